@@ -1,0 +1,55 @@
+"""Compares the dense cases with transformers on torch, an oracle without MLX's kernels.
+
+Needs requirements-torch.txt beside requirements.txt. Writes torch.json: for each case the largest
+difference of any component of the final hidden states, over texts, and the texts beyond 1e-4.
+"""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoModel
+
+import reference
+from cases import CASES, Case
+
+LIMIT = 1e-4
+
+
+def transformers_final(model, ids: list[int]) -> np.ndarray:
+    model = deepcopy(model)  # dynamic RoPE remembers the longest text it has seen
+    with torch.no_grad():
+        return model(torch.tensor([ids]), use_cache=False).last_hidden_state[0].numpy()
+
+
+def compare(case: Case, folder: Path) -> dict:
+    ours = reference.load(case, folder)
+    theirs = AutoModel.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    texts = json.loads((folder / "golden.json").read_text("utf-8"))["texts"]
+    gaps = [
+        float(np.abs(reference.hidden_states(ours, text["ids"])[-1]
+                     - transformers_final(theirs, text["ids"])).max())
+        for text in texts
+    ]
+    result = {"max_abs": float(f"{max(gaps):.2e}")}
+    if result["max_abs"] > LIMIT:
+        result["note"] = case.about
+        beyond = {i: float(f"{gap:.2e}") for i, gap in enumerate(gaps) if gap > LIMIT}
+        result["texts_beyond"] = beyond
+    return result
+
+
+def run(root: Path) -> int:
+    cases = {case.name: compare(case, root / case.name) for case in CASES if case.torch}
+    versions = {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__}
+    report = {"command": "python make.py --check-torch", "versions": versions, "cases": cases}
+    (root / "torch.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    for name, result in cases.items():
+        beyond = f"  texts beyond {LIMIT}: {result['texts_beyond']}" if "note" in result else ""
+        print(f"{name:36} {result['max_abs']:.1e}{beyond}")
+    return 0
