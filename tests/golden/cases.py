@@ -125,8 +125,8 @@ QUANTISED = [
               {"group_size": 16, "bits": 4, "mode": "nvfp4"}),
     quantised("qwen2-affine-4bit-g64", "a layer's own bias beside the biases of its quantisation",
               affine(4, 64), family="qwen2"),
-    quantised("llama-biases-affine-8bit-g32", "biases of their own on all of Llama's layers", affine(8, 32),
-              family="llama", extra={"attention_bias": True, "mlp_bias": True}),
+    quantised("llama-biases-affine-8bit-g32", "biases of their own on all of Llama's layers",
+              affine(8, 32), family="llama", extra={"attention_bias": True, "mlp_bias": True}),
     quantised("qwen3-mixed-bits", "path entries: other bits and group, true (the defaults), false "
               "(dense; the embedding too)", affine(4, 64), overrides={
                   f"{LAYER}.mlp.down_proj": {"group_size": 32, "bits": 6},
@@ -174,8 +174,8 @@ SHAPES = [
     Case("qwen3-no-prefix-bf16", "tensor names without model., as AutoModel saves them; mlx-lm "
          "gets them with the prefix put back", dtype="bfloat16", shape=ONE_LAYER,
          layout="no-prefix"),
-    quantised("qwen3-no-prefix-affine-4bit-g64", "tensor names without model., quantised", affine(4, 64),
-              layout="no-prefix"),
+    quantised("qwen3-no-prefix-affine-4bit-g64", "tensor names without model., quantised",
+              affine(4, 64), layout="no-prefix"),
     Case("qwen3-untied-bf16", "tie_word_embeddings false: lm_head.weight is there, to be ignored",
          dtype="bfloat16", shape=ONE_LAYER, extra={"tie_word_embeddings": False}),
     quantised("qwen3-untied-affine-4bit-g64", "a quantised lm_head, to be ignored", affine(4, 64),

@@ -8,8 +8,9 @@ vocabulary. `tokenizer/` appends the end token in its post-processor, as Qwen3-E
 import json
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers
-from tokenizers import pre_tokenizers, processors, trainers
+from tokenizers import (
+    Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 END = "<|endoftext|>"

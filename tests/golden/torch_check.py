@@ -1,16 +1,20 @@
-"""Compares the dense cases with transformers on torch, an oracle without MLX's kernels.
+"""Compares mlx-lm with transformers on torch, an oracle without MLX's kernels.
 
-Needs requirements-torch.txt beside requirements.txt. Writes torch.json: for each case the largest
-difference of any component of the final hidden states, over texts, and the texts beyond 1e-4.
+Dense cases are loaded by transformers itself; quantised ones as a dequantised copy, which checks
+MLX's quantised matmul and gather. Needs requirements-torch.txt beside requirements.txt. Writes
+torch.json: for each case the largest difference of any component of the final hidden states, over
+all texts, and the texts beyond 1e-4.
 """
 
 import json
+import tempfile
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from mlx_lm.utils import dequantize_model, save_config, save_model
 from transformers import AutoModel
 
 import reference
@@ -25,11 +29,18 @@ def transformers_final(model, ids: list[int]) -> np.ndarray:
         return model(torch.tensor([ids]), use_cache=False).last_hidden_state[0].numpy()
 
 
+def load_transformers(case: Case, folder: Path):
+    with tempfile.TemporaryDirectory() as temporary:
+        if case.quantization:
+            save_model(temporary, dequantize_model(reference.load(case, folder)))
+            save_config(case.config(), Path(temporary) / "config.json")
+            folder = temporary
+        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        return AutoModel.from_pretrained(folder, **options).eval()
+
+
 def compare(case: Case, folder: Path) -> dict:
-    ours = reference.load(case, folder)
-    theirs = AutoModel.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    ours, theirs = reference.load(case, folder), load_transformers(case, folder)
     texts = json.loads((folder / "golden.json").read_text("utf-8"))["texts"]
     gaps = [
         float(np.abs(reference.hidden_states(ours, text["ids"])[-1]
@@ -45,7 +56,8 @@ def compare(case: Case, folder: Path) -> dict:
 
 
 def run(root: Path) -> int:
-    cases = {case.name: compare(case, root / case.name) for case in CASES if case.torch}
+    cases = {case.name: compare(case, root / case.name) for case in CASES
+             if case.torch or case.quantization}
     versions = {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__}
     report = {"command": "python make.py --check-torch", "versions": versions, "cases": cases}
     (root / "torch.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
