@@ -51,6 +51,7 @@ def make_case(case: Case, root: Path) -> None:
         entry["ids"] = tokenizer.encode(root / case.tokenizer, entry["prompt"] + entry["text"])
         entry["hidden"] = i in case.hidden
         states = reference.hidden_states(model, entry["ids"])
+        assert np.array_equal(states[-1], reference.own_final(model, entry["ids"]))
         if entry["hidden"]:
             tensors[f"hidden.{i}"] = states
         tensors[f"embedding.{i}"] = reference.pool(case.pooling, states[-1])
