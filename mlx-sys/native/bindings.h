@@ -1,0 +1,3 @@
+/* What bindgen reads. */
+#include "mlx/c/mlx.h"
+#include "mlxsys.h"
