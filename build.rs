@@ -1,0 +1,27 @@
+//! Turns each case of `tests/golden` into a test of its own, so that a failure names the case.
+
+use std::io::Write;
+use std::path::Path;
+use std::{env, fs, io};
+
+fn main() -> io::Result<()> {
+    let golden = Path::new("tests/golden");
+    println!("cargo::rerun-if-changed={}", golden.display());
+    let mut cases = Vec::new();
+    for entry in fs::read_dir(golden)? {
+        let dir = entry?.path();
+        if dir.join("golden.json").is_file()
+            && let Some(name) = dir.file_name().and_then(|name| name.to_str())
+        {
+            cases.push(name.to_owned());
+        }
+    }
+    cases.sort();
+    let out = env::var("OUT_DIR").map_err(io::Error::other)?;
+    let mut file = fs::File::create(Path::new(&out).join("golden_cases.rs"))?;
+    for case in cases {
+        let function = case.replace('-', "_");
+        writeln!(file, "#[test]\nfn {function}() {{\n    check({case:?});\n}}")?;
+    }
+    Ok(())
+}

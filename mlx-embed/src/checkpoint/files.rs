@@ -1,0 +1,203 @@
+//! The weights files: which there are, and what their headers say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype as FileDtype, SafeTensorError};
+use serde_json::Value;
+
+use super::{CheckpointError, json};
+use crate::mlx::{Dtype, MappedFile};
+
+/// Where a tensor lies.
+#[derive(Debug, Clone)]
+pub(super) struct TensorEntry {
+    /// Index into [`TensorFiles::files`].
+    pub(super) file: usize,
+    pub(super) dtype: FileDtype,
+    pub(super) shape: Vec<usize>,
+    /// First byte, from the start of the file.
+    pub(super) start: usize,
+    pub(super) nbytes: usize,
+}
+
+impl TensorEntry {
+    /// The type as MLX has it, if this crate computes with it.
+    pub(super) fn mlx_dtype(&self) -> Option<Dtype> {
+        Some(match self.dtype {
+            FileDtype::U8 => Dtype::U8,
+            FileDtype::U32 => Dtype::U32,
+            FileDtype::F16 => Dtype::F16,
+            FileDtype::BF16 => Dtype::Bf16,
+            FileDtype::F32 => Dtype::F32,
+            _ => return None,
+        })
+    }
+}
+
+/// All weights files of a checkpoint, mapped, and their tensors by name without a leading `model.`.
+#[derive(Debug)]
+pub(super) struct TensorFiles {
+    pub(super) files: Vec<Arc<MappedFile>>,
+    pub(super) tensors: BTreeMap<String, TensorEntry>,
+}
+
+impl TensorFiles {
+    pub(super) fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        let mut all = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        for path in weights_files(dir)? {
+            all.add(&path)?;
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), CheckpointError> {
+        let file =
+            MappedFile::open(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+        let (header_len, metadata) =
+            SafeTensors::read_metadata(file.bytes()).map_err(|error| diagnose(path, file.bytes(), &error))?;
+        let data_start = size_of::<u64>() + header_len;
+        for (name, info) in metadata.tensors() {
+            let (start, end) = info.data_offsets;
+            let entry = TensorEntry {
+                file: self.files.len(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                start: data_start + start,
+                nbytes: end - start,
+            };
+            let name_in_model = super::without_prefix(&name);
+            if self.tensors.insert(name_in_model.to_owned(), entry).is_some() {
+                return Err(CheckpointError::InvalidTensor {
+                    path: path.to_owned(),
+                    tensor: name,
+                    reason: "appears twice in the checkpoint".into(),
+                });
+            }
+        }
+        self.files.push(Arc::new(file));
+        Ok(())
+    }
+}
+
+/// The shards that the index names, or every `model*.safetensors`.
+fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let index = dir.join("model.safetensors.index.json");
+    if let Some(object) = json::JsonObject::open(&index)? {
+        let weight_map: BTreeMap<String, String> = object.required("weight_map")?;
+        let mut shards: Vec<&String> = weight_map.values().collect();
+        shards.sort();
+        shards.dedup();
+        return shards
+            .into_iter()
+            .map(|shard| {
+                let path = dir.join(shard);
+                let stays_inside = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
+                if stays_inside && path.is_file() {
+                    Ok(path)
+                } else {
+                    Err(CheckpointError::MissingShard { path: index.clone(), shard: shard.clone() })
+                }
+            })
+            .collect();
+    }
+    let io_error = |source| CheckpointError::Io { path: dir.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io_error)? {
+        let entry = entry.map_err(io_error)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("model") && name.ends_with(".safetensors") {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(CheckpointError::MissingFile {
+            path: dir.join("model.safetensors"),
+            hint: "a checkpoint holds model.safetensors, or shards and model.safetensors.index.json",
+        });
+    }
+    Ok(files)
+}
+
+/// Says what the safetensors library found, with the names that it leaves out.
+#[cold]
+fn diagnose(path: &Path, bytes: &[u8], error: &SafeTensorError) -> CheckpointError {
+    let not_safetensors = |reason: String| CheckpointError::NotSafetensors { path: path.to_owned(), reason };
+    let invalid = |tensor: &str, reason: String| CheckpointError::InvalidTensor {
+        path: path.to_owned(),
+        tensor: tensor.to_owned(),
+        reason,
+    };
+    let header_len = bytes.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
+    match error {
+        SafeTensorError::HeaderTooSmall => not_safetensors(format!(
+            "the file has {} bytes, less than the header's length takes",
+            bytes.len()
+        )),
+        SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => not_safetensors(format!(
+            "the header is said to take {header_len} bytes, but the file has {}; it is truncated or something else",
+            bytes.len()
+        )),
+        SafeTensorError::InvalidOffset(tensor) => {
+            invalid(tensor, "its data offsets overlap another tensor's or leave a gap".into())
+        }
+        SafeTensorError::MetadataIncompleteBuffer => CheckpointError::WrongLength {
+            path: path.to_owned(),
+            expected: declared_length(bytes, header_len),
+            found: bytes.len() as u64,
+        },
+        _ => match first_bad_tensor(bytes, header_len) {
+            Some((tensor, reason)) => invalid(&tensor, reason),
+            None => not_safetensors(error.to_string()),
+        },
+    }
+}
+
+fn header_object(bytes: &[u8], header_len: u64) -> Option<serde_json::Map<String, Value>> {
+    let end = usize::try_from(header_len).ok()?.checked_add(8)?;
+    match serde_json::from_slice(bytes.get(8..end)?).ok()? {
+        Value::Object(tensors) => Some(tensors),
+        _ => None,
+    }
+}
+
+fn declared_length(bytes: &[u8], header_len: u64) -> u64 {
+    let ends = header_object(bytes, header_len)
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, info)| info.get("data_offsets")?.get(1)?.as_u64());
+    8 + header_len + ends.max().unwrap_or(0)
+}
+
+/// The tensor that the library's error is about, for the errors that don't name one.
+fn first_bad_tensor(bytes: &[u8], header_len: u64) -> Option<(String, String)> {
+    header_object(bytes, header_len)?
+        .into_iter()
+        .filter(|(name, _)| name != "__metadata__")
+        .find_map(|(name, info)| bad_tensor(&info).map(|reason| (name, reason)))
+}
+
+fn bad_tensor(info: &Value) -> Option<String> {
+    let dtype = info.get("dtype").and_then(Value::as_str)?;
+    let Ok(parsed) = serde_json::from_value::<FileDtype>(Value::from(dtype)) else {
+        return Some(format!("has the unknown dtype `{dtype}`"));
+    };
+    let shape: Option<Vec<u64>> = serde_json::from_value(info.get("shape")?.clone()).ok();
+    let offsets: Option<(u64, u64)> = serde_json::from_value(info.get("data_offsets")?.clone()).ok();
+    let (Some(shape), Some((start, end))) = (shape, offsets) else {
+        return Some("its shape or data offsets are not whole numbers".into());
+    };
+    let bits = shape.iter().try_fold(parsed.bitsize() as u64, |product, &dim| product.checked_mul(dim));
+    match bits {
+        None => Some(format!("its shape {shape:?} is too large")),
+        Some(bits) if end.checked_sub(start) != Some(bits / 8) || bits % 8 != 0 => {
+            Some(format!("its data offsets {start}..{end} do not fit shape {shape:?} of {dtype}"))
+        }
+        Some(_) => None,
+    }
+}

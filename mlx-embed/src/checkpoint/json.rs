@@ -1,0 +1,100 @@
+//! Reading JSON files so that an error names the file and the field.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::CheckpointError;
+
+/// A JSON object and where it came from.
+pub(crate) struct JsonObject {
+    path: PathBuf,
+    /// Dotted path of this object inside the file, with a trailing dot; empty at the top.
+    prefix: String,
+    value: serde_json::Map<String, Value>,
+}
+
+impl JsonObject {
+    /// The file's object, or `None` if there is no such file.
+    pub(crate) fn open(path: &Path) -> Result<Option<Self>, CheckpointError> {
+        let Some(value) = read(path)? else {
+            return Ok(None);
+        };
+        match value {
+            Value::Object(value) => Ok(Some(Self { path: path.to_owned(), prefix: String::new(), value })),
+            _ => Err(CheckpointError::InvalidField {
+                path: path.to_owned(),
+                field: "(the whole file)".into(),
+                reason: "must be a JSON object".into(),
+            }),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn raw(&self, field: &str) -> Option<&Value> {
+        self.value.get(field).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.value.iter()
+    }
+
+    /// The field, or `None` where it is missing or null.
+    pub(crate) fn optional<T: DeserializeOwned>(&self, field: &str) -> Result<Option<T>, CheckpointError> {
+        let Some(value) = self.raw(field) else {
+            return Ok(None);
+        };
+        T::deserialize(value)
+            .map(Some)
+            .map_err(|error| self.invalid(field, format!("is not usable: {error}")))
+    }
+
+    pub(crate) fn required<T: DeserializeOwned>(&self, field: &str) -> Result<T, CheckpointError> {
+        self.optional(field)?.ok_or_else(|| CheckpointError::MissingField {
+            path: self.path.clone(),
+            field: format!("{}{field}", self.prefix),
+        })
+    }
+
+    /// A nested object, or `None` where it is missing or null.
+    pub(crate) fn object(&self, field: &str) -> Result<Option<Self>, CheckpointError> {
+        match self.raw(field) {
+            None => Ok(None),
+            Some(Value::Object(value)) => Ok(Some(Self {
+                path: self.path.clone(),
+                prefix: format!("{}{field}.", self.prefix),
+                value: value.clone(),
+            })),
+            Some(_) => Err(self.invalid(field, "must be an object")),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn invalid(&self, field: &str, reason: impl Into<String>) -> CheckpointError {
+        CheckpointError::InvalidField {
+            path: self.path.clone(),
+            field: format!("{}{field}", self.prefix),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Parses a file, or gives `None` if there is none.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CheckpointError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(CheckpointError::Io { path: path.to_owned(), source });
+        }
+    };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
+}

@@ -1,0 +1,349 @@
+//! The public handle, and the thread behind it that owns the model.
+
+use std::num::NonZeroUsize;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+use crate::info::{EndTokenInfo, Info, Source};
+use crate::mlx::{self, Backend};
+use crate::pooling::{self, Pooling};
+use crate::runner::{Device, Runner, RunnerOptions};
+use crate::text::{EndToken, Prompt, Prompts, TextEncoder, TextError, Tokens};
+
+/// Options of [`Embedder::load_with`]. `LoadOptions::default()` follows the checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// Where the model runs. Default: the GPU if there is one, else the CPU.
+    pub device: Device,
+    /// Threads for matrix products on the CPU; a setting of the whole process. Default: every core.
+    pub threads: Option<NonZeroUsize>,
+    /// How hidden states become a vector. Default: as the checkpoint says, else the last token.
+    pub pooling: Option<Pooling>,
+    /// Which token ends a text.
+    pub end_token: EndToken,
+    /// Longest input in tokens. Default: `max_seq_length` of the sentence-transformers files, else the model's
+    /// `max_position_embeddings`.
+    pub max_tokens: Option<usize>,
+    /// Most tokens that run at once, padding included. Default: 4096. A longer text runs alone.
+    pub batch_tokens: usize,
+    /// Bytes that MLX keeps for reuse; a setting of the whole process. Default: 256 MiB. `None` leaves it as it is.
+    pub cache_limit: Option<usize>,
+    /// Bytes that MLX tries to stay within; a setting of the whole process. Default: MLX's own.
+    pub memory_limit: Option<usize>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            device: Device::Auto,
+            threads: None,
+            pooling: None,
+            end_token: EndToken::Auto,
+            max_tokens: None,
+            batch_tokens: 4096,
+            cache_limit: Some(256 << 20),
+            memory_limit: None,
+        }
+    }
+}
+
+/// Options of [`Embedder::embed_with`].
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct EmbedOptions {
+    /// What goes before each text.
+    pub prompt: Prompt,
+    /// Keep only the first so many numbers of each vector (Matryoshka), before normalising.
+    pub dims: Option<NonZeroUsize>,
+    /// Scale vectors to length 1. Default: as the checkpoint says, else yes.
+    pub normalize: Option<bool>,
+}
+
+/// A text's vector, and what became of the text.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Embedding {
+    /// f32 `[dims]`.
+    pub vector: Vec<f32>,
+    /// Tokens that the model saw, prompt and end token included.
+    pub tokens: usize,
+    /// Whether the text was longer than the limit, so that its end was cut.
+    pub truncated: bool,
+}
+
+/// Turns texts into vectors.
+///
+/// A handle: cloning is cheap and every clone shares one model, which lives on a thread of its own. Calls from many
+/// threads take turns. The model is freed when the last handle goes.
+///
+/// ```no_run
+/// use mlx_embed::Embedder;
+///
+/// let embedder = Embedder::load("path/to/Qwen3-Embedding-0.6B-4bit-DWQ")?;
+/// for embedding in embedder.embed(&["The cat sat on the mat", "A feline rested on the rug"])? {
+///     println!("{} numbers from {} tokens", embedding.vector.len(), embedding.tokens);
+/// }
+/// # Ok::<(), mlx_embed::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Embedder {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    text: TextEncoder,
+    prompts: Prompts,
+    info: Info,
+    worker: Worker,
+}
+
+impl Embedder {
+    /// Loads a checkpoint directory: `config.json`, `tokenizer.json`, safetensors weights and, where there are any,
+    /// the files of sentence-transformers.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged or of a kind that isn't supported; the message names it.
+    pub fn load(dir: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::load_with(dir, LoadOptions::default())
+    }
+
+    /// As [`Embedder::load`], with options.
+    ///
+    /// # Errors
+    /// As [`Embedder::load`]; also when an option doesn't fit the model or the machine.
+    pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
+        let checkpoint = Checkpoint::open(dir)?;
+        let config = checkpoint.config();
+        let files = checkpoint.sentence_transformers();
+        let (pooling, pooling_source) = match (options.pooling, files.pooling) {
+            (Some(pooling), _) => (pooling, Source::Caller),
+            (None, Some(pooling)) => (pooling, Source::Checkpoint),
+            (None, None) => (Pooling::LastToken, Source::Default),
+        };
+        let max_tokens = max_tokens(&checkpoint, &options)?;
+        if options.batch_tokens == 0 {
+            return Err(Error::Option { option: "batch_tokens", reason: "is 0; give at least 1".into() });
+        }
+        let text = TextEncoder::open(
+            checkpoint.dir(),
+            &options.end_token,
+            pooling == Pooling::LastToken,
+            config.eos_token_id,
+            config.vocab_size.unsigned_abs(),
+        )?;
+        let end_token = text.end_token().map(|(id, appended_by)| EndTokenInfo {
+            id,
+            token: text.token(id).unwrap_or_default(),
+            appended_by,
+        });
+        let mut info = Info {
+            model: checkpoint.dir().to_owned(),
+            config: config.clone(),
+            parameters: checkpoint.parameters()?,
+            weights_bytes: checkpoint.weights_bytes(),
+            storage: checkpoint.storage_by_kind()?,
+            pooling,
+            pooling_source,
+            normalize: files.normalize.unwrap_or(true),
+            sentence_transformers: files.clone(),
+            end_token,
+            max_tokens,
+            batch_tokens: options.batch_tokens,
+            // Until the worker has chosen.
+            backend: Backend::Cpu,
+            mlx_version: mlx::version(),
+            mlx_c_version: mlx_sys::MLXC_VERSION.to_owned(),
+        };
+        let prompts = Prompts::new(files.prompts.clone(), files.default_prompt_name.as_deref());
+        let runner_options = RunnerOptions {
+            device: options.device,
+            threads: options.threads,
+            pooling,
+            batch_tokens: options.batch_tokens,
+            max_tokens,
+            cache_limit: options.cache_limit,
+            memory_limit: options.memory_limit,
+        };
+        let (worker, backend) = Worker::start(checkpoint, runner_options)?;
+        info.backend = backend;
+        Ok(Self { shared: Arc::new(Shared { text, prompts, info, worker }) })
+    }
+
+    /// What this embedder is made of.
+    pub fn info(&self) -> &Info {
+        &self.shared.info
+    }
+
+    /// Embeds texts with the checkpoint's own settings; one result a text, in order.
+    ///
+    /// A text's vector does not depend on the others in the call.
+    ///
+    /// # Errors
+    /// When a text has no tokens, or the model fails. No vector is ever NaN or infinite.
+    pub fn embed<T: AsRef<str>>(&self, texts: &[T]) -> Result<Vec<Embedding>, Error> {
+        self.embed_with(texts, &EmbedOptions::default())
+    }
+
+    /// As [`Embedder::embed`], with options.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`]; also when an option doesn't fit the model.
+    pub fn embed_with<T: AsRef<str>>(
+        &self,
+        texts: &[T],
+        options: &EmbedOptions,
+    ) -> Result<Vec<Embedding>, Error> {
+        let Shared { text, prompts, info, worker } = &*self.shared;
+        let hidden = info.config.hidden_size as usize;
+        let dims = options.dims.map(NonZeroUsize::get);
+        if let Some(dims) = dims.filter(|&dims| dims > hidden) {
+            return Err(Error::Option {
+                option: "dims",
+                reason: format!("is {dims}, but this model's vectors have {hidden}; give at most that"),
+            });
+        }
+        let prompt = prompts.resolve(&options.prompt)?;
+        let tokens = texts
+            .iter()
+            .enumerate()
+            .map(|(index, each)| text.encode(prompt, each.as_ref(), index, info.max_tokens))
+            .collect::<Result<Vec<Tokens>, TextError>>()?;
+        let facts: Vec<(usize, bool)> = tokens.iter().map(|each| (each.ids.len(), each.truncated)).collect();
+        let ids: Vec<Vec<u32>> = tokens.into_iter().map(|each| each.ids).collect();
+
+        let vectors = worker.run(move |runner| runner.embed(&ids))?;
+        let normalize = options.normalize.unwrap_or(info.normalize);
+        let results = vectors.into_iter().zip(facts).map(|(mut vector, (tokens, truncated))| {
+            pooling::finish(&mut vector, dims, normalize);
+            Embedding { vector, tokens, truncated }
+        });
+        Ok(results.collect())
+    }
+
+    /// The token ids that the model sees for `text`, prompt and end token included.
+    ///
+    /// # Errors
+    /// When the text has no tokens, or there is no such prompt.
+    pub fn token_ids(&self, text: &str, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
+        let Shared { text: encoder, prompts, info, .. } = &*self.shared;
+        let prompt = prompts.resolve(&options.prompt)?;
+        Ok(encoder.encode(prompt, text, 0, info.max_tokens)?.ids)
+    }
+
+    /// Every hidden state on the way of one text, for comparing with another implementation layer by layer: the
+    /// embeddings, the residual stream after each layer, the result of the final norm. f32 `[tokens, hidden]` each.
+    ///
+    /// # Errors
+    /// When `token_ids` is empty or holds an id outside the vocabulary, or the model fails.
+    pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
+        let Shared { info, worker, .. } = &*self.shared;
+        let vocab_size = info.config.vocab_size.unsigned_abs();
+        if token_ids.is_empty() {
+            return Err(TextError::Empty { index: 0 }.into());
+        }
+        if let Some(&token) = token_ids.iter().find(|&&id| id >= vocab_size) {
+            return Err(TextError::OutsideVocabulary { index: 0, token, vocab_size }.into());
+        }
+        let ids = token_ids.to_vec();
+        worker.run(move |runner| runner.hidden_states(&ids))
+    }
+}
+
+/// The limit on a text's tokens that the caller or the checkpoint sets.
+fn max_tokens(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<usize, Error> {
+    let config = checkpoint.config();
+    let own = checkpoint.sentence_transformers().max_seq_length.unwrap_or(config.max_position_embeddings);
+    let wanted = options.max_tokens.unwrap_or(own);
+    let reject = |reason: String| Err(Error::Option { option: "max_tokens", reason });
+    match config.sliding_window {
+        _ if wanted == 0 => reject("is 0; give at least 1".into()),
+        // Within the window, windowed and full attention are the same; beyond it they aren't.
+        Some(window) if options.max_tokens.is_none() => Ok(wanted.min(window)),
+        Some(window) if wanted > window => reject(format!(
+            "is {wanted}, but this model attends to {window} tokens at most; give at most that"
+        )),
+        _ => Ok(wanted),
+    }
+}
+
+type Job = Box<dyn FnOnce(&Runner) + Send>;
+
+/// The thread that owns the model. It ends, and frees the model, when the worker is dropped.
+#[derive(Debug)]
+struct Worker {
+    /// `None` only while dropping.
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Loads the model on a thread of its own and waits for it.
+    fn start(checkpoint: Checkpoint, options: RunnerOptions) -> Result<(Self, Backend), Error> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (started, start) = mpsc::sync_channel(1);
+        let body = move || {
+            match Runner::load(&checkpoint, &options) {
+                Ok(runner) => {
+                    // The mapped files live on in the runner.
+                    drop(checkpoint);
+                    // Nobody to tell means that `start` is gone, and with it the queue's other end.
+                    let _ = started.send(Ok(runner.stream().backend()));
+                    for job in queue {
+                        job(&runner);
+                    }
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("mlx-embed".into())
+            .spawn(body)
+            .map_err(|error| Error::Stopped { reason: format!("its thread could not start: {error}") })?;
+        let worker = Self { jobs: Some(jobs), thread: Some(thread) };
+        match start.recv() {
+            Ok(result) => result.map(|backend| (worker, backend)),
+            Err(_) => Err(Error::Stopped { reason: "it panicked while loading".into() }),
+        }
+    }
+
+    /// Runs `work` on the model's thread and waits for the result. A panic in it becomes an error for this call only.
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Runner) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let gone = || Error::Stopped { reason: "its thread has ended".into() };
+        let (reply, answer) = mpsc::sync_channel(1);
+        let job: Job = Box::new(move |runner| {
+            let result = panic::catch_unwind(AssertUnwindSafe(|| work(runner))).unwrap_or_else(|payload| {
+                let text = payload
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or_else(|| payload.downcast_ref::<&str>().copied());
+                Err(Error::Stopped { reason: format!("a panic: {}", text.unwrap_or("no message")) })
+            });
+            // A caller that has gone away needs no answer.
+            let _ = reply.send(result);
+        });
+        self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Closing the queue ends the thread's loop; waiting makes "dropped" mean "freed".
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported to the caller it concerned.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What an embedder is made of, for logs and for `mlx-embed inspect`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::checkpoint::{ModelConfig, SentenceTransformers};
+use crate::mlx::Backend;
+use crate::pooling::Pooling;
+use crate::text::EndTokenSource;
+
+/// Where a setting comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Source {
+    /// The caller chose it.
+    Caller,
+    /// The checkpoint's files say it.
+    Checkpoint,
+    /// Neither; this crate's default.
+    Default,
+}
+
+/// The token that ends every text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct EndTokenInfo {
+    /// Its id.
+    pub id: u32,
+    /// Its written form.
+    pub token: String,
+    /// Who appends it.
+    pub appended_by: EndTokenSource,
+}
+
+/// What an [`Embedder`](crate::Embedder) is made of.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Info {
+    /// The checkpoint directory.
+    pub model: PathBuf,
+    /// The decoder's geometry.
+    pub config: ModelConfig,
+    /// Parameters that embedding uses.
+    pub parameters: u64,
+    /// Bytes of the weights files.
+    pub weights_bytes: u64,
+    /// For each kind of matrix, how its matrices are stored and how many are stored so.
+    pub storage: BTreeMap<String, BTreeMap<String, usize>>,
+    /// How hidden states become a vector.
+    pub pooling: Pooling,
+    /// Who says so.
+    pub pooling_source: Source,
+    /// Whether vectors are scaled to length 1 unless a call says otherwise.
+    pub normalize: bool,
+    /// Pooling, prompts and limits of the sentence-transformers files.
+    pub sentence_transformers: SentenceTransformers,
+    /// The token that ends every text.
+    pub end_token: Option<EndTokenInfo>,
+    /// Longest input in tokens, end token included; longer ones are cut, and their results say so.
+    pub max_tokens: usize,
+    /// Most tokens that run at once.
+    pub batch_tokens: usize,
+    /// What runs the model.
+    pub backend: Backend,
+    /// Version of the MLX core.
+    pub mlx_version: String,
+    /// Version of mlx-c.
+    pub mlx_c_version: String,
+}

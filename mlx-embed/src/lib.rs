@@ -1,0 +1,47 @@
+//! Text embeddings from Qwen2, Qwen3 and Llama checkpoints, on MLX: Apple GPUs, NVIDIA GPUs and plain CPUs.
+//!
+//! ```no_run
+//! use mlx_embed::Embedder;
+//!
+//! let embedder = Embedder::load("path/to/Qwen3-Embedding-0.6B-4bit-DWQ")?;
+//! let embeddings = embedder.embed(&["The cat sat on the mat", "A feline rested on the rug"])?;
+//! let cosine: f32 = embeddings[0].vector.iter().zip(&embeddings[1].vector).map(|(a, b)| a * b).sum();
+//! println!("{cosine:.3}");
+//! # Ok::<(), mlx_embed::Error>(())
+//! ```
+//!
+//! # What it does
+//! It maps a safetensors checkpoint, dense or in any of MLX's quantisations, builds the decoder from MLX's fast
+//! kernels, and returns the vectors that the reference Python (mlx-lm) returns, within the tolerance that its golden
+//! tests hold. Nothing is fetched at run time.
+//!
+//! # Layers
+//!
+//! | layer | what it is |
+//! | --- | --- |
+//! | [`Embedder`] | text in, vectors out; `Clone + Send + Sync` |
+//! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
+//! | [`mlx`] | safe MLX arrays and operations, for one thread |
+//! | `mlx_sys` | the raw C API |
+#![deny(unsafe_code)]
+
+mod batch;
+mod checkpoint;
+mod embedder;
+mod error;
+mod info;
+pub mod mlx;
+mod model;
+mod pooling;
+mod runner;
+mod text;
+
+pub use checkpoint::{
+    Architecture, Checkpoint, CheckpointError, ModelConfig, Quantization, RopeScaling, SentenceTransformers,
+};
+pub use embedder::{EmbedOptions, Embedder, Embedding, LoadOptions};
+pub use error::Error;
+pub use info::{EndTokenInfo, Info, Source};
+pub use pooling::Pooling;
+pub use runner::Device;
+pub use text::{EndToken, EndTokenSource, Prompt, TextError};

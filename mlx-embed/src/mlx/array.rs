@@ -1,0 +1,209 @@
+//! The owned handle of an MLX array.
+
+use std::ffi::c_void;
+
+use super::dtype::{Dtype, Element};
+use super::error::{MlxError, check, install_handler, last_error};
+use super::{Stream, ops};
+
+/// An n-dimensional array on MLX's lazy graph.
+///
+/// Operations (see [`ops`](super::ops)) only build the graph; [`Array::eval`] or reading the data runs it.
+/// Cloning shares the array. An `Array` belongs to the thread of the streams it is used with:
+///
+/// ```compile_fail,E0277
+/// fn sendable<T: Send>() {}
+/// sendable::<mlx_embed::mlx::Array>();
+/// ```
+pub struct Array {
+    raw: mlx_sys::mlx_array,
+}
+
+impl Array {
+    /// Copies `data`, in row-major order, into a new array.
+    ///
+    /// # Errors
+    /// When the shape does not hold `data.len()` elements, or memory runs out.
+    pub fn from_slice<T: Element>(data: &[T], shape: &[i32]) -> Result<Self, MlxError> {
+        // SAFETY: a slice of `T` is `size_of_val` initialised bytes of the matching MLX type.
+        unsafe { Self::copy_from(data.as_ptr().cast(), size_of_val(data), shape, T::DTYPE) }
+    }
+
+    /// Copies raw little-endian `bytes`, as a safetensors file holds them, into a new array.
+    ///
+    /// # Errors
+    /// When the shape does not need exactly `bytes.len()` bytes, or memory runs out.
+    pub fn from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Self, MlxError> {
+        if dtype == Dtype::Bool {
+            return Err(MlxError::new("array_new_data", "raw bytes can't become bools"));
+        }
+        // SAFETY: any bit pattern is a value of the remaining types.
+        unsafe { Self::copy_from(bytes.as_ptr().cast(), bytes.len(), shape, dtype) }
+    }
+
+    /// # Safety
+    /// `data` must point to `nbytes` readable bytes that are valid values of `dtype`.
+    unsafe fn copy_from(
+        data: *const c_void,
+        nbytes: usize,
+        shape: &[i32],
+        dtype: Dtype,
+    ) -> Result<Self, MlxError> {
+        install_handler();
+        let needed = shape
+            .iter()
+            .try_fold(dtype.size(), |product, &dim| product.checked_mul(usize::try_from(dim).ok()?));
+        if needed != Some(nbytes) {
+            return Err(MlxError::new(
+                "array_new_data",
+                format!("{nbytes} bytes do not fill shape {shape:?} of {dtype}"),
+            ));
+        }
+        // SAFETY: the caller vouches for `data`; MLX reads exactly the bytes counted above.
+        let raw = unsafe { mlx_sys::mlx_array_new_data(data, shape.as_ptr(), dims(shape), dtype.to_raw()) };
+        Self::from_raw("array_new_data", raw)
+    }
+
+    pub(super) fn from_raw(operation: &'static str, raw: mlx_sys::mlx_array) -> Result<Self, MlxError> {
+        if raw.ctx.is_null() { Err(last_error(operation)) } else { Ok(Self { raw }) }
+    }
+
+    /// Runs an mlx-c function that stores its result through its first argument.
+    pub(super) fn from_call(
+        operation: &'static str,
+        call: impl FnOnce(*mut mlx_sys::mlx_array) -> std::ffi::c_int,
+    ) -> Result<Self, MlxError> {
+        // SAFETY: an empty handle, which every mlx-c function accepts as its result slot.
+        let mut out = Self { raw: unsafe { mlx_sys::mlx_array_new() } };
+        check(operation, call(&mut out.raw))?;
+        Ok(out)
+    }
+
+    pub(super) fn raw(&self) -> mlx_sys::mlx_array {
+        self.raw
+    }
+
+    /// Sizes of the dimensions.
+    pub fn shape(&self) -> &[i32] {
+        let ndim = self.ndim();
+        if ndim == 0 {
+            return &[];
+        }
+        // SAFETY: MLX keeps `ndim` ints at this address as long as the array, which `self` borrows, is alive.
+        unsafe { std::slice::from_raw_parts(mlx_sys::mlx_array_shape(self.raw), ndim) }
+    }
+
+    /// Number of dimensions.
+    pub fn ndim(&self) -> usize {
+        // SAFETY: `raw` is a live array.
+        unsafe { mlx_sys::mlx_array_ndim(self.raw) }
+    }
+
+    /// Number of elements.
+    pub fn size(&self) -> usize {
+        // SAFETY: `raw` is a live array.
+        unsafe { mlx_sys::mlx_array_size(self.raw) }
+    }
+
+    /// Bytes that the elements take.
+    pub fn nbytes(&self) -> usize {
+        // SAFETY: `raw` is a live array.
+        unsafe { mlx_sys::mlx_array_nbytes(self.raw) }
+    }
+
+    /// Element type; `None` for MLX types that this crate has no use for.
+    pub fn dtype(&self) -> Option<Dtype> {
+        // SAFETY: `raw` is a live array.
+        Dtype::from_raw(unsafe { mlx_sys::mlx_array_dtype(self.raw) })
+    }
+
+    /// Runs the graph up to this array and waits for it.
+    ///
+    /// # Errors
+    /// When an operation in the graph fails.
+    pub fn eval(&self) -> Result<(), MlxError> {
+        // SAFETY: `raw` is a live array.
+        check("eval", unsafe { mlx_sys::mlx_array_eval(self.raw) })
+    }
+
+    /// Runs the graph and copies the elements, in row-major order.
+    ///
+    /// # Errors
+    /// When the graph fails or the elements are not of type `T`.
+    pub fn to_vec<T: Element>(&self, stream: &Stream) -> Result<Vec<T>, MlxError> {
+        if self.dtype() != Some(T::DTYPE) {
+            return Err(MlxError::new(
+                "array_data",
+                format!("the array holds {:?}, not {}", self.dtype(), T::DTYPE),
+            ));
+        }
+        let contiguous = ops::contiguous(self, stream)?;
+        contiguous.eval()?;
+        let mut out = Vec::with_capacity(contiguous.size());
+        if contiguous.size() > 0 {
+            let data = contiguous.data_ptr()?.cast::<T>();
+            // SAFETY: evaluated and row-contiguous, so `size` elements of `T` lie at `data`, which `contiguous`
+            // keeps alive until after the copy; the vector has that capacity.
+            unsafe {
+                std::ptr::copy_nonoverlapping(data, out.as_mut_ptr(), contiguous.size());
+                out.set_len(contiguous.size());
+            }
+        }
+        Ok(out)
+    }
+
+    /// Address of the first element of an evaluated array.
+    fn data_ptr(&self) -> Result<*const c_void, MlxError> {
+        // SAFETY: `raw` is live and evaluated; all these accessors return the same untyped address, so the one that
+        // exists on every platform serves the half types too.
+        let data = unsafe {
+            match self.dtype() {
+                Some(Dtype::Bool) => mlx_sys::mlx_array_data_bool(self.raw).cast(),
+                Some(Dtype::U8) => mlx_sys::mlx_array_data_uint8(self.raw).cast(),
+                Some(Dtype::U32) => mlx_sys::mlx_array_data_uint32(self.raw).cast(),
+                Some(Dtype::I32) => mlx_sys::mlx_array_data_int32(self.raw).cast(),
+                Some(Dtype::F32) => mlx_sys::mlx_array_data_float32(self.raw).cast(),
+                Some(Dtype::F16 | Dtype::Bf16) => mlx_sys::mlx_array_data_uint16(self.raw).cast::<c_void>(),
+                None => std::ptr::null(),
+            }
+        };
+        if data.is_null() {
+            return Err(last_error("array_data"));
+        }
+        Ok(data)
+    }
+}
+
+/// Dimension count as mlx-c takes it. Shapes here have at most a handful of dimensions.
+pub(super) fn dims(shape: &[i32]) -> std::ffi::c_int {
+    shape.len() as std::ffi::c_int
+}
+
+impl Clone for Array {
+    fn clone(&self) -> Self {
+        // SAFETY: an empty handle is made to share `self.raw`'s array. The call only copies a shared pointer; it
+        // fails on an empty source alone, which no `Array` is.
+        unsafe {
+            let mut raw = mlx_sys::mlx_array_new();
+            mlx_sys::mlx_array_set(&mut raw, self.raw);
+            Self { raw }
+        }
+    }
+}
+
+impl Drop for Array {
+    fn drop(&mut self) {
+        // SAFETY: every `Array` owns its handle alone; freeing an empty one is allowed.
+        unsafe { mlx_sys::mlx_array_free(self.raw) };
+    }
+}
+
+impl std::fmt::Debug for Array {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Printing values would run the graph.
+        f.debug_struct("Array")
+            .field("shape", &self.shape())
+            .field("dtype", &self.dtype())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,171 @@
+//! Devices and streams.
+
+use std::marker::PhantomData;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::error::{MlxError, check, install_handler, last_error};
+
+/// What MLX's core was built for. One build holds the CPU and at most one GPU backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Backend {
+    /// Plain CPU.
+    Cpu,
+    /// Apple GPUs.
+    Metal,
+    /// NVIDIA GPUs.
+    Cuda,
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Metal => "metal",
+            Self::Cuda => "cuda",
+        })
+    }
+}
+
+/// The GPU backend that this process can use, if there is one.
+pub fn gpu_backend() -> Option<Backend> {
+    install_handler();
+    let available = |query: unsafe extern "C" fn(*mut bool) -> std::ffi::c_int| {
+        let mut available = false;
+        // SAFETY: the query writes one bool through a valid pointer.
+        unsafe { query(&mut available) == 0 && available }
+    };
+    if available(mlx_sys::mlx_metal_is_available) {
+        return Some(Backend::Metal);
+    }
+    // The CUDA build answers yes by itself; whether there is a GPU behind it is another question.
+    if available(mlx_sys::mlx_cuda_is_available) && gpu_count() > 0 {
+        return Some(Backend::Cuda);
+    }
+    None
+}
+
+fn gpu_count() -> i32 {
+    let mut count = 0;
+    // SAFETY: writes one int through a valid pointer.
+    let code = unsafe { mlx_sys::mlx_device_count(&mut count, mlx_sys::mlx_device_type__MLX_GPU) };
+    if code == 0 { count } else { 0 }
+}
+
+/// A queue of operations on one device, and the handle that every operation takes.
+///
+/// MLX wants a stream used by one thread at a time, so a `Stream` can't leave its thread:
+///
+/// ```compile_fail,E0277
+/// fn sendable<T: Send>() {}
+/// sendable::<mlx_embed::mlx::Stream>();
+/// ```
+///
+/// nor be shared:
+///
+/// ```compile_fail,E0277
+/// fn shareable<T: Sync>() {}
+/// shareable::<mlx_embed::mlx::Stream>();
+/// ```
+///
+/// While it lives it is also its thread's default, for what MLX does on its own account.
+#[derive(Debug)]
+pub struct Stream {
+    raw: mlx_sys::mlx_stream,
+    backend: Backend,
+    _thread_bound: PhantomData<*const ()>,
+}
+
+/// A stream that no thread uses.
+struct Idle(Backend, mlx_sys::mlx_stream);
+
+// SAFETY: made by `mlx_stream_new_thread_unsafe`, which any thread may use as long as only one does; this list holds
+// streams that none does.
+unsafe impl Send for Idle {}
+
+/// MLX never ends a stream, nor the thread behind it: without this list, each model loaded and dropped would leave one.
+static IDLE: Mutex<Vec<Idle>> = Mutex::new(Vec::new());
+
+fn idle() -> MutexGuard<'static, Vec<Idle>> {
+    // The list is whole after every step, so another thread's panic can't have broken it.
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Stream {
+    /// A stream on the CPU.
+    ///
+    /// # Errors
+    /// When MLX can't make one.
+    pub fn cpu() -> Result<Self, MlxError> {
+        Self::new(Backend::Cpu)
+    }
+
+    /// A stream on the GPU.
+    ///
+    /// # Errors
+    /// When there is no GPU that this build can use.
+    pub fn gpu() -> Result<Self, MlxError> {
+        let backend = gpu_backend()
+            .ok_or_else(|| MlxError::new("stream_new", "no GPU that this build of MLX can use was found"))?;
+        Self::new(backend)
+    }
+
+    fn new(backend: Backend) -> Result<Self, MlxError> {
+        install_handler();
+        let reused = {
+            let mut idle = idle();
+            let position = idle.iter().position(|stream| stream.0 == backend);
+            position.map(|position| idle.swap_remove(position).1)
+        };
+        let raw = match reused {
+            Some(raw) => raw,
+            None => Self::make(backend)?,
+        };
+        let stream = Self { raw, backend, _thread_bound: PhantomData };
+        // SAFETY: `raw` is a live stream; the setting is this thread's.
+        check("set_default_stream", unsafe { mlx_sys::mlx_set_default_stream(raw) })?;
+        Ok(stream)
+    }
+
+    fn make(backend: Backend) -> Result<mlx_sys::mlx_stream, MlxError> {
+        let kind = match backend {
+            Backend::Cpu => mlx_sys::mlx_device_type__MLX_CPU,
+            Backend::Metal | Backend::Cuda => mlx_sys::mlx_device_type__MLX_GPU,
+        };
+        // SAFETY: plain constructors; the device handle is freed once, after its only use.
+        let raw = unsafe {
+            let device = mlx_sys::mlx_device_new_type(kind, 0);
+            let raw = mlx_sys::mlx_stream_new_thread_unsafe(device);
+            mlx_sys::mlx_device_free(device);
+            raw
+        };
+        if raw.ctx.is_null() { Err(last_error("stream_new")) } else { Ok(raw) }
+    }
+
+    /// The backend that runs this stream's operations.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Waits until everything on this stream is done.
+    ///
+    /// # Errors
+    /// When an operation on the stream failed.
+    pub fn synchronize(&self) -> Result<(), MlxError> {
+        // SAFETY: `raw` is a live stream that only this thread uses.
+        check("synchronize", unsafe { mlx_sys::mlx_synchronize(self.raw) })
+    }
+
+    pub(super) fn raw(&self) -> mlx_sys::mlx_stream {
+        self.raw
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // An error here belongs to work whose result nobody asked for.
+        let _ = self.synchronize();
+        idle().push(Idle(self.backend, self.raw));
+    }
+}

@@ -1,0 +1,77 @@
+//! MLX reports failures through one process-wide handler that runs on the failing thread. Here they become values.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::Once;
+
+/// An MLX operation that failed, with MLX's own message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("MLX could not do `{operation}`: {message}")]
+pub struct MlxError {
+    operation: &'static str,
+    message: String,
+}
+
+impl MlxError {
+    #[cold]
+    pub(crate) fn new(operation: &'static str, message: impl Into<String>) -> Self {
+        Self { operation, message: message.into() }
+    }
+
+    /// The operation that failed, by MLX's name.
+    pub fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    /// MLX's message.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+thread_local! {
+    static LAST_MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+extern "C" fn remember(message: *const c_char, _data: *mut c_void) {
+    if message.is_null() {
+        return;
+    }
+    // SAFETY: mlx-c passes a NUL-terminated string that lives for the duration of this call.
+    let message = unsafe { CStr::from_ptr(message) }.to_string_lossy();
+    // `try_with` and `try_borrow_mut` because this runs inside C++: a panic must not start here, not even while
+    // the thread is being torn down.
+    let _ = LAST_MESSAGE.try_with(|slot| {
+        if let Ok(mut slot) = slot.try_borrow_mut() {
+            *slot = Some(message.into_owned());
+        }
+    });
+}
+
+/// Replaces mlx-c's default handler, which prints and exits the process.
+///
+/// Everything that makes the first MLX object of a thread calls this; after the first time it costs one atomic load.
+pub(super) fn install_handler() {
+    static ONCE: Once = Once::new();
+    // SAFETY: the handler is a plain function, valid for the life of the process, and needs no data or destructor.
+    ONCE.call_once(|| unsafe {
+        mlx_sys::mlx_set_error_handler(Some(remember), std::ptr::null_mut(), None);
+    });
+}
+
+/// Takes the message that the handler left on this thread for `operation`.
+#[cold]
+pub(super) fn last_error(operation: &'static str) -> MlxError {
+    let message = LAST_MESSAGE.with(|slot| slot.borrow_mut().take());
+    let message = match &message {
+        // mlx-c appends " at FILE:LINE" of its own source, which says nothing to our users.
+        Some(text) => text.rsplit_once(" at ").map_or(text.as_str(), |(head, _)| head),
+        None => "MLX gave no message",
+    };
+    MlxError::new(operation, message)
+}
+
+/// Turns an mlx-c return code into a `Result`.
+pub(super) fn check(operation: &'static str, code: c_int) -> Result<(), MlxError> {
+    if code == 0 { Ok(()) } else { Err(last_error(operation)) }
+}

@@ -1,0 +1,166 @@
+//! Files mapped into memory, and arrays that lie in them.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::array::{Array, dims};
+use super::device::Backend;
+use super::dtype::Dtype;
+use super::error::{MlxError, install_handler};
+use super::{Stream, ops};
+
+/// A read-only, private mapping of a whole file.
+///
+/// A mapping can't defend itself against another process that cuts the file short: touching a page behind the new
+/// end raises SIGBUS. [`MappedFile::check_length`] finds this out before the pages are used; a file that shrinks
+/// while they are in use still ends the process. Replace checkpoints by renaming, never by writing into them.
+#[derive(Debug)]
+pub(crate) struct MappedFile {
+    path: PathBuf,
+    file: File,
+    map: Arc<Mmap>,
+}
+
+impl MappedFile {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
+        // SAFETY: the mapping is private and read-only. That the file isn't cut short while mapped is the caller's
+        // contract, documented above; changed bytes are still valid numbers.
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self { path: path.to_owned(), file, map: Arc::new(map) })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Whether the file is still as long as the mapping.
+    pub(crate) fn check_length(&self) -> io::Result<()> {
+        let now = self.file.metadata()?.len();
+        let mapped = self.map.len() as u64;
+        if now < mapped {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("the file shrank from {mapped} to {now} bytes while it was mapped"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// MLX reads the eight bytes before a CPU buffer as the buffer's size, so the base array starts behind the file's
+/// first eight bytes (in safetensors: the header's length), which are then the ones read.
+const CPU_BUFFER_HEADER: usize = 8;
+
+/// The bytes of a mapped file as one MLX array, from which tensors are sliced without a copy.
+///
+/// The base array stays alive as long as this value, and every view shares its buffer. So MLX never finds a view to be
+/// its buffer's only owner, which is its condition for reusing (overwriting) an input's memory for an output.
+#[derive(Debug)]
+pub(crate) struct MappedArrays {
+    file: Arc<MappedFile>,
+    /// u32 `[ceil((file length - skipped) / 4)]`; `None` where tensors are copied.
+    base: Option<Array>,
+    /// Bytes at the front of the file that the base array leaves out.
+    skipped: usize,
+}
+
+impl MappedArrays {
+    /// Wraps the file for `stream`'s backend: in place on the CPU and on Metal, copied tensor by tensor on CUDA.
+    pub(crate) fn new(file: Arc<MappedFile>, stream: &Stream) -> Result<Self, MlxError> {
+        let skipped = match stream.backend() {
+            Backend::Cpu => CPU_BUFFER_HEADER,
+            // Metal takes memory in place only where it starts on a page.
+            Backend::Metal => 0,
+            Backend::Cuda => return Ok(Self { file, base: None, skipped: 0 }),
+        };
+        let base = Self::wrap(&file, skipped)?;
+        Ok(Self { file, base, skipped })
+    }
+
+    fn wrap(file: &MappedFile, skipped: usize) -> Result<Option<Array>, MlxError> {
+        install_handler();
+        // Words rather than bytes, because MLX counts elements in an i32: this reaches to 8 GiB a file.
+        let words = file.map.len().saturating_sub(skipped).div_ceil(size_of::<u32>());
+        let (Ok(words), true) = (i32::try_from(words), words > 0) else {
+            return Ok(None);
+        };
+        let owner = Box::into_raw(Box::new(Arc::clone(&file.map)));
+        let shape = [words];
+        let array = Array::from_call("array_new_mapped", |out| {
+            // SAFETY: the mapping holds `skipped` readable bytes before the address and, up to the end of its last
+            // page, `words` words from it on; `owner` keeps it alive until MLX calls `release`, exactly once, also
+            // when the call fails.
+            unsafe {
+                mlx_sys::mlxsys_array_new_mapped(
+                    out,
+                    file.map.as_ptr().add(skipped).cast(),
+                    shape.as_ptr(),
+                    dims(&shape),
+                    Dtype::U32.to_raw(),
+                    owner.cast(),
+                    Some(release),
+                )
+            }
+        })?;
+        Ok(Some(array))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Whether the file, if arrays lie in it, is still as long as it was.
+    pub(crate) fn check_length(&self) -> io::Result<()> {
+        if self.base.is_some() { self.file.check_length() } else { Ok(()) }
+    }
+
+    /// The tensor at `offset..offset + nbytes` of the file.
+    pub(crate) fn tensor(
+        &self,
+        offset: usize,
+        nbytes: usize,
+        shape: &[i32],
+        dtype: Dtype,
+        stream: &Stream,
+    ) -> Result<Array, MlxError> {
+        let word = size_of::<u32>();
+        if let Some(base) = &self.base
+            && offset >= self.skipped
+            && (offset - self.skipped).is_multiple_of(word)
+            && nbytes.is_multiple_of(word)
+            && nbytes > 0
+            && let Ok(words) = i32::try_from(nbytes / word)
+        {
+            let words = ops::flat_slice(base, (offset - self.skipped) / word, words, stream)?;
+            let flat = ops::view(&words, dtype, stream)?;
+            let tensor = ops::reshape(&flat, shape, stream)?;
+            // Now, so that forward passes start from plain data instead of repeating these three steps.
+            tensor.eval()?;
+            return Ok(tensor);
+        }
+        let bytes = offset
+            .checked_add(nbytes)
+            .and_then(|end| self.file.bytes().get(offset..end))
+            .ok_or_else(|| MlxError::new("array_new_data", "the tensor lies outside its file"))?;
+        Array::from_bytes(bytes, shape, dtype)
+    }
+}
+
+extern "C" fn release(owner: *mut c_void) {
+    // SAFETY: `owner` is the pointer made by `Box::into_raw` in `wrap`, and MLX hands it back once. Unmapping doesn't
+    // panic.
+    drop(unsafe { Box::from_raw(owner.cast::<Arc<Mmap>>()) });
+}

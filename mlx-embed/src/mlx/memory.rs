@@ -1,0 +1,81 @@
+//! MLX's memory counters and limits. They are the process's, not a model's: MLX has one allocator.
+
+use super::error::{MlxError, check, install_handler};
+
+type Result<T> = std::result::Result<T, MlxError>;
+
+fn read(operation: &'static str, call: unsafe extern "C" fn(*mut usize) -> std::ffi::c_int) -> Result<usize> {
+    install_handler();
+    let mut bytes = 0;
+    // SAFETY: the call writes one size through a valid pointer.
+    check(operation, unsafe { call(&mut bytes) })?;
+    Ok(bytes)
+}
+
+/// Bytes in arrays that are alive. Weights that lie in a mapped file are not counted.
+///
+/// # Errors
+/// When MLX's allocator can't be reached.
+pub fn active() -> Result<usize> {
+    read("get_active_memory", mlx_sys::mlx_get_active_memory)
+}
+
+/// Highest value of [`active`] since the start or the last [`reset_peak`].
+///
+/// # Errors
+/// When MLX's allocator can't be reached.
+pub fn peak() -> Result<usize> {
+    read("get_peak_memory", mlx_sys::mlx_get_peak_memory)
+}
+
+/// Bytes that MLX keeps for reuse.
+///
+/// # Errors
+/// When MLX's allocator can't be reached.
+pub fn cached() -> Result<usize> {
+    read("get_cache_memory", mlx_sys::mlx_get_cache_memory)
+}
+
+/// Starts [`peak`] anew.
+///
+/// # Errors
+/// When MLX's allocator can't be reached.
+pub fn reset_peak() -> Result<()> {
+    install_handler();
+    // SAFETY: takes no arguments.
+    check("reset_peak_memory", unsafe { mlx_sys::mlx_reset_peak_memory() })
+}
+
+/// Gives the memory that MLX keeps for reuse back to the system.
+///
+/// # Errors
+/// When MLX's allocator can't be reached.
+pub fn clear_cache() -> Result<()> {
+    install_handler();
+    // SAFETY: takes no arguments.
+    check("clear_cache", unsafe { mlx_sys::mlx_clear_cache() })
+}
+
+/// Bounds what MLX keeps for reuse; returns the bound before. MLX's own default is, in effect, no bound.
+///
+/// # Errors
+/// When MLX's allocator can't be reached.
+pub fn set_cache_limit(bytes: usize) -> Result<usize> {
+    install_handler();
+    let mut before = 0;
+    // SAFETY: writes one size through a valid pointer.
+    check("set_cache_limit", unsafe { mlx_sys::mlx_set_cache_limit(&mut before, bytes) })?;
+    Ok(before)
+}
+
+/// Sets the memory that evaluation tries to stay within; returns the limit before.
+///
+/// # Errors
+/// When MLX's allocator can't be reached.
+pub fn set_limit(bytes: usize) -> Result<usize> {
+    install_handler();
+    let mut before = 0;
+    // SAFETY: writes one size through a valid pointer.
+    check("set_memory_limit", unsafe { mlx_sys::mlx_set_memory_limit(&mut before, bytes) })?;
+    Ok(before)
+}

@@ -1,0 +1,57 @@
+//! Safe MLX: arrays, streams, errors and memory, as far as an embedder needs them.
+//!
+//! This is the room where `unsafe` is allowed. Each function states what it relies on; everything above it is free of
+//! `unsafe`, and the compiler holds it to that.
+//!
+//! ```
+//! use mlx_embed::mlx::{Array, Stream, ops};
+//!
+//! let stream = Stream::cpu()?;
+//! let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], &[2, 2])?;
+//! let b = ops::matmul(&a, &a, &stream)?;
+//! assert_eq!(b.to_vec::<f32>(&stream)?, [7.0, 10.0, 15.0, 22.0]);
+//!
+//! // A mistake is a value with MLX's message, not the end of the process.
+//! let error = ops::reshape(&a, &[3], &stream).unwrap_err();
+//! assert_eq!(error.operation(), "reshape");
+//! # Ok::<(), mlx_embed::mlx::MlxError>(())
+//! ```
+#![allow(unsafe_code)]
+
+mod array;
+mod device;
+mod dtype;
+mod error;
+mod mapped;
+pub mod memory;
+pub mod ops;
+
+pub use array::Array;
+pub use device::{Backend, Stream, gpu_backend};
+pub use dtype::{Dtype, Element};
+pub use error::MlxError;
+pub(crate) use mapped::{MappedArrays, MappedFile};
+
+/// Version of the MLX core that this process runs on, such as `0.32.2`.
+pub fn version() -> String {
+    error::install_handler();
+    // SAFETY: an empty string handle is filled, copied while alive and freed once.
+    unsafe {
+        let mut text = mlx_sys::mlx_string_new();
+        let version = if mlx_sys::mlx_version(&mut text) == 0 {
+            std::ffi::CStr::from_ptr(mlx_sys::mlx_string_data(text)).to_string_lossy().into_owned()
+        } else {
+            "unknown".to_owned()
+        };
+        mlx_sys::mlx_string_free(text);
+        version
+    }
+}
+
+/// Sets the number of threads that matrix products on the CPU use. The setting is the process's.
+pub(crate) fn set_blas_threads(threads: usize) -> Result<(), MlxError> {
+    error::install_handler();
+    let threads = i32::try_from(threads).unwrap_or(i32::MAX);
+    // SAFETY: takes a plain number.
+    error::check("blas_set_num_threads", unsafe { mlx_sys::mlxsys_blas_set_num_threads(threads) })
+}

@@ -1,0 +1,116 @@
+//! Products with weight matrices, dense and quantised, and the embedding table.
+
+use crate::checkpoint::{CheckpointError, Matrix, Quantization, Weights};
+use crate::mlx::ops;
+use crate::mlx::{Array, Backend, Dtype, MlxError, Stream};
+
+/// Rows of `x` up to which MLX's CPU kernel, which works on the packed weights one row at a time, beats expanding the
+/// matrix once and calling BLAS. Measured by `cargo bench --bench matmul_policy`.
+const CPU_PACKED_ROWS: i32 = 1;
+
+/// `x @ weight.T + bias`.
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: Matrix,      // [out, in]
+    bias: Option<Array>, // [out]
+}
+
+impl Linear {
+    /// Loads `path.weight` and, where the checkpoint has it, `path.bias`.
+    pub(super) fn load(
+        weights: &Weights<'_>,
+        path: &str,
+        inputs: i32,
+        outputs: i32,
+    ) -> Result<Self, CheckpointError> {
+        let bias = format!("{path}.bias");
+        Ok(Self {
+            weight: weights.matrix(path, outputs, inputs)?,
+            bias: if weights.has(&bias) { Some(weights.vector(&bias, outputs)?) } else { None },
+        })
+    }
+
+    /// # Shape
+    /// `x` `[.., in]`, result `[.., out]`.
+    pub(super) fn forward(&self, x: &Array, stream: &Stream) -> Result<Array, MlxError> {
+        let product = match &self.weight {
+            Matrix::Dense(weight) => matmul_transposed(x, weight, stream)?,
+            Matrix::Quantized { weight, scales, biases, quantization } => {
+                quantized(x, weight, scales, biases.as_ref(), *quantization, stream)?
+            }
+        };
+        match &self.bias {
+            Some(bias) => ops::add(&product, bias, stream),
+            None => Ok(product),
+        }
+    }
+}
+
+fn quantized(
+    x: &Array,
+    weight: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    quantization: Quantization,
+    stream: &Stream,
+) -> Result<Array, MlxError> {
+    let parts = Matrix::parts(weight, scales, biases, quantization);
+    let rows = x.shape().iter().rev().skip(1).product::<i32>();
+    if stream.backend() == Backend::Cpu && rows > CPU_PACKED_ROWS {
+        let expanded = ops::dequantize(parts, Dtype::F32, stream)?;
+        matmul_transposed(x, &expanded, stream)
+    } else {
+        ops::quantized_matmul(x, parts, stream)
+    }
+}
+
+fn matmul_transposed(x: &Array, weight: &Array, stream: &Stream) -> Result<Array, MlxError> {
+    let weight = match x.dtype() {
+        Some(dtype) if weight.dtype() != Some(dtype) => ops::astype(weight, dtype, stream)?,
+        _ => weight.clone(),
+    };
+    let transposed = ops::transpose(&weight, &[1, 0], stream)?;
+    ops::matmul(x, &transposed, stream)
+}
+
+/// The embedding table. Rows are gathered first and expanded after, so the table itself never is.
+#[derive(Debug)]
+pub(super) struct Embedding {
+    table: Matrix, // [vocab, D]
+    activation: Dtype,
+}
+
+impl Embedding {
+    pub(super) fn load(
+        weights: &Weights<'_>,
+        path: &str,
+        vocab: i32,
+        hidden: i32,
+    ) -> Result<Self, CheckpointError> {
+        Ok(Self { table: weights.matrix(path, vocab, hidden)?, activation: weights.activation() })
+    }
+
+    /// # Shape
+    /// `ids` `[B, L]`, result `[B, L, D]` in the activation's type.
+    pub(super) fn forward(&self, ids: &Array, stream: &Stream) -> Result<Array, MlxError> {
+        let gather = |table: &Array| ops::take(table, ids, 0, stream);
+        match &self.table {
+            Matrix::Dense(table) => ops::astype(&gather(table)?, self.activation, stream),
+            Matrix::Quantized { weight, scales, biases, quantization } => {
+                // Affine groups are expanded in their scales' type, so that has to be the activation's already.
+                let to_activation = |scales: &Array| match scales.dtype() {
+                    Some(dtype) if dtype.is_float() => ops::astype(scales, self.activation, stream),
+                    _ => Ok(scales.clone()),
+                };
+                let rows = gather(weight)?;
+                let scales = to_activation(&gather(scales)?)?;
+                let biases = match biases {
+                    Some(biases) => Some(to_activation(&gather(biases)?)?),
+                    None => None,
+                };
+                let parts = Matrix::parts(&rows, &scales, biases.as_ref(), *quantization);
+                ops::dequantize(parts, self.activation, stream)
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Rotary position embedding with the frequencies that the config asks for.
+//!
+//! The formulas are those of mlx-lm's `rope_utils`, which is the reference for MLX checkpoints.
+
+use std::f64::consts::TAU;
+
+use crate::checkpoint::{ModelConfig, RopeScaling};
+use crate::mlx::ops::{self, RopeFrequencies, RopeSettings};
+use crate::mlx::{Array, Dtype, MlxError, Stream};
+
+/// Rotates queries and keys.
+#[derive(Debug)]
+pub(super) struct Rope {
+    dims: i32,
+    traditional: bool,
+    frequencies: Frequencies,
+    /// Factor on positions.
+    position_scale: f32,
+    /// Factor on the rotated vectors.
+    magnitude: Option<Array>,
+}
+
+#[derive(Debug)]
+enum Frequencies {
+    Base(f32),
+    /// The base for a batch of `L` tokens is `base * (factor * L / longest - (factor - 1))^(E / (E - 2))`, from
+    /// `L = longest` on.
+    Dynamic {
+        base: f64,
+        factor: f64,
+        longest: usize,
+    },
+    /// f32 `[E / 2]`
+    Periods(Array),
+}
+
+impl Rope {
+    pub(super) fn new(config: &ModelConfig, activation: Dtype, stream: &Stream) -> Result<Self, MlxError> {
+        let base = f64::from(config.rope_theta);
+        let dims = f64::from(config.head_dim);
+        // base^(2i / E), the reciprocal of the i-th frequency.
+        let periods = |count: i32| (0..count).map(move |i| base.powf(2.0 * f64::from(i) / dims));
+        let half = config.head_dim / 2;
+
+        let mut position_scale = 1.0;
+        let mut magnitude = 1.0;
+        let frequencies = match &config.rope_scaling {
+            RopeScaling::None => Frequencies::Base(config.rope_theta),
+            RopeScaling::Linear { factor } => {
+                position_scale = 1.0 / factor;
+                Frequencies::Base(config.rope_theta)
+            }
+            RopeScaling::Dynamic { factor } => Frequencies::Dynamic {
+                base,
+                factor: f64::from(*factor),
+                longest: config.max_position_embeddings,
+            },
+            RopeScaling::Llama3 { .. } => {
+                array(periods(half).map(|period| llama3(period, &config.rope_scaling)))?
+            }
+            RopeScaling::Yarn { factor, attention_factor, mscale, mscale_all_dim, .. } => {
+                magnitude = match attention_factor {
+                    Some(attention_factor) => f64::from(*attention_factor),
+                    None => yarn_mscale(*factor, *mscale) / yarn_mscale(*factor, *mscale_all_dim),
+                };
+                let ramp = yarn_ramp(config, dims);
+                array(periods(half).enumerate().map(|(i, period)| {
+                    let stretched = f64::from(*factor) * period;
+                    let keep = 1.0 - ramp(i);
+                    stretched * period / (stretched * keep + period * (1.0 - keep))
+                }))?
+            }
+            RopeScaling::LongRope { original_max_position_embeddings, long_factor } => {
+                let original = f64::from(*original_max_position_embeddings);
+                let stretch = config.max_position_embeddings as f64 / original;
+                if stretch > 1.0 {
+                    magnitude = (1.0 + stretch.ln() / original.ln()).sqrt();
+                }
+                let factor = |i: usize| f64::from(*long_factor.get(i).unwrap_or(&long_factor[0]));
+                array(periods(half).enumerate().map(|(i, period)| factor(i) * period))?
+            }
+            RopeScaling::Proportional { partial_rotary_factor, factor } => {
+                let rotated = (dims * f64::from(*partial_rotary_factor)) as i32;
+                let rotating = periods((rotated + 1) / 2).map(|period| f64::from(*factor) * period);
+                let still = std::iter::repeat_n(f64::INFINITY, ((config.head_dim - rotated) / 2) as usize);
+                array(rotating.chain(still))?
+            }
+        };
+        let magnitude = if magnitude == 1.0 {
+            None
+        } else {
+            let value = Array::from_slice(&[magnitude as f32], &[1])?;
+            Some(ops::astype(&value, activation, stream)?)
+        };
+        Ok(Self {
+            dims: config.head_dim,
+            traditional: config.rope_traditional,
+            frequencies,
+            position_scale,
+            magnitude,
+        })
+    }
+
+    /// # Shape
+    /// `x` and result `[B, H, L, E]`; positions are `0..L`.
+    pub(super) fn forward(&self, x: &Array, stream: &Stream) -> Result<Array, MlxError> {
+        let scaled = match &self.magnitude {
+            Some(magnitude) => ops::multiply(x, magnitude, stream)?,
+            None => x.clone(),
+        };
+        let frequencies = match &self.frequencies {
+            Frequencies::Base(base) => RopeFrequencies::Base(*base),
+            Frequencies::Dynamic { base, factor, longest } => {
+                let tokens = x.shape().get(2).map_or(0, |&tokens| tokens as usize);
+                let growth = factor * tokens.max(*longest) as f64 / *longest as f64 - (factor - 1.0);
+                let dims = f64::from(self.dims);
+                RopeFrequencies::Base((base * growth.powf(dims / (dims - 2.0))) as f32)
+            }
+            Frequencies::Periods(periods) => RopeFrequencies::Periods(periods),
+        };
+        let settings = RopeSettings {
+            dims: self.dims,
+            traditional: self.traditional,
+            frequencies,
+            scale: self.position_scale,
+            offset: 0,
+        };
+        ops::rope(&scaled, settings, stream)
+    }
+}
+
+fn array(periods: impl Iterator<Item = f64>) -> Result<Frequencies, MlxError> {
+    let periods: Vec<f32> = periods.map(|period| period as f32).collect();
+    let count = periods.len() as i32;
+    Ok(Frequencies::Periods(Array::from_slice(&periods, &[count])?))
+}
+
+fn llama3(period: f64, scaling: &RopeScaling) -> f64 {
+    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
+        scaling
+    else {
+        return period;
+    };
+    let [factor, low, high, original] =
+        [factor, low_freq_factor, high_freq_factor, original_max_position_embeddings]
+            .map(|value| f64::from(*value));
+    let wavelength = TAU * period;
+    if wavelength > original / low {
+        period * factor
+    } else if wavelength > original / high {
+        let smooth = (original / wavelength - low) / (high - low);
+        period / ((1.0 - smooth) / factor + smooth)
+    } else {
+        period
+    }
+}
+
+fn yarn_mscale(factor: f32, mscale: f32) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * f64::from(mscale) * f64::from(factor).ln() + 1.0 }
+}
+
+/// How far the i-th frequency is stretched: 0 not at all, 1 in full.
+fn yarn_ramp(config: &ModelConfig, dims: f64) -> impl Fn(usize) -> f64 + use<> {
+    let (low, high) = match config.rope_scaling {
+        RopeScaling::Yarn { original_max_position_embeddings, beta_fast, beta_slow, .. } => {
+            let base = f64::from(config.rope_theta);
+            let dim_of = |rotations: f32| {
+                dims * (f64::from(original_max_position_embeddings) / (f64::from(rotations) * TAU)).ln()
+                    / (2.0 * base.ln())
+            };
+            (dim_of(beta_fast).floor().max(0.0), dim_of(beta_slow).ceil().min(dims - 1.0))
+        }
+        _ => (0.0, dims),
+    };
+    // As the reference does, so that the ramp has a slope.
+    let high = if low == high { high + 0.001 } else { high };
+    move |i| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)
+}

@@ -1,0 +1,49 @@
+//! Instructions that go before a text.
+
+use std::collections::BTreeMap;
+
+use super::TextError;
+
+/// What goes before each text, as it is and with nothing between.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Prompt {
+    /// The checkpoint's default prompt; most have none.
+    #[default]
+    Default,
+    /// Nothing.
+    None,
+    /// The checkpoint's prompt of this name, such as `query`.
+    Named(String),
+    /// This text.
+    Text(String),
+}
+
+/// The prompts of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Prompts {
+    by_name: BTreeMap<String, String>,
+    default: String,
+}
+
+impl Prompts {
+    pub(crate) fn new(by_name: BTreeMap<String, String>, default_name: Option<&str>) -> Self {
+        let default = default_name.and_then(|name| by_name.get(name)).cloned().unwrap_or_default();
+        Self { by_name, default }
+    }
+
+    pub(crate) fn resolve<'a>(&'a self, prompt: &'a Prompt) -> Result<&'a str, TextError> {
+        match prompt {
+            Prompt::Default => Ok(&self.default),
+            Prompt::None => Ok(""),
+            Prompt::Text(text) => Ok(text),
+            Prompt::Named(name) => self.by_name.get(name).map(String::as_str).ok_or_else(|| {
+                let known: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+                TextError::UnknownPrompt {
+                    name: name.clone(),
+                    known: if known.is_empty() { "none".into() } else { known.join(", ") },
+                }
+            }),
+        }
+    }
+}

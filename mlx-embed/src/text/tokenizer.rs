@@ -1,0 +1,181 @@
+//! The checkpoint's tokenizer, and the token that ends a text.
+
+use std::path::Path;
+
+use serde::Serialize;
+use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
+
+use super::TextError;
+
+/// Which token ends a text. Last-token pooling reads the vector off it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndToken {
+    /// What the tokenizer appends; if it appends none and pooling is last-token, the model's own end token.
+    #[default]
+    Auto,
+    /// What the tokenizer appends and nothing else.
+    TokenizerOnly,
+    /// This token, unless the tokenizer has appended it already.
+    Token(String),
+}
+
+/// Who appends the end token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum EndTokenSource {
+    /// The tokenizer's post-processor.
+    Tokenizer,
+    /// This crate, because the tokenizer doesn't.
+    Embedder,
+}
+
+/// A text's tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    pub(crate) ids: Vec<u32>,
+    /// Whether content was cut to fit the limit.
+    pub(crate) truncated: bool,
+}
+
+/// Text to token ids.
+#[derive(Debug)]
+pub(crate) struct TextEncoder {
+    tokenizer: Tokenizer,
+    /// Appended here, behind whatever the tokenizer adds.
+    appended: Option<u32>,
+    end_token: Option<(u32, EndTokenSource)>,
+    vocab_size: u32,
+}
+
+impl TextEncoder {
+    /// Reads `dir/tokenizer.json`.
+    ///
+    /// `last_token` says that the vector is read off the last token; `eos_token_id` is the config's.
+    pub(crate) fn open(
+        dir: &Path,
+        end_token: &EndToken,
+        last_token: bool,
+        eos_token_id: Option<u32>,
+        vocab_size: u32,
+    ) -> Result<Self, TextError> {
+        let path = dir.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(TextError::MissingTokenizer { path });
+        }
+        let mut tokenizer = Tokenizer::from_file(&path)
+            .map_err(|error| TextError::InvalidTokenizer { path: path.clone(), reason: error.to_string() })?;
+        // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| TextError::InvalidTokenizer { path: path.clone(), reason: error.to_string() })?;
+        let mut encoder = Self { tokenizer, appended: None, end_token: None, vocab_size };
+        encoder.choose_end_token(end_token, last_token, eos_token_id)?;
+        Ok(encoder)
+    }
+
+    fn choose_end_token(
+        &mut self,
+        wanted: &EndToken,
+        last_token: bool,
+        eos_token_id: Option<u32>,
+    ) -> Result<(), TextError> {
+        let by_tokenizer = self.last_added_token()?;
+        self.appended = match wanted {
+            EndToken::TokenizerOnly => None,
+            EndToken::Token(token) => {
+                let id = self
+                    .tokenizer
+                    .token_to_id(token)
+                    .ok_or_else(|| TextError::UnknownEndToken { token: token.clone() })?;
+                (by_tokenizer != Some(id)).then_some(id)
+            }
+            // Qwen's embedding models end on `<|endoftext|>`, also where config.json names the chat model's end token.
+            EndToken::Auto if last_token && by_tokenizer.is_none() => {
+                self.tokenizer.token_to_id("<|endoftext|>").or(eos_token_id)
+            }
+            EndToken::Auto => None,
+        };
+        self.end_token = match (self.appended, by_tokenizer) {
+            (Some(id), _) => Some((id, EndTokenSource::Embedder)),
+            (None, Some(id)) => Some((id, EndTokenSource::Tokenizer)),
+            (None, None) => None,
+        };
+        Ok(())
+    }
+
+    /// The token that the tokenizer puts behind every text. A token put before it (`<s>`) is not one, so a text of
+    /// one letter tells them apart.
+    fn last_added_token(&self) -> Result<Option<u32>, TextError> {
+        let encoding = self.encode_raw("a", 0, true)?;
+        let special = encoding.get_special_tokens_mask().last() == Some(&1);
+        Ok(encoding.get_ids().last().copied().filter(|_| special))
+    }
+
+    fn encode_raw(
+        &self,
+        text: &str,
+        index: usize,
+        add_special: bool,
+    ) -> Result<tokenizers::Encoding, TextError> {
+        self.tokenizer
+            .encode_fast(text, add_special)
+            .map_err(|error| TextError::Tokenizer { index, reason: error.to_string() })
+    }
+
+    /// The end token's id and who appends it.
+    pub(crate) fn end_token(&self) -> Option<(u32, EndTokenSource)> {
+        self.end_token
+    }
+
+    /// The written form of a token.
+    pub(crate) fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// Tokens of `prompt` and `text` together: content cut to the limit first, then special tokens and end token.
+    pub(crate) fn encode(
+        &self,
+        prompt: &str,
+        text: &str,
+        index: usize,
+        max_tokens: usize,
+    ) -> Result<Tokens, TextError> {
+        let processor = self.tokenizer.get_post_processor();
+        let added = processor.map_or(0, |processor| processor.added_tokens(false))
+            + usize::from(self.appended.is_some());
+        if max_tokens <= added {
+            return Err(TextError::LimitTooSmall { max_tokens, added });
+        }
+        let joined;
+        let input = if prompt.is_empty() {
+            text
+        } else {
+            joined = format!("{prompt}{text}");
+            &joined
+        };
+        let mut encoding = self.encode_raw(input, index, false)?;
+        let room = max_tokens - added;
+        let truncated = encoding.len() > room;
+        if truncated {
+            encoding.truncate(room, 0, TruncationDirection::Right);
+            // What was cut off hangs on the encoding; the post-processor would work on all of it.
+            encoding.set_overflowing(Vec::new());
+        }
+        let encoding = self
+            .tokenizer
+            .post_process(encoding, None, true)
+            .map_err(|error| TextError::Tokenizer { index, reason: error.to_string() })?;
+        let mut ids = encoding.get_ids().to_vec();
+        ids.extend(self.appended);
+        if ids.is_empty() {
+            return Err(TextError::Empty { index });
+        }
+        if let Some(&token) = ids.iter().find(|&&id| id >= self.vocab_size) {
+            return Err(TextError::OutsideVocabulary { index, token, vocab_size: self.vocab_size });
+        }
+        Ok(Tokens { ids, truncated })
+    }
+}

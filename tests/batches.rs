@@ -1,0 +1,123 @@
+//! A text's vector does not depend on what else is in the call, and calls don't depend on their thread.
+
+use std::thread;
+
+use mlx_embed::{Embedder, Embedding};
+use mlx_embed_tests::compare::max_abs;
+use mlx_embed_tests::golden::{self, Golden};
+
+/// Largest difference between a text alone and in company. On the CPU both are f32 and differ by the order of
+/// additions alone; on a GPU kernels are chosen by batch size and round to bf16.
+fn tolerance() -> f32 {
+    if golden::on_gpu() { 2e-2 } else { 1e-6 }
+}
+
+const CASES: [&str; 5] =
+    ["qwen3-f32", "qwen3-affine-4bit-g64", "qwen2-affine-4bit-g64", "st-mean", "qwen3-rope-dynamic"];
+
+fn texts(case: &str) -> Vec<String> {
+    Golden::read(case).texts.into_iter().map(|text| text.text).collect()
+}
+
+fn alone(embedder: &Embedder, texts: &[String]) -> Vec<Embedding> {
+    texts.iter().map(|text| embedder.embed(&[text]).unwrap().remove(0)).collect()
+}
+
+fn assert_same(case: &str, found: &[Embedding], expected: &[Embedding]) {
+    assert_eq!(found.len(), expected.len());
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = max_abs(&found.vector, &expected.vector);
+        assert!(difference <= tolerance(), "{case}: text {index} differs by {difference:e}");
+        assert_eq!((found.tokens, found.truncated), (expected.tokens, expected.truncated));
+    }
+}
+
+#[test]
+fn right_padding_does_not_change_a_row() {
+    for case in CASES {
+        let (embedder, texts) = (golden::load(case), texts(case));
+        assert_same(case, &embedder.embed(&texts).unwrap(), &alone(&embedder, &texts));
+    }
+}
+
+#[test]
+fn an_equal_length_batch_does_not_change_a_row() {
+    for case in CASES {
+        let (embedder, texts) = (golden::load(case), texts(case));
+        for (text, expected) in texts.iter().zip(alone(&embedder, &texts)) {
+            let copies = vec![text; 7];
+            assert_same(case, &embedder.embed(&copies).unwrap(), &vec![expected; 7]);
+        }
+    }
+}
+
+#[test]
+fn order_is_restored() {
+    for case in CASES {
+        let (embedder, mut texts) = (golden::load(case), texts(case));
+        let mut expected = alone(&embedder, &texts);
+        for _ in 0..4 {
+            // A fixed shuffle that mixes lengths.
+            let half = texts.len() / 2;
+            texts.rotate_left(3);
+            texts[..half].reverse();
+            expected.rotate_left(3);
+            expected[..half].reverse();
+            assert_same(case, &embedder.embed(&texts).unwrap(), &expected);
+        }
+    }
+}
+
+#[test]
+fn a_small_token_budget_only_makes_more_batches() {
+    for batch_tokens in [1, 16, 100] {
+        let mut options = golden::load_options();
+        options.batch_tokens = batch_tokens;
+        let embedder = Embedder::load_with(golden::directory("qwen3-f32"), options).unwrap();
+        let texts = texts("qwen3-f32");
+        let expected = golden::load("qwen3-f32").embed(&texts).unwrap();
+        assert_same("qwen3-f32", &embedder.embed(&texts).unwrap(), &expected);
+    }
+}
+
+#[test]
+fn the_same_call_gives_the_same_bits() {
+    let (embedder, texts) = (golden::load("qwen3-affine-4bit-g64"), texts("qwen3-affine-4bit-g64"));
+    let first = embedder.embed(&texts).unwrap();
+    for _ in 0..3 {
+        assert_eq!(embedder.embed(&texts).unwrap(), first);
+    }
+}
+
+#[test]
+fn many_threads_share_one_embedder() {
+    let (embedder, texts) = (golden::load("qwen3-affine-4bit-g64"), texts("qwen3-affine-4bit-g64"));
+    let expected = alone(&embedder, &texts);
+    thread::scope(|scope| {
+        for start in 0..16 {
+            let (embedder, texts, expected) = (embedder.clone(), &texts, &expected);
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let index = (start + round) % texts.len();
+                    let found = embedder.embed(&[&texts[index]]).unwrap();
+                    assert_same("shared", &found, &expected[index..=index]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn two_models_in_one_process_do_not_disturb_each_other() {
+    thread::scope(|scope| {
+        for case in ["qwen3-affine-4bit-g64", "qwen2-f32", "st-mean", "qwen3-mxfp4"] {
+            scope.spawn(move || {
+                let (embedder, texts) = (golden::load(case), texts(case));
+                let expected = alone(&embedder, &texts);
+                for _ in 0..10 {
+                    assert_same(case, &embedder.embed(&texts).unwrap(), &expected);
+                }
+            });
+        }
+    });
+}

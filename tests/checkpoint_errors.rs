@@ -1,0 +1,422 @@
+//! Damaged checkpoints: each gives an error that names the file and, where there is one, the tensor or field.
+
+use std::fs;
+use std::path::Path;
+
+use mlx_embed::{CheckpointError, Embedder, Error, TextError};
+use mlx_embed_tests::golden;
+use mlx_embed_tests::scratch::Scratch;
+use serde_json::{Value, json};
+
+const WEIGHTS: &str = "model.safetensors";
+const Q_PROJ: &str = "model.layers.0.self_attn.q_proj.weight";
+
+/// The error that loading gives; its text names each of `mentions`.
+fn error(dir: &Path, mentions: &[&str]) -> Error {
+    let error = Embedder::load_with(dir, golden::load_options()).expect_err("damaged, so it must not load");
+    let text = error.to_string();
+    for mention in mentions {
+        assert!(text.contains(mention), "{text:?} does not mention {mention:?}");
+    }
+    error
+}
+
+macro_rules! assert_error {
+    ($dir:expr, $mentions:expr, $($variant:tt)+) => {
+        let error = error($dir, &$mentions);
+        assert!(matches!(error, Error::Checkpoint(CheckpointError::$($variant)+)), "{error:?}");
+    };
+}
+
+fn set(scratch: &Scratch, field: &str, value: Value) {
+    scratch.edit_json("config.json", |config| {
+        config.insert(field.into(), value);
+    });
+}
+
+fn tensor<'a>(header: &'a mut serde_json::Map<String, Value>, name: &str) -> &'a mut Value {
+    header.get_mut(name).expect("the tensor is in the header")
+}
+
+// The directory and its files.
+
+#[test]
+fn a_directory_that_is_not_there() {
+    assert_error!(Path::new("no/such/model"), ["no/such/model", "config.json"], NoDirectory { .. });
+}
+
+#[test]
+fn a_file_instead_of_a_directory() {
+    let scratch = Scratch::of("qwen3-f32");
+    assert_error!(&scratch.file("config.json"), ["config.json"], NoDirectory { .. });
+}
+
+#[test]
+fn an_empty_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_error!(dir.path(), ["config.json"], MissingFile { .. });
+}
+
+#[test]
+fn no_weights() {
+    let scratch = Scratch::of("qwen3-f32");
+    fs::remove_file(scratch.file(WEIGHTS)).unwrap();
+    assert_error!(scratch.path(), [WEIGHTS], MissingFile { .. });
+}
+
+#[test]
+fn no_tokenizer() {
+    let scratch = Scratch::of("qwen3-f32");
+    fs::remove_file(scratch.file("tokenizer.json")).unwrap();
+    let error = error(scratch.path(), &["tokenizer.json", "missing"]);
+    assert!(matches!(error, Error::Text(TextError::MissingTokenizer { .. })));
+}
+
+#[test]
+fn a_tokenizer_that_is_not_one() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.write("tokenizer.json", "{}");
+    let error = error(scratch.path(), &["tokenizer.json"]);
+    assert!(matches!(error, Error::Text(TextError::InvalidTokenizer { .. })));
+}
+
+#[test]
+fn a_missing_shard() {
+    let scratch = Scratch::of("qwen3-sharded-bf16");
+    let shard = "model-00002-of-00003.safetensors";
+    fs::remove_file(scratch.file(shard)).unwrap();
+    assert_error!(scratch.path(), ["model.safetensors.index.json", shard], MissingShard { .. });
+}
+
+#[test]
+fn a_shard_outside_the_directory() {
+    let scratch = Scratch::of("qwen3-sharded-bf16");
+    scratch.edit_json("model.safetensors.index.json", |index| {
+        index["weight_map"]["x"] = json!("../elsewhere.safetensors");
+    });
+    assert_error!(scratch.path(), ["../elsewhere.safetensors"], MissingShard { .. });
+}
+
+#[test]
+fn the_same_tensor_in_two_files() {
+    let scratch = Scratch::of("qwen3-f32");
+    fs::copy(scratch.file(WEIGHTS), scratch.file("model-copy.safetensors")).unwrap();
+    assert_error!(scratch.path(), ["twice"], InvalidTensor { .. });
+}
+
+// Safetensors.
+
+#[test]
+fn weights_that_are_not_safetensors() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.write(WEIGHTS, "<html><body>404: this file was never downloaded</body></html>");
+    assert_error!(scratch.path(), [WEIGHTS], NotSafetensors { .. });
+}
+
+#[test]
+fn empty_weights() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.write(WEIGHTS, "");
+    assert_error!(scratch.path(), [WEIGHTS, "0 bytes"], NotSafetensors { .. });
+}
+
+#[test]
+fn truncated_weights() {
+    let scratch = Scratch::of("qwen3-f32");
+    let bytes = fs::read(scratch.file(WEIGHTS)).unwrap();
+    scratch.write(WEIGHTS, &bytes[..bytes.len() - 100]);
+    assert_error!(scratch.path(), [WEIGHTS, "truncated"], WrongLength { .. });
+}
+
+#[test]
+fn weights_truncated_inside_the_header() {
+    let scratch = Scratch::of("qwen3-f32");
+    let bytes = fs::read(scratch.file(WEIGHTS)).unwrap();
+    scratch.write(WEIGHTS, &bytes[..100]);
+    assert_error!(scratch.path(), [WEIGHTS, "100"], NotSafetensors { .. });
+}
+
+#[test]
+fn a_header_longer_than_the_file() {
+    let scratch = Scratch::of("qwen3-f32");
+    let mut bytes = fs::read(scratch.file(WEIGHTS)).unwrap();
+    bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    scratch.write(WEIGHTS, bytes);
+    assert_error!(scratch.path(), [WEIGHTS, "header"], NotSafetensors { .. });
+}
+
+#[test]
+fn overlapping_tensors() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.edit_header(WEIGHTS, |header| {
+        let offsets = &mut tensor(header, Q_PROJ)["data_offsets"];
+        let (start, end) = (offsets[0].as_u64().unwrap(), offsets[1].as_u64().unwrap());
+        *offsets = json!([start - 16, end - 16]);
+    });
+    assert_error!(scratch.path(), [WEIGHTS, "overlap"], InvalidTensor { .. });
+}
+
+#[test]
+fn offsets_outside_the_file() {
+    let scratch = Scratch::of("qwen3-f32");
+    let length = fs::metadata(scratch.file(WEIGHTS)).unwrap().len();
+    scratch.edit_header(WEIGHTS, |header| {
+        header.insert(
+            "extra".into(),
+            json!({"dtype": "F32", "shape": [4], "data_offsets": [length, length + 16]}),
+        );
+    });
+    assert_error!(scratch.path(), [WEIGHTS, "extra"], InvalidTensor { .. });
+}
+
+#[test]
+fn offsets_that_do_not_fit_the_shape() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.edit_header(WEIGHTS, |header| tensor(header, Q_PROJ)["shape"] = json!([1, 1]));
+    assert_error!(scratch.path(), [Q_PROJ, "shape [1, 1]"], InvalidTensor { .. });
+}
+
+#[test]
+fn a_shape_whose_size_overflows() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch
+        .edit_header(WEIGHTS, |header| tensor(header, Q_PROJ)["shape"] = json!([1_u64 << 40, 1_u64 << 40]));
+    assert_error!(scratch.path(), [Q_PROJ, "too large"], InvalidTensor { .. });
+}
+
+#[test]
+fn an_unknown_dtype() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.edit_header(WEIGHTS, |header| tensor(header, Q_PROJ)["dtype"] = json!("F31"));
+    assert_error!(scratch.path(), [Q_PROJ, "F31"], InvalidTensor { .. });
+}
+
+#[test]
+fn a_dtype_that_the_model_can_not_use() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.edit_header(WEIGHTS, |header| tensor(header, Q_PROJ)["dtype"] = json!("I32"));
+    assert_error!(scratch.path(), ["layers.0.self_attn.q_proj.weight", "I32"], WrongDtype { .. });
+}
+
+#[test]
+fn a_missing_tensor() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.edit_header(WEIGHTS, |header| {
+        let moved = header.remove(Q_PROJ).unwrap();
+        header.insert("unrelated".into(), moved);
+    });
+    assert_error!(scratch.path(), ["layers.0.self_attn.q_proj.weight"], MissingTensor { .. });
+}
+
+#[test]
+fn missing_head_norms_of_a_qwen3() {
+    let scratch = Scratch::of("qwen2-f32");
+    set(&scratch, "model_type", json!("qwen3"));
+    set(&scratch, "head_dim", json!(8));
+    assert_error!(scratch.path(), ["q_norm"], MissingTensor { .. });
+}
+
+#[test]
+fn a_shape_that_the_config_does_not_ask_for() {
+    let scratch = Scratch::of("qwen3-f32");
+    set(&scratch, "intermediate_size", json!(44));
+    assert_error!(scratch.path(), ["mlp.gate_proj.weight", "44"], WrongShape { .. });
+}
+
+#[test]
+fn more_layers_than_the_weights_have() {
+    let scratch = Scratch::of("qwen3-f32");
+    set(&scratch, "num_hidden_layers", json!(9));
+    assert_error!(scratch.path(), ["layers."], MissingTensor { .. });
+}
+
+// config.json.
+
+#[test]
+fn a_config_that_is_not_json() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.write("config.json", "{\"model_type\": ");
+    assert_error!(scratch.path(), ["config.json", "line 1"], Json { .. });
+}
+
+#[test]
+fn every_needed_field_is_asked_for_by_name() {
+    for field in [
+        "model_type",
+        "hidden_size",
+        "num_hidden_layers",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "vocab_size",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_theta",
+    ] {
+        let scratch = Scratch::of("qwen3-f32");
+        scratch.edit_json("config.json", |config| {
+            config.remove(field).expect("the field was there");
+        });
+        assert_error!(scratch.path(), ["config.json", field], MissingField { .. });
+    }
+}
+
+#[test]
+fn an_unsupported_architecture() {
+    let scratch = Scratch::of("qwen3-f32");
+    set(&scratch, "model_type", json!("bert"));
+    assert_error!(scratch.path(), ["bert", "qwen3"], UnsupportedArchitecture { .. });
+}
+
+#[test]
+fn numbers_that_make_no_model() {
+    for (field, value) in [
+        ("num_attention_heads", json!(0)),
+        ("num_key_value_heads", json!(0)),
+        ("num_key_value_heads", json!(3)),
+        ("num_hidden_layers", json!(0)),
+        ("hidden_size", json!(-1)),
+        ("head_dim", json!(7)),
+        ("head_dim", json!("large")),
+        ("vocab_size", json!(1_u64 << 40)),
+        ("rope_theta", json!(0)),
+        ("rms_norm_eps", json!(-1)),
+        ("hidden_act", json!("gelu")),
+        ("is_causal", json!(false)),
+        ("rope_scaling", json!({"type": "unheard-of"})),
+        ("rope_scaling", json!({"type": "linear", "factor": 0})),
+        (
+            "rope_scaling",
+            json!({"type": "longrope", "long_factor": [1, 2], "original_max_position_embeddings": 9}),
+        ),
+    ] {
+        let scratch = Scratch::of("qwen3-f32");
+        set(&scratch, field, value.clone());
+        let error = error(scratch.path(), &["config.json"]);
+        assert!(
+            matches!(error, Error::Checkpoint(CheckpointError::InvalidField { .. })),
+            "{field} {value}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn rope_scaling_without_its_factor() {
+    let scratch = Scratch::of("qwen3-f32");
+    set(&scratch, "rope_scaling", json!({"rope_type": "yarn"}));
+    assert_error!(scratch.path(), ["rope_scaling.factor"], MissingField { .. });
+}
+
+// Quantisation.
+
+#[test]
+fn a_quantisation_that_mlx_does_not_have() {
+    let scratch = Scratch::of("qwen3-affine-4bit-g64");
+    set(&scratch, "quantization", json!({"group_size": 48, "bits": 4}));
+    assert_error!(scratch.path(), ["quantization.bits", "groups of 48"], InvalidField { .. });
+}
+
+#[test]
+fn an_unknown_quantisation_mode() {
+    let scratch = Scratch::of("qwen3-affine-4bit-g64");
+    set(&scratch, "quantization", json!({"group_size": 64, "bits": 4, "mode": "fp2"}));
+    assert_error!(scratch.path(), ["quantization.mode", "fp2"], InvalidField { .. });
+}
+
+#[test]
+fn a_quantisation_of_another_library() {
+    let scratch = Scratch::of("qwen3-f32");
+    set(&scratch, "quantization_config", json!({"quant_method": "gptq", "bits": 4}));
+    assert_error!(scratch.path(), ["gptq", "mlx_lm.convert"], InvalidField { .. });
+}
+
+#[test]
+fn scales_without_a_quantisation_entry() {
+    let scratch = Scratch::of("qwen3-affine-4bit-g64");
+    scratch.edit_json("config.json", |config| {
+        config.remove("quantization");
+        config.remove("quantization_config");
+    });
+    assert_error!(scratch.path(), ["config.json", "scales"], UnsupportedQuantization { .. });
+}
+
+#[test]
+fn bits_that_contradict_the_weights() {
+    let scratch = Scratch::of("qwen3-affine-4bit-g64");
+    set(&scratch, "quantization", json!({"group_size": 64, "bits": 8}));
+    assert_error!(scratch.path(), ["embed_tokens.weight"], WrongShape { .. });
+}
+
+#[test]
+fn an_entry_for_a_matrix_that_is_dense() {
+    let scratch = Scratch::of("qwen3-f32");
+    let entry = json!({"group_size": 32, "bits": 4, "model.layers.0.self_attn.q_proj": {"group_size": 32, "bits": 4}});
+    set(&scratch, "quantization", entry);
+    assert_error!(scratch.path(), ["layers.0.self_attn.q_proj"], WrongDtype { .. });
+}
+
+// sentence-transformers files.
+
+#[test]
+fn a_module_that_would_be_left_out() {
+    let scratch = Scratch::of("st-mean");
+    let modules = json!([
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    ]);
+    scratch.write("modules.json", modules.to_string());
+    assert_error!(scratch.path(), ["modules.json", "Dense"], InvalidField { .. });
+}
+
+#[test]
+fn two_poolings_at_once() {
+    let scratch = Scratch::of("st-mean");
+    scratch.edit_json("1_Pooling/config.json", |config| {
+        config.insert("pooling_mode_cls_token".into(), json!(true));
+        config.insert("pooling_mode_mean_tokens".into(), json!(true));
+        config.remove("pooling_mode");
+    });
+    assert_error!(scratch.path(), ["1_Pooling/config.json", "exactly one"], InvalidField { .. });
+}
+
+#[test]
+fn a_default_prompt_that_is_not_there() {
+    let scratch = Scratch::of("st-last-token");
+    scratch.edit_json("config_sentence_transformers.json", |config| {
+        config.insert("default_prompt_name".into(), json!("sonnet"));
+    });
+    assert_error!(scratch.path(), ["config_sentence_transformers.json", "sonnet"], InvalidField { .. });
+}
+
+// While in use.
+
+#[test]
+fn weights_that_shrink_while_mapped() {
+    let scratch = Scratch::of("qwen3-f32");
+    let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+    embedder.embed(&["fine so far"]).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(scratch.file(WEIGHTS)).unwrap();
+    file.set_len(4096).unwrap();
+    if golden::on_gpu() {
+        return; // The GPU has its own copy.
+    }
+    let error = embedder.embed(&["and now?"]).unwrap_err();
+    assert!(matches!(error, Error::WeightsChanged { .. }), "{error:?}");
+    assert!(error.to_string().contains("shrank"), "{error}");
+    // Dropping must not touch the lost pages either.
+    drop(embedder);
+}
+
+#[test]
+fn weights_that_hold_nan_give_an_error_and_no_vector() {
+    let scratch = Scratch::of("qwen3-f32");
+    let mut bytes = fs::read(scratch.file(WEIGHTS)).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    scratch.write(WEIGHTS, bytes);
+    let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+    let error = embedder.embed(&["one", "two"]).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { .. }), "{error:?}");
+}

@@ -1,0 +1,91 @@
+//! Copies of golden checkpoints that a test may damage.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use tempfile::TempDir;
+
+use crate::golden;
+
+/// A checkpoint directory that disappears with this value.
+#[derive(Debug)]
+pub struct Scratch {
+    dir: TempDir,
+}
+
+impl Scratch {
+    /// Copies a golden case, without the reference's results.
+    ///
+    /// # Panics
+    /// When the copy fails.
+    pub fn of(case: &str) -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        copy(&golden::directory(case), dir.path());
+        Self { dir }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Changes a JSON file.
+    ///
+    /// # Panics
+    /// When the file is not a JSON object.
+    pub fn edit_json(&self, name: &str, edit: impl FnOnce(&mut Map<String, Value>)) {
+        let path = self.file(name);
+        let mut value: Value =
+            serde_json::from_slice(&fs::read(&path).expect("readable")).expect("valid JSON");
+        edit(value.as_object_mut().expect("an object"));
+        self.write(name, value.to_string());
+    }
+
+    /// Replaces a file.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.file(name), content).expect("writable");
+    }
+
+    /// Changes the header of a safetensors file, keeping its data.
+    ///
+    /// # Panics
+    /// When the file is not valid to begin with.
+    pub fn edit_header(&self, name: &str, edit: impl FnOnce(&mut Map<String, Value>)) {
+        let bytes = fs::read(self.file(name)).expect("readable");
+        let length = u64::from_le_bytes(*bytes.first_chunk().expect("a header")) as usize;
+        let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("a JSON header");
+        edit(header.as_object_mut().expect("an object"));
+        let mut text = header.to_string().into_bytes();
+        // Keeps the data aligned, as every writer does.
+        text.resize(text.len().next_multiple_of(8), b' ');
+        let mut out = (text.len() as u64).to_le_bytes().to_vec();
+        out.extend(text);
+        out.extend(&bytes[8 + length..]);
+        self.write(name, out);
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("readable").flatten() {
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_name().to_string_lossy().starts_with("golden.") {
+            continue;
+        }
+        // `is_dir` and `fs::copy` follow links: cases share their tokenizer through one.
+        if source.is_dir() {
+            fs::create_dir(&target).expect("writable");
+            copy(&source, &target);
+        } else {
+            fs::copy(&source, &target).expect("copied");
+        }
+    }
+}
