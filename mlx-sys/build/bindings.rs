@@ -30,7 +30,7 @@ pub(crate) fn generate(sources: &Sources) -> Result<()> {
         .allowlist_type("mlx_.*")
         .allowlist_var("MLX_.*")
         // libc's, so that its fopen() serves.
-        .blocklist_type("FILE|_IO_.*|__sFILE.*")
+        .blocklist_type("FILE|_IO_.*|__sFILE.*|__off.*_t")
         .formatter(bindgen::Formatter::Prettyplease)
         .generate_comments(false)
         .layout_tests(false)
@@ -57,7 +57,11 @@ fn output() -> PathBuf {
 /// Where stddef.h and its like are: the libclang wheel comes without them.
 fn compiler_headers() -> Result<Option<PathBuf>> {
     let compiler = cc::Build::new().try_get_compiler().map_err(|error| format!("no C compiler: {error}"))?;
-    let (question, below) = if compiler.is_like_clang() { ("-print-resource-dir", "include") } else { ("-print-file-name=include", "") };
+    let (question, below) = if compiler.is_like_clang() {
+        ("-print-resource-dir", "include")
+    } else {
+        ("-print-file-name=include", "")
+    };
     let answer = Command::new(compiler.path()).arg(question).output();
     Ok(answer.ok().map(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).join(below)))
 }

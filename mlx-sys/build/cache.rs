@@ -22,7 +22,10 @@ pub(crate) fn root() -> Result<PathBuf> {
         .or(by_default)
         .ok_or("no cache folder: set MLX_SYS_CACHE_DIR, or HOME")?;
     fs::create_dir_all(&root).map_err(|error| {
-        format!("can't make the cache folder {}: {error}\nset MLX_SYS_CACHE_DIR to a folder you can write to", root.display())
+        format!(
+            "can't make the cache folder {}: {error}\nset MLX_SYS_CACHE_DIR to a folder you can write to",
+            root.display()
+        )
     })?;
     Ok(root)
 }

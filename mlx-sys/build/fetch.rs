@@ -12,7 +12,12 @@ use crate::{Result, cache, env};
 /// `instead` says how else to supply what they hold.
 pub(crate) fn wheels(pins: &Pins, list: &str, instead: &str) -> Result<PathBuf> {
     let packages = pins.list(list)?;
-    let name = format!("{}-{}-{}", packages[0].name, packages[0].version, key(&[&pins.text(list)?]));
+    let name = format!(
+        "{}-{}-{}",
+        packages[0].name,
+        packages[0].version,
+        key(&[&pins.text(list)?, &env::cargo("CARGO_CFG_TARGET_ARCH")])
+    );
     cache::entry(&name, |folder| {
         let names: Vec<_> = packages.iter().map(|pin| format!("{}=={}", pin.name, pin.version)).collect();
         let missing = |reason: &str| {
@@ -90,7 +95,9 @@ fn vendor(pins: &Pins, work: &Path) -> Result<PathBuf> {
     fs::write(work.join("src/lib.rs"), "").map_err(failed)?;
     fs::write(work.join("Cargo.toml"), pins.text("mlx-c.toml")?).map_err(failed)?;
     fs::write(work.join("Cargo.lock"), pins.text("mlx-c.lock")?).map_err(failed)?;
-    run(Command::new(env::cargo("CARGO")).current_dir(work).args(["vendor", "--quiet", "--locked", "packages"]))?;
+    run(Command::new(env::cargo("CARGO"))
+        .current_dir(work)
+        .args(["vendor", "--quiet", "--locked", "packages"]))?;
     Ok(work.join("packages/mlx-sys"))
 }
 

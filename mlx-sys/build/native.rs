@@ -22,7 +22,11 @@ pub(crate) fn build(sources: &Sources) -> Result<Library> {
             sources.blas.as_ref().map_or(("", "".into()), |blas| (blas.prefix, blas.library.clone()));
         // SAFETY: the build script has one thread, so nothing reads the environment meanwhile.
         unsafe { std::env::set_var("CMAKE", &sources.cmake) };
-        let built = cmake::Config::new(&native)
+        let mut config = cmake::Config::new(&native);
+        if let Some(ninja) = &sources.ninja {
+            config.generator("Ninja").define("CMAKE_MAKE_PROGRAM", ninja);
+        }
+        let built = config
             .init_c_cfg(compiler(false))
             .init_cxx_cfg(compiler(true))
             .out_dir(folder.join("work"))
@@ -50,7 +54,12 @@ impl Library {
         println!("cargo::rustc-link-search=native={}", self.dir.display());
         println!("cargo::rustc-link-lib=dylib=mlxc");
         println!("cargo::metadata=lib={}", self.dir.display());
-        println!("cargo::metadata=include={}", sources.mlxc.display());
+        let native = env::manifest_dir().join("native");
+        if let Ok(include) = std::env::join_paths([&sources.mlxc, &native]) {
+            println!("cargo::metadata=include={}", include.display());
+        }
+        // The cmake crate has said where it built, which is gone by now.
+        println!("cargo::metadata=root={}", self.dir.display());
         println!("cargo::metadata=mlx_include={}", sources.mlx_include.display());
         println!("cargo::metadata=mlx_library={}", sources.mlx_library.display());
     }
@@ -77,7 +86,7 @@ fn key(sources: &Sources) -> Result<String> {
     key.add(env::cargo("TARGET"));
     for cpp in [false, true] {
         let tool = compiler(cpp).try_get_compiler().map_err(|error| format!("no C++ compiler: {error}"))?;
-        key.add(format!("{:?}", tool.to_command()));
+        key.add(format!("{:?} {:?}", tool.path(), tool.args()));
         key.add(version_of(&tool)?);
     }
     Ok(key.finish())

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::pins::Pins;
 use crate::{Result, env, fetch};
@@ -18,6 +19,8 @@ pub(crate) struct Sources {
     pub(crate) blas: Option<Blas>,
     /// The cmake program.
     pub(crate) cmake: PathBuf,
+    /// The ninja program; `None` where cmake has something else to build with.
+    pub(crate) ninja: Option<PathBuf>,
 }
 
 /// An OpenBLAS library.
@@ -35,23 +38,14 @@ impl Sources {
             other => return Err(format!("mlx-sys builds on Linux and macOS, not on {other}")),
         };
         let core = core(pins, macos)?;
-        check_version(&core, pins)?;
-        let library = if macos { "libmlx.dylib" } else { "libmlx.so" };
         let sources = Self {
-            mlxc: match env::path("MLX_SYS_MLXC_DIR") {
-                Some(dir) => dir,
-                None => fetch::mlxc(pins)?,
-            },
+            mlxc: mlxc(pins)?,
             mlx_include: core.join("include"),
-            mlx_library: core.join("lib").join(library),
+            mlx_library: core.join("lib").join(if macos { "libmlx.dylib" } else { "libmlx.so" }),
             blas: if macos { None } else { Some(blas(pins)?) },
             cmake: cmake(pins)?,
+            ninja: ninja(pins)?,
         };
-        for file in [&sources.mlx_library, &sources.mlxc.join("mlx/c/mlx.h")] {
-            if !file.is_file() {
-                return Err(format!("there is no {}", file.display()));
-            }
-        }
         libclang(pins)?;
         Ok(sources)
     }
@@ -69,52 +63,84 @@ fn core(pins: &Pins, macos: bool) -> Result<PathBuf> {
         (false, true, false) => "mlx-cuda-13.txt",
         (_, _, true) => return Err("the features cuda-12 and cuda-13 are for Linux".into()),
     };
-    if let Some(dir) = env::path("MLX_SYS_MLX_DIR") {
-        return Ok(dir);
-    }
     let instead = format!("name a folder with include/ and lib/ of MLX {} in MLX_SYS_MLX_DIR", pins.mlx);
-    Ok(fetch::wheels(pins, list, &instead)?.join("mlx"))
+    let dir = match env::path("MLX_SYS_MLX_DIR") {
+        Some(dir) => dir,
+        None if env::cargo("HOST") != env::cargo("TARGET") => {
+            return Err(format!("the MLX that pip brings is for this machine; for another one, {instead}"));
+        }
+        None => fetch::wheels(pins, list, &instead)?.join("mlx"),
+    };
+    let header = read(&dir.join("include/mlx/version.h"))?;
+    let number = |part: &str| word_after(&header, &format!("#define MLX_VERSION_{part} ")).unwrap_or("?");
+    let found = format!("{}.{}.{}", number("MAJOR"), number("MINOR"), number("PATCH"));
+    check_version("MLX", &dir, &found, &pins.mlx)?;
+    Ok(dir)
 }
 
-/// mlx-c fits one version of MLX: others compile badly, or compile and lay their objects out differently.
-fn check_version(core: &Path, pins: &Pins) -> Result<()> {
-    let header = core.join("include/mlx/version.h");
-    let text =
-        fs::read_to_string(&header).map_err(|error| format!("can't read {}: {error}", header.display()))?;
-    let number = |part: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(&format!("#define MLX_VERSION_{part} ")))
-            .map_or("?", str::trim)
+fn mlxc(pins: &Pins) -> Result<PathBuf> {
+    let Some(dir) = env::path("MLX_SYS_MLXC_DIR") else {
+        return fetch::mlxc(pins);
     };
-    let found = format!("{}.{}.{}", number("MAJOR"), number("MINOR"), number("PATCH"));
-    if found == pins.mlx {
+    println!("cargo::rerun-if-changed={}", dir.join("mlx").display());
+    let lists = read(&dir.join("CMakeLists.txt"))?;
+    check_version("mlx-c", &dir, word_after(&lists, "set(MLX_C_VERSION ").unwrap_or("?"), &pins.mlxc)?;
+    Ok(dir)
+}
+
+/// The two fit each other in one version each: others don't compile, or compile and lay objects out differently.
+fn check_version(what: &str, dir: &Path, found: &str, wanted: &str) -> Result<()> {
+    if found == wanted {
         return Ok(());
     }
-    Err(format!("{} is MLX {found}, but mlx-c {} needs MLX {}", core.display(), pins.mlxc, pins.mlx))
+    Err(format!("{} is {what} {found}, but this crate needs {what} {wanted}", dir.display()))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| format!("can't read {}: {error}", path.display()))
+}
+
+fn word_after<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+    text.split(start).nth(1)?.split([')', ' ', '\r', '\n']).next()
 }
 
 fn blas(pins: &Pins) -> Result<Blas> {
+    let instead = "name a folder with lib/libopenblas.so in MLX_SYS_OPENBLAS_DIR";
     let dir = match env::path("MLX_SYS_OPENBLAS_DIR") {
         Some(dir) => dir,
-        None => fetch::wheels(pins, "openblas.txt", "name a folder with lib/libopenblas.so in MLX_SYS_OPENBLAS_DIR")?
-            .join("scipy_openblas32"),
+        None => fetch::wheels(pins, "openblas.txt", instead)?.join("scipy_openblas32"),
     };
     [("libscipy_openblas.so", "scipy_"), ("libopenblas.so", "")]
         .into_iter()
         .map(|(file, prefix)| Blas { library: dir.join("lib").join(file), prefix })
         .find(|blas| blas.library.is_file())
-        .ok_or_else(|| format!("{} holds neither lib/libscipy_openblas.so nor lib/libopenblas.so", dir.display()))
+        .ok_or_else(|| {
+            format!("{} holds neither lib/libscipy_openblas.so nor lib/libopenblas.so", dir.display())
+        })
 }
 
 fn cmake(pins: &Pins) -> Result<PathBuf> {
     if let Some(program) = env::var("CMAKE") {
         return Ok(program.into());
     }
-    let on_path = std::process::Command::new("cmake").arg("--version").output();
-    if on_path.is_ok_and(|output| output.status.success()) {
+    if runs("cmake") {
         return Ok("cmake".into());
     }
-    Ok(fetch::wheels(pins, "cmake.txt", "install cmake, or name the program in CMAKE")?.join("cmake/data/bin/cmake"))
+    let instead = "install cmake, or name the program in CMAKE";
+    Ok(fetch::wheels(pins, "cmake.txt", instead)?.join("cmake/data/bin/cmake"))
+}
+
+/// A C++ compiler doesn't always come with make.
+fn ninja(pins: &Pins) -> Result<Option<PathBuf>> {
+    if env::var("CMAKE_GENERATOR").is_some() || runs("make") {
+        return Ok(None);
+    }
+    let instead = "install make, or choose another CMAKE_GENERATOR";
+    Ok(Some(fetch::wheels(pins, "ninja.txt", instead)?.join("bin/ninja")))
+}
+
+fn runs(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 /// Makes sure that bindgen will find libclang.

@@ -3,10 +3,10 @@
 #ifndef MLXSYS_PRELUDE_H
 #define MLXSYS_PRELUDE_H
 
-#include <version>
-
 /* gcc 12 has no <format>. mlx-c formats strings and integers with plain `{}` and nothing else. */
-#if !defined(__cpp_lib_format)
+#if __has_include(<format>)
+#include <format>
+#else
 #include <sstream>
 #include <string>
 #include <string_view>

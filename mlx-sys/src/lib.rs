@@ -1,11 +1,61 @@
-//! Raw bindings to mlx-c.
-#![allow(non_camel_case_types, non_upper_case_globals, missing_docs, unreachable_pub)]
+//! Raw bindings to [mlx-c], the C interface of the MLX array framework, and a few functions that it lacks.
+//!
+//! Everything in mlx-c is here under its C name, unsafe and unchecked; `mlx-embed` builds its safe layer on it. Two
+//! things to know before calling anything: the default error handler ends the process
+//! ([`mlx_set_error_handler`] replaces it), and a panic must not leave a callback.
+//!
+//! Beyond mlx-c: [`mlxsys_array_new_mapped`] and [`mlxsys_array_can_map`] (arrays over memory of the caller's, without
+//! a copy), [`mlxsys_blas_set_num_threads`] and [`mlxsys_blas_get_num_threads`]. `native/mlxsys.h` describes them.
+//!
+//! # Building
+//!
+//! A build needs Rust, a C++20 compiler and Python with pip. It fetches what `vendor/` pins by version and hash (MLX's
+//! own library from its Python wheel, mlx-c's sources, OpenBLAS on Linux, and cmake, ninja and libclang where they are
+//! needed), builds `libmlxc` with CMake and writes the bindings with bindgen. All of it goes into a cache folder, so
+//! the next build fetches and compiles nothing.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `MLX_SYS_CACHE_DIR` | the cache folder; by default `mlx-sys` in `$XDG_CACHE_HOME`, `~/.cache`, or on macOS `~/Library/Caches` |
+//! | `MLX_SYS_OFFLINE=1` | never fetch; say what is missing instead |
+//! | `MLX_SYS_WHEELS` | a folder with the pinned wheels and mlx-c's `.crate`, used instead of the network |
+//! | `MLX_SYS_MLX_DIR` | your own MLX: a folder with `include/` and `lib/`, of the version in [`MLX_VERSION`] |
+//! | `MLX_SYS_MLXC_DIR` | your own source tree of mlx-c, of the version in [`MLXC_VERSION`] |
+//! | `MLX_SYS_OPENBLAS_DIR` | your own OpenBLAS: a folder with `lib/libopenblas.so` (Linux) |
+//! | `LIBCLANG_PATH` | folder of your own libclang |
+//! | `CMAKE`, `PYTHON` | the programs to use; by default `cmake` if it is there, and `python3` |
+//! | `CC`, `CXX`, `CMAKE_GENERATOR` | as everywhere |
+//!
+//! The features `cuda-12` and `cuda-13` take MLX's CUDA builds and NVIDIA's libraries instead of the CPU build. On
+//! macOS it is always the Metal build. With `DOCS_RS` set, the documentation builds from committed bindings and
+//! nothing native is touched.
+//!
+//! # Linking
+//!
+//! `libmlxc` is a shared library whose name for the loader is the absolute path it has in the cache folder, and it
+//! knows where libmlx and OpenBLAS are. So binaries, tests and crates that depend on this one run without any rpath or
+//! `LD_LIBRARY_PATH`, also after `cargo clean` and `cargo install`, as long as the cache folder stays. A folder in
+//! `LD_LIBRARY_PATH` that holds another build of the same version of libmlx goes before the one in the cache.
+//!
+//! MLX's Linux wheel brings a slow BLAS. `libmlxc` defines the functions that libmlx calls and passes them on to
+//! OpenBLAS; the loader looks through libraries breadth-first and meets these first.
+//!
+//! Build scripts of crates that depend on this one find `DEP_MLXC_INCLUDE` (folders, joined as in `PATH`),
+//! `DEP_MLXC_LIB` (folder of libmlxc), `DEP_MLXC_MLX_INCLUDE` and `DEP_MLXC_MLX_LIBRARY`.
+//!
+//! [mlx-c]: https://github.com/ml-explore/mlx-c
 
-use libc::FILE;
-
-/// The MLX version this crate was built for.
+/// The version of MLX this crate is built against; `mlx_version` tells the one that is loaded.
 pub const MLX_VERSION: &str = env!("MLX_SYS_MLX_VERSION");
-/// The mlx-c version this crate binds.
+
+/// The version of mlx-c this crate binds.
 pub const MLXC_VERSION: &str = env!("MLX_SYS_MLXC_VERSION");
 
-include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+mod bindings {
+    #![allow(missing_docs, non_camel_case_types, non_upper_case_globals)]
+    use libc::FILE;
+
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+}
+
+pub use bindings::*;
