@@ -23,7 +23,7 @@ pub(crate) fn wheels(pins: &Pins, list: &str, instead: &str) -> Result<PathBuf> 
         let missing = |reason: &str| {
             let files: Vec<_> = packages.iter().map(|pin| format!("{}*.whl", pin.file_prefix())).collect();
             format!(
-                "mlx-sys needs {} (vendor/{list}) and can't get it: {reason}\n\
+                "mlx-sys needs {} (vendor/{list}) and can't get it:\n{reason}\n\
                  To supply it, name a folder that holds {} in MLX_SYS_WHEELS, or {instead}.",
                 names.join(", "),
                 files.join(", "),
@@ -63,7 +63,7 @@ pub(crate) fn mlxc(pins: &Pins) -> Result<PathBuf> {
         let missing = |reason: &str| {
             format!(
                 "mlx-sys needs mlx-c {} (vendor/mlx-c.toml: the crates.io package mlx-sys {}, whose src/mlx-c it is) \
-                 and can't get it: {reason}\n\
+                 and can't get it:\n{reason}\n\
                  To supply it, name a folder that holds {crate_file} in MLX_SYS_WHEELS, or a source tree of mlx-c in \
                  MLX_SYS_MLXC_DIR.",
                 pins.mlxc, pins.mlxc,

@@ -105,18 +105,18 @@ fn word_after<'a>(text: &'a str, start: &str) -> Option<&'a str> {
 }
 
 fn blas(pins: &Pins) -> Result<Blas> {
-    let instead = "name a folder with lib/libopenblas.so in MLX_SYS_OPENBLAS_DIR";
+    let instead = "name a folder with libopenblas.so in MLX_SYS_OPENBLAS_DIR";
     let dir = match env::path("MLX_SYS_OPENBLAS_DIR") {
         Some(dir) => dir,
         None => fetch::wheels(pins, "openblas.txt", instead)?.join("scipy_openblas32"),
     };
     [("libscipy_openblas.so", "scipy_"), ("libopenblas.so", "")]
         .into_iter()
-        .map(|(file, prefix)| Blas { library: dir.join("lib").join(file), prefix })
-        .find(|blas| blas.library.is_file())
-        .ok_or_else(|| {
-            format!("{} holds neither lib/libscipy_openblas.so nor lib/libopenblas.so", dir.display())
+        .flat_map(|(file, prefix)| {
+            ["lib", ""].map(|below| Blas { library: dir.join(below).join(file), prefix })
         })
+        .find(|blas| blas.library.is_file())
+        .ok_or_else(|| format!("{} holds neither libopenblas.so nor libscipy_openblas.so", dir.display()))
 }
 
 fn cmake(pins: &Pins) -> Result<PathBuf> {

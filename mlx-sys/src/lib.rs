@@ -21,7 +21,7 @@
 //! | `MLX_SYS_WHEELS` | a folder with the pinned wheels and mlx-c's `.crate`, used instead of the network |
 //! | `MLX_SYS_MLX_DIR` | your own MLX: a folder with `include/` and `lib/`, of the version in [`MLX_VERSION`] |
 //! | `MLX_SYS_MLXC_DIR` | your own source tree of mlx-c, of the version in [`MLXC_VERSION`] |
-//! | `MLX_SYS_OPENBLAS_DIR` | your own OpenBLAS: a folder with `lib/libopenblas.so` (Linux) |
+//! | `MLX_SYS_OPENBLAS_DIR` | your own OpenBLAS: a folder with `libopenblas.so` in it or in its `lib/` (Linux) |
 //! | `LIBCLANG_PATH` | folder of your own libclang |
 //! | `CMAKE`, `PYTHON` | the programs to use; by default `cmake` if it is there, and `python3` |
 //! | `CC`, `CXX`, `CMAKE_GENERATOR` | as everywhere |
