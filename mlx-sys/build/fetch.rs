@@ -12,12 +12,10 @@ use crate::{Result, cache, env};
 /// `instead` says how else to supply what they hold.
 pub(crate) fn wheels(pins: &Pins, list: &str, instead: &str) -> Result<PathBuf> {
     let packages = pins.list(list)?;
-    let name = format!(
-        "{}-{}-{}",
-        packages[0].name,
-        packages[0].version,
-        key(&[&pins.text(list)?, &env::cargo("CARGO_CFG_TARGET_ARCH")])
-    );
+    let mut key = cache::Key::default();
+    key.add(pins.text(list)?);
+    key.add(env::cargo("CARGO_CFG_TARGET_ARCH"));
+    let name = format!("{}-{}-{}", packages[0].name, packages[0].version, key.finish());
     cache::entry(&name, |folder| {
         let names: Vec<_> = packages.iter().map(|pin| format!("{}=={}", pin.name, pin.version)).collect();
         let missing = |reason: &str| {
@@ -127,12 +125,4 @@ fn holds(folder: &Path, prefix: &str) -> bool {
         .flatten()
         .flatten()
         .any(|file| file.file_name().to_string_lossy().starts_with(prefix))
-}
-
-fn key(parts: &[&str]) -> String {
-    let mut key = cache::Key::default();
-    for part in parts {
-        key.add(part);
-    }
-    key.finish()
 }

@@ -43,8 +43,11 @@ pub(crate) fn build(sources: &Sources) -> Result<Library> {
             .and_then(|()| fs::remove_dir_all(folder.join("work")))
             .map_err(|error| format!("can't take {file} out of {}: {error}", built.display()))
     })?;
-    // Somebody may empty the cache.
-    println!("cargo::rerun-if-changed={}", library.join(file).display());
+    cache::watch(&library.join(file));
+    cache::watch(&sources.mlx_library);
+    if let Some(blas) = &sources.blas {
+        cache::watch(&blas.library);
+    }
     Ok(Library { dir: library })
 }
 

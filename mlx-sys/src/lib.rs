@@ -12,7 +12,7 @@
 //! A build needs Rust, a C++20 compiler and Python with pip. It fetches what `vendor/` pins by version and hash (MLX's
 //! own library from its Python wheel, mlx-c's sources, OpenBLAS on Linux, and cmake, ninja and libclang where they are
 //! needed), builds `libmlxc` with CMake and writes the bindings with bindgen. All of it goes into a cache folder, so
-//! the next build fetches and compiles nothing.
+//! the next build fetches and compiles nothing. MLX's Linux wheels need glibc 2.35 (Debian 12, Ubuntu 22.04).
 //!
 //! | variable | meaning |
 //! | --- | --- |
@@ -26,6 +26,8 @@
 //! | `CMAKE`, `PYTHON` | the programs to use; by default `cmake` if it is there, and `python3` |
 //! | `CC`, `CXX`, `CMAKE_GENERATOR` | as everywhere |
 //!
+//! Paths are absolute: a build script runs in its crate's folder, not in yours.
+//!
 //! The features `cuda-12` and `cuda-13` take MLX's CUDA builds and NVIDIA's libraries instead of the CPU build. On
 //! macOS it is always the Metal build. With `DOCS_RS` set, the documentation builds from committed bindings and
 //! nothing native is touched.
@@ -36,6 +38,10 @@
 //! knows where libmlx and OpenBLAS are. So binaries, tests and crates that depend on this one run without any rpath or
 //! `LD_LIBRARY_PATH`, also after `cargo clean` and `cargo install`, as long as the cache folder stays. A folder in
 //! `LD_LIBRARY_PATH` that holds another build of the same version of libmlx goes before the one in the cache.
+//!
+//! One case asks for a flag. GNU ld, which Rust uses on aarch64 and before 1.90 on x86-64, insists on libcuda.so.1 when
+//! it links a CUDA build, and that comes with NVIDIA's driver. To link on a machine without one, set
+//! `RUSTFLAGS=-Clink-arg=-Wl,--allow-shlib-undefined`.
 //!
 //! MLX's Linux wheel brings a slow BLAS. `libmlxc` defines the functions that libmlx calls and passes them on to
 //! OpenBLAS; the loader looks through libraries breadth-first and meets these first.
