@@ -1,0 +1,217 @@
+//! `mlx-embed inspect`: what a checkpoint is and how it would run.
+
+use std::fs;
+use std::io::{self, Write};
+
+use clap::Args;
+use mlx_embed::mlx::memory;
+use mlx_embed::{EndTokenSource, Error, Info, RopeScaling, Source};
+use serde::Serialize;
+
+use crate::error::CliError;
+use crate::options::CommonArgs;
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct InspectArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mlx-embed inspect --model DIR
+  mlx-embed inspect --model DIR --json | jq .storage
+
+The model is loaded, so that what you see is what runs; no text is embedded.";
+
+/// Everything that is printed.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    info: Info,
+    /// Numbers in each vector, with `--dims`.
+    dims: usize,
+    memory: Memory,
+    mlx_embed_version: &'static str,
+}
+
+/// Bytes, after loading.
+#[derive(Debug, Serialize)]
+struct Memory {
+    mlx_active_bytes: usize,
+    mlx_peak_bytes: usize,
+    mlx_cache_bytes: usize,
+    /// Of the process; `null` where the system doesn't tell.
+    resident_bytes: Option<u64>,
+}
+
+impl Memory {
+    fn read() -> Result<Self, CliError> {
+        Ok(Self {
+            mlx_active_bytes: memory::active().map_err(Error::from)?,
+            mlx_peak_bytes: memory::peak().map_err(Error::from)?,
+            mlx_cache_bytes: memory::cached().map_err(Error::from)?,
+            resident_bytes: resident_bytes(),
+        })
+    }
+}
+
+/// `VmRSS` of this process, on Linux.
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
+    let model = args.common.load()?;
+    let mut info = model.embedder.info().clone();
+    info.normalize = model.options.normalize.unwrap_or(info.normalize);
+    let report = Report {
+        info,
+        dims: model.dims(),
+        memory: Memory::read()?,
+        mlx_embed_version: env!("CARGO_PKG_VERSION"),
+    };
+    let mut stdout = io::stdout().lock();
+    let result = if args.json {
+        serde_json::to_writer_pretty(&mut stdout, &report)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(stdout))
+    } else {
+        stdout.write_all(report.text().as_bytes())
+    };
+    result
+        .and_then(|()| stdout.flush())
+        .map_err(|source| CliError::Write { name: "standard output".into(), source })
+}
+
+impl Report {
+    /// For people: a line a fact.
+    fn text(&self) -> String {
+        let info = &self.info;
+        let mut lines = Lines(String::new());
+        lines.add("model", info.model.display().to_string());
+        self.decoder(&mut lines);
+        self.vectors(&mut lines);
+        lines.add("device", info.backend.to_string());
+        let memory = &self.memory;
+        lines.add(
+            "MLX memory",
+            format!(
+                "{} active, {} peak, {} cached; mapped weights are not counted",
+                mebibytes(memory.mlx_active_bytes as u64),
+                mebibytes(memory.mlx_peak_bytes as u64),
+                mebibytes(memory.mlx_cache_bytes as u64)
+            ),
+        );
+        if let Some(bytes) = memory.resident_bytes {
+            lines.add("process memory", format!("{} resident", mebibytes(bytes)));
+        }
+        lines.add(
+            "versions",
+            format!(
+                "mlx-embed {}, MLX {}, mlx-c {}",
+                self.mlx_embed_version, info.mlx_version, info.mlx_c_version
+            ),
+        );
+        lines.0
+    }
+
+    fn decoder(&self, lines: &mut Lines) {
+        let (info, config) = (&self.info, &self.info.config);
+        lines.add(
+            "architecture",
+            format!(
+                "{}, {} layers, width {}, feed-forward {}",
+                written(&config.architecture),
+                config.layers,
+                config.hidden_size,
+                config.intermediate_size
+            ),
+        );
+        lines.add(
+            "attention",
+            format!("{} heads of {}, {} for keys and values", config.heads, config.head_dim, config.kv_heads),
+        );
+        lines.add("vocabulary", format!("{} tokens", config.vocab_size));
+        lines.add("parameters", format!("{} ({})", millions(info.parameters), info.parameters));
+        lines.add("weights", format!("{} in files", mebibytes(info.weights_bytes)));
+        for (kind, storages) in &info.storage {
+            let storages: Vec<String> =
+                storages.iter().map(|(storage, count)| format!("{count} x {storage}")).collect();
+            lines.add(&format!("  {kind}"), storages.join("; "));
+        }
+        let rope = match &config.rope_scaling {
+            RopeScaling::None => "not scaled".to_owned(),
+            scaling => format!("scaled: {}", written(scaling)),
+        };
+        lines.add("rotary embedding", format!("theta {}, {rope}", config.rope_theta));
+    }
+
+    fn vectors(&self, lines: &mut Lines) {
+        let info = &self.info;
+        let by = match info.pooling_source {
+            Source::Caller => "as you chose",
+            Source::Checkpoint => "as the checkpoint says",
+            _ => "by default: the checkpoint doesn't say",
+        };
+        lines.add("pooling", format!("{}, {by}", info.pooling));
+        lines.add("normalised", if info.normalize { "yes" } else { "no" }.to_owned());
+        lines.add("numbers a vector", self.dims.to_string());
+        let end = match &info.end_token {
+            None => "none".to_owned(),
+            Some(end) => {
+                let by = match end.appended_by {
+                    EndTokenSource::Tokenizer => "the tokenizer",
+                    _ => "mlx-embed, since the tokenizer doesn't",
+                };
+                format!("{} ({}), appended by {by}", end.token, end.id)
+            }
+        };
+        lines.add("end token", end);
+        lines.add("longest text", format!("{} tokens", info.max_tokens));
+        lines.add("batches", format!("up to {} tokens", info.batch_tokens));
+        let files = &info.sentence_transformers;
+        if files.prompts.is_empty() {
+            lines.add("prompts", "none".to_owned());
+        }
+        for (name, prompt) in &files.prompts {
+            let default = if files.default_prompt_name.as_ref() == Some(name) { " (default)" } else { "" };
+            lines.add(&format!("prompt {name}{default}"), format!("{prompt:?}"));
+        }
+    }
+}
+
+/// Lines of a name and a value, the values in one column.
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, name: &str, value: String) {
+        self.0.push_str(&format!("{name:<18} {value}\n"));
+    }
+}
+
+/// A value as JSON writes it, without the marks.
+fn written(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default().replace(['"', '{', '}'], "").replace([':', ','], " ")
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn millions(count: u64) -> String {
+    if count < 1_000_000 {
+        format!("{:.1} thousand", count as f64 / 1e3)
+    } else {
+        format!("{:.0} million", count as f64 / 1e6)
+    }
+}

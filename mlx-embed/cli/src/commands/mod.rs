@@ -1,0 +1,30 @@
+//! The commands, one a file: its arguments and what it does.
+
+mod embed;
+mod inspect;
+mod similarity;
+
+use clap::Subcommand;
+
+use crate::error::CliError;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Turn texts into vectors
+    Embed(embed::EmbedArgs),
+    /// Show how alike texts are
+    Similarity(similarity::SimilarityArgs),
+    /// Show what a checkpoint is and how it would run
+    Inspect(inspect::InspectArgs),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<(), CliError> {
+        match self {
+            Self::Embed(args) => embed::run(args),
+            Self::Similarity(args) => similarity::run(args),
+            Self::Inspect(args) => inspect::run(&args),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `mlx-embed similarity`: the cosine of each pair of texts.
+
+use std::io::{self, BufWriter, Write};
+
+use clap::Args;
+use mlx_embed::Embedding;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::error::CliError;
+use crate::input::{Input, InputArgs};
+use crate::options::{CommonArgs, Model};
+
+/// Arguments of `similarity`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct SimilarityArgs {
+    #[command(flatten)]
+    input: InputArgs,
+
+    /// Print {"texts": [...], "similarity": [[...], ...]} instead of a table
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mlx-embed similarity --model DIR \"a cat\" \"a feline\" \"the stock market\"
+  mlx-embed similarity --model DIR --input sentences.txt --json
+
+Similarity is the cosine of the angle between two vectors: 1 is the same
+direction, 0 has nothing in common.";
+
+/// Widest label, in columns of a terminal.
+const LABEL: usize = 32;
+
+/// Bytes of text that are embedded together.
+const WINDOW: usize = 64 << 10;
+
+pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
+    let mut input = Input::open(args.input)?;
+    let model = args.common.load()?;
+    let notes = args.common.notes();
+    notes.about_model(model.embedder.info());
+    let (texts, embeddings) = embed_all(&model, &mut input)?;
+    if texts.len() < 2 {
+        return Err(CliError::Usage(format!(
+            "similarity needs at least 2 texts to compare, and got {}",
+            texts.len()
+        )));
+    }
+    let truncated = embeddings.iter().filter(|embedding| embedding.truncated).count();
+    notes.about_texts(truncated, texts.len(), model.embedder.info().max_tokens);
+
+    let rows = Rows::new(&embeddings);
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let result = if args.json { json(&mut stdout, &texts, &rows) } else { table(&mut stdout, &texts, &rows) };
+    result
+        .and_then(|()| stdout.flush())
+        .map_err(|source| CliError::Write { name: "standard output".into(), source })
+}
+
+fn embed_all(model: &Model, input: &mut Input) -> Result<(Vec<String>, Vec<Embedding>), CliError> {
+    let (mut texts, mut embeddings) = (Vec::new(), Vec::new());
+    loop {
+        let window = input.window(WINDOW);
+        if let Some(error) = window.error {
+            return Err(error);
+        }
+        if window.texts.is_empty() {
+            return Ok((texts, embeddings));
+        }
+        let (vectors, error) = model.embed(&window.texts);
+        if let Some(error) = error {
+            return Err(CliError::of_texts(error, texts.len(), |index| input.place(index)));
+        }
+        texts.extend(window.texts);
+        embeddings.extend(vectors);
+    }
+}
+
+/// The matrix, a row at a time: for many texts it is far larger than their vectors.
+struct Rows<'a> {
+    embeddings: &'a [Embedding],
+    squares: Vec<f64>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(embeddings: &'a [Embedding]) -> Self {
+        let squares = embeddings.iter().map(|each| dot(&each.vector, &each.vector)).collect();
+        Self { embeddings, squares }
+    }
+
+    /// Cosines of text `row` with every text: `a.b / sqrt(a.a * b.b)`, and 0 where a vector is zero. Vectors need not
+    /// have length 1.
+    fn cosines(&self, row: usize) -> Vec<f32> {
+        let (a, a_square) = (&self.embeddings[row].vector, self.squares[row]);
+        let others = self.embeddings.iter().zip(&self.squares);
+        others
+            .map(|(b, b_square)| {
+                let lengths = (a_square * b_square).sqrt();
+                if lengths > 0.0 { (dot(a, &b.vector) / lengths).clamp(-1.0, 1.0) as f32 } else { 0.0 }
+            })
+            .collect()
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+fn json(out: &mut impl Write, texts: &[String], rows: &Rows<'_>) -> io::Result<()> {
+    write!(out, "{{\"texts\":")?;
+    serde_json::to_writer(&mut *out, texts)?;
+    write!(out, ",\"similarity\":[")?;
+    for row in 0..texts.len() {
+        out.write_all(if row == 0 { b"" } else { b"," })?;
+        serde_json::to_writer(&mut *out, &rows.cosines(row))?;
+    }
+    writeln!(out, "]}}")
+}
+
+/// A column a text, headed by its number; rows carry the number and the start of the text.
+fn table(out: &mut impl Write, texts: &[String], rows: &Rows<'_>) -> io::Result<()> {
+    let digits = texts.len().to_string().len();
+    let labels: Vec<String> = texts.iter().map(|text| label(text)).collect();
+    let widest = labels.iter().map(|label| label.width()).max().unwrap_or_default();
+    write!(out, "{:1$}", "", digits + 1 + widest)?;
+    for column in 1..=texts.len() {
+        write!(out, " {column:>7}")?;
+    }
+    writeln!(out)?;
+    for (row, label) in labels.iter().enumerate() {
+        // Rust pads by characters; terminals show wide ones in two columns.
+        let padding = widest - label.width();
+        write!(out, "{:>digits$} {label}{:padding$}", row + 1, "")?;
+        for cosine in rows.cosines(row) {
+            write!(out, " {cosine:>7.3}")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// The text's start, made fit for a terminal.
+fn label(text: &str) -> String {
+    if text.is_empty() {
+        return "(empty)".to_owned();
+    }
+    let shown = |c: char| if c.is_control() { '·' } else { c };
+    // A label that fits needs no more characters than columns, but for those without width.
+    let text: String = text.chars().take(8 * LABEL).map(shown).collect();
+    if text.width() <= LABEL {
+        return text;
+    }
+    let mut columns = 0;
+    let fits = |c: &char| {
+        columns += c.width().unwrap_or(0);
+        columns < LABEL
+    };
+    let start: String = text.chars().take_while(fits).collect();
+    format!("{}…", start.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_fit_whatever_they_hold() {
+        assert_eq!(label("short"), "short");
+        assert_eq!(label(""), "(empty)");
+        assert_eq!(label("a\tb\x1b[31m\0"), "a·b·[31m·");
+        for text in ["漢字".repeat(40), "👩‍👩‍👧‍👦".repeat(40), "x".repeat(1000), "e\u{301}".repeat(400)]
+        {
+            let label = label(&text);
+            assert!(label.width() <= LABEL, "{label} is {} wide", label.width());
+            assert!(label.ends_with('…'), "{label}");
+        }
+    }
+}

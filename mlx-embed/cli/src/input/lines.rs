@@ -1,0 +1,183 @@
+//! Lines of a reader as texts: the line itself, or a field of the JSON object on it.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read};
+
+use serde_json::Value;
+
+use crate::error::CliError;
+
+/// Longest line that is read: far above any text, and far below what a file without line ends would take.
+const LONGEST_LINE: usize = 64 << 20;
+
+/// What some editors put at the start of a file to say that it is UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Texts of a reader: one a line, so that text `i` is on line `i + 1`.
+pub(super) struct Lines {
+    reader: BufReader<Box<dyn Read>>,
+    name: String,
+    /// The field of JSONL; without one, lines are texts.
+    field: Option<String>,
+    /// Lines read so far.
+    count: usize,
+    /// Bytes read so far.
+    read: u64,
+    line: Vec<u8>,
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").field("name", &self.name).field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+impl Lines {
+    pub(super) fn new(reader: Box<dyn Read>, name: String, field: Option<String>) -> Self {
+        let reader = BufReader::with_capacity(64 << 10, reader);
+        Self { reader, name, field, count: 0, read: 0, line: Vec::new() }
+    }
+
+    /// How a person finds text `index`.
+    pub(super) fn place(&self, index: usize) -> String {
+        format!("{}, line {}", self.name, index + 1)
+    }
+
+    pub(super) fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// Whether the next line is here already, so that reading it can't wait.
+    pub(super) fn has_whole_line(&self) -> bool {
+        self.reader.buffer().contains(&b'\n')
+    }
+
+    /// The next text; `None` at the end. A line end at the end of the input starts no further line.
+    pub(super) fn next(&mut self) -> Result<Option<String>, CliError> {
+        self.line.clear();
+        let limit = LONGEST_LINE as u64 + 1;
+        let read = self
+            .reader
+            .by_ref()
+            .take(limit)
+            .read_until(b'\n', &mut self.line)
+            .map_err(|source| CliError::Read { name: self.name.clone(), source })?;
+        if read == 0 {
+            return Ok(None);
+        }
+        let result = self.text().map_err(|reason| CliError::Text { place: self.place(self.count), reason });
+        self.read += read as u64;
+        self.count += 1;
+        result.map(Some)
+    }
+
+    fn text(&self) -> Result<String, String> {
+        let mut line = self.line.as_slice();
+        if line.len() > LONGEST_LINE {
+            return Err(format!("longer than {} MiB; is this a text file?", LONGEST_LINE >> 20));
+        }
+        if let Some(rest) = line.strip_suffix(b"\n") {
+            line = rest.strip_suffix(b"\r").unwrap_or(rest);
+        }
+        if self.count == 0 {
+            line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        }
+        let text = std::str::from_utf8(line).map_err(|error| {
+            format!(
+                "byte {} of the line is not UTF-8; convert the input, for example with `iconv -f LATIN1 -t UTF-8`",
+                error.valid_up_to() + 1
+            )
+        })?;
+        match &self.field {
+            None => Ok(text.to_owned()),
+            Some(field) => text_in_field(text, field),
+        }
+    }
+}
+
+fn text_in_field(line: &str, field: &str) -> Result<String, String> {
+    if line.trim().is_empty() {
+        return Err(format!("empty; JSONL has an object with the field `{field}` on each line"));
+    }
+    let value: Value = serde_json::from_str(line).map_err(|error| {
+        // The JSON library counts lines within the line.
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or_default();
+        format!("not JSON: {message} at column {}; for plain lines leave out --field", error.column())
+    })?;
+    let Value::Object(mut object) = value else {
+        return Err(format!("{}, not an object with the field `{field}`", kind(&value)));
+    };
+    match object.remove(field) {
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => Err(format!("the field `{field}` is {}, not a string", kind(&other))),
+        None if object.is_empty() => Err(format!("no field `{field}`; the object is empty")),
+        None => {
+            let known: Vec<&str> = object.keys().map(String::as_str).collect();
+            Err(format!("no field `{field}`; there are: {} (--field NAME chooses)", known.join(", ")))
+        }
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &'static [u8], field: Option<&str>) -> Vec<Result<String, String>> {
+        let mut lines = Lines::new(Box::new(bytes), "input".into(), field.map(str::to_owned));
+        let mut texts = Vec::new();
+        while let Some(text) = lines.next().map_err(|error| error.to_string()).transpose() {
+            texts.push(text);
+        }
+        texts
+    }
+
+    #[test]
+    fn lines_are_texts_and_line_ends_are_not() {
+        let texts: Vec<String> =
+            read(b"a\n\nb\r\n c \n\0\nd", None).into_iter().map(Result::unwrap).collect();
+        assert_eq!(texts, ["a", "", "b", " c ", "\0", "d"]);
+        assert!(read(b"", None).is_empty());
+        assert_eq!(read(b"\n", None), [Ok(String::new())]);
+    }
+
+    #[test]
+    fn only_a_byte_order_mark_at_the_start_is_dropped() {
+        let texts = read("\u{feff}a\n\u{feff}b".as_bytes(), None);
+        assert_eq!(texts, [Ok("a".to_owned()), Ok("\u{feff}b".to_owned())]);
+    }
+
+    #[test]
+    fn each_bad_line_is_named_and_explained() {
+        let cases: [(&[u8], &str); 7] = [
+            (b"\xff", "input, line 1: byte 1 of the line is not UTF-8"),
+            (b"{\"text\": 1}", "input, line 1: the field `text` is a number, not a string"),
+            (b"{\"id\": 1, \"body\": \"\"}", "input, line 1: no field `text`; there are: body, id"),
+            (b"{}", "input, line 1: no field `text`; the object is empty"),
+            (b"[1]", "input, line 1: an array, not an object"),
+            (b"{\"text\":", "input, line 1: not JSON: EOF while parsing a value at column 8"),
+            (b" ", "input, line 1: empty"),
+        ];
+        for (bytes, message) in cases {
+            let found = read(bytes, Some("text")).remove(0).unwrap_err();
+            assert!(found.starts_with(message), "{found:?}, expected {message:?}");
+        }
+    }
+
+    #[test]
+    fn deeply_nested_json_is_an_error() {
+        let line: &'static str = "[".repeat(100_000).leak();
+        assert!(read(line.as_bytes(), Some("text")).remove(0).is_err());
+    }
+}

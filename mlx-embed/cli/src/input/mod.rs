@@ -1,0 +1,149 @@
+//! Where texts come from: arguments, a file or standard input, a window at a time.
+
+mod lines;
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::vec;
+
+use clap::Args;
+use same_file::Handle;
+
+use crate::error::CliError;
+use lines::Lines;
+
+/// Most texts in a window.
+const WINDOW_TEXTS: usize = 1024;
+
+/// Where texts come from.
+#[derive(Debug, Args)]
+pub(crate) struct InputArgs {
+    /// Texts; without any, they are read from standard input
+    #[arg(value_name = "TEXT", conflicts_with_all = ["input", "field"])]
+    texts: Vec<String>,
+
+    /// File with one text a line, or JSONL; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+
+    /// Read JSONL, the text being the string in this field [default for .jsonl and .ndjson: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
+}
+
+/// Texts that are worked on together.
+#[derive(Debug)]
+pub(crate) struct Window {
+    /// Empty at the end of the input.
+    pub(crate) texts: Vec<String>,
+    /// What is wrong with the input behind them.
+    pub(crate) error: Option<CliError>,
+}
+
+/// Texts in order.
+#[derive(Debug)]
+pub(crate) struct Input {
+    source: Source,
+    /// The file behind it with its length, if it is a regular one.
+    file: Option<(Handle, u64)>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Arguments(vec::IntoIter<String>),
+    Lines(Lines),
+}
+
+impl Input {
+    pub(crate) fn open(args: InputArgs) -> Result<Self, CliError> {
+        if !args.texts.is_empty() {
+            return Ok(Self { source: Source::Arguments(args.texts.into_iter()), file: None });
+        }
+        match args.input {
+            Some(path) if path.as_os_str() != "-" => {
+                let name = path.display().to_string();
+                let fail = |source| CliError::Read { name: name.clone(), source };
+                let file = File::open(&path).map_err(fail)?;
+                let handle = Handle::from_file(file.try_clone().map_err(fail)?).map_err(fail)?;
+                let is_jsonl = path.extension().is_some_and(|end| end == "jsonl" || end == "ndjson");
+                let field = args.field.or_else(|| is_jsonl.then(|| "text".to_owned()));
+                Ok(Self::lines(Box::new(file), name, field, Some(handle)))
+            }
+            None if io::stdin().is_terminal() => Err(CliError::Usage(
+                "no text: give TEXT arguments, --input FILE, or pipe texts in (`--input -` reads what you type)"
+                    .to_owned(),
+            )),
+            _ => {
+                let name = "standard input".to_owned();
+                Ok(Self::lines(Box::new(io::stdin()), name, args.field, Handle::stdin().ok()))
+            }
+        }
+    }
+
+    fn lines(reader: Box<dyn io::Read>, name: String, field: Option<String>, handle: Option<Handle>) -> Self {
+        let file = handle.and_then(|handle| {
+            let metadata = handle.as_file().metadata().ok()?;
+            metadata.is_file().then_some((handle, metadata.len()))
+        });
+        Self { source: Source::Lines(Lines::new(reader, name, field)), file }
+    }
+
+    /// The next texts, about `bytes` of them; none at the end.
+    ///
+    /// Input that someone may still be writing is not waited for once there is a text, so that a program on the other
+    /// end of two pipes gets its answers.
+    pub(crate) fn window(&mut self, bytes: usize) -> Window {
+        let mut window = Window { texts: Vec::new(), error: None };
+        let mut size = 0;
+        while window.texts.len() < WINDOW_TEXTS && size < bytes {
+            let next = match &mut self.source {
+                Source::Arguments(texts) => Ok(texts.next()),
+                Source::Lines(lines)
+                    if self.file.is_none() && !window.texts.is_empty() && !lines.has_whole_line() =>
+                {
+                    Ok(None)
+                }
+                Source::Lines(lines) => lines.next(),
+            };
+            match next {
+                Ok(Some(text)) => {
+                    size += text.len();
+                    window.texts.push(text);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    window.error = Some(error);
+                    break;
+                }
+            }
+        }
+        window
+    }
+
+    /// How a person finds the text with this index.
+    pub(crate) fn place(&self, index: usize) -> String {
+        match &self.source {
+            Source::Arguments(_) => format!("text {} of the command line", index + 1),
+            Source::Lines(lines) => lines.place(index),
+        }
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn read(&self) -> u64 {
+        match &self.source {
+            Source::Arguments(_) => 0,
+            Source::Lines(lines) => lines.read(),
+        }
+    }
+
+    /// Bytes of the input, where known.
+    pub(crate) fn len(&self) -> Option<u64> {
+        self.file.as_ref().map(|(_, len)| *len)
+    }
+
+    /// Whether `other` is the regular file that texts are read from.
+    pub(crate) fn is_same_file(&self, other: &Handle) -> bool {
+        self.file.as_ref().is_some_and(|(handle, _)| handle == other)
+    }
+}

@@ -1,0 +1,86 @@
+//! `mlx-embed`: text in, vectors out, from the command line.
+//!
+//! A command a file in `commands/`; what commands share is beside it. Exit codes: 0 done, 1 failed, 2 the command line
+//! can't be right.
+#![deny(unsafe_code)]
+
+mod commands;
+mod error;
+mod input;
+mod notes;
+mod options;
+mod output;
+mod progress;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+
+use commands::Command;
+
+/// Turns texts into vectors with a Qwen2, Qwen3 or Llama checkpoint on MLX.
+#[derive(Debug, Parser)]
+#[command(name = "mlx-embed", max_term_width = 80, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mlx-embed embed --model DIR \"The cat sat on the mat\"
+  mlx-embed similarity --model DIR \"a cat\" \"a feline\" \"the stock market\"
+  mlx-embed inspect --model DIR
+
+DIR holds config.json, tokenizer.json and safetensors weights. To leave out
+--model, put the directory in the environment variable MLX_EMBED_MODEL.
+Nothing is fetched. `mlx-embed COMMAND --help` has examples for each command.
+
+Exit codes: 0 done, 1 failed, 2 the command line can't be right.";
+
+/// As `--version` prints it.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{} (MLX {}, mlx-c {})",
+        env!("CARGO_PKG_VERSION"),
+        mlx_embed::mlx::version(),
+        mlx_sys::MLXC_VERSION
+    )
+});
+
+fn main() -> ExitCode {
+    let matches = Cli::command().version(VERSION.as_str()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match cli.command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            // With stderr closed there is nobody left to tell.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_declared_without_contradictions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_eighty_columns() {
+        let mut root = Cli::command();
+        root.build();
+        for command in [&root].into_iter().chain(root.get_subcommands()) {
+            for line in command.clone().render_long_help().to_string().lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+        }
+    }
+}

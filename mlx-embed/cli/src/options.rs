@@ -1,0 +1,199 @@
+//! Options that every command has: which model, and how it makes vectors.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use mlx_embed::{Device, EmbedOptions, Embedder, Embedding, EndToken, Error, LoadOptions, Pooling, Prompt};
+
+use crate::error::{CliError, failed_text};
+use crate::notes::Notes;
+
+/// Which model, and how it makes vectors.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct CommonArgs {
+    /// Checkpoint directory
+    #[arg(short, long, value_name = "DIR", env = "MLX_EMBED_MODEL", hide_env_values = true)]
+    model: Option<PathBuf>,
+
+    /// How a text's hidden states become one vector [default: as the checkpoint says, else last-token]
+    #[arg(long, value_name = "HOW")]
+    pooling: Option<PoolingArg>,
+
+    /// Text put before each text, as it is; "" for none [default: the checkpoint's]
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_name")]
+    prompt: Option<String>,
+
+    /// One of the checkpoint's prompts, such as `query`; `inspect` lists them
+    #[arg(long, value_name = "NAME")]
+    prompt_name: Option<String>,
+
+    /// Cut texts to this many tokens, prompt and end token included [default: the model's limit]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_tokens: Option<NonZeroUsize>,
+
+    /// Tokens that run at once, padding included: more is faster and takes more memory [default: 4096]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    batch_tokens: Option<NonZeroUsize>,
+
+    /// Keep the first N numbers of each vector, then normalise (Matryoshka models)
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    dims: Option<NonZeroUsize>,
+
+    /// Scale vectors to length 1 [default: as the checkpoint says, else yes]
+    #[arg(long, overrides_with = "no_normalize")]
+    normalize: bool,
+
+    /// Leave vectors at the length the model gives them
+    #[arg(long, overrides_with = "normalize")]
+    no_normalize: bool,
+
+    /// Where the model runs; `auto` is the GPU if there is one
+    #[arg(long, value_name = "WHERE", default_value = "auto")]
+    device: DeviceArg,
+
+    /// Threads for matrix products on the CPU [default: every core]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    threads: Option<NonZeroUsize>,
+
+    /// What ends each text: `auto`, `tokenizer` (what the tokenizer appends, nothing else) or a token of the
+    /// vocabulary; `auto` sees to it that last-token pooling has one
+    #[arg(long, value_name = "TOKEN", default_value = "auto", value_parser = end_token)]
+    end_token: EndToken,
+
+    /// No notes and no progress bar on stderr
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PoolingArg {
+    LastToken,
+    Mean,
+    Cls,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DeviceArg {
+    Auto,
+    Cpu,
+    Gpu,
+}
+
+fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "give a whole number from 1 on".to_owned())
+}
+
+fn end_token(text: &str) -> Result<EndToken, String> {
+    match text {
+        "auto" => Ok(EndToken::Auto),
+        "tokenizer" => Ok(EndToken::TokenizerOnly),
+        "" => Err("give auto, tokenizer or a token".to_owned()),
+        token => Ok(EndToken::Token(token.to_owned())),
+    }
+}
+
+impl CommonArgs {
+    pub(crate) fn quiet(&self) -> bool {
+        self.quiet
+    }
+
+    pub(crate) fn notes(&self) -> Notes {
+        Notes::new(self.quiet)
+    }
+
+    /// Loads the model and holds the options against it, before anything is read or written.
+    pub(crate) fn load(&self) -> Result<Model, CliError> {
+        let dir = self.model.as_ref().filter(|dir| !dir.as_os_str().is_empty()).ok_or_else(no_model)?;
+        let embedder = Embedder::load_with(dir, self.load_options())?;
+        let model = Model { embedder, options: self.embed_options() };
+        model.embedder.embed_with::<&str>(&[], &model.options)?;
+        match model.embedder.token_ids("a", &model.options) {
+            // What a text has to do with it shows when there is one.
+            Err(error) if failed_text(&error).is_none() => Err(error.into()),
+            _ => Ok(model),
+        }
+    }
+
+    fn load_options(&self) -> LoadOptions {
+        let mut options = LoadOptions::default();
+        options.device = match self.device {
+            DeviceArg::Auto => Device::Auto,
+            DeviceArg::Cpu => Device::Cpu,
+            DeviceArg::Gpu => Device::Gpu,
+        };
+        options.threads = self.threads;
+        options.pooling = self.pooling.map(|pooling| match pooling {
+            PoolingArg::LastToken => Pooling::LastToken,
+            PoolingArg::Mean => Pooling::Mean,
+            PoolingArg::Cls => Pooling::Cls,
+        });
+        options.end_token = self.end_token.clone();
+        options.max_tokens = self.max_tokens.map(NonZeroUsize::get);
+        if let Some(batch_tokens) = self.batch_tokens {
+            options.batch_tokens = batch_tokens.get();
+        }
+        options
+    }
+
+    fn embed_options(&self) -> EmbedOptions {
+        let mut options = EmbedOptions::default();
+        options.prompt = match (&self.prompt, &self.prompt_name) {
+            (Some(text), _) => Prompt::Text(text.clone()),
+            (None, Some(name)) => Prompt::Named(name.clone()),
+            (None, None) => Prompt::Default,
+        };
+        options.dims = self.dims;
+        options.normalize = match (self.normalize, self.no_normalize) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        };
+        options
+    }
+}
+
+fn no_model() -> CliError {
+    CliError::Usage(
+        "no model: give --model DIR, or set MLX_EMBED_MODEL\n\
+         DIR is a checkpoint: config.json, tokenizer.json and safetensors weights, for\n\
+         example a download of mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ. In a clone of\n\
+         this project, tools/demo makes one with random weights to try things out."
+            .to_owned(),
+    )
+}
+
+/// A loaded model with the options of its calls.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) embedder: Embedder,
+    pub(crate) options: EmbedOptions,
+}
+
+impl Model {
+    /// Numbers in each vector.
+    pub(crate) fn dims(&self) -> usize {
+        let hidden = self.embedder.info().config.hidden_size.unsigned_abs() as usize;
+        self.options.dims.map_or(hidden, NonZeroUsize::get)
+    }
+
+    /// The vectors of `texts`; where one of them fails, the vectors of those before it, and the failure.
+    pub(crate) fn embed(&self, texts: &[String]) -> (Vec<Embedding>, Option<Error>) {
+        let mut failure = None;
+        let mut sound = texts.len();
+        loop {
+            match self.embedder.embed_with(&texts[..sound], &self.options) {
+                Ok(embeddings) => return (embeddings, failure),
+                // The library names a text; one before it may fail too.
+                Err(error) => match failed_text(&error) {
+                    Some(index) if index < sound => {
+                        sound = index;
+                        failure = Some(error);
+                    }
+                    _ => return (Vec::new(), Some(error)),
+                },
+            }
+        }
+    }
+}

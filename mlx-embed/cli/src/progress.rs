@@ -1,0 +1,61 @@
+//! A progress bar for long input, for people only.
+
+use std::io::{self, IsTerminal};
+
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+/// Texts in a first window that are too few to be worth a bar.
+const FEW: usize = 32;
+
+/// A progress bar that shows up once the input turns out to be long.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    /// Bytes of the whole input, where known.
+    total: Option<u64>,
+    wanted: bool,
+}
+
+impl Progress {
+    /// `to_terminal` says that results go to a terminal, where a bar would mix with them.
+    pub(crate) fn new(quiet: bool, to_terminal: bool, total: Option<u64>) -> Self {
+        Self { bar: None, total, wanted: !quiet && !to_terminal && io::stderr().is_terminal() }
+    }
+
+    /// Before a window of `texts` texts is worked on, with `done` behind it.
+    pub(crate) fn start_window(&mut self, texts: usize, done: usize) {
+        if self.wanted && self.bar.is_none() && (texts > FEW || (done > 0 && texts > 0)) {
+            self.bar = Some(bar(self.total));
+        }
+    }
+
+    /// After a window: texts done, and bytes of the input read.
+    pub(crate) fn update(&self, done: usize, read: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{done} texts"));
+            bar.set_position(read);
+        }
+    }
+
+    /// Removes the bar, so that what follows on stderr stands alone.
+    pub(crate) fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(total: Option<u64>) -> ProgressBar {
+    let (bar, template) = match total {
+        Some(total) => {
+            (ProgressBar::new(total), "[{wide_bar}] {percent:>3} %  {msg}  {elapsed} elapsed, {eta} left")
+        }
+        None => (ProgressBar::new_spinner(), "{spinner} {msg}  {elapsed} elapsed"),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message("0 texts");
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar.with_finish(ProgressFinish::AndClear)
+}
