@@ -121,7 +121,8 @@ fn attention_in_steps_equals_attention_at_once() {
     let (long, short) = (embedder.hidden_states(&ids).unwrap(), embedder.hidden_states(&ids[..40]).unwrap());
     for (long, short) in long.iter().zip(&short) {
         let difference = max_abs(&long[..short.len()], short);
-        assert!(difference < 1e-4, "{difference:e}");
+        let tolerance = if golden::on_gpu() { 2e-2 } else { 1e-4 };
+        assert!(difference < tolerance, "{difference:e}");
     }
 }
 

@@ -297,6 +297,7 @@ impl Worker {
                     for job in queue {
                         job(&runner);
                     }
+                    runner.unload();
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));

@@ -53,6 +53,7 @@ impl Runner {
             Device::Auto if mlx::gpu_backend().is_some() => Stream::gpu()?,
             Device::Auto => Stream::cpu()?,
         };
+        let _turn = stream.turn();
         if let Some(threads) = options.threads {
             mlx::set_blas_threads(threads.get())?;
         }
@@ -82,6 +83,12 @@ impl Runner {
         &self.stream
     }
 
+    /// Frees the model, which on a GPU takes a turn as any other use of it.
+    pub(crate) fn unload(self) {
+        let _turn = self.stream.turn();
+        drop(self);
+    }
+
     /// Pooled vectors, not normalised yet, in the order of `texts`; no text is empty.
     pub(crate) fn embed(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Error> {
         let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
@@ -99,6 +106,7 @@ impl Runner {
     }
 
     fn embed_batch(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, Error> {
+        let _turn = self.stream.turn();
         self.decoder.check_weights()?;
         let (ids, padded) = batch::pad(texts.iter().copied(), 0);
         let ids = Array::from_slice(&ids, &[texts.len() as i32, padded as i32])?; // [B, L]
@@ -112,6 +120,7 @@ impl Runner {
 
     /// Every hidden state of one text, f32 `[L * D]` each: the embeddings, after each layer, after the final norm.
     pub(crate) fn hidden_states(&self, text: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
+        let _turn = self.stream.turn();
         self.decoder.check_weights()?;
         let ids = Array::from_slice(text, &[1, text.len() as i32])?;
         let mut states = Vec::new();

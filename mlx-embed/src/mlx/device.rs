@@ -157,6 +157,14 @@ impl Stream {
         check("synchronize", unsafe { mlx_sys::mlx_synchronize(self.raw) })
     }
 
+    /// Held around everything that touches a GPU: MLX records a GPU's work into graphs that two threads at once break.
+    /// On the CPU there is nothing to wait for.
+    pub(crate) fn turn(&self) -> Option<MutexGuard<'static, ()>> {
+        static TURN: Mutex<()> = Mutex::new(());
+        // The mutex guards no data, so a panic of the thread before leaves nothing broken.
+        (self.backend != Backend::Cpu).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub(super) fn raw(&self) -> mlx_sys::mlx_stream {
         self.raw
     }

@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use super::array::{Array, dims};
 use super::device::Backend;
 use super::dtype::Dtype;
-use super::error::{MlxError, install_handler};
+use super::error::{MlxError, check, install_handler};
 use super::{Stream, ops};
 
 /// A read-only, private mapping of a whole file.
@@ -78,13 +78,16 @@ pub(crate) struct MappedArrays {
 }
 
 impl MappedArrays {
-    /// Wraps the file for `stream`'s backend: in place on the CPU and on Metal, copied tensor by tensor on CUDA.
+    /// Wraps the file for `stream`'s backend: in place on the CPU and on Metal, copied tensor by tensor on CUDA, whose
+    /// build of MLX can't take foreign memory, not even on its CPU device.
     pub(crate) fn new(file: Arc<MappedFile>, stream: &Stream) -> Result<Self, MlxError> {
+        if !can_map()? {
+            return Ok(Self { file, base: None, skipped: 0 });
+        }
         let skipped = match stream.backend() {
             Backend::Cpu => CPU_BUFFER_HEADER,
             // Metal takes memory in place only where it starts on a page.
-            Backend::Metal => 0,
-            Backend::Cuda => return Ok(Self { file, base: None, skipped: 0 }),
+            Backend::Metal | Backend::Cuda => 0,
         };
         let base = Self::wrap(&file, skipped)?;
         Ok(Self { file, base, skipped })
@@ -157,6 +160,14 @@ impl MappedArrays {
             .ok_or_else(|| MlxError::new("array_new_data", "the tensor lies outside its file"))?;
         Array::from_bytes(bytes, shape, dtype)
     }
+}
+
+fn can_map() -> Result<bool, MlxError> {
+    install_handler();
+    let mut can = false;
+    // SAFETY: writes one bool through a valid pointer.
+    check("array_can_map", unsafe { mlx_sys::mlxsys_array_can_map(&mut can) })?;
+    Ok(can)
 }
 
 extern "C" fn release(owner: *mut c_void) {

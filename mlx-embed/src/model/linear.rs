@@ -55,12 +55,27 @@ fn quantized(
     stream: &Stream,
 ) -> Result<Array, MlxError> {
     let parts = Matrix::parts(weight, scales, biases, quantization);
-    let rows = x.shape().iter().rev().skip(1).product::<i32>();
-    if stream.backend() == Backend::Cpu && rows > CPU_PACKED_ROWS {
-        let expanded = ops::dequantize(parts, Dtype::F32, stream)?;
+    let (rows, inputs) = rows_and_inputs(x);
+    let expand = match stream.backend() {
+        Backend::Cpu => rows > CPU_PACKED_ROWS,
+        // For a matrix of one group MLX 0.32 picks a kernel for Hopper GPUs that returns garbage.
+        Backend::Cuda => inputs <= quantization.group_size,
+        Backend::Metal => false,
+    };
+    if expand {
+        let dtype = x.dtype().unwrap_or(Dtype::F32);
+        let expanded = ops::dequantize(parts, dtype, stream)?;
         matmul_transposed(x, &expanded, stream)
     } else {
         ops::quantized_matmul(x, parts, stream)
+    }
+}
+
+/// How many vectors `x` holds, over all its leading dimensions, and how long they are.
+fn rows_and_inputs(x: &Array) -> (i32, i32) {
+    match x.shape().split_last() {
+        Some((&inputs, leading)) => (leading.iter().product(), inputs),
+        None => (1, 1),
     }
 }
 
