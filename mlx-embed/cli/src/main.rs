@@ -22,7 +22,7 @@ use commands::Command;
 
 /// Turns texts into vectors with a Qwen2, Qwen3 or Llama checkpoint on MLX.
 #[derive(Debug, Parser)]
-#[command(name = "mlx-embed", max_term_width = 80, after_help = EXAMPLES)]
+#[command(name = "mlx-embed", max_term_width = 80, args_override_self = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

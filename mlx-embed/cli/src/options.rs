@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use mlx_embed::{Device, EmbedOptions, Embedder, Embedding, EndToken, Error, LoadOptions, Pooling, Prompt};
 
@@ -15,6 +16,7 @@ use crate::notes::Notes;
 pub(crate) struct CommonArgs {
     /// Checkpoint directory
     #[arg(short, long, value_name = "DIR", env = "MLX_EMBED_MODEL", hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))] // an empty variable is no model
     model: Option<PathBuf>,
 
     /// How a text's hidden states become one vector [default: as the checkpoint says, else last-token]

@@ -1,0 +1,153 @@
+//! Texts from arguments, files and pipes.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::tempdir;
+
+use crate::support::{assert_close, assert_same, golden_texts, on, rows, run, run_on};
+
+#[test]
+fn arguments_stdin_file_and_jsonl_give_the_reference_vectors() {
+    for case in ["qwen3-f32", "qwen3-affine-4bit-g64", "st-mean", "st-cls"] {
+        // Arguments can't hold NUL, lines no line end; JSONL holds everything.
+        let texts = golden_texts(case);
+        let plain: Vec<_> = texts.iter().filter(|each| !each.text.contains(['\0', '\n', '\r'])).collect();
+        let lines: String = plain.iter().map(|each| format!("{}\n", each.text)).collect();
+        let jsonl: String =
+            texts.iter().map(|each| format!("{}\n", json!({"id": 7, "body": each.text}))).collect();
+        let dir = tempdir().unwrap();
+        let file = dir.path().join("texts.txt");
+        fs::write(&file, &lines).unwrap();
+
+        let arguments = run(on("embed", case).arg("--").args(plain.iter().map(|each| &each.text))).rows();
+        assert_eq!(arguments.len(), plain.len());
+        for (found, expected) in arguments.iter().zip(&plain) {
+            assert_eq!(found.tokens, expected.tokens, "{case}: {:?}", expected.text);
+            assert!(!found.truncated && found.text.is_none());
+            assert_close(&found.embedding, &expected.embedding);
+        }
+        assert_same(&run_on(&mut on("embed", case), lines.as_bytes()).rows(), &arguments);
+        assert_same(&run_on(on("embed", case).args(["--input", "-"]), lines.as_bytes()).rows(), &arguments);
+        assert_same(&run(on("embed", case).arg("--input").arg(&file)).rows(), &arguments);
+
+        let found = run_on(on("embed", case).args(["--field", "body"]), jsonl.as_bytes()).rows();
+        assert_eq!(found.len(), texts.len());
+        for (found, expected) in found.iter().zip(&texts) {
+            assert_eq!(found.tokens, expected.tokens);
+            assert_close(&found.embedding, &expected.embedding);
+        }
+    }
+}
+
+#[test]
+fn a_file_named_jsonl_is_read_as_jsonl_with_the_field_text() {
+    let dir = tempdir().unwrap();
+    let file = dir.path().join("texts.jsonl");
+    fs::write(&file, "{\"text\": \"a\\nb\"}\n{\"text\": \"\"}\n{\"other\": [{}], \"text\": \"🦀\"}").unwrap();
+    let found = run(on("embed", "st-mean").arg("--with-text").arg("--input").arg(&file)).rows();
+    let texts: Vec<&str> = found.iter().filter_map(|row| row.text.as_deref()).collect();
+    assert_eq!(texts, ["a\nb", "", "🦀"]);
+}
+
+#[test]
+fn empty_lines_and_crlf_keep_line_and_index_in_step() {
+    let input = "a\r\n\r\nb\n\n c \r\n\u{0}🦀\n";
+    let found = run_on(on("embed", "st-last-token").arg("--with-text"), input.as_bytes()).rows();
+    let texts: Vec<&str> = found.iter().filter_map(|row| row.text.as_deref()).collect();
+    assert_eq!(texts, ["a", "", "b", "", " c ", "\0🦀"]);
+    assert_close(&found[1].embedding, &found[3].embedding);
+}
+
+#[test]
+fn order_is_kept_over_several_windows() {
+    let lines: Vec<String> = (0..2500).map(|line| format!("{line} {}", "word ".repeat(line % 7))).collect();
+    let input = lines.join("\n");
+    let dir = tempdir().unwrap();
+    let file = dir.path().join("texts.txt");
+    fs::write(&file, &input).unwrap();
+    let by_file =
+        run(on("embed", "qwen3-affine-4bit-g64").arg("--with-text").arg("--input").arg(&file)).rows();
+    let by_pipe =
+        run_on(on("embed", "qwen3-affine-4bit-g64").args(["--with-text", "-i", "-"]), input.as_bytes())
+            .rows();
+    assert_eq!(by_file.len(), lines.len());
+    for ((row, piped), line) in by_file.iter().zip(&by_pipe).zip(&lines) {
+        assert_eq!(row.text.as_ref(), Some(line));
+        assert_close(&piped.embedding, &row.embedding);
+    }
+    for index in [0, 1023, 1024, 2499] {
+        let alone = run(on("embed", "qwen3-affine-4bit-g64").args(["--", &lines[index]])).rows();
+        assert_close(&by_file[index].embedding, &alone[0].embedding);
+    }
+}
+
+#[test]
+fn a_line_is_answered_before_the_next_is_written() {
+    let mut child = on("embed", "st-mean")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let (sender, answers) = mpsc::channel();
+    std::thread::spawn(move || stdout.lines().try_for_each(|line| sender.send(line.unwrap())));
+    for index in 0..3 {
+        stdin.write_all(b"a question\n").unwrap();
+        let answer = answers.recv_timeout(Duration::from_secs(60)).expect("an answer without more input");
+        assert!(answer.starts_with(&format!("{{\"index\":{index},")), "{answer}");
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn no_texts_give_no_results_and_a_note() {
+    let ran = run(&mut on("embed", "st-mean"));
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
+    assert!(ran.stderr.contains("no texts"), "{}", ran.stderr);
+}
+
+#[test]
+fn bad_lines_are_named_and_what_came_before_is_written() {
+    let cases: [(&[u8], &[&str], &str); 5] = [
+        (b"a\nb\nc \xff\n", &[], "standard input, line 3: byte 3 of the line is not UTF-8"),
+        (b"{\"t\":\"a\"}\n{\"t\":\"b\"}\n{\"t\" \"c\"}", &["--field", "t"], "line 3: not JSON"),
+        (
+            b"{\"t\":\"a\"}\n{\"t\":\"b\"}\n{\"u\":\"c\"}",
+            &["--field", "t"],
+            "line 3: no field `t`; there are: u",
+        ),
+        (b"{\"t\":\"a\"}\n{\"t\":\"b\"}\n{\"t\":null}", &["--field", "t"], "line 3: the field `t` is null"),
+        (b"{\"t\":\"a\"}\n{\"t\":\"b\"}\n\n", &["--field", "t"], "line 3: empty"),
+    ];
+    for (input, arguments, message) in cases {
+        let ran = run_on(on("embed", "st-mean").args(arguments), input);
+        ran.failed(1, &[message, "the 2 results before it are written to standard output"]);
+        assert_eq!(rows(&ran.stdout).len(), 2);
+    }
+}
+
+#[test]
+fn a_text_that_cannot_be_embedded_is_named_by_its_place() {
+    let arguments = ["--pooling", "mean"];
+    let ran = run_on(on("embed", "plain-tokenizer").args(arguments), b"one\ntwo\n\nfour\n");
+    ran.failed(1, &["standard input, line 3: is empty", "the 2 results before it are written"]);
+    assert_eq!(rows(&ran.stdout).len(), 2);
+    let ran = run(on("embed", "plain-tokenizer").args(arguments).arg(""));
+    ran.failed(1, &["text 1 of the command line: is empty", "nothing is written"]);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    run(on("embed", "st-mean").args(["--input", "no/such.txt"])).failed(1, &["no/such.txt: "]);
+    let dir = tempdir().unwrap();
+    run(on("embed", "st-mean").arg("--input").arg(dir.path()))
+        .failed(1, &[&dir.path().display().to_string()]);
+}

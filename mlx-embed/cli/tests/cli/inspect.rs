@@ -1,0 +1,77 @@
+//! What a checkpoint is and how it would run.
+
+use serde_json::{Value, json};
+
+use crate::support::{on, run};
+
+fn inspect(case: &str, arguments: &[&str]) -> Value {
+    let ran = run(on("inspect", case).arg("--json").args(arguments));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+#[test]
+fn json_has_every_fact_that_changes_vectors() {
+    let report = inspect("st-last-token", &[]);
+    assert_eq!(report["config"]["architecture"], "qwen3");
+    assert_eq!(report["config"]["hidden_size"], 32);
+    assert_eq!(report["config"]["rope_scaling"], json!({"type": "none"}));
+    assert_eq!(report["storage"]["q_proj"], json!({"dense bf16": 2}));
+    assert_eq!((&report["pooling"], &report["pooling_source"]), (&json!("last-token"), &json!("checkpoint")));
+    assert_eq!(report["normalize"], true);
+    assert_eq!(report["end_token"]["appended_by"], "tokenizer");
+    assert_eq!(report["sentence_transformers"]["prompts"]["document"], "");
+    assert_eq!(report["backend"], "cpu");
+    for number in ["parameters", "weights_bytes", "max_tokens", "batch_tokens", "dims"] {
+        assert!(report[number].as_u64().is_some_and(|number| number > 0), "{number}");
+    }
+    for number in ["mlx_active_bytes", "mlx_peak_bytes", "mlx_cache_bytes"] {
+        assert!(report["memory"][number].is_u64(), "{number}");
+    }
+    if cfg!(target_os = "linux") {
+        assert!(report["memory"]["resident_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20));
+    }
+    assert_eq!(report["mlx_embed_version"], env!("CARGO_PKG_VERSION"));
+    for version in ["mlx_version", "mlx_c_version"] {
+        assert!(report[version].as_str().is_some_and(|version| version.contains('.')), "{version}");
+    }
+}
+
+#[test]
+fn options_show_in_what_is_reported() {
+    let options = ["--pooling", "mean", "--no-normalize", "--dims", "8", "--max-tokens", "77"];
+    let report = inspect("st-last-token", &options);
+    assert_eq!((&report["pooling"], &report["pooling_source"]), (&json!("mean"), &json!("caller")));
+    assert_eq!(report["normalize"], false);
+    assert_eq!((&report["dims"], &report["max_tokens"]), (&json!(8), &json!(77)));
+    assert_eq!(inspect("plain-tokenizer", &[])["end_token"]["appended_by"], "embedder");
+    assert_eq!(inspect("qwen3-f32", &[])["pooling_source"], "default");
+}
+
+#[test]
+fn text_tells_the_quantisation_of_each_kind_of_matrix() {
+    let ran = run(&mut on("inspect", "qwen3-mixed-modes"));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for line in [
+        "architecture       qwen3, ",
+        "  embed_tokens     1 x affine 6-bit, groups of 64",
+        "  q_proj           1 x mxfp4 4-bit, groups of 32",
+        "pooling            last-token, by default",
+        "prompts            none",
+        "device             cpu",
+    ] {
+        assert!(
+            ran.stdout.lines().any(|found| found.starts_with(line)),
+            "{line:?} is not in\n{}",
+            ran.stdout
+        );
+    }
+    let yarn = run(&mut on("inspect", "qwen3-rope-yarn")).stdout;
+    assert!(yarn.contains("scaled: type yarn factor"), "{yarn}");
+}
+
+#[test]
+fn prompts_are_shown_with_their_texts() {
+    let text = run(&mut on("inspect", "st-last-token")).stdout;
+    assert!(text.contains("prompt query       \"Instruct: "), "{text}");
+}

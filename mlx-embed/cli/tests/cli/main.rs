@@ -1,0 +1,9 @@
+//! The binary as its users run it, on the golden checkpoints.
+#![allow(clippy::unwrap_used)] // clippy knows tests, but not what they share
+
+mod input;
+mod inspect;
+mod options;
+mod output;
+mod similarity;
+mod support;

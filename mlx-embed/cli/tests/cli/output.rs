@@ -1,0 +1,216 @@
+//! Results as JSONL, `.npy` and `.safetensors`.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+
+use safetensors::{Dtype, SafeTensors};
+use tempfile::tempdir;
+
+use crate::support::{assert_close, floats, golden_texts, on, rows, run, run_on};
+
+/// What `numpy.save` of numpy 2.4 writes before the data of an f32 array of shape (`rows`, `dims`).
+fn numpy_header(rows: usize, dims: usize) -> Vec<u8> {
+    let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dims}), }}");
+    [b"\x93NUMPY\x01\x00v\x00", format!("{dict:117}\n").as_bytes()].concat()
+}
+
+fn npy(path: &Path, rows: usize, dims: usize) -> Vec<f32> {
+    let bytes = fs::read(path).unwrap();
+    let header = numpy_header(rows, dims);
+    assert_eq!(String::from_utf8_lossy(&bytes[..128]), String::from_utf8_lossy(&header));
+    floats(&bytes[128..])
+}
+
+#[test]
+fn all_formats_hold_the_same_reference_vectors() {
+    let dir = tempdir().unwrap();
+    let texts = golden_texts("st-mean");
+    let arguments: Vec<&str> =
+        texts.iter().map(|each| each.text.as_str()).filter(|text| !text.contains('\0')).collect();
+    let to = |name: &str, extra: &[&str]| {
+        let path = dir.path().join(name);
+        let ran = run(on("embed", "st-mean")
+            .args(["--max-tokens", "6", "--output"])
+            .arg(&path)
+            .args(extra)
+            .arg("--")
+            .args(&arguments));
+        assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
+        path
+    };
+    let rows = rows(&fs::read_to_string(to("vectors.jsonl", &["--with-text"])).unwrap());
+    let vectors: Vec<f32> = rows.iter().flat_map(|row| row.embedding.clone()).collect();
+    let dims = rows[0].embedding.len();
+    assert!(rows.iter().any(|row| row.truncated) && rows.iter().any(|row| !row.truncated));
+    for (row, text) in rows.iter().zip(&arguments) {
+        assert_eq!(row.text.as_deref(), Some(*text));
+        let golden = texts.iter().find(|each| each.text == *text).unwrap();
+        if !row.truncated {
+            assert_close(&row.embedding, &golden.embedding);
+        }
+        assert_eq!(row.tokens, golden.tokens.min(6));
+    }
+
+    assert_eq!(npy(&to("vectors.npy", &[]), rows.len(), dims), vectors);
+    assert_eq!(npy(&to("vectors.bin", &["--format", "npy"]), rows.len(), dims), vectors);
+
+    let bytes = fs::read(to("vectors.safetensors", &[])).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |name: &str, dtype: Dtype, shape: &[usize]| {
+        let tensor = file.tensor(name).unwrap();
+        assert_eq!((tensor.dtype(), tensor.shape()), (dtype, shape));
+        tensor.data().to_vec()
+    };
+    assert_eq!(floats(&tensor("embeddings", Dtype::F32, &[rows.len(), dims])), vectors);
+    let tokens: Vec<u8> = rows.iter().flat_map(|row| (row.tokens as u32).to_le_bytes()).collect();
+    assert_eq!(tensor("tokens", Dtype::U32, &[rows.len()]), tokens);
+    let truncated: Vec<u8> = rows.iter().map(|row| row.truncated.into()).collect();
+    assert_eq!(tensor("truncated", Dtype::BOOL, &[rows.len()]), truncated);
+}
+
+#[test]
+fn no_texts_make_valid_empty_files() {
+    let dir = tempdir().unwrap();
+    let (one, other) = (dir.path().join("none.npy"), dir.path().join("none.safetensors"));
+    assert_eq!(run(on("embed", "st-mean").arg("--output").arg(&one)).code, 0);
+    assert!(npy(&one, 0, 32).is_empty());
+    assert_eq!(run(on("embed", "st-mean").arg("--output").arg(&other)).code, 0);
+    let bytes = fs::read(other).unwrap();
+    assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor("embeddings").unwrap().shape(), [0, 32]);
+}
+
+#[test]
+fn a_job_that_fails_half_way_leaves_valid_files() {
+    let dir = tempdir().unwrap();
+    let mut input: Vec<u8> = (0..1500).flat_map(|line| format!("line {line}\n").into_bytes()).collect();
+    input.extend(b"\xff\n");
+    let path = dir.path().join("vectors.npy");
+    let ran = run_on(on("embed", "st-mean").args(["--dims", "8", "--output"]).arg(&path), &input);
+    ran.failed(1, &["line 1501", "the 1500 results before it are written to", "vectors.npy"]);
+    assert_eq!(npy(&path, 1500, 8).len(), 1500 * 8);
+    let path = dir.path().join("vectors.safetensors");
+    run_on(on("embed", "st-mean").args(["--dims", "8", "--output"]).arg(&path), &input).failed(1, &["1501"]);
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor("embeddings").unwrap().shape(), [1500, 8]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_job_that_is_killed_leaves_whole_windows() {
+    let dir = tempdir().unwrap();
+    for name in ["vectors.npy", "vectors.safetensors"] {
+        let path = dir.path().join(name);
+        let mut child = on("embed", "st-mean")
+            .arg("--output")
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, b"a\nb\n").unwrap();
+        // The pipe stays open, so the job can't end by itself.
+        let expected = if name.ends_with("npy") { 128 } else { 512 } + 2 * 32 * 4;
+        let start = std::time::Instant::now();
+        while fs::metadata(&path).map_or(0, |file| file.len()) < expected {
+            assert!(start.elapsed().as_secs() < 60, "no results in {name}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        // The header follows the rows at once, but not in the same instant.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if name.ends_with("npy") {
+            assert_eq!(npy(&path, 2, 32).len(), 64);
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            assert_eq!(file.tensor("embeddings").unwrap().shape(), [2, 32]);
+        }
+    }
+}
+
+#[test]
+fn binary_formats_refuse_what_they_cannot_do() {
+    run(on("embed", "st-mean").args(["--format", "npy", "a"])).failed(2, &["--output FILE"]);
+    run(on("embed", "st-mean").args(["-f", "safetensors", "-o", "-", "a"])).failed(2, &["--output FILE"]);
+    run(on("embed", "st-mean").args(["--with-text", "-o", "x.npy", "a"])).failed(2, &["--with-text"]);
+    assert!(!Path::new("x.npy").exists());
+}
+
+#[test]
+fn the_input_is_never_overwritten() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("texts.txt");
+    fs::write(&path, "precious\n").unwrap();
+    let other_name = dir.path().join("link.npy");
+    fs::hard_link(&path, &other_name).unwrap();
+    for output in [&path, &other_name] {
+        let ran = run(on("embed", "st-mean").arg("--input").arg(&path).arg("--output").arg(output));
+        ran.failed(2, &["overwrite the input"]);
+    }
+    let redirected = on("embed", "st-mean")
+        .stdin(fs::File::open(&path).unwrap())
+        .arg("--output")
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert_eq!(redirected.status.code(), Some(2));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious\n");
+}
+
+#[test]
+fn a_wrong_option_leaves_the_output_as_it_was() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("vectors.jsonl");
+    fs::write(&path, "from before").unwrap();
+    for option in [["--dims", "4096"], ["--prompt-name", "nope"], ["--max-tokens", "1"]] {
+        run(on("embed", "st-mean").args(option).arg("--output").arg(&path).arg("a")).failed(2, &[]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "from before");
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_named() {
+    let ran = run(on("embed", "st-mean").args(["--output", "no/such/dir.jsonl", "a"]));
+    ran.failed(1, &["no/such/dir.jsonl: "]);
+    if Path::new("/dev/full").exists() {
+        run(on("embed", "st-mean").args(["--output", "/dev/full", "a"])).failed(1, &["/dev/full: "]);
+        run(on("embed", "st-mean").args(["-f", "npy", "--output", "/dev/null", "a"]))
+            .failed(1, &["not a regular file"]);
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let dir = tempdir().unwrap();
+    let file = dir.path().join("texts.txt");
+    fs::write(&file, "line\n".repeat(3000)).unwrap();
+    let mut child = on("embed", "st-mean")
+        .arg("--input")
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.starts_with("{\"index\":0,"));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn numbers_are_the_shortest_that_read_back_the_same() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("vectors.npy");
+    run(on("embed", "qwen3-f32").arg("--output").arg(&path).arg("a"));
+    let ran = run(on("embed", "qwen3-f32").arg("a"));
+    let found = &ran.rows()[0].embedding;
+    assert_close(found, &npy(&path, 1, found.len()));
+    let shortest = found.iter().all(|number| ran.stdout.contains(&serde_json::to_string(number).unwrap()));
+    assert!(shortest, "{}", ran.stdout);
+}
