@@ -1,6 +1,7 @@
 //! A progress bar for long input, for people only.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
@@ -11,7 +12,7 @@ const FEW: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
-    /// Bytes of the whole input, where known.
+    /// Bytes of the whole input, where known and not shown yet.
     total: Option<u64>,
     wanted: bool,
 }
@@ -25,16 +26,20 @@ impl Progress {
     /// Before a window of `texts` texts is worked on, with `done` behind it.
     pub(crate) fn start_window(&mut self, texts: usize, done: usize) {
         if self.wanted && self.bar.is_none() && (texts > FEW || (done > 0 && texts > 0)) {
-            self.bar = Some(bar(self.total));
+            self.bar = Some(spinner(texts));
         }
     }
 
     /// After a window: texts done, and bytes of the input read.
-    pub(crate) fn update(&self, done: usize, read: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("{done} texts"));
-            bar.set_position(read);
+    pub(crate) fn update(&mut self, done: usize, read: u64) {
+        let Some(bar) = &self.bar else { return };
+        if let Some(total) = self.total.take() {
+            // Only now is there a pace to tell the rest from.
+            bar.set_length(total);
+            set_style(bar, "[{wide_bar}] {percent:>3} %  {msg}  {elapsed} elapsed, {eta} left");
         }
+        bar.set_message(format!("{done} texts"));
+        bar.set_position(read);
     }
 
     /// Removes the bar, so that what follows on stderr stands alone.
@@ -45,17 +50,16 @@ impl Progress {
     }
 }
 
-fn bar(total: Option<u64>) -> ProgressBar {
-    let (bar, template) = match total {
-        Some(total) => {
-            (ProgressBar::new(total), "[{wide_bar}] {percent:>3} %  {msg}  {elapsed} elapsed, {eta} left")
-        }
-        None => (ProgressBar::new_spinner(), "{spinner} {msg}  {elapsed} elapsed"),
-    };
+fn spinner(texts: usize) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
+    set_style(&bar, "{spinner} {msg}  {elapsed} elapsed");
+    bar.set_message(format!("the first {texts} texts"));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn set_style(bar: &ProgressBar, template: &str) {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
-    bar.set_message("0 texts");
-    bar.enable_steady_tick(std::time::Duration::from_millis(200));
-    bar.with_finish(ProgressFinish::AndClear)
 }

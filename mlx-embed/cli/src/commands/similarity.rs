@@ -8,7 +8,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::error::CliError;
 use crate::input::{Input, InputArgs};
-use crate::options::{CommonArgs, Model};
+use crate::options::CommonArgs;
 
 /// Arguments of `similarity`.
 #[derive(Debug, Args)]
@@ -36,21 +36,22 @@ direction, 0 has nothing in common.";
 /// Widest label, in columns of a terminal.
 const LABEL: usize = 32;
 
-/// Bytes of text that are embedded together.
-const WINDOW: usize = 64 << 10;
-
 pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     let mut input = Input::open(args.input)?;
-    let model = args.common.load()?;
-    let notes = args.common.notes();
-    notes.about_model(model.embedder.info());
-    let (texts, embeddings) = embed_all(&model, &mut input)?;
+    let texts = read_all(&mut input)?;
     if texts.len() < 2 {
         return Err(CliError::Usage(format!(
             "similarity needs at least 2 texts to compare, and got {}",
             texts.len()
         )));
     }
+    let model = args.common.load()?;
+    let notes = args.common.notes();
+    notes.about_model(model.embedder.info());
+    let embeddings = model
+        .embedder
+        .embed_with(&texts, &model.options)
+        .map_err(|error| CliError::of_texts(error, 0, |index| input.place(index)))?;
     let truncated = embeddings.iter().filter(|embedding| embedding.truncated).count();
     notes.about_texts(truncated, texts.len(), model.embedder.info().max_tokens);
 
@@ -62,22 +63,17 @@ pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
         .map_err(|source| CliError::Write { name: "standard output".into(), source })
 }
 
-fn embed_all(model: &Model, input: &mut Input) -> Result<(Vec<String>, Vec<Embedding>), CliError> {
-    let (mut texts, mut embeddings) = (Vec::new(), Vec::new());
+fn read_all(input: &mut Input) -> Result<Vec<String>, CliError> {
+    let mut texts = Vec::new();
     loop {
-        let window = input.window(WINDOW);
+        let window = input.window(usize::MAX);
         if let Some(error) = window.error {
             return Err(error);
         }
         if window.texts.is_empty() {
-            return Ok((texts, embeddings));
-        }
-        let (vectors, error) = model.embed(&window.texts);
-        if let Some(error) = error {
-            return Err(CliError::of_texts(error, texts.len(), |index| input.place(index)));
+            return Ok(texts);
         }
         texts.extend(window.texts);
-        embeddings.extend(vectors);
     }
 }
 
