@@ -77,14 +77,16 @@ pub struct Stream {
     _thread_bound: PhantomData<*const ()>,
 }
 
-/// A stream that no thread uses.
-struct Idle(Backend, mlx_sys::mlx_stream);
+/// A CPU stream that no thread uses.
+struct Idle(mlx_sys::mlx_stream);
 
 // SAFETY: made by `mlx_stream_new_thread_unsafe`, which any thread may use as long as only one does; this list holds
 // streams that none does.
 unsafe impl Send for Idle {}
 
-/// MLX never ends a stream, nor the thread behind it: without this list, each model loaded and dropped would leave one.
+/// MLX never ends a CPU stream, nor the thread behind it: without this list, each model loaded and dropped would leave
+/// one. A GPU's streams end with the thread that made them, and have to: ended with the process, after the driver,
+/// they abort it.
 static IDLE: Mutex<Vec<Idle>> = Mutex::new(Vec::new());
 
 fn idle() -> MutexGuard<'static, Vec<Idle>> {
@@ -113,13 +115,9 @@ impl Stream {
 
     fn new(backend: Backend) -> Result<Self, MlxError> {
         install_handler();
-        let reused = {
-            let mut idle = idle();
-            let position = idle.iter().position(|stream| stream.0 == backend);
-            position.map(|position| idle.swap_remove(position).1)
-        };
+        let reused = if backend == Backend::Cpu { idle().pop() } else { None };
         let raw = match reused {
-            Some(raw) => raw,
+            Some(Idle(raw)) => raw,
             None => Self::make(backend)?,
         };
         let stream = Self { raw, backend, _thread_bound: PhantomData };
@@ -129,14 +127,19 @@ impl Stream {
     }
 
     fn make(backend: Backend) -> Result<mlx_sys::mlx_stream, MlxError> {
-        let kind = match backend {
-            Backend::Cpu => mlx_sys::mlx_device_type__MLX_CPU,
-            Backend::Metal | Backend::Cuda => mlx_sys::mlx_device_type__MLX_GPU,
-        };
         // SAFETY: plain constructors; the device handle is freed once, after its only use.
         let raw = unsafe {
-            let device = mlx_sys::mlx_device_new_type(kind, 0);
-            let raw = mlx_sys::mlx_stream_new_thread_unsafe(device);
+            let (device, raw);
+            match backend {
+                Backend::Cpu => {
+                    device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_CPU, 0);
+                    raw = mlx_sys::mlx_stream_new_thread_unsafe(device);
+                }
+                Backend::Metal | Backend::Cuda => {
+                    device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, 0);
+                    raw = mlx_sys::mlx_stream_new_device(device);
+                }
+            }
             mlx_sys::mlx_device_free(device);
             raw
         };
@@ -174,6 +177,12 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // An error here belongs to work whose result nobody asked for.
         let _ = self.synchronize();
-        idle().push(Idle(self.backend, self.raw));
+        match self.backend {
+            Backend::Cpu => idle().push(Idle(self.raw)),
+            // SAFETY: made by `make` and freed nowhere else.
+            Backend::Metal | Backend::Cuda => unsafe {
+                mlx_sys::mlx_stream_free(self.raw);
+            },
+        }
     }
 }
