@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mlx_embed::{CheckpointError, Embedder, Error, TextError};
+use mlx_embed::{CheckpointError, Embedder, Error, InputError, TextError};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
@@ -418,5 +418,5 @@ fn weights_that_hold_nan_give_an_error_and_no_vector() {
     scratch.write(WEIGHTS, bytes);
     let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
     let error = embedder.embed(&["one", "two"]).unwrap_err();
-    assert!(matches!(error, Error::NotFinite { .. }), "{error:?}");
+    assert!(matches!(error, Error::Input { index: 0, source: InputError::NotFinite }), "{error:?}");
 }

@@ -1,6 +1,7 @@
 //! Every golden case: token ids, each layer's hidden states and vectors equal the reference's.
 //!
 //! The reference is mlx-lm in f32 (see `tests/golden/README.md`). On a GPU set `MLX_EMBED_TEST_DEVICE=gpu`.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use mlx_embed::EmbedOptions;
 use mlx_embed_tests::compare::{cosine, magnitude, max_abs};

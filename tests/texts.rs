@@ -1,8 +1,11 @@
 //! Texts of every kind: a vector or a clear error, and limits that are told.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::num::NonZeroUsize;
 
-use mlx_embed::{EmbedOptions, Embedder, EndToken, EndTokenSource, Error, Pooling, Prompt, TextError};
+use mlx_embed::{
+    EmbedOptions, Embedder, EndToken, EndTokenSource, Error, InputError, Pooling, Prompt, TextError,
+};
 use mlx_embed_tests::compare::{cosine, max_abs};
 use mlx_embed_tests::golden::{self, Golden};
 use mlx_embed_tests::scratch::Scratch;
@@ -33,7 +36,20 @@ fn a_text_without_tokens_is_an_error_that_says_which() {
     options.pooling = Some(Pooling::Mean);
     let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
     let error = embedder.embed(&["something", ""]).unwrap_err();
-    assert!(matches!(error, Error::Text(TextError::Empty { index: 1 })), "{error:?}");
+    assert!(matches!(error, Error::Input { index: 1, source: InputError::Empty }), "{error:?}");
+}
+
+#[test]
+fn a_text_that_fails_fails_alone() {
+    let mut options = golden::load_options();
+    options.pooling = Some(Pooling::Mean);
+    let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
+    let results = embedder.embed_each(&["something", "", "else"], &EmbedOptions::default()).unwrap();
+    assert_eq!(results[1], Err(InputError::Empty));
+    for (result, text) in [(&results[0], "something"), (&results[2], "else")] {
+        let difference = max_abs(&result.as_ref().unwrap().vector, &one(&embedder, text));
+        assert!(difference < 1e-6, "{difference:e}");
+    }
 }
 
 #[test]
@@ -78,9 +94,8 @@ fn a_text_of_exactly_the_limit_is_not_cut() {
 fn a_limit_without_room_for_content_is_an_error() {
     let mut options = golden::load_options();
     options.max_tokens = Some(1);
-    let embedder = Embedder::load_with(golden::directory("st-last-token"), options).unwrap();
-    let error = embedder.embed(&["a"]).unwrap_err();
-    assert!(matches!(error, Error::Text(TextError::LimitTooSmall { .. })), "{error:?}");
+    let error = Embedder::load_with(golden::directory("st-last-token"), options).unwrap_err();
+    assert!(matches!(error, Error::Option { option: "max_tokens", .. }), "{error:?}");
 }
 
 #[test]
@@ -208,7 +223,10 @@ fn pooling_is_the_checkpoints_unless_the_caller_chooses() {
 fn token_ids_outside_the_vocabulary_are_an_error() {
     let embedder = golden::load("qwen3-f32");
     let error = embedder.hidden_states(&[1, 1_000_000]).unwrap_err();
-    assert!(matches!(error, Error::Text(TextError::OutsideVocabulary { token: 1_000_000, .. })), "{error:?}");
+    assert!(
+        matches!(error, Error::Input { source: InputError::OutsideVocabulary { token: 1_000_000, .. }, .. }),
+        "{error:?}"
+    );
     assert!(embedder.hidden_states(&[]).is_err());
 }
 
@@ -222,7 +240,7 @@ fn a_tokenizer_larger_than_the_model_is_an_error_not_a_wild_read() {
     let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
     let error = embedder.embed(&["ok", "b"]).unwrap_err();
     assert!(
-        matches!(error, Error::Text(TextError::OutsideVocabulary { index: 1, token: 9999, .. })),
+        matches!(error, Error::Input { index: 1, source: InputError::OutsideVocabulary { token: 9999, .. } }),
         "{error:?}"
     );
 }

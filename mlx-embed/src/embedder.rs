@@ -7,12 +7,12 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use crate::checkpoint::Checkpoint;
-use crate::error::Error;
+use crate::error::{Error, InputError};
 use crate::info::{EndTokenInfo, Info, Source};
 use crate::mlx::{self, Backend};
 use crate::pooling::{self, Pooling};
 use crate::runner::{Device, Runner, RunnerOptions};
-use crate::text::{EndToken, Prompt, Prompts, TextEncoder, TextError, Tokens};
+use crate::text::{EndToken, Prompt, Prompts, TextEncoder, Tokens};
 
 /// Options of [`Embedder::load_with`]. `LoadOptions::default()` follows the checkpoint.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,9 +29,10 @@ pub struct LoadOptions {
     /// Longest input in tokens. Default: `max_seq_length` of the sentence-transformers files, else the model's
     /// `max_position_embeddings`.
     pub max_tokens: Option<usize>,
-    /// Most tokens that run at once, padding included. Default: 4096. A longer text runs alone.
-    pub batch_tokens: usize,
-    /// Bytes that MLX keeps for reuse; a setting of the whole process. Default: 256 MiB. `None` leaves it as it is.
+    /// Most tokens that run at once, padding included; a longer text runs alone. Default: 4096 on a GPU; 512 on the
+    /// CPU, where more take memory and save no time.
+    pub batch_tokens: Option<NonZeroUsize>,
+    /// Bytes that MLX keeps for reuse; a setting of the whole process. Default: 256 MiB on a GPU, 64 MiB on the CPU.
     pub cache_limit: Option<usize>,
     /// Bytes that MLX tries to stay within; a setting of the whole process. Default: MLX's own.
     pub memory_limit: Option<usize>,
@@ -45,8 +46,8 @@ impl Default for LoadOptions {
             pooling: None,
             end_token: EndToken::Auto,
             max_tokens: None,
-            batch_tokens: 4096,
-            cache_limit: Some(256 << 20),
+            batch_tokens: None,
+            cache_limit: None,
             memory_limit: None,
         }
     }
@@ -127,9 +128,8 @@ impl Embedder {
             (None, None) => (Pooling::LastToken, Source::Default),
         };
         let max_tokens = max_tokens(&checkpoint, &options)?;
-        if options.batch_tokens == 0 {
-            return Err(Error::Option { option: "batch_tokens", reason: "is 0; give at least 1".into() });
-        }
+        let backend = options.device.backend()?;
+        let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
         let text = TextEncoder::open(
             checkpoint.dir(),
             &options.end_token,
@@ -137,12 +137,19 @@ impl Embedder {
             config.eos_token_id,
             config.vocab_size.unsigned_abs(),
         )?;
+        let added = text.added_tokens();
+        if max_tokens <= added {
+            return Err(Error::Option {
+                option: "max_tokens",
+                reason: format!("is {max_tokens}, but {added} go to special tokens; give more than that"),
+            });
+        }
         let end_token = text.end_token().map(|(id, appended_by)| EndTokenInfo {
             id,
             token: text.token(id).unwrap_or_default(),
             appended_by,
         });
-        let mut info = Info {
+        let info = Info {
             model: checkpoint.dir().to_owned(),
             config: config.clone(),
             parameters: checkpoint.parameters()?,
@@ -154,24 +161,22 @@ impl Embedder {
             sentence_transformers: files.clone(),
             end_token,
             max_tokens,
-            batch_tokens: options.batch_tokens,
-            // Until the worker has chosen.
-            backend: Backend::Cpu,
+            batch_tokens,
+            backend,
             mlx_version: mlx::version(),
-            mlx_c_version: mlx_sys::MLXC_VERSION.to_owned(),
+            mlx_c_version: mlx::C_VERSION.to_owned(),
         };
         let prompts = Prompts::new(files.prompts.clone(), files.default_prompt_name.as_deref());
         let runner_options = RunnerOptions {
-            device: options.device,
+            backend,
             threads: options.threads,
             pooling,
-            batch_tokens: options.batch_tokens,
+            batch_tokens,
             max_tokens,
-            cache_limit: options.cache_limit,
+            cache_limit: options.cache_limit.unwrap_or(default_cache_limit(backend)),
             memory_limit: options.memory_limit,
         };
-        let (worker, backend) = Worker::start(checkpoint, runner_options)?;
-        info.backend = backend;
+        let worker = Worker::start(checkpoint, runner_options)?;
         Ok(Self { shared: Arc::new(Shared { text, prompts, info, worker }) })
     }
 
@@ -199,6 +204,19 @@ impl Embedder {
         texts: &[T],
         options: &EmbedOptions,
     ) -> Result<Vec<Embedding>, Error> {
+        let results = self.embed_each(texts, options)?.into_iter().enumerate();
+        results.map(|(index, result)| result.map_err(|source| Error::Input { index, source })).collect()
+    }
+
+    /// As [`Embedder::embed_with`], but a text that can't be embedded fails alone: each text has its own result.
+    ///
+    /// # Errors
+    /// When an option doesn't fit the model, or the model fails as a whole.
+    pub fn embed_each<T: AsRef<str>>(
+        &self,
+        texts: &[T],
+        options: &EmbedOptions,
+    ) -> Result<Vec<Result<Embedding, InputError>>, Error> {
         let Shared { text, prompts, info, worker } = &*self.shared;
         let hidden = info.config.hidden_size as usize;
         let dims = options.dims.map(NonZeroUsize::get);
@@ -209,21 +227,30 @@ impl Embedder {
             });
         }
         let prompt = prompts.resolve(&options.prompt)?;
-        let tokens = texts
-            .iter()
-            .enumerate()
-            .map(|(index, each)| text.encode(prompt, each.as_ref(), index, info.max_tokens))
-            .collect::<Result<Vec<Tokens>, TextError>>()?;
-        let facts: Vec<(usize, bool)> = tokens.iter().map(|each| (each.ids.len(), each.truncated)).collect();
-        let ids: Vec<Vec<u32>> = tokens.into_iter().map(|each| each.ids).collect();
-
-        let vectors = worker.run(move |runner| runner.embed(&ids))?;
+        let mut ids = Vec::with_capacity(texts.len());
+        let mut results = Vec::with_capacity(texts.len());
+        for each in texts {
+            let tokens = text.encode(prompt, each.as_ref(), info.max_tokens);
+            results.push(tokens.map(|Tokens { ids: of_text, truncated }| {
+                let tokens = of_text.len();
+                ids.push(of_text);
+                Embedding { vector: Vec::new(), tokens, truncated }
+            }));
+        }
+        let mut vectors = worker.run(move |runner| runner.embed(&ids))?.into_iter();
         let normalize = options.normalize.unwrap_or(info.normalize);
-        let results = vectors.into_iter().zip(facts).map(|(mut vector, (tokens, truncated))| {
-            pooling::finish(&mut vector, dims, normalize);
-            Embedding { vector, tokens, truncated }
-        });
-        Ok(results.collect())
+        // One vector for each text that has tokens, in order.
+        for result in results.iter_mut().filter(|result| result.is_ok()) {
+            match (vectors.next(), &mut *result) {
+                (Some(Ok(mut vector)), Ok(embedding)) => {
+                    pooling::finish(&mut vector, dims, normalize);
+                    embedding.vector = vector;
+                }
+                (Some(Err(error)), _) => *result = Err(error),
+                (_, _) => return Err(Error::Stopped { reason: "it lost a vector".into() }),
+            }
+        }
+        Ok(results)
     }
 
     /// The token ids that the model sees for `text`, prompt and end token included.
@@ -233,7 +260,8 @@ impl Embedder {
     pub fn token_ids(&self, text: &str, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
         let Shared { text: encoder, prompts, info, .. } = &*self.shared;
         let prompt = prompts.resolve(&options.prompt)?;
-        Ok(encoder.encode(prompt, text, 0, info.max_tokens)?.ids)
+        let tokens = encoder.encode(prompt, text, info.max_tokens);
+        tokens.map(|tokens| tokens.ids).map_err(|source| Error::Input { index: 0, source })
     }
 
     /// Every hidden state on the way of one text, for comparing with another implementation layer by layer: the
@@ -244,12 +272,12 @@ impl Embedder {
     pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
         let Shared { info, worker, .. } = &*self.shared;
         let vocab_size = info.config.vocab_size.unsigned_abs();
-        if token_ids.is_empty() {
-            return Err(TextError::Empty { index: 0 }.into());
-        }
-        if let Some(&token) = token_ids.iter().find(|&&id| id >= vocab_size) {
-            return Err(TextError::OutsideVocabulary { index: 0, token, vocab_size }.into());
-        }
+        let checked = if token_ids.is_empty() {
+            Err(InputError::Empty)
+        } else {
+            InputError::check_vocabulary(token_ids, vocab_size)
+        };
+        checked.map_err(|source| Error::Input { index: 0, source })?;
         let ids = token_ids.to_vec();
         worker.run(move |runner| runner.hidden_states(&ids))
     }
@@ -272,6 +300,14 @@ fn max_tokens(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<usize, E
     }
 }
 
+fn default_batch_tokens(backend: Backend) -> usize {
+    if backend == Backend::Cpu { 512 } else { 4096 }
+}
+
+fn default_cache_limit(backend: Backend) -> usize {
+    if backend == Backend::Cpu { 64 << 20 } else { 256 << 20 }
+}
+
 type Job = Box<dyn FnOnce(&Runner) + Send>;
 
 /// The thread that owns the model. It ends, and frees the model, when the worker is dropped.
@@ -284,7 +320,7 @@ struct Worker {
 
 impl Worker {
     /// Loads the model on a thread of its own and waits for it.
-    fn start(checkpoint: Checkpoint, options: RunnerOptions) -> Result<(Self, Backend), Error> {
+    fn start(checkpoint: Checkpoint, options: RunnerOptions) -> Result<Self, Error> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (started, start) = mpsc::sync_channel(1);
         let body = move || {
@@ -293,7 +329,7 @@ impl Worker {
                     // The mapped files live on in the runner.
                     drop(checkpoint);
                     // Nobody to tell means that `start` is gone, and with it the queue's other end.
-                    let _ = started.send(Ok(runner.stream().backend()));
+                    let _ = started.send(Ok(()));
                     for job in queue {
                         job(&runner);
                     }
@@ -310,7 +346,7 @@ impl Worker {
             .map_err(|error| Error::Stopped { reason: format!("its thread could not start: {error}") })?;
         let worker = Self { jobs: Some(jobs), thread: Some(thread) };
         match start.recv() {
-            Ok(result) => result.map(|backend| (worker, backend)),
+            Ok(result) => result.map(|()| worker),
             Err(_) => Err(Error::Stopped { reason: "it panicked while loading".into() }),
         }
     }

@@ -11,7 +11,7 @@ pub enum Error {
     /// The checkpoint can't be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A text has no tokens.
+    /// The tokenizer can't be used, or a prompt or end token is unknown.
     #[error(transparent)]
     Text(#[from] TextError),
     /// MLX failed.
@@ -25,13 +25,13 @@ pub enum Error {
         /// What is wrong, and what would do.
         reason: String,
     },
-    /// A vector came out with NaN or infinity in it. It is not handed out.
-    #[error(
-        "text {index}: the model produced a vector that is not finite; the weights are damaged, or their type overflows"
-    )]
-    NotFinite {
-        /// Which of the texts.
+    /// One of the texts has no vector.
+    #[error("text {index}: {source}")]
+    Input {
+        /// Which of the call's texts.
         index: usize,
+        /// Why.
+        source: InputError,
     },
     /// The weights file changed while it was in use.
     #[error("{path}: {reason}; load the checkpoint again")]
@@ -47,4 +47,44 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+}
+
+/// Why a text has no vector. The other texts of its call are not concerned.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// The tokenizer could not take the text.
+    #[error("the tokenizer failed: {reason}")]
+    Tokenizer {
+        /// The tokenizer library's reason.
+        reason: String,
+    },
+    /// Nothing is left of the text, so there is nothing to embed.
+    #[error("it is empty and this model adds no token of its own; leave it out")]
+    Empty,
+    /// The tokenizer knows more tokens than the model.
+    #[error(
+        "token {token} is outside the model's vocabulary of {vocab_size}; tokenizer.json belongs to another model"
+    )]
+    OutsideVocabulary {
+        /// The token's id.
+        token: u32,
+        /// Rows of the model's embedding table.
+        vocab_size: u32,
+    },
+    /// The vector came out with NaN or infinity in it. It is not handed out.
+    #[error(
+        "the model produced a vector that is not finite; the weights are damaged, or their type overflows"
+    )]
+    NotFinite,
+}
+
+impl InputError {
+    /// An id outside the embedding table would read memory beyond it.
+    pub(crate) fn check_vocabulary(ids: &[u32], vocab_size: u32) -> Result<(), Self> {
+        match ids.iter().find(|&&id| id >= vocab_size) {
+            Some(&token) => Err(Self::OutsideVocabulary { token, vocab_size }),
+            None => Ok(()),
+        }
+    }
 }

@@ -40,7 +40,7 @@ pub use checkpoint::{
     Architecture, Checkpoint, CheckpointError, ModelConfig, Quantization, RopeScaling, SentenceTransformers,
 };
 pub use embedder::{EmbedOptions, Embedder, Embedding, LoadOptions};
-pub use error::Error;
+pub use error::{Error, InputError};
 pub use info::{EndTokenInfo, Info, Source};
 pub use pooling::Pooling;
 pub use runner::Device;

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 
 use crate::batch::{self, Sharing};
 use crate::checkpoint::Checkpoint;
-use crate::error::Error;
-use crate::mlx::{self, Array, Dtype, Stream, memory, ops};
+use crate::error::{Error, InputError};
+use crate::mlx::{self, Array, Backend, Dtype, Stream, memory, ops};
 use crate::model::{Decoder, Rows};
 use crate::pooling::Pooling;
 
@@ -22,15 +22,29 @@ pub enum Device {
     Gpu,
 }
 
+impl Device {
+    /// What runs the model on this machine.
+    pub(crate) fn backend(self) -> Result<Backend, Error> {
+        match (self, mlx::gpu_backend()) {
+            (Self::Cpu, _) | (Self::Auto, None) => Ok(Backend::Cpu),
+            (Self::Auto | Self::Gpu, Some(gpu)) => Ok(gpu),
+            (Self::Gpu, None) => Err(Error::Option {
+                option: "device",
+                reason: "is gpu, but this build of MLX finds no GPU that it can use; use the CPU".into(),
+            }),
+        }
+    }
+}
+
 /// What the runner needs to know besides the checkpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct RunnerOptions {
-    pub(crate) device: Device,
+    pub(crate) backend: Backend,
     pub(crate) threads: Option<NonZeroUsize>,
     pub(crate) pooling: Pooling,
     pub(crate) batch_tokens: usize,
     pub(crate) max_tokens: usize,
-    pub(crate) cache_limit: Option<usize>,
+    pub(crate) cache_limit: usize,
     pub(crate) memory_limit: Option<usize>,
 }
 
@@ -47,19 +61,12 @@ pub(crate) struct Runner {
 
 impl Runner {
     pub(crate) fn load(checkpoint: &Checkpoint, options: &RunnerOptions) -> Result<Self, Error> {
-        let stream = match options.device {
-            Device::Cpu => Stream::cpu()?,
-            Device::Gpu => Stream::gpu()?,
-            Device::Auto if mlx::gpu_backend().is_some() => Stream::gpu()?,
-            Device::Auto => Stream::cpu()?,
-        };
+        let stream = Stream::new(options.backend)?;
         let _turn = stream.turn();
         if let Some(threads) = options.threads {
             mlx::set_blas_threads(threads.get())?;
         }
-        if let Some(bytes) = options.cache_limit {
-            memory::set_cache_limit(bytes)?;
-        }
+        memory::set_cache_limit(options.cache_limit)?;
         if let Some(bytes) = options.memory_limit {
             memory::set_limit(bytes)?;
         }
@@ -79,27 +86,23 @@ impl Runner {
         })
     }
 
-    pub(crate) fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
     /// Frees the model, which on a GPU takes a turn as any other use of it.
     pub(crate) fn unload(self) {
         let _turn = self.stream.turn();
         drop(self);
     }
 
-    /// Pooled vectors, not normalised yet, in the order of `texts`; no text is empty.
-    pub(crate) fn embed(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Error> {
+    /// Pooled vectors, not normalised yet, in the order of `texts`; no text is empty. A text whose vector is not finite
+    /// has an error in its place.
+    pub(crate) fn embed(&self, texts: &[Vec<u32>]) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
         let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
-        let mut vectors = vec![Vec::new(); texts.len()];
+        // Every text is in one batch, which replaces this.
+        let mut vectors = vec![Err(InputError::Empty); texts.len()];
         for batch in batch::plan(&lengths, self.batch_tokens, self.sharing) {
             let rows: Vec<&[u32]> = batch.iter().map(|&text| texts[text].as_slice()).collect();
             for (vector, &text) in self.embed_batch(&rows)?.into_iter().zip(&batch) {
-                if !vector.iter().all(|x| x.is_finite()) {
-                    return Err(Error::NotFinite { index: text });
-                }
-                vectors[text] = vector;
+                let finite = vector.iter().all(|x| x.is_finite());
+                vectors[text] = if finite { Ok(vector) } else { Err(InputError::NotFinite) };
             }
         }
         Ok(vectors)

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use mlx_embed::{Error, TextError};
+use mlx_embed::{Error, InputError, TextError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,21 +28,17 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
-    /// The library's error while it embedded several texts, the first of them at `first` in the input. `place` names
-    /// a text of the input.
-    pub(crate) fn of_texts(error: Error, first: usize, place: impl Fn(usize) -> String) -> Self {
-        let message = in_command_line_words(&error);
-        match failed_text(&error) {
-            Some(index) => {
-                let reason = message.strip_prefix(&format!("text {index}")).unwrap_or(&message);
-                Self::Text {
-                    place: place(first + index),
-                    reason: reason.trim_start_matches([':', ' ']).to_owned(),
-                }
-            }
-            None if concerns_an_option(&error) => Self::Embed(error),
-            None => Self::Text { place: format!("stopped at {}", place(first)), reason: message },
+    /// The library's error while it embedded several texts, of which `place` names the first.
+    pub(crate) fn of_texts(error: Error, place: String) -> Self {
+        if concerns_an_option(&error) {
+            return Self::Embed(error);
         }
+        Self::Text { place: format!("stopped at {place}"), reason: in_command_line_words(&error) }
+    }
+
+    /// One text that has no vector.
+    pub(crate) fn of_text(error: &InputError, place: String) -> Self {
+        Self::Text { place, reason: error.to_string() }
     }
 
     /// Whether the reader of our output has gone away, as `head` does: it has what it wanted.
@@ -61,29 +57,12 @@ impl CliError {
     }
 }
 
-/// Which of the texts of a call the library failed on, if it was one.
-pub(crate) fn failed_text(error: &Error) -> Option<usize> {
-    match error {
-        Error::NotFinite { index }
-        | Error::Text(
-            TextError::Tokenizer { index, .. }
-            | TextError::Empty { index }
-            | TextError::OutsideVocabulary { index, .. },
-        ) => Some(*index),
-        _ => None,
-    }
-}
-
 /// Whether another value of an option is what helps.
 fn concerns_an_option(error: &Error) -> bool {
     matches!(
         error,
         Error::Option { .. }
-            | Error::Text(
-                TextError::LimitTooSmall { .. }
-                    | TextError::UnknownPrompt { .. }
-                    | TextError::UnknownEndToken { .. }
-            )
+            | Error::Text(TextError::UnknownPrompt { .. } | TextError::UnknownEndToken { .. })
     )
 }
 
@@ -91,9 +70,6 @@ fn concerns_an_option(error: &Error) -> bool {
 fn in_command_line_words(error: &Error) -> String {
     match error {
         Error::Option { option, reason } => format!("--{} {reason}", option.replace('_', "-")),
-        Error::Text(TextError::LimitTooSmall { .. }) => {
-            error.to_string().replacen("max_tokens", "--max-tokens", 1)
-        }
         _ => error.to_string(),
     }
 }
@@ -111,23 +87,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_texts_index_becomes_its_place_in_the_input() {
-        let error =
-            CliError::of_texts(TextError::Empty { index: 2 }.into(), 10, |index| format!("line {index}"));
-        assert_eq!(
-            error.to_string(),
-            "line 12: is empty and this model adds no token of its own; leave it out"
-        );
-        let error = CliError::of_texts(Error::NotFinite { index: 0 }, 10, |index| format!("line {index}"));
-        assert!(error.to_string().starts_with("line 10: the model produced"), "{error}");
-    }
-
-    #[test]
     fn options_have_their_command_line_names() {
         let error = Error::Option { option: "max_tokens", reason: "is 0".into() };
-        assert_eq!(CliError::from(error).to_string(), "--max-tokens is 0");
-        let error = CliError::from(Error::from(TextError::LimitTooSmall { max_tokens: 1, added: 1 }));
-        assert!(error.to_string().starts_with("--max-tokens is 1,"), "{error}");
+        let error = CliError::of_texts(error, "line 1".into());
+        assert_eq!(error.to_string(), "--max-tokens is 0");
         assert_eq!(error.exit_code(), 2);
     }
 }

@@ -46,7 +46,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
         "{} (MLX {}, mlx-c {})",
         env!("CARGO_PKG_VERSION"),
         mlx_embed::mlx::version(),
-        mlx_sys::MLXC_VERSION
+        mlx_embed::mlx::C_VERSION
     )
 });
 

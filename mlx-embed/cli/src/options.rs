@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use mlx_embed::{Device, EmbedOptions, Embedder, Embedding, EndToken, Error, LoadOptions, Pooling, Prompt};
+use mlx_embed::{Device, EmbedOptions, Embedder, Embedding, EndToken, LoadOptions, Pooling, Prompt};
 
-use crate::error::{CliError, failed_text};
+use crate::error::CliError;
 use crate::notes::Notes;
 
 /// Which model, and how it makes vectors.
@@ -35,7 +35,7 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_tokens: Option<NonZeroUsize>,
 
-    /// Tokens that run at once, padding included: more is faster and takes more memory [default: 4096]
+    /// Tokens that run at once, padding included: more takes more memory [default: 4096 on a GPU, 512 on the CPU]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_tokens: Option<NonZeroUsize>,
 
@@ -110,12 +110,8 @@ impl CommonArgs {
         let dir = self.model.as_ref().filter(|dir| !dir.as_os_str().is_empty()).ok_or_else(no_model)?;
         let embedder = Embedder::load_with(dir, self.load_options())?;
         let model = Model { embedder, options: self.embed_options() };
-        model.embedder.embed_with::<&str>(&[], &model.options)?;
-        match model.embedder.token_ids("a", &model.options) {
-            // What a text has to do with it shows when there is one.
-            Err(error) if failed_text(&error).is_none() => Err(error.into()),
-            _ => Ok(model),
-        }
+        model.embedder.embed_each::<&str>(&[], &model.options)?;
+        Ok(model)
     }
 
     fn load_options(&self) -> LoadOptions {
@@ -133,9 +129,7 @@ impl CommonArgs {
         });
         options.end_token = self.end_token.clone();
         options.max_tokens = self.max_tokens.map(NonZeroUsize::get);
-        if let Some(batch_tokens) = self.batch_tokens {
-            options.batch_tokens = batch_tokens.get();
-        }
+        options.batch_tokens = self.batch_tokens;
         options
     }
 
@@ -180,22 +174,23 @@ impl Model {
         self.options.dims.map_or(hidden, NonZeroUsize::get)
     }
 
-    /// The vectors of `texts`; where one of them fails, the vectors of those before it, and the failure.
-    pub(crate) fn embed(&self, texts: &[String]) -> (Vec<Embedding>, Option<Error>) {
-        let mut failure = None;
-        let mut sound = texts.len();
-        loop {
-            match self.embedder.embed_with(&texts[..sound], &self.options) {
-                Ok(embeddings) => return (embeddings, failure),
-                // The library names a text; one before it may fail too.
-                Err(error) => match failed_text(&error) {
-                    Some(index) if index < sound => {
-                        sound = index;
-                        failure = Some(error);
-                    }
-                    _ => return (Vec::new(), Some(error)),
-                },
+    /// The vectors of `texts` up to the first that fails, and that failure. `place` names a text of the call.
+    pub(crate) fn embed(
+        &self,
+        texts: &[String],
+        place: impl Fn(usize) -> String,
+    ) -> (Vec<Embedding>, Option<CliError>) {
+        let results = match self.embedder.embed_each(texts, &self.options) {
+            Ok(results) => results,
+            Err(error) => return (Vec::new(), Some(CliError::of_texts(error, place(0)))),
+        };
+        let mut embeddings = Vec::with_capacity(results.len());
+        for (index, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(embedding) => embeddings.push(embedding),
+                Err(error) => return (embeddings, Some(CliError::of_text(&error, place(index)))),
             }
         }
+        (embeddings, None)
     }
 }

@@ -113,7 +113,7 @@ impl Stream {
         Self::new(backend)
     }
 
-    fn new(backend: Backend) -> Result<Self, MlxError> {
+    pub(crate) fn new(backend: Backend) -> Result<Self, MlxError> {
         install_handler();
         let reused = if backend == Backend::Cpu { idle().pop() } else { None };
         let raw = match reused {

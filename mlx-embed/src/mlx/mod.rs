@@ -32,6 +32,9 @@ pub use dtype::{Dtype, Element};
 pub use error::MlxError;
 pub(crate) use mapped::{MappedArrays, MappedFile};
 
+/// Version of mlx-c that this crate is built with, such as `0.7.0`.
+pub const C_VERSION: &str = mlx_sys::MLXC_VERSION;
+
 /// Version of the MLX core that this process runs on, such as `0.32.2`.
 pub fn version() -> String {
     error::install_handler();

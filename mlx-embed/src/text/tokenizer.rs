@@ -6,6 +6,7 @@ use serde::Serialize;
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
 use super::TextError;
+use crate::error::InputError;
 
 /// Which token ends a text. Last-token pooling reads the vector off it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,25 +65,23 @@ impl TextEncoder {
         if !path.is_file() {
             return Err(TextError::MissingTokenizer { path });
         }
-        let mut tokenizer = Tokenizer::from_file(&path)
-            .map_err(|error| TextError::InvalidTokenizer { path: path.clone(), reason: error.to_string() })?;
+        let mut tokenizer = Tokenizer::from_file(&path).map_err(|error| invalid(&path, &error))?;
         // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
         tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| TextError::InvalidTokenizer { path: path.clone(), reason: error.to_string() })?;
+        tokenizer.with_truncation(None).map_err(|error| invalid(&path, &error))?;
         let mut encoder = Self { tokenizer, appended: None, end_token: None, vocab_size };
-        encoder.choose_end_token(end_token, last_token, eos_token_id)?;
+        let by_tokenizer = encoder.last_added_token(&path)?;
+        encoder.choose_end_token(end_token, by_tokenizer, last_token, eos_token_id)?;
         Ok(encoder)
     }
 
     fn choose_end_token(
         &mut self,
         wanted: &EndToken,
+        by_tokenizer: Option<u32>,
         last_token: bool,
         eos_token_id: Option<u32>,
     ) -> Result<(), TextError> {
-        let by_tokenizer = self.last_added_token()?;
         self.appended = match wanted {
             EndToken::TokenizerOnly => None,
             EndToken::Token(token) => {
@@ -108,21 +107,10 @@ impl TextEncoder {
 
     /// The token that the tokenizer puts behind every text. A token put before it (`<s>`) is not one, so a text of
     /// one letter tells them apart.
-    fn last_added_token(&self) -> Result<Option<u32>, TextError> {
-        let encoding = self.encode_raw("a", 0, true)?;
+    fn last_added_token(&self, path: &Path) -> Result<Option<u32>, TextError> {
+        let encoding = self.tokenizer.encode_fast("a", true).map_err(|error| invalid(path, &error))?;
         let special = encoding.get_special_tokens_mask().last() == Some(&1);
         Ok(encoding.get_ids().last().copied().filter(|_| special))
-    }
-
-    fn encode_raw(
-        &self,
-        text: &str,
-        index: usize,
-        add_special: bool,
-    ) -> Result<tokenizers::Encoding, TextError> {
-        self.tokenizer
-            .encode_fast(text, add_special)
-            .map_err(|error| TextError::Tokenizer { index, reason: error.to_string() })
     }
 
     /// The end token's id and who appends it.
@@ -135,20 +123,16 @@ impl TextEncoder {
         self.tokenizer.id_to_token(id)
     }
 
+    /// How many tokens every text gets besides its content.
+    pub(crate) fn added_tokens(&self) -> usize {
+        let by_tokenizer =
+            self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        by_tokenizer + usize::from(self.appended.is_some())
+    }
+
     /// Tokens of `prompt` and `text` together: content cut to the limit first, then special tokens and end token.
-    pub(crate) fn encode(
-        &self,
-        prompt: &str,
-        text: &str,
-        index: usize,
-        max_tokens: usize,
-    ) -> Result<Tokens, TextError> {
-        let processor = self.tokenizer.get_post_processor();
-        let added = processor.map_or(0, |processor| processor.added_tokens(false))
-            + usize::from(self.appended.is_some());
-        if max_tokens <= added {
-            return Err(TextError::LimitTooSmall { max_tokens, added });
-        }
+    pub(crate) fn encode(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens, InputError> {
+        let failed = |error: tokenizers::Error| InputError::Tokenizer { reason: error.to_string() };
         let joined;
         let input = if prompt.is_empty() {
             text
@@ -156,26 +140,26 @@ impl TextEncoder {
             joined = format!("{prompt}{text}");
             &joined
         };
-        let mut encoding = self.encode_raw(input, index, false)?;
-        let room = max_tokens - added;
+        let mut encoding = self.tokenizer.encode_fast(input, false).map_err(failed)?;
+        let room = max_tokens.saturating_sub(self.added_tokens());
         let truncated = encoding.len() > room;
         if truncated {
             encoding.truncate(room, 0, TruncationDirection::Right);
             // What was cut off hangs on the encoding; the post-processor would work on all of it.
             encoding.set_overflowing(Vec::new());
         }
-        let encoding = self
-            .tokenizer
-            .post_process(encoding, None, true)
-            .map_err(|error| TextError::Tokenizer { index, reason: error.to_string() })?;
+        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
         let mut ids = encoding.get_ids().to_vec();
         ids.extend(self.appended);
         if ids.is_empty() {
-            return Err(TextError::Empty { index });
+            return Err(InputError::Empty);
         }
-        if let Some(&token) = ids.iter().find(|&&id| id >= self.vocab_size) {
-            return Err(TextError::OutsideVocabulary { index, token, vocab_size: self.vocab_size });
-        }
+        InputError::check_vocabulary(&ids, self.vocab_size)?;
         Ok(Tokens { ids, truncated })
     }
+}
+
+#[cold]
+fn invalid(path: &Path, error: &tokenizers::Error) -> TextError {
+    TextError::InvalidTokenizer { path: path.to_owned(), reason: error.to_string() }
 }

@@ -52,9 +52,8 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let failure = loop {
         let window = input.window(window_bytes);
         progress.start_window(window.texts.len(), done);
-        let (embeddings, error) = model.embed(&window.texts);
+        let (embeddings, error) = model.embed(&window.texts, |index| input.place(done + index));
         output.write(done, &window.texts, &embeddings)?;
-        let error = error.map(|error| CliError::of_texts(error, done, |index| input.place(index)));
         done += embeddings.len();
         truncated += embeddings.iter().filter(|embedding| embedding.truncated).count();
         progress.update(done, input.read());

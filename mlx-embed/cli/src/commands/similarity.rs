@@ -48,10 +48,10 @@ pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     let model = args.common.load()?;
     let notes = args.common.notes();
     notes.about_model(model.embedder.info());
-    let embeddings = model
-        .embedder
-        .embed_with(&texts, &model.options)
-        .map_err(|error| CliError::of_texts(error, 0, |index| input.place(index)))?;
+    let (embeddings, failure) = model.embed(&texts, |index| input.place(index));
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
     let truncated = embeddings.iter().filter(|embedding| embedding.truncated).count();
     notes.about_texts(truncated, texts.len(), model.embedder.info().max_tokens);
 

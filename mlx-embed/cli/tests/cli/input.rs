@@ -138,10 +138,10 @@ fn bad_lines_are_named_and_what_came_before_is_written() {
 fn a_text_that_cannot_be_embedded_is_named_by_its_place() {
     let arguments = ["--pooling", "mean"];
     let ran = run_on(on("embed", "plain-tokenizer").args(arguments), b"one\ntwo\n\nfour\n");
-    ran.failed(1, &["standard input, line 3: is empty", "the 2 results before it are written"]);
+    ran.failed(1, &["standard input, line 3: it is empty", "the 2 results before it are written"]);
     assert_eq!(rows(&ran.stdout).len(), 2);
     let ran = run(on("embed", "plain-tokenizer").args(arguments).arg(""));
-    ran.failed(1, &["text 1 of the command line: is empty", "nothing is written"]);
+    ran.failed(1, &["text 1 of the command line: it is empty", "nothing is written"]);
 }
 
 #[test]

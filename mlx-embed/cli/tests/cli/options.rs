@@ -168,5 +168,5 @@ fn on_a_machine_without_a_gpu_asking_for_one_is_an_error() {
     }
     let mut command = binary();
     command.args(["embed", "--device", "gpu", "a", "--model"]).arg(golden("st-mean"));
-    run(&mut command).failed(1, &["no GPU"]);
+    run(&mut command).failed(2, &["no GPU"]);
 }
