@@ -3,3 +3,8 @@
 pub mod compare;
 pub mod golden;
 pub mod scratch;
+
+/// The README's example has to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
