@@ -37,8 +37,7 @@ fn check(case: &str) {
     let embedder = golden::load(case);
     let mut worst = Tolerance { cosine: 1.0, vector: 0.0, hidden: 0.0 };
     for (index, text) in golden.texts.iter().enumerate() {
-        let mut options = EmbedOptions::default();
-        options.prompt = text.prompt();
+        let options = EmbedOptions { prompt: text.prompt(), ..Default::default() };
         let ids = embedder.token_ids(&text.text, &options).unwrap();
         assert_eq!(ids, text.ids, "{case}: token ids of {:?}", text.text);
 

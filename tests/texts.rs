@@ -145,8 +145,7 @@ fn attention_in_steps_equals_attention_at_once() {
 fn prompts_go_before_the_text() {
     let embedder = golden::load("st-last-token");
     let with = |prompt: Prompt, text: &str| {
-        let mut options = EmbedOptions::default();
-        options.prompt = prompt;
+        let options = EmbedOptions { prompt, ..Default::default() };
         embedder.embed_with(&[text], &options).unwrap().remove(0).vector
     };
     let named = embedder.info().sentence_transformers.prompts["query"].clone();
@@ -158,8 +157,7 @@ fn prompts_go_before_the_text() {
 
 #[test]
 fn an_unknown_prompt_lists_the_known_ones() {
-    let mut options = EmbedOptions::default();
-    options.prompt = Prompt::Named("sonnet".into());
+    let options = EmbedOptions { prompt: Prompt::Named("sonnet".into()), ..Default::default() };
     let error = golden::load("st-last-token").embed_with(&["x"], &options).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("sonnet") && text.contains("query"), "{text}");
@@ -169,9 +167,8 @@ fn an_unknown_prompt_lists_the_known_ones() {
 fn fewer_dimensions_are_the_first_ones_normalised_again() {
     let embedder = golden::load("qwen3-f32");
     let with = |dims: usize, normalize: bool| {
-        let mut options = EmbedOptions::default();
-        options.dims = NonZeroUsize::new(dims);
-        options.normalize = Some(normalize);
+        let options =
+            EmbedOptions { dims: NonZeroUsize::new(dims), normalize: Some(normalize), ..Default::default() };
         embedder.embed_with(&["matryoshka"], &options).unwrap().remove(0).vector
     };
     let hidden = embedder.info().config.hidden_size as usize;
@@ -184,8 +181,7 @@ fn fewer_dimensions_are_the_first_ones_normalised_again() {
 
 #[test]
 fn more_dimensions_than_there_are_is_an_error() {
-    let mut options = EmbedOptions::default();
-    options.dims = NonZeroUsize::new(100_000);
+    let options = EmbedOptions { dims: NonZeroUsize::new(100_000), ..Default::default() };
     let error = golden::load("qwen3-f32").embed_with(&["x"], &options).unwrap_err();
     assert!(matches!(error, Error::Option { option: "dims", .. }), "{error:?}");
 }

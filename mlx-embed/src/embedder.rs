@@ -12,11 +12,10 @@ use crate::info::{EndTokenInfo, Info, Source};
 use crate::mlx::{self, Backend};
 use crate::pooling::{self, Pooling};
 use crate::runner::{Device, Runner, RunnerOptions};
-use crate::text::{EndToken, Prompt, Prompts, TextEncoder, Tokens};
+use crate::text::{EndToken, Prompt, Prompts, TextEncoder};
 
 /// Options of [`Embedder::load_with`]. `LoadOptions::default()` follows the checkpoint.
 #[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
 pub struct LoadOptions {
     /// Where the model runs. Default: the GPU if there is one, else the CPU.
     pub device: Device,
@@ -54,8 +53,14 @@ impl Default for LoadOptions {
 }
 
 /// Options of [`Embedder::embed_with`].
+///
+/// ```
+/// use mlx_embed::{EmbedOptions, Prompt};
+///
+/// let query = EmbedOptions { prompt: Prompt::Named("query".into()), ..Default::default() };
+/// # assert_eq!(query.normalize, None);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
-#[non_exhaustive]
 pub struct EmbedOptions {
     /// What goes before each text.
     pub prompt: Prompt,
@@ -228,29 +233,25 @@ impl Embedder {
         }
         let prompt = prompts.resolve(&options.prompt)?;
         let mut ids = Vec::with_capacity(texts.len());
-        let mut results = Vec::with_capacity(texts.len());
+        let mut facts = Vec::with_capacity(texts.len());
         for each in texts {
             let tokens = text.encode(prompt, each.as_ref(), info.max_tokens);
-            results.push(tokens.map(|Tokens { ids: of_text, truncated }| {
-                let tokens = of_text.len();
-                ids.push(of_text);
-                Embedding { vector: Vec::new(), tokens, truncated }
+            facts.push(tokens.map(|tokens| {
+                let fact = (tokens.ids.len(), tokens.truncated);
+                ids.push(tokens.ids);
+                fact
             }));
         }
         let mut vectors = worker.run(move |runner| runner.embed(&ids))?.into_iter();
         let normalize = options.normalize.unwrap_or(info.normalize);
-        // One vector for each text that has tokens, in order.
-        for result in results.iter_mut().filter(|result| result.is_ok()) {
-            match (vectors.next(), &mut *result) {
-                (Some(Ok(mut vector)), Ok(embedding)) => {
-                    pooling::finish(&mut vector, dims, normalize);
-                    embedding.vector = vector;
-                }
-                (Some(Err(error)), _) => *result = Err(error),
-                (_, _) => return Err(Error::Stopped { reason: "it lost a vector".into() }),
-            }
-        }
-        Ok(results)
+        let results = facts.into_iter().map(|fact| {
+            let (tokens, truncated) = fact?;
+            // There is one vector for each text that has tokens, in order.
+            let mut vector = vectors.next().unwrap_or(Err(InputError::Empty))?;
+            pooling::finish(&mut vector, dims, normalize);
+            Ok(Embedding { vector, tokens, truncated })
+        });
+        Ok(results.collect())
     }
 
     /// The token ids that the model sees for `text`, prompt and end token included.

@@ -84,10 +84,11 @@ impl Golden {
 
 /// Options that the golden tests load with: no limit on tokens, and the device that `MLX_EMBED_TEST_DEVICE` names.
 pub fn load_options() -> LoadOptions {
-    let mut options = LoadOptions::default();
-    options.device = if on_gpu() { Device::Gpu } else { Device::Cpu };
-    options.max_tokens = Some(1024);
-    options
+    LoadOptions {
+        device: if on_gpu() { Device::Gpu } else { Device::Cpu },
+        max_tokens: Some(1024),
+        ..Default::default()
+    }
 }
 
 /// Whether `MLX_EMBED_TEST_DEVICE=gpu`.

@@ -115,38 +115,39 @@ impl CommonArgs {
     }
 
     fn load_options(&self) -> LoadOptions {
-        let mut options = LoadOptions::default();
-        options.device = match self.device {
-            DeviceArg::Auto => Device::Auto,
-            DeviceArg::Cpu => Device::Cpu,
-            DeviceArg::Gpu => Device::Gpu,
-        };
-        options.threads = self.threads;
-        options.pooling = self.pooling.map(|pooling| match pooling {
-            PoolingArg::LastToken => Pooling::LastToken,
-            PoolingArg::Mean => Pooling::Mean,
-            PoolingArg::Cls => Pooling::Cls,
-        });
-        options.end_token = self.end_token.clone();
-        options.max_tokens = self.max_tokens.map(NonZeroUsize::get);
-        options.batch_tokens = self.batch_tokens;
-        options
+        LoadOptions {
+            device: match self.device {
+                DeviceArg::Auto => Device::Auto,
+                DeviceArg::Cpu => Device::Cpu,
+                DeviceArg::Gpu => Device::Gpu,
+            },
+            threads: self.threads,
+            pooling: self.pooling.map(|pooling| match pooling {
+                PoolingArg::LastToken => Pooling::LastToken,
+                PoolingArg::Mean => Pooling::Mean,
+                PoolingArg::Cls => Pooling::Cls,
+            }),
+            end_token: self.end_token.clone(),
+            max_tokens: self.max_tokens.map(NonZeroUsize::get),
+            batch_tokens: self.batch_tokens,
+            ..Default::default()
+        }
     }
 
     fn embed_options(&self) -> EmbedOptions {
-        let mut options = EmbedOptions::default();
-        options.prompt = match (&self.prompt, &self.prompt_name) {
-            (Some(text), _) => Prompt::Text(text.clone()),
-            (None, Some(name)) => Prompt::Named(name.clone()),
-            (None, None) => Prompt::Default,
-        };
-        options.dims = self.dims;
-        options.normalize = match (self.normalize, self.no_normalize) {
-            (true, _) => Some(true),
-            (_, true) => Some(false),
-            _ => None,
-        };
-        options
+        EmbedOptions {
+            prompt: match (&self.prompt, &self.prompt_name) {
+                (Some(text), _) => Prompt::Text(text.clone()),
+                (None, Some(name)) => Prompt::Named(name.clone()),
+                (None, None) => Prompt::Default,
+            },
+            dims: self.dims,
+            normalize: match (self.normalize, self.no_normalize) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => None,
+            },
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 pub use prompts::Prompt;
 pub(crate) use prompts::Prompts;
+pub(crate) use tokenizer::TextEncoder;
 pub use tokenizer::{EndToken, EndTokenSource};
-pub(crate) use tokenizer::{TextEncoder, Tokens};
 
 /// Why texts can't be turned into tokens at all. What is wrong with a single text is an
 /// [`InputError`](crate::InputError).
