@@ -35,6 +35,7 @@ mod model;
 mod pooling;
 mod runner;
 mod text;
+mod worker;
 
 pub use checkpoint::{
     Architecture, Checkpoint, CheckpointError, ModelConfig, Quantization, RopeScaling, SentenceTransformers,

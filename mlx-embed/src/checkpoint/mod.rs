@@ -8,16 +8,18 @@ mod error;
 mod files;
 mod json;
 mod quantization;
+mod rope;
 mod sentence_transformers;
 mod weights;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use config::{Architecture, ModelConfig};
 pub use error::CheckpointError;
 pub(crate) use json::JsonObject;
 pub use quantization::Quantization;
+pub use rope::RopeScaling;
 pub use sentence_transformers::SentenceTransformers;
 pub(crate) use weights::{Matrix, Weights};
 
