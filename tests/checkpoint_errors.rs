@@ -81,6 +81,16 @@ fn a_tokenizer_that_is_not_one() {
 }
 
 #[test]
+fn a_tokenizer_on_which_its_library_panics() {
+    let scratch = Scratch::of("qwen3-f32");
+    let text = fs::read_to_string(scratch.file("tokenizer.json")).unwrap();
+    assert!(text.contains("\"decoder\":"));
+    scratch.write("tokenizer.json", text.replacen("\"decoder\":", "\"decoder\": {\"type\" 1}, \"was\":", 1));
+    let error = error(scratch.path(), &["tokenizer.json"]);
+    assert!(matches!(error, Error::Text(TextError::InvalidTokenizer { .. })), "{error:?}");
+}
+
+#[test]
 fn a_missing_shard() {
     let scratch = Scratch::of("qwen3-sharded-bf16");
     let shard = "model-00002-of-00003.safetensors";

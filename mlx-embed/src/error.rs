@@ -1,5 +1,7 @@
 //! The crate's error: which layer failed, and that layer's reason.
 
+use std::any::Any;
+
 use crate::checkpoint::CheckpointError;
 use crate::mlx::MlxError;
 use crate::text::TextError;
@@ -87,4 +89,10 @@ impl InputError {
             None => Ok(()),
         }
     }
+}
+
+/// What a caught panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }

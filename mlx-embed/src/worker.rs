@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use crate::checkpoint::Checkpoint;
-use crate::error::Error;
+use crate::error::{Error, panic_message};
 use crate::runner::{Runner, RunnerOptions};
 
 type Job = Box<dyn FnOnce(&Runner) + Send>;
@@ -60,11 +60,7 @@ impl Worker {
         let (reply, answer) = mpsc::sync_channel(1);
         let job: Job = Box::new(move |runner| {
             let result = panic::catch_unwind(AssertUnwindSafe(|| work(runner))).unwrap_or_else(|payload| {
-                let text = payload
-                    .downcast_ref::<String>()
-                    .map(String::as_str)
-                    .or_else(|| payload.downcast_ref::<&str>().copied());
-                Err(Error::Stopped { reason: format!("a panic: {}", text.unwrap_or("no message")) })
+                Err(Error::Stopped { reason: format!("a panic: {}", panic_message(&*payload)) })
             });
             // A caller that has gone away needs no answer.
             let _ = reply.send(result);

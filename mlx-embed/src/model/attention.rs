@@ -97,13 +97,31 @@ impl Attention {
     }
 }
 
-/// Attention in steps of queries, so that scores never take more than [`SCORES_BYTES`] where MLX materialises them.
+/// Causal attention that never holds more than [`SCORES_BYTES`] of scores where MLX materialises them.
 fn causal(q: &Array, k: &Array, v: &Array, scale: f32, stream: &Stream) -> Result<Array, MlxError> {
-    let [batch, heads, tokens] = [q.shape()[0], q.shape()[1], q.shape()[2]];
-    let bytes_per_query = batch as usize * heads as usize * tokens as usize * size_of::<f32>();
-    let step = i32::try_from((SCORES_BYTES / bytes_per_query.max(1)).max(1)).unwrap_or(i32::MAX);
     // GPUs have kernels that never hold the scores.
-    if stream.backend() != Backend::Cpu || step >= tokens {
+    let step = if stream.backend() == Backend::Cpu { step_within(SCORES_BYTES, q) } else { i32::MAX };
+    causal_in_steps(q, k, v, scale, step, stream)
+}
+
+/// How many queries' scores fit into `bytes`; at least one.
+fn step_within(bytes: usize, q: &Array) -> i32 {
+    let [batch, heads, tokens] = [q.shape()[0], q.shape()[1], q.shape()[2]].map(|dim| dim as usize);
+    let bytes_per_query = (batch * heads * tokens * size_of::<f32>()).max(1);
+    i32::try_from((bytes / bytes_per_query).max(1)).unwrap_or(i32::MAX)
+}
+
+/// The same result as attention at once, `step` queries at a time.
+fn causal_in_steps(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    scale: f32,
+    step: i32,
+    stream: &Stream,
+) -> Result<Array, MlxError> {
+    let tokens = q.shape()[2];
+    if step >= tokens {
         return ops::causal_attention(q, k, v, scale, stream);
     }
     let mut parts = Vec::new();
@@ -121,4 +139,37 @@ fn causal(q: &Array, k: &Array, v: &Array, scale: f32, stream: &Stream) -> Resul
         start = stop;
     }
     ops::concatenate(&parts, 2, stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers without a pattern, between -1 and 1.
+    fn noise(shape: &[i32], seed: u32) -> Array {
+        let count = shape.iter().product::<i32>() as u32;
+        let hash =
+            |i: u32| (i ^ seed).wrapping_mul(2_654_435_761).rotate_left(15).wrapping_mul(2_246_822_519);
+        let data: Vec<f32> = (0..count).map(|i| (hash(i) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect();
+        Array::from_slice(&data, shape).unwrap()
+    }
+
+    #[test]
+    fn attention_in_steps_equals_attention_at_once() {
+        let stream = Stream::cpu().unwrap();
+        let (q, k, v) = (noise(&[2, 4, 37, 8], 1), noise(&[2, 2, 37, 8], 2), noise(&[2, 2, 37, 8], 3));
+        let with =
+            |step| causal_in_steps(&q, &k, &v, 0.6, step, &stream).unwrap().to_vec::<f32>(&stream).unwrap();
+        let at_once = with(i32::MAX);
+        for step in [1, 2, 5, 36, 37] {
+            approx::assert_abs_diff_eq!(with(step)[..], at_once[..], epsilon = 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_step_is_what_the_scores_memory_allows() {
+        let q = noise(&[2, 4, 100, 8], 1); // 3,200 bytes of scores a query
+        assert_eq!(step_within(3_200 * 7 + 100, &q), 7);
+        assert_eq!(step_within(1, &q), 1);
+    }
 }

@@ -1,12 +1,13 @@
 //! The checkpoint's tokenizer, and the token that ends a text.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
 use serde::Serialize;
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
 use super::TextError;
-use crate::error::InputError;
+use crate::error::{InputError, panic_message};
 
 /// Which token ends a text. Last-token pooling reads the vector off it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,10 +66,14 @@ impl TextEncoder {
         if !path.is_file() {
             return Err(TextError::MissingTokenizer { path });
         }
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(|error| invalid(&path, &error))?;
-        // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| invalid(&path, &error))?;
+        let tokenizer = guarded(|| {
+            let mut tokenizer = Tokenizer::from_file(&path)?;
+            // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
+            tokenizer.with_padding(None);
+            tokenizer.with_truncation(None)?;
+            Ok(tokenizer)
+        });
+        let tokenizer = tokenizer.map_err(|reason| invalid(&path, reason))?;
         let mut encoder = Self { tokenizer, appended: None, end_token: None, vocab_size };
         let by_tokenizer = encoder.last_added_token(&path)?;
         encoder.choose_end_token(end_token, by_tokenizer, last_token, eos_token_id)?;
@@ -108,7 +113,8 @@ impl TextEncoder {
     /// The token that the tokenizer puts behind every text. A token put before it (`<s>`) is not one, so a text of
     /// one letter tells them apart.
     fn last_added_token(&self, path: &Path) -> Result<Option<u32>, TextError> {
-        let encoding = self.tokenizer.encode_fast("a", true).map_err(|error| invalid(path, &error))?;
+        let encoding =
+            guarded(|| self.tokenizer.encode_fast("a", true)).map_err(|reason| invalid(path, reason))?;
         let special = encoding.get_special_tokens_mask().last() == Some(&1);
         Ok(encoding.get_ids().last().copied().filter(|_| special))
     }
@@ -132,7 +138,7 @@ impl TextEncoder {
 
     /// Tokens of `prompt` and `text` together: content cut to the limit first, then special tokens and end token.
     pub(crate) fn encode(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens, InputError> {
-        let failed = |error: tokenizers::Error| InputError::Tokenizer { reason: error.to_string() };
+        let failed = |reason| InputError::Tokenizer { reason };
         let joined;
         let input = if prompt.is_empty() {
             text
@@ -140,7 +146,7 @@ impl TextEncoder {
             joined = format!("{prompt}{text}");
             &joined
         };
-        let mut encoding = self.tokenizer.encode_fast(input, false).map_err(failed)?;
+        let mut encoding = guarded(|| self.tokenizer.encode_fast(input, false)).map_err(failed)?;
         let room = max_tokens.saturating_sub(self.added_tokens());
         let truncated = encoding.len() > room;
         if truncated {
@@ -148,7 +154,7 @@ impl TextEncoder {
             // What was cut off hangs on the encoding; the post-processor would work on all of it.
             encoding.set_overflowing(Vec::new());
         }
-        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        let encoding = guarded(|| self.tokenizer.post_process(encoding, None, true)).map_err(failed)?;
         let mut ids = encoding.get_ids().to_vec();
         ids.extend(self.appended);
         if ids.is_empty() {
@@ -160,6 +166,14 @@ impl TextEncoder {
 }
 
 #[cold]
-fn invalid(path: &Path, error: &tokenizers::Error) -> TextError {
-    TextError::InvalidTokenizer { path: path.to_owned(), reason: error.to_string() }
+fn invalid(path: &Path, reason: String) -> TextError {
+    TextError::InvalidTokenizer { path: path.to_owned(), reason }
+}
+
+/// Calls the tokenizer library, which panics on some damaged files instead of returning an error.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(payload) => Err(panic_message(&*payload).to_owned()),
+    }
 }
