@@ -114,6 +114,17 @@ fn the_same_tensor_in_two_files() {
     assert_error!(scratch.path(), ["twice"], InvalidTensor { .. });
 }
 
+#[test]
+fn pipes_in_place_of_files_do_not_hang() {
+    for (file, replaced) in [("config.json", "not a regular file"), (WEIGHTS, "not a regular file")] {
+        let scratch = Scratch::of("qwen3-f32");
+        fs::remove_file(scratch.file(file)).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(scratch.file(file)).status().unwrap();
+        assert!(made.success());
+        assert_error!(scratch.path(), [file, replaced], Io { .. });
+    }
+}
+
 // Safetensors.
 
 #[test]
@@ -316,6 +327,24 @@ fn rope_scaling_without_its_factor() {
     let scratch = Scratch::of("qwen3-f32");
     set(&scratch, "rope_scaling", json!({"rope_type": "yarn"}));
     assert_error!(scratch.path(), ["rope_scaling.factor"], MissingField { .. });
+}
+
+#[test]
+fn a_sliding_window_of_unknown_width() {
+    let scratch = Scratch::of("qwen2-f32");
+    scratch.edit_json("config.json", |config| {
+        config.insert("use_sliding_window".into(), json!(true));
+        config.remove("sliding_window");
+    });
+    assert_error!(scratch.path(), ["sliding_window"], MissingField { .. });
+}
+
+#[test]
+fn a_length_limit_that_leaves_no_room() {
+    let scratch = Scratch::of("st-last-token");
+    set(&scratch, "max_position_embeddings", json!(1));
+    let error = Embedder::load(scratch.path()).unwrap_err();
+    assert!(matches!(error, Error::Checkpoint(CheckpointError::InvalidField { .. })), "{error:?}");
 }
 
 // Quantisation.

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::{Error, InputError};
 use crate::info::{EndTokenInfo, Info, Source};
 use crate::mlx::{self, Backend};
@@ -142,10 +142,19 @@ impl Embedder {
             config.vocab_size.unsigned_abs(),
         )?;
         let added = text.added_tokens();
+        if max_tokens <= added && options.max_tokens.is_none() {
+            return Err(Error::Checkpoint(CheckpointError::InvalidField {
+                path: checkpoint.dir().join("config.json"),
+                field: "max_position_embeddings".into(),
+                reason: format!(
+                    "(or max_seq_length in sentence_bert_config.json) leaves no room: it is {max_tokens}, of which special tokens take {added}"
+                ),
+            }));
+        }
         if max_tokens <= added {
             return Err(Error::Option {
                 option: "max_tokens",
-                reason: format!("is {max_tokens}, but {added} go to special tokens; give more than that"),
+                reason: format!("is {max_tokens}, of which special tokens take {added}; give more than that"),
             });
         }
         let end_token = text.end_token().map(|(id, appended_by)| EndTokenInfo {

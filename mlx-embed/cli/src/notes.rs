@@ -30,6 +30,12 @@ impl Notes {
                 info.pooling
             ));
         }
+        if info.max_tokens > info.config.max_position_embeddings {
+            self.say(&format!(
+                "texts of up to {} tokens are taken, but the model was made for {}",
+                info.max_tokens, info.config.max_position_embeddings
+            ));
+        }
         if let Some(end) = &info.end_token
             && end.appended_by == EndTokenSource::Embedder
         {

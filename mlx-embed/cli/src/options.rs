@@ -84,7 +84,7 @@ enum DeviceArg {
 }
 
 fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "give a whole number from 1 on".to_owned())
+    text.parse().map_err(|_| "give a whole number from 1 to 2^64 - 1".to_owned())
 }
 
 fn end_token(text: &str) -> Result<EndToken, String> {

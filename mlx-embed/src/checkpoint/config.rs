@@ -169,10 +169,7 @@ fn sliding_window(config: &JsonObject) -> Result<Option<usize>, CheckpointError>
     let layer_types: Vec<String> = config.optional("layer_types")?.unwrap_or_default();
     let in_use = config.optional::<bool>("use_sliding_window")? == Some(true)
         || layer_types.iter().any(|kind| kind == "sliding_attention");
-    match (in_use, config.raw("sliding_window")) {
-        (true, Some(_)) => Ok(Some(positive(config, "sliding_window")? as usize)),
-        _ => Ok(None),
-    }
+    if in_use { Ok(Some(positive(config, "sliding_window")? as usize)) } else { Ok(None) }
 }
 
 /// The field may be one id or a list; the first of a list is the one that ends a document.

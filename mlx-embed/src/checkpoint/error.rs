@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The directory isn't there or isn't a directory.
-    #[error("{}: no such checkpoint directory; pass the folder that holds config.json", path.display())]
+    #[error("{}: no checkpoint directory; pass the folder that holds config.json", path.display())]
     NoDirectory {
         /// What was given.
         path: PathBuf,

@@ -96,7 +96,7 @@ fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
             .map(|shard| {
                 let path = dir.join(shard);
                 let stays_inside = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
-                if stays_inside && path.is_file() {
+                if stays_inside && path.exists() {
                     Ok(path)
                 } else {
                     Err(CheckpointError::MissingShard { path: index.clone(), shard: shard.clone() })

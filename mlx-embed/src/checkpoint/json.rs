@@ -87,7 +87,12 @@ impl JsonObject {
 
 /// Parses a file, or gives `None` if there is none.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CheckpointError> {
-    let text = match fs::read(path) {
+    // Before reading: a pipe waits for its other end, and a device may have none.
+    let checked = fs::metadata(path).and_then(|metadata| match metadata.is_file() {
+        true => fs::read(path),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    });
+    let text = match checked {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {

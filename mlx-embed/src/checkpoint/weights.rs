@@ -93,7 +93,7 @@ impl<'a> Weights<'a> {
         let entry = self.entry(&name)?;
         let Some(quantization) = self.checkpoint.quantization_of(path)? else {
             self.expect_shape(&name, entry, &[rows, columns])?;
-            return Ok(Matrix::Dense(self.dense(&name, entry)?));
+            return Ok(Matrix::Dense(self.matrix_of_floats(&name, entry)?));
         };
         let unsupported = |reason: String| CheckpointError::UnsupportedQuantization {
             path: self.file(entry).path().to_owned(),
@@ -119,7 +119,7 @@ impl<'a> Weights<'a> {
             let entry = self.entry(&name)?;
             self.expect_shape(&name, entry, &group_shape)?;
             match mode {
-                ops::QuantMode::Affine => self.scale(&name, entry),
+                ops::QuantMode::Affine => self.matrix_of_floats(&name, entry),
                 _ if entry.mlx_dtype() == Some(Dtype::U8) => self.array(&name, entry),
                 _ => Err(self.wrong_dtype(&name, entry, "u8 (a group's exponent)")),
             }
@@ -183,20 +183,15 @@ impl<'a> Weights<'a> {
         self.convert(name, entry, &array)
     }
 
-    /// A dense matrix. The CPU keeps the file's type in place, since f32 copies would take twice the memory of the
-    /// whole checkpoint; its products convert as they go.
-    fn dense(&self, name: &str, entry: &TensorEntry) -> Result<Array, CheckpointError> {
+    /// A matrix of numbers, be it weights or the scales of groups. The CPU keeps the file's type in place, since f32
+    /// copies take twice that memory; its products convert as they go.
+    fn matrix_of_floats(&self, name: &str, entry: &TensorEntry) -> Result<Array, CheckpointError> {
         if self.stream.backend() == Backend::Cpu {
             self.float_dtype(name, entry)?;
             self.array(name, entry)
         } else {
             self.float(name, entry)
         }
-    }
-
-    /// Scales or biases of groups. Those of the embedding table stay as they are on the CPU: a text needs few rows.
-    fn scale(&self, name: &str, entry: &TensorEntry) -> Result<Array, CheckpointError> {
-        if name.starts_with("embed_tokens.") { self.dense(name, entry) } else { self.float(name, entry) }
     }
 
     fn array(&self, name: &str, entry: &TensorEntry) -> Result<Array, CheckpointError> {

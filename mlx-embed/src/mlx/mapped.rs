@@ -28,10 +28,11 @@ pub(crate) struct MappedFile {
 
 impl MappedFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        if file.metadata()?.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        // Before opening: to open a pipe is to wait for its other end.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
+        let file = File::open(path)?;
         // SAFETY: the mapping is private and read-only. That the file isn't cut short while mapped is the caller's
         // contract, documented above; changed bytes are still valid numbers.
         let map = unsafe { Mmap::map(&file)? };

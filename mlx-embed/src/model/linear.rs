@@ -54,7 +54,9 @@ fn quantized(
     quantization: Quantization,
     stream: &Stream,
 ) -> Result<Array, MlxError> {
-    let parts = Matrix::parts(weight, scales, biases, quantization);
+    let dtype = x.dtype().unwrap_or(Dtype::F32);
+    let (scales, biases) = scales_in(dtype, scales, biases, stream)?;
+    let parts = Matrix::parts(weight, &scales, biases.as_ref(), quantization);
     let (rows, inputs) = rows_and_inputs(x);
     let expand = match stream.backend() {
         Backend::Cpu => rows > CPU_PACKED_ROWS,
@@ -63,12 +65,26 @@ fn quantized(
         Backend::Metal => false,
     };
     if expand {
-        let dtype = x.dtype().unwrap_or(Dtype::F32);
         let expanded = ops::dequantize(parts, dtype, stream)?;
         matmul_transposed(x, &expanded, stream)
     } else {
         ops::quantized_matmul(x, parts, stream)
     }
+}
+
+/// Scales and biases in `dtype`, because affine groups are expanded in the type of their scales. The scales of other
+/// modes are exponents and stay as they are.
+fn scales_in(
+    dtype: Dtype,
+    scales: &Array,
+    biases: Option<&Array>,
+    stream: &Stream,
+) -> Result<(Array, Option<Array>), MlxError> {
+    let converted = |array: &Array| match array.dtype() {
+        Some(own) if own.is_float() && own != dtype => ops::astype(array, dtype, stream),
+        _ => Ok(array.clone()),
+    };
+    Ok((converted(scales)?, biases.map(converted).transpose()?))
 }
 
 /// How many vectors `x` holds, over all its leading dimensions, and how long they are.
@@ -112,17 +128,9 @@ impl Embedding {
         match &self.table {
             Matrix::Dense(table) => ops::astype(&gather(table)?, self.activation, stream),
             Matrix::Quantized { weight, scales, biases, quantization } => {
-                // Affine groups are expanded in their scales' type, so that has to be the activation's already.
-                let to_activation = |scales: &Array| match scales.dtype() {
-                    Some(dtype) if dtype.is_float() => ops::astype(scales, self.activation, stream),
-                    _ => Ok(scales.clone()),
-                };
                 let rows = gather(weight)?;
-                let scales = to_activation(&gather(scales)?)?;
-                let biases = match biases {
-                    Some(biases) => Some(to_activation(&gather(biases)?)?),
-                    None => None,
-                };
+                let biases = biases.as_ref().map(gather).transpose()?;
+                let (scales, biases) = scales_in(self.activation, &gather(scales)?, biases.as_ref(), stream)?;
                 let parts = Matrix::parts(&rows, &scales, biases.as_ref(), *quantization);
                 ops::dequantize(parts, self.activation, stream)
             }

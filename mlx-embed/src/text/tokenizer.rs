@@ -63,8 +63,11 @@ impl TextEncoder {
         vocab_size: u32,
     ) -> Result<Self, TextError> {
         let path = dir.join("tokenizer.json");
-        if !path.is_file() {
+        if !path.exists() {
             return Err(TextError::MissingTokenizer { path });
+        }
+        if !path.is_file() {
+            return Err(invalid(&path, "not a regular file".into()));
         }
         let tokenizer = guarded(|| {
             let mut tokenizer = Tokenizer::from_file(&path)?;

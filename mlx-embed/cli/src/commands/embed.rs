@@ -43,6 +43,7 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let model = args.common.load()?;
     let info = model.embedder.info();
     let notes = args.common.notes();
+    target.spare(&info.model)?;
     notes.about_model(info);
     let mut output = target.open(model.dims())?;
 

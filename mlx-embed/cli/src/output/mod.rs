@@ -9,7 +9,7 @@ mod safetensors;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use mlx_embed::Embedding;
@@ -89,6 +89,20 @@ impl Target {
             return usage("the output would overwrite the input: give another --output");
         }
         Ok(Self { path, format, with_text: args.with_text })
+    }
+
+    /// Refuses to write over a file of the model.
+    pub(crate) fn spare(&self, model: &Path) -> Result<(), CliError> {
+        // What does not exist yet can't be overwritten.
+        let inside = |path: &PathBuf| Ok(path.canonicalize()?.starts_with(model.canonicalize()?));
+        let inside: io::Result<bool> = self.path.as_ref().map_or(Ok(false), inside);
+        match (&self.path, inside) {
+            (Some(path), Ok(true)) => Err(CliError::Usage(format!(
+                "{} stands in the model's directory and would be overwritten: give another --output",
+                path.display()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a person will see the results as they come.

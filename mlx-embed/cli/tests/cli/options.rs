@@ -89,7 +89,7 @@ fn zeros_and_nonsense_are_usage_errors() {
     for option in ["--dims", "--max-tokens", "--batch-tokens", "--threads"] {
         for value in ["0", "-1", "many", "1.5"] {
             let ran = run(on("embed", "st-mean").arg(format!("{option}={value}")).arg("a"));
-            ran.failed(2, &["a whole number from 1 on", option]);
+            ran.failed(2, &["a whole number from 1 to", option]);
         }
     }
     run(on("embed", "st-mean").args(["--pooling", "max", "a"])).failed(2, &["last-token, mean, cls"]);

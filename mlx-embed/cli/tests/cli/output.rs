@@ -8,7 +8,7 @@ use std::process::Stdio;
 use safetensors::{Dtype, SafeTensors};
 use tempfile::tempdir;
 
-use crate::support::{assert_close, floats, golden_texts, on, rows, run, run_on};
+use crate::support::{assert_close, binary, floats, golden, golden_texts, on, rows, run, run_on};
 
 /// What `numpy.save` of numpy 2.4 writes before the data of an f32 array of shape (`rows`, `dims`).
 fn numpy_header(rows: usize, dims: usize) -> Vec<u8> {
@@ -181,6 +181,24 @@ fn an_output_that_cannot_be_written_is_named() {
         run(on("embed", "st-mean").args(["-f", "npy", "--output", "/dev/null", "a"]))
             .failed(1, &["not a regular file"]);
     }
+}
+
+#[test]
+fn the_models_own_files_are_never_overwritten() {
+    let model = tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(golden("qwen3-f32").join(file), model.path().join(file)).unwrap();
+    }
+    let weights = model.path().join("model.safetensors");
+    let before = fs::read(&weights).unwrap();
+    let mut command = binary();
+    command
+        .args(["embed", "--device", "cpu", "a", "--model"])
+        .arg(model.path())
+        .arg("--output")
+        .arg(&weights);
+    run(&mut command).failed(2, &["model.safetensors", "would be overwritten"]);
+    assert_eq!(fs::read(&weights).unwrap(), before);
 }
 
 #[test]
