@@ -14,7 +14,7 @@ use crate::text::{EndToken, Prompt, Prompts, TextEncoder};
 use crate::worker::Worker;
 
 /// Options of [`Embedder::load_with`]. `LoadOptions::default()` follows the checkpoint.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoadOptions {
     /// Where the model runs. Default: the GPU if there is one, else the CPU.
     pub device: Device,
@@ -34,21 +34,6 @@ pub struct LoadOptions {
     pub cache_limit: Option<usize>,
     /// Bytes that MLX tries to stay within; a setting of the whole process. Default: MLX's own.
     pub memory_limit: Option<usize>,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self {
-            device: Device::Auto,
-            threads: None,
-            pooling: None,
-            end_token: EndToken::Auto,
-            max_tokens: None,
-            batch_tokens: None,
-            cache_limit: None,
-            memory_limit: None,
-        }
-    }
 }
 
 /// Options of [`Embedder::embed_with`].
@@ -131,7 +116,6 @@ impl Embedder {
             (None, Some(pooling)) => (pooling, Source::Checkpoint),
             (None, None) => (Pooling::LastToken, Source::Default),
         };
-        let max_tokens = max_tokens(&checkpoint, &options)?;
         let backend = options.device.backend()?;
         let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
         let text = TextEncoder::open(
@@ -141,22 +125,7 @@ impl Embedder {
             config.eos_token_id,
             config.vocab_size.unsigned_abs(),
         )?;
-        let added = text.added_tokens();
-        if max_tokens <= added && options.max_tokens.is_none() {
-            return Err(Error::Checkpoint(CheckpointError::InvalidField {
-                path: checkpoint.dir().join("config.json"),
-                field: "max_position_embeddings".into(),
-                reason: format!(
-                    "(or max_seq_length in sentence_bert_config.json) leaves no room: it is {max_tokens}, of which special tokens take {added}"
-                ),
-            }));
-        }
-        if max_tokens <= added {
-            return Err(Error::Option {
-                option: "max_tokens",
-                reason: format!("is {max_tokens}, of which special tokens take {added}; give more than that"),
-            });
-        }
+        let max_tokens = max_tokens(&checkpoint, options.max_tokens, text.added_tokens())?;
         let end_token = text.end_token().map(|(id, appended_by)| EndTokenInfo {
             id,
             token: text.token(id).unwrap_or_default(),
@@ -292,20 +261,35 @@ impl Embedder {
     }
 }
 
-/// The limit on a text's tokens that the caller or the checkpoint sets.
-fn max_tokens(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<usize, Error> {
+/// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets. It has to leave room for content
+/// beside the `added` special tokens.
+fn max_tokens(checkpoint: &Checkpoint, wanted: Option<usize>, added: usize) -> Result<usize, Error> {
     let config = checkpoint.config();
-    let own = checkpoint.sentence_transformers().max_seq_length.unwrap_or(config.max_position_embeddings);
-    let wanted = options.max_tokens.unwrap_or(own);
+    // Within the window, windowed and full attention are the same; beyond it they aren't.
+    let window = config.sliding_window.unwrap_or(usize::MAX);
+    let Some(wanted) = wanted else {
+        let files = checkpoint.sentence_transformers();
+        let own = files.max_seq_length.unwrap_or(config.max_position_embeddings).min(window);
+        if own > added {
+            return Ok(own);
+        }
+        return Err(Error::Checkpoint(CheckpointError::InvalidField {
+            path: checkpoint.dir().join("config.json"),
+            field: "max_position_embeddings".into(),
+            reason: format!(
+                "(or max_seq_length in sentence_bert_config.json) leaves no room: it is {own}, of which special tokens take {added}"
+            ),
+        }));
+    };
     let reject = |reason: String| Err(Error::Option { option: "max_tokens", reason });
-    match config.sliding_window {
-        _ if wanted == 0 => reject("is 0; give at least 1".into()),
-        // Within the window, windowed and full attention are the same; beyond it they aren't.
-        Some(window) if options.max_tokens.is_none() => Ok(wanted.min(window)),
-        Some(window) if wanted > window => reject(format!(
-            "is {wanted}, but this model attends to {window} tokens at most; give at most that"
-        )),
-        _ => Ok(wanted),
+    if wanted == 0 {
+        reject("is 0; give at least 1".into())
+    } else if wanted > window {
+        reject(format!("is {wanted}, but this model attends to {window} tokens at most; give at most that"))
+    } else if wanted <= added {
+        reject(format!("is {wanted}, of which special tokens take {added}; give more than that"))
+    } else {
+        Ok(wanted)
     }
 }
 

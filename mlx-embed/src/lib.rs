@@ -29,6 +29,7 @@ mod batch;
 mod checkpoint;
 mod embedder;
 mod error;
+mod file;
 mod info;
 pub mod mlx;
 mod model;

@@ -25,10 +25,11 @@ pub enum Device {
 impl Device {
     /// What runs the model on this machine.
     pub(crate) fn backend(self) -> Result<Backend, Error> {
-        match (self, mlx::gpu_backend()) {
-            (Self::Cpu, _) | (Self::Auto, None) => Ok(Backend::Cpu),
-            (Self::Auto | Self::Gpu, Some(gpu)) => Ok(gpu),
-            (Self::Gpu, None) => Err(Error::Option {
+        match self {
+            // Without a look for GPUs, which wakes their driver.
+            Self::Cpu => Ok(Backend::Cpu),
+            Self::Auto => Ok(mlx::gpu_backend().unwrap_or(Backend::Cpu)),
+            Self::Gpu => mlx::gpu_backend().ok_or_else(|| Error::Option {
                 option: "device",
                 reason: "is gpu, but this build of MLX finds no GPU that it can use; use the CPU".into(),
             }),

@@ -41,6 +41,11 @@ impl CliError {
         Self::Text { place, reason: error.to_string() }
     }
 
+    /// Standard output can't be written.
+    pub(crate) fn on_stdout(source: io::Error) -> Self {
+        Self::Write { name: "standard output".to_owned(), source }
+    }
+
     /// Whether the reader of our output has gone away, as `head` does: it has what it wanted.
     pub(crate) fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::CheckpointError;
+use crate::file::require_regular;
 
 /// A JSON object and where it came from.
 pub(crate) struct JsonObject {
@@ -87,12 +88,7 @@ impl JsonObject {
 
 /// Parses a file, or gives `None` if there is none.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CheckpointError> {
-    // Before reading: a pipe waits for its other end, and a device may have none.
-    let checked = fs::metadata(path).and_then(|metadata| match metadata.is_file() {
-        true => fs::read(path),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-    });
-    let text = match checked {
+    let text = match require_regular(path).and_then(|()| fs::read(path)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {

@@ -13,6 +13,7 @@ use super::device::Backend;
 use super::dtype::Dtype;
 use super::error::{MlxError, check, install_handler};
 use super::{Stream, ops};
+use crate::file::require_regular;
 
 /// A read-only, private mapping of a whole file.
 ///
@@ -28,10 +29,7 @@ pub(crate) struct MappedFile {
 
 impl MappedFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        // Before opening: to open a pipe is to wait for its other end.
-        if !std::fs::metadata(path)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
+        require_regular(path)?;
         let file = File::open(path)?;
         // SAFETY: the mapping is private and read-only. That the file isn't cut short while mapped is the caller's
         // contract, documented above; changed bytes are still valid numbers.
@@ -85,17 +83,13 @@ impl MappedArrays {
         if !can_map()? {
             return Ok(Self { file, base: None, skipped: 0 });
         }
-        let skipped = match stream.backend() {
-            Backend::Cpu => CPU_BUFFER_HEADER,
-            // Metal takes memory in place only where it starts on a page.
-            Backend::Metal | Backend::Cuda => 0,
-        };
+        // Metal takes memory in place only where it starts on a page.
+        let skipped = if stream.backend() == Backend::Cpu { CPU_BUFFER_HEADER } else { 0 };
         let base = Self::wrap(&file, skipped)?;
         Ok(Self { file, base, skipped })
     }
 
     fn wrap(file: &MappedFile, skipped: usize) -> Result<Option<Array>, MlxError> {
-        install_handler();
         // Words rather than bytes, because MLX counts elements in an i32: this reaches to 8 GiB a file.
         let words = file.map.len().saturating_sub(skipped).div_ceil(size_of::<u32>());
         let (Ok(words), true) = (i32::try_from(words), words > 0) else {

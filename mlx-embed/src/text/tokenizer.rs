@@ -1,5 +1,6 @@
 //! The checkpoint's tokenizer, and the token that ends a text.
 
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
 use super::TextError;
 use crate::error::{InputError, panic_message};
+use crate::file::require_regular;
 
 /// Which token ends a text. Last-token pooling reads the vector off it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,11 +65,11 @@ impl TextEncoder {
         vocab_size: u32,
     ) -> Result<Self, TextError> {
         let path = dir.join("tokenizer.json");
-        if !path.exists() {
-            return Err(TextError::MissingTokenizer { path });
-        }
-        if !path.is_file() {
-            return Err(invalid(&path, "not a regular file".into()));
+        if let Err(error) = require_regular(&path) {
+            return Err(match error.kind() {
+                io::ErrorKind::NotFound => TextError::MissingTokenizer { path },
+                _ => invalid(&path, error.to_string()),
+            });
         }
         let tokenizer = guarded(|| {
             let mut tokenizer = Tokenizer::from_file(&path)?;

@@ -88,9 +88,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     } else {
         stdout.write_all(report.text().as_bytes())
     };
-    result
-        .and_then(|()| stdout.flush())
-        .map_err(|source| CliError::Write { name: "standard output".into(), source })
+    result.and_then(|()| stdout.flush()).map_err(CliError::on_stdout)
 }
 
 impl Report {

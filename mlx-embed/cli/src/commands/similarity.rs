@@ -58,9 +58,7 @@ pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     let rows = Rows::new(&embeddings);
     let mut stdout = BufWriter::new(io::stdout().lock());
     let result = if args.json { json(&mut stdout, &texts, &rows) } else { table(&mut stdout, &texts, &rows) };
-    result
-        .and_then(|()| stdout.flush())
-        .map_err(|source| CliError::Write { name: "standard output".into(), source })
+    result.and_then(|()| stdout.flush()).map_err(CliError::on_stdout)
 }
 
 fn read_all(input: &mut Input) -> Result<Vec<String>, CliError> {
