@@ -27,7 +27,7 @@ pub(crate) fn generate(sources: &Sources) -> Result<()> {
         // half.h adds types on arm alone, which Rust lacks; as if it were already included.
         .clang_arg("-DMLX_HALF_H")
         .allowlist_function("_?mlx_.*|mlxsys_.*")
-        .allowlist_type("mlx_.*")
+        .allowlist_type("mlx_.*|mlxsys_.*")
         .allowlist_var("MLX_.*")
         // libc's, so that its fopen() serves.
         .blocklist_type("FILE|_IO_.*|__sFILE.*|__off.*_t")

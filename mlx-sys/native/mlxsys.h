@@ -4,6 +4,9 @@
 #define MLXSYS_H
 
 #include "mlx/c/array.h"
+#include "mlx/c/stream.h"
+#include "mlx/c/string.h"
+#include "mlx/c/vector.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -39,6 +42,94 @@ int mlxsys_array_new_mapped(
     mlx_dtype dtype,
     void* payload,
     void (*dtor)(void*));
+
+/**
+ * An input of a host kernel, while it runs.
+ */
+typedef struct mlxsys_host_input_ {
+  /** The first element. NULL where an output is in place of this input, and allowed to be NULL where `size` is 0. */
+  const void* data;
+  const int* shape;
+  /** Elements, not bytes, from one index to the next of each dimension. */
+  const int64_t* strides;
+  size_t ndim;
+  /** Number of elements. */
+  size_t size;
+  mlx_dtype dtype;
+  /** Whether the elements lie in row order without gaps. */
+  bool row_contiguous;
+} mlxsys_host_input;
+
+/**
+ * An output of a host kernel, while it runs: always in row order without gaps.
+ */
+typedef struct mlxsys_host_output_ {
+  /** The first element. The memory is not initialised, unless the output is in place of an input. */
+  void* data;
+  const int* shape;
+  size_t ndim;
+  /** Number of elements. */
+  size_t size;
+  mlx_dtype dtype;
+  /** The input whose elements are here at the start, or -1. */
+  int in_place_of;
+} mlxsys_host_output;
+
+/**
+ * What an output of a host kernel will be.
+ */
+typedef struct mlxsys_host_output_spec_ {
+  const int* shape;
+  size_t ndim;
+  mlx_dtype dtype;
+  /**
+   * An input of the same shape and type whose elements the output starts with, or a negative number. If nobody else
+   * refers to the input by then, its memory becomes the output's; otherwise its elements are copied.
+   */
+  int in_place_of;
+} mlxsys_host_output_spec;
+
+/**
+ * The work of a host kernel. Runs on a thread of MLX's, several at a time where there are several streams, and must
+ * not throw, nor unwind. Everything it is given lives until it returns.
+ *
+ * Returns 0, or another number for failure; then it may also set `message`, with mlx_string_set() or by
+ * `*message = mlx_string_new_data(...)`. On success all elements of all outputs must have been written.
+ */
+typedef int (*mlxsys_host_kernel_func)(
+    void* payload,
+    const mlxsys_host_input* inputs,
+    size_t n_inputs,
+    const mlxsys_host_output* outputs,
+    size_t n_outputs,
+    mlx_string* message);
+
+/**
+ * New arrays that `run` computes from `inputs` on the CPU: the sibling of mlx_fast_metal_kernel and
+ * mlx_fast_cuda_kernel. As with any operation, nothing runs before the arrays are evaluated.
+ *
+ * `dtor(payload)` runs exactly once: when neither a graph nor a queue holds the kernel any more, which may be on a
+ * thread of MLX's, or before this function returns if it fails. A NULL `dtor` is allowed.
+ *
+ * A failure of `run` becomes an error of the evaluation, "[name] message", on the thread that waits for it. Operations
+ * queued behind it run all the same and find zeros in its outputs (or what an input left there); the stream goes on
+ * working. Don't read arrays that came out of the failed evaluation.
+ *
+ * There are no derivatives, no vmap, no export and no shapeless compilation: MLX reports them as not implemented.
+ *
+ * @param name Name of the operation, for messages.
+ * @param s A stream of the CPU; one of a GPU is an error.
+ */
+int mlxsys_host_kernel(
+    mlx_vector_array* res,
+    const char* name,
+    const mlx_vector_array inputs,
+    const mlxsys_host_output_spec* outputs,
+    size_t n_outputs,
+    mlxsys_host_kernel_func run,
+    void* payload,
+    void (*dtor)(void*),
+    const mlx_stream s);
 
 /**
  * Set how many threads the BLAS behind MLX's CPU matrix products may use, for the whole process.

@@ -45,6 +45,19 @@ pub type mlx_fast_metal_kernel_config = mlx_fast_metal_kernel_config_;
 pub type mlx_fast_metal_kernel = mlx_fast_metal_kernel_;
 pub type mlx_fft_norm_ = ::core::ffi::c_uint;
 pub type mlx_node_namer = mlx_node_namer_;
+pub type mlxsys_host_input = mlxsys_host_input_;
+pub type mlxsys_host_output = mlxsys_host_output_;
+pub type mlxsys_host_output_spec = mlxsys_host_output_spec_;
+pub type mlxsys_host_kernel_func = ::core::option::Option<
+    unsafe extern "C" fn(
+        payload: *mut ::core::ffi::c_void,
+        inputs: *const mlxsys_host_input,
+        n_inputs: usize,
+        outputs: *const mlxsys_host_output,
+        n_outputs: usize,
+        message: *mut mlx_string,
+    ) -> ::core::ffi::c_int,
+>;
 #[derive(PartialEq, Copy, Clone, Hash, Debug, Default)]
 #[repr(C)]
 pub struct __BindgenComplex<T> {
@@ -285,6 +298,35 @@ pub struct mlx_fast_metal_kernel_ {
 #[derive(Debug, Copy, Clone)]
 pub struct mlx_node_namer_ {
     pub ctx: *mut ::core::ffi::c_void,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct mlxsys_host_input_ {
+    pub data: *const ::core::ffi::c_void,
+    pub shape: *const ::core::ffi::c_int,
+    pub strides: *const i64,
+    pub ndim: usize,
+    pub size: usize,
+    pub dtype: mlx_dtype,
+    pub row_contiguous: bool,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct mlxsys_host_output_ {
+    pub data: *mut ::core::ffi::c_void,
+    pub shape: *const ::core::ffi::c_int,
+    pub ndim: usize,
+    pub size: usize,
+    pub dtype: mlx_dtype,
+    pub in_place_of: ::core::ffi::c_int,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct mlxsys_host_output_spec_ {
+    pub shape: *const ::core::ffi::c_int,
+    pub ndim: usize,
+    pub dtype: mlx_dtype,
+    pub in_place_of: ::core::ffi::c_int,
 }
 pub const mlx_dtype__MLX_BOOL: mlx_dtype_ = 0;
 pub const mlx_dtype__MLX_UINT8: mlx_dtype_ = 1;
@@ -3867,6 +3909,19 @@ unsafe extern "C" {
         dtor: ::core::option::Option<
             unsafe extern "C" fn(arg1: *mut ::core::ffi::c_void),
         >,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_host_kernel(
+        res: *mut mlx_vector_array,
+        name: *const ::core::ffi::c_char,
+        inputs: mlx_vector_array,
+        outputs: *const mlxsys_host_output_spec,
+        n_outputs: usize,
+        run: mlxsys_host_kernel_func,
+        payload: *mut ::core::ffi::c_void,
+        dtor: ::core::option::Option<
+            unsafe extern "C" fn(arg1: *mut ::core::ffi::c_void),
+        >,
+        s: mlx_stream,
     ) -> ::core::ffi::c_int;
     pub fn mlxsys_blas_set_num_threads(n: ::core::ffi::c_int) -> ::core::ffi::c_int;
     pub fn mlxsys_blas_get_num_threads(

@@ -22,6 +22,7 @@ mod array;
 mod device;
 mod dtype;
 mod error;
+pub mod host;
 mod mapped;
 pub mod memory;
 pub mod ops;

@@ -168,10 +168,10 @@ pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
 }
 
 /// mlx-c's list of arrays; it shares them.
-struct ArrayVec(sys::mlx_vector_array);
+pub(super) struct ArrayVec(sys::mlx_vector_array);
 
 impl ArrayVec {
-    fn new<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<Self> {
+    pub(super) fn new<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<Self> {
         // SAFETY: an empty vector, owned by this value; appending shares a live array.
         unsafe {
             let vector = Self(sys::mlx_vector_array_new());
@@ -180,6 +180,17 @@ impl ArrayVec {
             }
             Ok(vector)
         }
+    }
+
+    pub(super) fn raw(&self) -> sys::mlx_vector_array {
+        self.0
+    }
+
+    pub(super) fn get(&self, index: usize) -> Result<Array> {
+        Array::from_call("vector_array_get", |out| {
+            // SAFETY: a live vector; an index behind its end is an error of mlx-c's.
+            unsafe { sys::mlx_vector_array_get(out, self.0, index) }
+        })
     }
 }
 

@@ -1,0 +1,551 @@
+//! Operations of your own that run on the CPU: Rust code as a node of MLX's graph.
+//!
+//! MLX lets a program bring kernels for Metal and for CUDA; this is the sibling for the CPU. A [`HostKernel`] says what
+//! to compute, [`host_kernel`] puts it into the graph, and from there on it is an operation as any other: lazy, in
+//! order with its neighbours on the stream, its memory from MLX's allocator.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use mlx_embed::mlx::host::{HostError, HostInput, HostKernel, HostOutput, OutputSpec, host_kernel};
+//! use mlx_embed::mlx::{Array, Dtype, Stream, ops};
+//!
+//! struct Scale(f32);
+//!
+//! impl HostKernel for Scale {
+//!     fn name(&self) -> &str {
+//!         "scale"
+//!     }
+//!
+//!     fn run(&self, inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError> {
+//!         let x = inputs[0].as_slice::<f32>()?;
+//!         outputs[0].write_with(|i| self.0 * x[i])?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let stream = Stream::cpu()?;
+//! let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], &[2, 2])?;
+//! let output = OutputSpec::new(x.shape(), Dtype::F32);
+//! let [scaled] = host_kernel(Arc::new(Scale(10.0)), &[&x], [output], &stream)?;
+//! let y = ops::add(&scaled, &x, &stream)?;
+//! assert_eq!(y.to_vec::<f32>(&stream)?, [11.0, 22.0, 33.0, 44.0]);
+//! # Ok::<(), mlx_embed::mlx::MlxError>(())
+//! ```
+//!
+//! # What a kernel is given
+//! - **Inputs** lie as MLX has them: transposed and sliced arrays come with strides and without a copy. A kernel that
+//!   wants rows without gaps asks for them by [`HostInput::as_slice`], which fails on anything else; the caller puts
+//!   [`ops::contiguous`](super::ops::contiguous) before the kernel, which copies only where it must. Addresses are
+//!   aligned for the element type and for nothing more.
+//! - **Outputs** lie in row order without gaps. Fresh memory is zeroed on the first [`HostOutput::as_mut_slice`];
+//!   [`HostOutput::write_with`], [`HostOutput::copy_from_slice`] and [`HostOutput::as_uninit_slice`] do without.
+//! - **In place**: an output may start with an input's elements ([`OutputSpec::in_place`]). MLX hands the input's memory
+//!   over if nobody else refers to it, and copies otherwise. Either way the kernel finds the elements in the output
+//!   only, so it never sees one memory under two names. Weights in a mapped file are held by their checkpoint and
+//!   so are copied, not overwritten.
+//!
+//! # Where it runs
+//! On the thread behind the stream, with kernels of other streams at the same time. The arrays' memory is held until
+//! the kernel has returned. A kernel may use threads of its own; it must not use MLX, as the thread it would wait for
+//! may be its own.
+//!
+//! # Failure
+//! What [`HostKernel::run`] returns as an error, and a panic in it, become the [`MlxError`] of the evaluation. What is
+//! queued behind runs all the same, with zeros in place of the results, and the stream goes on working; arrays that
+//! the failed evaluation was to compute must not be read. There are no derivatives.
+//!
+//! # Cost
+//! A few microseconds a node, mostly MLX's own (`cargo run --release --example host_kernel` measures it).
+
+use std::any::Any;
+use std::ffi::{CString, c_int, c_void};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use mlx_sys as sys;
+
+use super::Stream;
+use super::array::{Array, elements};
+use super::dtype::{Dtype, Element};
+use super::error::{MlxError, check, install_handler};
+use super::ops::ArrayVec;
+
+/// What a kernel may fail with: any error, or a string.
+pub type HostError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Work for the CPU that [`host_kernel`] makes a node of MLX's graph.
+pub trait HostKernel: Send + Sync + 'static {
+    /// What messages call it.
+    fn name(&self) -> &str;
+
+    /// Computes all elements of all outputs.
+    ///
+    /// # Errors
+    /// When it can't; also by leaving an output unwritten, which the caller takes for an error.
+    fn run(&self, inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError>;
+}
+
+/// What an output of a kernel will be.
+#[derive(Debug, Clone, Copy)]
+pub struct OutputSpec<'a> {
+    /// Sizes of the dimensions.
+    pub shape: &'a [i32],
+    /// Element type.
+    pub dtype: Dtype,
+    /// The input, of the same shape and type, whose elements the output starts with.
+    pub in_place_of: Option<usize>,
+}
+
+impl<'a> OutputSpec<'a> {
+    /// An output in fresh memory.
+    pub fn new(shape: &'a [i32], dtype: Dtype) -> Self {
+        Self { shape, dtype, in_place_of: None }
+    }
+
+    /// An output that starts with the elements of input number `input`, and has its memory if nobody else needs it.
+    pub fn in_place(input: usize, shape: &'a [i32], dtype: Dtype) -> Self {
+        Self { shape, dtype, in_place_of: Some(input) }
+    }
+}
+
+/// Adds `kernel` to the graph of `stream` and returns its outputs.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use mlx_embed::mlx::host::{HostError, HostInput, HostKernel, HostOutput, OutputSpec, host_kernel};
+/// # use mlx_embed::mlx::{Array, Dtype, Stream};
+/// /// Adds one to each element, in the input's own memory where that is free.
+/// struct Increment;
+///
+/// impl HostKernel for Increment {
+///     fn name(&self) -> &str {
+///         "increment"
+///     }
+///
+///     fn run(&self, _: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError> {
+///         outputs[0].as_mut_slice::<i32>()?.iter_mut().for_each(|x| *x += 1);
+///         Ok(())
+///     }
+/// }
+///
+/// let stream = Stream::cpu()?;
+/// let x = Array::from_slice(&[1, 2, 3], &[3])?;
+/// let [y] = host_kernel(Arc::new(Increment), &[&x], [OutputSpec::in_place(0, &[3], Dtype::I32)], &stream)?;
+/// assert_eq!(y.to_vec::<i32>(&stream)?, [2, 3, 4]);
+/// assert_eq!(x.to_vec::<i32>(&stream)?, [1, 2, 3]); // `x` is still ours, so it was copied.
+/// # Ok::<(), mlx_embed::mlx::MlxError>(())
+/// ```
+///
+/// # Errors
+/// When the stream is not the CPU's, there is no output, a shape is negative or too large, or an output is in place of
+/// an input that is not there, has another shape or type, or serves another output already.
+pub fn host_kernel<K: HostKernel + ?Sized, const N: usize>(
+    kernel: Arc<K>,
+    inputs: &[&Array],
+    outputs: [OutputSpec<'_>; N],
+    stream: &Stream,
+) -> Result<[Array; N], MlxError> {
+    install_handler();
+    let name = c_string(kernel.name());
+    let inputs = ArrayVec::new(inputs.iter().copied())?;
+    let specs = outputs.map(|output| sys::mlxsys_host_output_spec {
+        shape: output.shape.as_ptr(),
+        ndim: output.shape.len(),
+        dtype: output.dtype.to_raw(),
+        in_place_of: output.in_place_of.map_or(-1, |input| c_int::try_from(input).unwrap_or(c_int::MAX)),
+    });
+    let results = ArrayVec::new([])?;
+    let mut raw = results.raw();
+    let payload = Box::into_raw(Box::new(kernel));
+    // SAFETY: live handles and specs, which mlxsys reads during the call only; it fills the vector that `raw` names.
+    // `payload` is the kind that `run` and `release` expect, and mlxsys releases it once, also when the call fails.
+    check("host_kernel", unsafe {
+        sys::mlxsys_host_kernel(
+            &mut raw,
+            name.as_ptr(),
+            inputs.raw(),
+            specs.as_ptr(),
+            N,
+            Some(run::<K>),
+            payload.cast(),
+            Some(release::<K>),
+            stream.raw(),
+        )
+    })?;
+    let arrays: Vec<Array> = (0..N).map(|index| results.get(index)).collect::<Result<_, _>>()?;
+    arrays
+        .try_into()
+        .map_err(|_| MlxError::new("host_kernel", "MLX made another number of arrays than was asked for"))
+}
+
+/// Called by MLX on the stream's thread.
+///
+/// # Safety
+/// `payload` is what [`host_kernel`] made for the same `K`; the arrays hold as many entries as said, alive, and each as
+/// `mlxsys.h` describes it; `message` is an empty string handle.
+unsafe extern "C" fn run<K: HostKernel + ?Sized>(
+    payload: *mut c_void,
+    inputs: *const sys::mlxsys_host_input,
+    n_inputs: usize,
+    outputs: *const sys::mlxsys_host_output,
+    n_outputs: usize,
+    message: *mut sys::mlx_string,
+) -> c_int {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the caller's promise. MLX holds the memory of all arrays during the call, writes none of it
+        // meanwhile, and the outputs are no one else's.
+        let (kernel, inputs, mut outputs) = unsafe {
+            let kernel = &*payload.cast::<Arc<K>>();
+            let inputs: Vec<_> = (0..n_inputs).map(|i| HostInput::new(*inputs.add(i))).collect();
+            let outputs: Vec<_> = (0..n_outputs).map(|i| HostOutput::new(*outputs.add(i))).collect();
+            (kernel, inputs, outputs)
+        };
+        kernel.run(&inputs, &mut outputs).map_err(|error| describe(&error))?;
+        match outputs.iter().position(|output| !output.is_written()) {
+            None => Ok(()),
+            Some(index) => Err(format!("output {index} was left unwritten")),
+        }
+    }));
+    let text = match outcome {
+        Ok(Ok(())) => return 0,
+        Ok(Err(text)) => text,
+        Err(panic) => format!("panicked: {}", panic_text(panic)),
+    };
+    // SAFETY: `message` is the caller's to fill, and the text is NUL-terminated; MLX frees the string.
+    unsafe { *message = sys::mlx_string_new_data(c_string(&text).as_ptr()) };
+    1
+}
+
+/// # Safety
+/// `payload` is what [`host_kernel`] made for the same `K`, and this is its last use.
+unsafe extern "C" fn release<K: HostKernel + ?Sized>(payload: *mut c_void) {
+    // SAFETY: the caller's promise.
+    let kernel = unsafe { Box::from_raw(payload.cast::<Arc<K>>()) };
+    // A panic of the kernel's own `Drop` has nobody to go to.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(kernel))) {
+        panic_text(panic);
+    }
+}
+
+fn describe(error: &HostError) -> String {
+    // The message alone: the error that comes of it says what MLX could not do.
+    match error.downcast_ref::<MlxError>() {
+        Some(error) => error.message().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+fn panic_text(panic: Box<dyn Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => match panic.downcast::<&str>() {
+            Ok(text) => (*text).to_owned(),
+            Err(panic) => {
+                // Its `Drop` could panic as well.
+                std::mem::forget(panic);
+                "no message".to_owned()
+            }
+        },
+    }
+}
+
+fn c_string(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).unwrap_or_default()
+}
+
+/// An input of a kernel while it runs.
+#[derive(Debug)]
+pub struct HostInput<'a> {
+    raw: sys::mlxsys_host_input,
+    _memory: PhantomData<&'a [u8]>,
+}
+
+// SAFETY: a view of memory that nobody writes while it lives, as a shared slice is.
+unsafe impl Send for HostInput<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for HostInput<'_> {}
+
+impl<'a> HostInput<'a> {
+    /// # Safety
+    /// `raw` is as `mlxsys.h` describes it, and all it points at stays alive and unchanged for `'a`.
+    unsafe fn new(raw: sys::mlxsys_host_input) -> Self {
+        Self { raw, _memory: PhantomData }
+    }
+
+    /// Sizes of the dimensions.
+    pub fn shape(&self) -> &'a [i32] {
+        // SAFETY: as `new` was promised.
+        unsafe { slice(self.raw.shape, self.raw.ndim) }
+    }
+
+    /// Elements from one index to the next of each dimension; 0 where an array was broadcast, negative where it was
+    /// turned round.
+    pub fn strides(&self) -> &'a [i64] {
+        // SAFETY: as `new` was promised.
+        unsafe { slice(self.raw.strides, self.raw.ndim) }
+    }
+
+    /// Number of elements.
+    pub fn size(&self) -> usize {
+        self.raw.size
+    }
+
+    /// Element type; `None` for MLX types that this crate has no use for.
+    pub fn dtype(&self) -> Option<Dtype> {
+        Dtype::from_raw(self.raw.dtype)
+    }
+
+    /// Whether the elements lie in row order without gaps.
+    pub fn is_row_contiguous(&self) -> bool {
+        self.raw.row_contiguous
+    }
+
+    /// All elements in row order, where they lie.
+    ///
+    /// # Errors
+    /// When they are of another type, don't lie in row order, or are in an output's place.
+    pub fn as_slice<T: Element>(&self) -> Result<&'a [T], MlxError> {
+        self.check::<T>()?;
+        if !self.raw.row_contiguous && self.raw.size > 0 {
+            return Err(MlxError::new(
+                OPERATION,
+                format!(
+                    "an input of shape {:?} does not lie in row order (strides {:?}); put ops::contiguous before it",
+                    self.shape(),
+                    self.strides()
+                ),
+            ));
+        }
+        // SAFETY: row-contiguous, so `size` elements of `T`, which `check` compared, lie there for `'a`.
+        unsafe { elements(OPERATION, self.raw.data, self.raw.size) }
+    }
+
+    /// The last dimension at an index of all others: for strided inputs whose rows have no gaps, such as the heads of
+    /// `[B, L, H, E]` seen as `[B, H, L, E]`.
+    ///
+    /// # Errors
+    /// When the elements are of another type, have gaps within a row, or are in an output's place, or the index is not
+    /// in the shape.
+    pub fn row<T: Element>(&self, index: &[usize]) -> Result<&'a [T], MlxError> {
+        self.check::<T>()?;
+        let (Some((&len, outer)), Some(&stride)) = (self.shape().split_last(), self.strides().last()) else {
+            return Err(MlxError::new(OPERATION, "an input without dimensions has no rows"));
+        };
+        let start = self.offset(index, outer)?;
+        if stride != 1 && len > 1 {
+            return Err(MlxError::new(OPERATION, format!("an input's rows have gaps (stride {stride})")));
+        }
+        // SAFETY: the index lies in the shape, so MLX has the elements of that row at this offset, `stride` apart, of
+        // type `T` and for `'a`.
+        unsafe {
+            let data = self.raw.data.cast::<T>().wrapping_offset(start);
+            elements(OPERATION, data.cast(), usize::try_from(len).unwrap_or_default())
+        }
+    }
+
+    /// One element, wherever it lies.
+    ///
+    /// # Errors
+    /// When the elements are of another type or in an output's place, or the index is not in the shape.
+    pub fn get<T: Element>(&self, index: &[usize]) -> Result<T, MlxError> {
+        self.check::<T>()?;
+        let start = self.offset(index, self.shape())?;
+        let data = self.raw.data.cast::<T>().wrapping_offset(start);
+        // SAFETY: the index lies in the shape, so MLX has an element of type `T` at this offset.
+        let element = unsafe { elements::<T>(OPERATION, data.cast(), 1)? };
+        Ok(element[0])
+    }
+
+    /// A copy of all elements in row order, also of a strided input.
+    ///
+    /// # Errors
+    /// When they are of another type or in an output's place.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>, MlxError> {
+        if self.raw.row_contiguous || self.raw.size == 0 {
+            return self.as_slice().map(<[T]>::to_vec);
+        }
+        let mut out = Vec::with_capacity(self.raw.size);
+        let mut index = vec![0; self.raw.ndim];
+        for _ in 0..self.raw.size {
+            out.push(self.get(&index)?);
+            for (at, &len) in index.iter_mut().zip(self.shape()).rev() {
+                *at += 1;
+                if i32::try_from(*at).is_ok_and(|at| at < len) {
+                    break;
+                }
+                *at = 0;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Where `index` lies, in elements. `shape` is this input's, or its first dimensions.
+    fn offset(&self, index: &[usize], shape: &[i32]) -> Result<isize, MlxError> {
+        let inside = index.len() == shape.len()
+            && index.iter().zip(shape).all(|(&at, &len)| i32::try_from(at).is_ok_and(|at| at < len));
+        if !inside {
+            return Err(MlxError::new(OPERATION, format!("index {index:?} does not lie in {shape:?}")));
+        }
+        Ok(index.iter().zip(self.strides()).map(|(&at, &stride)| at as isize * stride as isize).sum())
+    }
+
+    fn check<T: Element>(&self) -> Result<(), MlxError> {
+        check_type::<T>("input", self.dtype())?;
+        if self.raw.data.is_null() && self.raw.size > 0 {
+            return Err(MlxError::new(
+                OPERATION,
+                "an input's elements are in the output that is in its place",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An output of a kernel while it runs. It lies in row order without gaps.
+#[derive(Debug)]
+pub struct HostOutput<'a> {
+    raw: sys::mlxsys_host_output,
+    written: bool,
+    _memory: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: the only way to its memory while it lives, as a mutable slice is.
+unsafe impl Send for HostOutput<'_> {}
+// SAFETY: shared, it shows its shape and type alone.
+unsafe impl Sync for HostOutput<'_> {}
+
+impl HostOutput<'_> {
+    /// # Safety
+    /// `raw` is as `mlxsys.h` describes it, and for as long as this lives, all it points at stays alive and nobody
+    /// else uses the elements.
+    unsafe fn new(raw: sys::mlxsys_host_output) -> Self {
+        Self { raw, written: raw.in_place_of >= 0, _memory: PhantomData }
+    }
+
+    /// Sizes of the dimensions.
+    pub fn shape(&self) -> &[i32] {
+        // SAFETY: as `new` was promised.
+        unsafe { slice(self.raw.shape, self.raw.ndim) }
+    }
+
+    /// Number of elements.
+    pub fn size(&self) -> usize {
+        self.raw.size
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Option<Dtype> {
+        Dtype::from_raw(self.raw.dtype)
+    }
+
+    /// The input that the output is in place of, if any.
+    pub fn in_place_of(&self) -> Option<usize> {
+        usize::try_from(self.raw.in_place_of).ok()
+    }
+
+    fn is_written(&self) -> bool {
+        self.written || self.raw.size == 0
+    }
+
+    /// The elements: those of the input in whose place they are, those written so far, or else zeros.
+    ///
+    /// # Errors
+    /// When they are of another type.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], MlxError> {
+        check_type::<T>("output", self.dtype())?;
+        if self.raw.size == 0 {
+            return Ok(&mut []);
+        }
+        if !self.written {
+            // SAFETY: the output is `size` elements of `T` long, and zero bytes are a value of every element type.
+            unsafe { std::ptr::write_bytes(self.raw.data.cast::<u8>(), 0, self.raw.size * size_of::<T>()) };
+            self.written = true;
+        }
+        // SAFETY: `size` initialised elements of `T` lie there, and `self` is the only way to them. `elements` has
+        // checked what could be wrong with them.
+        unsafe {
+            elements::<T>(OPERATION, self.raw.data, self.raw.size)?;
+            Ok(std::slice::from_raw_parts_mut(self.raw.data.cast(), self.raw.size))
+        }
+    }
+
+    /// The elements as memory to write to. Whatever they were is lost; once all are written,
+    /// [`HostOutput::assume_written`] says so, and without it the kernel fails.
+    ///
+    /// # Errors
+    /// When they are of another type.
+    pub fn as_uninit_slice<T: Element>(&mut self) -> Result<&mut [MaybeUninit<T>], MlxError> {
+        check_type::<T>("output", self.dtype())?;
+        if self.raw.size == 0 {
+            return Ok(&mut []);
+        }
+        self.written = false;
+        let data = self.raw.data.cast::<MaybeUninit<T>>();
+        if !data.is_aligned() {
+            return Err(MlxError::new(OPERATION, "an output is not aligned for its type"));
+        }
+        // SAFETY: memory for `size` elements of `T` lies there, aligned, and `self` is the only way to it.
+        Ok(unsafe { std::slice::from_raw_parts_mut(data, self.raw.size) })
+    }
+
+    /// Says that all elements have been written.
+    ///
+    /// # Safety
+    /// Since the last [`HostOutput::as_uninit_slice`], each element has been written with a value of the output's type.
+    pub unsafe fn assume_written(&mut self) {
+        self.written = true;
+    }
+
+    /// Writes each element as a function of its position in row order.
+    ///
+    /// # Errors
+    /// When the elements are of another type.
+    pub fn write_with<T: Element>(&mut self, mut value: impl FnMut(usize) -> T) -> Result<(), MlxError> {
+        for (index, element) in self.as_uninit_slice()?.iter_mut().enumerate() {
+            element.write(value(index));
+        }
+        self.written = true;
+        Ok(())
+    }
+
+    /// Writes all elements, given in row order.
+    ///
+    /// # Errors
+    /// When they are of another type or number.
+    pub fn copy_from_slice<T: Element>(&mut self, values: &[T]) -> Result<(), MlxError> {
+        if values.len() != self.raw.size {
+            return Err(MlxError::new(
+                OPERATION,
+                format!("{} elements do not fill an output of shape {:?}", values.len(), self.shape()),
+            ));
+        }
+        for (element, value) in self.as_uninit_slice()?.iter_mut().zip(values) {
+            element.write(*value);
+        }
+        self.written = true;
+        Ok(())
+    }
+}
+
+const OPERATION: &str = "host_kernel";
+
+fn check_type<T: Element>(what: &str, dtype: Option<Dtype>) -> Result<(), MlxError> {
+    if dtype == Some(T::DTYPE) {
+        return Ok(());
+    }
+    let has = dtype.map_or_else(|| "another type".to_owned(), |dtype| dtype.to_string());
+    Err(MlxError::new(OPERATION, format!("an {what} holds {has}, not {}", T::DTYPE)))
+}
+
+/// # Safety
+/// If `len` is not 0, `len` values lie at `data`, alive and unchanged for `'a`.
+unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
+    if len == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(data, len) }
+}
