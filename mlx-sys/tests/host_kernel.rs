@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,7 +47,7 @@ unsafe extern "C" fn run(
         return 7;
     }
     // SAFETY: `message` is ours to fill, and MLX frees the string.
-    unsafe { *message = sys::mlx_string_new_data(CString::new(text).unwrap().as_ptr()) };
+    unsafe { *message = sys::mlx_string_new_data(CString::new(text).expect("no NUL").as_ptr()) };
     1
 }
 
@@ -284,9 +283,9 @@ fn a_memory_that_nobody_else_needs_is_handed_over() {
     let own = address(&x);
     let rows = call!(mlx_slice(x.0, [1, 0].as_ptr(), 2, [3, 16].as_ptr(), 2, [1, 1].as_ptr(), 2, s.0));
     drop(x);
-    let out = one(&s, &[&rows], (&[2, 16], F32, 0), increment(&at));
+    let mut out = one(&s, &[&rows], (&[2, 16], F32, 0), increment(&at));
     drop(rows);
-    let out = one(&s, &[&out], (&[2, 16], F32, 0), increment(&at));
+    out = one(&s, &[&out], (&[2, 16], F32, 0), increment(&at));
     assert_eq!(out.to_f32(), [3.0; 32]);
     assert_eq!((at.load(Ordering::SeqCst), address(&out)), (own + 64, own + 64));
 }
@@ -376,9 +375,10 @@ fn a_failure_is_the_evaluations_and_the_stream_goes_on() {
     for (text, expected) in
         [("no such token: 100% at 7", "[probe] no such token: 100% at 7"), ("", "[probe] failed with code 7")]
     {
-        let (code, out, released) = node(&s, &[&x], &[(&[2], F32, -1)], move |_, _| Err(text.to_owned()));
+        let (code, outputs, released) = node(&s, &[&x], &[(&[2], F32, -1)], move |_, _| Err(text.to_owned()));
         assert_eq!(code, 0);
-        let out = out.get(0);
+        let out = outputs.get(0);
+        drop(outputs);
         // What comes behind it finds zeros, not what lay in the memory.
         let seen = Arc::new(AtomicUsize::new(0));
         let last = one(&s, &[&out], (&[2], F32, -1), {
@@ -399,24 +399,6 @@ fn a_failure_is_the_evaluations_and_the_stream_goes_on() {
 
         assert_eq!(one(&s, &[&x], (&[2], F32, -1), double).to_f32(), [2.0, 4.0]);
     }
-}
-
-#[test]
-fn many_failures_in_a_row_leave_the_stream_usable() {
-    let s = Stream::cpu();
-    for round in 0..200 {
-        let mut x = Array::f32(&[1.0], &[1]);
-        for step in 0..5 {
-            x = one(&s, &[&x], (&[1], F32, -1), move |inputs, outputs| {
-                if step == 2 { Err(format!("round {round}")) } else { double(inputs, outputs) }
-            });
-        }
-        assert_ne!(eval(&x), 0);
-        let message = message();
-        assert!(message.starts_with(&format!("[probe] round {round} ")), "{message}");
-    }
-    let x = Array::f32(&[1.0], &[1]);
-    assert_eq!(one(&s, &[&x], (&[1], F32, -1), double).to_f32(), [2.0]);
 }
 
 #[test]
@@ -544,7 +526,7 @@ extern "C" fn graph(
             sys::mlx_vector_array_set_value(out, y.0)
         }
     });
-    catch_unwind(body).unwrap_or_else(|_: Box<dyn Any + Send>| 1)
+    catch_unwind(body).unwrap_or(1)
 }
 
 #[test]

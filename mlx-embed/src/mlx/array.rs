@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use super::dtype::{Dtype, Element};
-use super::error::{MlxError, check, install_handler, last_error};
+use super::error::{MlxError, check, check_results, install_handler, last_error};
 use super::{Stream, ops};
 
 /// An n-dimensional array on MLX's lazy graph.
@@ -123,7 +123,7 @@ impl Array {
     /// When an operation in the graph fails.
     pub fn eval(&self) -> Result<(), MlxError> {
         // SAFETY: `raw` is a live array.
-        check("eval", unsafe { mlx_sys::mlx_array_eval(self.raw) })
+        check_results("eval", unsafe { mlx_sys::mlx_array_eval(self.raw) })
     }
 
     /// Runs the graph and copies the elements, in row-major order.

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::error::{MlxError, check, install_handler, last_error};
+use super::error::{MlxError, check, check_results, install_handler, last_error};
 
 /// What MLX's core was built for. One build holds the CPU and at most one GPU backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -157,7 +157,7 @@ impl Stream {
     /// When an operation on the stream failed.
     pub fn synchronize(&self) -> Result<(), MlxError> {
         // SAFETY: `raw` is a live stream that only this thread uses.
-        check("synchronize", unsafe { mlx_sys::mlx_synchronize(self.raw) })
+        check_results("synchronize", unsafe { mlx_sys::mlx_synchronize(self.raw) })
     }
 
     /// Held around everything that touches a GPU: MLX records a GPU's work into graphs that two threads at once break.

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 /// An MLX operation that failed, with MLX's own message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,4 +75,46 @@ pub(super) fn last_error(operation: &'static str) -> MlxError {
 /// Turns an mlx-c return code into a `Result`.
 pub(super) fn check(operation: &'static str, code: c_int) -> Result<(), MlxError> {
     if code == 0 { Ok(()) } else { Err(last_error(operation)) }
+}
+
+/// The first failure of a host kernel since the thread that made it last waited for results.
+#[derive(Debug, Default)]
+pub(super) struct Failure {
+    is_set: AtomicBool,
+    message: Mutex<Option<String>>,
+}
+
+thread_local! {
+    static FAILURE: Arc<Failure> = Arc::default();
+}
+
+impl Failure {
+    /// The one for nodes that this thread makes and so, as arrays don't change threads, evaluates.
+    pub(super) fn of_this_thread() -> Arc<Self> {
+        // A thread that is being torn down gets one that nobody looks at: it evaluates nothing more.
+        FAILURE.try_with(Arc::clone).unwrap_or_default()
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set(&self, message: String) {
+        self.message.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+        self.is_set.store(true, Ordering::Release);
+    }
+
+    #[cold]
+    fn take(&self) -> Option<String> {
+        self.is_set.store(false, Ordering::Release);
+        self.message.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// [`check`] for calls that wait for results: a host kernel may have failed on the way.
+pub(super) fn check_results(operation: &'static str, code: c_int) -> Result<(), MlxError> {
+    let take = |failure: &Arc<Failure>| if failure.is_set() { failure.take() } else { None };
+    let failure = FAILURE.try_with(take).ok().flatten();
+    check(operation, code)?;
+    failure.map_or(Ok(()), |message| Err(MlxError::new(operation, message)))
 }

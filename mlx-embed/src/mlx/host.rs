@@ -51,9 +51,10 @@
 //! may be its own.
 //!
 //! # Failure
-//! What [`HostKernel::run`] returns as an error, and a panic in it, become the [`MlxError`] of the evaluation. What is
-//! queued behind runs all the same, with zeros in place of the results, and the stream goes on working; arrays that
-//! the failed evaluation was to compute must not be read. There are no derivatives.
+//! What [`HostKernel::run`] returns as an error, and a panic in it, become the [`MlxError`] of the evaluation. Kernels
+//! that were queued behind are skipped, MLX's own operations run on with zeros in place of the results, and the stream
+//! goes on working. The arrays that the failed evaluation was to compute have no meaning: drop them. There are no
+//! derivatives.
 //!
 //! # Cost
 //! A few microseconds a node, mostly MLX's own (`cargo run --release --example host_kernel` measures it).
@@ -70,7 +71,7 @@ use mlx_sys as sys;
 use super::Stream;
 use super::array::{Array, elements};
 use super::dtype::{Dtype, Element};
-use super::error::{MlxError, check, install_handler};
+use super::error::{Failure, MlxError, check, install_handler};
 use super::ops::ArrayVec;
 
 /// What a kernel may fail with: any error, or a string.
@@ -159,7 +160,7 @@ pub fn host_kernel<K: HostKernel + ?Sized, const N: usize>(
     });
     let results = ArrayVec::new([])?;
     let mut raw = results.raw();
-    let payload = Box::into_raw(Box::new(kernel));
+    let payload = Box::into_raw(Box::new(Node { kernel, failure: Failure::of_this_thread() }));
     // SAFETY: live handles and specs, which mlxsys reads during the call only; it fills the vector that `raw` names.
     // `payload` is the kind that `run` and `release` expect, and mlxsys releases it once, also when the call fails.
     check("host_kernel", unsafe {
@@ -181,51 +182,71 @@ pub fn host_kernel<K: HostKernel + ?Sized, const N: usize>(
         .map_err(|_| MlxError::new("host_kernel", "MLX made another number of arrays than was asked for"))
 }
 
+/// What a node of the graph holds.
+struct Node<K: ?Sized> {
+    kernel: Arc<K>,
+    /// Where the thread that made the node, and so evaluates it, looks for a failure.
+    ///
+    /// MLX could be told as well. But it passes an error on by a way that loses count of its tasks now and then (0.32.2,
+    /// on the thread that used it first), and after some ten such losses it waits for ever.
+    failure: Arc<Failure>,
+}
+
 /// Called by MLX on the stream's thread.
 ///
 /// # Safety
 /// `payload` is what [`host_kernel`] made for the same `K`; the arrays hold as many entries as said, alive, and each as
-/// `mlxsys.h` describes it; `message` is an empty string handle.
+/// `mlxsys.h` describes it.
 unsafe extern "C" fn run<K: HostKernel + ?Sized>(
     payload: *mut c_void,
     inputs: *const sys::mlxsys_host_input,
     n_inputs: usize,
     outputs: *const sys::mlxsys_host_output,
     n_outputs: usize,
-    message: *mut sys::mlx_string,
+    _message: *mut sys::mlx_string,
 ) -> c_int {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the caller's promise. MLX holds the memory of all arrays during the call, writes none of it
-        // meanwhile, and the outputs are no one else's.
-        let (kernel, inputs, mut outputs) = unsafe {
-            let kernel = &*payload.cast::<Arc<K>>();
-            let inputs: Vec<_> = (0..n_inputs).map(|i| HostInput::new(*inputs.add(i))).collect();
-            let outputs: Vec<_> = (0..n_outputs).map(|i| HostOutput::new(*outputs.add(i))).collect();
-            (kernel, inputs, outputs)
-        };
-        kernel.run(&inputs, &mut outputs).map_err(|error| describe(&error))?;
-        match outputs.iter().position(|output| !output.is_written()) {
-            None => Ok(()),
-            Some(index) => Err(format!("output {index} was left unwritten")),
-        }
-    }));
-    let text = match outcome {
-        Ok(Ok(())) => return 0,
-        Ok(Err(text)) => text,
-        Err(panic) => format!("panicked: {}", panic_text(panic)),
+    // SAFETY: the caller's promise. MLX holds the memory of all arrays during the call, writes none of it meanwhile,
+    // and the outputs are no one else's.
+    let (node, inputs, mut outputs) = unsafe {
+        let node = &*payload.cast::<Node<K>>();
+        let inputs: Vec<_> = (0..n_inputs).map(|i| HostInput::new(*inputs.add(i))).collect();
+        let outputs: Vec<_> = (0..n_outputs).map(|i| HostOutput::new(*outputs.add(i))).collect();
+        (node, inputs, outputs)
     };
-    // SAFETY: `message` is the caller's to fill, and the text is NUL-terminated; MLX frees the string.
-    unsafe { *message = sys::mlx_string_new_data(c_string(&text).as_ptr()) };
-    1
+    if !node.failure.is_set() {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let result = node.kernel.run(&inputs, &mut outputs).map_err(|error| describe(&error));
+            result.map_err(|text| format!("[{}] {text}", node.kernel.name()))?;
+            match outputs.iter().position(|output| !output.is_written()) {
+                None => Ok(()),
+                Some(index) => Err(format!("[{}] left output {index} unwritten", node.kernel.name())),
+            }
+        }));
+        match outcome {
+            Ok(Ok(())) => return 0,
+            Ok(Err(text)) => node.failure.set(text),
+            Err(panic) => {
+                let name =
+                    catch_unwind(AssertUnwindSafe(|| node.kernel.name().to_owned())).unwrap_or_default();
+                node.failure.set(format!("[{name}] panicked: {}", panic_text(panic)));
+            }
+        }
+    }
+    for output in &mut outputs {
+        if !output.is_written() {
+            output.zero();
+        }
+    }
+    0
 }
 
 /// # Safety
 /// `payload` is what [`host_kernel`] made for the same `K`, and this is its last use.
 unsafe extern "C" fn release<K: HostKernel + ?Sized>(payload: *mut c_void) {
     // SAFETY: the caller's promise.
-    let kernel = unsafe { Box::from_raw(payload.cast::<Arc<K>>()) };
+    let node = unsafe { Box::from_raw(payload.cast::<Node<K>>()) };
     // A panic of the kernel's own `Drop` has nobody to go to.
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(kernel))) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(node))) {
         panic_text(panic);
     }
 }
@@ -450,6 +471,13 @@ impl HostOutput<'_> {
         self.written || self.raw.size == 0
     }
 
+    fn zero(&mut self) {
+        let bytes = self.raw.size * self.dtype().map_or(0, Dtype::size);
+        // SAFETY: the output is `size` elements long, and zero bytes are a value of every element type.
+        unsafe { std::ptr::write_bytes(self.raw.data.cast::<u8>(), 0, bytes) };
+        self.written = true;
+    }
+
     /// The elements: those of the input in whose place they are, those written so far, or else zeros.
     ///
     /// # Errors
@@ -460,9 +488,7 @@ impl HostOutput<'_> {
             return Ok(&mut []);
         }
         if !self.written {
-            // SAFETY: the output is `size` elements of `T` long, and zero bytes are a value of every element type.
-            unsafe { std::ptr::write_bytes(self.raw.data.cast::<u8>(), 0, self.raw.size * size_of::<T>()) };
-            self.written = true;
+            self.zero();
         }
         // SAFETY: `size` initialised elements of `T` lie there, and `self` is the only way to them. `elements` has
         // checked what could be wrong with them.

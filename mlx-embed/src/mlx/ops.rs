@@ -11,7 +11,7 @@ use mlx_sys as sys;
 use super::Stream;
 use super::array::Array;
 use super::dtype::Dtype;
-use super::error::{MlxError, check};
+use super::error::{MlxError, check, check_results};
 
 type Result<T> = std::result::Result<T, MlxError>;
 
@@ -164,7 +164,7 @@ pub fn concatenate(arrays: &[Array], axis: i32, stream: &Stream) -> Result<Array
 pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     let vector = ArrayVec::new(arrays)?;
     // SAFETY: a live vector of live arrays.
-    check("eval", unsafe { sys::mlx_eval(vector.0) })
+    check_results("eval", unsafe { sys::mlx_eval(vector.0) })
 }
 
 /// mlx-c's list of arrays; it shares them.
