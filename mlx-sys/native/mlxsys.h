@@ -64,7 +64,10 @@ typedef struct mlxsys_host_input_ {
  * An output of a host kernel, while it runs: always in row order without gaps.
  */
 typedef struct mlxsys_host_output_ {
-  /** The first element. The memory is not initialised, unless the output is in place of an input. */
+  /**
+   * The first element. Where the output is in place of no input, the memory is not initialised and starts at a multiple
+   * of 64 bytes.
+   */
   void* data;
   const int* shape;
   size_t ndim;
@@ -113,7 +116,9 @@ typedef int (*mlxsys_host_kernel_func)(
  *
  * A failure of `run` becomes an error of the evaluation, "[name] message", on the thread that waits for it. Operations
  * queued behind it run all the same and find zeros in its outputs (or what an input left there); the stream goes on
- * working. Don't read arrays that came out of the failed evaluation.
+ * working. Don't read arrays that came out of the failed evaluation. One thing to know of MLX 0.32.2: on the first
+ * thread that used it, an error of a stream may cost it the count of one running task, and after ten such losses every
+ * evaluation waits for ever. A callback that must fail hundreds of times returns 0 and keeps its failure in its payload.
  *
  * There are no derivatives, no vmap, no export and no shapeless compilation: MLX reports them as not implemented.
  *

@@ -5,7 +5,8 @@
 //! ([`mlx_set_error_handler`] replaces it), and a panic must not leave a callback.
 //!
 //! Beyond mlx-c: [`mlxsys_array_new_mapped`] and [`mlxsys_array_can_map`] (arrays over memory of the caller's, without
-//! a copy), [`mlxsys_blas_set_num_threads`] and [`mlxsys_blas_get_num_threads`]. `native/mlxsys.h` describes them.
+//! a copy), [`mlxsys_host_kernel`] (a callback as an operation of MLX's CPU backend), [`mlxsys_blas_set_num_threads`] and
+//! [`mlxsys_blas_get_num_threads`]. `native/mlxsys.h` describes them.
 //!
 //! # Building
 //!

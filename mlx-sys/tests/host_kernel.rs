@@ -205,6 +205,21 @@ fn inputs_come_as_they_lie() {
 }
 
 #[test]
+fn fresh_outputs_start_on_a_cache_line() {
+    let s = Stream::cpu();
+    for size in [1, 3, 100, 5000] {
+        let out = one(&s, &[], (&[size], F32, -1), |_, outputs| {
+            assert_eq!(outputs[0].data as usize % 64, 0);
+            write(&outputs[0]).fill(1.5);
+            Ok(())
+        });
+        let sum = call!(mlx_add(out.0, out.0, s.0));
+        assert_eq!(sum.to_f32(), vec![3.0; size as usize]);
+        assert_eq!(address(&out) % 64, 0);
+    }
+}
+
+#[test]
 fn several_outputs_of_several_types() {
     let s = Stream::cpu();
     let x = Array::f32(&[4.0, 7.0, 5.0], &[3]);

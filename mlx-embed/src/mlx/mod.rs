@@ -16,6 +16,8 @@
 //! assert_eq!(error.operation(), "reshape");
 //! # Ok::<(), mlx_embed::mlx::MlxError>(())
 //! ```
+//!
+//! [`host`] makes Rust code an operation like those in [`ops`].
 #![allow(unsafe_code)]
 
 mod array;
