@@ -1,5 +1,7 @@
 //! Which texts run together: buckets of similar length under a token budget.
 
+use std::sync::Arc;
+
 /// Padding that a batch may carry: this share of its tokens, or [`FREE_PADDING`], whichever is more.
 const PADDING_SHARE: f64 = 0.25;
 
@@ -11,7 +13,9 @@ const FREE_PADDING: usize = 128;
 pub(crate) enum Sharing {
     /// Padded on the right to the longest.
     Padded,
-    /// Only texts of one length, for models whose rows depend on the padded length.
+    /// One behind the other, without padding.
+    Joined,
+    /// Only texts of one length, for models whose rows depend on the longest one's.
     EqualLengths,
 }
 
@@ -28,11 +32,12 @@ pub(crate) fn plan(lengths: &[usize], budget: usize, sharing: Sharing) -> Vec<Ve
     for text in order {
         let length = lengths[text];
         if let Some(batch) = batches.last_mut() {
-            let tokens = longest * (batch.len() + 1);
+            let padded = longest * (batch.len() + 1);
             let padding_then = padding + longest - length;
-            let allowed = match sharing {
-                Sharing::EqualLengths => 0,
-                Sharing::Padded => FREE_PADDING.max((tokens as f64 * PADDING_SHARE) as usize),
+            let (tokens, allowed) = match sharing {
+                Sharing::EqualLengths => (padded, 0),
+                Sharing::Padded => (padded, FREE_PADDING.max((padded as f64 * PADDING_SHARE) as usize)),
+                Sharing::Joined => (padded - padding_then, usize::MAX),
             };
             if tokens <= budget && padding_then <= allowed {
                 batch.push(text);
@@ -46,15 +51,50 @@ pub(crate) fn plan(lengths: &[usize], budget: usize, sharing: Sharing) -> Vec<Ve
     batches
 }
 
-/// Token ids of a batch, padded on the right: row after row, and the length of a row.
-pub(crate) fn pad<'a>(texts: impl Iterator<Item = &'a [u32]> + Clone, padding: u32) -> (Vec<u32>, usize) {
-    let padded = texts.clone().map(<[u32]>::len).max().unwrap_or(0);
-    let mut ids = Vec::new();
-    for text in texts {
-        ids.extend_from_slice(text);
-        ids.resize(ids.len() + padded - text.len(), padding);
+/// Texts that run together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// Token ids, `shape[0] * shape[1]`.
+    pub(crate) ids: Vec<u32>,
+    /// `[B, L]` if padded, `[1, T]` if joined.
+    pub(crate) shape: [i32; 2],
+    /// Tokens of each text.
+    pub(crate) lengths: Arc<[usize]>,
+    /// Where in `ids` each text starts.
+    pub(crate) starts: Vec<usize>,
+}
+
+impl Batch {
+    /// Texts as rows, padded on the right with id 0.
+    pub(crate) fn padded(texts: &[&[u32]]) -> Self {
+        let length = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+        let mut ids = Vec::with_capacity(texts.len() * length);
+        for text in texts {
+            ids.extend_from_slice(text);
+            ids.resize(ids.len() + length - text.len(), 0);
+        }
+        Self {
+            ids,
+            shape: [texts.len() as i32, length as i32],
+            lengths: texts.iter().map(|text| text.len()).collect(),
+            starts: (0..texts.len()).map(|text| text * length).collect(),
+        }
     }
-    (ids, padded)
+
+    /// Texts one behind the other.
+    pub(crate) fn joined(texts: &[&[u32]]) -> Self {
+        let ids = texts.concat();
+        let starts = texts.iter().scan(0, |next, text| {
+            *next += text.len();
+            Some(*next - text.len())
+        });
+        Self {
+            shape: [1, ids.len() as i32],
+            lengths: texts.iter().map(|text| text.len()).collect(),
+            starts: starts.collect(),
+            ids,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -106,8 +146,23 @@ mod tests {
 
     #[test]
     fn padding_sits_on_the_right() {
-        let texts: [&[u32]; 2] = [&[1, 2, 3], &[4]];
-        assert_eq!(pad(texts.into_iter(), 9), (vec![1, 2, 3, 4, 9, 9], 3));
+        let batch = Batch::padded(&[&[1, 2, 3], &[4]]);
+        assert_eq!((batch.ids, batch.shape), (vec![1, 2, 3, 4, 0, 0], [2, 3]));
+        assert_eq!((&batch.lengths[..], batch.starts), (&[3, 1][..], vec![0, 3]));
+    }
+
+    #[test]
+    fn joined_texts_have_no_padding() {
+        let batch = Batch::joined(&[&[1, 2, 3], &[4], &[5, 6]]);
+        assert_eq!((batch.ids, batch.shape), (vec![1, 2, 3, 4, 5, 6], [1, 6]));
+        assert_eq!((&batch.lengths[..], batch.starts), (&[3, 1, 2][..], vec![0, 3, 4]));
+    }
+
+    #[test]
+    fn joined_batches_are_bounded_by_their_own_tokens() {
+        let lengths = [100, 1, 1, 1, 50, 30];
+        let batches = plan(&lengths, 103, Sharing::Joined);
+        assert_eq!(batches, [vec![0], vec![4, 5, 1, 2, 3]]);
     }
 
     #[test]

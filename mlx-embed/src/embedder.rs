@@ -7,9 +7,11 @@ use std::sync::Arc;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::{Error, InputError};
 use crate::info::{EndTokenInfo, Info, Source};
+use crate::kernels::Family;
 use crate::mlx::{self, Backend};
+use crate::model::Precision;
 use crate::pooling::{self, Pooling};
-use crate::runner::{Device, RunnerOptions};
+use crate::runner::{self, Device, RunnerOptions};
 use crate::text::{EndToken, Prompt, Prompts, TextEncoder};
 use crate::worker::Worker;
 
@@ -18,8 +20,14 @@ use crate::worker::Worker;
 pub struct LoadOptions {
     /// Where the model runs. Default: the GPU if there is one, else the CPU.
     pub device: Device,
-    /// Threads for matrix products on the CPU; a setting of the whole process. Default: every core.
+    /// Threads on the CPU. Default: every core.
     pub threads: Option<NonZeroUsize>,
+    /// How closely 4- and 8-bit checkpoints are followed on the CPU. A GPU computes in the checkpoint's own type.
+    pub precision: Precision,
+    /// The family of kernels on the CPU, by name: `avx512-vnni`, `avx512`, `avx2-vnni`, `avx2`, `neon-dotprod`, `neon`,
+    /// `portable`, or `mlx` for MLX's own operations. Default: as the environment variable `MLX_EMBED_KERNELS` says,
+    /// else the fastest that the machine runs.
+    pub kernels: Option<String>,
     /// How hidden states become a vector. Default: as the checkpoint says, else the last token.
     pub pooling: Option<Pooling>,
     /// Which token ends a text.
@@ -117,6 +125,7 @@ impl Embedder {
             (None, None) => (Pooling::LastToken, Source::Default),
         };
         let backend = options.device.backend()?;
+        let family = runner::family(backend, options.kernels.as_deref())?;
         let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
         let text = TextEncoder::open(
             checkpoint.dir(),
@@ -145,6 +154,8 @@ impl Embedder {
             max_tokens,
             batch_tokens,
             backend,
+            kernels: family.map_or("mlx", Family::name),
+            precision: family.map(|_| options.precision),
             mlx_version: mlx::version(),
             mlx_c_version: mlx::C_VERSION.to_owned(),
         };
@@ -152,6 +163,8 @@ impl Embedder {
         let runner_options = RunnerOptions {
             backend,
             threads: options.threads,
+            family,
+            precision: options.precision,
             pooling,
             batch_tokens,
             max_tokens,
@@ -242,6 +255,26 @@ impl Embedder {
         tokens.map(|tokens| tokens.ids).map_err(|source| Error::Input { index: 0, source })
     }
 
+    /// Embeds token ids, for callers with a tokenizer of their own: one vector a text, pooled and, if the checkpoint says
+    /// so, scaled to length 1. Nothing is added to the ids and nothing cut.
+    ///
+    /// # Errors
+    /// When a text has no ids or one outside the vocabulary, or the model fails.
+    pub fn embed_token_ids(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, Error> {
+        let Shared { info, worker, .. } = &*self.shared;
+        let vocab_size = info.config.vocab_size.unsigned_abs();
+        for (index, ids) in texts.iter().enumerate() {
+            check_ids(ids, vocab_size).map_err(|source| Error::Input { index, source })?;
+        }
+        let vectors = worker.run(move |runner| runner.embed(&texts))?.into_iter().enumerate();
+        let finished = vectors.map(|(index, vector)| {
+            let mut vector = vector.map_err(|source| Error::Input { index, source })?;
+            pooling::finish(&mut vector, None, info.normalize);
+            Ok(vector)
+        });
+        finished.collect()
+    }
+
     /// Every hidden state on the way of one text, for comparing with another implementation layer by layer: the
     /// embeddings, the residual stream after each layer, the result of the final norm. f32 `[tokens, hidden]` each.
     ///
@@ -250,15 +283,14 @@ impl Embedder {
     pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
         let Shared { info, worker, .. } = &*self.shared;
         let vocab_size = info.config.vocab_size.unsigned_abs();
-        let checked = if token_ids.is_empty() {
-            Err(InputError::Empty)
-        } else {
-            InputError::check_vocabulary(token_ids, vocab_size)
-        };
-        checked.map_err(|source| Error::Input { index: 0, source })?;
+        check_ids(token_ids, vocab_size).map_err(|source| Error::Input { index: 0, source })?;
         let ids = token_ids.to_vec();
         worker.run(move |runner| runner.hidden_states(&ids))
     }
+}
+
+fn check_ids(ids: &[u32], vocab_size: u32) -> Result<(), InputError> {
+    if ids.is_empty() { Err(InputError::Empty) } else { InputError::check_vocabulary(ids, vocab_size) }
 }
 
 /// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets. It has to leave room for content

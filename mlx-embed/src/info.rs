@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::checkpoint::{ModelConfig, SentenceTransformers};
 use crate::mlx::Backend;
+use crate::model::Precision;
 use crate::pooling::Pooling;
 use crate::text::EndTokenSource;
 
@@ -65,6 +66,10 @@ pub struct Info {
     pub batch_tokens: usize,
     /// What runs the model.
     pub backend: Backend,
+    /// The family of kernels that computes, or `mlx` for MLX's own operations.
+    pub kernels: &'static str,
+    /// How closely this crate's kernels follow 4- and 8-bit checkpoints; `None` where they don't run.
+    pub precision: Option<Precision>,
     /// Version of the MLX core.
     pub mlx_version: String,
     /// Version of mlx-c.

@@ -31,6 +31,7 @@ mod embedder;
 mod error;
 mod file;
 mod info;
+mod kernels;
 pub mod mlx;
 mod model;
 mod pooling;
@@ -44,6 +45,12 @@ pub use checkpoint::{
 pub use embedder::{EmbedOptions, Embedder, Embedding, LoadOptions};
 pub use error::{Error, InputError};
 pub use info::{EndTokenInfo, Info, Source};
+pub use model::Precision;
 pub use pooling::Pooling;
 pub use runner::Device;
 pub use text::{EndToken, EndTokenSource, Prompt, TextError};
+
+/// Names of the kernel families that this machine's CPU runs, fastest first, for [`LoadOptions::kernels`].
+pub fn kernel_families() -> Vec<&'static str> {
+    kernels::Family::available().map(kernels::Family::name).collect()
+}

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::mlx::{Array, Dtype, MlxError, Stream, ops};
+use crate::batch::Batch;
+use crate::mlx::{Array, Backend, Dtype, MlxError, Stream, ops};
 
 /// How a text's hidden states become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,45 +29,59 @@ impl std::fmt::Display for Pooling {
 }
 
 impl Pooling {
-    /// The one row of each text that pooling needs, counted over `B * L`, u32 `[B]`; `None` if it needs them all.
-    pub(crate) fn rows(self, lengths: &[usize], padded: usize) -> Result<Option<Array>, MlxError> {
-        let row = |(text, &length): (usize, &usize)| {
-            let offset = if self == Self::LastToken { length.saturating_sub(1) } else { 0 };
-            (text * padded + offset) as u32
+    /// The one row of each text that pooling needs, counted over the batch's tokens, u32 `[B]`; `None` if it needs them
+    /// all.
+    pub(crate) fn rows(self, batch: &Batch) -> Result<Option<Array>, MlxError> {
+        let row = |(start, length): (&usize, &usize)| match self {
+            Self::LastToken => (start + length.saturating_sub(1)) as u32,
+            Self::Mean | Self::Cls => *start as u32,
         };
         if self == Self::Mean {
             return Ok(None);
         }
-        let rows: Vec<u32> = lengths.iter().enumerate().map(row).collect();
+        let rows: Vec<u32> = batch.starts.iter().zip(batch.lengths.iter()).map(row).collect();
         Ok(Some(Array::from_slice(&rows, &[rows.len() as i32])?))
     }
 
     /// One f32 vector a text, row after row.
     ///
     /// # Shape
-    /// `hidden` `[B, D]` if [`Pooling::rows`] named rows, else `[B, L, D]`; result `B * D` numbers.
-    pub(crate) fn pool(
-        self,
-        hidden: &Array,
-        lengths: &[usize],
-        stream: &Stream,
-    ) -> Result<Vec<f32>, MlxError> {
+    /// `hidden` `[B, D]` if [`Pooling::rows`] named rows, else `[.., D]` with the batch's shape before it; result
+    /// `B * D` numbers.
+    pub(crate) fn pool(self, hidden: &Array, batch: &Batch, stream: &Stream) -> Result<Vec<f32>, MlxError> {
         let hidden = ops::astype(hidden, Dtype::F32, stream)?;
         match self {
             Self::LastToken | Self::Cls => hidden.to_vec(stream),
-            Self::Mean => mean(&hidden, lengths, stream)?.to_vec(stream),
+            Self::Mean if stream.backend() == Backend::Cpu => mean_here(&hidden, batch),
+            Self::Mean => mean(&hidden, batch, stream)?.to_vec(stream),
         }
     }
 }
 
-/// The mean as a product with a matrix that holds `1 / length` at real tokens and 0 at padding.
-fn mean(hidden: &Array, lengths: &[usize], stream: &Stream) -> Result<Array, MlxError> {
-    let padded = hidden.shape()[1] as usize;
-    let mut shares = vec![0.0_f32; lengths.len() * padded];
-    for (row, &length) in shares.chunks_mut(padded).zip(lengths) {
+/// The mean on the CPU, where the hidden states are at hand.
+fn mean_here(hidden: &Array, batch: &Batch) -> Result<Vec<f32>, MlxError> {
+    hidden.eval()?;
+    let width = hidden.shape().last().map_or(0, |&width| width as usize);
+    let hidden = hidden.as_slice::<f32>()?;
+    let mut pooled = Vec::with_capacity(batch.lengths.len() * width);
+    for (&start, &length) in batch.starts.iter().zip(batch.lengths.iter()) {
+        let mut sums = vec![0.0_f32; width];
+        for row in hidden[start * width..(start + length) * width].chunks_exact(width) {
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+        pooled.extend(sums.iter().map(|sum| sum / length as f32));
+    }
+    Ok(pooled)
+}
+
+/// The mean of padded rows as a product with a matrix that holds `1 / length` at real tokens and 0 at padding.
+fn mean(hidden: &Array, batch: &Batch, stream: &Stream) -> Result<Array, MlxError> {
+    let padded = batch.shape[1] as usize;
+    let mut shares = vec![0.0_f32; batch.lengths.len() * padded];
+    for (row, &length) in shares.chunks_mut(padded).zip(batch.lengths.iter()) {
         row[..length].fill(1.0 / length as f32);
     }
-    let shares = Array::from_slice(&shares, &[lengths.len() as i32, 1, padded as i32])?; // [B, 1, L]
+    let shares = Array::from_slice(&shares, &[batch.shape[0], 1, batch.shape[1]])?; // [B, 1, L]
     ops::matmul(&shares, hidden, stream) // [B, 1, D]
 }
 
@@ -106,20 +121,36 @@ mod tests {
     #[test]
     fn mean_ignores_padding() {
         let stream = Stream::cpu().unwrap();
-        let hidden = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 9.0, 9.0], &[1, 3, 2]).unwrap();
-        let pooled = Pooling::Mean.pool(&hidden, &[2], &stream).unwrap();
-        approx::assert_relative_eq!(pooled[..], [2.0, 3.0][..], max_relative = 1e-6);
+        let hidden = [1.0_f32, 2.0, 3.0, 4.0, 9.0, 9.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0];
+        let hidden = Array::from_slice(&hidden, &[2, 3, 2]).unwrap();
+        let batch = Batch::padded(&[&[1, 1], &[1, 1, 1]]);
+        let expected = [2.0, 3.0, 7.0, 8.0];
+        let here = mean_here(&hidden, &batch).unwrap();
+        approx::assert_relative_eq!(here[..], expected[..], max_relative = 1e-6);
+        let product = mean(&hidden, &batch, &stream).unwrap().to_vec::<f32>(&stream).unwrap();
+        approx::assert_relative_eq!(product[..], expected[..], max_relative = 1e-6);
+    }
+
+    #[test]
+    fn mean_keeps_joined_texts_apart() {
+        let hidden = Array::from_slice(&[1.0_f32, 3.0, f32::NAN, 5.0], &[1, 4, 1]).unwrap();
+        let batch = Batch::joined(&[&[1, 1], &[1], &[1]]);
+        let pooled = mean_here(&hidden, &batch).unwrap();
+        assert!(pooled[0] == 2.0 && pooled[1].is_nan() && pooled[2] == 5.0, "{pooled:?}");
     }
 
     #[test]
     fn rows_point_at_the_pooled_token() {
         let stream = Stream::cpu().unwrap();
-        let rows = |pooling: Pooling| {
-            let rows = pooling.rows(&[2, 4], 4).unwrap();
-            rows.map(|rows| rows.to_vec::<u32>(&stream).unwrap())
+        let rows = |pooling: Pooling, batch: &Batch| {
+            pooling.rows(batch).unwrap().map(|rows| rows.to_vec::<u32>(&stream).unwrap())
         };
-        assert_eq!(rows(Pooling::LastToken), Some(vec![1, 7]));
-        assert_eq!(rows(Pooling::Cls), Some(vec![0, 4]));
-        assert_eq!(rows(Pooling::Mean), None);
+        let texts: [&[u32]; 2] = [&[1, 2], &[1, 2, 3, 4]];
+        let (padded, joined) = (Batch::padded(&texts), Batch::joined(&texts));
+        assert_eq!(rows(Pooling::LastToken, &padded), Some(vec![1, 7]));
+        assert_eq!(rows(Pooling::LastToken, &joined), Some(vec![1, 5]));
+        assert_eq!(rows(Pooling::Cls, &padded), Some(vec![0, 4]));
+        assert_eq!(rows(Pooling::Cls, &joined), Some(vec![0, 2]));
+        assert_eq!(rows(Pooling::Mean, &padded), None);
     }
 }

@@ -1,12 +1,14 @@
 //! The model on one thread: token ids in, pooled vectors out.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
-use crate::batch::{self, Sharing};
+use crate::batch::{self, Batch, Sharing};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, InputError};
+use crate::kernels::{Engine, Family};
 use crate::mlx::{self, Array, Backend, Dtype, Stream, memory, ops};
-use crate::model::{Decoder, Rows};
+use crate::model::{Decoder, Kernels, Precision, Rows};
 use crate::pooling::Pooling;
 
 /// Where the model runs.
@@ -42,6 +44,9 @@ impl Device {
 pub(crate) struct RunnerOptions {
     pub(crate) backend: Backend,
     pub(crate) threads: Option<NonZeroUsize>,
+    /// The family of kernels for the CPU, if not MLX's own operations.
+    pub(crate) family: Option<&'static Family>,
+    pub(crate) precision: Precision,
     pub(crate) pooling: Pooling,
     pub(crate) batch_tokens: usize,
     pub(crate) max_tokens: usize,
@@ -72,13 +77,26 @@ impl Runner {
             memory::set_limit(bytes)?;
         }
         let config = checkpoint.config();
+        let kernels = match options.family {
+            Some(family) => {
+                let threads = options.threads.map_or_else(default_threads, NonZeroUsize::get);
+                let engine = Engine::new(family, threads).map_err(|error| Error::Stopped {
+                    reason: format!("its {threads} threads could not start: {error}"),
+                })?;
+                Kernels::Host(Arc::new(engine), options.precision)
+            }
+            None => Kernels::Mlx,
+        };
+        let decoder = Decoder::load(checkpoint, &kernels, &stream)?;
         let sharing = if config.frequencies_depend_on_length(options.max_tokens) {
             Sharing::EqualLengths
+        } else if decoder.joins() {
+            Sharing::Joined
         } else {
             Sharing::Padded
         };
         Ok(Self {
-            decoder: Decoder::load(checkpoint, &stream)?,
+            decoder,
             stream,
             pooling: options.pooling,
             batch_tokens: options.batch_tokens,
@@ -112,13 +130,11 @@ impl Runner {
     fn embed_batch(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, Error> {
         let _turn = self.stream.turn();
         self.decoder.check_weights()?;
-        let (ids, padded) = batch::pad(texts.iter().copied(), 0);
-        let ids = Array::from_slice(&ids, &[texts.len() as i32, padded as i32])?; // [B, L]
-        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
-        let rows = self.pooling.rows(&lengths, padded)?;
+        let batch = if self.decoder.joins() { Batch::joined(texts) } else { Batch::padded(texts) };
+        let rows = self.pooling.rows(&batch)?;
         let rows = rows.as_ref().map_or(Rows::All, Rows::Selected);
-        let hidden = self.decoder.forward(&ids, rows, &mut |_| Ok(()), &self.stream)?;
-        let pooled = self.pooling.pool(&hidden, &lengths, &self.stream)?;
+        let hidden = self.decoder.forward(&batch, rows, &mut |_| Ok(()), &self.stream)?;
+        let pooled = self.pooling.pool(&hidden, &batch, &self.stream)?;
         Ok(pooled.chunks(self.hidden).map(<[f32]>::to_vec).collect())
     }
 
@@ -126,13 +142,41 @@ impl Runner {
     pub(crate) fn hidden_states(&self, text: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
         let _turn = self.stream.turn();
         self.decoder.check_weights()?;
-        let ids = Array::from_slice(text, &[1, text.len() as i32])?;
         let mut states = Vec::new();
         let mut keep = |state: &Array| {
             states.push(ops::astype(state, Dtype::F32, &self.stream)?.to_vec(&self.stream)?);
             Ok(())
         };
-        self.decoder.forward(&ids, Rows::All, &mut keep, &self.stream)?;
+        self.decoder.forward(&Batch::joined(&[text]), Rows::All, &mut keep, &self.stream)?;
         Ok(states)
+    }
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// The variable that names a family of kernels where [`LoadOptions`](crate::LoadOptions) doesn't.
+pub(crate) const KERNELS_VARIABLE: &str = "MLX_EMBED_KERNELS";
+
+/// The family of kernels to use on `backend`; `None` stands for MLX's own operations.
+pub(crate) fn family(backend: Backend, wanted: Option<&str>) -> Result<Option<&'static Family>, Error> {
+    let variable = std::env::var(KERNELS_VARIABLE).ok();
+    let (option, wanted) = match (wanted, &variable) {
+        (Some(wanted), _) => ("kernels", Some(wanted)),
+        (None, variable) => (KERNELS_VARIABLE, variable.as_deref().filter(|name| !name.is_empty())),
+    };
+    if backend != Backend::Cpu || wanted == Some("mlx") {
+        return Ok(None);
+    }
+    let Some(name) = wanted else { return Ok(Family::available().next()) };
+    match Family::available().find(|family| family.name() == name) {
+        Some(family) => Ok(Some(family)),
+        None => {
+            let names: Vec<&str> = Family::available().map(Family::name).collect();
+            let reason =
+                format!("is {name}; this machine runs {} and mlx (MLX's own operations)", names.join(", "));
+            Err(Error::Option { option, reason })
+        }
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use mlx_embed::{Device, EmbedOptions, Embedder, Embedding, EndToken, LoadOptions, Pooling, Prompt};
+use mlx_embed::{
+    Device, EmbedOptions, Embedder, Embedding, EndToken, LoadOptions, Pooling, Precision, Prompt,
+};
 
 use crate::error::CliError;
 use crate::notes::Notes;
@@ -55,9 +57,19 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_name = "WHERE", default_value = "auto")]
     device: DeviceArg,
 
-    /// Threads for matrix products on the CPU [default: every core]
+    /// Threads on the CPU [default: every core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<NonZeroUsize>,
+
+    /// How closely 4- and 8-bit models are followed on the CPU: `exact` rounds what is multiplied to 16 bits, `fast`
+    /// mostly to 8
+    #[arg(long, value_name = "HOW", default_value = "exact")]
+    precision: PrecisionArg,
+
+    /// Kernels on the CPU: avx512-vnni, avx512, avx2-vnni, avx2, neon-dotprod, neon, portable, or mlx for MLX's own
+    /// [default: the fastest that the machine runs]
+    #[arg(long, value_name = "NAME", env = "MLX_EMBED_KERNELS", hide_env = true)]
+    kernels: Option<String>,
 
     /// What ends each text: `auto`, `tokenizer` (what the tokenizer appends, nothing else) or a token of the
     /// vocabulary; `auto` sees to it that last-token pooling has one
@@ -83,7 +95,13 @@ enum DeviceArg {
     Gpu,
 }
 
-fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PrecisionArg {
+    Exact,
+    Fast,
+}
+
+pub(crate) fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "give a whole number from 1 to 2^64 - 1".to_owned())
 }
 
@@ -122,6 +140,11 @@ impl CommonArgs {
                 DeviceArg::Gpu => Device::Gpu,
             },
             threads: self.threads,
+            precision: match self.precision {
+                PrecisionArg::Exact => Precision::Exact,
+                PrecisionArg::Fast => Precision::Fast,
+            },
+            kernels: self.kernels.clone().filter(|name| !name.is_empty()),
             pooling: self.pooling.map(|pooling| match pooling {
                 PoolingArg::LastToken => Pooling::LastToken,
                 PoolingArg::Mean => Pooling::Mean,

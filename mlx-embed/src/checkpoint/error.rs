@@ -71,6 +71,16 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
+    /// The system has no memory for a matrix.
+    #[error("{}: no memory to pack {tensor}: {source}", path.display())]
+    Memory {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The matrix.
+        tensor: String,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// The weights file ends too early, or goes on too long.
     #[error("{}: the header describes {expected} bytes but the file has {found}; it is truncated or damaged, fetch it again", path.display())]
     WrongLength {

@@ -135,6 +135,27 @@ impl<'a> Weights<'a> {
         })
     }
 
+    /// Lets go of the memory that the pages of matrix `path` took when they were read. They can be read again.
+    pub(crate) fn release(&self, path: &str) {
+        for part in ["weight", "scales", "biases"] {
+            if let Some(entry) = self.checkpoint.weights.tensors.get(&format!("{path}.{part}")) {
+                self.file(entry).release(entry.start..entry.start + entry.nbytes);
+            }
+        }
+    }
+
+    /// What went wrong with tensor `name`.
+    #[cold]
+    pub(crate) fn tensor_error(&self, name: &str, source: MlxError) -> CheckpointError {
+        CheckpointError::Mlx { path: self.checkpoint.dir.clone(), tensor: name.to_owned(), source }
+    }
+
+    /// There is no memory for the packed form of matrix `path`.
+    #[cold]
+    pub(crate) fn memory_error(&self, path: &str, source: io::Error) -> CheckpointError {
+        CheckpointError::Memory { path: self.checkpoint.dir.clone(), tensor: path.to_owned(), source }
+    }
+
     fn entry(&self, name: &str) -> Result<&TensorEntry, CheckpointError> {
         self.checkpoint.weights.tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor {
             path: self.checkpoint.dir.clone(),

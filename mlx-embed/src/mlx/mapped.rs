@@ -45,6 +45,20 @@ impl MappedFile {
         &self.map
     }
 
+    /// Lets go of the pages of `range`. The next look at them reads the file again.
+    pub(crate) fn release(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        {
+            // A failure leaves the pages where they are, which is no loss but memory.
+            // SAFETY: the mapping is private, read-only and backed by the file, so its pages hold the same afterwards.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     /// Whether the file is still as long as the mapping.
     pub(crate) fn check_length(&self) -> io::Result<()> {
         let now = self.file.metadata()?.len();

@@ -1,19 +1,38 @@
 //! Causal self-attention with grouped keys and values.
 
+use std::sync::Arc;
+
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
+use crate::kernels::Heads;
 use crate::mlx::ops;
 use crate::mlx::{Array, Backend, MlxError, Stream};
 
+use super::host;
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::Rope;
+use super::{Kernels, Texts};
 
 /// Most memory that one step's scores may take where MLX holds them all, in bytes.
 const SCORES_BYTES: usize = 64 << 20;
 
-/// Projections, norms and attention of one layer.
+/// Norm, projections and attention of one layer, and the residual connection around them.
 #[derive(Debug)]
-pub(super) struct Attention {
+#[expect(clippy::large_enum_variant, reason = "a model has one kind, a few dozen of them")]
+pub(super) enum Attention {
+    /// On MLX's own operations.
+    Mlx(MlxAttention),
+    /// On this crate's kernels for the CPU.
+    Host {
+        qkv: host::Projection, // D -> (H + 2 K) * E, normed before
+        mix: Arc<host::Attention>,
+        output: host::Projection, // H * E -> D
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct MlxAttention {
+    norm: RmsNorm,           // [D]
     q_proj: Linear,          // D -> H * E
     k_proj: Linear,          // D -> K * E
     v_proj: Linear,          // D -> K * E
@@ -25,43 +44,125 @@ pub(super) struct Attention {
     head_dim: i32,
 }
 
+/// The norms of queries and keys, in whichever form; the weights decide: a Qwen2 config whose checkpoint has them means
+/// them.
+fn head_norms<N>(
+    weights: &Weights<'_>,
+    path: &str,
+    config: &ModelConfig,
+    load: impl Fn(&str) -> Result<N, CheckpointError>,
+) -> Result<[Option<N>; 2], CheckpointError> {
+    let norm = |name: &str| {
+        let name = format!("{path}.{name}");
+        let needed = config.architecture == crate::checkpoint::Architecture::Qwen3;
+        if needed || weights.has(&format!("{name}.weight")) { load(&name).map(Some) } else { Ok(None) }
+    };
+    Ok([norm("q_norm")?, norm("k_norm")?])
+}
+
 impl Attention {
     pub(super) fn load(
         weights: &Weights<'_>,
-        path: &str,
+        layer: usize,
         config: &ModelConfig,
+        kernels: &Kernels,
     ) -> Result<Self, CheckpointError> {
-        let ModelConfig { hidden_size, heads, kv_heads, head_dim, .. } = *config;
-        let linear =
-            |name: &str, inputs, outputs| Linear::load(weights, &format!("{path}.{name}"), inputs, outputs);
-        // The weights decide: a Qwen2 config whose checkpoint has these norms means them.
-        let norm = |name: &str| {
-            let name = format!("{path}.{name}");
-            let needed = config.architecture == crate::checkpoint::Architecture::Qwen3;
-            if needed || weights.has(&format!("{name}.weight")) {
-                RmsNorm::load(weights, &name, head_dim, config.rms_norm_eps).map(Some)
-            } else {
-                Ok(None)
+        let path = format!("layers.{layer}.self_attn");
+        let norm_path = format!("layers.{layer}.input_layernorm");
+        let ModelConfig { hidden_size, heads, kv_heads, head_dim, rms_norm_eps: eps, .. } = *config;
+        let of = |name: &str| format!("{path}.{name}");
+        match kernels {
+            Kernels::Mlx => {
+                let linear = |name: &str, inputs, outputs| Linear::load(weights, &of(name), inputs, outputs);
+                let [q_norm, k_norm] =
+                    head_norms(weights, &path, config, |name| RmsNorm::load(weights, name, head_dim, eps))?;
+                Ok(Self::Mlx(MlxAttention {
+                    norm: RmsNorm::load(weights, &norm_path, hidden_size, eps)?,
+                    q_proj: linear("q_proj", hidden_size, heads * head_dim)?,
+                    k_proj: linear("k_proj", hidden_size, kv_heads * head_dim)?,
+                    v_proj: linear("v_proj", hidden_size, kv_heads * head_dim)?,
+                    o_proj: linear("o_proj", heads * head_dim, hidden_size)?,
+                    q_norm,
+                    k_norm,
+                    heads,
+                    kv_heads,
+                    head_dim,
+                }))
             }
-        };
-        Ok(Self {
-            q_proj: linear("q_proj", hidden_size, heads * head_dim)?,
-            k_proj: linear("k_proj", hidden_size, kv_heads * head_dim)?,
-            v_proj: linear("v_proj", hidden_size, kv_heads * head_dim)?,
-            o_proj: linear("o_proj", heads * head_dim, hidden_size)?,
-            q_norm: norm("q_norm")?,
-            k_norm: norm("k_norm")?,
-            heads,
-            kv_heads,
-            head_dim,
-        })
+            Kernels::Host(engine, precision) => {
+                let rule = precision.rule(layer, config.layers);
+                let [q_norm, k_norm] = head_norms(weights, &path, config, |name| {
+                    host::Norm::load(weights, name, head_dim, eps)
+                })?;
+                let sizes = [heads, kv_heads, head_dim].map(|size| size as usize);
+                let sizes = Heads { heads: sizes[0], kv_heads: sizes[1], head_dim: sizes[2] };
+                let qkv = host::ProjectionSpec {
+                    name: "qkv_proj",
+                    matrices: &[
+                        (of("q_proj"), heads * head_dim),
+                        (of("k_proj"), kv_heads * head_dim),
+                        (of("v_proj"), kv_heads * head_dim),
+                    ],
+                    inputs: hidden_size,
+                    norm: Some(host::Norm::load(weights, &norm_path, hidden_size, eps)?),
+                    then: host::Then::Keep,
+                    rule,
+                };
+                let output = host::ProjectionSpec {
+                    name: "o_proj",
+                    matrices: &[(of("o_proj"), hidden_size)],
+                    inputs: heads * head_dim,
+                    norm: None,
+                    then: host::Then::AddToResidual,
+                    rule,
+                };
+                Ok(Self::Host {
+                    qkv: host::Projection::load(engine, weights, qkv)?,
+                    mix: host::Attention::new(engine, sizes, q_norm, k_norm),
+                    output: host::Projection::load(engine, weights, output)?,
+                })
+            }
+        }
     }
 
     /// What each token gathers from those before it, before the output projection.
     ///
     /// # Shape
     /// `x` `[B, L, D]`, result `[B, L, H * E]`.
-    pub(super) fn mix(&self, x: &Array, rope: &Rope, stream: &Stream) -> Result<Array, MlxError> {
+    pub(super) fn mix(
+        &self,
+        x: &Array,
+        texts: &Arc<Texts>,
+        rope: &Rope,
+        stream: &Stream,
+    ) -> Result<Array, MlxError> {
+        match self {
+            Self::Mlx(attention) => attention.mix(x, rope, stream),
+            Self::Host { qkv, mix, .. } => mix.forward(&qkv.forward(x, texts, stream)?, texts, rope, stream),
+        }
+    }
+
+    /// `x` plus the output projection of what was gathered.
+    ///
+    /// # Shape
+    /// `mixed` `[.., H * E]`, `x` and result `[.., D]`.
+    pub(super) fn output(
+        &self,
+        x: &Array,
+        mixed: &Array,
+        texts: &Arc<Texts>,
+        stream: &Stream,
+    ) -> Result<Array, MlxError> {
+        match self {
+            Self::Mlx(attention) => ops::add(x, &attention.o_proj.forward(mixed, stream)?, stream),
+            Self::Host { output, .. } => output.add_to(x, mixed, texts, stream),
+        }
+    }
+}
+
+impl MlxAttention {
+    fn mix(&self, x: &Array, rope: &Rope, stream: &Stream) -> Result<Array, MlxError> {
+        let x = &self.norm.forward(x, stream)?;
         let q = self.split(&self.q_proj, self.q_norm.as_ref(), x, self.heads, stream)?; // [B, H, L, E]
         let k = self.split(&self.k_proj, self.k_norm.as_ref(), x, self.kv_heads, stream)?; // [B, K, L, E]
         let v = self.split(&self.v_proj, None, x, self.kv_heads, stream)?; // [B, K, L, E]
@@ -70,12 +171,6 @@ impl Attention {
         let [batch, tokens] = [x.shape()[0], x.shape()[1]];
         let joined = ops::transpose(&mixed, &[0, 2, 1, 3], stream)?; // [B, L, H, E]
         ops::reshape(&joined, &[batch, tokens, self.heads * self.head_dim], stream)
-    }
-
-    /// # Shape
-    /// `mixed` `[.., H * E]`, result `[.., D]`.
-    pub(super) fn output(&self, mixed: &Array, stream: &Stream) -> Result<Array, MlxError> {
-        self.o_proj.forward(mixed, stream)
     }
 
     fn split(

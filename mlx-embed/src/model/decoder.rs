@@ -1,14 +1,18 @@
 //! The stack of layers. Qwen2, Qwen3 and Llama are this with other parameters.
 
-use crate::checkpoint::{Checkpoint, CheckpointError, ModelConfig, Weights};
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::Error;
 use crate::mlx::{Array, MappedArrays, MlxError, Stream, ops};
 
 use super::attention::Attention;
 use super::linear::Embedding;
 use super::mlp::Mlp;
-use super::norm::RmsNorm;
+use super::norm::FinalNorm;
 use super::rope::Rope;
+use super::{Kernels, Texts};
 
 /// Which rows of the last layer the caller needs.
 #[derive(Debug, Clone, Copy)]
@@ -23,63 +27,68 @@ pub(crate) enum Rows<'a> {
 pub(crate) struct Decoder {
     embed_tokens: Embedding, // [vocab, D]
     layers: Vec<Layer>,
-    norm: RmsNorm, // [D]
+    norm: FinalNorm, // [D]
     rope: Rope,
+    joins: bool,
     /// Arrays above lie in these.
     mappings: Vec<MappedArrays>,
 }
 
 #[derive(Debug)]
 struct Layer {
-    input_layernorm: RmsNorm, // [D]
-    self_attn: Attention,
-    post_attention_layernorm: RmsNorm, // [D]
+    attention: Attention,
     mlp: Mlp,
 }
 
 impl Layer {
-    fn load(weights: &Weights<'_>, index: usize, config: &ModelConfig) -> Result<Self, CheckpointError> {
-        let path = |name: &str| format!("layers.{index}.{name}");
-        let norm = |name: &str| RmsNorm::load(weights, &path(name), config.hidden_size, config.rms_norm_eps);
-        Ok(Self {
-            input_layernorm: norm("input_layernorm")?,
-            self_attn: Attention::load(weights, &path("self_attn"), config)?,
-            post_attention_layernorm: norm("post_attention_layernorm")?,
-            mlp: Mlp::load(weights, &path("mlp"), config)?,
-        })
-    }
-
     /// # Shape
     /// `x` `[B, L, D]`; result as [`Rows`] says.
-    fn forward(&self, x: &Array, rows: Rows<'_>, rope: &Rope, stream: &Stream) -> Result<Array, MlxError> {
-        let normed = self.input_layernorm.forward(x, stream)?;
-        let mixed = self.self_attn.mix(&normed, rope, stream)?; // [B, L, H * E]
-        let (x, mixed) = match rows {
-            Rows::All => (x.clone(), mixed),
-            Rows::Selected(rows) => (select(x, rows, stream)?, select(&mixed, rows, stream)?),
+    fn forward(
+        &self,
+        x: &Array,
+        texts: &Arc<Texts>,
+        rows: Rows<'_>,
+        rope: &Rope,
+        stream: &Stream,
+    ) -> Result<Array, MlxError> {
+        let mixed = self.attention.mix(x, texts, rope, stream)?; // [B, L, H * E]
+        let x = match rows {
+            Rows::All => self.attention.output(x, &mixed, texts, stream)?,
+            Rows::Selected(rows) => {
+                let (x, mixed) = (select(x, rows, stream)?, select(&mixed, rows, stream)?);
+                self.attention.output(&x, &mixed, texts, stream)?
+            }
         };
-        let x = ops::add(&x, &self.self_attn.output(&mixed, stream)?, stream)?;
-        let normed = self.post_attention_layernorm.forward(&x, stream)?;
-        ops::add(&x, &self.mlp.forward(&normed, stream)?, stream)
+        self.mlp.forward(&x, texts, stream)
     }
 }
 
 impl Decoder {
-    pub(crate) fn load(checkpoint: &Checkpoint, stream: &Stream) -> Result<Self, Error> {
+    pub(crate) fn load(checkpoint: &Checkpoint, kernels: &Kernels, stream: &Stream) -> Result<Self, Error> {
         let config = checkpoint.config();
         let weights = Weights::new(checkpoint, stream)?;
-        let embed_tokens = Embedding::load(&weights, "embed_tokens", config.vocab_size, config.hidden_size)?;
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let embed_tokens = Embedding::load(&weights, "embed_tokens", vocab, hidden, kernels)?;
         let mut layers = Vec::new();
         for index in 0..config.layers {
-            layers.push(Layer::load(&weights, index, config)?);
+            layers.push(Layer {
+                attention: Attention::load(&weights, index, config, kernels)?,
+                mlp: Mlp::load(&weights, index, config, kernels)?,
+            });
         }
         Ok(Self {
             embed_tokens,
             layers,
-            norm: RmsNorm::load(&weights, "norm", config.hidden_size, config.rms_norm_eps)?,
+            norm: FinalNorm::load(&weights, hidden, config.rms_norm_eps, kernels)?,
             rope: Rope::new(config, weights.activation(), stream)?,
+            joins: matches!(kernels, Kernels::Host(..)),
             mappings: weights.into_mappings(),
         })
+    }
+
+    /// Whether texts of a batch lie one behind the other ([`Batch::joined`]) rather than padded.
+    pub(crate) fn joins(&self) -> bool {
+        self.joins
     }
 
     /// Whether the mapped weights are still all there. Cheap, and better than the signal that ends a process which
@@ -100,19 +109,22 @@ impl Decoder {
     /// result. It is the hook of verification and tracing.
     ///
     /// # Shape
-    /// `ids` u32 `[B, L]`, padded on the right; result as [`Rows`] says.
+    /// Token ids `[B, L]`; result as [`Rows`] says.
     pub(crate) fn forward(
         &self,
-        ids: &Array,
+        batch: &Batch,
         rows: Rows<'_>,
         probe: &mut dyn FnMut(&Array) -> Result<(), MlxError>,
         stream: &Stream,
     ) -> Result<Array, MlxError> {
-        let mut x = self.embed_tokens.forward(ids, stream)?; // [B, L, D]
+        let texts = Arc::new(Texts::new(&batch.lengths));
+        let ids = Array::from_slice(&batch.ids, &batch.shape)?;
+        let mut x = self.embed_tokens.forward(&ids, stream)?; // [B, L, D]
         probe(&x)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
-            x = layer.forward(&x, if last { rows } else { Rows::All }, &self.rope, stream)?;
+            let rows = if last { rows } else { Rows::All };
+            x = layer.forward(&x, &texts, rows, &self.rope, stream)?;
             probe(&x)?;
         }
         let x = self.norm.forward(&x, stream)?;

@@ -4,6 +4,8 @@ use crate::checkpoint::{CheckpointError, Matrix, Quantization, Weights};
 use crate::mlx::ops;
 use crate::mlx::{Array, Backend, Dtype, MlxError, Stream};
 
+use super::{Kernels, host};
+
 /// Rows of `x` up to which MLX's CPU kernel, which works on the packed weights one row at a time, beats expanding the
 /// matrix once and calling BLAS. Measured by `cargo bench --bench matmul_policy`.
 const CPU_PACKED_ROWS: i32 = 1;
@@ -104,11 +106,13 @@ fn matmul_transposed(x: &Array, weight: &Array, stream: &Stream) -> Result<Array
     ops::matmul(x, &transposed, stream)
 }
 
-/// The embedding table. Rows are gathered first and expanded after, so the table itself never is.
+/// The embedding table.
 #[derive(Debug)]
-pub(super) struct Embedding {
-    table: Matrix, // [vocab, D]
-    activation: Dtype,
+pub(super) enum Embedding {
+    /// On MLX's own operations: rows are gathered first and expanded after, so the table itself never is.
+    Mlx { table: Matrix, activation: Dtype },
+    /// On this crate's kernels for the CPU.
+    Host(host::Embedding),
 }
 
 impl Embedding {
@@ -117,22 +121,34 @@ impl Embedding {
         path: &str,
         vocab: i32,
         hidden: i32,
+        kernels: &Kernels,
     ) -> Result<Self, CheckpointError> {
-        Ok(Self { table: weights.matrix(path, vocab, hidden)?, activation: weights.activation() })
+        Ok(match kernels {
+            Kernels::Mlx => {
+                Self::Mlx { table: weights.matrix(path, vocab, hidden)?, activation: weights.activation() }
+            }
+            Kernels::Host(engine, _) => {
+                Self::Host(host::Embedding::load(engine, weights, path, vocab, hidden)?)
+            }
+        })
     }
 
     /// # Shape
     /// `ids` `[B, L]`, result `[B, L, D]` in the activation's type.
     pub(super) fn forward(&self, ids: &Array, stream: &Stream) -> Result<Array, MlxError> {
+        let (table, activation) = match self {
+            Self::Host(embedding) => return embedding.forward(ids, stream),
+            Self::Mlx { table, activation } => (table, *activation),
+        };
         let gather = |table: &Array| ops::take(table, ids, 0, stream);
-        match &self.table {
-            Matrix::Dense(table) => ops::astype(&gather(table)?, self.activation, stream),
+        match table {
+            Matrix::Dense(table) => ops::astype(&gather(table)?, activation, stream),
             Matrix::Quantized { weight, scales, biases, quantization } => {
                 let rows = gather(weight)?;
                 let biases = biases.as_ref().map(gather).transpose()?;
-                let (scales, biases) = scales_in(self.activation, &gather(scales)?, biases.as_ref(), stream)?;
+                let (scales, biases) = scales_in(activation, &gather(scales)?, biases.as_ref(), stream)?;
                 let parts = Matrix::parts(&rows, &scales, biases.as_ref(), *quantization);
-                ops::dequantize(parts, self.activation, stream)
+                ops::dequantize(parts, activation, stream)
             }
         }
     }

@@ -1,12 +1,30 @@
 //! The feed-forward part, SwiGLU (Shazeer, 2020).
 
+use std::sync::Arc;
+
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
 use crate::mlx::{Array, MlxError, Stream, ops};
 
+use super::host;
 use super::linear::Linear;
+use super::norm::RmsNorm;
+use super::{Kernels, Texts};
+
+/// Norm and feed-forward part of one layer, and the residual connection around them.
+#[derive(Debug)]
+pub(super) enum Mlp {
+    /// On MLX's own operations.
+    Mlx(MlxMlp),
+    /// On this crate's kernels for the CPU.
+    Host {
+        gate_up: host::Projection, // D -> intermediate, normed before
+        down: host::Projection,    // intermediate -> D
+    },
+}
 
 #[derive(Debug)]
-pub(super) struct Mlp {
+pub(super) struct MlxMlp {
+    norm: RmsNorm,     // [D]
     gate_proj: Linear, // D -> intermediate
     up_proj: Linear,   // D -> intermediate
     down_proj: Linear, // intermediate -> D
@@ -15,25 +33,64 @@ pub(super) struct Mlp {
 impl Mlp {
     pub(super) fn load(
         weights: &Weights<'_>,
-        path: &str,
+        layer: usize,
         config: &ModelConfig,
+        kernels: &Kernels,
     ) -> Result<Self, CheckpointError> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let linear =
-            |name: &str, inputs, outputs| Linear::load(weights, &format!("{path}.{name}"), inputs, outputs);
-        Ok(Self {
-            gate_proj: linear("gate_proj", hidden, intermediate)?,
-            up_proj: linear("up_proj", hidden, intermediate)?,
-            down_proj: linear("down_proj", intermediate, hidden)?,
-        })
+        let (hidden, intermediate, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
+        let norm = format!("layers.{layer}.post_attention_layernorm");
+        let of = |name: &str| format!("layers.{layer}.mlp.{name}");
+        match kernels {
+            Kernels::Mlx => {
+                let linear = |name: &str, inputs, outputs| Linear::load(weights, &of(name), inputs, outputs);
+                Ok(Self::Mlx(MlxMlp {
+                    norm: RmsNorm::load(weights, &norm, hidden, eps)?,
+                    gate_proj: linear("gate_proj", hidden, intermediate)?,
+                    up_proj: linear("up_proj", hidden, intermediate)?,
+                    down_proj: linear("down_proj", intermediate, hidden)?,
+                }))
+            }
+            Kernels::Host(engine, precision) => {
+                let rule = precision.rule(layer, config.layers);
+                let gate_up = host::ProjectionSpec {
+                    name: "gate_up_proj",
+                    matrices: &[(of("gate_proj"), intermediate), (of("up_proj"), intermediate)],
+                    inputs: hidden,
+                    norm: Some(host::Norm::load(weights, &norm, hidden, eps)?),
+                    then: host::Then::SwiGlu,
+                    rule,
+                };
+                let down = host::ProjectionSpec {
+                    name: "down_proj",
+                    matrices: &[(of("down_proj"), hidden)],
+                    inputs: intermediate,
+                    norm: None,
+                    then: host::Then::AddToResidual,
+                    rule,
+                };
+                Ok(Self::Host {
+                    gate_up: host::Projection::load(engine, weights, gate_up)?,
+                    down: host::Projection::load(engine, weights, down)?,
+                })
+            }
+        }
     }
 
     /// # Shape
     /// `x` and result `[.., D]`.
-    pub(super) fn forward(&self, x: &Array, stream: &Stream) -> Result<Array, MlxError> {
-        let gate = self.gate_proj.forward(x, stream)?;
-        let up = self.up_proj.forward(x, stream)?;
-        self.down_proj.forward(&swiglu(&gate, &up, stream)?, stream)
+    pub(super) fn forward(&self, x: &Array, texts: &Arc<Texts>, stream: &Stream) -> Result<Array, MlxError> {
+        match self {
+            Self::Mlx(mlp) => {
+                let normed = mlp.norm.forward(x, stream)?;
+                let gate = mlp.gate_proj.forward(&normed, stream)?;
+                let up = mlp.up_proj.forward(&normed, stream)?;
+                let down = mlp.down_proj.forward(&swiglu(&gate, &up, stream)?, stream)?;
+                ops::add(x, &down, stream)
+            }
+            Self::Host { gate_up, down } => {
+                down.add_to(x, &gate_up.forward(x, texts, stream)?, texts, stream)
+            }
+        }
     }
 }
 

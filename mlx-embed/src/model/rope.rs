@@ -3,6 +3,7 @@
 //! The formulas are those of mlx-lm's `rope_utils`, which is the reference for MLX checkpoints.
 
 use std::f64::consts::TAU;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::{ModelConfig, RopeScaling};
 use crate::mlx::ops::{self, RopeFrequencies, RopeSettings};
@@ -18,6 +19,7 @@ pub(super) struct Rope {
     position_scale: f32,
     /// Factor on the rotated vectors.
     magnitude: Option<Array>,
+    angles: AngleCache,
 }
 
 #[derive(Debug)]
@@ -98,6 +100,7 @@ impl Rope {
             frequencies,
             position_scale,
             magnitude,
+            angles: AngleCache::default(),
         })
     }
 
@@ -110,11 +113,9 @@ impl Rope {
         };
         let frequencies = match &self.frequencies {
             Frequencies::Base(base) => RopeFrequencies::Base(*base),
-            Frequencies::Dynamic { base, factor, longest } => {
+            Frequencies::Dynamic { .. } => {
                 let tokens = x.shape().get(2).map_or(0, |&tokens| tokens as usize);
-                let growth = factor * tokens.max(*longest) as f64 / *longest as f64 - (factor - 1.0);
-                let dims = f64::from(self.dims);
-                RopeFrequencies::Base((base * growth.powf(dims / (dims - 2.0))) as f32)
+                RopeFrequencies::Base(self.base(tokens) as f32)
             }
             Frequencies::Periods(periods) => RopeFrequencies::Periods(periods),
         };
@@ -126,6 +127,80 @@ impl Rope {
             offset: 0,
         };
         ops::rope(&scaled, settings, stream)
+    }
+
+    /// The base for a batch whose longest text has `tokens`.
+    fn base(&self, tokens: usize) -> f64 {
+        match self.frequencies {
+            Frequencies::Base(base) => f64::from(base),
+            Frequencies::Dynamic { base, factor, longest } => {
+                let growth = factor * tokens.max(longest) as f64 / longest as f64 - (factor - 1.0);
+                let dims = f64::from(self.dims);
+                base * growth.powf(dims / (dims - 2.0))
+            }
+            Frequencies::Periods(_) => f64::NAN,
+        }
+    }
+
+    /// Whether neighbours rotate together rather than halves.
+    pub(super) fn traditional(&self) -> bool {
+        self.traditional
+    }
+
+    /// What queries and keys are multiplied with, for a batch whose longest text has `tokens`: for each position the
+    /// cosines of its `E / 2` angles, then the sines, each times the magnitude. f32 `[at least tokens, 2, E / 2]`.
+    ///
+    /// # Errors
+    /// When the settings are not in f32, which on the CPU they are.
+    pub(super) fn angles(&self, tokens: usize) -> Result<Arc<[f32]>, MlxError> {
+        let half = (self.dims / 2) as usize;
+        let frequencies: Vec<f32> = match &self.frequencies {
+            Frequencies::Periods(periods) => {
+                periods.as_slice::<f32>()?.iter().map(|period| period.recip()).collect()
+            }
+            _ => {
+                let (base, dims) = (self.base(tokens), f64::from(self.dims));
+                (0..half).map(|i| base.powf(-2.0 * i as f64 / dims) as f32).collect()
+            }
+        };
+        let magnitude = match &self.magnitude {
+            Some(magnitude) => magnitude.as_slice::<f32>()?[0],
+            None => 1.0,
+        };
+        let make = |positions: usize| {
+            let mut angles = Vec::with_capacity(positions * 2 * half);
+            for position in 0..positions {
+                // In f32, as the reference and MLX compute it.
+                let position = position as f32 * self.position_scale;
+                angles.extend(frequencies.iter().map(|frequency| magnitude * (position * frequency).cos()));
+                angles.extend(frequencies.iter().map(|frequency| magnitude * (position * frequency).sin()));
+            }
+            angles
+        };
+        Ok(match self.frequencies {
+            // Another length may have another base.
+            Frequencies::Dynamic { .. } => make(tokens).into(),
+            _ => self.angles.get(tokens, 2 * half, make),
+        })
+    }
+}
+
+/// Angles that are kept from one batch to the next, for as many positions as were asked for so far.
+#[derive(Debug, Default)]
+struct AngleCache(Mutex<Option<Arc<[f32]>>>);
+
+impl AngleCache {
+    /// The angles of at least `positions` positions, each `numbers` numbers.
+    fn get(&self, positions: usize, numbers: usize, make: impl FnOnce(usize) -> Vec<f32>) -> Arc<[f32]> {
+        // The cached value is whole whatever happened to another user of it.
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*cached {
+            Some(angles) if angles.len() >= positions * numbers => Arc::clone(angles),
+            _ => {
+                let angles: Arc<[f32]> = make(positions.next_power_of_two()).into();
+                Arc::clone(cached.insert(angles))
+            }
+        }
     }
 }
 

@@ -100,6 +100,8 @@ impl Report {
         self.decoder(&mut lines);
         self.vectors(&mut lines);
         lines.add("device", info.backend.to_string());
+        let precision = info.precision.map_or(String::new(), |precision| format!(", {precision}"));
+        lines.add("kernels", format!("{}{precision}", info.kernels));
         let memory = &self.memory;
         lines.add(
             "MLX memory",

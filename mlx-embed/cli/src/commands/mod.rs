@@ -1,5 +1,6 @@
 //! The commands, one a file: its arguments and what it does.
 
+mod bench;
 mod embed;
 mod inspect;
 mod similarity;
@@ -17,6 +18,8 @@ pub(crate) enum Command {
     Similarity(similarity::SimilarityArgs),
     /// Show what a checkpoint is and how it would run
     Inspect(inspect::InspectArgs),
+    /// Measure how long forward passes take
+    Bench(bench::BenchArgs),
 }
 
 impl Command {
@@ -25,6 +28,7 @@ impl Command {
             Self::Embed(args) => embed::run(args),
             Self::Similarity(args) => similarity::run(args),
             Self::Inspect(args) => inspect::run(&args),
+            Self::Bench(args) => bench::run(&args),
         }
     }
 }

@@ -257,6 +257,25 @@ impl HostOutput<'_> {
         self.written = true;
     }
 
+    /// Lets `write` fill all elements: it is given them as memory to write to, and gives them back written.
+    ///
+    /// # Errors
+    /// When they are of another type, or what comes back is not all of them.
+    pub fn fill_with<T: Element>(
+        &mut self,
+        write: impl for<'a> FnOnce(&'a mut [MaybeUninit<T>]) -> &'a mut [T],
+    ) -> Result<(), MlxError> {
+        let elements = self.as_uninit_slice()?;
+        let (start, len) = (elements.as_ptr().cast::<T>(), elements.len());
+        let written = write(elements);
+        // The same memory, as values: so that is what it holds.
+        if len > 0 && (written.as_ptr(), written.len()) != (start, len) {
+            return Err(MlxError::new(OPERATION, "an output came back from another place or in part"));
+        }
+        self.written = true;
+        Ok(())
+    }
+
     /// Writes each element as a function of its position in row order.
     ///
     /// # Errors

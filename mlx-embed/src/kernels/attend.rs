@@ -1,0 +1,295 @@
+//! Causal attention with grouped keys and values, without ever holding all scores of a text.
+//!
+//! Queries go in tiles, keys in blocks, and the softmax is kept up to date block by block: Milakov and Gimelshein
+//! (2018), Dao et al. (2022). Texts lie one behind the other with no padding between them.
+
+#![expect(
+    unsafe_op_in_unsafe_fn,
+    reason = "kernels are intrinsics throughout, under the contract of each function"
+)]
+
+use super::product::float_tile;
+use super::round::inverse_rms;
+use super::simd::{LANES, Simd, exp};
+
+/// Keys in a panel of the transposed keys.
+pub(super) const KEYS: usize = 2 * LANES;
+/// Keys whose scores a tile holds at once.
+const BLOCK: usize = 4 * KEYS;
+/// Most tokens that are prepared at once; blocks of keys hold a multiple of it.
+pub(super) const PREPARED: usize = 8;
+/// Most numbers of a head.
+pub(crate) const MAX_HEAD_DIM: usize = 512;
+
+/// Sizes of an attention layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Heads {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+}
+
+impl Heads {
+    /// Numbers of a token's queries, keys and values together.
+    pub(crate) fn width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Numbers of a head of values, filled up to whole pairs of vectors.
+    pub(super) fn value_width(&self) -> usize {
+        value_width(self.head_dim)
+    }
+}
+
+fn value_width(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(KEYS)
+}
+
+/// A text's place in the batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Text {
+    /// First token.
+    pub(super) first: usize,
+    pub(super) tokens: usize,
+    /// First block of keys.
+    pub(super) block: usize,
+}
+
+/// One attention layer over one batch. Tasks write disjoint parts of what the pointers reach.
+#[derive(Clone, Copy)]
+pub(super) struct Attention<'a> {
+    pub(super) heads: Heads,
+    /// Norms of queries and keys, and their epsilon.
+    pub(super) q_norm: Option<(&'a [f32], f32)>,
+    pub(super) k_norm: Option<(&'a [f32], f32)>,
+    /// Cosine and sine of each position's angles, `[positions, 2, head_dim / 2]`.
+    pub(super) angles: &'a [f32],
+    /// Whether neighbours rotate together rather than halves.
+    pub(super) traditional: bool,
+    pub(super) scale: f32,
+    /// `[tokens, width]`
+    pub(super) qkv: &'a [f32],
+    /// `[tokens, heads, head_dim]`, scaled.
+    pub(super) q: *mut f32,
+    /// `[kv_heads, blocks, head_dim, KEYS]`
+    pub(super) k: *mut f32,
+    /// `[kv_heads, tokens, value_width]`
+    pub(super) v: *mut f32,
+    pub(super) tokens: usize,
+    pub(super) blocks: usize,
+    /// `[tokens, heads * head_dim]`
+    pub(super) out: *mut f32,
+}
+
+// SAFETY: tasks write disjoint parts, and what is written in one job is read in the next.
+unsafe impl Sync for Attention<'_> {}
+
+impl Attention<'_> {
+    unsafe fn key_block(&self, kv_head: usize, block: usize) -> *mut f32 {
+        self.k.add((kv_head * self.blocks + block) * self.heads.head_dim * KEYS)
+    }
+
+    unsafe fn value(&self, kv_head: usize, token: usize) -> *mut f32 {
+        self.v.add((kv_head * self.tokens + token) * self.heads.value_width())
+    }
+}
+
+/// Norms and rotates the queries and keys of tokens `range` of `text`, and lays keys and values out.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; the pointers are valid for the sizes they name; nobody else touches these
+/// tokens meanwhile. `range` starts at a multiple of [`PREPARED`] and is no longer.
+#[inline(always)]
+pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std::ops::Range<usize>) {
+    let Heads { heads, kv_heads, head_dim } = at.heads;
+    let width = at.heads.width();
+    let row = |position: usize, from: usize| {
+        &at.qkv[(text.first + position) * width + from..(text.first + position) * width + from + head_dim]
+    };
+    let angles = |position: usize| &at.angles[position * head_dim..(position + 1) * head_dim];
+    for position in range.clone() {
+        let token = text.first + position;
+        for h in 0..heads {
+            let to = std::slice::from_raw_parts_mut(at.q.add((token * heads + h) * head_dim), head_dim);
+            let x = row(position, h * head_dim);
+            norm_and_rotate::<S>(x, at.q_norm, at.scale, angles(position), at.traditional, to);
+        }
+        for h in 0..kv_heads {
+            let to = at.value(h, token);
+            let x = row(position, (heads + kv_heads + h) * head_dim);
+            std::ptr::copy_nonoverlapping(x.as_ptr(), to, head_dim);
+            std::ptr::write_bytes(to.add(head_dim), 0, value_width(head_dim) - head_dim);
+        }
+    }
+    // Head by head and a few tokens at once: transposed, a token's keys lie in as many cache lines as it has numbers.
+    let mut keys = [[0.0_f32; MAX_HEAD_DIM]; PREPARED];
+    for h in 0..kv_heads {
+        for (i, position) in range.clone().enumerate() {
+            let x = row(position, (heads + h) * head_dim);
+            norm_and_rotate::<S>(
+                x,
+                at.k_norm,
+                1.0,
+                angles(position),
+                at.traditional,
+                &mut keys[i][..head_dim],
+            );
+        }
+        let to = at.key_block(h, text.block + range.start / KEYS).add(range.start % KEYS);
+        for e in 0..head_dim {
+            for (i, keys) in keys.iter().enumerate().take(range.len()) {
+                *to.add(e * KEYS + i) = keys[e];
+            }
+        }
+    }
+}
+
+/// `scale * rotate(norm(x))`
+#[inline(always)]
+unsafe fn norm_and_rotate<S: Simd>(
+    x: &[f32],
+    norm: Option<(&[f32], f32)>,
+    scale: f32,
+    angles: &[f32],
+    traditional: bool,
+    out: &mut [f32],
+) {
+    let factor = match norm {
+        Some((_, eps)) => scale * inverse_rms::<S>(x, eps),
+        None => scale,
+    };
+    let half = out.len() / 2;
+    let weight = |e: usize| norm.map_or(1.0, |(weight, _)| weight[e]);
+    if traditional || !half.is_multiple_of(LANES) {
+        for i in 0..half {
+            let (first, second) = if traditional { (2 * i, 2 * i + 1) } else { (i, half + i) };
+            let (cos, sin) = (angles[i], angles[half + i]);
+            let (a, b) = (x[first] * factor * weight(first), x[second] * factor * weight(second));
+            (out[first], out[second]) = (a * cos - b * sin, a * sin + b * cos);
+        }
+        return;
+    }
+    let factor = S::splat(factor);
+    for i in (0..half).step_by(LANES) {
+        let mut a = S::mul(S::load(x.as_ptr().add(i)), factor);
+        let mut b = S::mul(S::load(x.as_ptr().add(half + i)), factor);
+        if let Some((weight, _)) = norm {
+            a = S::mul(a, S::load(weight.as_ptr().add(i)));
+            b = S::mul(b, S::load(weight.as_ptr().add(half + i)));
+        }
+        let (cos, sin) = (S::load(angles.as_ptr().add(i)), S::load(angles.as_ptr().add(half + i)));
+        S::store(out.as_mut_ptr().add(i), S::sub(S::mul(a, cos), S::mul(b, sin)));
+        S::store(out.as_mut_ptr().add(half + i), S::fma(a, sin, S::mul(b, cos)));
+    }
+}
+
+/// Numbers of scratch that [`attend`] needs.
+pub(super) fn scratch_floats(heads: &Heads, rows: usize) -> usize {
+    rows * (MAX_HEAD_DIM + BLOCK + heads.value_width())
+}
+
+/// Attention of head `head` for the `M` queries from `first` on, positions in `text`.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; `prepare` ran for all tokens; `scratch` has [`scratch_floats`] numbers;
+/// nobody else writes these rows and this head of the result.
+#[inline(always)]
+pub(super) unsafe fn attend<S: Simd, const M: usize>(
+    at: &Attention<'_>,
+    text: Text,
+    head: usize,
+    first: usize,
+    scratch: *mut f32,
+) {
+    let Heads { heads, kv_heads, head_dim } = at.heads;
+    let value_width = at.heads.value_width();
+    let kv_head = head / (heads / kv_heads);
+    let queries = scratch; // [M, MAX_HEAD_DIM]
+    let scores = queries.add(M * MAX_HEAD_DIM); // [M, BLOCK]
+    let sums = scores.add(M * BLOCK); // [M, value_width]
+    for m in 0..M {
+        let q = at.q.add(((text.first + first + m) * heads + head) * head_dim);
+        // Side by side, so that an inner loop reaches every row from one address.
+        std::ptr::copy_nonoverlapping(q, queries.add(m * MAX_HEAD_DIM), head_dim);
+    }
+    std::ptr::write_bytes(sums, 0, M * value_width);
+    let mut max = [f32::NEG_INFINITY; M];
+    let mut total = [0.0_f32; M];
+    // Keys that the last query sees.
+    let seen = first + M;
+    let mut start = 0;
+    while start < seen {
+        let count = BLOCK.min(seen - start);
+        let panels = count.div_ceil(KEYS);
+        for panel in 0..panels {
+            let keys = at.key_block(kv_head, text.block + start / KEYS + panel);
+            let mut dots = [[S::splat(0.0); 2]; M];
+            float_tile::<S, M, 1, MAX_HEAD_DIM>(queries, keys, KEYS, head_dim, &mut dots);
+            for m in 0..M {
+                let to = scores.add(m * BLOCK + panel * KEYS);
+                S::store(to, dots[m][0]);
+                S::store(to.add(LANES), dots[m][1]);
+            }
+        }
+        for m in 0..M {
+            let row = scores.add(m * BLOCK);
+            // Past a query's own position, and past the last key, nothing counts.
+            let visible = (first + m + 1).saturating_sub(start);
+            for key in visible.min(panels * KEYS)..panels * KEYS {
+                *row.add(key) = f32::NEG_INFINITY;
+            }
+            let mut largest = S::splat(max[m]);
+            for v in 0..2 * panels {
+                largest = S::max(largest, S::load(row.add(v * LANES)));
+            }
+            let largest = S::reduce_max(largest);
+            // A first query of a block may see nothing of it; then both are what they were.
+            let shift = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
+            let mut sum = S::splat(0.0);
+            for v in 0..2 * panels {
+                let p = exp::<S>(S::sub(S::load(row.add(v * LANES)), S::splat(shift)));
+                S::store(row.add(v * LANES), p);
+                sum = S::add(sum, p);
+            }
+            // Masked scores became e^-87 rather than 0: too small to count, but they must not meet what lies there.
+            for key in visible.min(panels * KEYS)..panels * KEYS {
+                *row.add(key) = 0.0;
+            }
+            let keep = if max[m] == f32::NEG_INFINITY { 0.0 } else { (max[m] - shift).exp() };
+            total[m] = total[m] * keep + S::reduce_add(sum);
+            max[m] = largest;
+            let row = sums.add(m * value_width);
+            if start > 0 {
+                for e in (0..value_width).step_by(LANES) {
+                    S::store(row.add(e), S::mul(S::load(row.add(e)), S::splat(keep)));
+                }
+            }
+        }
+        let values = at.value(kv_head, text.first + start);
+        for e in (0..value_width).step_by(KEYS) {
+            let mut mixed = [[S::splat(0.0); 2]; M];
+            for m in 0..M {
+                let from = sums.add(m * value_width + e);
+                mixed[m] = [S::load(from), S::load(from.add(LANES))];
+            }
+            float_tile::<S, M, 1, BLOCK>(scores, values.add(e), value_width, count, &mut mixed);
+            for m in 0..M {
+                let to = sums.add(m * value_width + e);
+                S::store(to, mixed[m][0]);
+                S::store(to.add(LANES), mixed[m][1]);
+            }
+        }
+        start += count;
+    }
+    for m in 0..M {
+        let to = at.out.add(((text.first + first + m) * heads + head) * head_dim);
+        let share = 1.0 / total[m];
+        let whole = head_dim / LANES * LANES;
+        for e in (0..whole).step_by(LANES) {
+            S::store(to.add(e), S::mul(S::load(sums.add(m * value_width + e)), S::splat(share)));
+        }
+        for e in whole..head_dim {
+            *to.add(e) = *sums.add(m * value_width + e) * share;
+        }
+    }
+}

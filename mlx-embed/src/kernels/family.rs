@@ -1,0 +1,196 @@
+//! Kernel families: the same kernels, compiled for each instruction set, and the choice between them.
+
+use std::ops::Range;
+
+use super::attend::{self, Attention, Text};
+use super::emit::{self, Sink};
+use super::packed::{Layout, PAIR};
+use super::product::{self, BYTES, NIBBLES, PairWeights, SPREAD, TileRows};
+use super::round::{self, Input, Laid, MAX_ROWS, Rounded};
+use super::simd::{self, Simd};
+use super::tiles::Tile;
+
+/// A tile product; see [`product::tile`].
+pub(super) type TileFn = unsafe fn(PairWeights, TileRows, usize, usize, *mut f32);
+/// Products of low digits; see [`product::low`].
+pub(super) type LowFn = unsafe fn(*const u8, *const i8, usize, u16, usize, *mut i32);
+/// A tile product of f32: `a`, `b`, `count`, `out`.
+pub(super) type FloatTileFn = unsafe fn(*const f32, *const f32, usize, *mut f32);
+/// See [`attend::attend`].
+pub(super) type AttendFn = unsafe fn(&Attention<'_>, Text, usize, usize, *mut f32);
+
+/// The tile products for one number of rows, by the form of the weights and of their scales.
+pub(super) struct TileFns {
+    pub(super) nibbles: [TileFn; 2],
+    pub(super) spread: TileFn,
+    pub(super) bytes: [TileFn; 2],
+    /// Of low digits, by the form of the weights: nibbles, spread, bytes.
+    pub(super) low: [LowFn; 3],
+    pub(super) float: FloatTileFn,
+    pub(super) attend: AttendFn,
+}
+
+/// The kernels of one instruction set. Every function's contract is that of the generic one it stands for, less the
+/// instruction set: a `Family` is only handed out where that was detected.
+pub(crate) struct Family {
+    name: &'static str,
+    detect: fn() -> bool,
+    /// By rows, from one.
+    pub(super) tiles: &'static [TileFns],
+    pub(super) unpack: unsafe fn(&Layout, *const u8, *mut u8, *mut u8) -> PairWeights,
+    pub(super) round_tile: unsafe fn(&Input<'_>, &Rounded, usize, Range<usize>),
+    pub(super) lay_tile: unsafe fn(&Input<'_>, &Laid, usize),
+    pub(super) norm_rows: unsafe fn(&Input<'_>, Range<usize>, *mut f32),
+    pub(super) prepare: unsafe fn(&Attention<'_>, Text, Range<usize>),
+    pub(super) emit: unsafe fn(&Sink<'_>, Tile, usize, &[f32; MAX_ROWS * PAIR]),
+    pub(super) swiglu: unsafe fn(*const f32, *const f32, *mut f32, usize),
+}
+
+/// Compiles every kernel for one instruction set.
+macro_rules! family {
+    ($module:ident, $table:ident, $simd:ty, $name:literal, [$($feature:literal)*], $detect:expr, [$($m:literal)*]) => {
+        mod $module {
+            #![expect(unsafe_op_in_unsafe_fn, reason = "each function is the generic one with features enabled")]
+            use super::*;
+            type S = $simd;
+
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn tile<const M: usize, const FORM: u8, const BF16: bool>(
+                weights: PairWeights, rows: TileRows, groups: usize, group_size: usize, out: *mut f32,
+            ) {
+                product::tile::<S, M, FORM, BF16>(weights, rows, groups, group_size, out);
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn low<const N: usize, const FORM: u8>(
+                values: *const u8, x: *const i8, group_size: usize, wide: u16, rows: usize, out: *mut i32,
+            ) {
+                product::low::<S, N, FORM>(values, x, group_size, wide, rows, out);
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn float<const M: usize>(a: *const f32, b: *const f32, count: usize, out: *mut f32) {
+                let mut sums = [[S::splat(0.0); 2]; M];
+                product::float_tile::<S, M, M, 1>(a, b, 32, count, &mut sums);
+                for m in 0..M {
+                    S::store(out.add(32 * m), sums[m][0]);
+                    S::store(out.add(32 * m + 16), sums[m][1]);
+                }
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn attend<const M: usize>(
+                at: &Attention<'_>, text: Text, head: usize, first: usize, scratch: *mut f32,
+            ) {
+                attend::attend::<S, M>(at, text, head, first, scratch);
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn unpack(layout: &Layout, pair: *const u8, values: *mut u8, scales: *mut u8) -> PairWeights {
+                product::unpack::<S>(layout, pair, values, scales)
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn round_tile(input: &Input<'_>, to: &Rounded, index: usize, groups: Range<usize>) {
+                round::round_tile::<S>(input, to, index, groups);
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn lay_tile(input: &Input<'_>, to: &Laid, index: usize) {
+                round::lay_tile::<S>(input, to, index);
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn norm_rows(input: &Input<'_>, rows: Range<usize>, out: *mut f32) {
+                round::norm_rows::<S>(input, rows, out);
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn prepare(at: &Attention<'_>, text: Text, range: Range<usize>) {
+                attend::prepare::<S>(at, text, range);
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn emit(sink: &Sink<'_>, tile: Tile, pair: usize, products: &[f32; MAX_ROWS * PAIR]) {
+                emit::emit::<S>(sink, tile, pair, products);
+            }
+            $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn swiglu(gate: *const f32, up: *const f32, out: *mut f32, count: usize) {
+                emit::swiglu::<S>(gate, up, out, count);
+            }
+        }
+
+        static $table: Family = Family {
+            name: $name,
+            detect: $detect,
+            tiles: &[$(TileFns {
+                nibbles: [$module::tile::<$m, NIBBLES, false>, $module::tile::<$m, NIBBLES, true>],
+                spread: $module::tile::<$m, SPREAD, false>,
+                bytes: [$module::tile::<$m, BYTES, false>, $module::tile::<$m, BYTES, true>],
+                low: [$module::low::<$m, NIBBLES>, $module::low::<$m, SPREAD>, $module::low::<$m, BYTES>],
+                float: $module::float::<$m>,
+                attend: $module::attend::<$m>,
+            }),*],
+            unpack: $module::unpack,
+            round_tile: $module::round_tile,
+            lay_tile: $module::lay_tile,
+            norm_rows: $module::norm_rows,
+            prepare: $module::prepare,
+            emit: $module::emit,
+            swiglu: $module::swiglu,
+        };
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+family!(
+    avx512_vnni, AVX512_VNNI, simd::avx512::Avx512<true>, "avx512-vnni",
+    ["avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma"],
+    || is_x86_feature_detected!("avx512vnni") && (AVX512.detect)(),
+    [1 2 3 4 5 6 7 8 9 10 11 12]
+);
+#[cfg(target_arch = "x86_64")]
+family!(
+    avx512, AVX512, simd::avx512::Avx512<false>, "avx512",
+    ["avx512f,avx512bw,avx512vl,avx512dq,avx2,fma"],
+    || is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && (AVX2.detect)(),
+    [1 2 3 4 5 6 7 8 9 10 11 12]
+);
+#[cfg(target_arch = "x86_64")]
+family!(
+    avx2_vnni, AVX2_VNNI, simd::avx2::Avx2<true>, "avx2-vnni", ["avx2,fma,avxvnni"],
+    || is_x86_feature_detected!("avxvnni") && (AVX2.detect)(),
+    [1 2 3]
+);
+#[cfg(target_arch = "x86_64")]
+family!(
+    avx2, AVX2, simd::avx2::Avx2<false>, "avx2", ["avx2,fma"],
+    || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+    [1 2 3]
+);
+family!(portable, PORTABLE, simd::portable::Portable, "portable", [], || true, [1 2]);
+
+/// All families that this build has, fastest first.
+#[cfg(target_arch = "x86_64")]
+static FAMILIES: [&Family; 5] = [&AVX512_VNNI, &AVX512, &AVX2_VNNI, &AVX2, &PORTABLE];
+/// All families that this build has, fastest first.
+#[cfg(not(target_arch = "x86_64"))]
+static FAMILIES: [&Family; 1] = [&PORTABLE];
+
+impl Family {
+    /// The families that this machine can run, fastest first; the last one runs everywhere.
+    pub(crate) fn available() -> impl Iterator<Item = &'static Family> {
+        FAMILIES.into_iter().filter(|family| (family.detect)())
+    }
+
+    /// The name by which it is asked for.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Most rows of a tile.
+    pub(super) fn rows(&self) -> usize {
+        self.tiles.len()
+    }
+}
+
+impl std::fmt::Debug for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Family").field(&self.name).finish()
+    }
+}

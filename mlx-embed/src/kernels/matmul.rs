@@ -1,0 +1,411 @@
+//! Products of many rows with whole matrices: tiles and pairs spread over the threads, and what happens to a result on
+//! its way to memory.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+
+use super::buffer::Scratch;
+use super::emit::{Kind, Sink};
+use super::packed::{Layout, PAIR, Packed};
+use super::product::{BYTES, NIBBLES, PairWeights, SPREAD, TileRows, all_rows, unpacked_bytes};
+use super::round::{Input, Laid, MAX_ROWS, Rounded};
+use super::simd::LANES;
+use super::source::Source;
+use super::tiles::Tiles;
+use super::{Digits, Engine};
+
+/// Tiles from which on a pair is unpacked once for all rather than by each.
+const UNPACK_TILES: usize = 2;
+
+/// Bytes of rounded rows that a thread goes over pair after pair. They should stay in its second-level cache.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// A matrix of a projection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Weights<'a> {
+    /// Rounded activations times packed weights.
+    Packed(&'a Packed),
+    /// f32 activations times weights expanded as they are needed.
+    Expanded { source: Source<'a>, outputs: usize },
+}
+
+impl Weights<'_> {
+    fn outputs(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.layout.outputs,
+            Self::Expanded { outputs, .. } => *outputs,
+        }
+    }
+}
+
+/// A matrix and what is added to its products.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'a> {
+    pub(crate) weights: Weights<'a>,
+    /// `[outputs]`
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+/// Where products go.
+pub(crate) enum Output<'a> {
+    /// `[rows, outputs]`, the parts side by side.
+    Store(&'a mut [MaybeUninit<f32>]),
+    /// The same, added to what is there.
+    Add(&'a mut [f32]),
+    /// `silu(gate) * up`, `[rows, outputs / 2]`, of one part with the two interleaved or of two parts, gate first.
+    SwiGlu(&'a mut [MaybeUninit<f32>]),
+}
+
+thread_local! {
+    /// A pair's unpacked values and scales and a tile's products of low digits; or a panel pair of f32 and the row it
+    /// is made from.
+    static SCRATCH: RefCell<[Scratch; 3]> = RefCell::default();
+}
+
+/// Scratch of a projection.
+#[derive(Default)]
+pub(super) struct Workspace {
+    digits: Scratch,
+    factors: Scratch,
+    wide: Scratch,
+    laid: Scratch,
+    wide_output: Scratch,
+}
+
+impl Engine {
+    /// Products of rows `x` `[rows, inputs]`, normed if `norm` says so, with every part.
+    ///
+    /// # Panics
+    /// When a size does not fit the others.
+    pub(crate) fn project<'a>(
+        &self,
+        x: &[f32],
+        norm: Option<(&[f32], f32)>,
+        inputs: usize,
+        digits: Digits<'_>,
+        parts: &[Part<'_>],
+        output: Output<'a>,
+    ) -> &'a mut [f32] {
+        let rows = x.len() / inputs;
+        let outputs: usize = parts.iter().map(|part| part.weights.outputs()).sum();
+        assert_eq!(rows * inputs, x.len());
+        assert!(norm.is_none_or(|(weight, _)| weight.len() == inputs));
+        if let Digits::TwoAbove { rows: two, .. } = digits {
+            assert_eq!(two.len(), rows);
+        }
+        let input = Input { x, inputs, norm, digits };
+        let mut workspace = self.workspace();
+        let workspace = &mut *workspace;
+        match output {
+            Output::Store(out) => {
+                assert_eq!(out.len(), rows * outputs);
+                let to = out.as_mut_ptr().cast();
+                self.project_parts(&input, rows, parts, Kind::Store, to, outputs, workspace);
+                // SAFETY: the parts' columns are all columns.
+                unsafe { super::written(out) }
+            }
+            Output::Add(out) => {
+                assert_eq!(out.len(), rows * outputs);
+                self.project_parts(&input, rows, parts, Kind::Add, out.as_mut_ptr(), outputs, workspace);
+                out
+            }
+            Output::SwiGlu(out) => {
+                assert_eq!(out.len(), rows * outputs / 2);
+                let to: *mut f32 = out.as_mut_ptr().cast();
+                if let [part] = parts {
+                    assert!(matches!(part.weights, Weights::Packed(_)) && part.bias.is_none());
+                    self.project_parts(&input, rows, parts, Kind::SwiGlu, to, outputs / 2, workspace);
+                } else {
+                    assert_eq!(parts.len(), 2);
+                    let mut scratch = std::mem::take(&mut workspace.wide_output);
+                    // Whole vectors are read of the last half row.
+                    let both = scratch.floats(rows * outputs + LANES);
+                    self.project_parts(&input, rows, parts, Kind::Store, both, outputs, workspace);
+                    self.swiglu_rows(both, to, rows, outputs / 2);
+                    workspace.wide_output = scratch;
+                }
+                // SAFETY: either way wrote every row's every column.
+                unsafe { super::written(out) }
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one caller, three kinds of output")]
+    fn project_parts(
+        &self,
+        input: &Input<'_>,
+        rows: usize,
+        parts: &[Part<'_>],
+        kind: Kind,
+        out: *mut f32,
+        stride: usize,
+        workspace: &mut Workspace,
+    ) {
+        if rows == 0 {
+            return;
+        }
+        let tiles = Tiles::new(rows, self.family.rows());
+        let mut rounded: Option<Rounded> = None;
+        let mut laid: Option<Laid> = None;
+        let mut first_column = 0;
+        for part in parts {
+            let columns = part.weights.outputs();
+            assert!(part.bias.is_none_or(|bias| bias.len() == columns));
+            let sink = Sink { kind, out, stride, first_column, columns, bias: part.bias };
+            match part.weights {
+                Weights::Packed(packed) => {
+                    assert_eq!(packed.layout.inputs, input.inputs);
+                    let group_size = packed.layout.group_size;
+                    let rounded = match rounded {
+                        Some(rounded) if rounded.group_size == group_size => rounded,
+                        _ => *rounded.insert(self.round(input, rows, group_size, tiles, workspace)),
+                    };
+                    self.multiply_packed(packed, &rounded, sink);
+                }
+                Weights::Expanded { source, .. } => {
+                    let laid = *laid.get_or_insert_with(|| self.lay(input, rows, tiles, workspace));
+                    self.multiply_expanded(&source, &laid, sink);
+                }
+            }
+            first_column += columns;
+        }
+    }
+
+    fn round(
+        &self,
+        input: &Input<'_>,
+        rows: usize,
+        group_size: usize,
+        tiles: Tiles,
+        workspace: &mut Workspace,
+    ) -> Rounded {
+        let groups = input.inputs / group_size;
+        let rounded = Rounded {
+            tiles,
+            inputs: input.inputs,
+            group_size,
+            digits: workspace.digits.bytes(rows * input.inputs * 2).cast(),
+            factors: workspace.factors.floats(rows * groups * 2),
+            wide: workspace.wide.bytes(tiles.count() * groups * size_of::<u16>()).cast(),
+        };
+        // Few rows are cut along the groups, so that no thread waits for the others.
+        let slices = if tiles.count() >= self.pool.threads() { 1 } else { self.pool.threads().min(groups) };
+        self.pool.run(tiles.count() * slices, &|task| {
+            let (tile, slice) = (task / slices, task % slices);
+            let groups = slice * groups / slices..(slice + 1) * groups / slices;
+            let rounded = &rounded;
+            // SAFETY: the family's instruction set was detected; the workspace has room for all rows; each task has
+            // its own tile and groups.
+            unsafe { (self.family.round_tile)(input, rounded, tile, groups) };
+        });
+        rounded
+    }
+
+    fn lay(&self, input: &Input<'_>, rows: usize, tiles: Tiles, workspace: &mut Workspace) -> Laid {
+        let laid = Laid { tiles, inputs: input.inputs, x: workspace.laid.floats(rows * input.inputs) };
+        self.pool.run(tiles.count(), &|tile| {
+            let laid = &laid;
+            // SAFETY: as in `round`; each task has its own tile.
+            unsafe { (self.family.lay_tile)(input, laid, tile) };
+        });
+        laid
+    }
+
+    fn multiply_packed(&self, packed: &Packed, rounded: &Rounded, sink: Sink<'_>) {
+        let layout = packed.layout;
+        let groups = layout.groups();
+        let tiles = rounded.tiles;
+        // Whole tiles whose digits fit the cache.
+        let tile_bytes = self.family.rows() * layout.inputs * 2;
+        let chunk = (CHUNK_BYTES / tile_bytes).max(1);
+        let chunks = tiles.count().div_ceil(chunk);
+        let chunk = tiles.count().div_ceil(chunks);
+        let unpack = layout.bits == 4 && chunk >= UNPACK_TILES;
+        self.pool.run(layout.pairs * chunks, &|task| {
+            let (chunk_index, pair_index) = (task / layout.pairs, task % layout.pairs);
+            let pair = packed.pair(pair_index);
+            SCRATCH.with_borrow_mut(|[values, scales, low]| {
+                let weights = if unpack {
+                    let (values_bytes, scales_bytes) = unpacked_bytes(&layout);
+                    // SAFETY: the family was detected; the scratch has the room asked for.
+                    unsafe {
+                        (self.family.unpack)(
+                            &layout,
+                            pair,
+                            values.bytes(values_bytes),
+                            scales.bytes(scales_bytes),
+                        )
+                    }
+                } else {
+                    PairWeights {
+                        values: pair,
+                        values_stride: layout.group_bytes(),
+                        // SAFETY: within the first group of the pair.
+                        scales: unsafe { pair.add(layout.values_bytes()) },
+                        scales_stride: layout.group_bytes(),
+                    }
+                };
+                let form = match (layout.bits, unpack) {
+                    (4, true) => SPREAD,
+                    (4, false) => NIBBLES,
+                    _ => BYTES,
+                };
+                let low = low.bytes(groups * MAX_ROWS * PAIR * size_of::<i32>()).cast::<i32>();
+                let mut out = [0.0_f32; MAX_ROWS * PAIR];
+                for index in chunk_index * chunk..tiles.count().min((chunk_index + 1) * chunk) {
+                    let tile = tiles.get(index);
+                    let fns = &self.family.tiles[tile.rows - 1];
+                    let function = match form {
+                        SPREAD => fns.spread,
+                        NIBBLES => fns.nibbles[usize::from(layout.bf16)],
+                        _ => fns.bytes[usize::from(layout.bf16)],
+                    };
+                    sink.prefetch(tile, pair_index);
+                    // SAFETY: the family was detected; weights and rows were laid out for these groups; `out` and `low`
+                    // have room for the most rows; the sink's tile and pair are this task's.
+                    unsafe {
+                        let rows = TileRows {
+                            digits: rounded.tile_digits(tile),
+                            factors: rounded.tile_factors(tile),
+                            wide: rounded.wide.add(index * groups),
+                            low,
+                        };
+                        self.multiply_low(&weights, &rows, tile.rows, &layout, form, low);
+                        function(weights, rows, groups, layout.group_size, out.as_mut_ptr());
+                        (self.family.emit)(&sink, tile, pair_index, &out);
+                    }
+                }
+            });
+        });
+    }
+
+    /// Products of the low digits of groups in which only some rows have them.
+    ///
+    /// # Safety
+    /// As [`product::tile`](super::product::tile) for `count` rows; `low` has room for them in every group.
+    unsafe fn multiply_low(
+        &self,
+        weights: &PairWeights,
+        rows: &TileRows,
+        count: usize,
+        layout: &Layout,
+        form: u8,
+        low: *mut i32,
+    ) {
+        for group in 0..layout.groups() {
+            // SAFETY: the caller's promise; low digits follow the high ones of all rows.
+            unsafe {
+                let wide = *rows.wide.add(group);
+                if wide == 0 || wide == all_rows(count) {
+                    continue;
+                }
+                let x = rows.digits.add((2 * group + 1) * layout.group_size * count);
+                let values = weights.values.add(group * weights.values_stride);
+                let out = low.add(group * count * PAIR);
+                let fns = &self.family.tiles[wide.count_ones() as usize - 1];
+                (fns.low[usize::from(form)])(values, x, layout.group_size, wide, count, out);
+            }
+        }
+    }
+
+    fn multiply_expanded(&self, source: &Source<'_>, laid: &Laid, sink: Sink<'_>) {
+        let inputs = laid.inputs;
+        self.pool.run(sink.columns.div_ceil(PAIR), &|pair| {
+            SCRATCH.with_borrow_mut(|[panel, row, _]| {
+                let (panel, row) = (panel.floats(inputs * PAIR), row.floats(inputs));
+                for lane in 0..PAIR {
+                    let output = pair * PAIR + lane;
+                    // SAFETY: both have the room asked for, and nobody else uses this thread's scratch.
+                    unsafe {
+                        let row = std::slice::from_raw_parts_mut(row, inputs);
+                        if output < sink.columns {
+                            source.row(output, row)
+                        } else {
+                            row.fill(0.0)
+                        }
+                        for (k, x) in row.iter().enumerate() {
+                            *panel.add(k * PAIR + lane) = *x;
+                        }
+                    }
+                }
+                let mut out = [0.0_f32; MAX_ROWS * PAIR];
+                for index in 0..laid.tiles.count() {
+                    let tile = laid.tiles.get(index);
+                    // SAFETY: as in `multiply_packed`.
+                    unsafe {
+                        let a = laid.x.add(tile.first * inputs);
+                        (self.family.tiles[tile.rows - 1].float)(a, panel, inputs, out.as_mut_ptr());
+                        (self.family.emit)(&sink, tile, pair, &out);
+                    }
+                }
+            });
+        });
+    }
+
+    /// `both` is `[rows, 2 * width]`, gate before up, and readable for a vector past its end; `out` `[rows, width]`.
+    fn swiglu_rows(&self, both: *const f32, out: *mut f32, rows: usize, width: usize) {
+        for row in 0..rows {
+            // SAFETY: the family was detected; the caller's sizes.
+            unsafe {
+                let gate = both.add(row * 2 * width);
+                (self.family.swiglu)(gate, gate.add(width), out.add(row * width), width);
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// RMSNorm of every row.
+    ///
+    /// # Panics
+    /// When a size does not fit the others.
+    pub(crate) fn norm<'a>(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        out: &'a mut [MaybeUninit<f32>],
+    ) -> &'a mut [f32] {
+        let inputs = weight.len();
+        assert_eq!([x.len(), x.len() % inputs], [out.len(), 0]);
+        let input = Input { x, inputs, norm: Some((weight, eps)), digits: Digits::Two };
+        let rows = x.len() / inputs;
+        let to = Laid { tiles: Tiles::new(rows, 8), inputs, x: out.as_mut_ptr().cast() };
+        self.pool.run(to.tiles.count(), &|index| {
+            let (tile, to) = (to.tiles.get(index), &to);
+            // SAFETY: the family was detected; each task has its own rows of a result as long as `x`.
+            unsafe { (self.family.norm_rows)(&input, tile.first..tile.first + tile.rows, to.x) };
+        });
+        // SAFETY: the tiles are all rows.
+        unsafe { super::written(out) }
+    }
+
+    /// Rows `ids` of an embedding table.
+    ///
+    /// # Panics
+    /// When a size does not fit the others.
+    pub(crate) fn gather<'a>(
+        &self,
+        table: &Source<'_>,
+        ids: &[u32],
+        width: usize,
+        out: &'a mut [MaybeUninit<f32>],
+    ) -> &'a mut [f32] {
+        assert_eq!(out.len(), ids.len() * width);
+        let to = Laid { tiles: Tiles::new(ids.len(), 16), inputs: width, x: out.as_mut_ptr().cast() };
+        self.pool.run(to.tiles.count(), &|index| {
+            let (tile, to) = (to.tiles.get(index), &to);
+            for row in tile.first..tile.first + tile.rows {
+                // SAFETY: the row is within `out` and this task's, and zeros are numbers.
+                let to = unsafe {
+                    let to = to.x.add(row * width);
+                    std::ptr::write_bytes(to, 0, width);
+                    std::slice::from_raw_parts_mut(to, width)
+                };
+                table.row(ids[row] as usize, to);
+            }
+        });
+        // SAFETY: the tiles are all rows.
+        unsafe { super::written(out) }
+    }
+}

@@ -1,0 +1,285 @@
+//! Threads that wait for work as closely as a forward pass needs: a pass hands them a few hundred pieces of work of
+//! some tens of microseconds each, so waking from the operating system's sleep every time would cost as much as the
+//! work.
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// How long an idle thread watches for work before it sleeps. Long enough to span what lies between two kernels of a
+/// forward pass, short enough that an idle process uses no processor time that anyone would notice.
+const WATCH: Duration = Duration::from_micros(200);
+
+/// A fixed number of threads, of which the caller of [`Pool::run`] is one.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    helpers: Vec<(Thread, JoinHandle<()>)>,
+    /// One caller at a time.
+    caller: Mutex<()>,
+}
+
+struct Shared {
+    /// `epoch << 32 | open << 31 | helpers at work`. Helpers enter by counting themselves in while it is open.
+    state: AtomicU64,
+    /// What to run, valid while helpers are at work or the state is open.
+    job: Mutex<Option<Job>>,
+    next: AtomicUsize,
+    stop: AtomicBool,
+    sleeping: Vec<AtomicBool>,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+const OPEN: u64 = 1 << 31;
+const AT_WORK: u64 = OPEN - 1;
+const EPOCH: u64 = 1 << 32;
+
+/// A task function whose lifetime was erased, and how many tasks there are.
+#[derive(Clone, Copy)]
+struct Job {
+    work: *const (dyn Fn(usize) + Sync),
+    tasks: usize,
+}
+
+// SAFETY: `work` points to a `Sync` function that `Pool::run` keeps alive until no helper is at work.
+unsafe impl Send for Job {}
+
+impl Pool {
+    /// A pool of `threads`, the caller counted; at least one.
+    pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
+        let count = threads.max(1) - 1;
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: Mutex::new(None),
+            next: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            sleeping: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            panic: Mutex::new(None),
+        });
+        let mut pool = Self { shared, helpers: Vec::new(), caller: Mutex::new(()) };
+        for index in 0..count {
+            let shared = Arc::clone(&pool.shared);
+            let name = format!("mlx-embed-{}", index + 1);
+            // A failure here drops the pool, which ends the threads made so far.
+            let handle = thread::Builder::new().name(name).spawn(move || shared.help(index))?;
+            pool.helpers.push((handle.thread().clone(), handle));
+        }
+        Ok(pool)
+    }
+
+    /// Threads, the caller's counted.
+    pub(crate) fn threads(&self) -> usize {
+        self.helpers.len() + 1
+    }
+
+    /// Calls `work` with every number below `tasks`, each once, spread over the threads, and returns when all are
+    /// done.
+    ///
+    /// # Panics
+    /// With a task's own panic, after all threads have let go of `work`.
+    pub(crate) fn run(&self, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
+        if tasks <= 1 || self.helpers.is_empty() {
+            (0..tasks).for_each(work);
+            return;
+        }
+        let _one = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes. Helpers reach the job while the state is open or they are counted as at
+        // work; below, this function closes it and waits for the count to be zero before it returns, on every path.
+        let work_erased: *const (dyn Fn(usize) + Sync + 'static) =
+            unsafe { std::mem::transmute(work as *const (dyn Fn(usize) + Sync)) };
+        *lock(&shared.job) = Some(Job { work: work_erased, tasks });
+        shared.next.store(0, Ordering::Relaxed);
+        let epoch = shared.state.load(Ordering::Relaxed) & !(EPOCH - 1);
+        shared.state.store(epoch.wrapping_add(EPOCH) | OPEN, Ordering::SeqCst);
+        for ((thread, _), sleeping) in self.helpers.iter().zip(&shared.sleeping) {
+            if sleeping.load(Ordering::SeqCst) {
+                thread.unpark();
+            }
+        }
+        let own = panic::catch_unwind(AssertUnwindSafe(|| shared.claim(work, tasks)));
+        shared.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut looks = 0_u32;
+        while shared.state.load(Ordering::Acquire) & AT_WORK != 0 {
+            looks += 1;
+            // A helper that lost its processor needs one to finish.
+            if looks < 10_000 { std::hint::spin_loop() } else { thread::yield_now() }
+        }
+        *lock(&shared.job) = None;
+        let theirs = lock(&shared.panic).take();
+        if let Some(payload) = own.err().or(theirs) {
+            panic::resume_unwind(payload);
+        }
+    }
+}
+
+impl Shared {
+    fn claim(&self, work: &(dyn Fn(usize) + Sync), tasks: usize) {
+        loop {
+            let task = self.next.fetch_add(1, Ordering::Relaxed);
+            if task >= tasks {
+                return;
+            }
+            work(task);
+        }
+    }
+
+    fn help(&self, index: usize) {
+        let mut seen = 0;
+        loop {
+            let state = self.wait(index, seen);
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            seen = state & !(EPOCH - 1);
+            if !self.enter(seen) {
+                continue;
+            }
+            let job = *lock(&self.job);
+            if let Some(Job { work, tasks }) = job {
+                // SAFETY: this thread is counted as at work, so `Pool::run` keeps the function alive.
+                let work = unsafe { &*work };
+                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| self.claim(work, tasks))) {
+                    lock(&self.panic).get_or_insert(payload);
+                    // Nobody needs the rest of a job that fails.
+                    self.next.store(tasks, Ordering::Relaxed);
+                }
+            }
+            self.state.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Counts this thread in, unless the job of `epoch` is closed already.
+    fn enter(&self, epoch: u64) -> bool {
+        let counted_in =
+            |state: u64| (state & !(EPOCH - 1) == epoch && state & OPEN != 0).then_some(state + 1);
+        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, counted_in).is_ok()
+    }
+
+    /// Waits for a job after `seen`, or the end.
+    fn wait(&self, index: usize, seen: u64) -> u64 {
+        let news = || {
+            let state = self.state.load(Ordering::SeqCst);
+            (state & !(EPOCH - 1) != seen || self.stop.load(Ordering::SeqCst)).then_some(state)
+        };
+        loop {
+            let start = Instant::now();
+            while start.elapsed() < WATCH {
+                for _ in 0..32 {
+                    if let Some(state) = news() {
+                        return state;
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+            self.sleeping[index].store(true, Ordering::SeqCst);
+            // Looked at after the flag is up: whoever brings news later sees the flag and wakes this thread.
+            if news().is_none() {
+                thread::park();
+            }
+            self.sleeping[index].store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for (thread, handle) in self.helpers.drain(..) {
+            thread.unpark();
+            // Its panics were handed to the callers they concerned.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish_non_exhaustive()
+    }
+}
+
+/// The data behind these locks is whole after every step, so another thread's panic can't have broken it.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_exactly_once() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads).unwrap();
+            for tasks in [0, 1, 2, 3, 64, 1000] {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(tasks, &|task| {
+                    counts[task].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} {tasks}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_thousand_jobs_in_a_row_lose_nothing() {
+        let pool = Pool::new(3).unwrap();
+        let sum = AtomicUsize::new(0);
+        for _ in 0..1000 {
+            pool.run(7, &|task| {
+                sum.fetch_add(task, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(sum.into_inner(), 21_000);
+    }
+
+    #[test]
+    fn a_pool_wakes_from_sleep() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..3 {
+            thread::sleep(WATCH * 10);
+            let sum = AtomicUsize::new(0);
+            pool.run(100, &|task| {
+                sum.fetch_add(task, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 4950);
+        }
+    }
+
+    #[test]
+    fn callers_on_many_threads_take_turns() {
+        let pool = Pool::new(2).unwrap();
+        let sum = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        pool.run(10, &|task| {
+                            sum.fetch_add(task, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.into_inner(), 4 * 200 * 45);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_leaves_the_pool_usable() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..20 {
+            let result = panic::catch_unwind(AssertUnwindSafe(|| {
+                pool.run(50, &|task| assert_ne!(task, 31, "task thirty-one"));
+            }));
+            assert!(result.is_err());
+        }
+        let sum = AtomicUsize::new(0);
+        pool.run(10, &|task| {
+            sum.fetch_add(task, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 45);
+    }
+}

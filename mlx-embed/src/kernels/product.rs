@@ -1,0 +1,256 @@
+//! Tiles of rows times pairs of panels: the inner loops of every matrix product.
+
+#![expect(
+    unsafe_op_in_unsafe_fn,
+    reason = "kernels are intrinsics throughout, under the contract of each function"
+)]
+
+use super::packed::{Layout, PAIR};
+use super::simd::{LANES, Simd};
+
+/// How a tile product finds a pair's weights.
+#[derive(Clone, Copy)]
+pub(super) struct PairWeights {
+    /// Values of the first group; the next group's are `values_stride` bytes on.
+    pub(super) values: *const u8,
+    pub(super) values_stride: usize,
+    /// Scales of the first group; the next group's are `scales_stride` bytes on.
+    pub(super) scales: *const u8,
+    pub(super) scales_stride: usize,
+}
+
+/// A tile of rounded rows; see [`Rounded`](super::round::Rounded).
+#[derive(Clone, Copy)]
+pub(super) struct TileRows {
+    pub(super) digits: *const i8,
+    pub(super) factors: *const f32,
+    pub(super) wide: *const u16,
+    /// Products of the low digits, `[groups, M, 32]`; only those of groups are read in which some rows have low digits
+    /// and others don't.
+    pub(super) low: *const i32,
+}
+
+/// Values in nibbles, two steps a byte.
+pub(super) const NIBBLES: u8 = 0;
+/// Nibbles, one a byte.
+pub(super) const SPREAD: u8 = 1;
+/// Bytes.
+pub(super) const BYTES: u8 = 2;
+
+/// `M` rows times one pair, into `out` `[M, 32]`.
+///
+/// For each group: the integer dot products of all rows with all outputs in registers, then into the f32 sums
+/// `scale_x * (scale_w * dot + bias_w * sum_x)`.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; `weights` and `rows` describe `groups` groups of `group_size` inputs; `out`
+/// has room for `M * 32` numbers.
+#[inline(always)]
+pub(super) unsafe fn tile<S: Simd, const M: usize, const FORM: u8, const BF16: bool>(
+    weights: PairWeights,
+    rows: TileRows,
+    groups: usize,
+    group_size: usize,
+    out: *mut f32,
+) {
+    let mut sums = [[S::splat(0.0); 2]; M];
+    for group in 0..groups {
+        let values = weights.values.add(group * weights.values_stride);
+        let x = rows.digits.add(group * 2 * group_size * M);
+        let mut dots = [[S::splat_int(0); 2]; M];
+        digit::<S, M, FORM>(values, x, group_size / 4, &mut dots);
+        let wide = *rows.wide.add(group);
+        if wide != 0 {
+            for m in 0..M {
+                dots[m] = [S::shift_left::<8>(dots[m][0]), S::shift_left::<8>(dots[m][1])];
+            }
+            if wide == all_rows(M) {
+                digit::<S, M, FORM>(values, x.add(group_size * M), group_size / 4, &mut dots);
+            } else {
+                for m in 0..M {
+                    let low = rows.low.add((group * M + m) * PAIR);
+                    dots[m][0] = S::add_int(dots[m][0], S::load_int(low));
+                    dots[m][1] = S::add_int(dots[m][1], S::load_int(low.add(LANES)));
+                }
+            }
+        }
+        let (scale, bias) = scales::<S, BF16>(weights.scales.add(group * weights.scales_stride));
+        let factors = rows.factors.add(group * 2 * M);
+        for m in 0..M {
+            let (step, sum) = (S::splat(*factors.add(m)), S::splat(*factors.add(M + m)));
+            for p in 0..2 {
+                let weighted = S::fma(bias[p], sum, S::mul(scale[p], S::to_float(dots[m][p])));
+                sums[m][p] = S::fma(step, weighted, sums[m][p]);
+            }
+        }
+    }
+    for m in 0..M {
+        S::store(out.add(m * PAIR), sums[m][0]);
+        S::store(out.add(m * PAIR + LANES), sums[m][1]);
+    }
+}
+
+/// The bits of all rows of a tile.
+#[inline(always)]
+pub(super) const fn all_rows(rows: usize) -> u16 {
+    ((1_u32 << rows) - 1) as u16
+}
+
+/// Products of the low digits of a group's `N` rows that have any, into `out` `[rows, 32]`, with zeros for the others.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; `values` are a group's and `x` the low digits of `N` rows; `wide` has `N` bits
+/// below bit `rows`.
+#[inline(always)]
+pub(super) unsafe fn low<S: Simd, const N: usize, const FORM: u8>(
+    values: *const u8,
+    x: *const i8,
+    group_size: usize,
+    wide: u16,
+    rows: usize,
+    out: *mut i32,
+) {
+    let mut dots = [[S::splat_int(0); 2]; N];
+    digit::<S, N, FORM>(values, x, group_size / 4, &mut dots);
+    let mut next = 0;
+    for m in 0..rows {
+        let to = out.add(m * PAIR);
+        let dots = if wide >> m & 1 == 1 {
+            next += 1;
+            dots[next - 1]
+        } else {
+            [S::splat_int(0); 2]
+        };
+        S::store_int(to, dots[0]);
+        S::store_int(to.add(LANES), dots[1]);
+    }
+}
+
+/// Adds the products of one digit of a group.
+#[inline(always)]
+unsafe fn digit<S: Simd, const M: usize, const FORM: u8>(
+    values: *const u8,
+    x: *const i8,
+    steps: usize,
+    dots: &mut [[S::I; 2]; M],
+) {
+    let (mut values, mut x) = (values, x);
+    if FORM == NIBBLES {
+        for _ in 0..steps / 2 {
+            let (low0, high0) = S::nibbles(S::load_bytes(values));
+            let (low1, high1) = S::nibbles(S::load_bytes(values.add(64)));
+            for m in 0..M {
+                dots[m][0] = S::dot4(dots[m][0], low0, x.add(4 * m));
+                dots[m][1] = S::dot4(dots[m][1], low1, x.add(4 * m));
+            }
+            for m in 0..M {
+                dots[m][0] = S::dot4(dots[m][0], high0, x.add(4 * (M + m)));
+                dots[m][1] = S::dot4(dots[m][1], high1, x.add(4 * (M + m)));
+            }
+            values = values.add(128);
+            x = x.add(8 * M);
+        }
+    } else {
+        for _ in 0..steps {
+            let (w0, w1) = (S::load_bytes(values), S::load_bytes(values.add(64)));
+            for m in 0..M {
+                if FORM == SPREAD {
+                    dots[m][0] = S::dot4(dots[m][0], w0, x.add(4 * m));
+                    dots[m][1] = S::dot4(dots[m][1], w1, x.add(4 * m));
+                } else {
+                    dots[m][0] = S::dot8(dots[m][0], w0, x.add(4 * m));
+                    dots[m][1] = S::dot8(dots[m][1], w1, x.add(4 * m));
+                }
+            }
+            values = values.add(128);
+            x = x.add(4 * M);
+        }
+    }
+}
+
+/// Scales and biases of a group, a vector a panel.
+#[inline(always)]
+unsafe fn scales<S: Simd, const BF16: bool>(from: *const u8) -> ([S::F; 2], [S::F; 2]) {
+    if BF16 {
+        let (w0, w1) = (S::load_int(from.cast()), S::load_int(from.add(64).cast()));
+        // The scale is the upper half, which has to lose the bias below it.
+        let upper = |w: S::I| S::bits_to_float(S::shift_left::<16>(S::shift_right::<16>(w)));
+        let lower = |w: S::I| S::bits_to_float(S::shift_left::<16>(w));
+        ([upper(w0), upper(w1)], [lower(w0), lower(w1)])
+    } else {
+        let from = from.cast::<f32>();
+        (
+            [S::load(from), S::load(from.add(LANES))],
+            [S::load(from.add(2 * LANES)), S::load(from.add(3 * LANES))],
+        )
+    }
+}
+
+/// Bytes that [`unpack`] writes for a pair.
+pub(super) fn unpacked_bytes(layout: &Layout) -> (usize, usize) {
+    (layout.groups() * layout.group_size * PAIR, layout.groups() * PAIR * 8)
+}
+
+/// A pair of 4-bit panels with one value a byte and scales in f32, for many tiles to use.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; `pair` is a pair of `layout`; `values` and `scales_to` have room for
+/// [`unpacked_bytes`].
+#[inline(always)]
+pub(super) unsafe fn unpack<S: Simd>(
+    layout: &Layout,
+    pair: *const u8,
+    values: *mut u8,
+    scales_to: *mut u8,
+) -> PairWeights {
+    let values_stride = layout.group_size * PAIR;
+    let scales_stride = PAIR * 8;
+    for group in 0..layout.groups() {
+        let mut from = pair.add(group * layout.group_bytes());
+        let mut to = values.add(group * values_stride);
+        for _ in 0..layout.group_size / 8 {
+            for panel in 0..2 {
+                let (low, high) = S::nibbles(S::load_bytes(from.add(64 * panel)));
+                S::store_wide(to.add(64 * panel), low);
+                S::store_wide(to.add(128 + 64 * panel), high);
+            }
+            from = from.add(128);
+            to = to.add(256);
+        }
+        let (scale, bias) = if layout.bf16 { scales::<S, true>(from) } else { scales::<S, false>(from) };
+        let to = scales_to.add(group * scales_stride).cast::<f32>();
+        for p in 0..2 {
+            S::store(to.add(p * LANES), scale[p]);
+            S::store(to.add((2 + p) * LANES), bias[p]);
+        }
+    }
+    PairWeights { values, values_stride, scales: scales_to, scales_stride }
+}
+
+/// `M` rows of f32 times a panel pair of f32, added to `sums`: `sums[m] += a[k, m] * b[k]` over `k`.
+///
+/// `a` has `K_STRIDE` numbers from one `k` to the next and `M_STRIDE` from one row to the next; `b` has `b_stride`.
+///
+/// # Safety
+/// The instruction set of `S` is enabled and the pointers are valid for these strides and `count` steps.
+#[inline(always)]
+pub(super) unsafe fn float_tile<S: Simd, const M: usize, const K_STRIDE: usize, const M_STRIDE: usize>(
+    a: *const f32,
+    b: *const f32,
+    b_stride: usize,
+    count: usize,
+    sums: &mut [[S::F; 2]; M],
+) {
+    let mut b = b;
+    let mut a = a;
+    for _ in 0..count {
+        let (b0, b1) = (S::load(b), S::load(b.add(LANES)));
+        for m in 0..M {
+            let x = S::splat(*a.add(m * M_STRIDE));
+            sums[m][0] = S::fma(x, b0, sums[m][0]);
+            sums[m][1] = S::fma(x, b1, sums[m][1]);
+        }
+        a = a.add(K_STRIDE);
+        b = b.add(b_stride);
+    }
+}

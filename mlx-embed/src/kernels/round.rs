@@ -1,0 +1,284 @@
+//! Activations as the products read them: normalised on the way, rounded a group at a time, laid out in tiles.
+//!
+//! A group of a row is `scale * (256 * high + low)` with two signed bytes a number, or `scale * high` where one byte is
+//! enough. Two digits keep sixteen bits, relative to the group's largest number; their product with weights takes two
+//! passes of the byte instructions, which cost what one pass over 16-bit numbers would, and unpack the weights to bytes
+//! instead of words.
+//!
+//! In a tile, all numbers that an instruction step needs lie side by side: for each group the high digits of all its
+//! rows, four inputs at a time, then the low digits of those rows that have any.
+
+#![expect(
+    unsafe_op_in_unsafe_fn,
+    reason = "kernels are intrinsics throughout, under the contract of each function"
+)]
+
+use super::simd::{LANES, Simd};
+use super::tiles::{Tile, Tiles};
+
+/// Which groups of activations keep two digits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Digits<'a> {
+    /// All.
+    Two,
+    /// Those whose largest number is more than `times` the row's root mean square: in the others a byte's step is small
+    /// against the row, so what rounding adds is too. And all of some rows.
+    TwoAbove { times: f32, rows: &'a [bool] },
+}
+
+/// Rows of f32 to read, `[rows, inputs]`.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) inputs: usize,
+    /// RMSNorm to apply first: weights and epsilon.
+    pub(super) norm: Option<(&'a [f32], f32)>,
+    pub(super) digits: Digits<'a>,
+}
+
+impl<'a> Input<'a> {
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.x[row * self.inputs..(row + 1) * self.inputs]
+    }
+}
+
+/// Where rounded rows go. Tasks write disjoint tiles and groups of it.
+#[derive(Clone, Copy)]
+pub(super) struct Rounded {
+    pub(super) tiles: Tiles,
+    pub(super) inputs: usize,
+    pub(super) group_size: usize,
+    /// `rows * inputs * 2`
+    pub(super) digits: *mut i8,
+    /// For each tile and group a scale a row, then the sum of the rounded numbers a row: `rows * groups * 2`.
+    pub(super) factors: *mut f32,
+    /// Which rows of a tile's group have two digits, a bit a row: `tiles * groups`.
+    pub(super) wide: *mut u16,
+}
+
+// SAFETY: tasks read and write disjoint parts, and what is written in one job is read in the next.
+unsafe impl Sync for Rounded {}
+
+impl Rounded {
+    pub(super) fn groups(&self) -> usize {
+        self.inputs / self.group_size
+    }
+
+    /// Start of a tile's digits. A group of it takes `2 * group_size * tile.rows` bytes.
+    ///
+    /// # Safety
+    /// `tile` is one of `tiles`.
+    #[inline(always)]
+    pub(super) unsafe fn tile_digits(&self, tile: Tile) -> *mut i8 {
+        self.digits.add(tile.first * self.inputs * 2)
+    }
+
+    /// Start of a tile's factors. A group of it takes `2 * tile.rows` numbers.
+    ///
+    /// # Safety
+    /// As [`Rounded::tile_digits`].
+    #[inline(always)]
+    pub(super) unsafe fn tile_factors(&self, tile: Tile) -> *mut f32 {
+        self.factors.add(tile.first * self.groups() * 2)
+    }
+}
+
+/// Most rows of a tile, in any family.
+pub(super) const MAX_ROWS: usize = 12;
+
+/// Largest magnitude of one digit, and of two: the low one spans -128 to 127.
+const ONE: f32 = 127.0;
+const TWO: f32 = 127.0 * 256.0 + 127.0;
+
+/// `1 / sqrt(mean(x^2) + eps)`
+///
+/// # Safety
+/// The instruction set of `S` is enabled.
+#[inline(always)]
+pub(super) unsafe fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum_of_squares::<S>(x, None) / x.len() as f32 + eps).sqrt()
+}
+
+/// The sum of `(x * weight)^2`.
+#[inline(always)]
+unsafe fn sum_of_squares<S: Simd>(x: &[f32], weight: Option<&[f32]>) -> f32 {
+    // No `map_or` and its like in kernels: a closure that a function of core calls loses the instruction set.
+    let value = |k: usize| match weight {
+        Some(weight) => S::mul(S::load(x.as_ptr().add(k)), S::load(weight.as_ptr().add(k))),
+        None => S::load(x.as_ptr().add(k)),
+    };
+    // Two sums, since one would wait for itself.
+    let (mut even, mut odd) = (S::splat(0.0), S::splat(0.0));
+    let whole = x.len() / LANES * LANES;
+    let mut k = 0;
+    while k + 2 * LANES <= whole {
+        let (a, b) = (value(k), value(k + LANES));
+        even = S::fma(a, a, even);
+        odd = S::fma(b, b, odd);
+        k += 2 * LANES;
+    }
+    if k < whole {
+        let a = value(k);
+        even = S::fma(a, a, even);
+    }
+    let mut sum = S::reduce_add(S::add(even, odd));
+    for k in whole..x.len() {
+        let v = x[k] * weight.map_or(1.0, |weight| weight[k]);
+        sum += v * v;
+    }
+    sum
+}
+
+/// Rounds the groups `groups` of tile `index`.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; the pointers of `to` are valid as it says; nobody else touches this tile and
+/// these groups meanwhile. The lengths in `input` fit `to`.
+#[inline(always)]
+pub(super) unsafe fn round_tile<S: Simd>(
+    input: &Input<'_>,
+    to: &Rounded,
+    index: usize,
+    groups: std::ops::Range<usize>,
+) {
+    let tile = to.tiles.get(index);
+    let size = to.group_size;
+    // A row's factor before the norm's weights, NaN if the row isn't finite, and the magnitude up to which one digit is
+    // enough.
+    let mut rows = [(0.0_f32, 0.0_f32); MAX_ROWS];
+    for m in 0..tile.rows {
+        let x = input.row(tile.first + m);
+        let factor = match input.norm {
+            Some((_, eps)) => inverse_rms::<S>(x, eps),
+            None => 1.0,
+        };
+        let sum = sum_of_squares::<S>(x, input.norm.map(|(weight, _)| weight));
+        let one_digit = match input.digits {
+            Digits::Two => -1.0,
+            Digits::TwoAbove { rows, .. } if rows[tile.first + m] => -1.0,
+            Digits::TwoAbove { times, .. } => times * factor * (sum / x.len() as f32).sqrt(),
+        };
+        rows[m] = (if sum.is_finite() { factor } else { f32::NAN }, one_digit);
+    }
+    for group in groups {
+        let start = group * size;
+        let weight = input.norm.map(|(weight, _)| weight.as_ptr().add(start));
+        let load = |x: *const f32, factor: S::F, k: usize| {
+            let v = S::load(x.add(k));
+            match weight {
+                Some(weight) => S::mul(S::mul(v, factor), S::load(weight.add(k))),
+                None => v,
+            }
+        };
+        let mut largest = [0.0_f32; MAX_ROWS];
+        let mut wide = 0_u16;
+        for m in 0..tile.rows {
+            let x = input.row(tile.first + m).as_ptr().add(start);
+            let factor = S::splat(rows[m].0);
+            let mut max = S::splat(0.0);
+            for k in (0..size).step_by(LANES) {
+                max = S::max(max, S::abs(load(x, factor, k)));
+            }
+            largest[m] = S::reduce_max(max);
+            let one = largest[m] <= rows[m].1;
+            wide |= u16::from(!one) << m;
+        }
+        *to.wide.add(index * to.groups() + group) = wide;
+        let factors = to.tile_factors(tile).add(group * 2 * tile.rows);
+        let high = to.tile_digits(tile).add(group * 2 * size * tile.rows);
+        let low = high.add(size * tile.rows);
+        let low_rows = wide.count_ones() as usize;
+        let mut low_row = 0;
+        for m in 0..tile.rows {
+            let x = input.row(tile.first + m).as_ptr().add(start);
+            let factor = S::splat(rows[m].0);
+            let two = wide >> m & 1 == 1;
+            let limit = if two { TWO } else { ONE };
+            let step = largest[m] / limit;
+            // Zeros and numbers so small that their step vanishes round to zero.
+            let inverse = if step > 0.0 { S::splat(1.0 / step) } else { S::splat(0.0) };
+            let mut sum = S::splat_int(0);
+            for k in (0..size).step_by(LANES) {
+                let a = S::round(S::mul(load(x, factor, k), inverse));
+                sum = S::add_int(sum, a);
+                let at = high.add(k * tile.rows + 4 * m);
+                if two {
+                    let h = S::shift_right::<8>(S::add_int(a, S::splat_int(128)));
+                    let l = S::sub_int(a, S::shift_left::<8>(h));
+                    scatter::<S>(h, at, 4 * tile.rows);
+                    scatter::<S>(l, low.add(k * low_rows + 4 * low_row), 4 * low_rows);
+                } else {
+                    scatter::<S>(a, at, 4 * tile.rows);
+                }
+            }
+            low_row += usize::from(two);
+            // One digit beside rows of two counts as the high one. Powers of two change no result.
+            let (step, unit) = if wide != 0 && !two { (step / 256.0, 256.0) } else { (step, 1.0) };
+            // NaN and infinity can't be rounded; they reach the result through the scale.
+            *factors.add(m) = if rows[m].0.is_finite() { step } else { f32::NAN };
+            *factors.add(tile.rows + m) = S::reduce_add_int(sum) as f32 * unit;
+        }
+    }
+}
+
+/// Writes sixteen bytes, four at a time, `stride` bytes apart.
+#[inline(always)]
+unsafe fn scatter<S: Simd>(a: S::I, to: *mut i8, stride: usize) {
+    let mut bytes = [0_i8; LANES];
+    S::store_bytes(bytes.as_mut_ptr(), a);
+    for (i, four) in bytes.chunks_exact(4).enumerate() {
+        to.add(i * stride).cast::<[i8; 4]>().write_unaligned([four[0], four[1], four[2], four[3]]);
+    }
+}
+
+/// Where rows of f32 go for products that don't round: tile by tile, input by input, the tile's rows side by side.
+#[derive(Clone, Copy)]
+pub(super) struct Laid {
+    pub(super) tiles: Tiles,
+    pub(super) inputs: usize,
+    /// `rows * inputs`
+    pub(super) x: *mut f32,
+}
+
+// SAFETY: as for `Rounded`.
+unsafe impl Sync for Laid {}
+
+/// # Safety
+/// As [`round_tile`].
+#[inline(always)]
+pub(super) unsafe fn lay_tile<S: Simd>(input: &Input<'_>, to: &Laid, index: usize) {
+    let tile = to.tiles.get(index);
+    let start = to.x.add(tile.first * to.inputs);
+    for m in 0..tile.rows {
+        let x = input.row(tile.first + m);
+        match input.norm {
+            Some((weight, eps)) => {
+                let factor = inverse_rms::<S>(x, eps);
+                for (k, (x, w)) in x.iter().zip(weight).enumerate() {
+                    *start.add(k * tile.rows + m) = x * factor * w;
+                }
+            }
+            None => {
+                for (k, x) in x.iter().enumerate() {
+                    *start.add(k * tile.rows + m) = *x;
+                }
+            }
+        }
+    }
+}
+
+/// RMSNorm of rows `rows`: `x / sqrt(mean(x^2) + eps) * weight`.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; `out` has room for all rows of `input` and nobody else touches these rows.
+#[inline(always)]
+pub(super) unsafe fn norm_rows<S: Simd>(input: &Input<'_>, rows: std::ops::Range<usize>, out: *mut f32) {
+    let Some((weight, eps)) = input.norm else { return };
+    for row in rows {
+        let x = input.row(row);
+        let factor = inverse_rms::<S>(x, eps);
+        for (k, (x, w)) in x.iter().zip(weight).enumerate() {
+            *out.add(row * input.inputs + k) = x * factor * w;
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! AVX2 with FMA, with or without VNNI: two registers a vector.
+
+#![expect(
+    unsafe_op_in_unsafe_fn,
+    reason = "each method is the intrinsics of one operation, under the contract of the trait"
+)]
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// `VNNI` says whether the VEX form of `vpdpbusd` is there.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Avx2<const VNNI: bool>;
+
+/// Both halves of a vector, one by one.
+macro_rules! halves {
+    ($f:ident($($x:expr),*)) => { [$f($($x[0]),*), $f($($x[1]),*)] };
+}
+
+impl<const VNNI: bool> Avx2<VNNI> {
+    /// Adds to each lane the dot product of four unsigned bytes, none above 15, with four signed ones.
+    #[inline(always)]
+    unsafe fn dot4_half(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        if VNNI {
+            _mm256_dpbusd_avx_epi32(sum, w, x)
+        } else {
+            // At most 2 * 15 * 128 a pair: far from saturating.
+            let pairs = _mm256_maddubs_epi16(w, x);
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn nibbles_half(a: __m256i) -> (__m256i, __m256i) {
+        let mask = _mm256_set1_epi8(15);
+        (_mm256_and_si256(a, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(a), mask))
+    }
+}
+
+// SAFETY: the methods do what the trait says; they reach memory only through the pointers given.
+unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
+    type F = [__m256; 2];
+    type I = [__m256i; 2];
+    type B = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::F {
+        [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))]
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Self::F) {
+        _mm256_storeu_ps(to, x[0]);
+        _mm256_storeu_ps(to.add(8), x[1]);
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        [_mm256_set1_ps(x); 2]
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        halves!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+        halves!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        halves!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        halves!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        halves!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        halves!(_mm256_min_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn abs(a: Self::F) -> Self::F {
+        let sign = [_mm256_set1_ps(-0.0); 2];
+        halves!(_mm256_andnot_ps(sign, a))
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        halves!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    unsafe fn reduce_add(a: Self::F) -> f32 {
+        let eight = _mm256_add_ps(a[0], a[1]);
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+    #[inline(always)]
+    unsafe fn reduce_max(a: Self::F) -> f32 {
+        let eight = _mm256_max_ps(a[0], a[1]);
+        let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_int(x: i32) -> Self::I {
+        [_mm256_set1_epi32(x); 2]
+    }
+    #[inline(always)]
+    unsafe fn add_int(a: Self::I, b: Self::I) -> Self::I {
+        halves!(_mm256_add_epi32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn sub_int(a: Self::I, b: Self::I) -> Self::I {
+        halves!(_mm256_sub_epi32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn shift_left<const N: u32>(a: Self::I) -> Self::I {
+        let count = _mm_cvtsi32_si128(N as i32);
+        [_mm256_sll_epi32(a[0], count), _mm256_sll_epi32(a[1], count)]
+    }
+    #[inline(always)]
+    unsafe fn shift_right<const N: u32>(a: Self::I) -> Self::I {
+        let count = _mm_cvtsi32_si128(N as i32);
+        [_mm256_sra_epi32(a[0], count), _mm256_sra_epi32(a[1], count)]
+    }
+    #[inline(always)]
+    unsafe fn reduce_add_int(a: Self::I) -> i32 {
+        let eight = _mm256_add_epi32(a[0], a[1]);
+        let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+        let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
+        _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+    }
+    #[inline(always)]
+    unsafe fn to_float(a: Self::I) -> Self::F {
+        halves!(_mm256_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    unsafe fn round(a: Self::F) -> Self::I {
+        halves!(_mm256_cvtps_epi32(a))
+    }
+    #[inline(always)]
+    unsafe fn bits_to_float(a: Self::I) -> Self::F {
+        halves!(_mm256_castsi256_ps(a))
+    }
+    #[inline(always)]
+    unsafe fn load_int(from: *const i32) -> Self::I {
+        Self::load_bytes(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn store_int(to: *mut i32, a: Self::I) {
+        Self::store_wide(to.cast(), a);
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut i8, a: Self::I) {
+        // The low byte of each lane to the front of its half, then the four fronts side by side.
+        let pick = _mm256_setr_epi8(
+            0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1,
+            -1, -1, -1, -1, -1, -1,
+        );
+        let join = _mm256_setr_epi32(0, 4, 1, 1, 1, 1, 1, 1);
+        for (half, x) in a.into_iter().enumerate() {
+            let x = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(x, pick), join);
+            _mm_storel_epi64(to.add(8 * half).cast(), _mm256_castsi256_si128(x));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::B {
+        [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())]
+    }
+    #[inline(always)]
+    unsafe fn store_wide(to: *mut u8, a: Self::B) {
+        _mm256_storeu_si256(to.cast(), a[0]);
+        _mm256_storeu_si256(to.add(32).cast(), a[1]);
+    }
+    #[inline(always)]
+    unsafe fn nibbles(a: Self::B) -> (Self::B, Self::B) {
+        let ((l0, h0), (l1, h1)) = (Self::nibbles_half(a[0]), Self::nibbles_half(a[1]));
+        ([l0, l1], [h0, h1])
+    }
+    #[inline(always)]
+    unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
+        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+        [Self::dot4_half(sum[0], w[0], x), Self::dot4_half(sum[1], w[1], x)]
+    }
+    #[inline(always)]
+    unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
+        if VNNI {
+            return Self::dot4(sum, w, x);
+        }
+        // Bytes above 15 could saturate a pair, nibbles can't.
+        let (low, high) = Self::nibbles(w);
+        let high = Self::shift_left::<4>(Self::dot4(Self::splat_int(0), high, x));
+        Self::dot4(Self::add_int(sum, high), low, x)
+    }
+}

@@ -1,0 +1,158 @@
+//! AVX-512 (F, BW, VL, DQ), with or without VNNI.
+
+#![expect(
+    unsafe_op_in_unsafe_fn,
+    reason = "each method is the intrinsics of one operation, under the contract of the trait"
+)]
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// `VNNI` says whether `vpdpbusd` is there.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Avx512<const VNNI: bool>;
+
+// SAFETY: the methods do what the trait says; they reach memory only through the pointers given.
+unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
+    type F = __m512;
+    type I = __m512i;
+    type B = __m512i;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        _mm512_loadu_ps(from)
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: __m512) {
+        _mm512_storeu_ps(to, x)
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> __m512 {
+        _mm512_set1_ps(x)
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        _mm512_add_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+        _mm512_sub_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        _mm512_mul_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn div(a: __m512, b: __m512) -> __m512 {
+        _mm512_div_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        _mm512_max_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn min(a: __m512, b: __m512) -> __m512 {
+        _mm512_min_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn abs(a: __m512) -> __m512 {
+        _mm512_abs_ps(a)
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        _mm512_fmadd_ps(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn reduce_add(a: __m512) -> f32 {
+        _mm512_reduce_add_ps(a)
+    }
+    #[inline(always)]
+    unsafe fn reduce_max(a: __m512) -> f32 {
+        _mm512_reduce_max_ps(a)
+    }
+
+    #[inline(always)]
+    unsafe fn splat_int(x: i32) -> __m512i {
+        _mm512_set1_epi32(x)
+    }
+    #[inline(always)]
+    unsafe fn add_int(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_add_epi32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn sub_int(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_sub_epi32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn shift_left<const N: u32>(a: __m512i) -> __m512i {
+        _mm512_slli_epi32::<N>(a)
+    }
+    #[inline(always)]
+    unsafe fn shift_right<const N: u32>(a: __m512i) -> __m512i {
+        _mm512_srai_epi32::<N>(a)
+    }
+    #[inline(always)]
+    unsafe fn reduce_add_int(a: __m512i) -> i32 {
+        _mm512_reduce_add_epi32(a)
+    }
+    #[inline(always)]
+    unsafe fn to_float(a: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(a)
+    }
+    #[inline(always)]
+    unsafe fn round(a: __m512) -> __m512i {
+        _mm512_cvtps_epi32(a)
+    }
+    #[inline(always)]
+    unsafe fn bits_to_float(a: __m512i) -> __m512 {
+        _mm512_castsi512_ps(a)
+    }
+    #[inline(always)]
+    unsafe fn load_int(from: *const i32) -> __m512i {
+        _mm512_loadu_si512(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn store_int(to: *mut i32, a: __m512i) {
+        _mm512_storeu_si512(to.cast(), a)
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut i8, a: __m512i) {
+        _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(a))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> __m512i {
+        _mm512_loadu_si512(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn store_wide(to: *mut u8, a: __m512i) {
+        _mm512_storeu_si512(to.cast(), a)
+    }
+    #[inline(always)]
+    unsafe fn nibbles(a: __m512i) -> (__m512i, __m512i) {
+        let mask = _mm512_set1_epi8(15);
+        (_mm512_and_si512(a, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(a), mask))
+    }
+    #[inline(always)]
+    unsafe fn dot4(sum: __m512i, w: __m512i, x: *const i8) -> __m512i {
+        let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+        if VNNI {
+            _mm512_dpbusd_epi32(sum, w, x)
+        } else {
+            // At most 2 * 15 * 128 a pair: far from saturating.
+            let pairs = _mm512_maddubs_epi16(w, x);
+            _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot8(sum: __m512i, w: __m512i, x: *const i8) -> __m512i {
+        if VNNI {
+            return Self::dot4(sum, w, x);
+        }
+        // Bytes above 15 could saturate a pair, nibbles can't.
+        let (low, high) = Self::nibbles(w);
+        let high = Self::dot4(_mm512_setzero_si512(), high, x);
+        Self::dot4(_mm512_add_epi32(sum, _mm512_slli_epi32::<4>(high)), low, x)
+    }
+}

@@ -1,0 +1,93 @@
+//! Vectors of sixteen lanes, on every instruction set under one name.
+//!
+//! A kernel is written once over [`Simd`] and compiled once for each family. Sixteen lanes everywhere keep packed
+//! weights and rounded activations the same on all of them: a family with shorter registers holds several a vector.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+pub(super) mod portable;
+
+/// Lanes of a vector.
+pub(super) const LANES: usize = 16;
+
+/// An instruction set.
+///
+/// # Safety
+/// Every method may only be called where the instruction set's features are enabled, which is what the entry points in
+/// `family` do after they were detected. Pointers must be valid for the sixteen lanes (64 bytes) that they stand for;
+/// they need no alignment.
+pub(super) unsafe trait Simd: Copy + 'static {
+    /// f32 x 16
+    type F: Copy;
+    /// i32 x 16
+    type I: Copy;
+    /// u8 x 64: four bytes a lane
+    type B: Copy;
+
+    unsafe fn load(from: *const f32) -> Self::F;
+    unsafe fn store(to: *mut f32, x: Self::F);
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// The larger; `b` where either is NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` where either is NaN.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn abs(a: Self::F) -> Self::F;
+    /// `a * b + c`, in one rounding where the instruction set has that.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn reduce_add(a: Self::F) -> f32;
+    unsafe fn reduce_max(a: Self::F) -> f32;
+
+    unsafe fn splat_int(x: i32) -> Self::I;
+    unsafe fn add_int(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn sub_int(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn shift_left<const N: u32>(a: Self::I) -> Self::I;
+    /// Keeps the sign.
+    unsafe fn shift_right<const N: u32>(a: Self::I) -> Self::I;
+    unsafe fn reduce_add_int(a: Self::I) -> i32;
+    unsafe fn to_float(a: Self::I) -> Self::F;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(a: Self::F) -> Self::I;
+    /// The bits of an integer as an f32.
+    unsafe fn bits_to_float(a: Self::I) -> Self::F;
+    unsafe fn load_int(from: *const i32) -> Self::I;
+    unsafe fn store_int(to: *mut i32, a: Self::I);
+    /// The low byte of each lane.
+    unsafe fn store_bytes(to: *mut i8, a: Self::I);
+
+    unsafe fn load_bytes(from: *const u8) -> Self::B;
+    unsafe fn store_wide(to: *mut u8, a: Self::B);
+    /// The low nibble of each byte, and the high one.
+    unsafe fn nibbles(a: Self::B) -> (Self::B, Self::B);
+    /// Adds to each lane the dot product of its four unsigned bytes, none above 15, with the four signed ones at `x`.
+    unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
+    /// As [`Simd::dot4`] for bytes up to 255.
+    unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
+}
+
+/// `e^x` to about two units in the last place; 0 below -87 and clamped above 88.
+///
+/// Cody and Waite's reduction to `[-ln 2 / 2, ln 2 / 2]` and the Taylor polynomial of degree 7 there.
+///
+/// # Safety
+/// The instruction set of `S` is enabled.
+#[inline(always)]
+#[expect(unsafe_op_in_unsafe_fn, reason = "intrinsics throughout, under the contract of the function")]
+pub(super) unsafe fn exp<S: Simd>(x: S::F) -> S::F {
+    // The number comes second, which is what these return where it is NaN.
+    let x = S::max(S::splat(-87.33), S::min(S::splat(88.0), x));
+    let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+    let nf = S::to_float(n);
+    let r = S::fma(nf, S::splat(-0.693_359_4), x);
+    let r = S::fma(nf, S::splat(2.121_944_4e-4), r);
+    let mut p = S::splat(1.0 / 5040.0);
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = S::fma(p, r, S::splat(c));
+    }
+    S::mul(p, S::bits_to_float(S::shift_left::<23>(S::add_int(n, S::splat_int(127)))))
+}
