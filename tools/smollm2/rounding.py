@@ -17,10 +17,11 @@ KIND is all, qkv, o, gateup or down, LAYERS a range (negative ones count from th
     eN       two digits for the largest groups of a row, until the error that is to be expected
              of the others is below N times the row's norm
 
-For each rule it prints the lowest cosine to the unrounded vectors over texts.py (last content
-token, <|endoftext|> behind the text, mean of the content), and the share of groups with two
-digits for each kind: of (row, group)s and of (12 consecutive rows, group)s that hold one.
-`work` is the number of digit products over that of one digit everywhere, by tiles.
+For each rule it prints 1e4 * (1 - cosine) to the unrounded vectors, the worst and the mean of
+texts.py (last content token, <|endoftext|> behind the text, mean of the content), and the share
+of groups with two digits for each kind, in per cent: of (row, group)s and of (12 consecutive
+rows, group)s that hold one. `work` is the number of digit products over that of one digit
+everywhere, first by rows, then by tiles.
 """
 
 import argparse
@@ -156,7 +157,7 @@ class Rounding:
     rule: str
     layers: int
     seen: dict = field(default_factory=dict)  # kind: [two-digit rows, rows, tiles, tiles], summed
-    work: list = field(default_factory=lambda: [0, 0])
+    work: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def setting(self, layer: int, kind: str) -> str:
         found = None
@@ -211,8 +212,8 @@ class Rounding:
         tiles = np.array([two[start:start + TILE].any(0) for start in starts])
         seen = np.array([two.sum(), two.size, tiles.sum(), tiles.size])
         self.seen[kind] = self.seen.get(kind, 0) + seen
-        self.work[0] += (1 + tiles.mean()) * inputs * self.outputs[kind]
-        self.work[1] += inputs * self.outputs[kind]
+        shares = np.array([1 + two.mean(), 1 + tiles.mean(), 1])
+        self.work += shares * inputs * self.outputs[kind]
 
     outputs = dict.fromkeys(KINDS, 1)
 
@@ -229,14 +230,15 @@ def pooled(state: np.ndarray) -> dict:
 
 def table_line(rule: str, rounding: Rounding, wanted: list, found: list) -> str:
     pairs = [(pooled(a), pooled(b)) for a, b in zip(wanted, found, strict=True)]
-    lowest = [min(cosine(a[how], b[how]) for a, b in pairs) for how in ("last", "end", "mean")]
-    shares = []
+    line = f"{rule:32}"
+    for how in ("last", "end", "mean"):
+        lost = [1e4 * (1 - cosine(a[how], b[how])) for a, b in pairs]
+        line += f" {max(lost):8.3f} {np.mean(lost):6.3f}"
     for kind in KINDS:
         rows, of_rows, tiles, of_tiles = rounding.seen.get(kind, (0, 1, 0, 1))
-        shares.append(f"{100 * rows / of_rows:5.2f} {100 * tiles / of_tiles:5.1f}")
-    work = rounding.work[0] / rounding.work[1] if rounding.work[1] else np.nan
-    return f"{rule:28} " + " ".join(f"{c:10.7f}" for c in lowest) + "  " + "   ".join(
-        shares) + f"  {work:5.2f}"
+        line += f"  {100 * rows / of_rows:6.2f} {100 * tiles / of_tiles:5.1f}"
+    rows, tiles, all_rows = rounding.work
+    return f"{line}  {rows / all_rows:6.3f} {tiles / all_rows:5.3f}" if all_rows else line
 
 
 def main() -> int:
@@ -245,18 +247,20 @@ def main() -> int:
     )
     parser.add_argument("dir", type=Path, help="the checkpoint")
     parser.add_argument("rules", nargs="*", metavar="RULE", default=RULES)
+    parser.add_argument("--texts", type=Path, help="a JSON list of other texts")
     options = parser.parse_args()
+    texts = json.loads(options.texts.read_text("utf-8")) if options.texts else TEXTS
     mx.set_default_device(mx.cpu)
     decoder = Decoder(options.dir)
     Rounding.outputs = {kind: decoder.layers[0][kind].shape[1] for kind in KINDS}
     tokenizer = Tokenizer.from_file(str(options.dir / "tokenizer.json"))
     end = tokenizer.token_to_id("<|endoftext|>")
-    ids = [tokenizer.encode(text, add_special_tokens=False).ids + [end] for text in TEXTS]
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids + [end] for text in texts]
     wanted = decoder.final(ids, lambda x, layer, kind: x)
     print("tokens of the texts:", *(len(text) - 1 for text in ids))
-    print(f"{'':28} {'lowest cosine':32}  two digits, % of rows and tiles")
-    print(f"{'rule':28} {'last':>10} {'end':>10} {'mean':>10}  "
-          + "   ".join(f"{kind:^11}" for kind in KINDS) + "   work")
+    print(f"{'':32} {'1e4 (1 - cosine), worst and mean':^47}  two digits, % of rows and tiles")
+    print(f"{'rule':32} {'last':^15} {'end':^15} {'mean':^15}"
+          + "".join(f"  {kind:^12}" for kind in KINDS) + "   work")
     for rule in options.rules:
         rounding = Rounding(rule, len(decoder.layers))
         found = decoder.final(ids, rounding)
