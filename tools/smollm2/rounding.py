@@ -16,6 +16,7 @@ KIND is all, qkv, o, gateup or down, LAYERS a range (negative ones count from th
     aN       two digits where the group's max|x| > N
     eN       two digits for the largest groups of a row, until the error that is to be expected
              of the others is below N times the row's norm
+    ..+pN    and two digits for the first N tokens of each text
 
 For each rule it prints 1e4 * (1 - cosine) to the unrounded vectors, the worst and the mean of
 texts.py (last content token, <|endoftext|> behind the text, mean of the content), and the share
@@ -156,16 +157,19 @@ def digits(x: np.ndarray, steps: int, group: int) -> np.ndarray:
 class Rounding:
     rule: str
     layers: int
+    positions: np.ndarray  # of each row in its text
     seen: dict = field(default_factory=dict)  # kind: [two-digit rows, rows, tiles, tiles], summed
     work: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def setting(self, layer: int, kind: str) -> str:
         found = None
         for part in self.rule.split(","):
-            layers, kinds, setting = re.fullmatch(
-                r"(?:(-?\d+(?:--?\d+)?)/)?(?:(\w+):)?([\w.+-]+)", part).groups()
-            if layers:
-                first, last = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?", layers).groups()
+            match = re.fullmatch(
+                r"(?:(-?\d+)(?:-(-?\d+))?/)?(?:(\w+):)?([\w.+]+)", part)
+            if not match:
+                sys.exit(f"no such rule: {part}")
+            first, last, kinds, setting = match.groups()
+            if first:
                 first, last = (int(n) % self.layers for n in (first, last or first))
                 if not first <= layer <= last:
                     continue
@@ -181,7 +185,10 @@ class Rounding:
             return digits(x, 127, x.shape[1])
         if setting == "1g32":
             return digits(x, 127, 32)
+        setting, _, start = setting.partition("+p")
         two = self.chosen(x, setting)
+        if start:
+            two |= (self.positions < int(start))[:, None]
         self.count(two, kind, x.shape[1])
         mask = np.repeat(two, GROUP, axis=1)
         return np.where(mask, digits(x, 32639, GROUP), digits(x, 127, GROUP))
@@ -205,7 +212,7 @@ class Rounding:
             allowed = value**2 * np.sum(x * x, axis=1, keepdims=True)
             np.put_along_axis(two, order, below > allowed, 1)
             return two
-        raise ValueError(f"no such setting: {setting}")
+        sys.exit(f"no such setting: {setting}")
 
     def count(self, two: np.ndarray, kind: str, inputs: int) -> None:
         starts = range(0, len(two), TILE)
@@ -256,13 +263,14 @@ def main() -> int:
     tokenizer = Tokenizer.from_file(str(options.dir / "tokenizer.json"))
     end = tokenizer.token_to_id("<|endoftext|>")
     ids = [tokenizer.encode(text, add_special_tokens=False).ids + [end] for text in texts]
+    positions = np.concatenate([np.arange(len(text)) for text in ids])
     wanted = decoder.final(ids, lambda x, layer, kind: x)
     print("tokens of the texts:", *(len(text) - 1 for text in ids))
     print(f"{'':32} {'1e4 (1 - cosine), worst and mean':^47}  two digits, % of rows and tiles")
     print(f"{'rule':32} {'last':^15} {'end':^15} {'mean':^15}"
           + "".join(f"  {kind:^12}" for kind in KINDS) + "   work")
     for rule in options.rules:
-        rounding = Rounding(rule, len(decoder.layers))
+        rounding = Rounding(rule, len(decoder.layers), positions)
         found = decoder.final(ids, rounding)
         print(table_line(rule, rounding, wanted, found), flush=True)
     return 0
