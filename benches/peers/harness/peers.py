@@ -1,0 +1,88 @@
+"""The peers: how each one is started."""
+
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+ROOT = HERE.parent.parent
+CACHE = ROOT / "target" / "peers"
+MODEL = CACHE / "model"
+PYTHON = CACHE / "venv" / "bin" / "python"
+PEAK = CACHE / "peak"
+CLI = ROOT / "target" / "release" / "mlx-embed"
+CANDLE = CACHE / "candle" / "release" / "candle-worker"
+OURS = ("mlx-embed-exact", "mlx-embed-fast")
+
+
+class Peer:
+    """`activations` is what a matrix product gets: it decides which peak is the peer's."""
+
+    def __init__(self, command, activations: str, about: str, environment=None, most_tokens=None):
+        self.command, self.activations, self.about = command, activations, about
+        self.environment, self.most_tokens = environment or {}, most_tokens
+
+
+def gguf(kind: str) -> Path:
+    return CACHE / f"qwen3-{kind}.gguf"
+
+
+def peers(model: Path, threads: int) -> dict:
+    """Every peer by name. Ours reads `model`; the others read the checkpoint made for them."""
+
+    def python(script, *arguments):
+        return [PYTHON, HERE / "workers" / script, *arguments]
+
+    def ours(precision):
+        return [CLI, "bench", "--model", model, "--threads", threads, "--precision", precision, "--stdin"]
+
+    return {
+        "mlx-embed-exact": Peer(ours("exact"), "int16", "this crate, `--precision exact`"),
+        "mlx-embed-fast": Peer(ours("fast"), "int8", "this crate, `--precision fast`"),
+        "openvino": Peer(
+            python("openvino_worker.py", MODEL, threads, "default"),
+            "int8",
+            "OpenVINO as it comes: activations to int8 at run time",
+        ),
+        "openvino-f32": Peer(
+            python("openvino_worker.py", MODEL, threads, "0"),
+            "f32",
+            "OpenVINO with activations kept in f32",
+        ),
+        "llama.cpp": Peer(
+            python("llama_cpp_worker.py", gguf("full"), threads),
+            "int8",
+            "llama.cpp, Q4_0, as it comes: computes the output head for every token too",
+        ),
+        "llama.cpp-headless": Peer(
+            python("llama_cpp_worker.py", gguf("headless"), threads),
+            "int8",
+            "llama.cpp, Q4_0, vocabulary cut to 1024 so that the head costs nothing",
+        ),
+        "candle": Peer(
+            [CANDLE, gguf("candle")],
+            "int8",
+            "candle-transformers quantized_qwen3, Q4_0; one text after another",
+            {"RAYON_NUM_THREADS": str(threads)},
+        ),
+        "onnxruntime": Peer(
+            python("onnxruntime_worker.py", MODEL, threads, 4),
+            "int8",
+            "ONNX Runtime, MatMulNBits with accuracy_level 4: activations to int8",
+        ),
+        "onnxruntime-f32": Peer(
+            python("onnxruntime_worker.py", MODEL, threads, 1),
+            "f32",
+            "ONNX Runtime, MatMulNBits with accuracy_level 1: activations in f32",
+        ),
+        "mlx-lm": Peer(
+            python("mlx_lm_worker.py", MODEL, threads),
+            "f32",
+            "Python mlx-lm in f32 on MLX's own kernels; only shapes of at most 16 tokens",
+            most_tokens=16,
+        ),
+    }
+
+
+DEFAULT = [
+    "mlx-embed-exact", "mlx-embed-fast", "openvino", "openvino-f32", "llama.cpp",
+    "llama.cpp-headless", "candle", "onnxruntime", "mlx-lm",
+]

@@ -1,0 +1,94 @@
+"""Makes what the peers need, once: everything lands in target/peers."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+
+from .peers import CACHE, CANDLE, CLI, HERE, MODEL, OURS, PEAK, PYTHON, ROOT, gguf
+
+BASE_MODEL = ROOT / "target" / "demo" / "qwen3-0.6b-4bit-random"
+
+
+class PrepareError(Exception):
+    """A command that failed; its output is on standard error."""
+
+
+def run(*command, environment=None, cwd=ROOT) -> None:
+    command = [str(part) for part in command]
+    print("+ " + " ".join(command), file=sys.stderr)
+    finished = subprocess.run(command, cwd=cwd, stdout=sys.stderr, env={**os.environ, **(environment or {})})
+    if finished.returncode != 0:
+        raise PrepareError(f"`{' '.join(command)}` failed with {finished.returncode}")
+
+
+def python_packages() -> None:
+    """A virtual environment with the pinned packages. llama-cpp-python is compiled for this CPU."""
+    lists = [HERE / "requirements-build.txt", HERE / "requirements.txt"]
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in lists)).hexdigest()
+    stamp = CACHE / "venv.stamp"
+    if stamp.is_file() and stamp.read_text() == wanted and PYTHON.is_file():
+        return
+    folder = PYTHON.parent.parent
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=True)
+    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
+    run(*pip, "-r", lists[0])
+    path = f"{PYTHON.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    native = {"PATH": path, "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF"}
+    run(*pip, "--no-build-isolation", "-r", lists[1], environment=native)
+    stamp.write_text(wanted)
+
+
+def checkpoint() -> None:
+    if not BASE_MODEL.is_dir():
+        BASE_MODEL.parent.mkdir(parents=True, exist_ok=True)
+        run(sys.executable, ROOT / "tools" / "full_size" / "make_checkpoint.py", BASE_MODEL)
+    if not MODEL.is_dir():
+        run(PYTHON, HERE / "workers" / "weights.py", BASE_MODEL, MODEL)
+
+
+def gguf_file(kind: str) -> None:
+    if not gguf(kind).is_file():
+        run(PYTHON, HERE / "workers" / "make_gguf.py", MODEL, gguf(kind), kind)
+
+
+def candle() -> None:
+    run(
+        "cargo", "build", "--release", "--locked", "--target-dir", CANDLE.parent.parent,
+        environment={"RUSTFLAGS": "-C target-cpu=native"}, cwd=HERE / "candle",
+    )
+
+
+def cli() -> None:
+    run("cargo", "build", "--release", "--locked", "-p", "mlx-embed-cli")
+
+
+def peak() -> None:
+    source = HERE / "peak.c"
+    if not PEAK.is_file() or PEAK.stat().st_mtime < source.stat().st_mtime:
+        run(os.environ.get("CC", "cc"), "-O3", "-pthread", "-o", PEAK, source)
+
+
+def prepare(names: list) -> dict:
+    """Makes what these peers need; returns, for each that cannot be had, why."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    python_packages()
+    checkpoint()
+    peak()
+    steps = {
+        "llama.cpp": [lambda: gguf_file("full")],
+        "llama.cpp-headless": [lambda: gguf_file("headless")],
+        "candle": [lambda: gguf_file("candle"), candle],
+        **dict.fromkeys(OURS, [cli]),
+    }
+    missing = {}
+    for name in names:
+        try:
+            for step in steps.get(name, []):
+                step()
+        except (PrepareError, OSError) as error:
+            missing[name] = str(error)
+    return missing
