@@ -65,8 +65,9 @@ def ratio(result: dict, shape: str, name: str, to: str):
     return lines[name]["p50_ms"] / lines[to]["p50_ms"]
 
 
-def table(head: list, lines: list) -> str:
-    rule = ["---"] + ["---:"] * (len(head) - 1)
+def table(head: list, lines: list, rest: str = "---:") -> str:
+    """`rest` is the rule, and so the alignment, of all columns but the first."""
+    rule = ["---"] + [rest] * (len(head) - 1)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *lines]) + "\n"
 
 
@@ -95,7 +96,7 @@ def markdown(result: dict) -> str:
 
     def share(name, shape):
         found = line(name, shape)
-        return f"{found['share_of_peak']:.0%}" if found and found["share_of_peak"] else ""
+        return f"{found['share_of_peak']:.1%}" if found and found["share_of_peak"] else ""
 
     def memory(name, shape):
         found = line(name, shape)
@@ -133,7 +134,8 @@ def markdown(result: dict) -> str:
         table(["", "what", "version", "cosine to mlx-lm in f32"],
               [[name, peer["about"], str(peer["facts"].get("version", "")),
                 f"{peer['cosine']:.6f}" if peer.get("cosine") is not None else "not compared"]
-               for name, peer in result["peers"].items()]),
+               for name, peer in result["peers"].items()],
+              rest="---"),
     ]
     parts += [f"- {name} failed: {why}" for name, why in result["failed"].items()]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n\n" + disturbances(result)
