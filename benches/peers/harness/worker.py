@@ -14,7 +14,7 @@ class WorkerError(Exception):
 
 
 class Worker:
-    def __init__(self, name: str, peer, log_folder: Path):
+    def __init__(self, name: str, peer, log_folder: Path, nice: int = 0):
         self.name, self.peer = name, peer
         self.log = log_folder / f"{name}.log"
         try:
@@ -26,7 +26,10 @@ class Worker:
                 text=True,
                 bufsize=1,
                 env={**os.environ, **peer.environment},
+                start_new_session=True,
             )
+            if nice:
+                set_niceness(self.process.pid, nice)
         except OSError as error:
             raise WorkerError(f"{name} does not start: {error}") from error
         self.facts = {}
@@ -93,6 +96,14 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def set_niceness(pid: int, nice: int) -> None:
+    """Of the process and, where the kernel schedules by session (autogroup), of its session."""
+    os.setpriority(os.PRIO_PROCESS, pid, nice)
+    group = Path(f"/proc/{pid}/autogroup")
+    if group.exists():
+        group.write_text(str(nice))
 
 
 def machine_busy_seconds() -> float:
