@@ -60,7 +60,7 @@ def peers(model: Path, threads: int) -> dict:
         "candle": Peer(
             [CANDLE, gguf("candle")],
             "int8",
-            "candle-transformers quantized_qwen3, Q4_0; one text after another",
+            "candle-transformers quantized_qwen3, Q4_K; one text after another",
             {"RAYON_NUM_THREADS": str(threads)},
         ),
         "onnxruntime": Peer(
@@ -76,8 +76,8 @@ def peers(model: Path, threads: int) -> dict:
         "mlx-lm": Peer(
             python("mlx_lm_worker.py", MODEL, threads),
             "f32",
-            "Python mlx-lm in f32 on MLX's own kernels; only shapes of at most 16 tokens",
-            most_tokens=16,
+            "Python mlx-lm in f32 on MLX's own kernels; only shapes of at most 8 tokens",
+            most_tokens=8,
         ),
     }
 
