@@ -10,6 +10,8 @@ PYTHON = CACHE / "venv" / "bin" / "python"
 PEAK = CACHE / "peak"
 CLI = ROOT / "target" / "release" / "mlx-embed"
 CANDLE = CACHE / "candle" / "release" / "candle-worker"
+OPENVINO = CACHE / "qwen3.xml"
+SIZES = (151669, 1024)  # rows of the vocabulary, hidden size
 OURS = ("mlx-embed-exact", "mlx-embed-fast")
 
 
@@ -25,6 +27,10 @@ def gguf(kind: str) -> Path:
     return CACHE / f"qwen3-{kind}.gguf"
 
 
+def onnx(accuracy: int) -> Path:
+    return CACHE / f"qwen3-accuracy-{accuracy}.onnx"
+
+
 def peers(model: Path, threads: int) -> dict:
     """Every peer by name. Ours reads `model`; the others read the checkpoint made for them."""
 
@@ -38,12 +44,12 @@ def peers(model: Path, threads: int) -> dict:
         "mlx-embed-exact": Peer(ours("exact"), "int16", "this crate, `--precision exact`"),
         "mlx-embed-fast": Peer(ours("fast"), "int8", "this crate, `--precision fast`"),
         "openvino": Peer(
-            python("openvino_worker.py", MODEL, threads, "default"),
+            python("openvino_worker.py", OPENVINO, threads, "default", *SIZES),
             "int8",
             "OpenVINO as it comes: activations to int8 at run time",
         ),
         "openvino-f32": Peer(
-            python("openvino_worker.py", MODEL, threads, "0"),
+            python("openvino_worker.py", OPENVINO, threads, "0", *SIZES),
             "f32",
             "OpenVINO with activations kept in f32",
         ),
@@ -64,12 +70,12 @@ def peers(model: Path, threads: int) -> dict:
             {"RAYON_NUM_THREADS": str(threads)},
         ),
         "onnxruntime": Peer(
-            python("onnxruntime_worker.py", MODEL, threads, 4),
+            python("onnxruntime_worker.py", onnx(4), threads, *SIZES),
             "int8",
             "ONNX Runtime, MatMulNBits with accuracy_level 4: activations to int8",
         ),
         "onnxruntime-f32": Peer(
-            python("onnxruntime_worker.py", MODEL, threads, 1),
+            python("onnxruntime_worker.py", onnx(1), threads, *SIZES),
             "f32",
             "ONNX Runtime, MatMulNBits with accuracy_level 1: activations in f32",
         ),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import venv
 
-from .peers import CACHE, CANDLE, CLI, HERE, MODEL, OURS, PEAK, PYTHON, ROOT, gguf
+from .peers import CACHE, CANDLE, HERE, MODEL, OPENVINO, OURS, PEAK, PYTHON, ROOT, gguf, onnx
 
 BASE_MODEL = ROOT / "target" / "demo" / "qwen3-0.6b-4bit-random"
 
@@ -50,9 +50,14 @@ def checkpoint() -> None:
         run(PYTHON, HERE / "workers" / "weights.py", BASE_MODEL, MODEL)
 
 
+def converted(script: str, path, *arguments) -> None:
+    """The checkpoint in a peer's own format, made once."""
+    if not path.is_file():
+        run(PYTHON, HERE / "workers" / script, MODEL, path, *arguments)
+
+
 def gguf_file(kind: str) -> None:
-    if not gguf(kind).is_file():
-        run(PYTHON, HERE / "workers" / "make_gguf.py", MODEL, gguf(kind), kind)
+    converted("make_gguf.py", gguf(kind), kind)
 
 
 def candle() -> None:
@@ -79,6 +84,10 @@ def prepare(names: list) -> dict:
     checkpoint()
     peak()
     steps = {
+        "openvino": [lambda: converted("make_openvino.py", OPENVINO)],
+        "openvino-f32": [lambda: converted("make_openvino.py", OPENVINO)],
+        "onnxruntime": [lambda: converted("make_onnx.py", onnx(4), 4)],
+        "onnxruntime-f32": [lambda: converted("make_onnx.py", onnx(1), 1)],
         "llama.cpp": [lambda: gguf_file("full")],
         "llama.cpp-headless": [lambda: gguf_file("headless")],
         "candle": [lambda: gguf_file("candle"), candle],
