@@ -6,7 +6,7 @@
 )]
 
 use super::packed::PAIR;
-use super::round::MAX_ROWS;
+use super::product::Products;
 use super::simd::{LANES, Simd, exp};
 use super::tiles::Tile;
 
@@ -80,11 +80,11 @@ pub(super) unsafe fn emit<S: Simd>(
     sink: &Sink<'_>,
     tile: Tile,
     pair: usize,
-    products: &[f32; MAX_ROWS * PAIR],
+    products: &Products,
 ) {
     let (first, count) = sink.span(pair);
     for m in 0..tile.rows {
-        let from = products.as_ptr().add(m * PAIR);
+        let from = products.0.as_ptr().add(m * PAIR);
         let to = sink.out.add((tile.first + m) * sink.stride + first);
         let mut x = [S::load(from), S::load(from.add(LANES))];
         if sink.kind == Kind::SwiGlu {

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::attend::{self, Attention, Text};
 use super::emit::{self, Sink};
-use super::packed::{Layout, PAIR};
-use super::product::{self, BYTES, NIBBLES, PairWeights, SPREAD, TileRows};
-use super::round::{self, Input, Laid, MAX_ROWS, Rounded};
+use super::packed::Layout;
+use super::product::{self, BYTES, NIBBLES, PairWeights, Products, SPREAD, TileRows};
+use super::round::{self, Input, Laid, Rounded};
 use super::simd::{self, Simd};
 use super::tiles::Tile;
 
@@ -37,12 +37,12 @@ pub(crate) struct Family {
     detect: fn() -> bool,
     /// By rows, from one.
     pub(super) tiles: &'static [TileFns],
-    pub(super) unpack: unsafe fn(&Layout, *const u8, *mut u8, *mut u8) -> PairWeights,
+    pub(super) unpack: unsafe fn(&Layout, *const u8, usize, *mut u8, *mut u8) -> PairWeights,
     pub(super) round_tile: unsafe fn(&Input<'_>, &Rounded, usize, Range<usize>),
     pub(super) lay_tile: unsafe fn(&Input<'_>, &Laid, usize),
     pub(super) norm_rows: unsafe fn(&Input<'_>, Range<usize>, *mut f32),
     pub(super) prepare: unsafe fn(&Attention<'_>, Text, Range<usize>),
-    pub(super) emit: unsafe fn(&Sink<'_>, Tile, usize, &[f32; MAX_ROWS * PAIR]),
+    pub(super) emit: unsafe fn(&Sink<'_>, Tile, usize, &Products),
     pub(super) swiglu: unsafe fn(*const f32, *const f32, *mut f32, usize),
 }
 
@@ -82,8 +82,10 @@ macro_rules! family {
                 attend::attend::<S, M>(at, text, head, first, scratch);
             }
             $(#[target_feature(enable = $feature)])*
-            pub(super) unsafe fn unpack(layout: &Layout, pair: *const u8, values: *mut u8, scales: *mut u8) -> PairWeights {
-                product::unpack::<S>(layout, pair, values, scales)
+            pub(super) unsafe fn unpack(
+                layout: &Layout, pair: *const u8, groups: usize, values: *mut u8, scales: *mut u8,
+            ) -> PairWeights {
+                product::unpack::<S>(layout, pair, groups, values, scales)
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn round_tile(input: &Input<'_>, to: &Rounded, index: usize, groups: Range<usize>) {
@@ -102,7 +104,7 @@ macro_rules! family {
                 attend::prepare::<S>(at, text, range);
             }
             $(#[target_feature(enable = $feature)])*
-            pub(super) unsafe fn emit(sink: &Sink<'_>, tile: Tile, pair: usize, products: &[f32; MAX_ROWS * PAIR]) {
+            pub(super) unsafe fn emit(sink: &Sink<'_>, tile: Tile, pair: usize, products: &Products) {
                 emit::emit::<S>(sink, tile, pair, products);
             }
             $(#[target_feature(enable = $feature)])*

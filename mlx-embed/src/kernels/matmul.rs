@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use super::buffer::Scratch;
 use super::emit::{Kind, Sink};
 use super::packed::{Layout, PAIR, Packed};
-use super::product::{BYTES, NIBBLES, PairWeights, SPREAD, TileRows, all_rows, unpacked_bytes};
+use super::product::{BYTES, NIBBLES, PairWeights, Products, SPREAD, TileRows, all_rows, unpacked_bytes};
 use super::round::{Input, Laid, MAX_ROWS, Rounded};
 use super::simd::LANES;
 use super::source::Source;
@@ -16,6 +16,9 @@ use super::{Digits, Engine};
 
 /// Tiles from which on a pair is unpacked once for all rather than by each.
 const UNPACK_TILES: usize = 2;
+
+/// Inputs whose unpacked weights stay in the first-level cache, 16 KB, while tile after tile passes by.
+const BLOCK_INPUTS: usize = 512;
 
 /// Bytes of rounded rows that a thread goes over pair after pair. They should stay in its second-level cache.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -57,9 +60,9 @@ pub(crate) enum Output<'a> {
 }
 
 thread_local! {
-    /// A pair's unpacked values and scales and a tile's products of low digits; or a panel pair of f32 and the row it
+    /// A pair's unpacked values and scales, products of low digits and of tiles; or a panel pair of f32 and the row it
     /// is made from.
-    static SCRATCH: RefCell<[Scratch; 3]> = RefCell::default();
+    static SCRATCH: RefCell<[Scratch; 4]> = RefCell::default();
 }
 
 /// Scratch of a projection.
@@ -221,58 +224,72 @@ impl Engine {
         let chunks = tiles.count().div_ceil(chunk);
         let chunk = tiles.count().div_ceil(chunks);
         let unpack = layout.bits == 4 && chunk >= UNPACK_TILES;
+        let form = match (layout.bits, unpack) {
+            (4, true) => SPREAD,
+            (4, false) => NIBBLES,
+            _ => BYTES,
+        };
+        // A single tile reads its weights once.
+        let block = if chunk == 1 { groups } else { (BLOCK_INPUTS / layout.group_size).min(groups) };
         self.pool.run(layout.pairs * chunks, &|task| {
             let (chunk_index, pair_index) = (task / layout.pairs, task % layout.pairs);
-            let pair = packed.pair(pair_index);
-            SCRATCH.with_borrow_mut(|[values, scales, low]| {
-                let weights = if unpack {
-                    let (values_bytes, scales_bytes) = unpacked_bytes(&layout);
-                    // SAFETY: the family was detected; the scratch has the room asked for.
-                    unsafe {
-                        (self.family.unpack)(
-                            &layout,
-                            pair,
-                            values.bytes(values_bytes),
-                            scales.bytes(scales_bytes),
-                        )
-                    }
-                } else {
-                    PairWeights {
-                        values: pair,
-                        values_stride: layout.group_bytes(),
-                        // SAFETY: within the first group of the pair.
-                        scales: unsafe { pair.add(layout.values_bytes()) },
-                        scales_stride: layout.group_bytes(),
-                    }
-                };
-                let form = match (layout.bits, unpack) {
-                    (4, true) => SPREAD,
-                    (4, false) => NIBBLES,
-                    _ => BYTES,
+            let tile_range = chunk_index * chunk..tiles.count().min((chunk_index + 1) * chunk);
+            SCRATCH.with_borrow_mut(|[values, scales, low, products]| {
+                let products = products.bytes(chunk * size_of::<Products>()).cast::<Products>();
+                // SAFETY: there is room for a chunk's tiles, and zeros are numbers.
+                let products = unsafe {
+                    std::ptr::write_bytes(products, 0, tile_range.len());
+                    std::slice::from_raw_parts_mut(products, tile_range.len())
                 };
                 let low = low.bytes(groups * MAX_ROWS * PAIR * size_of::<i32>()).cast::<i32>();
-                let mut out = [0.0_f32; MAX_ROWS * PAIR];
-                for index in chunk_index * chunk..tiles.count().min((chunk_index + 1) * chunk) {
-                    let tile = tiles.get(index);
-                    let fns = &self.family.tiles[tile.rows - 1];
-                    let function = match form {
-                        SPREAD => fns.spread,
-                        NIBBLES => fns.nibbles[usize::from(layout.bf16)],
-                        _ => fns.bytes[usize::from(layout.bf16)],
+                for first_group in (0..groups).step_by(block) {
+                    let block = block.min(groups - first_group);
+                    // SAFETY: the family was detected; the group is one of the pair's; the scratch has the room asked
+                    // for.
+                    let weights = unsafe {
+                        let pair = packed.pair(pair_index).add(first_group * layout.group_bytes());
+                        if unpack {
+                            let (value_bytes, scale_bytes) = unpacked_bytes(&layout, block);
+                            let (values, scales) = (values.bytes(value_bytes), scales.bytes(scale_bytes));
+                            (self.family.unpack)(&layout, pair, block, values, scales)
+                        } else {
+                            PairWeights {
+                                values: pair,
+                                values_stride: layout.group_bytes(),
+                                scales: pair.add(layout.values_bytes()),
+                                scales_stride: layout.group_bytes(),
+                            }
+                        }
                     };
-                    sink.prefetch(tile, pair_index);
-                    // SAFETY: the family was detected; weights and rows were laid out for these groups; `out` and `low`
-                    // have room for the most rows; the sink's tile and pair are this task's.
-                    unsafe {
-                        let rows = TileRows {
-                            digits: rounded.tile_digits(tile),
-                            factors: rounded.tile_factors(tile),
-                            wide: rounded.wide.add(index * groups),
-                            low,
-                        };
-                        self.multiply_low(&weights, &rows, tile.rows, &layout, form, low);
-                        function(weights, rows, groups, layout.group_size, out.as_mut_ptr());
-                        (self.family.emit)(&sink, tile, pair_index, &out);
+                    for (index, products) in tile_range.clone().zip(&mut *products) {
+                        let tile = tiles.get(index);
+                        let last = first_group + block == groups;
+                        if last {
+                            sink.prefetch(tile, pair_index);
+                        }
+                        // SAFETY: the family was detected; weights and rows were laid out for these groups; `products`
+                        // and `low` have room for the most rows; the sink's tiles and pair are this task's.
+                        unsafe {
+                            let digits = rounded.tile_digits(tile);
+                            let factors = rounded.tile_factors(tile);
+                            let rows = TileRows {
+                                digits: digits.add(first_group * 2 * layout.group_size * tile.rows),
+                                factors: factors.add(first_group * 2 * tile.rows),
+                                wide: rounded.wide.add(index * groups + first_group),
+                                low,
+                            };
+                            self.multiply_low(&weights, &rows, tile.rows, &layout, block, form, low);
+                            let fns = &self.family.tiles[tile.rows - 1];
+                            let function = match form {
+                                SPREAD => fns.spread,
+                                NIBBLES => fns.nibbles[usize::from(layout.bf16)],
+                                _ => fns.bytes[usize::from(layout.bf16)],
+                            };
+                            function(weights, rows, block, layout.group_size, products.0.as_mut_ptr());
+                            if last {
+                                (self.family.emit)(&sink, tile, pair_index, products);
+                            }
+                        }
                     }
                 }
             });
@@ -282,17 +299,19 @@ impl Engine {
     /// Products of the low digits of groups in which only some rows have them.
     ///
     /// # Safety
-    /// As [`product::tile`](super::product::tile) for `count` rows; `low` has room for them in every group.
+    /// As [`product::tile`](super::product::tile) for `count` rows and `groups` groups; `low` has room for them in every group.
+    #[expect(clippy::too_many_arguments, reason = "one caller; they are what it has at hand")]
     unsafe fn multiply_low(
         &self,
         weights: &PairWeights,
         rows: &TileRows,
         count: usize,
         layout: &Layout,
+        groups: usize,
         form: u8,
         low: *mut i32,
     ) {
-        for group in 0..layout.groups() {
+        for group in 0..groups {
             // SAFETY: the caller's promise; low digits follow the high ones of all rows.
             unsafe {
                 let wide = *rows.wide.add(group);
@@ -311,7 +330,7 @@ impl Engine {
     fn multiply_expanded(&self, source: &Source<'_>, laid: &Laid, sink: Sink<'_>) {
         let inputs = laid.inputs;
         self.pool.run(sink.columns.div_ceil(PAIR), &|pair| {
-            SCRATCH.with_borrow_mut(|[panel, row, _]| {
+            SCRATCH.with_borrow_mut(|[panel, row, ..]| {
                 let (panel, row) = (panel.floats(inputs * PAIR), row.floats(inputs));
                 for lane in 0..PAIR {
                     let output = pair * PAIR + lane;
@@ -328,13 +347,13 @@ impl Engine {
                         }
                     }
                 }
-                let mut out = [0.0_f32; MAX_ROWS * PAIR];
+                let mut out = Products([0.0; MAX_ROWS * PAIR]);
                 for index in 0..laid.tiles.count() {
                     let tile = laid.tiles.get(index);
                     // SAFETY: as in `multiply_packed`.
                     unsafe {
                         let a = laid.x.add(tile.first * inputs);
-                        (self.family.tiles[tile.rows - 1].float)(a, panel, inputs, out.as_mut_ptr());
+                        (self.family.tiles[tile.rows - 1].float)(a, panel, inputs, out.0.as_mut_ptr());
                         (self.family.emit)(&sink, tile, pair, &out);
                     }
                 }

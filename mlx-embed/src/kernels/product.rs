@@ -6,6 +6,7 @@
 )]
 
 use super::packed::{Layout, PAIR};
+use super::round::MAX_ROWS;
 use super::simd::{LANES, Simd};
 
 /// How a tile product finds a pair's weights.
@@ -30,6 +31,10 @@ pub(super) struct TileRows {
     pub(super) low: *const i32,
 }
 
+/// Products of a tile with a pair, `[rows, 32]`.
+#[repr(C, align(64))]
+pub(super) struct Products(pub(super) [f32; MAX_ROWS * PAIR]);
+
 /// Values in nibbles, two steps a byte.
 pub(super) const NIBBLES: u8 = 0;
 /// Nibbles, one a byte.
@@ -37,7 +42,10 @@ pub(super) const SPREAD: u8 = 1;
 /// Bytes.
 pub(super) const BYTES: u8 = 2;
 
-/// `M` rows times one pair, into `out` `[M, 32]`.
+/// Adds `M` rows times one pair to `out` `[M, 32]`.
+///
+/// The sums are in memory: beside a tile's integers there are no registers for them, and what a compiler keeps on the
+/// stack lies across cache lines.
 ///
 /// For each group: the integer dot products of all rows with all outputs in registers, then into the f32 sums
 /// `scale_x * (scale_w * dot + bias_w * sum_x)`.
@@ -53,19 +61,18 @@ pub(super) unsafe fn tile<S: Simd, const M: usize, const FORM: u8, const BF16: b
     group_size: usize,
     out: *mut f32,
 ) {
-    let mut sums = [[S::splat(0.0); 2]; M];
     for group in 0..groups {
         let values = weights.values.add(group * weights.values_stride);
         let x = rows.digits.add(group * 2 * group_size * M);
         let mut dots = [[S::splat_int(0); 2]; M];
-        digit::<S, M, FORM>(values, x, group_size / 4, &mut dots);
+        digit::<S, M, FORM>(values, x, group_size, &mut dots);
         let wide = *rows.wide.add(group);
         if wide != 0 {
             for m in 0..M {
                 dots[m] = [S::shift_left::<8>(dots[m][0]), S::shift_left::<8>(dots[m][1])];
             }
             if wide == all_rows(M) {
-                digit::<S, M, FORM>(values, x.add(group_size * M), group_size / 4, &mut dots);
+                digit::<S, M, FORM>(values, x.add(group_size * M), group_size, &mut dots);
             } else {
                 for m in 0..M {
                     let low = rows.low.add((group * M + m) * PAIR);
@@ -80,13 +87,10 @@ pub(super) unsafe fn tile<S: Simd, const M: usize, const FORM: u8, const BF16: b
             let (step, sum) = (S::splat(*factors.add(m)), S::splat(*factors.add(M + m)));
             for p in 0..2 {
                 let weighted = S::fma(bias[p], sum, S::mul(scale[p], S::to_float(dots[m][p])));
-                sums[m][p] = S::fma(step, weighted, sums[m][p]);
+                let out = out.add(m * PAIR + p * LANES);
+                S::store(out, S::fma(step, weighted, S::load(out)));
             }
         }
-    }
-    for m in 0..M {
-        S::store(out.add(m * PAIR), sums[m][0]);
-        S::store(out.add(m * PAIR + LANES), sums[m][1]);
     }
 }
 
@@ -111,7 +115,7 @@ pub(super) unsafe fn low<S: Simd, const N: usize, const FORM: u8>(
     out: *mut i32,
 ) {
     let mut dots = [[S::splat_int(0); 2]; N];
-    digit::<S, N, FORM>(values, x, group_size / 4, &mut dots);
+    digit::<S, N, FORM>(values, x, group_size, &mut dots);
     let mut next = 0;
     for m in 0..rows {
         let to = out.add(m * PAIR);
@@ -126,44 +130,57 @@ pub(super) unsafe fn low<S: Simd, const N: usize, const FORM: u8>(
     }
 }
 
+/// How far ahead packed weights are asked for, in bytes: a pair's groups follow each other, and pairs do. Left to itself
+/// the hardware stops at every page.
+const AHEAD: usize = 2048;
+
 /// Adds the products of one digit of a group.
 #[inline(always)]
 unsafe fn digit<S: Simd, const M: usize, const FORM: u8>(
     values: *const u8,
     x: *const i8,
-    steps: usize,
+    group_size: usize,
     dots: &mut [[S::I; 2]; M],
 ) {
     let (mut values, mut x) = (values, x);
-    if FORM == NIBBLES {
-        for _ in 0..steps / 2 {
-            let (low0, high0) = S::nibbles(S::load_bytes(values));
-            let (low1, high1) = S::nibbles(S::load_bytes(values.add(64)));
-            for m in 0..M {
-                dots[m][0] = S::dot4(dots[m][0], low0, x.add(4 * m));
-                dots[m][1] = S::dot4(dots[m][1], low1, x.add(4 * m));
+    for _ in 0..group_size / LANES {
+        if FORM == NIBBLES {
+            for steps in 0..2 {
+                S::prefetch(values.wrapping_add(AHEAD + 128 * steps));
+                S::prefetch(values.wrapping_add(AHEAD + 128 * steps + 64));
+                let (low0, high0) = S::nibbles(S::load_bytes(values.add(128 * steps)));
+                let (low1, high1) = S::nibbles(S::load_bytes(values.add(128 * steps + 64)));
+                step::<S, M, FORM>(low0, low1, x.add(8 * steps), dots);
+                step::<S, M, FORM>(high0, high1, x.add(8 * steps + 4), dots);
             }
-            for m in 0..M {
-                dots[m][0] = S::dot4(dots[m][0], high0, x.add(4 * (M + m)));
-                dots[m][1] = S::dot4(dots[m][1], high1, x.add(4 * (M + m)));
+            values = values.add(256);
+        } else {
+            for steps in 0..4 {
+                let from = values.add(128 * steps);
+                step::<S, M, FORM>(S::load_bytes(from), S::load_bytes(from.add(64)), x.add(4 * steps), dots);
             }
-            values = values.add(128);
-            x = x.add(8 * M);
+            values = values.add(512);
         }
-    } else {
-        for _ in 0..steps {
-            let (w0, w1) = (S::load_bytes(values), S::load_bytes(values.add(64)));
-            for m in 0..M {
-                if FORM == SPREAD {
-                    dots[m][0] = S::dot4(dots[m][0], w0, x.add(4 * m));
-                    dots[m][1] = S::dot4(dots[m][1], w1, x.add(4 * m));
-                } else {
-                    dots[m][0] = S::dot8(dots[m][0], w0, x.add(4 * m));
-                    dots[m][1] = S::dot8(dots[m][1], w1, x.add(4 * m));
-                }
-            }
-            values = values.add(128);
-            x = x.add(4 * M);
+        x = x.add(LANES * M);
+    }
+}
+
+/// Adds the products of four inputs.
+#[inline(always)]
+unsafe fn step<S: Simd, const M: usize, const FORM: u8>(
+    w0: S::B,
+    w1: S::B,
+    x: *const i8,
+    dots: &mut [[S::I; 2]; M],
+) {
+    for m in 0..M {
+        let x = x.add(LANES * m);
+        if FORM == BYTES {
+            dots[m][0] = S::dot8(dots[m][0], w0, x);
+            dots[m][1] = S::dot8(dots[m][1], w1, x);
+        } else {
+            dots[m][0] = S::dot4(dots[m][0], w0, x);
+            dots[m][1] = S::dot4(dots[m][1], w1, x);
         }
     }
 }
@@ -186,30 +203,33 @@ unsafe fn scales<S: Simd, const BF16: bool>(from: *const u8) -> ([S::F; 2], [S::
     }
 }
 
-/// Bytes that [`unpack`] writes for a pair.
-pub(super) fn unpacked_bytes(layout: &Layout) -> (usize, usize) {
-    (layout.groups() * layout.group_size * PAIR, layout.groups() * PAIR * 8)
+/// Bytes that [`unpack`] writes for so many groups of a pair: values and scales.
+pub(super) fn unpacked_bytes(layout: &Layout, groups: usize) -> (usize, usize) {
+    (groups * layout.group_size * PAIR, groups * PAIR * 8)
 }
 
-/// A pair of 4-bit panels with one value a byte and scales in f32, for many tiles to use.
+/// `groups` groups of a pair of 4-bit panels, from `pair` on, with one value a byte and scales in f32, for many tiles
+/// to use.
 ///
 /// # Safety
-/// The instruction set of `S` is enabled; `pair` is a pair of `layout`; `values` and `scales_to` have room for
-/// [`unpacked_bytes`].
+/// The instruction set of `S` is enabled; `pair` points to a group of a pair of `layout` with as many behind it;
+/// `values` and `scales_to` have room for [`unpacked_bytes`].
 #[inline(always)]
 pub(super) unsafe fn unpack<S: Simd>(
     layout: &Layout,
     pair: *const u8,
+    groups: usize,
     values: *mut u8,
     scales_to: *mut u8,
 ) -> PairWeights {
     let values_stride = layout.group_size * PAIR;
     let scales_stride = PAIR * 8;
-    for group in 0..layout.groups() {
+    for group in 0..groups {
         let mut from = pair.add(group * layout.group_bytes());
         let mut to = values.add(group * values_stride);
         for _ in 0..layout.group_size / 8 {
             for panel in 0..2 {
+                S::prefetch(from.wrapping_add(AHEAD + 64 * panel));
                 let (low, high) = S::nibbles(S::load_bytes(from.add(64 * panel)));
                 S::store_wide(to.add(64 * panel), low);
                 S::store_wide(to.add(128 + 64 * panel), high);

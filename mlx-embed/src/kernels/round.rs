@@ -5,8 +5,8 @@
 //! passes of the byte instructions, which cost what one pass over 16-bit numbers would, and unpack the weights to bytes
 //! instead of words.
 //!
-//! In a tile, all numbers that an instruction step needs lie side by side: for each group the high digits of all its
-//! rows, four inputs at a time, then the low digits of those rows that have any.
+//! In a tile, all numbers that a few instruction steps need lie side by side: for each group the high digits of all its
+//! rows, sixteen inputs at a time, then the low digits of those rows that have any.
 
 #![expect(
     unsafe_op_in_unsafe_fn,
@@ -143,91 +143,92 @@ pub(super) unsafe fn round_tile<S: Simd>(
 ) {
     let tile = to.tiles.get(index);
     let size = to.group_size;
-    // A row's factor before the norm's weights, NaN if the row isn't finite, and the magnitude up to which one digit is
-    // enough.
-    let mut rows = [(0.0_f32, 0.0_f32); MAX_ROWS];
+    // A row's factor before the norm's weights, and the magnitude up to which one digit is enough.
+    let mut rows = [(1.0_f32, -1.0_f32); MAX_ROWS];
     for m in 0..tile.rows {
         let x = input.row(tile.first + m);
-        let factor = match input.norm {
-            Some((_, eps)) => inverse_rms::<S>(x, eps),
-            None => 1.0,
-        };
-        let sum = sum_of_squares::<S>(x, input.norm.map(|(weight, _)| weight));
-        let one_digit = match input.digits {
-            Digits::Two => -1.0,
-            Digits::TwoAbove { rows, .. } if rows[tile.first + m] => -1.0,
-            Digits::TwoAbove { times, .. } => times * factor * (sum / x.len() as f32).sqrt(),
-        };
-        rows[m] = (if sum.is_finite() { factor } else { f32::NAN }, one_digit);
-    }
-    for group in groups {
-        let start = group * size;
-        let weight = input.norm.map(|(weight, _)| weight.as_ptr().add(start));
-        let load = |x: *const f32, factor: S::F, k: usize| {
-            let v = S::load(x.add(k));
-            match weight {
-                Some(weight) => S::mul(S::mul(v, factor), S::load(weight.add(k))),
-                None => v,
+        if let Some((_, eps)) = input.norm {
+            rows[m].0 = inverse_rms::<S>(x, eps);
+        }
+        match input.digits {
+            Digits::TwoAbove { times, rows: two } if !two[tile.first + m] => {
+                let sum = match input.norm {
+                    Some((weight, _)) => sum_of_squares::<S>(x, Some(weight)),
+                    None => sum_of_squares::<S>(x, None),
+                };
+                rows[m].1 = times * rows[m].0 * (sum / x.len() as f32).sqrt();
             }
-        };
-        let mut largest = [0.0_f32; MAX_ROWS];
+            _ => {}
+        }
+    }
+    let weight = input.norm.map(|(weight, _)| weight.as_ptr());
+    // Row by row rather than group by group: rows lie a power of two apart, and would fight for the same cache lines.
+    for m in 0..tile.rows {
+        let x = input.row(tile.first + m).as_ptr();
+        let factor = S::splat(rows[m].0);
+        for group in groups.clone() {
+            let mut max = S::splat_int(0);
+            for k in (group * size..(group + 1) * size).step_by(LANES) {
+                max = S::max_magnitude(max, value::<S>(x, factor, weight, k));
+            }
+            *to.tile_factors(tile).add(group * 2 * tile.rows + m) = S::reduce_max_magnitude(max);
+        }
+    }
+    let masks = to.wide.add(index * to.groups());
+    for group in groups.clone() {
+        let largest = to.tile_factors(tile).add(group * 2 * tile.rows);
         let mut wide = 0_u16;
         for m in 0..tile.rows {
-            let x = input.row(tile.first + m).as_ptr().add(start);
-            let factor = S::splat(rows[m].0);
-            let mut max = S::splat(0.0);
-            for k in (0..size).step_by(LANES) {
-                max = S::max(max, S::abs(load(x, factor, k)));
-            }
-            largest[m] = S::reduce_max(max);
-            let one = largest[m] <= rows[m].1;
+            let one = *largest.add(m) <= rows[m].1;
             wide |= u16::from(!one) << m;
         }
-        *to.wide.add(index * to.groups() + group) = wide;
-        let factors = to.tile_factors(tile).add(group * 2 * tile.rows);
-        let high = to.tile_digits(tile).add(group * 2 * size * tile.rows);
-        let low = high.add(size * tile.rows);
-        let low_rows = wide.count_ones() as usize;
-        let mut low_row = 0;
-        for m in 0..tile.rows {
-            let x = input.row(tile.first + m).as_ptr().add(start);
-            let factor = S::splat(rows[m].0);
+        *masks.add(group) = wide;
+    }
+    for m in 0..tile.rows {
+        let x = input.row(tile.first + m).as_ptr();
+        let factor = S::splat(rows[m].0);
+        for group in groups.clone() {
+            let wide = *masks.add(group);
             let two = wide >> m & 1 == 1;
+            let factors = to.tile_factors(tile).add(group * 2 * tile.rows);
+            let largest = *factors.add(m);
             let limit = if two { TWO } else { ONE };
-            let step = largest[m] / limit;
+            let step = largest * (1.0 / limit);
             // Zeros and numbers so small that their step vanishes round to zero.
-            let inverse = if step > 0.0 { S::splat(1.0 / step) } else { S::splat(0.0) };
+            let inverse = S::splat(if step > f32::MIN_POSITIVE { limit / largest } else { 0.0 });
+            let high = to.tile_digits(tile).add(group * 2 * size * tile.rows);
+            let low_rows = wide.count_ones() as usize;
+            let low_row = (wide & ((1 << m) - 1)).count_ones() as usize;
+            let low = high.add(size * tile.rows + LANES * low_row);
+            let high = high.add(LANES * m);
             let mut sum = S::splat_int(0);
             for k in (0..size).step_by(LANES) {
-                let a = S::round(S::mul(load(x, factor, k), inverse));
+                let a = S::round(S::mul(value::<S>(x, factor, weight, group * size + k), inverse));
                 sum = S::add_int(sum, a);
-                let at = high.add(k * tile.rows + 4 * m);
                 if two {
                     let h = S::shift_right::<8>(S::add_int(a, S::splat_int(128)));
-                    let l = S::sub_int(a, S::shift_left::<8>(h));
-                    scatter::<S>(h, at, 4 * tile.rows);
-                    scatter::<S>(l, low.add(k * low_rows + 4 * low_row), 4 * low_rows);
+                    S::store_bytes(high.add(k * tile.rows), h);
+                    S::store_bytes(low.add(k * low_rows), S::sub_int(a, S::shift_left::<8>(h)));
                 } else {
-                    scatter::<S>(a, at, 4 * tile.rows);
+                    S::store_bytes(high.add(k * tile.rows), a);
                 }
             }
-            low_row += usize::from(two);
             // One digit beside rows of two counts as the high one. Powers of two change no result.
             let (step, unit) = if wide != 0 && !two { (step / 256.0, 256.0) } else { (step, 1.0) };
             // NaN and infinity can't be rounded; they reach the result through the scale.
-            *factors.add(m) = if rows[m].0.is_finite() { step } else { f32::NAN };
+            *factors.add(m) = if largest.is_finite() { step } else { f32::NAN };
             *factors.add(tile.rows + m) = S::reduce_add_int(sum) as f32 * unit;
         }
     }
 }
 
-/// Writes sixteen bytes, four at a time, `stride` bytes apart.
+/// Sixteen numbers of a row from `k` on, normed if there are weights for it.
 #[inline(always)]
-unsafe fn scatter<S: Simd>(a: S::I, to: *mut i8, stride: usize) {
-    let mut bytes = [0_i8; LANES];
-    S::store_bytes(bytes.as_mut_ptr(), a);
-    for (i, four) in bytes.chunks_exact(4).enumerate() {
-        to.add(i * stride).cast::<[i8; 4]>().write_unaligned([four[0], four[1], four[2], four[3]]);
+unsafe fn value<S: Simd>(x: *const f32, factor: S::F, weight: Option<*const f32>, k: usize) -> S::F {
+    let x = S::load(x.add(k));
+    match weight {
+        Some(weight) => S::mul(S::mul(x, factor), S::load(weight.add(k))),
+        None => x,
     }
 }
 

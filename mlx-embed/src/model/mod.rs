@@ -53,10 +53,7 @@ impl std::fmt::Display for Precision {
 }
 
 /// Texts of at most so many tokens keep 16 bits throughout: what a token among so few becomes hangs on a hair.
-const SHORT_TEXT: usize = 4;
-
-/// So many first tokens of each text keep 16 bits in the early layers: massive activations arise there.
-const FIRST_TOKENS: usize = 4;
+const SHORT_TEXT: usize = 5;
 
 /// Which activations of a layer keep 16 bits.
 ///
@@ -66,7 +63,7 @@ const FIRST_TOKENS: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Rule {
     All,
-    /// Those above 5 times the row's root mean square, and first tokens.
+    /// Those above 5 times the row's root mean square.
     Early,
     /// Those above 16 times the row's root mean square.
     Late,
@@ -86,8 +83,6 @@ impl Precision {
 #[derive(Debug)]
 struct Texts {
     lengths: Arc<[usize]>,
-    /// For each token whether it is one of a short text or of the first of any.
-    early: Vec<bool>,
     /// For each token whether it is one of a short text.
     short: Vec<bool>,
     /// For each text whether it is short.
@@ -96,24 +91,21 @@ struct Texts {
 
 impl Texts {
     fn new(lengths: &Arc<[usize]>) -> Self {
-        let tokens = || lengths.iter().flat_map(|&length| (0..length).map(move |token| (token, length)));
+        let short = |length: usize| length <= SHORT_TEXT;
         Self {
             lengths: Arc::clone(lengths),
-            early: tokens().map(|(token, length)| token < FIRST_TOKENS || length <= SHORT_TEXT).collect(),
-            short: tokens().map(|(_, length)| length <= SHORT_TEXT).collect(),
-            short_texts: lengths.iter().map(|&length| length <= SHORT_TEXT).collect(),
+            short: lengths.iter().flat_map(|&length| std::iter::repeat_n(short(length), length)).collect(),
+            short_texts: lengths.iter().map(|&length| short(length)).collect(),
         }
     }
 
     /// The digits that `rule` gives `rows` rows: all tokens, or one of each text.
     fn digits(&self, rule: Rule, rows: usize) -> Digits<'_> {
+        let short = if rows == self.short.len() { &self.short } else { &self.short_texts };
         match rule {
             Rule::All => Digits::Two,
-            Rule::Early if rows == self.early.len() => Digits::TwoAbove { times: 5.0, rows: &self.early },
-            Rule::Late if rows == self.short.len() => Digits::TwoAbove { times: 16.0, rows: &self.short },
-            // Rows that were picked for pooling, where the last layer is an early one or not.
-            Rule::Early => Digits::Two,
-            Rule::Late => Digits::TwoAbove { times: 16.0, rows: &self.short_texts },
+            Rule::Early => Digits::TwoAbove { times: 5.0, rows: short },
+            Rule::Late => Digits::TwoAbove { times: 16.0, rows: short },
         }
     }
 }

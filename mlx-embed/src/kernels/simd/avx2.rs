@@ -105,6 +105,21 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn max_magnitude(max: Self::I, a: Self::F) -> Self::I {
+        let a = Self::abs(a);
+        let a = [_mm256_castps_si256(a[0]), _mm256_castps_si256(a[1])];
+        halves!(_mm256_max_epi32(max, a))
+    }
+    #[inline(always)]
+    unsafe fn reduce_max_magnitude(max: Self::I) -> f32 {
+        let eight = _mm256_max_epi32(max[0], max[1]);
+        let four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+        let two = _mm_max_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
+        let one = _mm_max_epi32(two, _mm_shuffle_epi32::<1>(two));
+        f32::from_bits(_mm_cvtsi128_si32(one) as u32)
+    }
+
+    #[inline(always)]
     unsafe fn splat_int(x: i32) -> Self::I {
         [_mm256_set1_epi32(x); 2]
     }
@@ -167,6 +182,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
 
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
     #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> Self::B {
         [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())]

@@ -73,6 +73,15 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn max_magnitude(max: __m512i, a: __m512) -> __m512i {
+        _mm512_max_epi32(max, _mm512_castps_si512(_mm512_abs_ps(a)))
+    }
+    #[inline(always)]
+    unsafe fn reduce_max_magnitude(max: __m512i) -> f32 {
+        f32::from_bits(_mm512_reduce_max_epi32(max) as u32)
+    }
+
+    #[inline(always)]
     unsafe fn splat_int(x: i32) -> __m512i {
         _mm512_set1_epi32(x)
     }
@@ -121,6 +130,10 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
         _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(a))
     }
 
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
     #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> __m512i {
         _mm512_loadu_si512(from.cast())

@@ -42,6 +42,11 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn reduce_add(a: Self::F) -> f32;
     unsafe fn reduce_max(a: Self::F) -> f32;
+    /// The larger of each lane of `max`, the bits of a magnitude, and the bits of `|a|`. NaN counts as larger than any
+    /// number.
+    unsafe fn max_magnitude(max: Self::I, a: Self::F) -> Self::I;
+    /// The largest magnitude of all lanes, as a number.
+    unsafe fn reduce_max_magnitude(max: Self::I) -> f32;
 
     unsafe fn splat_int(x: i32) -> Self::I;
     unsafe fn add_int(a: Self::I, b: Self::I) -> Self::I;
@@ -60,6 +65,8 @@ pub(super) unsafe trait Simd: Copy + 'static {
     /// The low byte of each lane.
     unsafe fn store_bytes(to: *mut i8, a: Self::I);
 
+    /// Asks for a cache line that will be read soon. Any address will do.
+    unsafe fn prefetch(from: *const u8);
     unsafe fn load_bytes(from: *const u8) -> Self::B;
     unsafe fn store_wide(to: *mut u8, a: Self::B);
     /// The low nibble of each byte, and the high one.

@@ -73,6 +73,15 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn max_magnitude(max: [i32; 16], a: [f32; 16]) -> [i32; 16] {
+        from_fn(|i| max[i].max(a[i].abs().to_bits() as i32))
+    }
+    #[inline(always)]
+    unsafe fn reduce_max_magnitude(max: [i32; 16]) -> f32 {
+        f32::from_bits(max.into_iter().fold(0, i32::max) as u32)
+    }
+
+    #[inline(always)]
     unsafe fn splat_int(x: i32) -> [i32; 16] {
         [x; 16]
     }
@@ -121,6 +130,8 @@ unsafe impl Simd for Portable {
         to.cast::<[i8; 16]>().write_unaligned(a.map(|x| x as i8))
     }
 
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> [u8; 64] {
         from.cast::<[u8; 64]>().read_unaligned()
