@@ -117,8 +117,10 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
         for h in 0..kv_heads {
             let to = at.value(h, token);
             let x = row(position, (heads + kv_heads + h) * head_dim);
-            std::ptr::copy_nonoverlapping(x.as_ptr(), to, head_dim);
-            std::ptr::write_bytes(to.add(head_dim), 0, value_width(head_dim) - head_dim);
+            copy::<S>(x.as_ptr(), to, head_dim);
+            for e in head_dim..value_width(head_dim) {
+                *to.add(e) = 0.0;
+            }
         }
     }
     // Head by head and a few tokens at once: transposed, a token's keys lie in as many cache lines as it has numbers.
@@ -141,6 +143,18 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
                 *to.add(e * KEYS + i) = keys[e];
             }
         }
+    }
+}
+
+/// Copies a head, which is too short for a call of the library to pay.
+#[inline(always)]
+unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, count: usize) {
+    let whole = count / LANES * LANES;
+    for e in (0..whole).step_by(LANES) {
+        S::store(to.add(e), S::load(from.add(e)));
+    }
+    for e in whole..count {
+        *to.add(e) = *from.add(e);
     }
 }
 
@@ -210,7 +224,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
     for m in 0..M {
         let q = at.q.add(((text.first + first + m) * heads + head) * head_dim);
         // Side by side, so that an inner loop reaches every row from one address.
-        std::ptr::copy_nonoverlapping(q, queries.add(m * MAX_HEAD_DIM), head_dim);
+        copy::<S>(q, queries.add(m * MAX_HEAD_DIM), head_dim);
     }
     std::ptr::write_bytes(sums, 0, M * value_width);
     let mut max = [f32::NEG_INFINITY; M];

@@ -60,3 +60,9 @@ impl std::fmt::Debug for Weights {
         f.debug_struct("Weights").field("bytes", &self.map.len()).finish()
     }
 }
+
+impl std::fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scratch").field("bytes", &(self.lines.len() * size_of::<Line>())).finish()
+    }
+}

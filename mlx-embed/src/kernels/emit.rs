@@ -76,12 +76,7 @@ impl Sink<'_> {
 /// # Safety
 /// The instruction set of `S` is enabled; the sink's rows and columns of this tile and pair are valid and nobody else's.
 #[inline(always)]
-pub(super) unsafe fn emit<S: Simd>(
-    sink: &Sink<'_>,
-    tile: Tile,
-    pair: usize,
-    products: &Products,
-) {
+pub(super) unsafe fn emit<S: Simd>(sink: &Sink<'_>, tile: Tile, pair: usize, products: &Products) {
     let (first, count) = sink.span(pair);
     for m in 0..tile.rows {
         let from = products.0.as_ptr().add(m * PAIR);

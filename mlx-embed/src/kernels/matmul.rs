@@ -15,7 +15,7 @@ use super::tiles::Tiles;
 use super::{Digits, Engine};
 
 /// Tiles from which on a pair is unpacked once for all rather than by each.
-const UNPACK_TILES: usize = 2;
+const UNPACK_TILES: usize = 3;
 
 /// Inputs whose unpacked weights stay in the first-level cache, 16 KB, while tile after tile passes by.
 const BLOCK_INPUTS: usize = 512;

@@ -43,6 +43,9 @@ pub(crate) use source::{Floats, Scales, Source};
 
 use matmul::Workspace;
 
+/// Numbers that stay allocated between operations: 32 MiB.
+const MOST_BETWEEN: usize = 8 << 20;
+
 /// Threads, an instruction set and scratch memory: what a model on the CPU computes with.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -50,6 +53,7 @@ pub(crate) struct Engine {
     pool: Pool,
     workspace: Mutex<Workspace>,
     attention: Mutex<attention::Workspace>,
+    between: Mutex<buffer::Scratch>,
 }
 
 impl Engine {
@@ -60,11 +64,25 @@ impl Engine {
             pool: Pool::new(threads)?,
             workspace: Mutex::default(),
             attention: Mutex::default(),
+            between: Mutex::default(),
         })
     }
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Hands `work` memory for `len` numbers that one operation leaves for the next. It is the same memory each time, so
+    /// it stays in the caches, where memory from the system would come page by page.
+    pub(crate) fn between<R>(&self, len: usize, work: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> R {
+        let mut scratch = self.between.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: room for `len` numbers that nobody else uses while the lock is held; they need not be anything.
+        let result = work(unsafe { std::slice::from_raw_parts_mut(scratch.floats(len).cast(), len) });
+        // What one long text needed is not kept.
+        if len > MOST_BETWEEN {
+            *scratch = buffer::Scratch::default();
+        }
+        result
     }
 
     fn workspace(&self) -> MutexGuard<'_, Workspace> {

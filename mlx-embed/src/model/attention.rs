@@ -23,11 +23,7 @@ pub(super) enum Attention {
     /// On MLX's own operations.
     Mlx(MlxAttention),
     /// On this crate's kernels for the CPU.
-    Host {
-        qkv: host::Projection, // D -> (H + 2 K) * E, normed before
-        mix: Arc<host::Attention>,
-        output: host::Projection, // H * E -> D
-    },
+    Host(host::Attention),
 }
 
 #[derive(Debug)]
@@ -96,31 +92,16 @@ impl Attention {
                 })?;
                 let sizes = [heads, kv_heads, head_dim].map(|size| size as usize);
                 let sizes = Heads { heads: sizes[0], kv_heads: sizes[1], head_dim: sizes[2] };
-                let qkv = host::ProjectionSpec {
-                    name: "qkv_proj",
-                    matrices: &[
-                        (of("q_proj"), heads * head_dim),
-                        (of("k_proj"), kv_heads * head_dim),
-                        (of("v_proj"), kv_heads * head_dim),
-                    ],
-                    inputs: hidden_size,
-                    norm: Some(host::Norm::load(weights, &norm_path, hidden_size, eps)?),
-                    then: host::Then::Keep,
+                let spec = host::AttentionSpec {
+                    path: &path,
+                    norm: host::Norm::load(weights, &norm_path, hidden_size, eps)?,
+                    hidden: hidden_size,
+                    heads: sizes,
+                    q_norm,
+                    k_norm,
                     rule,
                 };
-                let output = host::ProjectionSpec {
-                    name: "o_proj",
-                    matrices: &[(of("o_proj"), hidden_size)],
-                    inputs: heads * head_dim,
-                    norm: None,
-                    then: host::Then::AddToResidual,
-                    rule,
-                };
-                Ok(Self::Host {
-                    qkv: host::Projection::load(engine, weights, qkv)?,
-                    mix: host::Attention::new(engine, sizes, q_norm, k_norm),
-                    output: host::Projection::load(engine, weights, output)?,
-                })
+                host::Attention::load(engine, weights, spec).map(Self::Host)
             }
         }
     }
@@ -138,7 +119,7 @@ impl Attention {
     ) -> Result<Array, MlxError> {
         match self {
             Self::Mlx(attention) => attention.mix(x, rope, stream),
-            Self::Host { qkv, mix, .. } => mix.forward(&qkv.forward(x, texts, stream)?, texts, rope, stream),
+            Self::Host(attention) => attention.mix(x, texts, rope, stream),
         }
     }
 
@@ -155,7 +136,7 @@ impl Attention {
     ) -> Result<Array, MlxError> {
         match self {
             Self::Mlx(attention) => ops::add(x, &attention.o_proj.forward(mixed, stream)?, stream),
-            Self::Host { output, .. } => output.add_to(x, mixed, texts, stream),
+            Self::Host(attention) => attention.output(x, mixed, texts, stream),
         }
     }
 }

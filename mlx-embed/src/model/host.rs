@@ -197,35 +197,16 @@ impl HostKernel for Gather {
     }
 }
 
-/// Matrices that read the same rows.
-#[derive(Debug)]
-pub(super) struct Projection {
-    kernel: Arc<Project>,
-    /// Matrices that could not be packed, in order.
-    arrays: Vec<Array>,
-    width: i32,
-}
-
+/// Matrices that read the same rows, and the norm before them.
 #[derive(Debug)]
 struct Project {
-    engine: Arc<Engine>,
-    name: &'static str,
     norm: Option<Norm>,
     rule: Rule,
     inputs: usize,
+    outputs: usize,
     parts: Vec<HostPart>,
-    then: Then,
-}
-
-/// What becomes of the products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
-    /// They are the result, side by side.
-    Keep,
-    /// They are added to the residual stream.
-    AddToResidual,
-    /// The first matrix's are the gate of SwiGLU for the second's.
-    SwiGlu,
+    /// How many of a kernel's inputs are matrices of this that could not be packed.
+    arrays: usize,
 }
 
 #[derive(Debug)]
@@ -246,15 +227,13 @@ enum HostWeights {
 }
 
 /// What a projection is made of.
-pub(super) struct ProjectionSpec<'a> {
-    /// For messages.
-    pub(super) name: &'static str,
+struct ProjectSpec<'a> {
     /// Paths of the matrices and their heights.
-    pub(super) matrices: &'a [(String, i32)],
-    pub(super) inputs: i32,
-    pub(super) norm: Option<Norm>,
-    pub(super) then: Then,
-    pub(super) rule: Rule,
+    matrices: &'a [(String, i32)],
+    inputs: i32,
+    norm: Option<Norm>,
+    order: Order,
+    rule: Rule,
 }
 
 /// A matrix as the checkpoint has it.
@@ -284,18 +263,18 @@ impl<'a> Loaded<'a> {
     }
 }
 
-impl Projection {
-    pub(super) fn load(
-        engine: &Arc<Engine>,
+impl Project {
+    /// Loads and packs it; returns it with the arrays of what could not be packed.
+    fn load(
+        engine: &Engine,
         weights: &Weights<'_>,
-        spec: ProjectionSpec<'_>,
-    ) -> Result<Self, CheckpointError> {
-        let ProjectionSpec { name, matrices, inputs, norm, then, rule } = spec;
+        spec: ProjectSpec<'_>,
+    ) -> Result<(Self, Vec<Array>), CheckpointError> {
+        let ProjectSpec { matrices, inputs, norm, order, rule } = spec;
         let mut loaded = Vec::new();
         for (path, outputs) in matrices {
             loaded.push(Loaded::read(weights, path, *outputs, inputs)?);
         }
-        let order = if then == Then::SwiGlu { Order::Interleaved } else { Order::Stacked };
         let any_bias = loaded.iter().any(|matrix| matrix.bias.is_some());
         let pack = |loaded: &[Loaded<'_>], order| {
             let path = loaded[0].path;
@@ -331,147 +310,167 @@ impl Projection {
         for (path, _) in matrices {
             weights.release(path);
         }
-        let outputs: i32 = matrices.iter().map(|(_, outputs)| outputs).sum();
-        let width = if then == Then::SwiGlu { outputs / 2 } else { outputs };
-        let inputs = inputs as usize;
-        let engine = Arc::clone(engine);
-        let kernel = Arc::new(Project { engine, name, norm, rule, inputs, parts, then });
-        Ok(Self { kernel, arrays: kept, width })
+        let outputs = matrices.iter().map(|(_, outputs)| *outputs as usize).sum();
+        let project = Self { norm, rule, inputs: inputs as usize, outputs, parts, arrays: kept.len() };
+        Ok((project, kept))
     }
 
-    /// # Shape
-    /// `x` `[.., inputs]`, result `[.., width]`.
-    pub(super) fn forward(&self, x: &Array, texts: &Arc<Texts>, stream: &Stream) -> Result<Array, MlxError> {
-        let mut shape = x.shape().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = self.width;
-        }
-        let inputs: Vec<&Array> = std::iter::once(x).chain(&self.arrays).collect();
-        let output = OutputSpec::new(&shape, Dtype::F32);
-        let [out] = host_kernel(self.call(texts), &inputs, [output], stream)?;
-        Ok(out)
-    }
-
-    fn call(&self, texts: &Arc<Texts>) -> Arc<ProjectCall> {
-        Arc::new(ProjectCall { layer: Arc::clone(&self.kernel), texts: Arc::clone(texts) })
-    }
-
-    /// # Shape
-    /// `x` `[.., inputs]`, `residual` and result `[.., width]`.
-    pub(super) fn add_to(
+    /// Products of rows `x`; `arrays` are those that [`Project::load`] returned.
+    fn run<'a>(
         &self,
-        residual: &Array,
-        x: &Array,
-        texts: &Arc<Texts>,
-        stream: &Stream,
-    ) -> Result<Array, MlxError> {
-        let inputs: Vec<&Array> = [x, residual].into_iter().chain(&self.arrays).collect();
-        let output = OutputSpec::in_place(1, residual.shape(), Dtype::F32);
-        let [out] = host_kernel(self.call(texts), &inputs, [output], stream)?;
-        Ok(out)
-    }
-}
-
-/// A projection of one batch.
-struct ProjectCall {
-    layer: Arc<Project>,
-    texts: Arc<Texts>,
-}
-
-impl HostKernel for ProjectCall {
-    fn name(&self) -> &str {
-        self.layer.name
-    }
-
-    fn run(&self, inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError> {
-        let Project { engine, norm, rule, inputs: width, parts, then, .. } = &*self.layer;
-        let x: &[f32] = inputs[0].as_slice()?;
-        let mut rest = &inputs[if *then == Then::AddToResidual { 2 } else { 1 }..];
-        let mut matrices = Vec::with_capacity(parts.len());
-        for part in parts {
+        engine: &Engine,
+        x: &[f32],
+        texts: &Texts,
+        mut arrays: &[HostInput<'_>],
+        output: Output<'a>,
+    ) -> Result<&'a mut [f32], MlxError> {
+        let mut parts = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
             let weights = match &part.weights {
                 HostWeights::Packed(packed) => kernels::Weights::Packed(packed),
-                HostWeights::Expanded { form, arrays, outputs } => {
-                    let (own, others) = rest.split_at(*arrays);
-                    rest = others;
+                HostWeights::Expanded { form, arrays: count, outputs } => {
+                    let (own, others) = arrays.split_at(*count);
+                    arrays = others;
                     kernels::Weights::Expanded { source: form.source(own)?, outputs: *outputs }
                 }
             };
-            matrices.push(Part { weights, bias: part.bias.as_deref() });
+            parts.push(Part { weights, bias: part.bias.as_deref() });
         }
-        let norm = norm.as_ref().map(Norm::parts);
-        let digits = self.texts.digits(*rule, x.len() / width);
-        let output = &mut outputs[0];
-        match then {
-            Then::AddToResidual => {
-                engine.project(x, norm, *width, digits, &matrices, Output::Add(output.as_mut_slice()?));
-                Ok(())
-            }
-            Then::Keep => Ok(output
-                .fill_with(|out| engine.project(x, norm, *width, digits, &matrices, Output::Store(out)))?),
-            Then::SwiGlu => Ok(output
-                .fill_with(|out| engine.project(x, norm, *width, digits, &matrices, Output::SwiGlu(out)))?),
-        }
+        let norm = self.norm.as_ref().map(Norm::parts);
+        let digits = texts.digits(self.rule, x.len() / self.inputs);
+        Ok(engine.project(x, norm, self.inputs, digits, &parts, output))
     }
 }
 
-/// Causal self-attention of each text.
+/// Sizes of an attention layer and where its weights are.
+pub(super) struct AttentionSpec<'a> {
+    /// Path of the attention, and of the norm before it.
+    pub(super) path: &'a str,
+    pub(super) norm: Norm,
+    pub(super) hidden: i32,
+    pub(super) heads: Heads,
+    pub(super) q_norm: Option<Norm>,
+    pub(super) k_norm: Option<Norm>,
+    pub(super) rule: Rule,
+}
+
+/// Causal self-attention of each text, with the projections around it.
 #[derive(Debug)]
 pub(super) struct Attention {
+    mix: Arc<Mix>,
+    mix_arrays: Vec<Array>,
+    output: Arc<OutputProjection>,
+    output_arrays: Vec<Array>,
+}
+
+/// Norm, projections to queries, keys and values, and attention.
+#[derive(Debug)]
+struct Mix {
     engine: Arc<Engine>,
+    qkv: Project,
     heads: Heads,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
 }
 
+#[derive(Debug)]
+struct OutputProjection {
+    engine: Arc<Engine>,
+    project: Project,
+}
+
 impl Attention {
-    pub(super) fn new(
+    pub(super) fn load(
         engine: &Arc<Engine>,
-        heads: Heads,
-        q_norm: Option<Norm>,
-        k_norm: Option<Norm>,
-    ) -> Arc<Self> {
-        Arc::new(Self { engine: Arc::clone(engine), heads, q_norm, k_norm })
+        weights: &Weights<'_>,
+        spec: AttentionSpec<'_>,
+    ) -> Result<Self, CheckpointError> {
+        let AttentionSpec { path, norm, hidden, heads, q_norm, k_norm, rule } = spec;
+        let of = |name: &str| format!("{path}.{name}");
+        let width = |heads_of: usize| (heads_of * heads.head_dim) as i32;
+        let qkv = ProjectSpec {
+            matrices: &[
+                (of("q_proj"), width(heads.heads)),
+                (of("k_proj"), width(heads.kv_heads)),
+                (of("v_proj"), width(heads.kv_heads)),
+            ],
+            inputs: hidden,
+            norm: Some(norm),
+            order: Order::Stacked,
+            rule,
+        };
+        let output = ProjectSpec {
+            matrices: &[(of("o_proj"), hidden)],
+            inputs: width(heads.heads),
+            norm: None,
+            order: Order::Stacked,
+            rule,
+        };
+        let (qkv, mix_arrays) = Project::load(engine, weights, qkv)?;
+        let (project, output_arrays) = Project::load(engine, weights, output)?;
+        Ok(Self {
+            mix: Arc::new(Mix { engine: Arc::clone(engine), qkv, heads, q_norm, k_norm }),
+            mix_arrays,
+            output: Arc::new(OutputProjection { engine: Arc::clone(engine), project }),
+            output_arrays,
+        })
     }
 
     /// # Shape
-    /// `qkv` `[1, T, (H + 2 K) * E]`, result `[1, T, H * E]`.
-    pub(super) fn forward(
-        self: &Arc<Self>,
-        qkv: &Array,
+    /// `x` `[1, T, D]`, result `[1, T, H * E]`.
+    pub(super) fn mix(
+        &self,
+        x: &Array,
         texts: &Arc<Texts>,
         rope: &Rope,
         stream: &Stream,
     ) -> Result<Array, MlxError> {
         let longest = texts.lengths.iter().copied().max().unwrap_or(0);
-        let call = Attend {
-            layer: Arc::clone(self),
+        let heads = self.mix.heads;
+        let call = MixCall {
+            layer: Arc::clone(&self.mix),
             texts: Arc::clone(texts),
             angles: rope.angles(longest)?,
             traditional: rope.traditional(),
         };
-        let width = (self.heads.heads * self.heads.head_dim) as i32;
-        let shape = [1, qkv.shape()[1], width];
-        let [out] = host_kernel(Arc::new(call), &[qkv], [OutputSpec::new(&shape, Dtype::F32)], stream)?;
+        let inputs: Vec<&Array> = std::iter::once(x).chain(&self.mix_arrays).collect();
+        let shape = [1, x.shape()[1], (heads.heads * heads.head_dim) as i32];
+        let [out] = host_kernel(Arc::new(call), &inputs, [OutputSpec::new(&shape, Dtype::F32)], stream)?;
+        Ok(out)
+    }
+
+    /// # Shape
+    /// `mixed` `[.., H * E]`, `x` and result `[.., D]`.
+    pub(super) fn output(
+        &self,
+        x: &Array,
+        mixed: &Array,
+        texts: &Arc<Texts>,
+        stream: &Stream,
+    ) -> Result<Array, MlxError> {
+        let call = OutputCall { layer: Arc::clone(&self.output), texts: Arc::clone(texts) };
+        let inputs: Vec<&Array> = [x, mixed].into_iter().chain(&self.output_arrays).collect();
+        let output = OutputSpec::in_place(0, x.shape(), Dtype::F32);
+        let [out] = host_kernel(Arc::new(call), &inputs, [output], stream)?;
         Ok(out)
     }
 }
 
-/// Attention over one batch.
-struct Attend {
-    layer: Arc<Attention>,
+/// [`Mix`] of one batch.
+struct MixCall {
+    layer: Arc<Mix>,
     texts: Arc<Texts>,
     angles: Arc<[f32]>,
     traditional: bool,
 }
 
-impl HostKernel for Attend {
+impl HostKernel for MixCall {
     fn name(&self) -> &str {
         "attention"
     }
 
     fn run(&self, inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError> {
-        let Attention { engine, heads, q_norm, k_norm } = &*self.layer;
+        let Mix { engine, qkv, heads, q_norm, k_norm } = &*self.layer;
         let options = AttentionOptions {
             heads: *heads,
             q_norm: q_norm.as_ref().map(Norm::parts),
@@ -479,7 +478,110 @@ impl HostKernel for Attend {
             rotation: Rotation { angles: &self.angles, traditional: self.traditional },
             scale: (heads.head_dim as f32).powf(-0.5),
         };
-        let qkv = inputs[0].as_slice()?;
-        Ok(outputs[0].fill_with(|out| engine.attention(qkv, &self.texts.lengths, &options, out))?)
+        let x: &[f32] = inputs[0].as_slice()?;
+        engine.between(x.len() / qkv.inputs * qkv.outputs, |between| {
+            let projected = qkv.run(engine, x, &self.texts, &inputs[1..], Output::Store(between))?;
+            let lengths = &self.texts.lengths;
+            Ok(outputs[0].fill_with(|out| engine.attention(projected, lengths, &options, out))?)
+        })
+    }
+}
+
+/// [`OutputProjection`] of one batch, added to the residual stream.
+struct OutputCall {
+    layer: Arc<OutputProjection>,
+    texts: Arc<Texts>,
+}
+
+impl HostKernel for OutputCall {
+    fn name(&self) -> &str {
+        "o_proj"
+    }
+
+    fn run(&self, inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError> {
+        let OutputProjection { engine, project } = &*self.layer;
+        let output = Output::Add(outputs[0].as_mut_slice()?);
+        project.run(engine, inputs[1].as_slice()?, &self.texts, &inputs[2..], output)?;
+        Ok(())
+    }
+}
+
+/// The feed-forward part, added to the residual stream.
+#[derive(Debug)]
+pub(super) struct Mlp {
+    layer: Arc<MlpLayer>,
+    arrays: Vec<Array>,
+}
+
+#[derive(Debug)]
+struct MlpLayer {
+    engine: Arc<Engine>,
+    gate_up: Project,
+    down: Project,
+}
+
+impl Mlp {
+    /// `path` is the part's, `norm` the one before it.
+    pub(super) fn load(
+        engine: &Arc<Engine>,
+        weights: &Weights<'_>,
+        path: &str,
+        norm: Norm,
+        [hidden, intermediate]: [i32; 2],
+        rule: Rule,
+    ) -> Result<Self, CheckpointError> {
+        let of = |name: &str| format!("{path}.{name}");
+        let gate_up = ProjectSpec {
+            matrices: &[(of("gate_proj"), intermediate), (of("up_proj"), intermediate)],
+            inputs: hidden,
+            norm: Some(norm),
+            order: Order::Interleaved,
+            rule,
+        };
+        let down = ProjectSpec {
+            matrices: &[(of("down_proj"), hidden)],
+            inputs: intermediate,
+            norm: None,
+            order: Order::Stacked,
+            rule,
+        };
+        let (gate_up, mut arrays) = Project::load(engine, weights, gate_up)?;
+        let (down, down_arrays) = Project::load(engine, weights, down)?;
+        arrays.extend(down_arrays);
+        let engine = Arc::clone(engine);
+        Ok(Self { layer: Arc::new(MlpLayer { engine, gate_up, down }), arrays })
+    }
+
+    /// # Shape
+    /// `x` and result `[.., D]`.
+    pub(super) fn forward(&self, x: &Array, texts: &Arc<Texts>, stream: &Stream) -> Result<Array, MlxError> {
+        let call = MlpCall { layer: Arc::clone(&self.layer), texts: Arc::clone(texts) };
+        let inputs: Vec<&Array> = std::iter::once(x).chain(&self.arrays).collect();
+        let output = OutputSpec::in_place(0, x.shape(), Dtype::F32);
+        let [out] = host_kernel(Arc::new(call), &inputs, [output], stream)?;
+        Ok(out)
+    }
+}
+
+/// [`MlpLayer`] of one batch.
+struct MlpCall {
+    layer: Arc<MlpLayer>,
+    texts: Arc<Texts>,
+}
+
+impl HostKernel for MlpCall {
+    fn name(&self) -> &str {
+        "mlp"
+    }
+
+    fn run(&self, inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError> {
+        let MlpLayer { engine, gate_up, down } = &*self.layer;
+        let (gate_up_arrays, down_arrays) = inputs[1..].split_at(gate_up.arrays);
+        let x: &mut [f32] = outputs[0].as_mut_slice()?;
+        engine.between(x.len() / gate_up.inputs * gate_up.outputs / 2, |between| {
+            let gated = gate_up.run(engine, x, &self.texts, gate_up_arrays, Output::SwiGlu(between))?;
+            down.run(engine, gated, &self.texts, down_arrays, Output::Add(x))?;
+            Ok(())
+        })
     }
 }

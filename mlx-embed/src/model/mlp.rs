@@ -16,10 +16,7 @@ pub(super) enum Mlp {
     /// On MLX's own operations.
     Mlx(MlxMlp),
     /// On this crate's kernels for the CPU.
-    Host {
-        gate_up: host::Projection, // D -> intermediate, normed before
-        down: host::Projection,    // intermediate -> D
-    },
+    Host(host::Mlp),
 }
 
 #[derive(Debug)]
@@ -52,26 +49,9 @@ impl Mlp {
             }
             Kernels::Host(engine, precision) => {
                 let rule = precision.rule(layer, config.layers);
-                let gate_up = host::ProjectionSpec {
-                    name: "gate_up_proj",
-                    matrices: &[(of("gate_proj"), intermediate), (of("up_proj"), intermediate)],
-                    inputs: hidden,
-                    norm: Some(host::Norm::load(weights, &norm, hidden, eps)?),
-                    then: host::Then::SwiGlu,
-                    rule,
-                };
-                let down = host::ProjectionSpec {
-                    name: "down_proj",
-                    matrices: &[(of("down_proj"), hidden)],
-                    inputs: intermediate,
-                    norm: None,
-                    then: host::Then::AddToResidual,
-                    rule,
-                };
-                Ok(Self::Host {
-                    gate_up: host::Projection::load(engine, weights, gate_up)?,
-                    down: host::Projection::load(engine, weights, down)?,
-                })
+                let norm = host::Norm::load(weights, &norm, hidden, eps)?;
+                let path = format!("layers.{layer}.mlp");
+                host::Mlp::load(engine, weights, &path, norm, [hidden, intermediate], rule).map(Self::Host)
             }
         }
     }
@@ -87,9 +67,7 @@ impl Mlp {
                 let down = mlp.down_proj.forward(&swiglu(&gate, &up, stream)?, stream)?;
                 ops::add(x, &down, stream)
             }
-            Self::Host { gate_up, down } => {
-                down.add_to(x, &gate_up.forward(x, texts, stream)?, texts, stream)
-            }
+            Self::Host(mlp) => mlp.forward(x, texts, stream),
         }
     }
 }
