@@ -16,11 +16,14 @@ OURS = ("mlx-embed-exact", "mlx-embed-fast")
 
 
 class Peer:
-    """`activations` is what a matrix product gets: it decides which peak is the peer's."""
+    """`activations` is what a matrix product gets: it decides which peak is the peer's.
 
-    def __init__(self, command, activations: str, about: str, environment=None, most_tokens=None):
+    `longest` is the longest text, in tokens, that the peer is asked for.
+    """
+
+    def __init__(self, command, activations: str, about: str, environment=None, longest=None):
         self.command, self.activations, self.about = command, activations, about
-        self.environment, self.most_tokens = environment or {}, most_tokens
+        self.environment, self.longest = environment or {}, longest
 
 
 def gguf(kind: str) -> Path:
@@ -66,8 +69,9 @@ def peers(model: Path, threads: int) -> dict:
         "candle": Peer(
             [CANDLE, gguf("candle")],
             "int8",
-            "candle-transformers quantized_qwen3, Q4_K; one text after another",
+            "candle-transformers quantized_qwen3, Q4_K; one text after another, of at most 512 tokens",
             {"RAYON_NUM_THREADS": str(threads)},
+            longest=512,
         ),
         "onnxruntime": Peer(
             python("onnxruntime_worker.py", onnx(4), threads, *SIZES),
@@ -82,8 +86,8 @@ def peers(model: Path, threads: int) -> dict:
         "mlx-lm": Peer(
             python("mlx_lm_worker.py", MODEL, threads),
             "f32",
-            "Python mlx-lm in f32 on MLX's own kernels; only shapes of at most 8 tokens",
-            most_tokens=8,
+            "Python mlx-lm in f32 on MLX's own kernels; only texts of 8 tokens",
+            longest=8,
         ),
     }
 

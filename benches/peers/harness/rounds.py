@@ -67,7 +67,7 @@ def measure(shape, workers: dict, rounds: int, seed: int, patience: float) -> tu
     taking = {
         name: worker
         for name, worker in workers.items()
-        if worker.peer.most_tokens is None or shape.total <= worker.peer.most_tokens
+        if worker.peer.longest is None or shape.tokens <= worker.peer.longest
     }
     series, failed, expected = {}, {}, {}
     for name, worker in taking.items():

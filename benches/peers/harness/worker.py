@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -14,8 +15,10 @@ class WorkerError(Exception):
 
 
 class Worker:
-    def __init__(self, name: str, peer, log_folder: Path, nice: int = 0):
-        self.name, self.peer = name, peer
+    """An answer that takes over `limit` seconds ends the worker."""
+
+    def __init__(self, name: str, peer, log_folder: Path, nice: int, limit: float):
+        self.name, self.peer, self.limit = name, peer, limit
         self.log = log_folder / f"{name}.log"
         try:
             self.process = subprocess.Popen(
@@ -54,9 +57,14 @@ class Worker:
         return answer["ms"]
 
     def _read(self) -> dict:
+        timer = threading.Timer(self.limit, self.process.kill)
+        began = time.monotonic()
+        timer.start()
         line = self.process.stdout.readline()
+        late = time.monotonic() - began >= self.limit
+        timer.cancel()
         if not line:
-            raise self._ended()
+            raise WorkerError(f"{self.name} took over {self.limit:.0f} s") if late else self._ended()
         try:
             return json.loads(line)
         except ValueError as error:
