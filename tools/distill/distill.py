@@ -1,0 +1,121 @@
+"""Distils the default model. See README.md.
+
+distill.py [--work DIR] [STAGE ...]     without stages: all that are not done yet
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+MODEL = REPOSITORY / "mlx-embed/models/default"
+MADE = 2_600_000  # texts that augment.py adds to the corpus
+# (constant rate, (the dense end, the 4-bit end)), minutes on a GPU
+MINUTES = (8.0, (3.0, 3.0))
+COMPARED = {
+    "mean": {},
+    "last": {"pooling": "last"},
+    "deep": {"num_hidden_layers": 6, "intermediate_size": 512},
+}
+COMPARISON_MINUTES = (0.6, (0.4, 0.0))
+
+
+def settings(options):
+    from student import Config
+    from train import Settings
+
+    return Config(pooling=options.pooling), Settings()
+
+
+def stage_fetch(options):
+    import fetch
+
+    fetch.fetch(options.work)
+
+
+def stage_corpus(options):
+    import corpus
+
+    corpus.build(options.work)
+
+
+def stage_tokenizer(options):
+    import bpe
+
+    bpe.build(options.work, settings(options)[0].vocab_size)
+
+
+def stage_vectors(options):
+    import vectors
+
+    vectors.build(options.work, options.made, options.device)
+
+
+def stage_compare(options):
+    """Short runs, each unlike the first in one thing."""
+    import run_measures
+    from student import Config
+    from train import Settings, train
+
+    for name, changed in COMPARED.items():
+        train(options.work, options.device, Config(**changed), Settings(), COMPARISON_MINUTES, f"compare-{name}")
+        run_measures.report(options.work, f"compare-{name}-dense", options.device)
+
+
+def stage_train(options):
+    from train import train
+
+    train(options.work, options.device, *settings(options), options.minutes, "default")
+
+
+def stage_measure(options):
+    import run_measures
+
+    for end in ("dense", "4bit"):
+        run_measures.report(options.work, f"default-{end}", options.device)
+
+
+def stage_export(options):
+    import export
+
+    runs, tokenizer = options.work / "runs", options.work / "tokenizer.json"
+    export.export(runs / "default-4bit.pt", tokenizer, MODEL, quantised=True)
+    export.export(runs / "default-dense.pt", tokenizer, options.work / "dense", quantised=False)
+
+
+STAGES = {name.removeprefix("stage_"): function for name, function in list(globals().items()) if name.startswith("stage_")}
+
+
+def minutes(text: str) -> tuple:
+    stable, dense, rounded = (float(part) for part in text.split(","))
+    return stable, (dense, rounded)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "target/distill")
+    parser.add_argument("--made", type=int, default=MADE, help="texts to make beside the corpus")
+    parser.add_argument("--minutes", type=minutes, default=MINUTES, metavar="STABLE,DENSE,4BIT")
+    parser.add_argument("--pooling", choices=("mean", "last"), default="mean")
+    parser.add_argument("--device", choices=("cuda", "cpu"))
+    options = parser.parse_args()
+    unknown = set(options.stages) - STAGES.keys()
+    if unknown:
+        parser.error(f"no such stage: {', '.join(sorted(unknown))}")
+    if options.device is None:
+        import torch
+
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for name in options.stages or STAGES:
+        print(json.dumps({"stage": name}), flush=True)
+        STAGES[name](options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
