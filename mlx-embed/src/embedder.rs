@@ -116,7 +116,36 @@ impl Embedder {
     /// # Errors
     /// As [`Embedder::load`]; also when an option doesn't fit the model or the machine.
     pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
-        let checkpoint = Checkpoint::open(dir)?;
+        Self::of_checkpoint(Checkpoint::open(dir)?, options)
+    }
+
+    /// Loads the model that this crate carries: small, for English, 384 numbers a vector. Its card is
+    /// `models/default/README.md`.
+    ///
+    /// ```no_run
+    /// let embedder = mlx_embed::Embedder::default_model()?;
+    /// let vector = &embedder.embed(&["The cat sat on the mat"])?[0].vector;
+    /// assert_eq!(vector.len(), 384);
+    /// # Ok::<(), mlx_embed::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When MLX can't be used on this machine.
+    #[cfg(feature = "default-model")]
+    pub fn default_model() -> Result<Self, Error> {
+        Self::default_model_with(LoadOptions::default())
+    }
+
+    /// As [`Embedder::default_model`], with options.
+    ///
+    /// # Errors
+    /// As [`Embedder::default_model`]; also when an option doesn't fit the model or the machine.
+    #[cfg(feature = "default-model")]
+    pub fn default_model_with(options: LoadOptions) -> Result<Self, Error> {
+        Self::of_checkpoint(Checkpoint::default_model()?, options)
+    }
+
+    fn of_checkpoint(checkpoint: Checkpoint, options: LoadOptions) -> Result<Self, Error> {
         let config = checkpoint.config();
         let files = checkpoint.sentence_transformers();
         let (pooling, pooling_source) = match (options.pooling, files.pooling) {
@@ -128,7 +157,7 @@ impl Embedder {
         let family = runner::family(backend, options.kernels.as_deref())?;
         let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
         let text = TextEncoder::open(
-            checkpoint.dir(),
+            checkpoint.place(),
             &options.end_token,
             pooling == Pooling::LastToken,
             config.eos_token_id,

@@ -27,6 +27,8 @@
 
 mod batch;
 mod checkpoint;
+#[cfg(feature = "default-model")]
+mod default_model;
 mod embedder;
 mod error;
 mod file;

@@ -12,14 +12,14 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 MODEL = REPOSITORY / "mlx-embed/models/default"
 MADE = 2_600_000  # texts that augment.py adds to the corpus
-# (constant rate, (the dense end, the 4-bit end)), minutes on a GPU
-MINUTES = (8.0, (3.0, 3.0))
+# Measured on one H100: 43 steps a second, 40 with 4 bits in the loop.
+STEPS = {"stable": 31_955, "dense": 6597, "4bit": 8658}
+COMPARISON_STEPS = {"stable": 1300, "dense": 900}
 COMPARED = {
     "mean": {},
     "last": {"pooling": "last"},
     "deep": {"num_hidden_layers": 6, "intermediate_size": 512},
 }
-COMPARISON_MINUTES = (0.6, (0.4, 0.0))
 
 
 def settings(options):
@@ -60,14 +60,14 @@ def stage_compare(options):
     from train import Settings, train
 
     for name, changed in COMPARED.items():
-        train(options.work, options.device, Config(**changed), Settings(), COMPARISON_MINUTES, f"compare-{name}")
+        train(options.work, options.device, Config(**changed), Settings(), COMPARISON_STEPS, f"compare-{name}")
         run_measures.report(options.work, f"compare-{name}-dense", options.device)
 
 
 def stage_train(options):
     from train import train
 
-    train(options.work, options.device, *settings(options), options.minutes, "default")
+    train(options.work, options.device, *settings(options), options.steps, "default")
 
 
 def stage_measure(options):
@@ -88,9 +88,8 @@ def stage_export(options):
 STAGES = {name.removeprefix("stage_"): function for name, function in list(globals().items()) if name.startswith("stage_")}
 
 
-def minutes(text: str) -> tuple:
-    stable, dense, rounded = (float(part) for part in text.split(","))
-    return stable, (dense, rounded)
+def steps(text: str) -> dict:
+    return dict(zip(STEPS, (int(part) for part in text.split(",")), strict=True))
 
 
 def main() -> int:
@@ -98,7 +97,7 @@ def main() -> int:
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "target/distill")
     parser.add_argument("--made", type=int, default=MADE, help="texts to make beside the corpus")
-    parser.add_argument("--minutes", type=minutes, default=MINUTES, metavar="STABLE,DENSE,4BIT")
+    parser.add_argument("--steps", type=steps, default=STEPS, metavar="STABLE,DENSE,4BIT")
     parser.add_argument("--pooling", choices=("mean", "last"), default="mean")
     parser.add_argument("--device", choices=("cuda", "cpu"))
     options = parser.parse_args()

@@ -159,17 +159,6 @@ class Run:
                     save(self)
                     last_saved = time.time()
 
-    def steps_a_minute(self, data: Data, before: int = 50) -> float:
-        """Timed on a fresh run's first steps, which count; the first `before` are left out."""
-        for _ in range(before):
-            self.train_step(data, self.settings.rate * (self.step + 1) / self.settings.warmup, False)
-        began, first = time.time(), self.step
-        while time.time() - began < 10:
-            self.train_step(data, self.settings.rate * min(1, (self.step + 1) / self.settings.warmup), False)
-            if self.device == "cuda" and self.step % 20 == 0:
-                torch.cuda.synchronize()
-        return (self.step - first) * 60 / (time.time() - began)
-
 
 def token_embeddings(work: Path, vocabulary: int, device: str) -> torch.Tensor:
     """Where the student's token embeddings start: the teacher's vectors of the tokens' own text, which live in the
@@ -196,31 +185,32 @@ def load(path: Path, device: str) -> dict:
     return state
 
 
-def train(work: Path, device: str, config: Config, settings: Settings, minutes: tuple, name: str) -> None:
-    """Leaves WORK/runs/NAME-dense.pt and NAME-4bit.pt: config, weights and log. Goes on where it was stopped."""
+def train(work: Path, device: str, config: Config, settings: Settings, steps: dict, name: str) -> None:
+    """Leaves WORK/runs/NAME-dense.pt and NAME-4bit.pt: config, weights and log. Goes on where it was stopped.
+
+    `steps` says how many: `stable`, then each end that is wanted, `dense` and `4bit`.
+    """
     folder = work / "runs"
     folder.mkdir(exist_ok=True)
-    wanted = [folder / f"{name}-{end}.pt" for end in ("dense", "4bit")]
-    if all(path.exists() or minutes[1][i] == 0 for i, path in enumerate(wanted)):
+    ends = {end: folder / f"{name}-{end}.pt" for end in steps if end != "stable"}
+    if all(path.exists() for path in ends.values()):
         return
     data = Data(work, device, settings)
     run = Run(config, settings, device, token_embeddings(work, config.vocab_size, device))
-    print(json.dumps({"run": name, "parameters": sum(p.numel() for p in run.model.parameters()), **config.as_dict()}), flush=True)
+    parameters = sum(p.numel() for p in run.model.parameters())
+    print(json.dumps({"run": name, "parameters": parameters, "steps": steps, **config.as_dict()}), flush=True)
     resume = folder / f"{name}-stable.pt"
     if resume.exists():
-        state = load(resume, device)
-        pace = state["pace"]
-        run.restore(state)
+        run.restore(load(resume, device))
         print(f"going on from step {run.step}", flush=True)
-    else:
-        pace = run.steps_a_minute(data)
-    stable_minutes, end_minutes = minutes
-    save = lambda r: write_atomically(r.state() | {"pace": pace}, resume)  # noqa: E731
-    run.phase(data, "stable", max(0, int(pace * stable_minutes) - run.step), ending=False, rounded=False, save=save)
+    save = lambda r: write_atomically(r.state(), resume)  # noqa: E731
+    run.phase(data, "stable", max(0, steps["stable"] - run.step), ending=False, rounded=False, save=save)
     save(run)
-    for path, rounded in zip(wanted, (False, True)):
-        if path.exists() or end_minutes[rounded] == 0:
+    for end, path in ends.items():
+        if path.exists():
             continue
         run.restore(load(resume, device))
-        run.phase(data, path.stem, int(pace * end_minutes[rounded]), ending=True, rounded=rounded)
-        write_atomically({"config": config.as_dict(), "model": run.model.state_dict(), "rounded": rounded, "log": run.log}, path)
+        rounded = end == "4bit"
+        run.phase(data, end, steps[end], ending=True, rounded=rounded)
+        saved = {"config": config.as_dict(), "model": run.model.state_dict(), "rounded": rounded, "log": run.log}
+        write_atomically(saved, path)

@@ -30,13 +30,13 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  mlx-embed embed --model DIR \"The cat sat on the mat\"
-  mlx-embed similarity --model DIR \"a cat\" \"a feline\" \"the stock market\"
+  mlx-embed embed --output vectors.npy \"The cat sat on the mat\"
+  mlx-embed similarity \"a cat\" \"a feline\" \"the stock market\"
   mlx-embed inspect --model DIR
 
-DIR holds config.json, tokenizer.json and safetensors weights. To leave out
---model, put the directory in the environment variable MLX_EMBED_MODEL.
-Nothing is fetched. `mlx-embed COMMAND --help` has examples for each command.
+Without --model DIR, the small English model inside this program is used. DIR
+holds config.json, tokenizer.json and safetensors weights; it may come from the
+environment variable MLX_EMBED_MODEL, too. Nothing is fetched. `mlx-embed COMMAND --help` has examples for each command.
 
 Exit codes: 0 done, 1 failed, 2 the command line can't be right.";
 

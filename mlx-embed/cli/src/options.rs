@@ -16,7 +16,7 @@ use crate::notes::Notes;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model options")]
 pub(crate) struct CommonArgs {
-    /// Checkpoint directory
+    /// Checkpoint directory [default: the small English model inside this program]
     #[arg(short, long, value_name = "DIR", env = "MLX_EMBED_MODEL", hide_env_values = true)]
     #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))] // an empty variable is no model
     model: Option<PathBuf>,
@@ -125,8 +125,10 @@ impl CommonArgs {
 
     /// Loads the model and holds the options against it, before anything is read or written.
     pub(crate) fn load(&self) -> Result<Model, CliError> {
-        let dir = self.model.as_ref().filter(|dir| !dir.as_os_str().is_empty()).ok_or_else(no_model)?;
-        let embedder = Embedder::load_with(dir, self.load_options())?;
+        let embedder = match self.model.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
+            Some(dir) => Embedder::load_with(dir, self.load_options())?,
+            None => Embedder::default_model_with(self.load_options())?,
+        };
         let model = Model { embedder, options: self.embed_options() };
         model.embedder.embed_each::<&str>(&[], &model.options)?;
         Ok(model)
@@ -172,16 +174,6 @@ impl CommonArgs {
             },
         }
     }
-}
-
-fn no_model() -> CliError {
-    CliError::Usage(
-        "no model: give --model DIR, or set MLX_EMBED_MODEL\n\
-         DIR is a checkpoint: config.json, tokenizer.json and safetensors weights, for\n\
-         example a download of mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ. In a clone of\n\
-         this project, tools/demo makes one with random weights to try things out."
-            .to_owned(),
-    )
 }
 
 /// A loaded model with the options of its calls.

@@ -1,8 +1,7 @@
 //! The weights files: which there are, and what their headers say.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
@@ -10,6 +9,7 @@ use safetensors::tensor::{Dtype as FileDtype, SafeTensorError};
 use serde_json::Value;
 
 use super::{CheckpointError, json};
+use crate::file::Files;
 use crate::mlx::{Dtype, MappedFile};
 
 /// Where a tensor lies.
@@ -46,17 +46,18 @@ pub(super) struct TensorFiles {
 }
 
 impl TensorFiles {
-    pub(super) fn open(dir: &Path) -> Result<Self, CheckpointError> {
+    pub(super) fn open(files: &Files) -> Result<Self, CheckpointError> {
         let mut all = Self { files: Vec::new(), tensors: BTreeMap::new() };
-        for path in weights_files(dir)? {
-            all.add(&path)?;
+        for name in weights_files(files)? {
+            all.add(files, &name)?;
         }
         Ok(all)
     }
 
-    fn add(&mut self, path: &Path) -> Result<(), CheckpointError> {
-        let file =
-            MappedFile::open(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    fn add(&mut self, files: &Files, name: &str) -> Result<(), CheckpointError> {
+        let path = &files.path(name);
+        let file = MappedFile::of(files, name)
+            .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         let (header_len, metadata) =
             SafeTensors::read_metadata(file.bytes()).map_err(|error| diagnose(path, file.bytes(), &error))?;
         let data_start = size_of::<u64>() + header_len;
@@ -84,9 +85,9 @@ impl TensorFiles {
 }
 
 /// The shards that the index names, or every `model*.safetensors`.
-fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    let index = dir.join("model.safetensors.index.json");
-    if let Some(object) = json::JsonObject::open(&index)? {
+fn weights_files(files: &Files) -> Result<Vec<String>, CheckpointError> {
+    let index = "model.safetensors.index.json";
+    if let Some(object) = json::JsonObject::open(files, index)? {
         let weight_map: BTreeMap<String, String> = object.required("weight_map")?;
         let mut shards: Vec<&String> = weight_map.values().collect();
         shards.sort();
@@ -94,34 +95,26 @@ fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
         return shards
             .into_iter()
             .map(|shard| {
-                let path = dir.join(shard);
                 let stays_inside = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
-                if stays_inside && path.exists() {
-                    Ok(path)
+                if stays_inside && files.holds(shard) {
+                    Ok(shard.clone())
                 } else {
-                    Err(CheckpointError::MissingShard { path: index.clone(), shard: shard.clone() })
+                    Err(CheckpointError::MissingShard { path: files.path(index), shard: shard.clone() })
                 }
             })
             .collect();
     }
-    let io_error = |source| CheckpointError::Io { path: dir.to_owned(), source };
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io_error)? {
-        let entry = entry.map_err(io_error)?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("model") && name.ends_with(".safetensors") {
-            files.push(entry.path());
-        }
-    }
-    files.sort();
-    if files.is_empty() {
+    let names = files.names();
+    let mut names = names.map_err(|source| CheckpointError::Io { path: files.root().to_owned(), source })?;
+    names.retain(|name| name.starts_with("model") && name.ends_with(".safetensors"));
+    names.sort();
+    if names.is_empty() {
         return Err(CheckpointError::MissingFile {
-            path: dir.join("model.safetensors"),
+            path: files.path("model.safetensors"),
             hint: "a checkpoint holds model.safetensors, or shards and model.safetensors.index.json",
         });
     }
-    Ok(files)
+    Ok(names)
 }
 
 /// Says what the safetensors library found, with the names that it leaves out.

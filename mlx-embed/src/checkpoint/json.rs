@@ -1,6 +1,5 @@
 //! Reading JSON files so that an error names the file and the field.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::CheckpointError;
-use crate::file::require_regular;
+use crate::file::Files;
 
 /// A JSON object and where it came from.
 pub(crate) struct JsonObject {
@@ -20,14 +19,15 @@ pub(crate) struct JsonObject {
 
 impl JsonObject {
     /// The file's object, or `None` if there is no such file.
-    pub(crate) fn open(path: &Path) -> Result<Option<Self>, CheckpointError> {
-        let Some(value) = read(path)? else {
+    pub(crate) fn open(files: &Files, name: impl AsRef<Path>) -> Result<Option<Self>, CheckpointError> {
+        let path = files.path(&name);
+        let Some(value) = read(files, name)? else {
             return Ok(None);
         };
         match value {
-            Value::Object(value) => Ok(Some(Self { path: path.to_owned(), prefix: String::new(), value })),
+            Value::Object(value) => Ok(Some(Self { path, prefix: String::new(), value })),
             _ => Err(CheckpointError::InvalidField {
-                path: path.to_owned(),
+                path,
                 field: "(the whole file)".into(),
                 reason: "must be a JSON object".into(),
             }),
@@ -87,15 +87,16 @@ impl JsonObject {
 }
 
 /// Parses a file, or gives `None` if there is none.
-pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CheckpointError> {
-    let text = match require_regular(path).and_then(|()| fs::read(path)) {
+pub(crate) fn read<T: DeserializeOwned>(
+    files: &Files,
+    name: impl AsRef<Path>,
+) -> Result<Option<T>, CheckpointError> {
+    let text = match files.read(&name) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(CheckpointError::Io { path: path.to_owned(), source });
-        }
+        Err(source) => return Err(CheckpointError::Io { path: files.path(name), source }),
     };
     serde_json::from_slice(&text)
         .map(Some)
-        .map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
+        .map_err(|source| CheckpointError::Json { path: files.path(name), source })
 }

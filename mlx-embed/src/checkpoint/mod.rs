@@ -13,7 +13,7 @@ mod sentence_transformers;
 mod weights;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use config::{Architecture, ModelConfig};
 pub use error::CheckpointError;
@@ -23,13 +23,14 @@ pub use rope::RopeScaling;
 pub use sentence_transformers::SentenceTransformers;
 pub(crate) use weights::{Matrix, Weights};
 
+use crate::file::Files;
 use files::TensorFiles;
 use quantization::QuantizationTable;
 
-/// An opened checkpoint directory.
+/// An opened checkpoint.
 #[derive(Debug)]
 pub struct Checkpoint {
-    dir: PathBuf,
+    place: Files,
     config: ModelConfig,
     sentence_transformers: SentenceTransformers,
     quantization: QuantizationTable,
@@ -46,23 +47,41 @@ impl Checkpoint {
         if !dir.is_dir() {
             return Err(CheckpointError::NoDirectory { path: dir.to_owned() });
         }
-        let path = dir.join("config.json");
-        let config = JsonObject::open(&path)?.ok_or(CheckpointError::MissingFile {
-            path,
+        Self::read(Files::Directory(dir.to_owned()))
+    }
+
+    /// The model that this crate carries.
+    ///
+    /// # Errors
+    /// None that a build of this crate which passes its tests can have; the files are checked as any others.
+    #[cfg(feature = "default-model")]
+    pub fn default_model() -> Result<Self, CheckpointError> {
+        Self::read(Files::Embedded(&crate::default_model::FILES))
+    }
+
+    fn read(place: Files) -> Result<Self, CheckpointError> {
+        let name = "config.json";
+        let config = JsonObject::open(&place, name)?.ok_or_else(|| CheckpointError::MissingFile {
+            path: place.path(name),
             hint: "it describes the model, and every checkpoint has one",
         })?;
         Ok(Self {
-            dir: dir.to_owned(),
-            sentence_transformers: SentenceTransformers::read(dir)?,
+            sentence_transformers: SentenceTransformers::read(&place)?,
             quantization: QuantizationTable::read(&config)?,
             config: ModelConfig::read(&config)?,
-            weights: TensorFiles::open(dir)?,
+            weights: TensorFiles::open(&place)?,
+            place,
         })
     }
 
-    /// The directory.
+    /// The directory, or what stands for it in messages where the checkpoint is part of the program.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.place.root()
+    }
+
+    /// Where its files are.
+    pub(crate) fn place(&self) -> &Files {
+        &self.place
     }
 
     /// The decoder's geometry.
@@ -125,7 +144,7 @@ impl Checkpoint {
     fn quantization_of(&self, path: &str) -> Result<Option<Quantization>, CheckpointError> {
         let has_scales = self.weights.tensors.contains_key(&format!("{path}.scales"));
         self.quantization.of(path, has_scales).map_err(|reason| CheckpointError::UnsupportedQuantization {
-            path: self.dir.join("config.json"),
+            path: self.place.path("config.json"),
             tensor: path.to_owned(),
             reason: reason.to_owned(),
         })

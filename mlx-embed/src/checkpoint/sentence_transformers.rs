@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::CheckpointError;
 use super::json::{self, JsonObject};
+use crate::file::Files;
 use crate::pooling::Pooling;
 
 /// What a checkpoint's sentence-transformers files say.
@@ -25,6 +26,8 @@ pub struct SentenceTransformers {
     pub max_seq_length: Option<usize>,
 }
 
+const MODULES: &str = "modules.json";
+
 #[derive(Deserialize)]
 struct Module {
     path: String,
@@ -33,16 +36,15 @@ struct Module {
 }
 
 impl SentenceTransformers {
-    pub(super) fn read(dir: &Path) -> Result<Self, CheckpointError> {
+    pub(super) fn read(files: &Files) -> Result<Self, CheckpointError> {
         let mut all = Self::default();
-        let modules_path = dir.join("modules.json");
-        if let Some(modules) = json::read::<Vec<Module>>(&modules_path)? {
-            all.read_modules(dir, &modules_path, &modules)?;
+        if let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? {
+            all.read_modules(files, &modules)?;
         } else {
             // Some conversions keep the pooling's folder and lose modules.json.
-            all.pooling = pooling(&dir.join("1_Pooling/config.json"))?;
+            all.pooling = pooling(files, Path::new("1_Pooling/config.json"))?;
         }
-        if let Some(config) = JsonObject::open(&dir.join("config_sentence_transformers.json"))? {
+        if let Some(config) = JsonObject::open(files, "config_sentence_transformers.json")? {
             all.prompts = config.optional("prompts")?.unwrap_or_default();
             all.default_prompt_name = config.optional("default_prompt_name")?;
             if let Some(name) = &all.default_prompt_name
@@ -52,7 +54,7 @@ impl SentenceTransformers {
                     .invalid("default_prompt_name", format!("is `{name}`, which `prompts` does not hold")));
             }
         }
-        if let Some(config) = JsonObject::open(&dir.join("sentence_bert_config.json"))? {
+        if let Some(config) = JsonObject::open(files, "sentence_bert_config.json")? {
             all.max_seq_length = config.optional("max_seq_length")?;
             if all.max_seq_length == Some(0) {
                 return Err(config.invalid("max_seq_length", "is 0"));
@@ -61,23 +63,24 @@ impl SentenceTransformers {
         Ok(all)
     }
 
-    fn read_modules(&mut self, dir: &Path, path: &Path, modules: &[Module]) -> Result<(), CheckpointError> {
+    fn read_modules(&mut self, files: &Files, modules: &[Module]) -> Result<(), CheckpointError> {
         self.normalize = Some(false);
         for module in modules {
             // Full Python paths, whose packages moved between versions; the class is what counts.
             match module.kind.rsplit('.').next() {
                 Some("Transformer") => {}
                 Some("Pooling") => {
-                    let config = dir.join(&module.path).join("config.json");
-                    self.pooling = Some(pooling(&config)?.ok_or(CheckpointError::MissingFile {
-                        path: config,
-                        hint: "modules.json names it as the pooling's settings",
-                    })?);
+                    let config = Path::new(&module.path).join("config.json");
+                    self.pooling =
+                        Some(pooling(files, &config)?.ok_or_else(|| CheckpointError::MissingFile {
+                            path: files.path(&config),
+                            hint: "modules.json names it as the pooling's settings",
+                        })?);
                 }
                 Some("Normalize") => self.normalize = Some(true),
                 _ => {
                     return Err(CheckpointError::InvalidField {
-                        path: path.to_owned(),
+                        path: files.path(MODULES),
                         field: "type".into(),
                         reason: format!(
                             "is `{}`; supported are Transformer, Pooling and Normalize, and leaving a module out would change the vectors",
@@ -91,8 +94,8 @@ impl SentenceTransformers {
     }
 }
 
-fn pooling(path: &Path) -> Result<Option<Pooling>, CheckpointError> {
-    let Some(config) = JsonObject::open(path)? else {
+fn pooling(files: &Files, name: &Path) -> Result<Option<Pooling>, CheckpointError> {
+    let Some(config) = JsonObject::open(files, name)? else {
         return Ok(None);
     };
     if config.optional::<bool>("include_prompt")? == Some(false) {

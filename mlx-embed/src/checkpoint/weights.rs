@@ -147,18 +147,18 @@ impl<'a> Weights<'a> {
     /// What went wrong with tensor `name`.
     #[cold]
     pub(crate) fn tensor_error(&self, name: &str, source: MlxError) -> CheckpointError {
-        CheckpointError::Mlx { path: self.checkpoint.dir.clone(), tensor: name.to_owned(), source }
+        CheckpointError::Mlx { path: self.checkpoint.dir().to_owned(), tensor: name.to_owned(), source }
     }
 
     /// There is no memory for the packed form of matrix `path`.
     #[cold]
     pub(crate) fn memory_error(&self, path: &str, source: io::Error) -> CheckpointError {
-        CheckpointError::Memory { path: self.checkpoint.dir.clone(), tensor: path.to_owned(), source }
+        CheckpointError::Memory { path: self.checkpoint.dir().to_owned(), tensor: path.to_owned(), source }
     }
 
     fn entry(&self, name: &str) -> Result<&TensorEntry, CheckpointError> {
         self.checkpoint.weights.tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor {
-            path: self.checkpoint.dir.clone(),
+            path: self.checkpoint.dir().to_owned(),
             tensor: name.to_owned(),
         })
     }

@@ -13,9 +13,9 @@ use super::device::Backend;
 use super::dtype::Dtype;
 use super::error::{MlxError, check, install_handler};
 use super::{Stream, ops};
-use crate::file::require_regular;
+use crate::file::{Files, require_regular};
 
-/// A read-only, private mapping of a whole file.
+/// A whole file's bytes: a read-only, private mapping, or part of this program.
 ///
 /// A mapping can't defend itself against another process that cuts the file short: touching a page behind the new
 /// end raises SIGBUS. [`MappedFile::check_length`] finds this out before the pages are used; a file that shrinks
@@ -23,18 +23,33 @@ use crate::file::require_regular;
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     path: PathBuf,
-    file: File,
-    map: Arc<Mmap>,
+    contents: Contents,
+}
+
+#[derive(Debug)]
+enum Contents {
+    Mapped { file: File, map: Arc<Mmap> },
+    Embedded(&'static [u8]),
 }
 
 impl MappedFile {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    /// The file `name` of a checkpoint.
+    pub(crate) fn of(files: &Files, name: &str) -> io::Result<Self> {
+        let path = files.path(name);
+        let contents = match files {
+            Files::Directory(_) => Self::map(&path)?,
+            Files::Embedded(embedded) => Contents::Embedded(embedded.get(Path::new(name))?),
+        };
+        Ok(Self { path, contents })
+    }
+
+    fn map(path: &Path) -> io::Result<Contents> {
         require_regular(path)?;
         let file = File::open(path)?;
         // SAFETY: the mapping is private and read-only. That the file isn't cut short while mapped is the caller's
         // contract, documented above; changed bytes are still valid numbers.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Self { path: path.to_owned(), file, map: Arc::new(map) })
+        Ok(Contents::Mapped { file, map: Arc::new(map) })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -42,17 +57,20 @@ impl MappedFile {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.map
+        match &self.contents {
+            Contents::Mapped { map, .. } => map,
+            Contents::Embedded(bytes) => bytes,
+        }
     }
 
     /// Lets go of the pages of `range`. The next look at them reads the file again.
     pub(crate) fn release(&self, range: std::ops::Range<usize>) {
         #[cfg(unix)]
-        {
+        if let Contents::Mapped { map, .. } = &self.contents {
             // A failure leaves the pages where they are, which is no loss but memory.
             // SAFETY: the mapping is private, read-only and backed by the file, so its pages hold the same afterwards.
             let _ = unsafe {
-                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
             };
         }
         #[cfg(not(unix))]
@@ -61,8 +79,11 @@ impl MappedFile {
 
     /// Whether the file is still as long as the mapping.
     pub(crate) fn check_length(&self) -> io::Result<()> {
-        let now = self.file.metadata()?.len();
-        let mapped = self.map.len() as u64;
+        let Contents::Mapped { file, map } = &self.contents else {
+            return Ok(());
+        };
+        let now = file.metadata()?.len();
+        let mapped = map.len() as u64;
         if now < mapped {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -92,24 +113,26 @@ pub(crate) struct MappedArrays {
 
 impl MappedArrays {
     /// Wraps the file for `stream`'s backend: in place on the CPU and on Metal, copied tensor by tensor on CUDA, whose
-    /// build of MLX can't take foreign memory, not even on its CPU device.
+    /// build of MLX can't take foreign memory, not even on its CPU device. What is part of this program is small and
+    /// copied, too.
     pub(crate) fn new(file: Arc<MappedFile>, stream: &Stream) -> Result<Self, MlxError> {
-        if !can_map()? {
-            return Ok(Self { file, base: None, skipped: 0 });
-        }
+        let map = match &file.contents {
+            Contents::Mapped { map, .. } if can_map()? => Arc::clone(map),
+            _ => return Ok(Self { file, base: None, skipped: 0 }),
+        };
         // Metal takes memory in place only where it starts on a page.
         let skipped = if stream.backend() == Backend::Cpu { CPU_BUFFER_HEADER } else { 0 };
-        let base = Self::wrap(&file, skipped)?;
+        let base = Self::wrap(&map, skipped)?;
         Ok(Self { file, base, skipped })
     }
 
-    fn wrap(file: &MappedFile, skipped: usize) -> Result<Option<Array>, MlxError> {
+    fn wrap(map: &Arc<Mmap>, skipped: usize) -> Result<Option<Array>, MlxError> {
         // Words rather than bytes, because MLX counts elements in an i32: this reaches to 8 GiB a file.
-        let words = file.map.len().saturating_sub(skipped).div_ceil(size_of::<u32>());
+        let words = map.len().saturating_sub(skipped).div_ceil(size_of::<u32>());
         let (Ok(words), true) = (i32::try_from(words), words > 0) else {
             return Ok(None);
         };
-        let owner = Box::into_raw(Box::new(Arc::clone(&file.map)));
+        let owner = Box::into_raw(Box::new(Arc::clone(map)));
         let shape = [words];
         let array = Array::from_call("array_new_mapped", |out| {
             // SAFETY: the mapping holds `skipped` readable bytes before the address and, up to the end of its last
@@ -118,7 +141,7 @@ impl MappedArrays {
             unsafe {
                 mlx_sys::mlxsys_array_new_mapped(
                     out,
-                    file.map.as_ptr().add(skipped).cast(),
+                    map.as_ptr().add(skipped).cast(),
                     shape.as_ptr(),
                     dims(&shape),
                     Dtype::U32.to_raw(),

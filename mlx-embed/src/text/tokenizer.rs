@@ -9,7 +9,7 @@ use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
 use super::TextError;
 use crate::error::{InputError, panic_message};
-use crate::file::require_regular;
+use crate::file::Files;
 
 /// Which token ends a text. Last-token pooling reads the vector off it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,25 +54,24 @@ pub(crate) struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Reads `dir/tokenizer.json`.
+    /// Reads `tokenizer.json`.
     ///
     /// `last_token` says that the vector is read off the last token; `eos_token_id` is the config's.
     pub(crate) fn open(
-        dir: &Path,
+        files: &Files,
         end_token: &EndToken,
         last_token: bool,
         eos_token_id: Option<u32>,
         vocab_size: u32,
     ) -> Result<Self, TextError> {
-        let path = dir.join("tokenizer.json");
-        if let Err(error) = require_regular(&path) {
-            return Err(match error.kind() {
-                io::ErrorKind::NotFound => TextError::MissingTokenizer { path },
-                _ => invalid(&path, error.to_string()),
-            });
-        }
+        let name = "tokenizer.json";
+        let path = files.path(name);
+        let json = files.read(name).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => TextError::MissingTokenizer { path: path.clone() },
+            _ => invalid(&path, error.to_string()),
+        })?;
         let tokenizer = guarded(|| {
-            let mut tokenizer = Tokenizer::from_file(&path)?;
+            let mut tokenizer = Tokenizer::from_bytes(&json)?;
             // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
             tokenizer.with_padding(None);
             tokenizer.with_truncation(None)?;

@@ -22,11 +22,11 @@ pub(crate) struct EmbedArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  mlx-embed embed --model DIR \"The cat sat on the mat\" \"A feline rested\"
-  mlx-embed embed --model DIR --input notes.txt --output vectors.npy
-  mlx-embed embed --model DIR --input docs.jsonl --field body > vectors.jsonl
-  mlx-embed embed --model DIR --prompt-name query \"where do cats sleep?\"
-  cut -f2 table.tsv | mlx-embed embed --model DIR --dims 256
+  mlx-embed embed \"The cat sat on the mat\" \"A feline rested\"
+  mlx-embed embed --input notes.txt --output vectors.npy
+  mlx-embed embed --input docs.jsonl --field body > vectors.jsonl
+  mlx-embed embed --prompt-name query \"where do cats sleep?\"
+  cut -f2 table.tsv | mlx-embed embed --dims 256
 
 Input has one text a line; an empty line is an empty text, so that line numbers
 and results stay in step. A JSONL result is a line like

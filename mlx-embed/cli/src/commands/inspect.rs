@@ -26,7 +26,7 @@ pub(crate) struct InspectArgs {
 const EXAMPLES: &str = "\
 Examples:
   mlx-embed inspect --model DIR
-  mlx-embed inspect --model DIR --json | jq .storage
+  mlx-embed inspect --json | jq .storage
 
 The model is loaded, so that what you see is what runs; no text is embedded.";
 

@@ -27,8 +27,8 @@ pub(crate) struct SimilarityArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  mlx-embed similarity --model DIR \"a cat\" \"a feline\" \"the stock market\"
-  mlx-embed similarity --model DIR --input sentences.txt --json
+  mlx-embed similarity \"a cat\" \"a feline\" \"the stock market\"
+  mlx-embed similarity --input sentences.txt --json
 
 Similarity is the cosine of the angle between two vectors: 1 is the same
 direction, 0 has nothing in common.";
