@@ -52,6 +52,7 @@ class Case:
     writes_mode: bool = True  # whether the record says "mode"
     layout: str = "single"  # single, single-with-index, sharded, no-prefix
     weights_of: str | None = None  # a case whose weights this one links to
+    checkpoint: str | None = None  # a trained checkpoint of the repository that this case links to
     tokenizer: str = "tokenizer"
     sentence_transformers: bool = False
     pooling: str = "last"
@@ -262,4 +263,10 @@ TEXT = [
          tokenizer="tokenizer-plain"),
 ]
 
-CASES = DENSE + QUANTISED + SWEEP + SHAPES + ROPE + TEXT
+TRAINED = [
+    Case("default-model", "the embedded default model: trained weights, affine 4-bit g64, f16 scales, "
+         "pooling mean", dtype="float16", pooling="mean", hidden=(0, 2, 7),
+         checkpoint="mlx-embed/models/default"),
+]
+
+CASES = DENSE + QUANTISED + SWEEP + SHAPES + ROPE + TEXT + TRAINED

@@ -18,6 +18,7 @@ from mlx_lm.utils import quantize_model, save_config, save_model
 from cases import Case
 
 SEED = 20261124
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def model_classes(case: Case):
@@ -156,9 +157,20 @@ def write_sentence_transformers(case: Case, folder: Path) -> None:
         (folder / file).write_text(json.dumps(value, indent=2) + "\n")
 
 
+def link(checkpoint: Path, folder: Path) -> None:
+    """Links to every file of a checkpoint that has its weights already."""
+    for file in sorted(checkpoint.rglob("*.json")) + sorted(checkpoint.glob("*.safetensors")):
+        here = folder / file.relative_to(checkpoint)
+        here.parent.mkdir(exist_ok=True)
+        here.symlink_to(os.path.relpath(file, here.parent))
+
+
 def write(case: Case, folder: Path) -> None:
     """Writes the whole checkpoint folder; the tokenizer and shared weights are relative links."""
     folder.mkdir(parents=True)
+    if case.checkpoint:
+        link(REPOSITORY / case.checkpoint, folder)
+        return
     model, config = random_model(case), case.config()
     if case.quantization:
         config = quantise(case, model, config)

@@ -46,9 +46,10 @@ def make_case(case: Case, root: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     checkpoint.write(case, folder)
     model = reference.load(case, folder)
+    tokens = folder if case.checkpoint else root / case.tokenizer
     texts, tensors = prompted_texts(case), {}
     for i, entry in enumerate(texts):
-        entry["ids"] = tokenizer.encode(root / case.tokenizer, entry["prompt"] + entry["text"])
+        entry["ids"] = tokenizer.encode(tokens, entry["prompt"] + entry["text"])
         entry["hidden"] = i in case.hidden
         states = reference.hidden_states(model, entry["ids"])
         assert np.array_equal(states[-1], reference.own_final(model, entry["ids"]))

@@ -14,12 +14,23 @@ fn the_model_may_come_from_the_environment() {
 }
 
 #[test]
-fn without_a_model_the_message_says_where_to_get_one() {
-    for arguments in [&["embed", "a"][..], &["similarity", "a", "b"], &["inspect"]] {
-        let parts = ["--model DIR", "MLX_EMBED_MODEL", "tools/demo", "Qwen3-Embedding"];
-        run(binary().args(arguments)).failed(2, &parts);
-        run(binary().args(arguments).env("MLX_EMBED_MODEL", "")).failed(2, &parts);
+fn without_a_model_the_one_inside_is_used() {
+    let texts = ["The cat sat on the mat", "A feline rested on the rug", "The stock market crashed today"];
+    let arguments = ["similarity", "--device", "cpu", "--json"];
+    let unset = binary();
+    let mut empty = binary();
+    empty.env("MLX_EMBED_MODEL", "");
+    for mut command in [unset, empty] {
+        let ran = run(command.args(arguments).args(texts));
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        let cosine = |a: usize, b: usize| found["similarity"][a][b].as_f64().unwrap();
+        assert!(cosine(0, 1) > 0.5 && cosine(0, 2) < 0.3 && cosine(1, 2) < 0.3, "{}", ran.stdout);
     }
+    let ran = run(binary().args(["embed", "--device", "cpu", "a"]));
+    assert_eq!(ran.rows()[0].embedding.len(), 384);
+    let ran = run(binary().args(["inspect", "--device", "cpu"]));
+    assert!(ran.stdout.contains("(default model)"), "{}", ran.stdout);
 }
 
 #[test]
