@@ -21,14 +21,12 @@ from teacher import Teacher
 MAX_TOKENS, CENTRES = 256, 1024
 
 
-def build(work: Path, made: int, device: str, limit: int | None = None) -> None:
+def build(work: Path, made: int, device: str) -> None:
     folder = work / "vectors"
     if folder.exists():
         return
     began = time.time()
     texts = augment(work, made)
-    if limit:
-        texts = texts[:limit]
     print(f"{len(texts)} texts after {time.time() - began:.0f} s", flush=True)
     partial = work / "vectors.partial"
     partial.mkdir(exist_ok=True)
