@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::buffer::Scratch;
 use super::emit::{Kind, Sink};
@@ -22,6 +23,18 @@ const BLOCK_INPUTS: usize = 512;
 
 /// Bytes of rounded rows that a thread goes over pair after pair. They should stay in its second-level cache.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// Asks for `bytes` bytes from `from` on, which will be read soon. Any address will do.
+fn prefetch(from: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch touches nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, bytes);
+}
 
 /// A matrix of a projection.
 #[derive(Debug, Clone, Copy)]
@@ -231,8 +244,9 @@ impl Engine {
         };
         // A single tile reads its weights once.
         let block = if chunk == 1 { groups } else { (BLOCK_INPUTS / layout.group_size).min(groups) };
-        self.pool.run(layout.pairs * chunks, &|task| {
+        let work = |task: usize, upcoming: Option<usize>| {
             let (chunk_index, pair_index) = (task / layout.pairs, task % layout.pairs);
+            let upcoming = upcoming.map(|task| packed.pair(task % layout.pairs));
             let tile_range = chunk_index * chunk..tiles.count().min((chunk_index + 1) * chunk);
             SCRATCH.with_borrow_mut(|[values, scales, low, products]| {
                 let products = products.bytes(chunk * size_of::<Products>()).cast::<Products>();
@@ -261,8 +275,21 @@ impl Engine {
                             }
                         }
                     };
+                    // What is unpacked next, asked for in parts between the tiles.
+                    let next = if first_group + block < groups {
+                        // SAFETY: a group of the same pair.
+                        Some(unsafe {
+                            packed.pair(pair_index).add((first_group + block) * layout.group_bytes())
+                        })
+                    } else {
+                        upcoming
+                    };
+                    let share = (block * layout.group_bytes()).div_ceil(tile_range.len());
                     for (index, products) in tile_range.clone().zip(&mut *products) {
                         let tile = tiles.get(index);
+                        if let (true, Some(next)) = (unpack, next) {
+                            prefetch(next.wrapping_add((index - tile_range.start) * share), share);
+                        }
                         let last = first_group + block == groups;
                         if last {
                             sink.prefetch(tile, pair_index);
@@ -293,6 +320,17 @@ impl Engine {
                     }
                 }
             });
+        };
+        // Each thread claims its next task before it does the one it has, and so knows which weights to ask for.
+        let tasks = layout.pairs * chunks;
+        let next = AtomicUsize::new(0);
+        let claim = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < tasks);
+        self.pool.run(self.pool.threads(), &|_| {
+            let mut claimed = claim();
+            while let Some(task) = claimed {
+                claimed = claim();
+                work(task, claimed);
+            }
         });
     }
 
