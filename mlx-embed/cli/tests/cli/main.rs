@@ -1,6 +1,7 @@
 //! The binary as its users run it, on the golden checkpoints.
 #![allow(clippy::unwrap_used)] // clippy knows tests, but not what they share
 
+mod bench;
 mod input;
 mod inspect;
 mod options;

@@ -16,7 +16,7 @@ pub(crate) fn golden(case: &str) -> PathBuf {
 /// The binary with nothing from the environment that would change what it does.
 pub(crate) fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mlx-embed"));
-    command.env_remove("MLX_EMBED_MODEL");
+    command.env_remove("MLX_EMBED_MODEL").env_remove("MLX_EMBED_KERNELS");
     command
 }
 
