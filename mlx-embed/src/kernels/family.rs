@@ -165,13 +165,28 @@ family!(
     || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
     [1 2 3]
 );
+#[cfg(target_arch = "aarch64")]
+family!(
+    neon_dotprod, NEON_DOTPROD, simd::neon::Neon<true>, "neon-dotprod", ["neon,dotprod"],
+    || std::arch::is_aarch64_feature_detected!("dotprod") && (NEON.detect)(),
+    [1 2 3]
+);
+#[cfg(target_arch = "aarch64")]
+family!(
+    neon, NEON, simd::neon::Neon<false>, "neon", ["neon"],
+    || std::arch::is_aarch64_feature_detected!("neon"),
+    [1 2 3]
+);
 family!(portable, PORTABLE, simd::portable::Portable, "portable", [], || true, [1 2]);
 
 /// All families that this build has, fastest first.
 #[cfg(target_arch = "x86_64")]
 static FAMILIES: [&Family; 5] = [&AVX512_VNNI, &AVX512, &AVX2_VNNI, &AVX2, &PORTABLE];
 /// All families that this build has, fastest first.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+static FAMILIES: [&Family; 3] = [&NEON_DOTPROD, &NEON, &PORTABLE];
+/// All families that this build has, fastest first.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 static FAMILIES: [&Family; 1] = [&PORTABLE];
 
 impl Family {

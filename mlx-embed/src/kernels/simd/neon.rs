@@ -1,0 +1,248 @@
+//! NEON, with or without its dot products: four registers a vector.
+
+#![expect(
+    unsafe_op_in_unsafe_fn,
+    reason = "each method is the intrinsics of one operation, under the contract of the trait"
+)]
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::Simd;
+
+/// `DOT` says whether `sdot` is there.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Neon<const DOT: bool>;
+
+/// All four quarters of a vector, one by one.
+macro_rules! quarters {
+    ($f:ident($($x:expr),*)) => { [$f($($x[0]),*), $f($($x[1]),*), $f($($x[2]),*), $f($($x[3]),*)] };
+}
+
+/// Four registers that lie one behind the other.
+macro_rules! in_a_row {
+    ($load:ident($from:expr, $lanes:literal)) => {{
+        let from = $from;
+        [$load(from), $load(from.add($lanes)), $load(from.add(2 * $lanes)), $load(from.add(3 * $lanes))]
+    }};
+}
+
+/// The same four signed bytes in every lane.
+#[inline(always)]
+unsafe fn four(x: *const i8) -> int8x16_t {
+    vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()))
+}
+
+/// `sdot`: adds to each lane the dot product of four signed bytes with four. Its intrinsic is stable only since Rust
+/// 1.98.
+///
+/// # Safety
+/// The machine has `dotprod`.
+#[inline(always)]
+unsafe fn sdot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // The extension is named because an assembler looks at the function that this was written in, which lacks it.
+    asm!(
+        ".arch_extension dotprod",
+        "sdot {sum:v}.4s, {a:v}.16b, {b:v}.16b",
+        sum = inout(vreg) sum,
+        a = in(vreg) a,
+        b = in(vreg) b,
+        options(pure, nomem, nostack, preserves_flags),
+    );
+    sum
+}
+
+/// [`sdot`] where there is none, for pairs of products whose sum 16 bits can hold.
+#[inline(always)]
+unsafe fn dot_of_small(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    let low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
+    vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(a, b)))
+}
+
+/// [`sdot`] where there is none.
+#[inline(always)]
+unsafe fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    let low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
+    vaddq_s32(sum, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(vmull_high_s8(a, b))))
+}
+
+/// The larger, and the second where either is NaN; the instruction would return NaN.
+#[inline(always)]
+unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+    vbslq_f32(vcgtq_f32(a, b), a, b)
+}
+
+/// The smaller, and the second where either is NaN.
+#[inline(always)]
+unsafe fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+    vbslq_f32(vcltq_f32(a, b), a, b)
+}
+
+// SAFETY: the methods do what the trait says; they reach memory only through the pointers given.
+unsafe impl<const DOT: bool> Simd for Neon<DOT> {
+    type F = [float32x4_t; 4];
+    type I = [int32x4_t; 4];
+    type B = [uint8x16_t; 4];
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::F {
+        in_a_row!(vld1q_f32(from, 4))
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Self::F) {
+        for (i, x) in x.into_iter().enumerate() {
+            vst1q_f32(to.add(4 * i), x);
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        [vdupq_n_f32(x); 4]
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        quarters!(vaddq_f32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+        quarters!(vsubq_f32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        quarters!(vmulq_f32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        quarters!(vdivq_f32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        quarters!(max(a, b))
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        quarters!(min(a, b))
+    }
+    #[inline(always)]
+    unsafe fn abs(a: Self::F) -> Self::F {
+        quarters!(vabsq_f32(a))
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // The intrinsic's sum comes first.
+        quarters!(vfmaq_f32(c, a, b))
+    }
+    #[inline(always)]
+    unsafe fn reduce_add(a: Self::F) -> f32 {
+        vaddvq_f32(vaddq_f32(vaddq_f32(a[0], a[1]), vaddq_f32(a[2], a[3])))
+    }
+    #[inline(always)]
+    unsafe fn reduce_max(a: Self::F) -> f32 {
+        vmaxvq_f32(max(max(a[0], a[1]), max(a[2], a[3])))
+    }
+
+    #[inline(always)]
+    unsafe fn max_magnitude(max: Self::I, a: Self::F) -> Self::I {
+        let a = Self::abs(a);
+        let a = quarters!(vreinterpretq_s32_f32(a));
+        quarters!(vmaxq_s32(max, a))
+    }
+    #[inline(always)]
+    unsafe fn reduce_max_magnitude(max: Self::I) -> f32 {
+        let four = vmaxq_s32(vmaxq_s32(max[0], max[1]), vmaxq_s32(max[2], max[3]));
+        f32::from_bits(vmaxvq_s32(four) as u32)
+    }
+
+    #[inline(always)]
+    unsafe fn splat_int(x: i32) -> Self::I {
+        [vdupq_n_s32(x); 4]
+    }
+    #[inline(always)]
+    unsafe fn add_int(a: Self::I, b: Self::I) -> Self::I {
+        quarters!(vaddq_s32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn sub_int(a: Self::I, b: Self::I) -> Self::I {
+        quarters!(vsubq_s32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn shift_left<const N: u32>(a: Self::I) -> Self::I {
+        let count = [vdupq_n_s32(N as i32); 4];
+        quarters!(vshlq_s32(a, count))
+    }
+    #[inline(always)]
+    unsafe fn shift_right<const N: u32>(a: Self::I) -> Self::I {
+        // To the left by less than nothing.
+        let count = [vdupq_n_s32(-(N as i32)); 4];
+        quarters!(vshlq_s32(a, count))
+    }
+    #[inline(always)]
+    unsafe fn reduce_add_int(a: Self::I) -> i32 {
+        vaddvq_s32(vaddq_s32(vaddq_s32(a[0], a[1]), vaddq_s32(a[2], a[3])))
+    }
+    #[inline(always)]
+    unsafe fn to_float(a: Self::I) -> Self::F {
+        quarters!(vcvtq_f32_s32(a))
+    }
+    #[inline(always)]
+    unsafe fn round(a: Self::F) -> Self::I {
+        quarters!(vcvtnq_s32_f32(a))
+    }
+    #[inline(always)]
+    unsafe fn bits_to_float(a: Self::I) -> Self::F {
+        quarters!(vreinterpretq_f32_s32(a))
+    }
+    #[inline(always)]
+    unsafe fn load_int(from: *const i32) -> Self::I {
+        in_a_row!(vld1q_s32(from, 4))
+    }
+    #[inline(always)]
+    unsafe fn store_int(to: *mut i32, a: Self::I) {
+        for (i, a) in a.into_iter().enumerate() {
+            vst1q_s32(to.add(4 * i), a);
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut i8, a: Self::I) {
+        let low = vcombine_s16(vmovn_s32(a[0]), vmovn_s32(a[1]));
+        let high = vcombine_s16(vmovn_s32(a[2]), vmovn_s32(a[3]));
+        vst1q_s8(to, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::B {
+        in_a_row!(vld1q_u8(from, 16))
+    }
+    #[inline(always)]
+    unsafe fn store_wide(to: *mut u8, a: Self::B) {
+        for (i, a) in a.into_iter().enumerate() {
+            vst1q_u8(to.add(16 * i), a);
+        }
+    }
+    #[inline(always)]
+    unsafe fn nibbles(a: Self::B) -> (Self::B, Self::B) {
+        let (mask, down) = ([vdupq_n_u8(15); 4], [vdupq_n_s8(-4); 4]);
+        (quarters!(vandq_u8(a, mask)), quarters!(vshlq_u8(a, down)))
+    }
+    #[inline(always)]
+    unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
+        let (w, x) = (quarters!(vreinterpretq_s8_u8(w)), [four(x); 4]);
+        // At most 2 * 15 * 128 a pair.
+        if DOT { quarters!(sdot(sum, w, x)) } else { quarters!(dot_of_small(sum, w, x)) }
+    }
+    #[inline(always)]
+    unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
+        let x = four(x);
+        // Bytes less 128 are signed; 128 times the sum of `x` is then missing, in every lane alike.
+        let middle = [vdupq_n_u8(128); 4];
+        let w = quarters!(veorq_u8(w, middle));
+        let w = quarters!(vreinterpretq_s8_u8(w));
+        let missing = if DOT {
+            vnegq_s32(sdot(vdupq_n_s32(0), vdupq_n_s8(-128), x))
+        } else {
+            vshlq_n_s32::<7>(vpaddlq_s16(vpaddlq_s8(x)))
+        };
+        let (x, missing) = ([x; 4], [missing; 4]);
+        let sum = quarters!(vaddq_s32(sum, missing));
+        if DOT { quarters!(sdot(sum, w, x)) } else { quarters!(dot(sum, w, x)) }
+    }
+}
