@@ -27,6 +27,8 @@ mod product;
 mod round;
 mod simd;
 mod source;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 use std::mem::MaybeUninit;

@@ -103,7 +103,7 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn reduce_add_int(a: [i32; 16]) -> i32 {
-        a.iter().sum()
+        a.into_iter().fold(0, i32::wrapping_add)
     }
     #[inline(always)]
     unsafe fn to_float(a: [i32; 16]) -> [f32; 16] {

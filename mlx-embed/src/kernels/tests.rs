@@ -1,0 +1,110 @@
+//! Every family that this machine runs against plain sums in f64, over random shapes and numbers.
+//!
+//! `MLX_EMBED_KERNELS` picks one family, `MLX_EMBED_CASES` how many cases each test draws. A failure names its case.
+
+mod attention;
+mod draw;
+mod products;
+mod weights;
+
+use std::mem::MaybeUninit;
+
+use super::*;
+use draw::Draw;
+
+/// The families to test.
+fn families() -> Vec<&'static Family> {
+    let wanted = std::env::var("MLX_EMBED_KERNELS").ok();
+    let families: Vec<_> = Family::available()
+        .filter(|family| wanted.as_deref().is_none_or(|name| name == family.name()))
+        .collect();
+    assert!(!families.is_empty(), "this machine doesn't run {wanted:?}");
+    families
+}
+
+/// Calls `check` with engines of every family and what each case draws.
+fn for_cases(cases: usize, check: impl Fn(&[Engine], &mut Draw)) {
+    let wanted = std::env::var("MLX_EMBED_CASES").ok().and_then(|cases| cases.parse().ok());
+    let cases = wanted.unwrap_or(if cfg!(miri) { 2 } else { cases });
+    let families = families();
+    for case in 0..cases {
+        let engines: Vec<Engine> =
+            families.iter().map(|family| Engine::new(family, 1 + case % 3).unwrap()).collect();
+        let named = Named(case);
+        check(&engines, &mut Draw::new(case as u64));
+        std::mem::forget(named);
+    }
+}
+
+/// Says on the way out of a panic which case it was.
+struct Named(usize);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        eprintln!("in case {}", self.0);
+    }
+}
+
+/// Memory for a result, with numbers in it that no result has.
+fn unwritten(count: usize) -> Vec<MaybeUninit<f32>> {
+    vec![MaybeUninit::new(1e33); count]
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|x| x.to_bits()).collect()
+}
+
+/// RMSNorm in f64.
+fn normed(x: &[f32], norm: Option<(&[f32], f32)>) -> Vec<f64> {
+    let wide = x.iter().map(|&x| f64::from(x));
+    let Some((weight, eps)) = norm else { return wide.collect() };
+    let mean = wide.clone().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    let factor = 1.0 / (mean + f64::from(eps)).sqrt();
+    wide.zip(weight).map(|(x, &weight)| x * factor * f64::from(weight)).collect()
+}
+
+#[test]
+fn a_norm_divides_by_the_root_mean_square() {
+    for_cases(60, |engines, draw| {
+        let (rows, width) = (draw.within(1, 40), draw.within(1, 300));
+        let (x, weight) = (draw.numbers(rows * width), draw.numbers(width));
+        for engine in engines {
+            let mut out = unwritten(x.len());
+            let out = engine.norm(&x, &weight, 1e-6, &mut out);
+            for (row, x) in x.chunks_exact(width).enumerate() {
+                let got = &out[row * width..(row + 1) * width];
+                for (k, (&got, want)) in got.iter().zip(normed(x, Some((&weight, 1e-6)))).enumerate() {
+                    let far = (f64::from(got) - want).abs();
+                    assert!(far <= 3e-5 * want.abs(), "{:?}: {row}, {k}: {got}, not {want}", engine.family);
+                }
+                let mut alone = unwritten(width);
+                let alone = engine.norm(x, &weight, 1e-6, &mut alone);
+                assert_eq!(bits(got), bits(alone), "{:?}: row {row} alone", engine.family);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_gathered_row_is_what_its_words_say() {
+    for_cases(60, |engines, draw| {
+        let (rows, width) = (draw.within(1, 20), 32 * draw.within(1, 8));
+        let matrix = draw.matrix(rows, width);
+        let ids: Vec<u32> = (0..draw.within(1, 40)).map(|_| draw.below(rows) as u32).collect();
+        for engine in engines {
+            let mut out = unwritten(ids.len() * width);
+            let out = engine.gather(&matrix.source(), &ids, width, &mut out);
+            for (&id, got) in ids.iter().zip(out.chunks_exact(width)) {
+                for (k, &got) in got.iter().enumerate() {
+                    let (want, magnitude) = matrix.parts(id as usize, k);
+                    let far = (f64::from(got) - want).abs();
+                    let most = 2e-7 * magnitude;
+                    assert!(
+                        far <= most || got.is_nan() && want.is_nan(),
+                        "{matrix:?}: {id}, {k}: {got}, {want}"
+                    );
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,213 @@
+//! Attention against a softmax over all scores.
+
+use super::draw::Draw;
+use super::*;
+
+/// An attention layer over random texts.
+struct Case {
+    heads: Heads,
+    lengths: Vec<usize>,
+    qkv: Vec<f32>,
+    q_norm: Option<Vec<f32>>,
+    k_norm: Option<Vec<f32>>,
+    angles: Vec<f32>,
+    traditional: bool,
+    scale: f32,
+}
+
+const EPS: f32 = 1e-6;
+
+impl Case {
+    fn draw(draw: &mut Draw) -> Self {
+        let kv_heads = draw.within(1, 3);
+        // Half of them such that halves of a head are whole vectors.
+        let head_dim = if draw.one_in(2) { 32 * draw.within(1, 4) } else { 2 * draw.within(1, 64) };
+        let heads = Heads { heads: kv_heads * draw.within(1, 3), kv_heads, head_dim };
+        let longest = if cfg!(miri) { 20 } else { draw.one_of(&[10, 60, 300]) };
+        let lengths: Vec<usize> = (0..draw.within(1, 4)).map(|_| draw.within(1, longest)).collect();
+        let tokens: usize = lengths.iter().sum();
+        let angles = (0..longest)
+            .flat_map(|_| {
+                let angles: Vec<f32> = (0..head_dim / 2).map(|_| 3.0 * draw.number()).collect();
+                let cos: Vec<f32> = angles.iter().map(|angle| angle.cos()).collect();
+                cos.into_iter().chain(angles.into_iter().map(f32::sin))
+            })
+            .collect();
+        let norm = |draw: &mut Draw| (!draw.one_in(3)).then(|| draw.numbers(head_dim));
+        Self {
+            heads,
+            qkv: draw.numbers(tokens * heads.width()),
+            lengths,
+            q_norm: norm(draw),
+            k_norm: norm(draw),
+            angles,
+            traditional: draw.one_in(3),
+            // Sharp ones too, so that what came first counts for nothing after a later key.
+            scale: draw.one_of(&[1.0, 1.0, 8.0]) / (head_dim as f32).sqrt(),
+        }
+    }
+
+    fn run(&self, engine: &Engine) -> Vec<f32> {
+        fn norm(weight: &Option<Vec<f32>>) -> Option<(&[f32], f32)> {
+            weight.as_deref().map(|weight| (weight, EPS))
+        }
+        let options = AttentionOptions {
+            heads: self.heads,
+            q_norm: norm(&self.q_norm),
+            k_norm: norm(&self.k_norm),
+            rotation: Rotation { angles: &self.angles, traditional: self.traditional },
+            scale: self.scale,
+        };
+        let tokens: usize = self.lengths.iter().sum();
+        let mut out = unwritten(tokens * self.heads.heads * self.heads.head_dim);
+        engine.attention(&self.qkv, &self.lengths, &options, &mut out).to_vec()
+    }
+
+    /// Tokens `range` of the whole batch as a text of their own.
+    fn text(&self, range: std::ops::Range<usize>) -> Self {
+        let width = self.heads.width();
+        Self {
+            lengths: vec![range.len()],
+            qkv: self.qkv[range.start * width..range.end * width].to_vec(),
+            q_norm: self.q_norm.clone(),
+            k_norm: self.k_norm.clone(),
+            angles: self.angles.clone(),
+            ..*self
+        }
+    }
+
+    /// A head of queries or keys, normed and rotated.
+    fn rotated(&self, token: usize, position: usize, head: usize, norm: &Option<Vec<f32>>) -> Vec<f64> {
+        let Heads { head_dim, .. } = self.heads;
+        let x = &self.qkv[token * self.heads.width() + head * head_dim..][..head_dim];
+        let x = normed(x, norm.as_deref().map(|weight| (weight, EPS)));
+        let mut out = vec![0.0; head_dim];
+        for i in 0..head_dim / 2 {
+            let (a, b) = if self.traditional { (2 * i, 2 * i + 1) } else { (i, i + head_dim / 2) };
+            let angles = &self.angles[position * head_dim..(position + 1) * head_dim];
+            let (cos, sin) = (f64::from(angles[i]), f64::from(angles[head_dim / 2 + i]));
+            out[a] = x[a] * cos - x[b] * sin;
+            out[b] = x[a] * sin + x[b] * cos;
+        }
+        out
+    }
+
+    /// The result and how far a kernel may be from it.
+    fn naive(&self) -> Vec<(f64, f64)> {
+        let Heads { heads, kv_heads, head_dim } = self.heads;
+        let tokens: usize = self.lengths.iter().sum();
+        let mut out = vec![(0.0, 0.0); tokens * heads * head_dim];
+        let mut first = 0;
+        for &length in &self.lengths {
+            for head in 0..heads {
+                let kv_head = head / (heads / kv_heads);
+                let keys: Vec<Vec<f64>> =
+                    (0..length).map(|p| self.rotated(first + p, p, heads + kv_head, &self.k_norm)).collect();
+                for position in 0..length {
+                    let q = self.rotated(first + position, position, head, &self.q_norm);
+                    let dot = |k: &Vec<f64>| q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>();
+                    let size = |k: &Vec<f64>| q.iter().zip(k).map(|(q, k)| (q * k).abs()).sum::<f64>();
+                    let scale = f64::from(self.scale);
+                    let seen = &keys[..=position];
+                    let scores: Vec<f64> = seen.iter().map(|k| scale * dot(k)).collect();
+                    let largest_term = seen.iter().map(|k| scale * size(k)).fold(0.0, f64::max);
+                    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
+                    let total: f64 = weights.iter().sum();
+                    for e in 0..head_dim {
+                        let value = |p: usize| {
+                            let at = (first + p) * self.heads.width();
+                            f64::from(self.qkv[at + (heads + kv_heads + kv_head) * head_dim + e])
+                        };
+                        let sum = |f: fn(f64) -> f64| {
+                            weights.iter().enumerate().map(|(p, w)| w / total * f(value(p))).sum::<f64>()
+                        };
+                        // A score that is off by d changes its weight by a factor of 1 + d.
+                        let share = 2e-6 + 2e-6 * largest_term;
+                        let at = ((first + position) * heads + head) * head_dim + e;
+                        out[at] = (sum(|v| v), share * sum(f64::abs) + 1e-12);
+                    }
+                }
+            }
+            first += length;
+        }
+        out
+    }
+}
+
+#[test]
+fn attention_is_a_softmax_over_what_came_before() {
+    for_cases(25, |engines, draw| {
+        let case = Case::draw(draw);
+        let naive = case.naive();
+        for engine in engines {
+            for (i, (got, (want, most))) in case.run(engine).into_iter().zip(&naive).enumerate() {
+                let far = (f64::from(got) - want).abs();
+                assert!(
+                    far <= *most,
+                    "{:?}: {:?} {:?}: number {i}: {got}, not {want}: {far:e} of {most:e}",
+                    engine.family,
+                    case.heads,
+                    case.lengths,
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_text_attends_to_itself_whatever_lies_beside_or_behind() {
+    for_cases(40, |engines, draw| {
+        let case = Case::draw(draw);
+        let width = case.heads.heads * case.heads.head_dim;
+        for engine in engines {
+            let whole = case.run(engine);
+            let mut first = 0;
+            for &length in &case.lengths {
+                let count = draw.within(1, length);
+                let alone = case.text(first..first + count).run(engine);
+                let beside = &whole[first * width..(first + count) * width];
+                assert_eq!(
+                    bits(&alone),
+                    bits(beside),
+                    "{:?}: {:?}: {count} of {length}",
+                    engine.family,
+                    case.heads
+                );
+                first += length;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_nan_stays_in_its_text() {
+    for_cases(40, |engines, draw| {
+        let mut case = Case::draw(draw);
+        let clean: Vec<Vec<f32>> = engines.iter().map(|engine| case.run(engine)).collect();
+        let token = draw.below(case.lengths.iter().sum());
+        let at = token * case.heads.width() + draw.below(case.heads.width());
+        case.qkv[at] = draw.one_of(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+        let width = case.heads.heads * case.heads.head_dim;
+        for (engine, clean) in engines.iter().zip(clean) {
+            let broken = case.run(engine);
+            let mut first = 0;
+            for &length in &case.lengths {
+                let text = first * width..(first + length) * width;
+                if !(first..first + length).contains(&token) {
+                    assert_eq!(bits(&clean[text.clone()]), bits(&broken[text]), "{:?}", engine.family);
+                }
+                first += length;
+            }
+            // An infinite score may well mean that its key counts for nothing.
+            let own = &broken[token * width..(token + 1) * width];
+            assert!(
+                !case.qkv[at].is_nan() || own.iter().any(|x| x.is_nan()),
+                "{:?}: {:?} {:?}: the NaN of token {token} is lost",
+                engine.family,
+                case.heads,
+                case.lengths
+            );
+        }
+    });
+}

@@ -1,0 +1,364 @@
+//! Products of rows with matrices, and what becomes of them.
+
+use super::draw::Draw;
+use super::weights::Matrix;
+use super::*;
+
+/// One matrix of a projection, packed or not, or two that were packed as one.
+struct Factor {
+    matrices: Vec<Matrix>,
+    packed: Option<Packed>,
+    bias: Option<Vec<f32>>,
+}
+
+impl Factor {
+    fn outputs(&self) -> usize {
+        self.matrices.iter().map(|matrix| matrix.rows).sum()
+    }
+
+    fn part(&self) -> Part<'_> {
+        let weights = match &self.packed {
+            Some(packed) => Weights::Packed(packed),
+            None => Weights::Expanded { source: self.matrices[0].source(), outputs: self.outputs() },
+        };
+        Part { weights, bias: self.bias.as_deref() }
+    }
+}
+
+/// How rounding goes; see [`Digits`].
+struct Rule {
+    times: Option<f32>,
+    rows: Vec<bool>,
+}
+
+impl Rule {
+    fn digits(&self, rows: std::ops::Range<usize>) -> Digits<'_> {
+        match self.times {
+            Some(times) => Digits::TwoAbove { times, rows: &self.rows[rows] },
+            None => Digits::Two,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Store,
+    Add,
+    SwiGlu,
+}
+
+/// A projection.
+struct Case {
+    inputs: usize,
+    rows: usize,
+    x: Vec<f32>,
+    norm: Option<Vec<f32>>,
+    rule: Rule,
+    factors: Vec<Factor>,
+    kind: Kind,
+    residual: Vec<f32>,
+}
+
+const EPS: f32 = 1e-5;
+
+impl Draw {
+    fn packed(
+        &mut self,
+        inputs: usize,
+        bits: usize,
+        group_size: usize,
+        heights: &[usize],
+        order: Order,
+    ) -> Factor {
+        let matrices: Vec<Matrix> =
+            heights.iter().map(|&rows| self.affine(rows, inputs, bits, group_size)).collect();
+        pack(matrices, inputs, order)
+    }
+
+    /// A few matrices, stacked in one or each in its own way.
+    fn factors(&mut self, inputs: usize, kind: Kind) -> Vec<Factor> {
+        let sizes: Vec<usize> =
+            [32, 64, 128].into_iter().filter(|size| inputs.is_multiple_of(*size)).collect();
+        let (bits, group_size) = (self.one_of(&[4, 8]), self.one_of(&sizes));
+        let height = |draw: &mut Self| {
+            let (some, more) = (draw.within(1, 20), draw.within(1, 100));
+            if cfg!(miri) { draw.one_of(&[some, 32]) } else { draw.one_of(&[some, more, 32, 64]) }
+        };
+        if kind == Kind::SwiGlu {
+            let rows = height(self);
+            if self.one_in(2) {
+                return vec![self.packed(inputs, bits, group_size, &[rows, rows], Order::Interleaved)];
+            }
+            return (0..2).map(|_| self.factor(inputs, rows, &sizes)).collect();
+        }
+        if self.one_in(2) {
+            let heights: Vec<usize> = (0..self.within(1, 3)).map(|_| height(self)).collect();
+            let mut factor = self.packed(inputs, bits, group_size, &heights, Order::Stacked);
+            factor.bias = (!self.one_in(3)).then(|| self.numbers(factor.outputs()));
+            return vec![factor];
+        }
+        (0..self.within(1, 3))
+            .map(|_| {
+                let rows = height(self);
+                self.factor(inputs, rows, &sizes)
+            })
+            .collect()
+    }
+
+    fn factor(&mut self, inputs: usize, rows: usize, sizes: &[usize]) -> Factor {
+        let mut factor = if self.one_in(2) {
+            Factor { matrices: vec![self.matrix(rows, inputs)], packed: None, bias: None }
+        } else {
+            let (bits, group_size) = (self.one_of(&[4, 8]), self.one_of(sizes));
+            self.packed(inputs, bits, group_size, &[rows], Order::Stacked)
+        };
+        factor.bias = (!self.one_in(3)).then(|| self.numbers(rows));
+        factor
+    }
+
+    fn projection(&mut self) -> Case {
+        let inputs = 32 * if cfg!(miri) { self.within(1, 4) } else { self.one_of(&[1, 2, 4, 8, 12, 20]) };
+        let (tile, tiles) = (self.within(1, 12), self.within(1, if cfg!(miri) { 5 } else { 40 }));
+        let rows = self.one_of(&[1, 2, tile, tiles]);
+        let kind = self.one_of(&[Kind::Store, Kind::Add, Kind::SwiGlu]);
+        let factors = self.factors(inputs, kind);
+        let outputs: usize = factors.iter().map(Factor::outputs).sum();
+        // About as many groups above as below; or none, or almost all.
+        let times = (!self.one_in(3)).then(|| self.one_of(&[0.1, 2.0, 3.5, 1e9]));
+        Case {
+            x: self.numbers(rows * inputs),
+            norm: self.one_in(2).then(|| self.numbers(inputs)),
+            rule: Rule { times, rows: (0..rows).map(|_| self.one_in(4)).collect() },
+            residual: self.numbers(rows * outputs),
+            inputs,
+            rows,
+            factors,
+            kind,
+        }
+    }
+}
+
+fn pack(matrices: Vec<Matrix>, inputs: usize, order: Order) -> Factor {
+    let sources: Vec<Source<'_>> = matrices.iter().map(Matrix::source).collect();
+    let packed = Packed::pack(&sources, inputs, order, &Pool::new(1).unwrap()).unwrap().unwrap();
+    Factor { packed: Some(packed), matrices, bias: None }
+}
+
+impl Case {
+    fn width(&self) -> usize {
+        let outputs: usize = self.factors.iter().map(Factor::outputs).sum();
+        if self.kind == Kind::SwiGlu { outputs / 2 } else { outputs }
+    }
+
+    /// Rows `range` of the result, computed without the others.
+    fn run(&self, engine: &Engine, range: std::ops::Range<usize>) -> Vec<f32> {
+        let parts: Vec<Part<'_>> = self.factors.iter().map(Factor::part).collect();
+        let norm = self.norm.as_deref().map(|weight| (weight, EPS));
+        let x = &self.x[range.start * self.inputs..range.end * self.inputs];
+        let mut out = unwritten(range.len() * self.width());
+        let mut sum =
+            self.residual.get(range.start * self.width()..range.end * self.width()).map(<[f32]>::to_vec);
+        let output = match (self.kind, &mut sum) {
+            (Kind::Add, Some(sum)) => Output::Add(sum),
+            (Kind::SwiGlu, _) => Output::SwiGlu(&mut out),
+            _ => Output::Store(&mut out),
+        };
+        engine.project(x, norm, self.inputs, self.rule.digits(range), &parts, output).to_vec()
+    }
+
+    /// The result of a row, and how far a kernel may be from it.
+    fn naive(&self, row: usize) -> Vec<(f64, f64)> {
+        let x = &self.x[row * self.inputs..(row + 1) * self.inputs];
+        let x = normed(x, self.norm.as_deref().map(|weight| (weight, EPS)));
+        let products: Vec<(f64, f64)> = self
+            .factors
+            .iter()
+            .flat_map(|factor| {
+                let rows =
+                    factor.matrices.iter().flat_map(|matrix| (0..matrix.rows).map(move |i| (matrix, i)));
+                let bias = |i: usize| factor.bias.as_ref().map_or(0.0, |bias| f64::from(bias[i]));
+                rows.enumerate().map(move |(i, (matrix, output))| (factor, matrix, output, bias(i)))
+            })
+            .map(|(factor, matrix, output, bias)| {
+                let step = factor.packed.as_ref().map(|_| matrix.group_size);
+                let (sum, most) = self.product(row, &x, matrix, output, step);
+                (sum + bias, most + 2e-7 * (sum.abs() + bias.abs()))
+            })
+            .collect();
+        match self.kind {
+            Kind::Store => products,
+            Kind::Add => {
+                let residual = &self.residual[row * self.width()..];
+                let add = |((x, most), &y): ((f64, f64), &f32)| {
+                    let y = f64::from(y);
+                    (x + y, most + 2e-7 * (x.abs() + y.abs()))
+                };
+                products.into_iter().zip(residual).map(add).collect()
+            }
+            Kind::SwiGlu => {
+                let (gates, ups) = products.split_at(products.len() / 2);
+                let mix = |(&(gate, gate_most), &(up, up_most)): (&(f64, f64), &(f64, f64))| {
+                    let silu = gate / (1.0 + (-gate).exp());
+                    // The slope of silu is at most 1.1.
+                    let silu_most = 1.1 * gate_most + 2e-6 * silu.abs() + 1e-30;
+                    (silu * up, silu.abs() * up_most + silu_most * (up.abs() + up_most))
+                };
+                gates.iter().zip(ups).map(mix).collect()
+            }
+        }
+    }
+
+    /// A row times an output's weights, rounded in groups of `group_size` if any.
+    fn product(
+        &self,
+        row: usize,
+        x: &[f64],
+        matrix: &Matrix,
+        output: usize,
+        group_size: Option<usize>,
+    ) -> (f64, f64) {
+        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        let one_digit = match self.rule.times {
+            Some(times) if !self.rule.rows[row] => f64::from(times) * mean.sqrt(),
+            _ => -1.0,
+        };
+        let (mut sum, mut most) = (0.0, 1e-30);
+        for (group, x) in x.chunks(group_size.unwrap_or(x.len())).enumerate() {
+            let largest = x.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
+            let step = match group_size {
+                None => 0.0,
+                // Which side of the limit it falls on is a matter of f32.
+                Some(_) if largest <= one_digit * (1.0 + 1e-5) => largest / 127.0,
+                Some(_) => largest / 32_639.0,
+            };
+            for (k, x) in x.iter().enumerate() {
+                let column = group * group_size.unwrap_or(0) + k;
+                let (weight, magnitude) = matrix.parts(output, column);
+                sum += x * weight;
+                // Half a step of rounding, and f32's own errors: of some sums a group, or of one an input.
+                let eps = if group_size.is_some() { 2e-6 } else { 1e-7 * self.inputs as f64 };
+                most += 0.502 * step * weight.abs() + eps * x.abs() * magnitude;
+            }
+        }
+        (sum, most)
+    }
+
+    fn describe(&self, engine: &Engine) -> String {
+        let factors: Vec<_> =
+            self.factors.iter().map(|f| (f.packed.is_some(), &f.matrices, f.bias.is_some())).collect();
+        let (rows, inputs, kind, times) = (self.rows, self.inputs, self.kind, self.rule.times);
+        format!("{:?}: {rows} rows of {inputs}, {kind:?}, {times:?}, {factors:?}", engine.family)
+    }
+}
+
+#[test]
+fn a_product_is_a_sum_over_inputs() {
+    for_cases(150, |engines, draw| {
+        let case = draw.projection();
+        let naive: Vec<(f64, f64)> = (0..case.rows).flat_map(|row| case.naive(row)).collect();
+        for engine in engines {
+            let got = case.run(engine, 0..case.rows);
+            assert_eq!(got.len(), naive.len());
+            for (i, (&got, &(want, most))) in got.iter().zip(&naive).enumerate() {
+                let far = (f64::from(got) - want).abs();
+                assert!(
+                    far <= most,
+                    "{}: row {}, column {}: {got}, not {want}: {far:e} of {most:e}",
+                    case.describe(engine),
+                    i / case.width(),
+                    i % case.width()
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_row_is_the_same_bits_whatever_rows_are_beside_it() {
+    for_cases(150, |engines, draw| {
+        let case = draw.projection();
+        for engine in engines {
+            let whole = case.run(engine, 0..case.rows);
+            for _ in 0..3 {
+                let first = draw.below(case.rows);
+                let range = first..draw.within(first + 1, case.rows);
+                let some = case.run(engine, range.clone());
+                let same = &whole[range.start * case.width()..range.end * case.width()];
+                assert_eq!(bits(&some), bits(same), "{}: rows {range:?} alone", case.describe(engine));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_row_that_is_no_number_stays_alone() {
+    for_cases(100, |engines, draw| {
+        let mut case = draw.projection();
+        let clean: Vec<Vec<f32>> = engines.iter().map(|engine| case.run(engine, 0..case.rows)).collect();
+        let row = draw.below(case.rows);
+        for _ in 0..draw.within(1, 3) {
+            let x = draw.one_of(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+            case.x[row * case.inputs + draw.below(case.inputs)] = x;
+        }
+        for (engine, clean) in engines.iter().zip(clean) {
+            let broken = case.run(engine, 0..case.rows);
+            let rows = clean.chunks_exact(case.width()).zip(broken.chunks_exact(case.width()));
+            for (i, (clean, broken)) in rows.enumerate() {
+                if i != row {
+                    assert_eq!(bits(clean), bits(broken), "{}: row {i}", case.describe(engine));
+                } else {
+                    // Dense weights have zeros, and silu of minus infinity may pass for one.
+                    let lost = broken.iter().filter(|x| x.is_finite()).count();
+                    assert_eq!(lost, 0, "{}: row {row}: {broken:?}", case.describe(engine));
+                }
+            }
+        }
+    });
+}
+
+/// Numbers at the ends of what digits and weights can be, in groups whose step is one: the result is exact.
+#[test]
+fn the_largest_digits_and_weights_overflow_nothing() {
+    for_cases(40, |engines, draw| {
+        let (bits, group_size) = (draw.one_of(&[4, 8]), draw.one_of(&[32, 64, 128]));
+        let (rows, outputs) = (draw.within(1, 13), draw.within(1, 40));
+        let mut matrix = draw.affine(outputs, group_size, bits, group_size);
+        matrix.make_plain();
+        if draw.one_in(2) {
+            matrix.fill(u32::MAX);
+        }
+        // Digits of 127 and 127, -128 and below a carry, one of each sign, and the like.
+        let extremes = [32_639.0, -32_639.0, 128.0, -128.0, 127.0, -129.0, 32_384.0, -32_640.0 + 256.0, 0.0];
+        let one = draw.one_of(&extremes);
+        let mut x: Vec<f32> = (0..rows * group_size)
+            .map(|_| if draw.one_in(2) { one } else { draw.one_of(&extremes) })
+            .collect();
+        x.chunks_exact_mut(group_size).for_each(|row| row[0] = 32_639.0);
+        let factor = pack(vec![matrix], group_size, Order::Stacked);
+        for engine in engines {
+            let mut out = unwritten(rows * outputs);
+            let output = Output::Store(&mut out);
+            let got = engine.project(&x, None, group_size, Digits::Two, &[factor.part()], output);
+            for (i, &got) in got.iter().enumerate() {
+                let (row, output) = (i / outputs, i % outputs);
+                let terms = (0..group_size)
+                    .map(|k| f64::from(x[row * group_size + k]) * factor.matrices[0].value(output, k));
+                let want: f64 = terms.sum();
+                assert_eq!(got, want as f32, "{:?}: {:?}: {row}, {output}", engine.family, factor.matrices);
+            }
+        }
+    });
+}
+
+#[test]
+fn rows_of_nothing_and_of_next_to_nothing_stay_finite() {
+    for_cases(60, |engines, draw| {
+        let mut case = draw.projection();
+        let tiny = draw.one_of(&[0.0, 1e-45, 1e-40, 1e-38, 1e-30]);
+        case.x.iter_mut().for_each(|x| *x *= tiny);
+        for engine in engines {
+            let got = case.run(engine, 0..case.rows);
+            assert!(got.iter().all(|x| x.is_finite()), "{} {tiny:e}: {got:?}", case.describe(engine));
+        }
+    });
+}
