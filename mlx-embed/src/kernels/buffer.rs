@@ -40,8 +40,8 @@ impl Weights {
     pub(super) fn zeroed(bytes: usize) -> io::Result<Self> {
         let map = MmapMut::map_anon(bytes.max(1))?;
         // A request that the system may ignore: the weights are streamed through, and with pages of 4 KB every tenth
-        // microsecond of it is address translation.
-        #[cfg(target_os = "linux")]
+        // microsecond of it is address translation. Miri doesn't know the call.
+        #[cfg(all(target_os = "linux", not(miri)))]
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self { map })
     }
