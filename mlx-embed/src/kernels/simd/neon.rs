@@ -209,6 +209,11 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // There is no stable intrinsic.
+        asm!("prfm pldl1keep, [{from}]", from = in(reg) from, options(readonly, nostack, preserves_flags));
+    }
+    #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> Self::B {
         in_a_row!(vld1q_u8(from, 16))
     }
