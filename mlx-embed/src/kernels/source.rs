@@ -74,11 +74,12 @@ fn e8m0(bits: u8) -> f32 {
 
 /// E4M3: sign, four bits of exponent with bias 7, three of mantissa; no infinities, all ones is NaN.
 fn e4m3(bits: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
-    let magnitude = match (exponent, bits & 7) {
+    let (exponent, mantissa) = (u32::from(bits >> 3 & 15), u32::from(bits & 7));
+    let magnitude = match (exponent, mantissa) {
         (15, 7) => f32::NAN,
-        (0, _) => mantissa * 2.0_f32.powi(-9),
-        _ => (1.0 + mantissa / 8.0) * 2.0_f32.powi(exponent - 7),
+        (0, _) => mantissa as f32 / 512.0,
+        // The same fields in an f32, whose exponent has bias 127.
+        _ => f32::from_bits((exponent + 120) << 23 | mantissa << 20),
     };
     if bits & 0x80 != 0 { -magnitude } else { magnitude }
 }
@@ -172,8 +173,8 @@ mod tests {
 
     #[test]
     fn small_floats_have_their_standard_values() {
-        assert_eq!([e8m0(127), e8m0(128), e8m0(0)], [1.0, 2.0, 2.0_f32.powi(-127)]);
-        assert_eq!([e4m3(0x38), e4m3(0x01), e4m3(0x7e), e4m3(0xb8)], [1.0, 2.0_f32.powi(-9), 448.0, -1.0]);
+        assert_eq!([e8m0(127), e8m0(128), e8m0(0)], [1.0, 2.0, f32::MIN_POSITIVE / 2.0]);
+        assert_eq!([e4m3(0x38), e4m3(0x01), e4m3(0x7e), e4m3(0xb8)], [1.0, 1.0 / 512.0, 448.0, -1.0]);
         assert!(e4m3(0x7f).is_nan());
     }
 }
