@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// How long an idle thread watches for work before it sleeps. Long enough to span what lies between two kernels of a
 /// forward pass, short enough that an idle process uses no processor time that anyone would notice.
-const WATCH: Duration = Duration::from_micros(200);
+const WATCH: Duration = Duration::from_micros(if cfg!(miri) { 0 } else { 200 });
 
 /// A fixed number of threads, of which the caller of [`Pool::run`] is one.
 pub(crate) struct Pool {
