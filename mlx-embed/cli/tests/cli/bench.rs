@@ -48,7 +48,9 @@ fn lines_are_answered_one_by_one() {
 
 #[test]
 fn a_wrong_line_is_named() {
-    for line in ["{\"batch\":1}", "[]", "{\"batch\":0,\"tokens\":8}", "{\"batch\":9999999,\"tokens\":9999999}"] {
+    for line in
+        ["{\"batch\":1}", "[]", "{\"batch\":0,\"tokens\":8}", "{\"batch\":9999999,\"tokens\":9999999}"]
+    {
         let input = format!("{{\"batch\":1,\"tokens\":2}}\n{line}\n");
         run_on(on("bench", CASE).arg("--stdin"), input.as_bytes()).failed(2, &["line 2"]);
     }
