@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::thread;
 
-use mlx_embed::{Embedder, Embedding};
+use mlx_embed::{Device, Embedder, Embedding, LoadOptions, Precision};
 use mlx_embed_tests::compare::max_abs;
 use mlx_embed_tests::golden::{self, Golden};
 
@@ -31,6 +31,19 @@ fn assert_same(case: &str, found: &[Embedding], expected: &[Embedding]) {
         let difference = max_abs(&found.vector, &expected.vector);
         assert!(difference <= tolerance(), "{case}: text {index} differs by {difference:e}");
         assert_eq!((found.tokens, found.truncated), (expected.tokens, expected.truncated));
+    }
+}
+
+#[test]
+fn kernels_for_the_cpu_change_no_bit_by_the_company_of_a_text() {
+    for precision in [Precision::Exact, Precision::Fast] {
+        for case in CASES {
+            let options = LoadOptions { precision, device: Device::Cpu, ..golden::load_options() };
+            let embedder = Embedder::load_with(golden::directory(case), options).unwrap();
+            let texts = texts(case);
+            let in_company = embedder.embed(&texts).unwrap();
+            assert_eq!(in_company, alone(&embedder, &texts), "{case}, {precision}");
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod commands;
+mod cosine;
 mod error;
 mod input;
 mod notes;

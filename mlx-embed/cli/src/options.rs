@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::notes::Notes;
 
 /// Which model, and how it makes vectors.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model options")]
 pub(crate) struct CommonArgs {
     /// Checkpoint directory [default: the small English model inside this program]
@@ -121,6 +121,16 @@ impl CommonArgs {
 
     pub(crate) fn notes(&self) -> Notes {
         Notes::new(self.quiet)
+    }
+
+    /// Whether `--precision fast` was given.
+    pub(crate) fn is_fast(&self) -> bool {
+        matches!(self.precision, PrecisionArg::Fast)
+    }
+
+    /// The same options with `--precision exact`.
+    pub(crate) fn exactly(&self) -> Self {
+        Self { precision: PrecisionArg::Exact, ..self.clone() }
     }
 
     /// Loads the model and holds the options against it, before anything is read or written.

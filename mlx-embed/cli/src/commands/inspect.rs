@@ -5,11 +5,12 @@ use std::io::{self, Write};
 
 use clap::Args;
 use mlx_embed::mlx::memory;
-use mlx_embed::{EndTokenSource, Error, Info, RopeScaling, Source};
+use mlx_embed::{Embedding, EndTokenSource, Error, Info, RopeScaling, Source};
 use serde::Serialize;
 
+use crate::cosine::cosine;
 use crate::error::CliError;
-use crate::options::CommonArgs;
+use crate::options::{CommonArgs, Model};
 
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
@@ -39,6 +40,57 @@ struct Report {
     dims: usize,
     memory: Memory,
     mlx_embed_version: &'static str,
+    /// With `--precision fast` where that makes a difference.
+    fast_against_exact: Option<Comparison>,
+}
+
+/// Cosines of the vectors of sample texts in two precisions.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    texts: usize,
+    lowest_cosine: f64,
+    mean_cosine: f64,
+}
+
+/// Short and long, prose and not, in several scripts: what a precision loses depends on the text.
+const SAMPLES: [&str; 12] = [
+    "hello",
+    "The cat sat on the mat.",
+    "A feline rested on the rug.",
+    "The stock market crashed today.",
+    "How do I reset my password if I no longer have the phone number I registered with?",
+    "fn main() { println!(\"{}\", (1..=10).map(|x| x * x).sum::<u64>()); }",
+    "Im Herbst fallen die Blätter, und die Abende werden länger.",
+    "Où se trouve la gare la plus proche, s'il vous plaît ?",
+    "\u{6211}\u{559c}\u{6b22}\u{5728}\u{6cb3}\u{8fb9}\u{6563}\u{6b65}\u{3002}",
+    "3.14159 26535 89793 23846 26433 83279 50288 41971 69399 37510",
+    "Water boils at a lower temperature on a mountain, because the pressure of the air is lower there; \
+     so pasta takes longer to cook, and recipes for high places allow for it.",
+    "From: the garden club. To: all members. The meeting on Thursday moves to the library, since the hall's \
+     roof is being repaired. Please bring the seeds that you promised, and a chair if you can. Tea will be \
+     served at four, and the vote on next year's flower show follows at five.",
+];
+
+impl Comparison {
+    /// Embeds the samples with `model`, and again exactly; `None` where there is nothing to compare.
+    fn measure(args: &CommonArgs, model: Model) -> Result<Option<Self>, CliError> {
+        if !args.is_fast() || model.embedder.info().precision.is_none() {
+            return Ok(None);
+        }
+        let vectors = |model: &Model| -> Result<Vec<Embedding>, CliError> {
+            Ok(model.embedder.embed_with(&SAMPLES, &model.options)?)
+        };
+        let fast = vectors(&model)?;
+        // One at a time: two take twice the memory.
+        drop(model);
+        let exact = vectors(&args.exactly().load()?)?;
+        let cosines: Vec<f64> = fast.iter().zip(&exact).map(|(a, b)| cosine(&a.vector, &b.vector)).collect();
+        Ok(Some(Self {
+            texts: cosines.len(),
+            lowest_cosine: cosines.iter().copied().fold(1.0, f64::min),
+            mean_cosine: cosines.iter().sum::<f64>() / cosines.len() as f64,
+        }))
+    }
 }
 
 /// Bytes, after loading.
@@ -79,6 +131,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
         dims: model.dims(),
         memory: Memory::read()?,
         mlx_embed_version: env!("CARGO_PKG_VERSION"),
+        fast_against_exact: Comparison::measure(&args.common, model)?,
     };
     let mut stdout = io::stdout().lock();
     let result = if args.json {
@@ -102,6 +155,11 @@ impl Report {
         lines.add("device", info.backend.to_string());
         let precision = info.precision.map_or(String::new(), |precision| format!(", {precision}"));
         lines.add("kernels", format!("{}{precision}", info.kernels));
+        if let Some(Comparison { texts, lowest_cosine, mean_cosine }) = &self.fast_against_exact {
+            let value =
+                format!("cosine {lowest_cosine:.6} at least, {mean_cosine:.6} on average, {texts} texts");
+            lines.add("fast against exact", value);
+        }
         let memory = &self.memory;
         lines.add(
             "MLX memory",

@@ -6,6 +6,7 @@ use clap::Args;
 use mlx_embed::Embedding;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::cosine::dot;
 use crate::error::CliError;
 use crate::input::{Input, InputArgs};
 use crate::options::CommonArgs;
@@ -99,10 +100,6 @@ impl<'a> Rows<'a> {
             })
             .collect()
     }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
 fn json(out: &mut impl Write, texts: &[String], rows: &Rows<'_>) -> io::Result<()> {

@@ -75,3 +75,21 @@ fn prompts_are_shown_with_their_texts() {
     let text = run(&mut on("inspect", "st-last-token")).stdout;
     assert!(text.contains("prompt query       \"Instruct: "), "{text}");
 }
+
+#[test]
+fn fast_is_compared_with_exact() {
+    let lowest = |case: &str| {
+        let compared = &inspect(case, &["--precision", "fast"])["fast_against_exact"];
+        assert_eq!(compared["texts"], 12);
+        let [lowest, mean] = ["lowest_cosine", "mean_cosine"].map(|name| compared[name].as_f64().unwrap());
+        assert!(lowest <= mean && mean <= 1.0 + 1e-9, "{compared}");
+        lowest
+    };
+    let quantised = lowest("qwen3-affine-4bit-g64");
+    assert!(0.998 < quantised && quantised < 0.999_999_9, "{quantised}");
+    // Nothing of it is rounded.
+    assert!((lowest("qwen3-bf16") - 1.0).abs() < 1e-9);
+    assert!(inspect("qwen3-affine-4bit-g64", &[])["fast_against_exact"].is_null());
+    let text = run(on("inspect", "qwen3-affine-4bit-g64").args(["--precision", "fast"])).stdout;
+    assert!(text.contains("fast against exact cosine 0.999"), "{text}");
+}
