@@ -12,6 +12,7 @@ mod notes;
 mod options;
 mod output;
 mod progress;
+mod report;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
 use crate::options::{CommonArgs, at_least_one};
+use crate::report;
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -150,15 +151,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
         mlx_embed_version: env!("CARGO_PKG_VERSION"),
         mlx_version: info.mlx_version.clone(),
     };
-    let mut stdout = io::stdout().lock();
-    let result = if args.json {
-        serde_json::to_writer_pretty(&mut stdout, &report)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(stdout))
-    } else {
-        stdout.write_all(report.table().as_bytes())
-    };
-    result.and_then(|()| stdout.flush()).map_err(CliError::on_stdout)
+    report::print(args.json, &report, Report::table)
 }
 
 impl Report {

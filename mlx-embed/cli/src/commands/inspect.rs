@@ -1,7 +1,6 @@
 //! `mlx-embed inspect`: what a checkpoint is and how it would run.
 
 use std::fs;
-use std::io::{self, Write};
 
 use clap::Args;
 use mlx_embed::mlx::memory;
@@ -11,6 +10,7 @@ use serde::Serialize;
 use crate::cosine::cosine;
 use crate::error::CliError;
 use crate::options::{CommonArgs, Model};
+use crate::report;
 
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
@@ -133,15 +133,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
         mlx_embed_version: env!("CARGO_PKG_VERSION"),
         fast_against_exact: Comparison::measure(&args.common, model)?,
     };
-    let mut stdout = io::stdout().lock();
-    let result = if args.json {
-        serde_json::to_writer_pretty(&mut stdout, &report)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(stdout))
-    } else {
-        stdout.write_all(report.text().as_bytes())
-    };
-    result.and_then(|()| stdout.flush()).map_err(CliError::on_stdout)
+    report::print(args.json, &report, Report::text)
 }
 
 impl Report {
