@@ -180,6 +180,10 @@ impl Shared {
                 thread::park();
             }
             self.sleeping[index].store(false, Ordering::SeqCst);
+            // Not left to the next watch: where clocks outrun threads, as under Miri, it may be over before it looked.
+            if let Some(state) = news() {
+                return state;
+            }
         }
     }
 }
