@@ -286,7 +286,8 @@ pub(super) unsafe fn float_tile<S: Simd, const M: usize, const K_STRIDE: usize, 
             sums[m][0] = S::fma(x, b0, sums[m][0]);
             sums[m][1] = S::fma(x, b1, sums[m][1]);
         }
-        a = a.add(K_STRIDE);
-        b = b.add(b_stride);
+        // After the last step both may be past the end of what they point into.
+        a = a.wrapping_add(K_STRIDE);
+        b = b.wrapping_add(b_stride);
     }
 }

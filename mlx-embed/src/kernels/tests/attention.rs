@@ -19,11 +19,16 @@ const EPS: f32 = 1e-6;
 
 impl Case {
     fn draw(draw: &mut Draw) -> Self {
-        let kv_heads = draw.within(1, 3);
+        let small = cfg!(miri);
+        let kv_heads = draw.within(1, if small { 1 } else { 3 });
         // Half of them such that halves of a head are whole vectors.
-        let head_dim = if draw.one_in(2) { 32 * draw.within(1, 4) } else { 2 * draw.within(1, 64) };
+        let head_dim = if draw.one_in(2) {
+            32 * draw.within(1, if small { 2 } else { 4 })
+        } else {
+            2 * draw.within(1, if small { 24 } else { 64 })
+        };
         let heads = Heads { heads: kv_heads * draw.within(1, 3), kv_heads, head_dim };
-        let longest = if cfg!(miri) { 20 } else { draw.one_of(&[10, 60, 300]) };
+        let longest = if small { 8 } else { draw.one_of(&[10, 60, 300]) };
         let lengths: Vec<usize> = (0..draw.within(1, 4)).map(|_| draw.within(1, longest)).collect();
         let tokens: usize = lengths.iter().sum();
         let angles = (0..longest)
