@@ -94,7 +94,8 @@ impl Pool {
         shared.next.store(0, Ordering::Relaxed);
         let epoch = shared.state.load(Ordering::Relaxed) & !(EPOCH - 1);
         shared.state.store(epoch.wrapping_add(EPOCH) | OPEN, Ordering::SeqCst);
-        for ((thread, _), sleeping) in self.helpers.iter().zip(&shared.sleeping) {
+        // On a machine of many cores, waking more threads than there are tasks would cost more than small tasks do.
+        for ((thread, _), sleeping) in self.helpers.iter().zip(&shared.sleeping).take(tasks - 1) {
             if sleeping.load(Ordering::SeqCst) {
                 thread.unpark();
             }
