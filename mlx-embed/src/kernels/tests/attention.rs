@@ -27,9 +27,10 @@ impl Case {
         } else {
             2 * draw.within(1, if small { 24 } else { 64 })
         };
-        let heads = Heads { heads: kv_heads * draw.within(1, 3), kv_heads, head_dim };
-        let longest = if small { 8 } else { draw.one_of(&[10, 60, 300]) };
-        let lengths: Vec<usize> = (0..draw.within(1, 4)).map(|_| draw.within(1, longest)).collect();
+        let heads = Heads { heads: kv_heads * draw.within(1, if small { 2 } else { 3 }), kv_heads, head_dim };
+        let longest = if small { 5 } else { draw.one_of(&[10, 60, 300]) };
+        let lengths: Vec<usize> =
+            (0..draw.within(1, if small { 2 } else { 4 })).map(|_| draw.within(1, longest)).collect();
         let tokens: usize = lengths.iter().sum();
         let angles = (0..longest)
             .flat_map(|_| {
