@@ -81,19 +81,12 @@ pub(super) unsafe fn emit<S: Simd>(sink: &Sink<'_>, tile: Tile, pair: usize, pro
     for m in 0..tile.rows {
         let from = products.0.as_ptr().add(m * PAIR);
         let to = sink.out.add((tile.first + m) * sink.stride + first);
-        let mut x = [S::load(from), S::load(from.add(LANES))];
         if sink.kind == Kind::SwiGlu {
-            let y = silu_times::<S>(x[0], x[1]);
-            if count == LANES {
-                S::store(to, y);
-            } else {
-                let mut vector = [0.0_f32; LANES];
-                S::store(vector.as_mut_ptr(), y);
-                std::ptr::copy_nonoverlapping(vector.as_ptr(), to, count);
-            }
+            swiglu::<S>(from, from.add(LANES), to, count);
             continue;
         }
         if count == PAIR {
+            let mut x = [S::load(from), S::load(from.add(LANES))];
             if let Some(bias) = sink.bias {
                 let bias = bias.as_ptr().add(pair * PAIR);
                 x = [S::add(x[0], S::load(bias)), S::add(x[1], S::load(bias.add(LANES)))];
@@ -133,8 +126,13 @@ unsafe fn silu_times<S: Simd>(x: S::F, y: S::F) -> S::F {
 #[inline(always)]
 pub(super) unsafe fn swiglu<S: Simd>(gate: *const f32, up: *const f32, out: *mut f32, count: usize) {
     for i in (0..count).step_by(LANES) {
-        let mut vector = [0.0_f32; LANES];
-        S::store(vector.as_mut_ptr(), silu_times::<S>(S::load(gate.add(i)), S::load(up.add(i))));
-        std::ptr::copy_nonoverlapping(vector.as_ptr(), out.add(i), LANES.min(count - i));
+        let product = silu_times::<S>(S::load(gate.add(i)), S::load(up.add(i)));
+        if i + LANES <= count {
+            S::store(out.add(i), product);
+        } else {
+            let mut vector = [0.0_f32; LANES];
+            S::store(vector.as_mut_ptr(), product);
+            std::ptr::copy_nonoverlapping(vector.as_ptr(), out.add(i), count - i);
+        }
     }
 }

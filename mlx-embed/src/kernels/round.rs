@@ -152,10 +152,7 @@ pub(super) unsafe fn round_tile<S: Simd>(
         }
         match input.digits {
             Digits::TwoAbove { times, rows: two } if !two[tile.first + m] => {
-                let sum = match input.norm {
-                    Some((weight, _)) => sum_of_squares::<S>(x, Some(weight)),
-                    None => sum_of_squares::<S>(x, None),
-                };
+                let sum = sum_of_squares::<S>(x, input.norm.map(|(weight, _)| weight));
                 rows[m].1 = times * rows[m].0 * (sum / x.len() as f32).sqrt();
             }
             _ => {}

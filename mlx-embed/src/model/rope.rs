@@ -153,13 +153,20 @@ impl Rope {
     /// # Errors
     /// When the settings are not in f32, which on the CPU they are.
     pub(super) fn angles(&self, tokens: usize) -> Result<Arc<[f32]>, MlxError> {
+        // Every layer asks, and what it asks for is nearly always there.
+        let base = self.base(tokens);
+        self.angles
+            .get(base, tokens * self.dims as usize, || self.make_angles(base, tokens.next_power_of_two()))
+    }
+
+    fn make_angles(&self, base: f64, positions: usize) -> Result<Vec<f32>, MlxError> {
         let half = (self.dims / 2) as usize;
         let frequencies: Vec<f32> = match &self.frequencies {
             Frequencies::Periods(periods) => {
                 periods.as_slice::<f32>()?.iter().map(|period| period.recip()).collect()
             }
-            _ => {
-                let (base, dims) = (self.base(tokens), f64::from(self.dims));
+            Frequencies::Base(_) | Frequencies::Dynamic { .. } => {
+                let dims = f64::from(self.dims);
                 (0..half).map(|i| base.powf(-2.0 * i as f64 / dims) as f32).collect()
             }
         };
@@ -167,38 +174,39 @@ impl Rope {
             Some(magnitude) => magnitude.as_slice::<f32>()?[0],
             None => 1.0,
         };
-        let make = |positions: usize| {
-            let mut angles = Vec::with_capacity(positions * 2 * half);
-            for position in 0..positions {
-                // In f32, as the reference and MLX compute it.
-                let position = position as f32 * self.position_scale;
-                angles.extend(frequencies.iter().map(|frequency| magnitude * (position * frequency).cos()));
-                angles.extend(frequencies.iter().map(|frequency| magnitude * (position * frequency).sin()));
-            }
-            angles
-        };
-        Ok(match self.frequencies {
-            // Another length may have another base.
-            Frequencies::Dynamic { .. } => make(tokens).into(),
-            _ => self.angles.get(tokens, 2 * half, make),
-        })
+        let mut angles = Vec::with_capacity(positions * 2 * half);
+        for position in 0..positions {
+            // In f32, as the reference and MLX compute it.
+            let position = position as f32 * self.position_scale;
+            angles.extend(frequencies.iter().map(|frequency| magnitude * (position * frequency).cos()));
+            angles.extend(frequencies.iter().map(|frequency| magnitude * (position * frequency).sin()));
+        }
+        Ok(angles)
     }
 }
 
-/// Angles that are kept from one batch to the next, for as many positions as were asked for so far.
+/// Angles that are kept from one layer and batch to the next: those of the last base, for as many positions as were
+/// asked for so far.
 #[derive(Debug, Default)]
-struct AngleCache(Mutex<Option<Arc<[f32]>>>);
+struct AngleCache(Mutex<Option<(u64, Arc<[f32]>)>>);
 
 impl AngleCache {
-    /// The angles of at least `positions` positions, each `numbers` numbers.
-    fn get(&self, positions: usize, numbers: usize, make: impl FnOnce(usize) -> Vec<f32>) -> Arc<[f32]> {
+    /// At least `count` numbers for `base`.
+    fn get(
+        &self,
+        base: f64,
+        count: usize,
+        make: impl FnOnce() -> Result<Vec<f32>, MlxError>,
+    ) -> Result<Arc<[f32]>, MlxError> {
         // The cached value is whole whatever happened to another user of it.
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*cached {
-            Some(angles) if angles.len() >= positions * numbers => Arc::clone(angles),
+            // By its bits: frequencies without a base have NaN for it.
+            Some((of, angles)) if *of == base.to_bits() && angles.len() >= count => Ok(Arc::clone(angles)),
             _ => {
-                let angles: Arc<[f32]> = make(positions.next_power_of_two()).into();
-                Arc::clone(cached.insert(angles))
+                let angles: Arc<[f32]> = make()?.into();
+                *cached = Some((base.to_bits(), Arc::clone(&angles)));
+                Ok(angles)
             }
         }
     }
