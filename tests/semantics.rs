@@ -51,7 +51,9 @@ fn the_model_in_the_library_is_the_one_in_its_directory() {
     let dir = Path::new("mlx-embed/models/default");
     let from_files = Embedder::load_with(dir, golden::load_options()).unwrap();
     let texts = ["The cat sat on the mat", "cat", "An embedding stands for the meaning of a text."];
-    assert_eq!(EMBEDDER.embed(&texts).unwrap(), from_files.embed(&texts).unwrap());
+    for (a, b) in EMBEDDER.embed(&texts).unwrap().iter().zip(from_files.embed(&texts).unwrap()) {
+        assert_eq!(a.vector, b.vector);
+    }
     assert_eq!(EMBEDDER.info().parameters, from_files.info().parameters);
 }
 

@@ -19,36 +19,46 @@ pub(crate) enum Sharing {
     EqualLengths,
 }
 
-/// Groups texts of the given lengths into batches, longest first. Each batch lists positions in `lengths`.
-///
-/// A batch holds at most `budget` tokens, padding included; a text longer than the budget runs alone.
-pub(crate) fn plan(lengths: &[usize], budget: usize, sharing: Sharing) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    // Stable, so that equal inputs make equal batches.
-    order.sort_by_key(|&text| std::cmp::Reverse(lengths[text]));
+/// Chooses the texts of one batch, one text after the other.
+#[derive(Debug)]
+pub(crate) struct Packing {
+    budget: usize,
+    sharing: Sharing,
+    texts: usize,
+    longest: usize,
+    /// Without padding.
+    tokens: usize,
+}
 
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    let (mut longest, mut padding) = (0, 0);
-    for text in order {
-        let length = lengths[text];
-        if let Some(batch) = batches.last_mut() {
-            let padded = longest * (batch.len() + 1);
-            let padding_then = padding + longest - length;
-            let (tokens, allowed) = match sharing {
-                Sharing::EqualLengths => (padded, 0),
-                Sharing::Padded => (padded, FREE_PADDING.max((padded as f64 * PADDING_SHARE) as usize)),
-                Sharing::Joined => (padded - padding_then, usize::MAX),
-            };
-            if tokens <= budget && padding_then <= allowed {
-                batch.push(text);
-                padding = padding_then;
-                continue;
-            }
-        }
-        batches.push(vec![text]);
-        (longest, padding) = (length, 0);
+impl Packing {
+    /// An empty batch for at most `budget` tokens, padding included.
+    pub(crate) fn new(budget: usize, sharing: Sharing) -> Self {
+        Self { budget, sharing, texts: 0, longest: 0, tokens: 0 }
     }
-    batches
+
+    /// Takes in a text of `length` tokens if there is room. The first always finds it: what is longer than the budget
+    /// runs alone.
+    pub(crate) fn add(&mut self, length: usize) -> bool {
+        let tokens = self.tokens + length;
+        let longest = self.longest.max(length);
+        let padded = longest * (self.texts + 1);
+        let allowed = FREE_PADDING.max((padded as f64 * PADDING_SHARE) as usize);
+        let fits = match self.sharing {
+            Sharing::Joined => tokens <= self.budget,
+            Sharing::Padded => padded <= self.budget && padded - tokens <= allowed,
+            Sharing::EqualLengths => padded <= self.budget && length == self.longest,
+        };
+        if !fits && self.texts > 0 {
+            return false;
+        }
+        (self.texts, self.longest, self.tokens) = (self.texts + 1, longest, tokens);
+        true
+    }
+
+    /// Whether no text at all would find room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.tokens >= self.budget
+    }
 }
 
 /// Texts that run together.
@@ -101,26 +111,19 @@ impl Batch {
 mod tests {
     use super::*;
 
-    fn sorted(batches: &[Vec<usize>]) -> Vec<usize> {
-        let mut all: Vec<usize> = batches.iter().flatten().copied().collect();
-        all.sort_unstable();
-        all
-    }
-
-    #[test]
-    fn every_text_runs_exactly_once() {
-        let lengths: Vec<usize> = (0..500).map(|i| 1 + (i * 7919) % 613).collect();
-        let batches = plan(&lengths, 2048, Sharing::Padded);
-        assert_eq!(sorted(&batches), (0..500).collect::<Vec<_>>());
+    /// Which of `lengths` one batch takes, in order.
+    fn packed(lengths: &[usize], budget: usize, sharing: Sharing) -> Vec<usize> {
+        let mut packing = Packing::new(budget, sharing);
+        lengths.iter().copied().filter(|&length| packing.add(length)).collect()
     }
 
     #[test]
     fn no_batch_exceeds_the_budget_or_its_share_of_padding() {
         let lengths: Vec<usize> = (0..500).map(|i| 1 + (i * 7919) % 613).collect();
-        for batch in plan(&lengths, 2048, Sharing::Padded) {
-            let longest = batch.iter().map(|&text| lengths[text]).max().unwrap();
-            let tokens = longest * batch.len();
-            let real: usize = batch.iter().map(|&text| lengths[text]).sum();
+        for start in 0..lengths.len() {
+            let batch = packed(&lengths[start..], 2048, Sharing::Padded);
+            let tokens = batch.iter().max().unwrap() * batch.len();
+            let real: usize = batch.iter().sum();
             assert!(tokens <= 2048, "{tokens} tokens");
             assert!(tokens - real <= FREE_PADDING.max(tokens / 4), "{real} of {tokens}");
         }
@@ -128,20 +131,34 @@ mod tests {
 
     #[test]
     fn a_text_over_the_budget_runs_alone() {
-        assert_eq!(plan(&[5, 100, 5], 10, Sharing::Padded), [vec![1], vec![0, 2]]);
+        for sharing in [Sharing::Padded, Sharing::Joined, Sharing::EqualLengths] {
+            assert_eq!(packed(&[100, 5, 100], 10, sharing), [100]);
+            assert_eq!(packed(&[5, 100, 5], 10, sharing), [5, 5]);
+        }
     }
 
     #[test]
     fn a_handful_of_short_texts_share_one_batch() {
-        assert_eq!(plan(&[3, 20, 8, 15], 4096, Sharing::Padded).len(), 1);
+        assert_eq!(packed(&[3, 20, 8, 15], 4096, Sharing::Padded), [3, 20, 8, 15]);
     }
 
     #[test]
     fn equal_lengths_never_pad() {
-        let lengths = [4, 2, 4, 3, 2];
-        for batch in plan(&lengths, 4096, Sharing::EqualLengths) {
-            assert!(batch.iter().all(|&text| lengths[text] == lengths[batch[0]]));
-        }
+        assert_eq!(packed(&[4, 2, 4, 3, 2], 4096, Sharing::EqualLengths), [4, 4]);
+    }
+
+    #[test]
+    fn joined_batches_are_bounded_by_their_own_tokens() {
+        assert_eq!(packed(&[100, 1, 1, 1, 50, 30], 103, Sharing::Joined), [100, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_full_batch_says_so() {
+        let mut packing = Packing::new(4, Sharing::Padded);
+        assert!(packing.add(3) && !packing.is_full());
+        assert!(!packing.add(3) && !packing.is_full());
+        let mut packing = Packing::new(4, Sharing::Joined);
+        assert!(packing.add(3) && packing.add(1) && packing.is_full());
     }
 
     #[test]
@@ -156,17 +173,5 @@ mod tests {
         let batch = Batch::joined(&[&[1, 2, 3], &[4], &[5, 6]]);
         assert_eq!((batch.ids, batch.shape), (vec![1, 2, 3, 4, 5, 6], [1, 6]));
         assert_eq!((&batch.lengths[..], batch.starts), (&[3, 1, 2][..], vec![0, 3, 4]));
-    }
-
-    #[test]
-    fn joined_batches_are_bounded_by_their_own_tokens() {
-        let lengths = [100, 1, 1, 1, 50, 30];
-        let batches = plan(&lengths, 103, Sharing::Joined);
-        assert_eq!(batches, [vec![0], vec![4, 5, 1, 2, 3]]);
-    }
-
-    #[test]
-    fn nothing_makes_no_batches() {
-        assert!(plan(&[], 10, Sharing::Padded).is_empty());
     }
 }

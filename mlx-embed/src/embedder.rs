@@ -1,83 +1,71 @@
 //! The public handle.
 
-use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::Checkpoint;
+use crate::engine::State;
+use crate::engine::queue::Ending;
 use crate::error::{Error, InputError};
-use crate::info::{EndTokenInfo, Info, Source};
-use crate::kernels::Family;
-use crate::mlx::{self, Backend};
-use crate::model::Precision;
-use crate::pooling::{self, Pooling};
-use crate::runner::{self, Device, RunnerOptions};
-use crate::text::{EndToken, Prompt, Prompts, TextEncoder};
-use crate::worker::Worker;
+use crate::info::Info;
+use crate::loading::{self, Loading, Steps};
+use crate::options::{EmbedOptions, Embedding, LoadOptions};
+use crate::request::{Pending, Results, Shared};
+use crate::runner::Runner;
+use crate::stream::{EmbedIter, Patience, Windows};
+use crate::warm_up::{self, WarmUp};
 
-/// Options of [`Embedder::load_with`]. `LoadOptions::default()` follows the checkpoint.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct LoadOptions {
-    /// Where the model runs. Default: the GPU if there is one, else the CPU.
-    pub device: Device,
-    /// Threads on the CPU. Default: every core.
-    pub threads: Option<NonZeroUsize>,
-    /// How closely 4- and 8-bit checkpoints are followed on the CPU. A GPU computes in the checkpoint's own type.
-    pub precision: Precision,
-    /// The family of kernels on the CPU, by name: `avx512-vnni`, `avx512`, `avx2-vnni`, `avx2`, `neon-dotprod`, `neon`,
-    /// `portable`, or `mlx` for MLX's own operations. Default: as the environment variable `MLX_EMBED_KERNELS` says,
-    /// else the fastest that the machine runs.
-    pub kernels: Option<String>,
-    /// How hidden states become a vector. Default: as the checkpoint says, else the last token.
-    pub pooling: Option<Pooling>,
-    /// Which token ends a text.
-    pub end_token: EndToken,
-    /// Longest input in tokens. Default: `max_seq_length` of the sentence-transformers files, else the model's
-    /// `max_position_embeddings`.
-    pub max_tokens: Option<usize>,
-    /// Most tokens that run at once, padding included; a longer text runs alone. Default: 4096 on a GPU; 512 on the
-    /// CPU, where more take memory and save no time.
-    pub batch_tokens: Option<NonZeroUsize>,
-    /// Bytes that MLX keeps for reuse; a setting of the whole process. Default: 256 MiB on a GPU, 64 MiB on the CPU.
-    pub cache_limit: Option<usize>,
-    /// Bytes that MLX tries to stay within; a setting of the whole process. Default: MLX's own.
-    pub memory_limit: Option<usize>,
-}
-
-/// Options of [`Embedder::embed_with`].
-///
-/// ```
-/// use mlx_embed::{EmbedOptions, Prompt};
-///
-/// let query = EmbedOptions { prompt: Prompt::Named("query".into()), ..Default::default() };
-/// # assert_eq!(query.normalize, None);
-/// ```
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct EmbedOptions {
-    /// What goes before each text.
-    pub prompt: Prompt,
-    /// Keep only the first so many numbers of each vector (Matryoshka), before normalising.
-    pub dims: Option<NonZeroUsize>,
-    /// Scale vectors to length 1. Default: as the checkpoint says, else yes.
-    pub normalize: Option<bool>,
-}
-
-/// A text's vector, and what became of the text.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Embedding {
-    /// f32 `[dims]`.
-    pub vector: Vec<f32>,
-    /// Tokens that the model saw, prompt and end token included.
-    pub tokens: usize,
-    /// Whether the text was longer than the limit, so that its end was cut.
-    pub truncated: bool,
-}
+/// Calls with more texts than this send them in parts, so that the model starts before the last is tokenised.
+const PART_TEXTS: usize = 256;
 
 /// Turns texts into vectors.
 ///
-/// A handle: cloning is cheap and every clone shares one model, which lives on a thread of its own. Calls from many
-/// threads take turns. The model is freed when the last handle goes.
+/// A handle: cloning is cheap and every clone shares one model, which lives on a thread of its own with a queue before
+/// it. Use it from as many threads and tasks as you like.
+///
+/// # Calls
+///
+/// | | block | return a [`Pending`], a future | |
+/// | --- | --- | --- | --- |
+/// | one text | [`embed_one`](Self::embed_one) | [`submit_one`](Self::submit_one) | |
+/// | texts | [`embed`](Self::embed), [`embed_with`](Self::embed_with) | [`submit`](Self::submit) | all or nothing |
+/// | texts | [`embed_each`](Self::embed_each) | [`submit_each`](Self::submit_each) | a result each |
+/// | a stream | [`embed_iter`](Self::embed_iter) | | drawn as fast as it is embedded |
+///
+/// # What runs when
+/// A request that finds the model idle starts at once. Requests that come while it is busy leave together, up to
+/// [`batch_tokens`](LoadOptions::batch_tokens); none of them waits for a window of time to pass. Queries go before bulk
+/// ([`Lane`](crate::Lane)); between two batches of a bulk job a query gets in, and of eight batches bulk gets one.
+/// Texts are tokenised on the caller's side, never on the model's thread. Identical texts that wait together are
+/// computed once. A request that fails does so alone.
+///
+/// A prompt that comes again is not computed again: its keys and values are kept ([`LoadOptions::prompt_cache`]), and
+/// texts behind it cost their own tokens only.
+///
+/// # Ends
+/// The model is freed when the last handle is gone, and every [`Pending`] with it; [`Embedder::shut_down`] does it
+/// earlier. If the model's thread dies, which takes a panic or a lost device, every request ends with
+/// [`Error::Stopped`] and [`Embedder::state`] says so.
+///
+/// # What can be seen
+/// Spans and events of [`tracing`](https://docs.rs/tracing): a span `mlx_embed.batch` follows from the spans of the
+/// requests in it. With a recorder of the [`metrics`](https://docs.rs/metrics) facade that is installed before loading,
+/// labelled with `model`:
+///
+/// | metric | kind | |
+/// | --- | --- | --- |
+/// | `mlx_embed_requests_total` | counter | by `outcome`: done, refused, late, cancelled, failed |
+/// | `mlx_embed_request_duration_seconds` | histogram | from call to result |
+/// | `mlx_embed_queue_duration_seconds` | histogram | a text's time until its batch began |
+/// | `mlx_embed_batch_duration_seconds` | histogram | a batch's time on the device |
+/// | `mlx_embed_batch_texts`, `mlx_embed_batch_tokens` | histogram | what ran together |
+/// | `mlx_embed_texts_total`, `mlx_embed_tokens_total` | counter | what ran |
+/// | `mlx_embed_queue_texts` | gauge | texts that wait, by `lane` |
+/// | `mlx_embed_cache_hits_total`, `mlx_embed_cache_misses_total` | counter | of the vector cache |
+/// | `mlx_embed_shared_texts_total` | counter | texts that got an identical one's vector |
+///
+/// # Example
 ///
 /// ```no_run
 /// use mlx_embed::Embedder;
@@ -93,12 +81,13 @@ pub struct Embedder {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    text: TextEncoder,
-    prompts: Prompts,
-    info: Info,
-    worker: Worker,
+/// What becomes of queued requests at [`Embedder::shut_down`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// They are embedded.
+    Finish,
+    /// They end with [`Error::Stopped`]; only the batch that runs is finished.
+    Return,
 }
 
 impl Embedder {
@@ -116,7 +105,26 @@ impl Embedder {
     /// # Errors
     /// As [`Embedder::load`]; also when an option doesn't fit the model or the machine.
     pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
-        Self::of_checkpoint(Checkpoint::open(dir)?, options)
+        Self::of_checkpoint(Checkpoint::open(dir)?, &options, Arc::default())
+    }
+
+    /// As [`Embedder::load_with`], on a thread of its own, with progress to look at.
+    ///
+    /// ```no_run
+    /// use mlx_embed::{Embedder, LoadOptions};
+    ///
+    /// let loading = Embedder::load_in_background("path/to/model", LoadOptions::default());
+    /// while !loading.is_done() {
+    ///     let progress = loading.progress();
+    ///     println!("{} of {} layers", progress.layers, progress.of);
+    ///     std::thread::sleep(std::time::Duration::from_millis(100));
+    /// }
+    /// let embedder = loading.wait()?;
+    /// # Ok::<(), mlx_embed::Error>(())
+    /// ```
+    pub fn load_in_background(dir: impl Into<PathBuf>, options: LoadOptions) -> Loading {
+        let dir = dir.into();
+        Loading::start(move |steps| Self::of_checkpoint(Checkpoint::open(dir)?, &options, steps))
     }
 
     /// Loads the model that this crate carries: small, for English, 384 numbers a vector. Its card is
@@ -124,7 +132,7 @@ impl Embedder {
     ///
     /// ```no_run
     /// let embedder = mlx_embed::Embedder::default_model()?;
-    /// let vector = &embedder.embed(&["The cat sat on the mat"])?[0].vector;
+    /// let vector = embedder.embed_one("The cat sat on the mat")?.vector;
     /// assert_eq!(vector.len(), 384);
     /// # Ok::<(), mlx_embed::Error>(())
     /// ```
@@ -142,71 +150,55 @@ impl Embedder {
     /// As [`Embedder::default_model`]; also when an option doesn't fit the model or the machine.
     #[cfg(feature = "default-model")]
     pub fn default_model_with(options: LoadOptions) -> Result<Self, Error> {
-        Self::of_checkpoint(Checkpoint::default_model()?, options)
+        Self::of_checkpoint(Checkpoint::default_model()?, &options, Arc::default())
     }
 
-    fn of_checkpoint(checkpoint: Checkpoint, options: LoadOptions) -> Result<Self, Error> {
-        let config = checkpoint.config();
-        let files = checkpoint.sentence_transformers();
-        let (pooling, pooling_source) = match (options.pooling, files.pooling) {
-            (Some(pooling), _) => (pooling, Source::Caller),
-            (None, Some(pooling)) => (pooling, Source::Checkpoint),
-            (None, None) => (Pooling::LastToken, Source::Default),
-        };
-        let backend = options.device.backend()?;
-        let family = runner::family(backend, options.kernels.as_deref())?;
-        let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
-        let text = TextEncoder::open(
-            checkpoint.place(),
-            &options.end_token,
-            pooling == Pooling::LastToken,
-            config.eos_token_id,
-            config.vocab_size.unsigned_abs(),
-        )?;
-        let max_tokens = max_tokens(&checkpoint, options.max_tokens, text.added_tokens())?;
-        let end_token = text.end_token().map(|(id, appended_by)| EndTokenInfo {
-            id,
-            token: text.token(id).unwrap_or_default(),
-            appended_by,
-        });
-        let info = Info {
-            model: checkpoint.dir().to_owned(),
-            config: config.clone(),
-            parameters: checkpoint.parameters()?,
-            weights_bytes: checkpoint.weights_bytes(),
-            storage: checkpoint.storage_by_kind()?,
-            pooling,
-            pooling_source,
-            normalize: files.normalize.unwrap_or(true),
-            sentence_transformers: files.clone(),
-            end_token,
-            max_tokens,
-            batch_tokens,
-            backend,
-            kernels: family.map_or("mlx", Family::name),
-            precision: family.map(|_| options.precision),
-            mlx_version: mlx::version(),
-            mlx_c_version: mlx::C_VERSION.to_owned(),
-        };
-        let prompts = Prompts::new(files.prompts.clone(), files.default_prompt_name.as_deref());
-        let runner_options = RunnerOptions {
-            backend,
-            threads: options.threads,
-            family,
-            precision: options.precision,
-            pooling,
-            batch_tokens,
-            max_tokens,
-            cache_limit: options.cache_limit.unwrap_or(default_cache_limit(backend)),
-            memory_limit: options.memory_limit,
-        };
-        let worker = Worker::start(checkpoint, runner_options)?;
-        Ok(Self { shared: Arc::new(Shared { text, prompts, info, worker }) })
+    fn of_checkpoint(
+        checkpoint: Checkpoint,
+        options: &LoadOptions,
+        steps: Arc<Steps>,
+    ) -> Result<Self, Error> {
+        Ok(Self { shared: Arc::new(loading::load(checkpoint, options, steps)?) })
     }
 
     /// What this embedder is made of.
     pub fn info(&self) -> &Info {
         &self.shared.info
+    }
+
+    /// Whether it still works.
+    pub fn state(&self) -> State {
+        self.shared.engine.state()
+    }
+
+    /// Texts that wait in the query lane and in the bulk lane, those that run not counted.
+    pub fn queued(&self) -> [usize; 2] {
+        self.shared.engine.queued()
+    }
+
+    /// The SHA-256 of each weights file, by name: what `sha256sum` prints, and what model hubs show. The files are read
+    /// now, at about a second a gigabyte.
+    ///
+    /// # Errors
+    /// When a file can't be read any more.
+    pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
+        let Shared { place, info, .. } = &*self.shared;
+        let hash = |name: &String| match place.sha256(name) {
+            Ok(hash) => Ok((name.clone(), hash)),
+            Err(error) => Err(Error::WeightsChanged {
+                path: place.path(name).display().to_string(),
+                reason: error.to_string(),
+            }),
+        };
+        info.weights_files.iter().map(hash).collect()
+    }
+
+    /// Holds options against the model, before there is anything to embed.
+    ///
+    /// # Errors
+    /// When one doesn't fit; the message says what would.
+    pub fn check_options(&self, options: &EmbedOptions) -> Result<(), Error> {
+        self.shared.plan(options, 1, false).map(|_| ())
     }
 
     /// Embeds texts with the checkpoint's own settings; one result a text, in order.
@@ -219,58 +211,98 @@ impl Embedder {
         self.embed_with(texts, &EmbedOptions::default())
     }
 
+    /// As [`Embedder::embed`], for one text.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`].
+    pub fn embed_one(&self, text: impl AsRef<str>) -> Result<Embedding, Error> {
+        let plan = self.shared.plan(&EmbedOptions::default(), 1, false);
+        self.shared.send(&[text], plan, None, true, one).wait()
+    }
+
     /// As [`Embedder::embed`], with options.
     ///
     /// # Errors
-    /// As [`Embedder::embed`]; also when an option doesn't fit the model.
+    /// As [`Embedder::embed`]; also when an option doesn't fit the model, the queue is full, or the time is over.
     pub fn embed_with<T: AsRef<str>>(
         &self,
         texts: &[T],
         options: &EmbedOptions,
     ) -> Result<Vec<Embedding>, Error> {
-        let results = self.embed_each(texts, options)?.into_iter().enumerate();
-        results.map(|(index, result)| result.map_err(|source| Error::Input { index, source })).collect()
+        all(self.embed_each(texts, options)?)
     }
 
     /// As [`Embedder::embed_with`], but a text that can't be embedded fails alone: each text has its own result.
     ///
     /// # Errors
-    /// When an option doesn't fit the model, or the model fails as a whole.
+    /// When an option doesn't fit the model, the model fails as a whole, the queue is full, or the time is over.
     pub fn embed_each<T: AsRef<str>>(
         &self,
         texts: &[T],
         options: &EmbedOptions,
     ) -> Result<Vec<Result<Embedding, InputError>>, Error> {
-        let Shared { text, prompts, info, worker } = &*self.shared;
-        let hidden = info.config.hidden_size as usize;
-        let dims = options.dims.map(NonZeroUsize::get);
-        if let Some(dims) = dims.filter(|&dims| dims > hidden) {
-            return Err(Error::Option {
-                option: "dims",
-                reason: format!("is {dims}, but this model's vectors have {hidden}; give at most that"),
-            });
+        let plan = self.shared.plan(options, texts.len(), false);
+        if texts.len() <= PART_TEXTS {
+            return self.shared.send(texts, plan, options.timeout, true, Ok).wait();
         }
-        let prompt = prompts.resolve(&options.prompt)?;
-        let mut ids = Vec::with_capacity(texts.len());
-        let mut facts = Vec::with_capacity(texts.len());
-        for each in texts {
-            let tokens = text.encode(prompt, each.as_ref(), info.max_tokens);
-            facts.push(tokens.map(|tokens| {
-                let fact = (tokens.ids.len(), tokens.truncated);
-                ids.push(tokens.ids);
-                fact
-            }));
-        }
-        let mut vectors = worker.run(move |runner| runner.embed(&ids))?.into_iter();
-        let normalize = options.normalize.unwrap_or(info.normalize);
-        let results = facts.into_iter().map(|fact| {
-            let (tokens, truncated) = fact?;
-            // There is one vector for each text that has tokens, in order.
-            let mut vector = vectors.next().unwrap_or(Err(InputError::Empty))?;
-            pooling::finish(&mut vector, dims, normalize);
-            Ok(Embedding { vector, tokens, truncated })
-        });
-        Ok(results.collect())
+        let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Windows::new(&self.shared, texts.iter(), plan, Patience::Until(deadline)).collect()
+    }
+
+    /// Embeds an iterator's texts, in order. They are drawn as fast as they are embedded, so that a stream of any length
+    /// takes little memory; meanwhile the model is kept busy. They stand in the bulk lane unless the options say
+    /// [`Lane::Query`](crate::Lane::Query), and [`EmbedOptions::timeout`] holds for a few hundred texts at a time.
+    ///
+    /// ```no_run
+    /// use std::io::BufRead;
+    ///
+    /// use mlx_embed::{EmbedOptions, Embedder};
+    ///
+    /// let embedder = Embedder::load("path/to/model")?;
+    /// let lines = std::io::stdin().lock().lines().map_while(Result::ok);
+    /// for embedding in embedder.embed_iter(lines, &EmbedOptions::default()) {
+    ///     println!("{:?}", &embedding?.vector[..4]);
+    /// }
+    /// # Ok::<(), mlx_embed::Error>(())
+    /// ```
+    pub fn embed_iter<T, I>(&self, texts: I, options: &EmbedOptions) -> EmbedIter<I::IntoIter>
+    where
+        T: AsRef<str>,
+        I: IntoIterator<Item = T>,
+    {
+        // As many as a lane's threshold does not know: more than a query.
+        let plan = self.shared.plan(options, usize::MAX, false);
+        EmbedIter::new(Windows::new(
+            &self.shared,
+            texts.into_iter(),
+            plan,
+            Patience::PerWindow(options.timeout),
+        ))
+    }
+
+    /// Sends texts on their way and returns at once; the result is awaited, or waited for. Whatever is wrong with the
+    /// options or the queue comes as the result, too.
+    ///
+    /// Up to two kilobytes of text are tokenised here, more on another thread.
+    pub fn submit<T: AsRef<str>>(&self, texts: &[T], options: &EmbedOptions) -> Pending<Vec<Embedding>> {
+        let plan = self.shared.plan(options, texts.len(), true);
+        self.shared.send(texts, plan, options.timeout, false, all)
+    }
+
+    /// As [`Embedder::submit`], for one text.
+    pub fn submit_one(&self, text: impl AsRef<str>, options: &EmbedOptions) -> Pending<Embedding> {
+        let plan = self.shared.plan(options, 1, true);
+        self.shared.send(&[text], plan, options.timeout, false, one)
+    }
+
+    /// As [`Embedder::submit`], but a text that can't be embedded fails alone: each text has its own result.
+    pub fn submit_each<T: AsRef<str>>(
+        &self,
+        texts: &[T],
+        options: &EmbedOptions,
+    ) -> Pending<Vec<Result<Embedding, InputError>>> {
+        let plan = self.shared.plan(options, texts.len(), true);
+        self.shared.send(texts, plan, options.timeout, false, Ok)
     }
 
     /// The token ids that the model sees for `text`, prompt and end token included.
@@ -284,24 +316,21 @@ impl Embedder {
         tokens.map(|tokens| tokens.ids).map_err(|source| Error::Input { index: 0, source })
     }
 
-    /// Embeds token ids, for callers with a tokenizer of their own: one vector a text, pooled and, if the checkpoint says
-    /// so, scaled to length 1. Nothing is added to the ids and nothing cut.
+    /// Embeds token ids, for callers with a tokenizer of their own. Nothing is added to the ids, no prompt either, and
+    /// nothing cut.
     ///
     /// # Errors
-    /// When a text has no ids or one outside the vocabulary, or the model fails.
-    pub fn embed_token_ids(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, Error> {
-        let Shared { info, worker, .. } = &*self.shared;
-        let vocab_size = info.config.vocab_size.unsigned_abs();
+    /// When a text has no ids or one outside the vocabulary; else as [`Embedder::embed_with`].
+    pub fn embed_token_ids(
+        &self,
+        texts: Vec<Vec<u32>>,
+        options: &EmbedOptions,
+    ) -> Result<Vec<Embedding>, Error> {
         for (index, ids) in texts.iter().enumerate() {
-            check_ids(ids, vocab_size).map_err(|source| Error::Input { index, source })?;
+            self.check_ids(ids).map_err(|source| Error::Input { index, source })?;
         }
-        let vectors = worker.run(move |runner| runner.embed(&texts))?.into_iter().enumerate();
-        let finished = vectors.map(|(index, vector)| {
-            let mut vector = vector.map_err(|source| Error::Input { index, source })?;
-            pooling::finish(&mut vector, None, info.normalize);
-            Ok(vector)
-        });
-        finished.collect()
+        let plan = self.shared.plan(options, texts.len(), false)?;
+        self.shared.send_ids(texts, plan, options.timeout, all).wait()
     }
 
     /// Every hidden state on the way of one text, for comparing with another implementation layer by layer: the
@@ -310,54 +339,54 @@ impl Embedder {
     /// # Errors
     /// When `token_ids` is empty or holds an id outside the vocabulary, or the model fails.
     pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
-        let Shared { info, worker, .. } = &*self.shared;
-        let vocab_size = info.config.vocab_size.unsigned_abs();
-        check_ids(token_ids, vocab_size).map_err(|source| Error::Input { index: 0, source })?;
+        self.check_ids(token_ids).map_err(|source| Error::Input { index: 0, source })?;
         let ids = token_ids.to_vec();
-        worker.run(move |runner| runner.hidden_states(&ids))
+        self.shared.engine.ask(move |runner: &Runner| runner.hidden_states(&ids))
     }
-}
 
-fn check_ids(ids: &[u32], vocab_size: u32) -> Result<(), InputError> {
-    if ids.is_empty() { Err(InputError::Empty) } else { InputError::check_vocabulary(ids, vocab_size) }
-}
+    /// Runs batches of the shapes that requests will make, so that the first requests find kernels compiled, memory at
+    /// hand and weights read. Returns what ran and how long it took, the first time and the second.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn warm_up(&self) -> Result<Vec<WarmUp>, Error> {
+        let Info { config, max_tokens, batch_tokens, backend, .. } = self.info();
+        let shapes = warm_up::shapes(*backend, *max_tokens, *batch_tokens);
+        let vocab_size = config.vocab_size.unsigned_abs();
+        let run = |[texts, tokens]: [usize; 2]| {
+            let ids = warm_up::texts(texts, tokens, vocab_size);
+            self.shared.engine.ask(move |runner: &Runner| warm_up::run(&ids, |ids| runner.embed_batch(ids)))
+        };
+        shapes.into_iter().map(run).collect()
+    }
 
-/// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets. It has to leave room for content
-/// beside the `added` special tokens.
-fn max_tokens(checkpoint: &Checkpoint, wanted: Option<usize>, added: usize) -> Result<usize, Error> {
-    let config = checkpoint.config();
-    // Within the window, windowed and full attention are the same; beyond it they aren't.
-    let window = config.sliding_window.unwrap_or(usize::MAX);
-    let Some(wanted) = wanted else {
-        let files = checkpoint.sentence_transformers();
-        let own = files.max_seq_length.unwrap_or(config.max_position_embeddings).min(window);
-        if own > added {
-            return Ok(own);
+    /// Takes no more requests, on this handle or any other, and returns when the model is freed. Meant for a thread
+    /// that may block.
+    pub fn shut_down(&self, queued: Shutdown) {
+        self.shared.engine.shut_down(match queued {
+            Shutdown::Finish => Ending::Finish,
+            Shutdown::Return => Ending::Return,
+        });
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<(), InputError> {
+        if ids.is_empty() {
+            return Err(InputError::Empty);
         }
-        return Err(Error::Checkpoint(CheckpointError::InvalidField {
-            path: checkpoint.dir().join("config.json"),
-            field: "max_position_embeddings".into(),
-            reason: format!(
-                "(or max_seq_length in sentence_bert_config.json) leaves no room: it is {own}, of which special tokens take {added}"
-            ),
-        }));
-    };
-    let reject = |reason: String| Err(Error::Option { option: "max_tokens", reason });
-    if wanted == 0 {
-        reject("is 0; give at least 1".into())
-    } else if wanted > window {
-        reject(format!("is {wanted}, but this model attends to {window} tokens at most; give at most that"))
-    } else if wanted <= added {
-        reject(format!("is {wanted}, of which special tokens take {added}; give more than that"))
-    } else {
-        Ok(wanted)
+        InputError::check_vocabulary(ids, self.info().config.vocab_size.unsigned_abs())
     }
 }
 
-fn default_batch_tokens(backend: Backend) -> usize {
-    if backend == Backend::Cpu { 512 } else { 4096 }
+/// All embeddings, or the first text's error.
+fn all(results: Results) -> Result<Vec<Embedding>, Error> {
+    let results = results.into_iter().enumerate();
+    results.map(|(index, result)| result.map_err(|source| Error::Input { index, source })).collect()
 }
 
-fn default_cache_limit(backend: Backend) -> usize {
-    if backend == Backend::Cpu { 64 << 20 } else { 256 << 20 }
+/// The one embedding.
+fn one(results: Results) -> Result<Embedding, Error> {
+    match all(results)?.pop() {
+        Some(embedding) => Ok(embedding),
+        None => Err(Error::Input { index: 0, source: InputError::Empty }),
+    }
 }

@@ -1,6 +1,7 @@
 //! The crate's error: which layer failed, and that layer's reason.
 
 use std::any::Any;
+use std::time::Duration;
 
 use crate::checkpoint::CheckpointError;
 use crate::mlx::MlxError;
@@ -43,7 +44,22 @@ pub enum Error {
         /// How.
         reason: String,
     },
-    /// The embedder's thread is gone, after a panic or a failed start.
+    /// Too many texts wait already.
+    #[error(
+        "the queue is full: {queued} texts wait; try again later, send less at once, or load the model with a larger \
+         queue_texts"
+    )]
+    QueueFull {
+        /// Texts in the lane.
+        queued: usize,
+    },
+    /// The request was not done in its time, or could not have been. What of it was not running yet was not run.
+    #[error("the request's timeout has passed or can't be met; it waited {waited:.1?}")]
+    DeadlineExceeded {
+        /// How long.
+        waited: Duration,
+    },
+    /// The embedder was shut down, or its thread died.
     #[error("the embedder has stopped: {reason}")]
     Stopped {
         /// Why.

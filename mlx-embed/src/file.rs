@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use sha2::{Digest, Sha256};
+
 /// Where the files of a checkpoint are.
 #[derive(Debug, Clone)]
 pub(crate) enum Files {
@@ -58,6 +60,20 @@ impl Files {
             }
             Self::Embedded(embedded) => embedded.get(name.as_ref()).map(Cow::Borrowed),
         }
+    }
+
+    /// The SHA-256 of a file, in hexadecimal.
+    pub(crate) fn sha256(&self, name: &str) -> io::Result<String> {
+        let mut hasher = Sha256::new();
+        match self {
+            Self::Directory(dir) => {
+                let path = dir.join(name);
+                require_regular(&path)?;
+                io::copy(&mut fs::File::open(path)?, &mut hasher)?;
+            }
+            Self::Embedded(embedded) => hasher.update(embedded.get(Path::new(name))?),
+        }
+        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     pub(crate) fn holds(&self, name: &str) -> bool {

@@ -48,6 +48,8 @@ pub struct Info {
     pub parameters: u64,
     /// Bytes of the weights files.
     pub weights_bytes: u64,
+    /// Their names; [`Embedder::weights_sha256`](crate::Embedder::weights_sha256) has their hashes.
+    pub weights_files: Vec<String>,
     /// For each kind of matrix, how its matrices are stored and how many are stored so.
     pub storage: BTreeMap<String, BTreeMap<String, usize>>,
     /// How hidden states become a vector.

@@ -30,27 +30,38 @@ mod checkpoint;
 #[cfg(feature = "default-model")]
 mod default_model;
 mod embedder;
+mod engine;
 mod error;
 mod file;
 mod info;
 mod kernels;
+mod loading;
 pub mod mlx;
 mod model;
+mod options;
 mod pooling;
+mod request;
 mod runner;
+mod stream;
 mod text;
-mod worker;
+mod warm_up;
 
 pub use checkpoint::{
     Architecture, Checkpoint, CheckpointError, ModelConfig, Quantization, RopeScaling, SentenceTransformers,
 };
-pub use embedder::{EmbedOptions, Embedder, Embedding, LoadOptions};
+pub use embedder::{Embedder, Shutdown};
+pub use engine::State;
 pub use error::{Error, InputError};
 pub use info::{EndTokenInfo, Info, Source};
+pub use loading::{LoadProgress, Loading};
 pub use model::Precision;
+pub use options::{EmbedOptions, Embedding, Lane, LoadOptions, WhenFull};
 pub use pooling::Pooling;
+pub use request::Pending;
 pub use runner::Device;
+pub use stream::EmbedIter;
 pub use text::{EndToken, EndTokenSource, Prompt, TextError};
+pub use warm_up::WarmUp;
 
 /// Names of the kernel families that this machine's CPU runs, fastest first, for [`LoadOptions::kernels`].
 pub fn kernel_families() -> Vec<&'static str> {

@@ -3,10 +3,12 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::batch::{self, Batch, Sharing};
+use crate::batch::Batch;
 use crate::checkpoint::Checkpoint;
+use crate::engine::Model;
 use crate::error::{Error, InputError};
 use crate::kernels::{Engine, Family};
+use crate::loading::Steps;
 use crate::mlx::{self, Array, Backend, Dtype, Stream, memory, ops};
 use crate::model::{Decoder, Kernels, Precision, Rows};
 use crate::pooling::Pooling;
@@ -48,8 +50,6 @@ pub(crate) struct RunnerOptions {
     pub(crate) family: Option<&'static Family>,
     pub(crate) precision: Precision,
     pub(crate) pooling: Pooling,
-    pub(crate) batch_tokens: usize,
-    pub(crate) max_tokens: usize,
     pub(crate) cache_limit: usize,
     pub(crate) memory_limit: Option<usize>,
 }
@@ -60,13 +60,16 @@ pub(crate) struct Runner {
     decoder: Decoder,
     stream: Stream,
     pooling: Pooling,
-    batch_tokens: usize,
     hidden: usize,
-    sharing: Sharing,
 }
 
 impl Runner {
-    pub(crate) fn load(checkpoint: &Checkpoint, options: &RunnerOptions) -> Result<Self, Error> {
+    /// Loads the model, and tells `steps` of each layer.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
+        options: &RunnerOptions,
+        steps: &Steps,
+    ) -> Result<Self, Error> {
         let stream = Stream::new(options.backend)?;
         let _turn = stream.turn();
         if let Some(threads) = options.threads {
@@ -87,47 +90,13 @@ impl Runner {
             }
             None => Kernels::Mlx,
         };
-        let decoder = Decoder::load(checkpoint, &kernels, &stream)?;
-        let sharing = if config.frequencies_depend_on_length(options.max_tokens) {
-            Sharing::EqualLengths
-        } else if decoder.joins() {
-            Sharing::Joined
-        } else {
-            Sharing::Padded
-        };
-        Ok(Self {
-            decoder,
-            stream,
-            pooling: options.pooling,
-            batch_tokens: options.batch_tokens,
-            hidden: config.hidden_size as usize,
-            sharing,
-        })
+        let decoder = Decoder::load(checkpoint, &kernels, &mut || steps.layer(), &stream)?;
+        Ok(Self { decoder, stream, pooling: options.pooling, hidden: config.hidden_size as usize })
     }
 
-    /// Frees the model, which on a GPU takes a turn as any other use of it.
-    pub(crate) fn unload(self) {
-        let _turn = self.stream.turn();
-        drop(self);
-    }
-
-    /// Pooled vectors, not normalised yet, in the order of `texts`; no text is empty. A text whose vector is not finite
-    /// has an error in its place.
-    pub(crate) fn embed(&self, texts: &[Vec<u32>]) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
-        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
-        // Every text is in one batch, which replaces this.
-        let mut vectors = vec![Err(InputError::Empty); texts.len()];
-        for batch in batch::plan(&lengths, self.batch_tokens, self.sharing) {
-            let rows: Vec<&[u32]> = batch.iter().map(|&text| texts[text].as_slice()).collect();
-            for (vector, &text) in self.embed_batch(&rows)?.into_iter().zip(&batch) {
-                let finite = vector.iter().all(|x| x.is_finite());
-                vectors[text] = if finite { Ok(vector) } else { Err(InputError::NotFinite) };
-            }
-        }
-        Ok(vectors)
-    }
-
-    fn embed_batch(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, Error> {
+    /// Pooled vectors of texts that run together, not normalised yet, in their order; no text is empty. A text whose
+    /// vector is not finite has an error in its place.
+    pub(crate) fn embed_batch(&self, texts: &[&[u32]]) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
         let _turn = self.stream.turn();
         self.decoder.check_weights()?;
         let batch = if self.decoder.joins() { Batch::joined(texts) } else { Batch::padded(texts) };
@@ -135,7 +104,14 @@ impl Runner {
         let rows = rows.as_ref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, &mut |_| Ok(()), &self.stream)?;
         let pooled = self.pooling.pool(&hidden, &batch, &self.stream)?;
-        Ok(pooled.chunks(self.hidden).map(<[f32]>::to_vec).collect())
+        let checked = |vector: &[f32]| {
+            if vector.iter().all(|x| x.is_finite()) {
+                Ok(vector.to_vec())
+            } else {
+                Err(InputError::NotFinite)
+            }
+        };
+        Ok(pooled.chunks(self.hidden).map(checked).collect())
     }
 
     /// Every hidden state of one text, f32 `[L * D]` each: the embeddings, after each layer, after the final norm.
@@ -149,6 +125,42 @@ impl Runner {
         };
         self.decoder.forward(&Batch::joined(&[text]), Rows::All, &mut keep, &self.stream)?;
         Ok(states)
+    }
+}
+
+impl Model for Runner {
+    type Prefix = std::convert::Infallible;
+
+    fn prefix(&self, _ids: &[u32]) -> Result<Self::Prefix, Error> {
+        unreachable!()
+    }
+
+    fn prefix_bytes(&self, _tokens: usize) -> usize {
+        usize::MAX
+    }
+
+    fn embed_batch(
+        &self,
+        texts: &[&[u32]],
+        _prefix: Option<(&Self::Prefix, usize)>,
+    ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
+        self.embed_batch(texts)
+    }
+
+    fn check_device(&self) -> Result<(), Error> {
+        let _turn = self.stream.turn();
+        let one = Array::from_slice(&[1.0_f32], &[1])?;
+        let two = ops::add(&one, &one, &self.stream)?.to_vec::<f32>(&self.stream)?;
+        if two == [2.0] {
+            Ok(())
+        } else {
+            Err(Error::Stopped { reason: format!("it says that 1 + 1 is {two:?}") })
+        }
+    }
+
+    fn unload(self) {
+        let _turn = self.stream.turn();
+        drop(self);
     }
 }
 

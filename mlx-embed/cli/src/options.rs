@@ -140,7 +140,7 @@ impl CommonArgs {
             None => Embedder::default_model_with(self.load_options())?,
         };
         let model = Model { embedder, options: self.embed_options() };
-        model.embedder.embed_each::<&str>(&[], &model.options)?;
+        model.embedder.check_options(&model.options)?;
         Ok(model)
     }
 
@@ -182,6 +182,7 @@ impl CommonArgs {
                 (_, true) => Some(false),
                 _ => None,
             },
+            ..Default::default()
         }
     }
 }

@@ -99,6 +99,12 @@ impl Checkpoint {
         self.weights.files.iter().map(|file| file.bytes().len() as u64).sum()
     }
 
+    /// Names of all weights files.
+    pub(crate) fn weights_files(&self) -> Vec<String> {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.weights.files.iter().map(|file| name(file.path())).collect()
+    }
+
     /// How matrices of each kind are stored: for every kind (`q_proj`, `embed_tokens`, ..) each storage and how many
     /// matrices have it. Vectors are left out.
     ///

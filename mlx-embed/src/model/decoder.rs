@@ -64,7 +64,13 @@ impl Layer {
 }
 
 impl Decoder {
-    pub(crate) fn load(checkpoint: &Checkpoint, kernels: &Kernels, stream: &Stream) -> Result<Self, Error> {
+    /// Loads every layer, and calls `loaded` after each.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
+        kernels: &Kernels,
+        loaded: &mut dyn FnMut(),
+        stream: &Stream,
+    ) -> Result<Self, Error> {
         let config = checkpoint.config();
         let weights = Weights::new(checkpoint, stream)?;
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
@@ -75,6 +81,7 @@ impl Decoder {
                 attention: Attention::load(&weights, index, config, kernels)?,
                 mlp: Mlp::load(&weights, index, config, kernels)?,
             });
+            loaded();
         }
         Ok(Self {
             embed_tokens,

@@ -3,7 +3,9 @@
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::Arc;
 
+use quick_cache::sync::Cache;
 use serde::Serialize;
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
@@ -51,7 +53,12 @@ pub(crate) struct TextEncoder {
     appended: Option<u32>,
     end_token: Option<(u32, EndTokenSource)>,
     vocab_size: u32,
+    /// Tokens of prompts, of as many as are used side by side.
+    prompts: Cache<String, Arc<[u32]>>,
 }
+
+/// Prompts whose tokens are kept.
+const PROMPTS: usize = 64;
 
 impl TextEncoder {
     /// Reads `tokenizer.json`.
@@ -78,7 +85,8 @@ impl TextEncoder {
             Ok(tokenizer)
         });
         let tokenizer = tokenizer.map_err(|reason| invalid(&path, reason))?;
-        let mut encoder = Self { tokenizer, appended: None, end_token: None, vocab_size };
+        let mut encoder =
+            Self { tokenizer, appended: None, end_token: None, vocab_size, prompts: Cache::new(PROMPTS) };
         let by_tokenizer = encoder.last_added_token(&path)?;
         encoder.choose_end_token(end_token, by_tokenizer, last_token, eos_token_id)?;
         Ok(encoder)
@@ -138,6 +146,25 @@ impl TextEncoder {
         let by_tokenizer =
             self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         by_tokenizer + usize::from(self.appended.is_some())
+    }
+
+    /// The tokens that texts behind `prompt` begin with, up to where the tokenizer may merge its end with a text's
+    /// beginning; `None` if there is no prompt. What a text really has in common with them is to be seen from its own
+    /// tokens.
+    pub(crate) fn prompt_ids(&self, prompt: &str) -> Option<Arc<[u32]>> {
+        if prompt.is_empty() {
+            return None;
+        }
+        if let Some(ids) = self.prompts.get(prompt) {
+            return Some(ids);
+        }
+        let mut ids = self.encode(prompt, "", usize::MAX).ok()?.ids;
+        if self.end_token.is_some_and(|(end, _)| ids.last() == Some(&end)) {
+            ids.pop();
+        }
+        let ids: Arc<[u32]> = ids.into();
+        self.prompts.insert(prompt.to_owned(), Arc::clone(&ids));
+        Some(ids)
     }
 
     /// Tokens of `prompt` and `text` together: content cut to the limit first, then special tokens and end token.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use clap::Args;
-use mlx_embed::Embedder;
+use mlx_embed::{EmbedOptions, Embedder};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -184,7 +184,7 @@ impl Passes<'_> {
         let mut text = || (0..shape.tokens).map(|_| (self.next() % vocabulary) as u32).collect();
         let texts: Vec<Vec<u32>> = (0..shape.batch).map(|_| text()).collect();
         let start = Instant::now();
-        let vectors = self.embedder.embed_token_ids(texts)?;
+        let vectors = self.embedder.embed_token_ids(texts, &EmbedOptions::default())?;
         let time = start.elapsed();
         std::hint::black_box(vectors);
         Ok(time.as_secs_f64() * 1e3)

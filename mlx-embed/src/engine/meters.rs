@@ -1,0 +1,108 @@
+//! What the engine tells the `metrics` facade.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::queue::QueueLane;
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Done,
+    /// The queue was full.
+    Refused,
+    /// Its deadline passed.
+    Late,
+    /// Nobody waited for it any more.
+    Cancelled,
+    Failed,
+}
+
+/// Handles of all meters of one model. They go to the recorder that is installed when the model is loaded.
+#[derive(Debug)]
+pub(crate) struct Meters {
+    requests: [Counter; 5],
+    texts: Counter,
+    tokens: Counter,
+    request_seconds: Histogram,
+    queue_seconds: Histogram,
+    batch_seconds: Histogram,
+    batch_texts: Histogram,
+    batch_tokens: Histogram,
+    queued: [Gauge; 2],
+    cache_hits: Counter,
+    cache_misses: Counter,
+    shared: Counter,
+}
+
+impl Meters {
+    /// Meters labelled with the model's name.
+    pub(crate) fn new(model: &str) -> Self {
+        let ended = |outcome: &'static str| counter!("mlx_embed_requests_total", "model" => model.to_owned(), "outcome" => outcome);
+        let count = |name: &'static str| counter!(name, "model" => model.to_owned());
+        let histogram = |name: &'static str| histogram!(name, "model" => model.to_owned());
+        let queued =
+            |lane: &'static str| gauge!("mlx_embed_queue_texts", "model" => model.to_owned(), "lane" => lane);
+        Self {
+            requests: ["done", "refused", "late", "cancelled", "failed"].map(ended),
+            texts: count("mlx_embed_texts_total"),
+            tokens: count("mlx_embed_tokens_total"),
+            request_seconds: histogram("mlx_embed_request_duration_seconds"),
+            queue_seconds: histogram("mlx_embed_queue_duration_seconds"),
+            batch_seconds: histogram("mlx_embed_batch_duration_seconds"),
+            batch_texts: histogram("mlx_embed_batch_texts"),
+            batch_tokens: histogram("mlx_embed_batch_tokens"),
+            queued: ["query", "bulk"].map(queued),
+            cache_hits: count("mlx_embed_cache_hits_total"),
+            cache_misses: count("mlx_embed_cache_misses_total"),
+            shared: count("mlx_embed_shared_texts_total"),
+        }
+    }
+
+    pub(crate) fn request(&self, ended: Ended, took: Duration) {
+        self.requests[ended as usize].increment(1);
+        if ended == Ended::Done {
+            self.request_seconds.record(took.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn cache(&self, hit: bool) {
+        if hit { &self.cache_hits } else { &self.cache_misses }.increment(1);
+    }
+
+    /// A batch of so many texts ran.
+    pub(super) fn batch(&self, texts: usize, tokens: usize, took: Duration) {
+        self.texts.increment(texts as u64);
+        self.tokens.increment(tokens as u64);
+        self.batch_texts.record(texts as f64);
+        self.batch_tokens.record(tokens as f64);
+        self.batch_seconds.record(took.as_secs_f64());
+    }
+
+    /// A text waited so long.
+    pub(super) fn queue_time(&self, waited: Duration) {
+        self.queue_seconds.record(waited.as_secs_f64());
+    }
+
+    /// So many texts got the vector of an identical one.
+    pub(super) fn shared(&self, texts: usize) {
+        self.shared.increment(texts as u64);
+    }
+
+    pub(super) fn queued(&self, depth: [usize; 2]) {
+        for (gauge, texts) in self.queued.iter().zip(depth) {
+            gauge.set(texts as f64);
+        }
+    }
+}
+
+impl QueueLane {
+    /// As logs and metrics name it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Bulk => "bulk",
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What a request's caller holds: where the results of its texts arrive.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// One outcome `V` a text, or one failure `F` of the whole request.
+#[derive(Debug)]
+pub(crate) struct Ticket<V, F> {
+    state: Mutex<State<V, F>>,
+    done: Condvar,
+}
+
+#[derive(Debug)]
+struct State<V, F> {
+    outcomes: Vec<Option<V>>,
+    missing: usize,
+    failure: Option<F>,
+    waker: Option<Waker>,
+}
+
+impl<V, F> State<V, F> {
+    fn is_done(&self) -> bool {
+        self.failure.is_some() || self.missing == 0
+    }
+
+    fn take(&mut self) -> Result<Vec<V>, F> {
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(self.outcomes.drain(..).flatten().collect()),
+        }
+    }
+}
+
+impl<V, F> Ticket<V, F> {
+    /// A ticket for so many texts.
+    pub(crate) fn new(texts: usize) -> Self {
+        let outcomes = (0..texts).map(|_| None).collect();
+        let state = State { outcomes, missing: texts, failure: None, waker: None };
+        Self { state: Mutex::new(state), done: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<V, F>> {
+        // No change below stops halfway.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the outcome of the text in `slot`. Later ones for the same text, or after a failure, change nothing.
+    pub(crate) fn settle(&self, slot: usize, outcome: V) {
+        self.change(|state| {
+            if let (None, Some(place @ None)) = (&state.failure, state.outcomes.get_mut(slot)) {
+                *place = Some(outcome);
+                state.missing -= 1;
+            }
+        });
+    }
+
+    /// Ends the request, unless it has ended.
+    pub(crate) fn fail(&self, failure: F) {
+        self.change(|state| {
+            // A request without texts has an end from the start, and may still turn out to have a wrong option.
+            if state.failure.is_none() && (state.missing > 0 || state.outcomes.is_empty()) {
+                state.failure = Some(failure);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State<V, F>)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let waker = if state.is_done() { state.waker.take() } else { None };
+        let done = state.is_done();
+        drop(state);
+        if done {
+            self.done.notify_all();
+        }
+        // Without the lock: a waker may run the woken task at once, which looks here again. And whatever a waker does,
+        // other requests' results are still to be delivered.
+        if let Some(waker) = waker {
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+    }
+
+    /// Waits until the request has ended or, if there is one, until the deadline: then the result is `None`.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<Result<Vec<V>, F>> {
+        let mut state = self.lock();
+        while !state.is_done() {
+            state = match deadline {
+                None => self.done.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    self.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        Some(state.take())
+    }
+
+    /// As a future does it. The result is handed out once.
+    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Result<Vec<V>, F>> {
+        let mut state = self.lock();
+        if state.is_done() {
+            return Poll::Ready(state.take());
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Whether the request has ended.
+    pub(crate) fn is_done(&self) -> bool {
+        self.lock().is_done()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn outcomes_come_in_the_texts_order() {
+        let ticket: Ticket<&str, ()> = Ticket::new(2);
+        ticket.settle(1, "b");
+        assert!(!ticket.is_done());
+        ticket.settle(0, "a");
+        assert_eq!(ticket.wait(None), Some(Ok(vec!["a", "b"])));
+    }
+
+    #[test]
+    fn the_first_ending_counts() {
+        let ticket: Ticket<&str, &str> = Ticket::new(2);
+        ticket.settle(0, "a");
+        ticket.fail("lost");
+        ticket.settle(1, "b");
+        ticket.fail("again");
+        assert_eq!(ticket.wait(None), Some(Err("lost")));
+    }
+
+    #[test]
+    fn a_text_settled_twice_keeps_its_first_outcome() {
+        let ticket: Ticket<u8, ()> = Ticket::new(2);
+        ticket.settle(0, 1);
+        ticket.settle(0, 2);
+        assert!(!ticket.is_done());
+        ticket.settle(1, 3);
+        assert_eq!(ticket.wait(None), Some(Ok(vec![1, 3])));
+    }
+
+    #[test]
+    fn a_request_without_texts_has_ended() {
+        assert_eq!(Ticket::<u8, ()>::new(0).wait(None), Some(Ok(vec![])));
+    }
+
+    #[test]
+    fn a_request_without_texts_can_fail() {
+        let ticket: Ticket<u8, &str> = Ticket::new(0);
+        ticket.fail("no such prompt");
+        assert_eq!(ticket.wait(None), Some(Err("no such prompt")));
+    }
+
+    #[test]
+    fn waiting_ends_at_the_deadline() {
+        let ticket: Ticket<u8, ()> = Ticket::new(1);
+        assert_eq!(ticket.wait(Some(Instant::now() + Duration::from_millis(5))), None);
+    }
+
+    #[test]
+    fn the_last_waker_is_woken_once() {
+        let ticket: Ticket<u8, ()> = Ticket::new(1);
+        let (first, last) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        for waker in [&first, &last] {
+            let waker = Waker::from(Arc::clone(waker));
+            assert!(ticket.poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        ticket.settle(0, 7);
+        ticket.fail(());
+        assert_eq!([first, last].map(|count| count.0.load(Ordering::Relaxed)), [0, 1]);
+        let waker = Waker::noop();
+        assert_eq!(ticket.poll(&mut Context::from_waker(waker)), Poll::Ready(Ok(vec![7])));
+    }
+}

@@ -1,0 +1,306 @@
+//! The thread that owns a model: takes work from the queue, runs it, and brings the results to those who wait.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::prefixes::Prefixes;
+use super::queue::{Batch, Ending, QueueLane, Work};
+use super::{Computed, EngineOptions, Fate, Meters, Text, TextQueue, VectorCache};
+use crate::error::{Error, InputError, panic_message};
+
+/// What the engine asks of a model. It stays on the thread that made it.
+pub(crate) trait Model: 'static {
+    /// Keys and values of tokens that many texts begin with.
+    type Prefix;
+
+    fn prefix(&self, ids: &[u32]) -> Result<Self::Prefix, Error>;
+
+    /// Bytes that a prefix of so many tokens takes.
+    fn prefix_bytes(&self, tokens: usize) -> usize;
+
+    /// One vector a text, in order, neither cut nor normalised. `texts` are what follows the first tokens of the
+    /// prefix, so many as the number beside it says.
+    fn embed_batch(
+        &self,
+        texts: &[&[u32]],
+        prefix: Option<(&Self::Prefix, usize)>,
+    ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error>;
+
+    /// Whether the device still computes, asked after a failure.
+    fn check_device(&self) -> Result<(), Error>;
+
+    /// Frees the model.
+    fn unload(self);
+}
+
+/// Something else that the model's thread is asked to do.
+pub(crate) struct Task(TaskBody);
+
+type TaskBody = Box<dyn FnOnce(&dyn Any) + Send>;
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Task")
+    }
+}
+
+impl Task {
+    pub(super) fn new<M: Model>(work: impl FnOnce(&M) + Send + 'static) -> Self {
+        Self(Box::new(move |model| {
+            // The engine's one model has this type; another would make the task end without an answer.
+            if let Some(model) = model.downcast_ref() {
+                work(model);
+            }
+        }))
+    }
+}
+
+type Vectors = Vec<Result<Vec<f32>, InputError>>;
+
+/// Why a batch gave nothing.
+enum Failure {
+    Error(Error),
+    Panic(String),
+}
+
+pub(super) struct Worker<M: Model> {
+    model: M,
+    queue: Arc<TextQueue>,
+    fate: Arc<Fate>,
+    cache: Option<Arc<VectorCache>>,
+    prefixes: Prefixes<M::Prefix>,
+    meters: Arc<Meters>,
+}
+
+impl<M: Model> Worker<M> {
+    pub(super) fn new(
+        model: M,
+        queue: Arc<TextQueue>,
+        fate: Arc<Fate>,
+        EngineOptions { cache, prompt_cache, meters, .. }: EngineOptions,
+    ) -> Self {
+        Self { model, queue, fate, cache, prefixes: Prefixes::new(prompt_cache), meters }
+    }
+
+    /// Works until the queue ends.
+    pub(super) fn run(mut self) {
+        // Whatever happens here, nobody may be left waiting.
+        let _last = LastWord { queue: Arc::clone(&self.queue), fate: Arc::clone(&self.fate) };
+        loop {
+            match self.queue.next() {
+                Work::Task(Task(task)) => {
+                    let model: &dyn Any = &self.model;
+                    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| task(model))) {
+                        self.die(format!("a panic: {}", panic_message(&*payload)));
+                    }
+                }
+                Work::Batch(batch) => self.run_batch(batch),
+                Work::End => break,
+            }
+            self.meters.queued(self.queue.depth());
+        }
+        let Self { model, prefixes, .. } = self;
+        drop(prefixes);
+        model.unload();
+    }
+
+    fn run_batch(&mut self, Batch { lane, jobs, expired }: Batch<Text>) {
+        for Text { caller, .. } in &expired {
+            caller.ticket.fail(caller.too_late());
+        }
+        if !expired.is_empty() {
+            tracing::debug!(texts = expired.len(), "too late to be embedded");
+        }
+        if jobs.is_empty() {
+            return;
+        }
+        match self.compute(lane, &jobs) {
+            Ok(()) => {}
+            Err(Failure::Panic(reason)) => {
+                self.die(reason);
+                self.fate.tell(&jobs);
+            }
+            Err(Failure::Error(error)) => self.isolate(lane, jobs, error),
+        }
+    }
+
+    /// Finds the request that made a batch fail by running each alone, so that the others get their vectors.
+    fn isolate(&mut self, lane: QueueLane, jobs: Vec<Text>, error: Error) {
+        let mut requests: Vec<Vec<Text>> = Vec::new();
+        for job in jobs {
+            match requests.iter_mut().find(|request| Arc::ptr_eq(&request[0].caller, &job.caller)) {
+                Some(request) => request.push(job),
+                None => requests.push(vec![job]),
+            }
+        }
+        if let [request] = &requests[..] {
+            tracing::warn!(%error, "a request failed");
+            request[0].caller.ticket.fail(error);
+            self.check_device();
+            return;
+        }
+        tracing::warn!(%error, requests = requests.len(), "a batch failed; its requests run one by one");
+        for request in requests {
+            let outcome = if self.fate.death.get().is_some() {
+                Err(Failure::Error(self.fate.error()))
+            } else {
+                self.compute(lane, &request)
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(Failure::Panic(reason)) => {
+                    self.die(reason);
+                    self.fate.tell(&request);
+                }
+                Err(Failure::Error(error)) => {
+                    request[0].caller.ticket.fail(error);
+                    self.check_device();
+                }
+            }
+        }
+    }
+
+    fn check_device(&mut self) {
+        let alive = panic::catch_unwind(AssertUnwindSafe(|| self.model.check_device()));
+        match alive {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.die(format!("the device stopped working: {error}")),
+            Err(payload) => self.die(format!("a panic: {}", panic_message(&*payload))),
+        }
+    }
+
+    /// Runs texts as one batch and delivers their vectors.
+    fn compute(&mut self, lane: QueueLane, jobs: &[Text]) -> Result<(), Failure> {
+        // Identical texts are computed once.
+        let mut which: HashMap<&[u32], usize> = HashMap::with_capacity(jobs.len());
+        let mut unique: Vec<&Text> = Vec::with_capacity(jobs.len());
+        let mut of: Vec<usize> = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let next = unique.len();
+            let place = *which.entry(&job.ids).or_insert(next);
+            if place == next {
+                unique.push(job);
+            }
+            of.push(place);
+        }
+        let tokens: usize = unique.iter().map(|text| text.ids.len()).sum();
+        let span = tracing::debug_span!("mlx_embed.batch", lane = lane.name(), texts = unique.len(), tokens);
+        for job in jobs {
+            span.follows_from(&job.caller.span);
+        }
+        let started = Instant::now();
+        let vectors = span.in_scope(|| {
+            panic::catch_unwind(AssertUnwindSafe(|| self.forward(&unique))).unwrap_or_else(|payload| {
+                Err(Failure::Panic(format!("a panic: {}", panic_message(&*payload))))
+            })
+        })?;
+        let took = started.elapsed();
+        if vectors.len() != unique.len() {
+            let counts = format!("{} vectors for {} texts", vectors.len(), unique.len());
+            return Err(Failure::Panic(format!("the model gave {counts}")));
+        }
+        self.queue.record(tokens, took);
+        self.meters.batch(unique.len(), tokens, took);
+
+        let vectors: Vec<Result<Arc<[f32]>, InputError>> =
+            vectors.into_iter().map(|vector| vector.map(Arc::from)).collect();
+        if let Some(cache) = &self.cache {
+            for (text, vector) in unique.iter().zip(&vectors) {
+                if let Ok(vector) = vector {
+                    cache.insert(&text.ids, vector);
+                }
+            }
+        }
+        for (job, &place) in jobs.iter().zip(&of) {
+            self.deliver(job, &vectors[place], started, took, false);
+        }
+        self.share(&unique, &vectors, started);
+        let copies = jobs.len() - unique.len();
+        if copies > 0 {
+            self.meters.shared(copies);
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, texts: &[&Text]) -> Result<Vectors, Failure> {
+        // All of them have the same prompt: that is what `goes_with` is about.
+        let prompt = texts.first().and_then(|text| text.prompt.as_ref());
+        let prefix = match prompt {
+            Some(prompt) => self
+                .prefixes
+                .get(&self.model, &prompt.ids, texts.len())
+                .map_err(Failure::Error)?
+                .map(|prefix| (prefix, prompt.shared)),
+            None => None,
+        };
+        let skipped = prefix.as_ref().map_or(0, |(_, shared)| *shared);
+        let ids: Vec<&[u32]> = texts.iter().map(|text| &text.ids[skipped..]).collect();
+        self.model.embed_batch(&ids, prefix).map_err(Failure::Error)
+    }
+
+    /// Gives texts that are queued the vectors that identical ones have just got.
+    fn share(&self, texts: &[&Text], vectors: &[Result<Arc<[f32]>, InputError>], started: Instant) {
+        if self.queue.depth() == [0, 0] {
+            return;
+        }
+        let by_hash: HashMap<u64, usize> =
+            texts.iter().enumerate().map(|(place, text)| (text.hash, place)).collect();
+        let place_of = |job: &Text| by_hash.get(&job.hash).copied().filter(|&at| job.is_same(texts[at]));
+        let same = self.queue.extract(|job| place_of(job).is_some());
+        for job in &same {
+            if let Some(place) = place_of(job) {
+                self.deliver(job, &vectors[place], started, Duration::ZERO, true);
+            }
+        }
+        self.meters.shared(same.len());
+    }
+
+    fn deliver(
+        &self,
+        job: &Text,
+        vector: &Result<Arc<[f32]>, InputError>,
+        started: Instant,
+        device_time: Duration,
+        cached: bool,
+    ) {
+        let queue_time = started.saturating_duration_since(job.caller.arrived);
+        self.meters.queue_time(queue_time);
+        let outcome = match vector {
+            Ok(vector) => Ok(Computed {
+                vector: Arc::clone(vector),
+                tokens: job.ids.len(),
+                truncated: job.truncated,
+                cached,
+                queue_time,
+                device_time,
+            }),
+            Err(error) => Err(error.clone()),
+        };
+        job.caller.ticket.settle(job.slot, outcome);
+    }
+
+    fn die(&mut self, reason: String) {
+        tracing::error!(reason, "the engine has died");
+        // The first reason is the cause of later ones.
+        let _ = self.fate.death.set(reason);
+        self.fate.tell(&self.queue.close(Ending::Return));
+    }
+}
+
+/// Ends the queue if the thread leaves [`Worker::run`] in any other way than by the queue's end.
+struct LastWord {
+    queue: Arc<TextQueue>,
+    fate: Arc<Fate>,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.fate.death.set("a panic in the engine itself".into());
+        }
+        self.fate.tell(&self.queue.close(Ending::Return));
+    }
+}

@@ -1,0 +1,124 @@
+//! Options of loading and of calls, and what a call returns.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::model::Precision;
+use crate::pooling::Pooling;
+use crate::runner::Device;
+use crate::text::{EndToken, Prompt};
+
+/// Options of [`Embedder::load_with`](crate::Embedder::load_with). `LoadOptions::default()` follows the checkpoint.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LoadOptions {
+    /// Where the model runs. Default: the GPU if there is one, else the CPU.
+    pub device: Device,
+    /// Threads on the CPU. Default: every core.
+    pub threads: Option<NonZeroUsize>,
+    /// How closely 4- and 8-bit checkpoints are followed on the CPU. A GPU computes in the checkpoint's own type.
+    pub precision: Precision,
+    /// The family of kernels on the CPU, by name: `avx512-vnni`, `avx512`, `avx2-vnni`, `avx2`, `neon-dotprod`, `neon`,
+    /// `portable`, or `mlx` for MLX's own operations. Default: as the environment variable `MLX_EMBED_KERNELS` says,
+    /// else the fastest that the machine runs.
+    pub kernels: Option<String>,
+    /// How hidden states become a vector. Default: as the checkpoint says, else the last token.
+    pub pooling: Option<Pooling>,
+    /// Which token ends a text.
+    pub end_token: EndToken,
+    /// Longest input in tokens. Default: `max_seq_length` of the sentence-transformers files, else the model's
+    /// `max_position_embeddings`.
+    pub max_tokens: Option<usize>,
+    /// Most tokens that run at once, padding included; a longer text runs alone. Default: 4096 on a GPU; 512 on the
+    /// CPU, where more take memory and save no time.
+    pub batch_tokens: Option<NonZeroUsize>,
+    /// How long a batch should take while other requests wait and in the bulk lane, where a query may come any time:
+    /// batches are cut to that, though not below 64 tokens. Default: 25 ms.
+    pub batch_time: Option<Duration>,
+    /// Texts that may wait in each lane; see [`WhenFull`]. Default: 4096.
+    pub queue_texts: Option<NonZeroUsize>,
+    /// Bytes of vectors to keep for texts that come again. Default: 0, since whoever embeds documents asks for each
+    /// once and a vector database keeps what it gets. Identical texts that wait at the same time are computed once in
+    /// any case.
+    pub vector_cache: usize,
+    /// Bytes of keys and values to keep for the beginnings that prompts give texts, so that only what follows is
+    /// computed. 0 for none. Default: 64 MiB.
+    pub prompt_cache: Option<usize>,
+    /// Bytes that MLX keeps for reuse; a setting of the whole process. Default: 256 MiB on a GPU, 64 MiB on the CPU.
+    pub cache_limit: Option<usize>,
+    /// Bytes that MLX tries to stay within; a setting of the whole process. Default: MLX's own.
+    pub memory_limit: Option<usize>,
+}
+
+/// Options of a call.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use mlx_embed::{EmbedOptions, Prompt};
+///
+/// let query = EmbedOptions {
+///     prompt: Prompt::Named("query".into()),
+///     timeout: Some(Duration::from_millis(50)),
+///     ..Default::default()
+/// };
+/// # assert_eq!(query.normalize, None);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EmbedOptions {
+    /// What goes before each text.
+    pub prompt: Prompt,
+    /// Keep only the first so many numbers of each vector (Matryoshka), before normalising.
+    pub dims: Option<NonZeroUsize>,
+    /// Scale vectors to length 1. Default: as the checkpoint says, else yes.
+    pub normalize: Option<bool>,
+    /// Which line the request stands in.
+    pub lane: Lane,
+    /// Give the request up this long after the call. What is not running by then is not run, and neither is what
+    /// could not be done in time, which keeps a model that gets more than it can do useful: it answers what it can.
+    /// Default: never.
+    pub timeout: Option<Duration>,
+    /// What to do when too many texts wait already. Default: calls that block wait too, submitted requests are
+    /// refused.
+    pub when_full: Option<WhenFull>,
+}
+
+/// Which line a request stands in. Queries go before bulk; bulk gets every eighth batch at least.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Lane {
+    /// [`Lane::Query`] for up to 64 texts, [`Lane::Bulk`] for more.
+    #[default]
+    Auto,
+    /// Someone waits.
+    Query,
+    /// Nobody waits for any one of them.
+    Bulk,
+}
+
+/// What to do when a lane holds [`LoadOptions::queue_texts`] texts or would with this request. One that finds its lane
+/// empty is always taken, however large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WhenFull {
+    /// Fail with [`Error::QueueFull`](crate::Error::QueueFull).
+    Refuse,
+    /// Stand in line all the same.
+    Wait,
+}
+
+/// A text's vector, and what became of the text.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Embedding {
+    /// f32 `[dims]`.
+    pub vector: Vec<f32>,
+    /// Tokens that the model saw, prompt and end token included.
+    pub tokens: usize,
+    /// Whether the text was longer than the limit, so that its end was cut.
+    pub truncated: bool,
+    /// Whether the vector was at hand: from the cache, or because an identical text had just been computed.
+    pub cached: bool,
+    /// From the call until the text's batch began, tokenisation included.
+    pub queue_time: Duration,
+    /// How long its batch ran; zero if the vector was at hand.
+    pub device_time: Duration,
+}
