@@ -1,5 +1,7 @@
 //! The engine with a model that does what a test tells it, so that every order of events can be made to happen.
 
+mod ticket;
+
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
