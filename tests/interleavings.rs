@@ -161,8 +161,7 @@ fn the_bound_holds_however_many_push_at_once() {
 fn requests_and_tasks_wake_whoever_works() {
     check(|| {
         let queue = queue(100);
-        let (ran, asked): (Arc<Ticket<(), ()>>, Arc<Ticket<(), ()>>) =
-            (Arc::new(Ticket::new(1)), Arc::new(Ticket::new(1)));
+        let [ran, asked] = [(); 2].map(|()| Arc::new(Ticket::<(), ()>::new(1)));
         let consumer = {
             let (queue, ran, asked) = (Arc::clone(&queue), Arc::clone(&ran), Arc::clone(&asked));
             thread::spawn(move || {
@@ -211,9 +210,9 @@ struct Bell {
 
 impl Bell {
     fn wait(&self) {
-        let mut rung = self.rung.lock().unwrap();
+        let mut rung = self.rung.lock().expect("no thread panicked");
         while !*rung {
-            rung = self.changed.wait(rung).unwrap();
+            rung = self.changed.wait(rung).expect("no thread panicked");
         }
         *rung = false;
     }
@@ -221,7 +220,7 @@ impl Bell {
 
 impl Wake for Bell {
     fn wake(self: StdArc<Self>) {
-        *self.rung.lock().unwrap() = true;
+        *self.rung.lock().expect("no thread panicked") = true;
         self.changed.notify_all();
     }
 }

@@ -1,0 +1,121 @@
+//! What the engine tells recorders of metrics and subscribers of tracing.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use metrics::Key;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use mlx_embed::{EmbedOptions, Embedder, LoadOptions};
+use mlx_embed_tests::golden;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+const CASE: &str = "qwen3-affine-4bit-g64";
+
+/// What a recorder holds. Asking it empties it, so this is asked once.
+struct Metrics(Vec<(Key, DebugValue)>);
+
+impl Metrics {
+    fn of(snapshotter: &Snapshotter) -> Self {
+        let metrics = snapshotter.snapshot().into_vec().into_iter();
+        Self(metrics.map(|(key, _, _, value)| (key.key().clone(), value)).collect())
+    }
+
+    /// The one metric of this name and, if given, this label's value.
+    fn one(&self, name: &str, label: Option<&str>) -> &DebugValue {
+        let labelled = |key: &Key| label.is_none_or(|label| key.labels().any(|found| found.value() == label));
+        let found: Vec<_> = self.0.iter().filter(|(key, _)| key.name() == name && labelled(key)).collect();
+        let [(_, value)] = found[..] else { panic!("{name}, {label:?}: {found:?}") };
+        value
+    }
+
+    fn counter(&self, name: &str, label: Option<&str>) -> u64 {
+        let DebugValue::Counter(count) = self.one(name, label) else { panic!("{name} is no counter") };
+        *count
+    }
+
+    fn histogram(&self, name: &str) -> Vec<f64> {
+        let DebugValue::Histogram(values) = self.one(name, None) else { panic!("{name} is no histogram") };
+        values.iter().map(|value| value.into_inner()).collect()
+    }
+}
+
+#[test]
+fn metrics_tell_requests_batches_tokens_and_the_cache() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let options = LoadOptions { vector_cache: 1 << 20, ..golden::load_options() };
+    let embedder = metrics::with_local_recorder(&recorder, || {
+        Embedder::load_with(golden::directory(CASE), options).unwrap()
+    });
+    let tokens: usize =
+        embedder.embed(&["one", "and another"]).unwrap().iter().map(|embedding| embedding.tokens).sum();
+    embedder.embed(&["one"]).unwrap();
+    embedder
+        .embed_with(&["x"], &EmbedOptions { timeout: Some(Default::default()), ..Default::default() })
+        .unwrap_err();
+    drop(embedder.submit_one("never mind", &EmbedOptions::default()));
+    drop(embedder);
+
+    let metrics = Metrics::of(&snapshotter);
+    assert_eq!(metrics.counter("mlx_embed_requests_total", Some("done")), 2);
+    assert_eq!(metrics.counter("mlx_embed_requests_total", Some("late")), 1);
+    assert_eq!(metrics.counter("mlx_embed_requests_total", Some("cancelled")), 1);
+    assert_eq!(metrics.counter("mlx_embed_cache_hits_total", None), 1);
+    assert!(metrics.counter("mlx_embed_cache_misses_total", None) >= 2);
+    assert!(metrics.counter("mlx_embed_texts_total", None) >= 2);
+    let model = golden::directory(CASE).display().to_string();
+    assert!(metrics.counter("mlx_embed_tokens_total", Some(&model)) >= tokens as u64);
+    assert_eq!(metrics.counter("mlx_embed_shared_texts_total", None), 0);
+    assert!(matches!(metrics.one("mlx_embed_queue_texts", Some("query")), DebugValue::Gauge(_)));
+}
+
+#[test]
+fn histograms_hold_what_happened() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let embedder = metrics::with_local_recorder(&recorder, || golden::load(CASE));
+    embedder.embed(&["one", "and another"]).unwrap();
+    drop(embedder);
+    let metrics = Metrics::of(&snapshotter);
+    assert_eq!(metrics.histogram("mlx_embed_batch_texts"), [2.0]);
+    for (name, count) in [
+        ("mlx_embed_request_duration_seconds", 1),
+        ("mlx_embed_batch_duration_seconds", 1),
+        ("mlx_embed_queue_duration_seconds", 2),
+    ] {
+        let seconds = metrics.histogram(name);
+        assert_eq!(seconds.len(), count, "{name}");
+        assert!(seconds.iter().all(|&seconds| seconds > 0.0 && seconds < 60.0), "{name}: {seconds:?}");
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no test panicked here").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_batch_is_a_span_with_its_sizes() {
+    let log = Log::default();
+    let writer = log.clone();
+    // For all threads: batches run on the engine's own.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .init();
+    let embedder = golden::load(CASE);
+    embedder.embed(&["one", "two", "three"]).unwrap();
+    drop(embedder);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("mlx_embed.batch{lane=\"query\" texts=3"), "{log}");
+}
