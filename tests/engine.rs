@@ -23,7 +23,7 @@ fn texts() -> Vec<String> {
 fn load_with(change: impl FnOnce(&mut LoadOptions)) -> Embedder {
     let mut options = golden::load_options();
     change(&mut options);
-    Embedder::load_with(golden::directory(CASE), options).unwrap()
+    Embedder::load_with(golden::directory(CASE), options).expect("a golden checkpoint loads")
 }
 
 fn load() -> Embedder {

@@ -257,7 +257,13 @@ impl Shared {
                 }
             }
         }
-        self.engine.push(caller, plan.lane, jobs, plan.refusable);
+        self.queue(caller, plan, jobs);
+    }
+
+    fn queue(&self, caller: &Arc<Caller>, plan: &Plan, texts: Vec<Text>) {
+        self.engine.push(caller, plan.lane, texts, plan.refusable);
+        // The worker tells it, too, but not while it is busy, when the queue is worth a look.
+        self.meters.queued(self.engine.queued());
     }
 
     /// Sends texts that are tokenised already.
@@ -273,7 +279,7 @@ impl Shared {
         for (slot, ids) in texts.into_iter().enumerate() {
             jobs.extend(self.job(&caller, slot, ids.into(), false, None));
         }
-        self.engine.push(&caller, plan.lane, jobs, plan.refusable);
+        self.queue(&caller, &plan, jobs);
         Pending { shared: Arc::clone(self), caller, finish: plan.finish, convert, answered: false }
     }
 

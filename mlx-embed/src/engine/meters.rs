@@ -90,7 +90,8 @@ impl Meters {
         self.shared.increment(texts as u64);
     }
 
-    pub(super) fn queued(&self, depth: [usize; 2]) {
+    /// So many texts wait in each lane.
+    pub(crate) fn queued(&self, depth: [usize; 2]) {
         for (gauge, texts) in self.queued.iter().zip(depth) {
             gauge.set(texts as f64);
         }
