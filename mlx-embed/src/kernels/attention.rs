@@ -5,8 +5,9 @@ use std::mem::MaybeUninit;
 use std::sync::PoisonError;
 
 use super::Engine;
-use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, PREPARED, Text, scratch_floats};
+use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, Text, scratch_floats};
 use super::buffer::Scratch;
+use super::prepare::PREPARED;
 use super::tiles::Tiles;
 
 /// Queries of one text and head that a task takes.
