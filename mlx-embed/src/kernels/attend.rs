@@ -33,19 +33,42 @@ impl Heads {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
+    /// Shape of the keys of so many tokens as they are laid out.
+    pub(crate) fn keys_shape(&self, tokens: usize) -> [usize; 4] {
+        [self.kv_heads, tokens.div_ceil(KEYS), self.head_dim, KEYS]
+    }
+
+    /// Shape of the values of so many tokens as they are laid out.
+    pub(crate) fn values_shape(&self, tokens: usize) -> [usize; 3] {
+        [self.kv_heads, tokens, self.value_width()]
+    }
+
     /// Numbers of a head of values, filled up to whole pairs of vectors.
     pub(super) fn value_width(&self) -> usize {
         self.head_dim.next_multiple_of(KEYS)
     }
 }
 
-/// A text's place in the batch.
+/// Keys and values, laid out, of tokens that all texts of a batch continue.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Past<'a> {
+    /// How many of the tokens they continue: the first ones.
+    pub(crate) tokens: usize,
+    /// How many tokens keys and values are there of.
+    pub(crate) length: usize,
+    /// [`Heads::keys_shape`] of `length`.
+    pub(crate) keys: &'a [f32],
+    /// [`Heads::values_shape`] of `length`.
+    pub(crate) values: &'a [f32],
+}
+
+/// A text's place in the batch. Its positions count from the start of the past, its tokens from the end of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Text {
     /// First token.
     pub(super) first: usize,
     pub(super) tokens: usize,
-    /// First block of keys.
+    /// First block of keys: the one that the first token's is in, beside the last ones of the past.
     pub(super) block: usize,
 }
 
@@ -61,6 +84,7 @@ pub(super) struct Attention<'a> {
     /// Whether neighbours rotate together rather than halves.
     pub(super) traditional: bool,
     pub(super) scale: f32,
+    pub(super) past: Past<'a>,
     /// `[tokens, width]`
     pub(super) qkv: &'a [f32],
     /// `[tokens, heads, head_dim]`, scaled.
@@ -83,8 +107,17 @@ impl Attention<'_> {
         self.k.add((kv_head * self.blocks + block) * self.heads.head_dim * KEYS)
     }
 
+    pub(super) unsafe fn past_key_block(&self, kv_head: usize, block: usize) -> *const f32 {
+        let blocks = self.past.length.div_ceil(KEYS);
+        self.past.keys.as_ptr().add((kv_head * blocks + block) * self.heads.head_dim * KEYS)
+    }
+
     pub(super) unsafe fn value(&self, kv_head: usize, token: usize) -> *mut f32 {
         self.v.add((kv_head * self.tokens + token) * self.heads.value_width())
+    }
+
+    unsafe fn past_value(&self, kv_head: usize, position: usize) -> *const f32 {
+        self.past.values.as_ptr().add((kv_head * self.past.length + position) * self.heads.value_width())
     }
 }
 
@@ -93,7 +126,10 @@ pub(super) fn scratch_floats(heads: &Heads, rows: usize) -> usize {
     rows * (MAX_HEAD_DIM + BLOCK + heads.value_width())
 }
 
-/// Attention of head `head` for the `M` queries from `first` on, positions in `text`.
+/// Attention of head `head` for the `M` queries from token `first` of `text` on.
+///
+/// A sum goes through keys in the order of their positions, wherever they lie: so its bits are the same with and without
+/// a past.
 ///
 /// # Safety
 /// The instruction set of `S` is enabled; `prepare` ran for all tokens; `scratch` has [`scratch_floats`] numbers;
@@ -120,14 +156,20 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
     std::ptr::write_bytes(sums, 0, M * value_width);
     let mut max = [f32::NEG_INFINITY; M];
     let mut total = [0.0_f32; M];
+    let past = at.past.tokens;
     // Keys that the last query sees.
-    let seen = first + M;
+    let seen = past + first + M;
     let mut start = 0;
     while start < seen {
         let count = BLOCK.min(seen - start);
         let panels = count.div_ceil(KEYS);
         for panel in 0..panels {
-            let keys = at.key_block(kv_head, text.block + start / KEYS + panel);
+            let block = start / KEYS + panel;
+            let keys = if block < past / KEYS {
+                at.past_key_block(kv_head, block)
+            } else {
+                at.key_block(kv_head, text.block + block - past / KEYS)
+            };
             let mut dots = [[S::splat(0.0); 2]; M];
             float_tile::<S, M, 1, MAX_HEAD_DIM>(queries, keys, KEYS, head_dim, &mut dots);
             for m in 0..M {
@@ -139,7 +181,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
         for m in 0..M {
             let row = scores.add(m * BLOCK);
             // Past a query's own position, and past the last key, nothing counts.
-            let visible = (first + m + 1).saturating_sub(start);
+            let visible = (past + first + m + 1).saturating_sub(start);
             for key in visible.min(panels * KEYS)..panels * KEYS {
                 *row.add(key) = f32::NEG_INFINITY;
             }
@@ -170,19 +212,35 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
                 }
             }
         }
-        let values = at.value(kv_head, text.first + start);
-        for e in (0..value_width).step_by(KEYS) {
-            let mut mixed = [[S::splat(0.0); 2]; M];
-            for m in 0..M {
-                let from = sums.add(m * value_width + e);
-                mixed[m] = [S::load(from), S::load(from.add(LANES))];
+        // Values of the past first, then the text's own.
+        let mut done = 0;
+        while done < count {
+            let position = start + done;
+            let (values, end) = if position < past {
+                (at.past_value(kv_head, position), count.min(past - start))
+            } else {
+                (at.value(kv_head, text.first + position - past).cast_const(), count)
+            };
+            for e in (0..value_width).step_by(KEYS) {
+                let mut mixed = [[S::splat(0.0); 2]; M];
+                for m in 0..M {
+                    let from = sums.add(m * value_width + e);
+                    mixed[m] = [S::load(from), S::load(from.add(LANES))];
+                }
+                float_tile::<S, M, 1, BLOCK>(
+                    scores.add(done),
+                    values.add(e),
+                    value_width,
+                    end - done,
+                    &mut mixed,
+                );
+                for m in 0..M {
+                    let to = sums.add(m * value_width + e);
+                    S::store(to, mixed[m][0]);
+                    S::store(to.add(LANES), mixed[m][1]);
+                }
             }
-            float_tile::<S, M, 1, BLOCK>(scores, values.add(e), value_width, count, &mut mixed);
-            for m in 0..M {
-                let to = sums.add(m * value_width + e);
-                S::store(to, mixed[m][0]);
-                S::store(to.add(LANES), mixed[m][1]);
-            }
+            done = end;
         }
         start += count;
     }

@@ -35,8 +35,8 @@ mod tiles;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub(crate) use attend::Heads;
-pub(crate) use attention::{AttentionOptions, Rotation};
+pub(crate) use attend::{Heads, Past};
+pub(crate) use attention::{AttentionOptions, Reuse, Rotation};
 pub(crate) use family::Family;
 pub(crate) use matmul::{Output, Part, Weights};
 pub(crate) use packed::{Order, Packed};

@@ -12,21 +12,24 @@ use super::simd::{LANES, Simd};
 /// Most tokens that are prepared at once; blocks of keys hold a multiple of it.
 pub(super) const PREPARED: usize = 8;
 
-/// Norms and rotates the queries and keys of tokens `range` of `text`, and lays keys and values out.
+/// Norms and rotates the queries and keys of `text` at positions `range`, and lays keys and values out.
 ///
 /// # Safety
 /// The instruction set of `S` is enabled; the pointers are valid for the sizes they name; nobody else touches these
-/// tokens meanwhile. `range` starts at a multiple of [`PREPARED`] and is no longer.
+/// tokens meanwhile. `range` is of the text's own positions and within one multiple of [`PREPARED`] and the next.
 #[inline(always)]
 pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std::ops::Range<usize>) {
     let Heads { heads, kv_heads, head_dim } = at.heads;
+    let past = at.past.tokens;
     let width = at.heads.width();
-    let row = |position: usize, from: usize| {
-        &at.qkv[(text.first + position) * width + from..(text.first + position) * width + from + head_dim]
-    };
+    let token = |position: usize| text.first + position - past;
+    let row = |position: usize, from: usize| &at.qkv[token(position) * width + from..][..head_dim];
     let angles = |position: usize| &at.angles[position * head_dim..(position + 1) * head_dim];
+    if range.start == past {
+        share_block::<S>(at, text);
+    }
     for position in range.clone() {
-        let token = text.first + position;
+        let token = token(position);
         for h in 0..heads {
             let to = std::slice::from_raw_parts_mut(at.q.add((token * heads + h) * head_dim), head_dim);
             let x = row(position, h * head_dim);
@@ -55,7 +58,7 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
                 &mut keys[i][..head_dim],
             );
         }
-        let to = at.key_block(h, text.block + range.start / KEYS).add(range.start % KEYS);
+        let to = at.key_block(h, text.block + range.start / KEYS - past / KEYS).add(range.start % KEYS);
         for e in 0..head_dim {
             for (i, keys) in keys.iter().enumerate().take(range.len()) {
                 *to.add(e * KEYS + i) = keys[e];
@@ -64,7 +67,22 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
     }
 }
 
-/// Copies a head, which is too short for a call of the library to pay.
+/// Copies the last keys of the past, where they don't fill a block, to before the text's first.
+#[inline(always)]
+unsafe fn share_block<S: Simd>(at: &Attention<'_>, text: Text) {
+    let (block, keys) = (at.past.tokens / KEYS, at.past.tokens % KEYS);
+    if keys == 0 {
+        return;
+    }
+    for h in 0..at.heads.kv_heads {
+        let (from, to) = (at.past_key_block(h, block), at.key_block(h, text.block));
+        for e in 0..at.heads.head_dim {
+            copy::<S>(from.add(e * KEYS), to.add(e * KEYS), keys);
+        }
+    }
+}
+
+/// Copies so few numbers that a call of the library doesn't pay.
 #[inline(always)]
 pub(super) unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, count: usize) {
     let whole = count / LANES * LANES;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::checkpoint::{CheckpointError, Weights};
-use crate::kernels::{AttentionOptions, Engine, Heads, Order, Output, Rotation};
+use crate::kernels::{AttentionOptions, Engine, Heads, Order, Output, Past, Reuse, Rotation};
 use crate::mlx::host::{HostError, HostInput, HostKernel, HostOutput, OutputSpec, host_kernel};
 use crate::mlx::{Array, Dtype, MlxError, Stream};
+use crate::model::reuse::{KeysValues, LayerReuse};
 use crate::model::rope::Rope;
 use crate::model::{Rule, Texts};
 
@@ -92,10 +93,11 @@ impl Attention {
         &self,
         x: &Array,
         texts: &Arc<Texts>,
+        reuse: LayerReuse<'_>,
         rope: &Rope,
         stream: &Stream,
     ) -> Result<Array, MlxError> {
-        let longest = texts.lengths.iter().copied().max().unwrap_or(0);
+        let longest = texts.past + texts.lengths.iter().copied().max().unwrap_or(0);
         let heads = self.mix.heads;
         let call = MixCall {
             layer: Arc::clone(&self.mix),
@@ -103,10 +105,26 @@ impl Attention {
             angles: rope.angles(longest)?,
             traditional: rope.traditional(),
         };
-        let inputs: Vec<&Array> = std::iter::once(x).chain(&self.mix_arrays).collect();
-        let shape = [1, x.shape()[1], (heads.heads * heads.head_dim) as i32];
-        let [out] = host_kernel(Arc::new(call), &inputs, [OutputSpec::new(&shape, Dtype::F32)], stream)?;
-        Ok(out)
+        let mut inputs: Vec<&Array> = std::iter::once(x).chain(&self.mix_arrays).collect();
+        let tokens = x.shape()[1];
+        let shape = [1, tokens, (heads.heads * heads.head_dim) as i32];
+        let mixed = OutputSpec::new(&shape, Dtype::F32);
+        match reuse {
+            LayerReuse::Keep(kept) => {
+                let keys_shape = heads.keys_shape(tokens as usize).map(|size| size as i32);
+                let values_shape = heads.values_shape(tokens as usize).map(|size| size as i32);
+                let keys = OutputSpec::new(&keys_shape, Dtype::F32);
+                let values = OutputSpec::new(&values_shape, Dtype::F32);
+                let [mixed, keys, values] =
+                    host_kernel(Arc::new(call), &inputs, [mixed, keys, values], stream)?;
+                kept.push(KeysValues { keys, values });
+                return Ok(mixed);
+            }
+            LayerReuse::Continue(past) => inputs.extend([&past.keys, &past.values]),
+            LayerReuse::Nothing => {}
+        }
+        let [mixed] = host_kernel(Arc::new(call), &inputs, [mixed], stream)?;
+        Ok(mixed)
     }
 
     /// # Shape
@@ -148,11 +166,23 @@ impl HostKernel for MixCall {
             rotation: Rotation { angles: &self.angles, traditional: self.traditional },
             scale: (heads.head_dim as f32).powf(-0.5),
         };
+        let (arrays, past) = inputs[1..].split_at(qkv.arrays);
+        let (mixed, kept) = outputs.split_at_mut(1);
+        let reuse = match (past, kept) {
+            ([keys, values], _) => Reuse::Continue(Past {
+                tokens: self.texts.past,
+                length: values.shape()[1] as usize,
+                keys: keys.as_slice()?,
+                values: values.as_slice()?,
+            }),
+            (_, [keys, values]) => Reuse::Keep { keys: keys.as_mut_slice()?, values: values.as_mut_slice()? },
+            _ => Reuse::Nothing,
+        };
         let x: &[f32] = inputs[0].as_slice()?;
         engine.between(x.len() / qkv.inputs * qkv.outputs, |between| {
-            let projected = qkv.run(engine, x, &self.texts, &inputs[1..], Output::Store(between))?;
+            let projected = qkv.run(engine, x, &self.texts, arrays, Output::Store(between))?;
             let lengths = &self.texts.lengths;
-            Ok(outputs[0].fill_with(|out| engine.attention(projected, lengths, &options, out))?)
+            Ok(mixed[0].fill_with(|out| engine.attention(projected, lengths, &options, reuse, out))?)
         })
     }
 }
