@@ -290,6 +290,59 @@ mod cache {
     }
 }
 
+mod prompts {
+    use super::*;
+
+    const INSTRUCTION: &str = "Instruct: Given a question, retrieve passages that answer the question, whatever their length.\nQuery: ";
+
+    /// Vectors of `texts` behind the instruction, each asked for alone and then all together, three times: the first
+    /// computes the prompt, later ones continue it.
+    fn vectors(case: &str, change: impl FnOnce(&mut LoadOptions)) -> Vec<Vec<f32>> {
+        let mut options = golden::load_options();
+        change(&mut options);
+        let embedder =
+            Embedder::load_with(golden::directory(case), options).expect("a golden checkpoint loads");
+        let options = EmbedOptions { prompt: Prompt::Text(INSTRUCTION.into()), ..Default::default() };
+        let embed = |texts: &[&str]| {
+            let found = embedder.embed_with(texts, &options).expect("texts are embedded");
+            found.into_iter().map(|found| found.vector)
+        };
+        // The last one's first letters may merge with the prompt's end.
+        let texts = ["where do cats sleep?", "a", "", "many words ", "\u{301}accent"];
+        let mut found = Vec::new();
+        for _ in 0..3 {
+            for text in texts {
+                found.extend(embed(&[text]));
+            }
+            found.extend(embed(&texts));
+        }
+        found
+    }
+
+    #[test]
+    fn texts_behind_a_kept_prompt_have_the_vectors_of_whole_ones() {
+        for case in
+            ["qwen3-affine-4bit-g64", "qwen2-f32", "st-mean", "st-cls", "qwen3-rope-dynamic", "llama-f32"]
+        {
+            let whole = vectors(case, |options| options.prompt_cache = Some(0));
+            let continued = vectors(case, |_| ());
+            assert_eq!(whole.len(), continued.len());
+            for (whole, continued) in whole.iter().zip(&continued) {
+                assert_same(continued, whole);
+            }
+        }
+    }
+
+    #[test]
+    fn a_prompt_too_large_to_keep_is_computed_with_each_text() {
+        let whole = vectors(CASE, |options| options.prompt_cache = Some(0));
+        let bounded = vectors(CASE, |options| options.prompt_cache = Some(1000));
+        for (whole, bounded) in whole.iter().zip(&bounded) {
+            assert_same(bounded, whole);
+        }
+    }
+}
+
 mod life {
     use super::*;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use metrics::Key;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use mlx_embed::{EmbedOptions, Embedder, LoadOptions};
+use mlx_embed::{EmbedOptions, Embedder, LoadOptions, Prompt};
 use mlx_embed_tests::golden;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -67,6 +67,23 @@ fn metrics_tell_requests_batches_tokens_and_the_cache() {
     assert!(metrics.counter("mlx_embed_tokens_total", Some(&model)) >= tokens as u64);
     assert_eq!(metrics.counter("mlx_embed_shared_texts_total", None), 0);
     assert!(matches!(metrics.one("mlx_embed_queue_texts", Some("query")), DebugValue::Gauge(_)));
+}
+
+#[test]
+fn a_prompt_that_comes_again_is_reused() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let embedder = metrics::with_local_recorder(&recorder, || golden::load(CASE));
+    let prompt = "Instruct: Given a question, retrieve passages that answer it\nQuery: ";
+    let options = EmbedOptions { prompt: Prompt::Text(prompt.into()), ..Default::default() };
+    let own = embedder.token_ids(prompt, &EmbedOptions::default()).unwrap().len() as u64;
+    for text in ["Where do cats sleep?", "Why?", "Who?"] {
+        embedder.embed_with(&[text], &options).unwrap();
+    }
+    drop(embedder);
+    let reused = Metrics::of(&snapshotter).counter("mlx_embed_reused_tokens_total", None);
+    // By the second and the third, all but what its end may share with a text's beginning.
+    assert!((2 * (own - 3)..=2 * own).contains(&reused), "{reused} of twice {own}");
 }
 
 #[test]

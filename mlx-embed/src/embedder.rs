@@ -61,6 +61,7 @@ const PART_TEXTS: usize = 256;
 /// | `mlx_embed_batch_duration_seconds` | histogram | a batch's time on the device |
 /// | `mlx_embed_batch_texts`, `mlx_embed_batch_tokens` | histogram | what ran together |
 /// | `mlx_embed_texts_total`, `mlx_embed_tokens_total` | counter | what ran |
+/// | `mlx_embed_reused_tokens_total` | counter | tokens of prompts among them that were not computed again |
 /// | `mlx_embed_queue_texts` | gauge | texts that wait, by `lane` |
 /// | `mlx_embed_cache_hits_total`, `mlx_embed_cache_misses_total` | counter | of the vector cache |
 /// | `mlx_embed_shared_texts_total` | counter | texts that got an identical one's vector |
@@ -355,7 +356,9 @@ impl Embedder {
         let vocab_size = config.vocab_size.unsigned_abs();
         let run = |[texts, tokens]: [usize; 2]| {
             let ids = warm_up::texts(texts, tokens, vocab_size);
-            self.shared.engine.ask(move |runner: &Runner| warm_up::run(&ids, |ids| runner.embed_batch(ids)))
+            self.shared
+                .engine
+                .ask(move |runner: &Runner| warm_up::run(&ids, |ids| runner.embed_batch(ids, None)))
         };
         shapes.into_iter().map(run).collect()
     }

@@ -28,6 +28,29 @@ impl std::fmt::Display for Pooling {
     }
 }
 
+/// Tokens that all texts of a batch begin with and whose hidden states are no longer in it, as a mean needs them.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    tokens: usize,
+    /// `[D]`, or nothing without tokens.
+    sums: Vec<f32>,
+}
+
+impl Before {
+    /// `hidden` is `[tokens, D]`, after the final norm.
+    pub(crate) fn new(hidden: &[f32], width: usize) -> Self {
+        let mut sums = vec![0.0; width];
+        let rows = hidden.chunks_exact(width);
+        let tokens = rows.len();
+        rows.for_each(|row| add(&mut sums, row));
+        Self { tokens, sums }
+    }
+}
+
+fn add(sums: &mut [f32], row: &[f32]) {
+    sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+}
+
 impl Pooling {
     /// The one row of each text that pooling needs, counted over the batch's tokens, u32 `[B]`; `None` if it needs them
     /// all.
@@ -43,46 +66,61 @@ impl Pooling {
         Ok(Some(Array::from_slice(&rows, &[rows.len() as i32])?))
     }
 
-    /// One f32 vector a text, row after row.
+    /// One f32 vector a text, row after row, of what the batch holds of it and of what was before.
     ///
     /// # Shape
     /// `hidden` `[B, D]` if [`Pooling::rows`] named rows, else `[.., D]` with the batch's shape before it; result
     /// `B * D` numbers.
-    pub(crate) fn pool(self, hidden: &Array, batch: &Batch, stream: &Stream) -> Result<Vec<f32>, MlxError> {
+    pub(crate) fn pool(
+        self,
+        hidden: &Array,
+        batch: &Batch,
+        before: &Before,
+        stream: &Stream,
+    ) -> Result<Vec<f32>, MlxError> {
         let hidden = ops::astype(hidden, Dtype::F32, stream)?;
         match self {
             Self::LastToken | Self::Cls => hidden.to_vec(stream),
-            Self::Mean if stream.backend() == Backend::Cpu => mean_here(&hidden, batch),
-            Self::Mean => mean(&hidden, batch, stream)?.to_vec(stream),
+            Self::Mean if stream.backend() == Backend::Cpu => mean_here(&hidden, batch, before),
+            Self::Mean => mean(&hidden, batch, before, stream),
         }
     }
 }
 
 /// The mean on the CPU, where the hidden states are at hand.
-fn mean_here(hidden: &Array, batch: &Batch) -> Result<Vec<f32>, MlxError> {
+fn mean_here(hidden: &Array, batch: &Batch, before: &Before) -> Result<Vec<f32>, MlxError> {
     hidden.eval()?;
     let width = hidden.shape().last().map_or(0, |&width| width as usize);
     let hidden = hidden.as_slice::<f32>()?;
     let mut pooled = Vec::with_capacity(batch.lengths.len() * width);
     for (&start, &length) in batch.starts.iter().zip(batch.lengths.iter()) {
-        let mut sums = vec![0.0_f32; width];
+        // From the first token on, so that the sum's bits don't depend on where it was broken off.
+        let mut sums = before.sums.clone();
+        sums.resize(width, 0.0);
         for row in hidden[start * width..(start + length) * width].chunks_exact(width) {
-            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            add(&mut sums, row);
         }
-        pooled.extend(sums.iter().map(|sum| sum / length as f32));
+        pooled.extend(sums.iter().map(|sum| sum / (before.tokens + length) as f32));
     }
     Ok(pooled)
 }
 
 /// The mean of padded rows as a product with a matrix that holds `1 / length` at real tokens and 0 at padding.
-fn mean(hidden: &Array, batch: &Batch, stream: &Stream) -> Result<Array, MlxError> {
+fn mean(hidden: &Array, batch: &Batch, before: &Before, stream: &Stream) -> Result<Vec<f32>, MlxError> {
     let padded = batch.shape[1] as usize;
     let mut shares = vec![0.0_f32; batch.lengths.len() * padded];
     for (row, &length) in shares.chunks_mut(padded).zip(batch.lengths.iter()) {
-        row[..length].fill(1.0 / length as f32);
+        row[..length].fill(1.0 / (before.tokens + length) as f32);
     }
     let shares = Array::from_slice(&shares, &[batch.shape[0], 1, batch.shape[1]])?; // [B, 1, L]
-    ops::matmul(&shares, hidden, stream) // [B, 1, D]
+    let mut pooled = ops::matmul(&shares, hidden, stream)?.to_vec::<f32>(stream)?; // [B, 1, D]
+    if before.tokens > 0 {
+        for (vector, &length) in pooled.chunks_mut(before.sums.len()).zip(batch.lengths.iter()) {
+            let tokens = (before.tokens + length) as f32;
+            vector.iter_mut().zip(&before.sums).for_each(|(x, sum)| *x += sum / tokens);
+        }
+    }
+    Ok(pooled)
 }
 
 /// Cuts `vector` to its first `dims` numbers and scales it to length 1: `x / max(|x|, 1e-12)`.
@@ -124,18 +162,22 @@ mod tests {
         let hidden = [1.0_f32, 2.0, 3.0, 4.0, 9.0, 9.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0];
         let hidden = Array::from_slice(&hidden, &[2, 3, 2]).unwrap();
         let batch = Batch::padded(&[&[1, 1], &[1, 1, 1]]);
-        let expected = [2.0, 3.0, 7.0, 8.0];
-        let here = mean_here(&hidden, &batch).unwrap();
-        approx::assert_relative_eq!(here[..], expected[..], max_relative = 1e-6);
-        let product = mean(&hidden, &batch, &stream).unwrap().to_vec::<f32>(&stream).unwrap();
-        approx::assert_relative_eq!(product[..], expected[..], max_relative = 1e-6);
+        let of = |before: &Before, expected: [f32; 4]| {
+            let here = mean_here(&hidden, &batch, before).unwrap();
+            approx::assert_relative_eq!(here[..], expected[..], max_relative = 1e-6);
+            let product = mean(&hidden, &batch, before, &stream).unwrap();
+            approx::assert_relative_eq!(product[..], expected[..], max_relative = 1e-6);
+        };
+        of(&Before::default(), [2.0, 3.0, 7.0, 8.0]);
+        // Two more tokens before each text.
+        of(&Before::new(&[3.0, 1.0, 5.0, 2.0], 2), [3.0, 2.25, 5.8, 5.4]);
     }
 
     #[test]
     fn mean_keeps_joined_texts_apart() {
         let hidden = Array::from_slice(&[1.0_f32, 3.0, f32::NAN, 5.0], &[1, 4, 1]).unwrap();
         let batch = Batch::joined(&[&[1, 1], &[1], &[1]]);
-        let pooled = mean_here(&hidden, &batch).unwrap();
+        let pooled = mean_here(&hidden, &batch, &Before::default()).unwrap();
         assert!(pooled[0] == 2.0 && pooled[1].is_nan() && pooled[2] == 5.0, "{pooled:?}");
     }
 

@@ -1,5 +1,9 @@
 //! The model on one thread: token ids in, pooled vectors out.
 
+mod prefix;
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -7,11 +11,13 @@ use crate::batch::Batch;
 use crate::checkpoint::Checkpoint;
 use crate::engine::Model;
 use crate::error::{Error, InputError};
-use crate::kernels::{Engine, Family};
+use crate::kernels::{Engine, Family, KEYS_AT_ONCE};
 use crate::loading::Steps;
 use crate::mlx::{self, Array, Backend, Dtype, Stream, memory, ops};
-use crate::model::{Decoder, Kernels, Precision, Rows};
-use crate::pooling::Pooling;
+use crate::model::{Decoder, Kernels, KeysValues, LEAST_REUSED, Precision, Reuse, Rows};
+use crate::pooling::{Before, Pooling};
+
+pub(crate) use prefix::Prefix;
 
 /// Where the model runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,6 +67,7 @@ pub(crate) struct Runner {
     stream: Stream,
     pooling: Pooling,
     hidden: usize,
+    prefix_bytes_per_token: usize,
 }
 
 impl Runner {
@@ -91,27 +98,84 @@ impl Runner {
             None => Kernels::Mlx,
         };
         let decoder = Decoder::load(checkpoint, &kernels, &mut || steps.layer(), &stream)?;
-        Ok(Self { decoder, stream, pooling: options.pooling, hidden: config.hidden_size as usize })
+        let hidden = config.hidden_size as usize;
+        let head_dim = (config.head_dim as usize).next_multiple_of(KEYS_AT_ONCE);
+        let keys_values = config.layers * 2 * config.kv_heads as usize * head_dim;
+        Ok(Self {
+            decoder,
+            stream,
+            pooling: options.pooling,
+            hidden,
+            // And its id.
+            prefix_bytes_per_token: size_of::<f32>() * (keys_values + hidden + 1),
+        })
     }
 
-    /// Pooled vectors of texts that run together, not normalised yet, in their order; no text is empty. A text whose
-    /// vector is not finite has an error in its place.
-    pub(crate) fn embed_batch(&self, texts: &[&[u32]]) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
+    /// Computes what texts that begin with `ids` have in common.
+    pub(crate) fn prefix(&self, ids: &[u32]) -> Result<Prefix, Error> {
+        // Before all arrays, so that they are dropped within it.
+        let _turn = self.stream.turn();
+        let mut layers = Vec::new();
+        let mut hidden = Vec::new();
+        if ids.len() >= LEAST_REUSED {
+            self.decoder.check_weights()?;
+            let batch = Batch::joined(&[ids]);
+            let keep = Reuse::Keep(&mut layers);
+            let states = self.decoder.forward(&batch, Rows::All, keep, &mut |_| Ok(()), &self.stream)?;
+            if self.pooling == Pooling::Mean {
+                hidden = ops::astype(&states, Dtype::F32, &self.stream)?.to_vec(&self.stream)?;
+            }
+            // What follows the last layer's attention is computed only if the mean asked for it.
+            KeysValues::eval(&layers)?;
+        }
+        Ok(Prefix { ids: ids.to_vec(), layers, hidden, backend: self.stream.backend() })
+    }
+
+    /// Pooled vectors, not normalised yet, of one batch, in the order of `texts`; no text is empty. A text whose vector
+    /// is not finite has an error in its place.
+    ///
+    /// With a prefix, which then is this runner's own, `texts` are what follows its first tokens, as many as said.
+    pub(crate) fn embed_batch(
+        &self,
+        texts: &[&[u32]],
+        prefix: Option<(&Prefix, usize)>,
+    ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
+        match prefix {
+            Some((prefix, shared)) if shared >= LEAST_REUSED => {
+                debug_assert!(self.pooling != Pooling::Cls && shared <= prefix.len());
+                let before = match self.pooling {
+                    Pooling::Mean => Before::new(&prefix.hidden[..shared * self.hidden], self.hidden),
+                    Pooling::LastToken | Pooling::Cls => Before::default(),
+                };
+                self.run(texts, Reuse::Continue { layers: &prefix.layers, tokens: shared }, &before)
+            }
+            Some((prefix, shared)) => {
+                let whole: Vec<_> = texts.iter().map(|text| [&prefix.ids[..shared], text].concat()).collect();
+                let whole: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
+                self.run(&whole, Reuse::Nothing, &Before::default())
+            }
+            None => self.run(texts, Reuse::Nothing, &Before::default()),
+        }
+    }
+
+    fn run(
+        &self,
+        texts: &[&[u32]],
+        reuse: Reuse<'_>,
+        before: &Before,
+    ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
         let _turn = self.stream.turn();
         self.decoder.check_weights()?;
         let batch = if self.decoder.joins() { Batch::joined(texts) } else { Batch::padded(texts) };
         let rows = self.pooling.rows(&batch)?;
         let rows = rows.as_ref().map_or(Rows::All, Rows::Selected);
-        let hidden = self.decoder.forward(&batch, rows, &mut |_| Ok(()), &self.stream)?;
-        let pooled = self.pooling.pool(&hidden, &batch, &self.stream)?;
-        let checked = |vector: &[f32]| {
-            if vector.iter().all(|x| x.is_finite()) {
-                Ok(vector.to_vec())
-            } else {
-                Err(InputError::NotFinite)
-            }
-        };
-        Ok(pooled.chunks(self.hidden).map(checked).collect())
+        let hidden = self.decoder.forward(&batch, rows, reuse, &mut |_| Ok(()), &self.stream)?;
+        let pooled = self.pooling.pool(&hidden, &batch, before, &self.stream)?;
+        let vectors = pooled.chunks(self.hidden).map(|vector| {
+            let finite = vector.iter().all(|x| x.is_finite());
+            if finite { Ok(vector.to_vec()) } else { Err(InputError::NotFinite) }
+        });
+        Ok(vectors.collect())
     }
 
     /// Every hidden state of one text, f32 `[L * D]` each: the embeddings, after each layer, after the final norm.
@@ -123,28 +187,28 @@ impl Runner {
             states.push(ops::astype(state, Dtype::F32, &self.stream)?.to_vec(&self.stream)?);
             Ok(())
         };
-        self.decoder.forward(&Batch::joined(&[text]), Rows::All, &mut keep, &self.stream)?;
+        self.decoder.forward(&Batch::joined(&[text]), Rows::All, Reuse::Nothing, &mut keep, &self.stream)?;
         Ok(states)
     }
 }
 
 impl Model for Runner {
-    type Prefix = std::convert::Infallible;
+    type Prefix = Prefix;
 
-    fn prefix(&self, _ids: &[u32]) -> Result<Self::Prefix, Error> {
-        unreachable!()
+    fn prefix(&self, ids: &[u32]) -> Result<Prefix, Error> {
+        self.prefix(ids)
     }
 
-    fn prefix_bytes(&self, _tokens: usize) -> usize {
-        usize::MAX
+    fn prefix_bytes(&self, tokens: usize) -> usize {
+        self.prefix_bytes_per_token.saturating_mul(tokens.next_multiple_of(KEYS_AT_ONCE))
     }
 
     fn embed_batch(
         &self,
         texts: &[&[u32]],
-        _prefix: Option<(&Self::Prefix, usize)>,
+        prefix: Option<(&Prefix, usize)>,
     ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
-        self.embed_batch(texts)
+        self.embed_batch(texts, prefix)
     }
 
     fn check_device(&self) -> Result<(), Error> {

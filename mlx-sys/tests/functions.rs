@@ -140,6 +140,10 @@ fn rows_are_gathered_and_joined() {
     let joined = call!(mlx_concatenate_axis(Arrays::new(&[&rows, &table]).0, 0, s.0));
     assert_eq!(joined.shape(), [5, 2]);
     assert_eq!(joined.to_f32(), [20.0, 21.0, 0.0, 1.0, 0.0, 1.0, 10.0, 11.0, 20.0, 21.0]);
+
+    let repeated = call!(mlx_broadcast_to(Array::f32(&[1.0, 2.0], &[2, 1]).0, [2, 2, 3].as_ptr(), 3, s.0));
+    assert_eq!(repeated.shape(), [2, 2, 3]);
+    assert_eq!(repeated.to_f32(), [1.0, 1.0, 1.0, 2.0, 2.0, 2.0].repeat(2));
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub(crate) struct Meters {
     requests: [Counter; 5],
     texts: Counter,
     tokens: Counter,
+    reused_tokens: Counter,
     request_seconds: Histogram,
     queue_seconds: Histogram,
     batch_seconds: Histogram,
@@ -48,6 +49,7 @@ impl Meters {
             requests: ["done", "refused", "late", "cancelled", "failed"].map(ended),
             texts: count("mlx_embed_texts_total"),
             tokens: count("mlx_embed_tokens_total"),
+            reused_tokens: count("mlx_embed_reused_tokens_total"),
             request_seconds: histogram("mlx_embed_request_duration_seconds"),
             queue_seconds: histogram("mlx_embed_queue_duration_seconds"),
             batch_seconds: histogram("mlx_embed_batch_duration_seconds"),
@@ -78,6 +80,11 @@ impl Meters {
         self.batch_texts.record(texts as f64);
         self.batch_tokens.record(tokens as f64);
         self.batch_seconds.record(took.as_secs_f64());
+    }
+
+    /// So many of a batch's tokens were kept keys and values.
+    pub(super) fn reused(&self, tokens: usize) {
+        self.reused_tokens.increment(tokens as u64);
     }
 
     /// A text waited so long.

@@ -18,7 +18,7 @@ pub(crate) trait Model: 'static {
 
     fn prefix(&self, ids: &[u32]) -> Result<Self::Prefix, Error>;
 
-    /// Bytes that a prefix of so many tokens takes.
+    /// Bytes that a prefix of so many tokens takes at most.
     fn prefix_bytes(&self, tokens: usize) -> usize;
 
     /// One vector a text, in order, neither cut nor normalised. `texts` are what follows the first tokens of the
@@ -237,6 +237,7 @@ impl<M: Model> Worker<M> {
             None => None,
         };
         let skipped = prefix.as_ref().map_or(0, |(_, shared)| *shared);
+        self.meters.reused(skipped * texts.len());
         let ids: Vec<&[u32]> = texts.iter().map(|text| &text.ids[skipped..]).collect();
         self.model.embed_batch(&ids, prefix).map_err(Failure::Error)
     }

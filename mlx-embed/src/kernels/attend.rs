@@ -8,16 +8,14 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
+use super::prepare::copy;
 use super::product::float_tile;
-use super::round::inverse_rms;
 use super::simd::{LANES, Simd, exp};
 
 /// Keys in a panel of the transposed keys.
-pub(super) const KEYS: usize = 2 * LANES;
+pub(crate) const KEYS: usize = 2 * LANES;
 /// Keys whose scores a tile holds at once.
 const BLOCK: usize = 4 * KEYS;
-/// Most tokens that are prepared at once; blocks of keys hold a multiple of it.
-pub(super) const PREPARED: usize = 8;
 /// Most numbers of a head.
 pub(crate) const MAX_HEAD_DIM: usize = 512;
 
@@ -35,23 +33,42 @@ impl Heads {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
+    /// Shape of the keys of so many tokens as they are laid out.
+    pub(crate) fn keys_shape(&self, tokens: usize) -> [usize; 4] {
+        [self.kv_heads, tokens.div_ceil(KEYS), self.head_dim, KEYS]
+    }
+
+    /// Shape of the values of so many tokens as they are laid out.
+    pub(crate) fn values_shape(&self, tokens: usize) -> [usize; 3] {
+        [self.kv_heads, tokens, self.value_width()]
+    }
+
     /// Numbers of a head of values, filled up to whole pairs of vectors.
     pub(super) fn value_width(&self) -> usize {
-        value_width(self.head_dim)
+        self.head_dim.next_multiple_of(KEYS)
     }
 }
 
-fn value_width(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(KEYS)
+/// Keys and values, laid out, of tokens that all texts of a batch continue.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Past<'a> {
+    /// How many of the tokens they continue: the first ones.
+    pub(crate) tokens: usize,
+    /// How many tokens keys and values are there of.
+    pub(crate) length: usize,
+    /// [`Heads::keys_shape`] of `length`.
+    pub(crate) keys: &'a [f32],
+    /// [`Heads::values_shape`] of `length`.
+    pub(crate) values: &'a [f32],
 }
 
-/// A text's place in the batch.
+/// A text's place in the batch. Its positions count from the start of the past, its tokens from the end of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Text {
     /// First token.
     pub(super) first: usize,
     pub(super) tokens: usize,
-    /// First block of keys.
+    /// First block of keys: the one that the first token's is in, beside the last ones of the past.
     pub(super) block: usize,
 }
 
@@ -67,6 +84,7 @@ pub(super) struct Attention<'a> {
     /// Whether neighbours rotate together rather than halves.
     pub(super) traditional: bool,
     pub(super) scale: f32,
+    pub(super) past: Past<'a>,
     /// `[tokens, width]`
     pub(super) qkv: &'a [f32],
     /// `[tokens, heads, head_dim]`, scaled.
@@ -85,115 +103,21 @@ pub(super) struct Attention<'a> {
 unsafe impl Sync for Attention<'_> {}
 
 impl Attention<'_> {
-    unsafe fn key_block(&self, kv_head: usize, block: usize) -> *mut f32 {
+    pub(super) unsafe fn key_block(&self, kv_head: usize, block: usize) -> *mut f32 {
         self.k.add((kv_head * self.blocks + block) * self.heads.head_dim * KEYS)
     }
 
-    unsafe fn value(&self, kv_head: usize, token: usize) -> *mut f32 {
+    pub(super) unsafe fn past_key_block(&self, kv_head: usize, block: usize) -> *const f32 {
+        let blocks = self.past.length.div_ceil(KEYS);
+        self.past.keys.as_ptr().add((kv_head * blocks + block) * self.heads.head_dim * KEYS)
+    }
+
+    pub(super) unsafe fn value(&self, kv_head: usize, token: usize) -> *mut f32 {
         self.v.add((kv_head * self.tokens + token) * self.heads.value_width())
     }
-}
 
-/// Norms and rotates the queries and keys of tokens `range` of `text`, and lays keys and values out.
-///
-/// # Safety
-/// The instruction set of `S` is enabled; the pointers are valid for the sizes they name; nobody else touches these
-/// tokens meanwhile. `range` starts at a multiple of [`PREPARED`] and is no longer.
-#[inline(always)]
-pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std::ops::Range<usize>) {
-    let Heads { heads, kv_heads, head_dim } = at.heads;
-    let width = at.heads.width();
-    let row = |position: usize, from: usize| {
-        &at.qkv[(text.first + position) * width + from..(text.first + position) * width + from + head_dim]
-    };
-    let angles = |position: usize| &at.angles[position * head_dim..(position + 1) * head_dim];
-    for position in range.clone() {
-        let token = text.first + position;
-        for h in 0..heads {
-            let to = std::slice::from_raw_parts_mut(at.q.add((token * heads + h) * head_dim), head_dim);
-            let x = row(position, h * head_dim);
-            norm_and_rotate::<S>(x, at.q_norm, at.scale, angles(position), at.traditional, to);
-        }
-        for h in 0..kv_heads {
-            let to = at.value(h, token);
-            let x = row(position, (heads + kv_heads + h) * head_dim);
-            copy::<S>(x.as_ptr(), to, head_dim);
-            for e in head_dim..value_width(head_dim) {
-                *to.add(e) = 0.0;
-            }
-        }
-    }
-    // Head by head and a few tokens at once: transposed, a token's keys lie in as many cache lines as it has numbers.
-    let mut keys = [[0.0_f32; MAX_HEAD_DIM]; PREPARED];
-    for h in 0..kv_heads {
-        for (i, position) in range.clone().enumerate() {
-            let x = row(position, (heads + h) * head_dim);
-            norm_and_rotate::<S>(
-                x,
-                at.k_norm,
-                1.0,
-                angles(position),
-                at.traditional,
-                &mut keys[i][..head_dim],
-            );
-        }
-        let to = at.key_block(h, text.block + range.start / KEYS).add(range.start % KEYS);
-        for e in 0..head_dim {
-            for (i, keys) in keys.iter().enumerate().take(range.len()) {
-                *to.add(e * KEYS + i) = keys[e];
-            }
-        }
-    }
-}
-
-/// Copies a head, which is too short for a call of the library to pay.
-#[inline(always)]
-unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, count: usize) {
-    let whole = count / LANES * LANES;
-    for e in (0..whole).step_by(LANES) {
-        S::store(to.add(e), S::load(from.add(e)));
-    }
-    for e in whole..count {
-        *to.add(e) = *from.add(e);
-    }
-}
-
-/// `scale * rotate(norm(x))`
-#[inline(always)]
-unsafe fn norm_and_rotate<S: Simd>(
-    x: &[f32],
-    norm: Option<(&[f32], f32)>,
-    scale: f32,
-    angles: &[f32],
-    traditional: bool,
-    out: &mut [f32],
-) {
-    let factor = match norm {
-        Some((_, eps)) => scale * inverse_rms::<S>(x, eps),
-        None => scale,
-    };
-    let half = out.len() / 2;
-    let weight = |e: usize| norm.map_or(1.0, |(weight, _)| weight[e]);
-    if traditional || !half.is_multiple_of(LANES) {
-        for i in 0..half {
-            let (first, second) = if traditional { (2 * i, 2 * i + 1) } else { (i, half + i) };
-            let (cos, sin) = (angles[i], angles[half + i]);
-            let (a, b) = (x[first] * factor * weight(first), x[second] * factor * weight(second));
-            (out[first], out[second]) = (a * cos - b * sin, a * sin + b * cos);
-        }
-        return;
-    }
-    let factor = S::splat(factor);
-    for i in (0..half).step_by(LANES) {
-        let mut a = S::mul(S::load(x.as_ptr().add(i)), factor);
-        let mut b = S::mul(S::load(x.as_ptr().add(half + i)), factor);
-        if let Some((weight, _)) = norm {
-            a = S::mul(a, S::load(weight.as_ptr().add(i)));
-            b = S::mul(b, S::load(weight.as_ptr().add(half + i)));
-        }
-        let (cos, sin) = (S::load(angles.as_ptr().add(i)), S::load(angles.as_ptr().add(half + i)));
-        S::store(out.as_mut_ptr().add(i), S::sub(S::mul(a, cos), S::mul(b, sin)));
-        S::store(out.as_mut_ptr().add(half + i), S::fma(a, sin, S::mul(b, cos)));
+    unsafe fn past_value(&self, kv_head: usize, position: usize) -> *const f32 {
+        self.past.values.as_ptr().add((kv_head * self.past.length + position) * self.heads.value_width())
     }
 }
 
@@ -202,7 +126,10 @@ pub(super) fn scratch_floats(heads: &Heads, rows: usize) -> usize {
     rows * (MAX_HEAD_DIM + BLOCK + heads.value_width())
 }
 
-/// Attention of head `head` for the `M` queries from `first` on, positions in `text`.
+/// Attention of head `head` for the `M` queries from token `first` of `text` on.
+///
+/// A sum goes through keys in the order of their positions, wherever they lie: so its bits are the same with and without
+/// a past.
 ///
 /// # Safety
 /// The instruction set of `S` is enabled; `prepare` ran for all tokens; `scratch` has [`scratch_floats`] numbers;
@@ -229,14 +156,20 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
     std::ptr::write_bytes(sums, 0, M * value_width);
     let mut max = [f32::NEG_INFINITY; M];
     let mut total = [0.0_f32; M];
+    let past = at.past.tokens;
     // Keys that the last query sees.
-    let seen = first + M;
+    let seen = past + first + M;
     let mut start = 0;
     while start < seen {
         let count = BLOCK.min(seen - start);
         let panels = count.div_ceil(KEYS);
         for panel in 0..panels {
-            let keys = at.key_block(kv_head, text.block + start / KEYS + panel);
+            let block = start / KEYS + panel;
+            let keys = if block < past / KEYS {
+                at.past_key_block(kv_head, block)
+            } else {
+                at.key_block(kv_head, text.block + block - past / KEYS)
+            };
             let mut dots = [[S::splat(0.0); 2]; M];
             float_tile::<S, M, 1, MAX_HEAD_DIM>(queries, keys, KEYS, head_dim, &mut dots);
             for m in 0..M {
@@ -248,7 +181,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
         for m in 0..M {
             let row = scores.add(m * BLOCK);
             // Past a query's own position, and past the last key, nothing counts.
-            let visible = (first + m + 1).saturating_sub(start);
+            let visible = (past + first + m + 1).saturating_sub(start);
             for key in visible.min(panels * KEYS)..panels * KEYS {
                 *row.add(key) = f32::NEG_INFINITY;
             }
@@ -279,19 +212,35 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
                 }
             }
         }
-        let values = at.value(kv_head, text.first + start);
-        for e in (0..value_width).step_by(KEYS) {
-            let mut mixed = [[S::splat(0.0); 2]; M];
-            for m in 0..M {
-                let from = sums.add(m * value_width + e);
-                mixed[m] = [S::load(from), S::load(from.add(LANES))];
+        // Values of the past first, then the text's own.
+        let mut done = 0;
+        while done < count {
+            let position = start + done;
+            let (values, end) = if position < past {
+                (at.past_value(kv_head, position), count.min(past - start))
+            } else {
+                (at.value(kv_head, text.first + position - past).cast_const(), count)
+            };
+            for e in (0..value_width).step_by(KEYS) {
+                let mut mixed = [[S::splat(0.0); 2]; M];
+                for m in 0..M {
+                    let from = sums.add(m * value_width + e);
+                    mixed[m] = [S::load(from), S::load(from.add(LANES))];
+                }
+                float_tile::<S, M, 1, BLOCK>(
+                    scores.add(done),
+                    values.add(e),
+                    value_width,
+                    end - done,
+                    &mut mixed,
+                );
+                for m in 0..M {
+                    let to = sums.add(m * value_width + e);
+                    S::store(to, mixed[m][0]);
+                    S::store(to.add(LANES), mixed[m][1]);
+                }
             }
-            float_tile::<S, M, 1, BLOCK>(scores, values.add(e), value_width, count, &mut mixed);
-            for m in 0..M {
-                let to = sums.add(m * value_width + e);
-                S::store(to, mixed[m][0]);
-                S::store(to.add(LANES), mixed[m][1]);
-            }
+            done = end;
         }
         start += count;
     }

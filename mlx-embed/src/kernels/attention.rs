@@ -5,8 +5,9 @@ use std::mem::MaybeUninit;
 use std::sync::PoisonError;
 
 use super::Engine;
-use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, PREPARED, Text, scratch_floats};
+use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, Past, Text, scratch_floats};
 use super::buffer::Scratch;
+use super::prepare::PREPARED;
 use super::tiles::Tiles;
 
 /// Queries of one text and head that a task takes.
@@ -34,6 +35,18 @@ pub(crate) struct AttentionOptions<'a> {
     pub(crate) scale: f32,
 }
 
+/// How the keys and values of one call serve another.
+#[derive(Debug)]
+pub(crate) enum Reuse<'a> {
+    /// They don't.
+    Nothing,
+    /// Those of one text are laid out here, to be a [`Past`]. What of the last block is behind the last key stays as it
+    /// is.
+    Keep { keys: &'a mut [f32], values: &'a mut [f32] },
+    /// All texts continue these.
+    Continue(Past<'a>),
+}
+
 #[derive(Default)]
 pub(super) struct Workspace {
     q: Scratch,
@@ -53,8 +66,9 @@ thread_local! {
 }
 
 impl Engine {
-    /// Causal attention of every text on itself. `qkv` is `[tokens, (heads + 2 * kv_heads) * head_dim]`, texts of the
-    /// given lengths one behind the other; `out` is `[tokens, heads * head_dim]`.
+    /// Causal attention of every text on itself, and on what it continues. `qkv` is
+    /// `[tokens, (heads + 2 * kv_heads) * head_dim]`, texts of the given lengths one behind the other; `out` is
+    /// `[tokens, heads * head_dim]`.
     ///
     /// # Panics
     /// When a size does not fit the others.
@@ -63,6 +77,7 @@ impl Engine {
         qkv: &[f32],
         lengths: &[usize],
         options: &AttentionOptions<'_>,
+        reuse: Reuse<'_>,
         out: &'a mut [MaybeUninit<f32>],
     ) -> &'a mut [f32] {
         let heads = options.heads;
@@ -72,7 +87,14 @@ impl Engine {
         assert_eq!(out.len(), tokens * heads.heads * heads.head_dim);
         assert!(heads.head_dim <= MAX_HEAD_DIM && heads.head_dim.is_multiple_of(2));
         assert!(heads.heads.is_multiple_of(heads.kv_heads));
-        assert!(options.rotation.angles.len() >= longest * heads.head_dim);
+        let past = match &reuse {
+            Reuse::Continue(past) => *past,
+            Reuse::Nothing | Reuse::Keep { .. } => Past::default(),
+        };
+        assert!(past.tokens <= past.length);
+        assert_eq!(past.keys.len(), heads.keys_shape(past.length).iter().product::<usize>());
+        assert_eq!(past.values.len(), heads.values_shape(past.length).iter().product::<usize>());
+        assert!(options.rotation.angles.len() >= (past.tokens + longest) * heads.head_dim);
         for (weight, _) in [options.q_norm, options.k_norm].into_iter().flatten() {
             assert_eq!(weight.len(), heads.head_dim);
         }
@@ -86,8 +108,20 @@ impl Engine {
         for &tokens in lengths {
             texts.push(Text { first, tokens, block });
             first += tokens;
-            block += tokens.div_ceil(KEYS);
+            block += (past.tokens % KEYS + tokens).div_ceil(KEYS);
         }
+        let (k, v) = match reuse {
+            Reuse::Keep { keys, values } => {
+                assert_eq!(lengths.len(), 1);
+                assert_eq!(keys.len(), heads.keys_shape(tokens).iter().product::<usize>());
+                assert_eq!(values.len(), heads.values_shape(tokens).iter().product::<usize>());
+                (keys.as_mut_ptr(), values.as_mut_ptr())
+            }
+            Reuse::Nothing | Reuse::Continue(_) => (
+                k.floats(heads.kv_heads * block * heads.head_dim * KEYS),
+                v.floats(heads.kv_heads * tokens * heads.value_width()),
+            ),
+        };
         let at = Attention {
             heads,
             q_norm: options.q_norm,
@@ -95,22 +129,26 @@ impl Engine {
             angles: options.rotation.angles,
             traditional: options.rotation.traditional,
             scale: options.scale,
+            past,
             qkv,
             q: q.floats(tokens * heads.heads * heads.head_dim),
-            k: k.floats(heads.kv_heads * block * heads.head_dim * KEYS),
-            v: v.floats(heads.kv_heads * tokens * heads.value_width()),
+            k,
+            v,
             tokens,
             blocks: block,
             out: out.as_mut_ptr().cast(),
         };
         let texts = &*texts;
-        let spans = Spans::new(texts.iter().map(|text| text.tokens.div_ceil(PREPARED)));
+        // Tokens prepared at once have their keys in one block, and blocks begin where the past does.
+        let before = past.tokens % PREPARED;
+        let spans = Spans::new(texts.iter().map(|text| (before + text.tokens).div_ceil(PREPARED)));
         self.pool.run(spans.count(), &|task| {
             let (text, part) = spans.find(task);
             let text = texts[text];
-            let range = part * PREPARED..text.tokens.min((part + 1) * PREPARED);
-            // SAFETY: the family was detected; the workspace has room for all tokens and blocks; tokens are the task's
-            // own.
+            let start = past.tokens - before + part * PREPARED;
+            let range = past.tokens.max(start)..(past.tokens + text.tokens).min(start + PREPARED);
+            // SAFETY: the family was detected; there is room for all tokens and blocks, and the past is as long as it
+            // says; tokens are the task's own.
             unsafe { (self.family.prepare)(&at, text, range) };
         });
         let rows = self.family.rows();

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::attend::{self, Attention, Text};
 use super::emit::{self, Sink};
 use super::packed::Layout;
+use super::prepare;
 use super::product::{self, BYTES, NIBBLES, PairWeights, Products, SPREAD, TileRows};
 use super::round::{self, Input, Laid, Rounded};
 use super::simd::{self, Simd};
@@ -101,7 +102,7 @@ macro_rules! family {
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn prepare(at: &Attention<'_>, text: Text, range: Range<usize>) {
-                attend::prepare::<S>(at, text, range);
+                prepare::prepare::<S>(at, text, range);
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn emit(sink: &Sink<'_>, tile: Tile, pair: usize, products: &Products) {

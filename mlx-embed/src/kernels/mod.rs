@@ -10,7 +10,7 @@
 //! | `source`, `packed` | weights as a checkpoint has them, and as the products read them |
 //! | `round`, `tiles` | activations as the products read them |
 //! | `product`, `matmul` | a tile times a pair of panels; whole products over all threads |
-//! | `attend`, `attention` | a tile of queries; whole attention layers |
+//! | `prepare`, `attend`, `attention` | queries, keys and values laid out; a tile of queries; whole attention layers |
 //! | `pool`, `buffer` | threads and memory |
 #![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop, reason = "a tile's rows are an index into several arrays at once")]
@@ -23,6 +23,7 @@ mod family;
 mod matmul;
 mod packed;
 mod pool;
+mod prepare;
 mod product;
 mod round;
 mod simd;
@@ -34,8 +35,8 @@ mod tiles;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub(crate) use attend::Heads;
-pub(crate) use attention::{AttentionOptions, Rotation};
+pub(crate) use attend::{Heads, KEYS as KEYS_AT_ONCE, Past};
+pub(crate) use attention::{AttentionOptions, Reuse, Rotation};
 pub(crate) use family::Family;
 pub(crate) use matmul::{Output, Part, Weights};
 pub(crate) use packed::{Order, Packed};

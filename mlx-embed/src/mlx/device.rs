@@ -18,6 +18,16 @@ pub enum Backend {
     Cuda,
 }
 
+impl Backend {
+    /// Held around everything that touches a GPU: MLX records a GPU's work into graphs that two threads at once break.
+    /// On the CPU there is nothing to wait for.
+    pub(crate) fn turn(self) -> Option<MutexGuard<'static, ()>> {
+        static TURN: Mutex<()> = Mutex::new(());
+        // The mutex guards no data, so a panic of the thread before leaves nothing broken.
+        (self != Self::Cpu).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl std::fmt::Display for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -160,12 +170,9 @@ impl Stream {
         check_results("synchronize", unsafe { mlx_sys::mlx_synchronize(self.raw) })
     }
 
-    /// Held around everything that touches a GPU: MLX records a GPU's work into graphs that two threads at once break.
-    /// On the CPU there is nothing to wait for.
+    /// [`Backend::turn`] of its backend.
     pub(crate) fn turn(&self) -> Option<MutexGuard<'static, ()>> {
-        static TURN: Mutex<()> = Mutex::new(());
-        // The mutex guards no data, so a panic of the thread before leaves nothing broken.
-        (self.backend != Backend::Cpu).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+        self.backend.turn()
     }
 
     pub(super) fn raw(&self) -> mlx_sys::mlx_stream {

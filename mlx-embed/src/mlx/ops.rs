@@ -151,6 +151,14 @@ pub fn take(a: &Array, indices: &Array, axis: i32, stream: &Stream) -> Result<Ar
     })
 }
 
+/// `a` repeated, without a copy, to fill `shape`: along dimensions where it has size 1.
+pub fn broadcast_to(a: &Array, shape: &[i32], stream: &Stream) -> Result<Array> {
+    Array::from_call("broadcast_to", |out| {
+        // SAFETY: live handles and a shape of the given length; mlx-c stores a new array in `out`.
+        unsafe { sys::mlx_broadcast_to(out, a.raw(), shape.as_ptr(), shape.len(), stream.raw()) }
+    })
+}
+
 /// Joins arrays along `axis`.
 pub fn concatenate(arrays: &[Array], axis: i32, stream: &Stream) -> Result<Array> {
     let vector = ArrayVec::new(arrays)?;

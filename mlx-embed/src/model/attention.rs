@@ -10,6 +10,7 @@ use crate::mlx::{Array, Backend, MlxError, Stream};
 use super::host;
 use super::linear::Linear;
 use super::norm::RmsNorm;
+use super::reuse::{KeysValues, LayerReuse};
 use super::rope::Rope;
 use super::{Kernels, Texts};
 
@@ -106,7 +107,7 @@ impl Attention {
         }
     }
 
-    /// What each token gathers from those before it, before the output projection.
+    /// What each token gathers from those before it and from what its text continues, before the output projection.
     ///
     /// # Shape
     /// `x` `[B, L, D]`, result `[B, L, H * E]`.
@@ -114,12 +115,13 @@ impl Attention {
         &self,
         x: &Array,
         texts: &Arc<Texts>,
+        reuse: LayerReuse<'_>,
         rope: &Rope,
         stream: &Stream,
     ) -> Result<Array, MlxError> {
         match self {
-            Self::Mlx(attention) => attention.mix(x, rope, stream),
-            Self::Host(attention) => attention.mix(x, texts, rope, stream),
+            Self::Mlx(attention) => attention.mix(x, texts.past as i32, reuse, rope, stream),
+            Self::Host(attention) => attention.mix(x, texts, reuse, rope, stream),
         }
     }
 
@@ -142,12 +144,30 @@ impl Attention {
 }
 
 impl MlxAttention {
-    fn mix(&self, x: &Array, rope: &Rope, stream: &Stream) -> Result<Array, MlxError> {
+    /// `past` counts the tokens before each text's own.
+    fn mix(
+        &self,
+        x: &Array,
+        past: i32,
+        reuse: LayerReuse<'_>,
+        rope: &Rope,
+        stream: &Stream,
+    ) -> Result<Array, MlxError> {
         let x = &self.norm.forward(x, stream)?;
         let q = self.split(&self.q_proj, self.q_norm.as_ref(), x, self.heads, stream)?; // [B, H, L, E]
         let k = self.split(&self.k_proj, self.k_norm.as_ref(), x, self.kv_heads, stream)?; // [B, K, L, E]
         let v = self.split(&self.v_proj, None, x, self.kv_heads, stream)?; // [B, K, L, E]
-        let (q, k) = (rope.forward(&q, stream)?, rope.forward(&k, stream)?);
+        let (q, k) = (rope.forward(&q, past, stream)?, rope.forward(&k, past, stream)?);
+        let (k, v) = match reuse {
+            LayerReuse::Nothing => (k, v),
+            LayerReuse::Keep(kept) => {
+                kept.push(KeysValues { keys: k.clone(), values: v.clone() });
+                (k, v)
+            }
+            LayerReuse::Continue(before) => {
+                (continued(&before.keys, past, k, stream)?, continued(&before.values, past, v, stream)?)
+            }
+        };
         let mixed = causal(&q, &k, &v, (self.head_dim as f32).powf(-0.5), stream)?; // [B, H, L, E]
         let [batch, tokens] = [x.shape()[0], x.shape()[1]];
         let joined = ops::transpose(&mixed, &[0, 2, 1, 3], stream)?; // [B, L, H, E]
@@ -173,21 +193,31 @@ impl MlxAttention {
     }
 }
 
+/// The first `past` of the keys or values `before`, in front of each text's `own`.
+///
+/// # Shape
+/// `before` `[1, K, at least past, E]`, `own` `[B, K, L, E]`, result `[B, K, past + L, E]`.
+fn continued(before: &Array, past: i32, own: Array, stream: &Stream) -> Result<Array, MlxError> {
+    let shared = ops::slice_axis(before, 2, 0, past, stream)?;
+    let shape = [own.shape()[0], own.shape()[1], past, own.shape()[3]];
+    ops::concatenate(&[ops::broadcast_to(&shared, &shape, stream)?, own], 2, stream)
+}
+
 /// Causal attention that never holds more than [`SCORES_BYTES`] of scores where MLX materialises them.
 fn causal(q: &Array, k: &Array, v: &Array, scale: f32, stream: &Stream) -> Result<Array, MlxError> {
     // GPUs have kernels that never hold the scores.
-    let step = if stream.backend() == Backend::Cpu { step_within(SCORES_BYTES, q) } else { i32::MAX };
+    let step = if stream.backend() == Backend::Cpu { step_within(SCORES_BYTES, q, k) } else { i32::MAX };
     causal_in_steps(q, k, v, scale, step, stream)
 }
 
 /// How many queries' scores fit into `bytes`; at least one.
-fn step_within(bytes: usize, q: &Array) -> i32 {
-    let [batch, heads, tokens] = [q.shape()[0], q.shape()[1], q.shape()[2]].map(|dim| dim as usize);
-    let bytes_per_query = (batch * heads * tokens * size_of::<f32>()).max(1);
+fn step_within(bytes: usize, q: &Array, k: &Array) -> i32 {
+    let [batch, heads, keys] = [q.shape()[0], q.shape()[1], k.shape()[2]].map(|dim| dim as usize);
+    let bytes_per_query = (batch * heads * keys * size_of::<f32>()).max(1);
     i32::try_from((bytes / bytes_per_query).max(1)).unwrap_or(i32::MAX)
 }
 
-/// The same result as attention at once, `step` queries at a time.
+/// The same result as attention at once, `step` queries at a time. The queries are those of the last keys.
 fn causal_in_steps(
     q: &Array,
     k: &Array,
@@ -200,14 +230,15 @@ fn causal_in_steps(
     if step >= tokens {
         return ops::causal_attention(q, k, v, scale, stream);
     }
+    let past = k.shape()[2] - tokens;
     let mut parts = Vec::new();
     let mut start = 0;
     while start < tokens {
         let stop = tokens.min(start.saturating_add(step));
         // The mask is aligned to the end, so these queries need the keys up to their own last position.
         let q = ops::slice_axis(q, 2, start, stop, stream)?;
-        let k = ops::slice_axis(k, 2, 0, stop, stream)?;
-        let v = ops::slice_axis(v, 2, 0, stop, stream)?;
+        let k = ops::slice_axis(k, 2, 0, past + stop, stream)?;
+        let v = ops::slice_axis(v, 2, 0, past + stop, stream)?;
         let part = ops::causal_attention(&q, &k, &v, scale, stream)?;
         // Left lazy, MLX would hold the scores of many steps at once.
         part.eval()?;
@@ -233,19 +264,25 @@ mod tests {
     #[test]
     fn attention_in_steps_equals_attention_at_once() {
         let stream = Stream::cpu().unwrap();
-        let (q, k, v) = (noise(&[2, 4, 37, 8], 1), noise(&[2, 2, 37, 8], 2), noise(&[2, 2, 37, 8], 3));
-        let with =
-            |step| causal_in_steps(&q, &k, &v, 0.6, step, &stream).unwrap().to_vec::<f32>(&stream).unwrap();
-        let at_once = with(i32::MAX);
-        for step in [1, 2, 5, 36, 37] {
-            approx::assert_abs_diff_eq!(with(step)[..], at_once[..], epsilon = 1e-6);
+        // As many keys as queries, and a past of 20 before them.
+        for keys in [37, 57] {
+            let q = noise(&[2, 4, 37, 8], 1);
+            let (k, v) = (noise(&[2, 2, keys, 8], 2), noise(&[2, 2, keys, 8], 3));
+            let with = |step| {
+                causal_in_steps(&q, &k, &v, 0.6, step, &stream).unwrap().to_vec::<f32>(&stream).unwrap()
+            };
+            let at_once = with(i32::MAX);
+            for step in [1, 2, 5, 36, 37] {
+                approx::assert_abs_diff_eq!(with(step)[..], at_once[..], epsilon = 1e-6);
+            }
         }
     }
 
     #[test]
     fn a_step_is_what_the_scores_memory_allows() {
-        let q = noise(&[2, 4, 100, 8], 1); // 3,200 bytes of scores a query
-        assert_eq!(step_within(3_200 * 7 + 100, &q), 7);
-        assert_eq!(step_within(1, &q), 1);
+        // 3,200 bytes of scores a query
+        let (q, k) = (noise(&[2, 4, 60, 8], 1), noise(&[2, 2, 100, 8], 1));
+        assert_eq!(step_within(3_200 * 7 + 100, &q, &k), 7);
+        assert_eq!(step_within(1, &q, &k), 1);
     }
 }

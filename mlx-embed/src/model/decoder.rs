@@ -11,8 +11,9 @@ use super::attention::Attention;
 use super::linear::Embedding;
 use super::mlp::Mlp;
 use super::norm::FinalNorm;
+use super::reuse::LayerReuse;
 use super::rope::Rope;
-use super::{Kernels, Texts};
+use super::{Kernels, Reuse, Texts};
 
 /// Which rows of the last layer the caller needs.
 #[derive(Debug, Clone, Copy)]
@@ -48,10 +49,11 @@ impl Layer {
         x: &Array,
         texts: &Arc<Texts>,
         rows: Rows<'_>,
+        reuse: LayerReuse<'_>,
         rope: &Rope,
         stream: &Stream,
     ) -> Result<Array, MlxError> {
-        let mixed = self.attention.mix(x, texts, rope, stream)?; // [B, L, H * E]
+        let mixed = self.attention.mix(x, texts, reuse, rope, stream)?; // [B, L, H * E]
         let x = match rows {
             Rows::All => self.attention.output(x, &mixed, texts, stream)?,
             Rows::Selected(rows) => {
@@ -121,17 +123,18 @@ impl Decoder {
         &self,
         batch: &Batch,
         rows: Rows<'_>,
+        mut reuse: Reuse<'_>,
         probe: &mut dyn FnMut(&Array) -> Result<(), MlxError>,
         stream: &Stream,
     ) -> Result<Array, MlxError> {
-        let texts = Arc::new(Texts::new(&batch.lengths));
+        let texts = Arc::new(Texts::new(&batch.lengths, &reuse));
         let ids = Array::from_slice(&batch.ids, &batch.shape)?;
         let mut x = self.embed_tokens.forward(&ids, stream)?; // [B, L, D]
         probe(&x)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
             let rows = if last { rows } else { Rows::All };
-            x = layer.forward(&x, &texts, rows, &self.rope, stream)?;
+            x = layer.forward(&x, &texts, rows, reuse.layer(index), &self.rope, stream)?;
             probe(&x)?;
         }
         let x = self.norm.forward(&x, stream)?;

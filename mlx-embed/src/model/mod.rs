@@ -8,6 +8,7 @@ mod host;
 mod linear;
 mod mlp;
 mod norm;
+mod reuse;
 mod rope;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernels::{Digits, Engine};
 
 pub(crate) use decoder::{Decoder, Rows};
+pub(crate) use reuse::{KeysValues, Reuse};
 
 /// What the operations of a decoder are made of.
 #[derive(Debug)]
@@ -55,6 +57,10 @@ impl std::fmt::Display for Precision {
 /// Texts of at most so many tokens keep 16 bits throughout: what a token among so few becomes hangs on a hair.
 const SHORT_TEXT: usize = 5;
 
+/// Fewer tokens than this are not reused. After so many no text is short, so what they become hangs on nothing behind
+/// them.
+pub(crate) const LEAST_REUSED: usize = SHORT_TEXT;
+
 /// Which activations of a layer keep 16 bits.
 ///
 /// Measured on a trained decoder by `tools/smollm2/rounding.py`: groups that stand out a lot matter everywhere, and in
@@ -83,6 +89,8 @@ impl Precision {
 #[derive(Debug)]
 struct Texts {
     lengths: Arc<[usize]>,
+    /// Tokens that each text continues.
+    past: usize,
     /// For each token whether it is one of a short text.
     short: Vec<bool>,
     /// For each text whether it is short.
@@ -90,10 +98,14 @@ struct Texts {
 }
 
 impl Texts {
-    fn new(lengths: &Arc<[usize]>) -> Self {
-        let short = |length: usize| length <= SHORT_TEXT;
+    fn new(lengths: &Arc<[usize]>, reuse: &Reuse<'_>) -> Self {
+        let past = reuse.past();
+        // What is kept is the start of longer texts.
+        let kept = matches!(reuse, Reuse::Keep(_));
+        let short = |length: usize| !kept && past + length <= SHORT_TEXT;
         Self {
             lengths: Arc::clone(lengths),
+            past,
             short: lengths.iter().flat_map(|&length| std::iter::repeat_n(short(length), length)).collect(),
             short_texts: lengths.iter().map(|&length| short(length)).collect(),
         }

@@ -105,8 +105,8 @@ impl Rope {
     }
 
     /// # Shape
-    /// `x` and result `[B, H, L, E]`; positions are `0..L`.
-    pub(super) fn forward(&self, x: &Array, stream: &Stream) -> Result<Array, MlxError> {
+    /// `x` and result `[B, H, L, E]`; positions are `past..past + L`.
+    pub(super) fn forward(&self, x: &Array, past: i32, stream: &Stream) -> Result<Array, MlxError> {
         let scaled = match &self.magnitude {
             Some(magnitude) => ops::multiply(x, magnitude, stream)?,
             None => x.clone(),
@@ -114,8 +114,8 @@ impl Rope {
         let frequencies = match &self.frequencies {
             Frequencies::Base(base) => RopeFrequencies::Base(*base),
             Frequencies::Dynamic { .. } => {
-                let tokens = x.shape().get(2).map_or(0, |&tokens| tokens as usize);
-                RopeFrequencies::Base(self.base(tokens) as f32)
+                let tokens = past + x.shape().get(2).copied().unwrap_or(0);
+                RopeFrequencies::Base(self.base(tokens as usize) as f32)
             }
             Frequencies::Periods(periods) => RopeFrequencies::Periods(periods),
         };
@@ -124,7 +124,7 @@ impl Rope {
             traditional: self.traditional,
             frequencies,
             scale: self.position_scale,
-            offset: 0,
+            offset: past,
         };
         ops::rope(&scaled, settings, stream)
     }

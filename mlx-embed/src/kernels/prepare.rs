@@ -1,0 +1,134 @@
+//! Queries, keys and values as attention reads them: normed, rotated, laid out.
+
+#![expect(
+    unsafe_op_in_unsafe_fn,
+    reason = "kernels are intrinsics throughout, under the contract of each function"
+)]
+
+use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, Text};
+use super::round::inverse_rms;
+use super::simd::{LANES, Simd};
+
+/// Most tokens that are prepared at once; blocks of keys hold a multiple of it.
+pub(super) const PREPARED: usize = 8;
+
+/// Norms and rotates the queries and keys of `text` at positions `range`, and lays keys and values out.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; the pointers are valid for the sizes they name; nobody else touches these
+/// tokens meanwhile. `range` is of the text's own positions and within one multiple of [`PREPARED`] and the next.
+#[inline(always)]
+pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std::ops::Range<usize>) {
+    let Heads { heads, kv_heads, head_dim } = at.heads;
+    let past = at.past.tokens;
+    let width = at.heads.width();
+    let token = |position: usize| text.first + position - past;
+    let row = |position: usize, from: usize| &at.qkv[token(position) * width + from..][..head_dim];
+    let angles = |position: usize| &at.angles[position * head_dim..(position + 1) * head_dim];
+    if range.start == past {
+        share_block::<S>(at, text);
+    }
+    for position in range.clone() {
+        let token = token(position);
+        for h in 0..heads {
+            let to = std::slice::from_raw_parts_mut(at.q.add((token * heads + h) * head_dim), head_dim);
+            let x = row(position, h * head_dim);
+            norm_and_rotate::<S>(x, at.q_norm, at.scale, angles(position), at.traditional, to);
+        }
+        for h in 0..kv_heads {
+            let to = at.value(h, token);
+            let x = row(position, (heads + kv_heads + h) * head_dim);
+            copy::<S>(x.as_ptr(), to, head_dim);
+            for e in head_dim..at.heads.value_width() {
+                *to.add(e) = 0.0;
+            }
+        }
+    }
+    // Head by head and a few tokens at once: transposed, a token's keys lie in as many cache lines as it has numbers.
+    let mut keys = [[0.0_f32; MAX_HEAD_DIM]; PREPARED];
+    for h in 0..kv_heads {
+        for (i, position) in range.clone().enumerate() {
+            let x = row(position, (heads + h) * head_dim);
+            norm_and_rotate::<S>(
+                x,
+                at.k_norm,
+                1.0,
+                angles(position),
+                at.traditional,
+                &mut keys[i][..head_dim],
+            );
+        }
+        let to = at.key_block(h, text.block + range.start / KEYS - past / KEYS).add(range.start % KEYS);
+        for e in 0..head_dim {
+            for (i, keys) in keys.iter().enumerate().take(range.len()) {
+                *to.add(e * KEYS + i) = keys[e];
+            }
+        }
+    }
+}
+
+/// Copies the last keys of the past, where they don't fill a block, to before the text's first.
+#[inline(always)]
+unsafe fn share_block<S: Simd>(at: &Attention<'_>, text: Text) {
+    let (block, keys) = (at.past.tokens / KEYS, at.past.tokens % KEYS);
+    if keys == 0 {
+        return;
+    }
+    for h in 0..at.heads.kv_heads {
+        let (from, to) = (at.past_key_block(h, block), at.key_block(h, text.block));
+        for e in 0..at.heads.head_dim {
+            copy::<S>(from.add(e * KEYS), to.add(e * KEYS), keys);
+        }
+    }
+}
+
+/// Copies so few numbers that a call of the library doesn't pay.
+#[inline(always)]
+pub(super) unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, count: usize) {
+    let whole = count / LANES * LANES;
+    for e in (0..whole).step_by(LANES) {
+        S::store(to.add(e), S::load(from.add(e)));
+    }
+    for e in whole..count {
+        *to.add(e) = *from.add(e);
+    }
+}
+
+/// `scale * rotate(norm(x))`
+#[inline(always)]
+unsafe fn norm_and_rotate<S: Simd>(
+    x: &[f32],
+    norm: Option<(&[f32], f32)>,
+    scale: f32,
+    angles: &[f32],
+    traditional: bool,
+    out: &mut [f32],
+) {
+    let factor = match norm {
+        Some((_, eps)) => scale * inverse_rms::<S>(x, eps),
+        None => scale,
+    };
+    let half = out.len() / 2;
+    let weight = |e: usize| norm.map_or(1.0, |(weight, _)| weight[e]);
+    if traditional || !half.is_multiple_of(LANES) {
+        for i in 0..half {
+            let (first, second) = if traditional { (2 * i, 2 * i + 1) } else { (i, half + i) };
+            let (cos, sin) = (angles[i], angles[half + i]);
+            let (a, b) = (x[first] * factor * weight(first), x[second] * factor * weight(second));
+            (out[first], out[second]) = (a * cos - b * sin, a * sin + b * cos);
+        }
+        return;
+    }
+    let factor = S::splat(factor);
+    for i in (0..half).step_by(LANES) {
+        let mut a = S::mul(S::load(x.as_ptr().add(i)), factor);
+        let mut b = S::mul(S::load(x.as_ptr().add(half + i)), factor);
+        if let Some((weight, _)) = norm {
+            a = S::mul(a, S::load(weight.as_ptr().add(i)));
+            b = S::mul(b, S::load(weight.as_ptr().add(half + i)));
+        }
+        let (cos, sin) = (S::load(angles.as_ptr().add(i)), S::load(angles.as_ptr().add(half + i)));
+        S::store(out.as_mut_ptr().add(i), S::sub(S::mul(a, cos), S::mul(b, sin)));
+        S::store(out.as_mut_ptr().add(half + i), S::fma(a, sin, S::mul(b, cos)));
+    }
+}

@@ -1,0 +1,148 @@
+//! Vectors with and without a prefix, over golden checkpoints, on everything that this machine's CPU runs.
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::pooling;
+
+/// Checkpoints of every architecture, form of weights and kind of attention that makes a difference here.
+const CASES: [&str; 10] = [
+    "qwen3-affine-4bit-g64",
+    "qwen3-f32",
+    "qwen3-head-dim-128-bf16",
+    "qwen3-mixed-bits",
+    "qwen3-rope-yarn",
+    "qwen2-f32",
+    "qwen2-odd-sizes-bf16",
+    "llama-f32",
+    "llama-rope-traditional",
+    "default-model",
+];
+
+const POOLINGS: [Pooling; 2] = [Pooling::LastToken, Pooling::Mean];
+
+/// Prefixes and how many of their tokens texts share: those of the kernels' blocks and one more or less, and so few that
+/// they aren't reused. The last two prefixes would be short texts by themselves.
+const PREFIXES: [(usize, &[usize]); 3] = [(75, &[1, 4, 5, 6, 31, 32, 33, 70, 75]), (3, &[3]), (5, &[3, 5])];
+
+/// What texts have of their own.
+const OWN: [usize; 5] = [3, 1, 40, 10, 1];
+
+/// `None` where the golden checkpoints are not, as in a packaged crate.
+fn directory(case: &str) -> Option<PathBuf> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    golden.is_dir().then(|| golden.join(case))
+}
+
+fn load(
+    case: &str,
+    family: Option<&'static Family>,
+    precision: Precision,
+    pooling: Pooling,
+) -> Option<Runner> {
+    let checkpoint = Checkpoint::open(directory(case)?).unwrap();
+    let options = RunnerOptions {
+        backend: Backend::Cpu,
+        threads: NonZeroUsize::new(2),
+        family,
+        precision,
+        pooling,
+        cache_limit: 64 << 20,
+        memory_limit: None,
+    };
+    Some(Runner::load(&checkpoint, &options, &Steps::default()).unwrap())
+}
+
+/// Ids below the smallest vocabulary, without a pattern.
+fn ids(count: usize, seed: u32) -> Vec<u32> {
+    (0..count as u32).map(|i| ((i * 31 + seed) ^ 0x55).wrapping_mul(2_654_435_761) % 280).collect()
+}
+
+fn embed(runner: &Runner, texts: &[Vec<u32>], prefix: Option<(&Prefix, usize)>) -> Vec<Vec<f32>> {
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    runner.embed_batch(&texts, prefix).unwrap().into_iter().map(Result::unwrap).collect()
+}
+
+/// Calls `check` with what texts that continue a prefix and whole texts come to: for prefixes of so many tokens, and
+/// so many of them shared.
+fn compare(runner: &Runner, prefixes: &[(usize, &[usize])], check: impl Fn(&[Vec<f32>], &[Vec<f32>], &str)) {
+    let own: Vec<Vec<u32>> = OWN.iter().zip(1..).map(|(&count, seed)| ids(count, 100 * seed)).collect();
+    for &(length, shares) in prefixes {
+        let ids = ids(length, 7);
+        let prefix = runner.prefix(&ids).unwrap();
+        assert_eq!(prefix.len(), length);
+        for &shared in shares {
+            let whole: Vec<Vec<u32>> = own.iter().map(|own| [&ids[..shared], own].concat()).collect();
+            let expected = embed(runner, &whole, None);
+            let what = format!("{shared} of {length} tokens");
+            check(&embed(runner, &own, Some((&prefix, shared))), &expected, &what);
+            let last = own.len() - 1;
+            check(&embed(runner, &own[last..], Some((&prefix, shared))), &expected[last..], &what);
+        }
+    }
+}
+
+fn bits(vectors: &[Vec<f32>]) -> Vec<Vec<u32>> {
+    vectors.iter().map(|vector| vector.iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+#[test]
+fn on_kernels_for_the_cpu_a_prefix_changes_no_bit() {
+    for (index, family) in Family::available().enumerate() {
+        // The kernels' own tests compare them in every family; here two cases show that nothing hangs on the first.
+        let cases = if index == 0 { &CASES[..] } else { &CASES[..2] };
+        for (case, pooling) in cases.iter().flat_map(|case| POOLINGS.map(|pooling| (case, pooling))) {
+            for precision in [Precision::Exact, Precision::Fast] {
+                let Some(runner) = load(case, Some(family), precision, pooling) else { return };
+                compare(&runner, &PREFIXES, |found, expected, what| {
+                    assert!(
+                        bits(found) == bits(expected),
+                        "{case}, {family:?}, {precision}, {pooling}: {what}: {found:?}, not {expected:?}"
+                    );
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn on_operations_of_mlx_a_prefix_changes_the_order_of_sums_alone() {
+    let finished = |vector: &[f32]| {
+        let mut vector = vector.to_vec();
+        pooling::finish(&mut vector, None, true);
+        vector
+    };
+    for (case, pooling) in CASES.iter().flat_map(|case| POOLINGS.map(|pooling| (case, pooling))) {
+        let Some(runner) = load(case, None, Precision::Exact, pooling) else { return };
+        // MLX takes its time for a model that isn't tiny.
+        let shares: &[usize] = if *case == "default-model" { &[33] } else { &[1, 31, 32, 33, 70, 75] };
+        compare(&runner, &[(75, shares)], |found, expected, what| {
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                let (found, expected) = (finished(found), finished(expected));
+                let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(far <= 1e-5, "{case}, {pooling}: {what}: off by {far:e}");
+                let cosine: f32 = found.iter().zip(&expected).map(|(a, b)| a * b).sum();
+                assert!(cosine >= 0.99999, "{case}, {pooling}: {what}: cosine {cosine}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_prefix_outlives_other_batches_and_says_what_it_holds() {
+    for family in [Family::available().next(), None] {
+        let Some(runner) = load("qwen3-affine-4bit-g64", family, Precision::Exact, Pooling::Mean) else {
+            return;
+        };
+        let (prefix, text) = (runner.prefix(&ids(40, 7)).unwrap(), [ids(10, 1)]);
+        let first = embed(&runner, &text, Some((&prefix, 40)));
+        embed(&runner, &[ids(90, 3), ids(20, 4)], None);
+        drop(runner.prefix(&ids(60, 8)).unwrap());
+        assert_eq!(bits(&embed(&runner, &text, Some((&prefix, 40)))), bits(&first));
+        // Two layers with keys and values of two heads of 16, and the hidden states.
+        let least = 40 * (2 * 2 * 2 * 16 + 128) * 4;
+        assert!((least..3 * least).contains(&prefix.bytes()), "{} bytes, not {least}", prefix.bytes());
+        assert!(prefix.bytes() <= runner.prefix_bytes(40), "{} bytes", prefix.bytes());
+    }
+}
