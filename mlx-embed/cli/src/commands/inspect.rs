@@ -1,7 +1,5 @@
 //! `mlx-embed inspect`: what a checkpoint is and how it would run.
 
-use std::fs;
-
 use clap::Args;
 use mlx_embed::mlx::memory;
 use mlx_embed::{Embedding, EndTokenSource, Error, Info, RopeScaling, Source};
@@ -10,6 +8,7 @@ use serde::Serialize;
 use crate::cosine::cosine;
 use crate::error::CliError;
 use crate::options::{CommonArgs, Model};
+use crate::process::Resident;
 use crate::report;
 
 /// Arguments of `inspect`.
@@ -109,17 +108,9 @@ impl Memory {
             mlx_active_bytes: memory::active().map_err(Error::from)?,
             mlx_peak_bytes: memory::peak().map_err(Error::from)?,
             mlx_cache_bytes: memory::cached().map_err(Error::from)?,
-            resident_bytes: resident_bytes(),
+            resident_bytes: Resident::read().map(|memory| memory.now),
         })
     }
-}
-
-/// `VmRSS` of this process, on Linux.
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
