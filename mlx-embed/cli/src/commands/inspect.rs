@@ -1,5 +1,7 @@
 //! `mlx-embed inspect`: what a checkpoint is and how it would run.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use mlx_embed::mlx::memory;
 use mlx_embed::{Embedding, EndTokenSource, Error, Info, RopeScaling, Source};
@@ -28,7 +30,8 @@ Examples:
   mlx-embed inspect --model DIR
   mlx-embed inspect --json | jq .storage
 
-The model is loaded, so that what you see is what runs; no text is embedded.";
+The model is loaded, so that what you see is what runs; no text is embedded.
+Weights files are read whole for their SHA-256, about a second a gigabyte.";
 
 /// Everything that is printed.
 #[derive(Debug, Serialize)]
@@ -37,6 +40,8 @@ struct Report {
     info: Info,
     /// Numbers in each vector, with `--dims`.
     dims: usize,
+    /// Of each weights file, by name.
+    weights_sha256: BTreeMap<String, String>,
     memory: Memory,
     mlx_embed_version: &'static str,
     /// With `--precision fast` where that makes a difference.
@@ -120,7 +125,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let report = Report {
         info,
         dims: model.dims(),
+        // Before the files are read through for their hashes.
         memory: Memory::read()?,
+        weights_sha256: model.embedder.weights_sha256()?.into_iter().collect(),
         mlx_embed_version: env!("CARGO_PKG_VERSION"),
         fast_against_exact: Comparison::measure(&args.common, model)?,
     };
@@ -134,6 +141,9 @@ impl Report {
         let mut lines = Lines(String::new());
         lines.add("model", info.model.display().to_string());
         self.decoder(&mut lines);
+        for (name, hash) in &self.weights_sha256 {
+            lines.add("SHA-256", format!("{hash}  {name}"));
+        }
         self.vectors(&mut lines);
         lines.add("device", info.backend.to_string());
         let precision = info.precision.map_or(String::new(), |precision| format!(", {precision}"));
