@@ -11,7 +11,9 @@ mod input;
 mod notes;
 mod options;
 mod output;
+mod process;
 mod progress;
+mod random;
 mod report;
 
 use std::io::{self, Write};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
 use crate::options::{CommonArgs, at_least_one};
+use crate::random::Random;
 use crate::report;
 
 /// Arguments of `bench`.
@@ -123,7 +124,7 @@ fn quantile(times: &[f64], q: f64) -> f64 {
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
     let model = args.common.load()?;
-    let mut passes = Passes { embedder: &model.embedder, seed: 0x9e37_79b9_7f4a_7c15 };
+    let mut passes = Passes { embedder: &model.embedder, random: Random::new(1) };
     if args.stdin {
         return answer_lines(&mut passes);
     }
@@ -174,28 +175,21 @@ impl Report {
 /// Passes with random token ids.
 struct Passes<'a> {
     embedder: &'a Embedder,
-    seed: u64,
+    /// Any ids will do, as long as they differ.
+    random: Random,
 }
 
 impl Passes<'_> {
     /// How long one pass takes, in milliseconds.
     fn run(&mut self, shape: Shape) -> Result<f64, CliError> {
-        let vocabulary = u64::from(self.embedder.info().config.vocab_size.unsigned_abs());
-        let mut text = || (0..shape.tokens).map(|_| (self.next() % vocabulary) as u32).collect();
+        let vocabulary = self.embedder.info().config.vocab_size.unsigned_abs() as usize;
+        let mut text = || (0..shape.tokens).map(|_| self.random.below(vocabulary) as u32).collect();
         let texts: Vec<Vec<u32>> = (0..shape.batch).map(|_| text()).collect();
         let start = Instant::now();
         let vectors = self.embedder.embed_token_ids(texts, &EmbedOptions::default())?;
         let time = start.elapsed();
         std::hint::black_box(vectors);
         Ok(time.as_secs_f64() * 1e3)
-    }
-
-    /// Xorshift (Marsaglia, 2003): any ids will do, as long as they differ.
-    fn next(&mut self) -> u64 {
-        self.seed ^= self.seed << 13;
-        self.seed ^= self.seed >> 7;
-        self.seed ^= self.seed << 17;
-        self.seed >> 16
     }
 }
 

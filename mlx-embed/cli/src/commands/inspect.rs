@@ -1,6 +1,6 @@
 //! `mlx-embed inspect`: what a checkpoint is and how it would run.
 
-use std::fs;
+use std::collections::BTreeMap;
 
 use clap::Args;
 use mlx_embed::mlx::memory;
@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cosine::cosine;
 use crate::error::CliError;
 use crate::options::{CommonArgs, Model};
+use crate::process::Resident;
 use crate::report;
 
 /// Arguments of `inspect`.
@@ -29,7 +30,8 @@ Examples:
   mlx-embed inspect --model DIR
   mlx-embed inspect --json | jq .storage
 
-The model is loaded, so that what you see is what runs; no text is embedded.";
+The model is loaded, so that what you see is what runs; no text is embedded.
+Weights files are read whole for their SHA-256, about a second a gigabyte.";
 
 /// Everything that is printed.
 #[derive(Debug, Serialize)]
@@ -38,6 +40,8 @@ struct Report {
     info: Info,
     /// Numbers in each vector, with `--dims`.
     dims: usize,
+    /// Of each weights file, by name.
+    weights_sha256: BTreeMap<String, String>,
     memory: Memory,
     mlx_embed_version: &'static str,
     /// With `--precision fast` where that makes a difference.
@@ -109,17 +113,9 @@ impl Memory {
             mlx_active_bytes: memory::active().map_err(Error::from)?,
             mlx_peak_bytes: memory::peak().map_err(Error::from)?,
             mlx_cache_bytes: memory::cached().map_err(Error::from)?,
-            resident_bytes: resident_bytes(),
+            resident_bytes: Resident::read().map(|memory| memory.now),
         })
     }
-}
-
-/// `VmRSS` of this process, on Linux.
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
@@ -129,7 +125,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let report = Report {
         info,
         dims: model.dims(),
+        // Before the files are read through for their hashes.
         memory: Memory::read()?,
+        weights_sha256: model.embedder.weights_sha256()?.into_iter().collect(),
         mlx_embed_version: env!("CARGO_PKG_VERSION"),
         fast_against_exact: Comparison::measure(&args.common, model)?,
     };
@@ -143,6 +141,9 @@ impl Report {
         let mut lines = Lines(String::new());
         lines.add("model", info.model.display().to_string());
         self.decoder(&mut lines);
+        for (name, hash) in &self.weights_sha256 {
+            lines.add("SHA-256", format!("{hash}  {name}"));
+        }
         self.vectors(&mut lines);
         lines.add("device", info.backend.to_string());
         let precision = info.precision.map_or(String::new(), |precision| format!(", {precision}"));

@@ -3,6 +3,7 @@
 mod bench;
 mod embed;
 mod inspect;
+mod load;
 mod similarity;
 
 use clap::Subcommand;
@@ -20,6 +21,8 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     /// Measure how long forward passes take
     Bench(bench::BenchArgs),
+    /// Measure how long answers take while requests come at a given rate
+    Load(load::LoadArgs),
 }
 
 impl Command {
@@ -29,6 +32,7 @@ impl Command {
             Self::Similarity(args) => similarity::run(args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Bench(args) => bench::run(&args),
+            Self::Load(args) => load::run(&args),
         }
     }
 }

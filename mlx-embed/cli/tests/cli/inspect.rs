@@ -1,8 +1,10 @@
 //! What a checkpoint is and how it would run.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
-use crate::support::{on, run};
+use crate::support::{golden, on, run};
 
 fn inspect(case: &str, arguments: &[&str]) -> Value {
     let ran = run(on("inspect", case).arg("--json").args(arguments));
@@ -34,6 +36,23 @@ fn json_has_every_fact_that_changes_vectors() {
     assert_eq!(report["mlx_embed_version"], env!("CARGO_PKG_VERSION"));
     for version in ["mlx_version", "mlx_c_version"] {
         assert!(report[version].as_str().is_some_and(|version| version.contains('.')), "{version}");
+    }
+}
+
+#[test]
+fn weights_have_the_hash_that_others_find() {
+    let case = "qwen3-affine-4bit-g64";
+    let hashes = inspect(case, &[])["weights_sha256"].as_object().unwrap().clone();
+    let sums = Command::new("sha256sum").current_dir(golden(case)).args(hashes.keys()).output();
+    let text = run(&mut on("inspect", case)).stdout;
+    assert!(!hashes.is_empty());
+    for (name, hash) in &hashes {
+        let line = format!("{}  {name}", hash.as_str().unwrap());
+        assert!(text.contains(&line), "{line} is not in {text}");
+        // Not every system has the program.
+        if let Ok(sums) = &sums {
+            assert!(String::from_utf8_lossy(&sums.stdout).contains(&line), "{sums:?}");
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod bench;
 mod input;
 mod inspect;
+mod load;
 mod options;
 mod output;
 mod similarity;
