@@ -55,6 +55,11 @@ impl Packing {
         true
     }
 
+    /// Tokens taken in, padding not counted.
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     /// Whether no text at all would find room.
     pub(crate) fn is_full(&self) -> bool {
         self.tokens >= self.budget

@@ -26,6 +26,9 @@ use crate::request::Shared;
 use crate::runner::{self, Runner, RunnerOptions};
 use crate::text::{Prompts, TextEncoder};
 
+/// On the CPU the time of a batch is proportional to its tokens from about here on; a GPU has room for more.
+const CPU_ENOUGH_TOKENS: usize = 128;
+
 const BATCH_TIME: Duration = Duration::from_millis(25);
 const QUEUE_TEXTS: usize = 4096;
 const PROMPT_CACHE_BYTES: usize = 64 << 20;
@@ -170,6 +173,7 @@ pub(crate) fn load(
         limits: Limits {
             capacity: options.queue_texts.map_or(QUEUE_TEXTS, NonZeroUsize::get),
             batch_tokens,
+            enough_tokens: if backend == Backend::Cpu { CPU_ENOUGH_TOKENS } else { batch_tokens },
             batch_time: options.batch_time.unwrap_or(BATCH_TIME),
             sharing,
         },

@@ -17,13 +17,14 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, InputError};
+use crate::error::{Error, InputError, panic_message};
 
 pub(crate) use cache::VectorCache;
 pub(crate) use meters::{Ended, Meters};
@@ -291,11 +292,21 @@ impl Engine {
     ) -> Result<T, Error> {
         let (reply, answer) = mpsc::sync_channel(1);
         let task = Task::new(move |model: &M| {
+            let (result, payload) = match panic::catch_unwind(AssertUnwindSafe(|| work(model))) {
+                Ok(result) => (result, None),
+                Err(payload) => {
+                    let reason = format!("a panic: {}", panic_message(&*payload));
+                    (Err(Error::Stopped { reason }), Some(payload))
+                }
+            };
             // A caller that has gone away needs no answer.
-            let _ = reply.send(work(model));
+            let _ = reply.send(result);
+            if let Some(payload) = payload {
+                panic::resume_unwind(payload);
+            }
         });
         self.queue.ask(task).map_err(|_| self.fate.error())?;
-        // The task is dropped without an answer when the engine ends before it or it panics.
+        // The task is dropped without an answer when the engine ends before it.
         answer.recv().map_err(|_| self.fate.error())?
     }
 

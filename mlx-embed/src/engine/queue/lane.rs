@@ -90,18 +90,21 @@ impl<J: Job> Lane<J> {
         self.jobs -= jobs.len() - before;
     }
 
-    /// Fills `packing` with the jobs that wait longest, and others that go with the first of them. Requests that would
-    /// not be done in time go to `expired` instead: what would come too late is not worth the others' time.
+    /// Fills `packing` with the jobs that wait longest, and others that go with the first of them; with `enough` tokens
+    /// in it, no further request is begun. Requests that would not be done in time go to `expired` instead: what would
+    /// come too late is not worth the others' time.
     pub(super) fn pick(
         &mut self,
         packing: &mut Packing,
+        enough: usize,
         pace: &Pace,
         now: Instant,
         expired: &mut Vec<J>,
     ) -> Vec<J> {
         let mut picked: Vec<J> = Vec::new();
         let (mut at, mut misfits) = (0, 0);
-        while at < self.requests.len() && !packing.is_full() && misfits < MISFITS {
+        while at < self.requests.len() && packing.tokens() < enough && !packing.is_full() && misfits < MISFITS
+        {
             let request = &mut self.requests[at].1;
             let late = |deadline| {
                 let tokens = request.jobs.iter().map(Job::tokens).sum();

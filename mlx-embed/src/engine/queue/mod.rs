@@ -94,6 +94,8 @@ pub(crate) struct Limits {
     pub(crate) capacity: usize,
     /// Tokens in a batch.
     pub(crate) batch_tokens: usize,
+    /// Tokens in a batch from which on company makes none of them cheaper: it would only be later for the first.
+    pub(crate) enough_tokens: usize,
     /// How long a batch should take while others wait.
     pub(crate) batch_time: Duration,
     pub(crate) sharing: Sharing,
@@ -275,7 +277,7 @@ impl<J: Job, T> State<J, T> {
         let mut packing = Packing::new(self.budget(limits, lane), limits.sharing);
         let Self { query, bulk, pace, .. } = self;
         let lane_of = if bulk_turn { bulk } else { query };
-        let jobs = lane_of.pick(&mut packing, pace, now, &mut expired);
+        let jobs = lane_of.pick(&mut packing, limits.enough_tokens, pace, now, &mut expired);
         Batch { lane, jobs, expired }
     }
 

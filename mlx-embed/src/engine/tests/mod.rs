@@ -136,6 +136,7 @@ fn options() -> EngineOptions {
         limits: Limits {
             capacity: 100,
             batch_tokens: 64,
+            enough_tokens: 64,
             batch_time: Duration::from_secs(1),
             sharing: Sharing::Joined,
         },
@@ -229,6 +230,25 @@ fn batches_keep_to_their_budget() {
     lab.release();
     callers.iter().chain([&short]).for_each(|caller| drop(vectors(caller)));
     assert_eq!(lab.ran(), [vec![1], vec![2, 5], vec![3], vec![4]]);
+}
+
+#[test]
+fn with_enough_in_a_batch_no_further_request_is_begun() {
+    let mut options = options();
+    options.limits.enough_tokens = 4;
+    let (lab, engine) = start_with(options);
+    lab.hold();
+    QUERY.send(&engine, &[&[1]]);
+    lab.wait_for_batches(1);
+    let callers = [
+        QUERY.send(&engine, &[&[2], &[3]]),
+        QUERY.send(&engine, &[&[4, 4], &[5, 5], &[6, 6]]),
+        QUERY.send(&engine, &[&[8]]),
+    ];
+    lab.release();
+    callers.iter().for_each(|caller| drop(vectors(caller)));
+    // The second request is begun, and then all of it is taken: it has waited as long as its first text.
+    assert_eq!(lab.ran(), [vec![1], vec![2, 3, 4, 5, 6], vec![8]]);
 }
 
 #[test]
