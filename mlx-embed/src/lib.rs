@@ -15,6 +15,11 @@
 //! kernels, and returns the vectors that the reference Python (mlx-lm) returns, within the tolerance that its golden
 //! tests hold. Nothing is fetched at run time.
 //!
+//! # In a server
+//! [`Embedder`] is a handle to share: between callers and the model stands a queue with two lanes, bounds and timeouts.
+//! [`Embedder::submit`] returns a future that needs no particular runtime; [`Embedder::embed_iter`] takes streams of any
+//! length. [`Embedder`]'s own page says what runs when, and what can be seen of it from outside.
+//!
 //! # Layers
 //!
 //! | layer | what it is |
