@@ -4,7 +4,8 @@
 use std::num::NonZeroUsize;
 
 use mlx_embed::{
-    EmbedOptions, Embedder, EndToken, EndTokenSource, Error, InputError, Pooling, Prompt, TextError,
+    EmbedOptions, Embedder, EndToken, EndTokenSource, Error, InputError, LoadOptions, Pooling, Prompt,
+    TextError,
 };
 use mlx_embed_tests::compare::{cosine, max_abs};
 use mlx_embed_tests::golden::{self, Golden};
@@ -239,4 +240,16 @@ fn a_tokenizer_larger_than_the_model_is_an_error_not_a_wild_read() {
         matches!(error, Error::Input { index: 1, source: InputError::OutsideVocabulary { token: 9999, .. } }),
         "{error:?}"
     );
+}
+
+#[test]
+fn token_ids_beyond_the_limit_are_an_error() {
+    let options = LoadOptions { max_tokens: Some(8), ..golden::load_options() };
+    let embedder = Embedder::load_with(golden::directory("qwen3-f32"), options).unwrap();
+    let embed =
+        |tokens| embedder.embed_token_ids(vec![vec![1; 8], vec![1; tokens]], &EmbedOptions::default());
+    assert!(embed(8).is_ok());
+    let error = embed(9).unwrap_err();
+    let expected = InputError::TooLong { tokens: 9, max_tokens: 8 };
+    assert!(matches!(error, Error::Input { index: 1, source } if source == expected));
 }

@@ -31,6 +31,7 @@ const PART_TEXTS: usize = 256;
 /// | one text | [`embed_one`](Self::embed_one) | [`submit_one`](Self::submit_one) | |
 /// | texts | [`embed`](Self::embed), [`embed_with`](Self::embed_with) | [`submit`](Self::submit) | all or nothing |
 /// | texts | [`embed_each`](Self::embed_each) | [`submit_each`](Self::submit_each) | a result each |
+/// | token ids | [`embed_token_ids`](Self::embed_token_ids) | [`submit_token_ids`](Self::submit_token_ids) | all or nothing |
 /// | a stream | [`embed_iter`](Self::embed_iter) | | drawn as fast as it is embedded |
 ///
 /// # What runs when
@@ -321,17 +322,35 @@ impl Embedder {
     /// nothing cut.
     ///
     /// # Errors
-    /// When a text has no ids or one outside the vocabulary; else as [`Embedder::embed_with`].
+    /// When a text has no ids, more than [`Info::max_tokens`] or one outside the vocabulary; else as [`Embedder::embed_with`].
     pub fn embed_token_ids(
         &self,
         texts: Vec<Vec<u32>>,
         options: &EmbedOptions,
     ) -> Result<Vec<Embedding>, Error> {
-        for (index, ids) in texts.iter().enumerate() {
-            self.check_ids(ids).map_err(|source| Error::Input { index, source })?;
-        }
-        let plan = self.shared.plan(options, texts.len(), false)?;
-        self.shared.send_ids(texts, plan, options.timeout, all).wait()
+        self.send_ids(texts, options, false).wait()
+    }
+
+    /// As [`Embedder::embed_token_ids`], but returns at once, as [`Embedder::submit`] does.
+    pub fn submit_token_ids(&self, texts: Vec<Vec<u32>>, options: &EmbedOptions) -> Pending<Vec<Embedding>> {
+        self.send_ids(texts, options, true)
+    }
+
+    fn send_ids(
+        &self,
+        texts: Vec<Vec<u32>>,
+        options: &EmbedOptions,
+        refuse: bool,
+    ) -> Pending<Vec<Embedding>> {
+        let check = |(index, ids): (usize, &Vec<u32>)| {
+            let (tokens, max_tokens) = (ids.len(), self.info().max_tokens);
+            let fits =
+                if tokens > max_tokens { Err(InputError::TooLong { tokens, max_tokens }) } else { Ok(()) };
+            fits.and_then(|()| self.check_ids(ids)).map_err(|source| Error::Input { index, source })
+        };
+        let checked = texts.iter().enumerate().try_for_each(check);
+        let plan = checked.and_then(|()| self.shared.plan(options, texts.len(), refuse));
+        self.shared.send_ids(texts, plan, options.timeout, all)
     }
 
     /// Every hidden state on the way of one text, for comparing with another implementation layer by layer: the

@@ -80,6 +80,16 @@ pub enum InputError {
     /// Nothing is left of the text, so there is nothing to embed.
     #[error("it is empty and this model adds no token of its own; leave it out")]
     Empty,
+    /// More token ids than the model takes. Texts are cut; ids that somebody else made are not.
+    #[error(
+        "it has {tokens} token ids, but the limit is {max_tokens}; cut it, or load the model with a larger max_tokens"
+    )]
+    TooLong {
+        /// Its token ids.
+        tokens: usize,
+        /// The limit.
+        max_tokens: usize,
+    },
     /// The tokenizer knows more tokens than the model.
     #[error(
         "token {token} is outside the model's vocabulary of {vocab_size}; tokenizer.json belongs to another model"

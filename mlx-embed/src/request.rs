@@ -270,17 +270,24 @@ impl Shared {
     pub(crate) fn send_ids<R>(
         self: &Arc<Self>,
         texts: Vec<Vec<u32>>,
-        plan: Plan,
+        plan: Result<Plan, Error>,
         timeout: Option<Duration>,
         convert: Convert<R>,
     ) -> Pending<R> {
         let caller = Caller::new(texts.len(), timeout);
-        let mut jobs = Vec::with_capacity(texts.len());
-        for (slot, ids) in texts.into_iter().enumerate() {
-            jobs.extend(self.job(&caller, slot, ids.into(), false, None));
+        let mut finish = Finish { dims: None, normalize: false };
+        match plan {
+            Err(error) => caller.ticket.fail(error),
+            Ok(plan) => {
+                finish = plan.finish;
+                let mut jobs = Vec::with_capacity(texts.len());
+                for (slot, ids) in texts.into_iter().enumerate() {
+                    jobs.extend(self.job(&caller, slot, ids.into(), false, None));
+                }
+                self.queue(&caller, &plan, jobs);
+            }
         }
-        self.queue(&caller, &plan, jobs);
-        Pending { shared: Arc::clone(self), caller, finish: plan.finish, convert, answered: false }
+        Pending { shared: Arc::clone(self), caller, finish, convert, answered: false }
     }
 
     /// A text to be computed, unless its vector is at hand.

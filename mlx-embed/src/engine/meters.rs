@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
 use super::queue::QueueLane;
 
@@ -40,6 +43,7 @@ pub(crate) struct Meters {
 impl Meters {
     /// Meters labelled with the model's name.
     pub(crate) fn new(model: &str) -> Self {
+        describe();
         let ended = |outcome: &'static str| counter!("mlx_embed_requests_total", "model" => model.to_owned(), "outcome" => outcome);
         let count = |name: &'static str| counter!(name, "model" => model.to_owned());
         let histogram = |name: &'static str| histogram!(name, "model" => model.to_owned());
@@ -103,6 +107,34 @@ impl Meters {
             gauge.set(texts as f64);
         }
     }
+}
+
+fn describe() {
+    describe_counter!("mlx_embed_requests_total", Unit::Count, "Requests that ended, by outcome");
+    describe_histogram!("mlx_embed_request_duration_seconds", Unit::Seconds, "From call to result");
+    describe_histogram!(
+        "mlx_embed_queue_duration_seconds",
+        Unit::Seconds,
+        "A text's time until its batch began"
+    );
+    describe_histogram!("mlx_embed_batch_duration_seconds", Unit::Seconds, "A batch's time on the device");
+    describe_histogram!("mlx_embed_batch_texts", Unit::Count, "Texts that ran together");
+    describe_histogram!("mlx_embed_batch_tokens", Unit::Count, "Tokens that ran together");
+    describe_counter!("mlx_embed_texts_total", Unit::Count, "Texts that ran");
+    describe_counter!("mlx_embed_tokens_total", Unit::Count, "Tokens of the texts that ran");
+    describe_counter!(
+        "mlx_embed_reused_tokens_total",
+        Unit::Count,
+        "Tokens of prompts that were not computed again"
+    );
+    describe_gauge!("mlx_embed_queue_texts", Unit::Count, "Texts that wait, by lane");
+    describe_counter!("mlx_embed_cache_hits_total", Unit::Count, "Texts whose vector was in the cache");
+    describe_counter!("mlx_embed_cache_misses_total", Unit::Count, "Texts whose vector was not in the cache");
+    describe_counter!(
+        "mlx_embed_shared_texts_total",
+        Unit::Count,
+        "Texts that got an identical one's vector"
+    );
 }
 
 impl QueueLane {

@@ -91,12 +91,13 @@ impl<J: Job> Lane<J> {
     }
 
     /// Fills `packing` with the jobs that wait longest, and others that go with the first of them; with `enough` tokens
-    /// in it, no further request is begun. Requests that would not be done in time go to `expired` instead: what would
-    /// come too late is not worth the others' time.
+    /// in it, no further request is begun. Where others wait (`contended`), requests that would not be done in time go to
+    /// `expired` instead: what would come too late is not worth the others' time.
     pub(super) fn pick(
         &mut self,
         packing: &mut Packing,
         enough: usize,
+        contended: bool,
         pace: &Pace,
         now: Instant,
         expired: &mut Vec<J>,
@@ -107,8 +108,8 @@ impl<J: Job> Lane<J> {
         {
             let request = &mut self.requests[at].1;
             let late = |deadline| {
-                let tokens = request.jobs.iter().map(Job::tokens).sum();
-                now + pace.estimate(tokens, now) > deadline
+                let own: usize = request.jobs.iter().map(Job::tokens).sum();
+                contended && now + pace.estimate(packing.tokens() + own, now) > deadline
             };
             if request.deadline.is_some_and(late) {
                 expired.extend(self.take_out(at));

@@ -274,20 +274,16 @@ impl<J: Job, T> State<J, T> {
         let lane = if bulk_turn { QueueLane::Bulk } else { QueueLane::Query };
         self.passed = if bulk_waits && !bulk_turn { self.passed + 1 } else { 0 };
 
-        let mut packing = Packing::new(self.budget(limits, lane), limits.sharing);
+        let contended = self.query.requests() + self.bulk.requests() > 1;
+        let budget = match self.pace.tokens_within(limits.batch_time) {
+            // While others wait, and in the bulk lane, where a query may come any time, a batch should be over soon.
+            Some(tokens) if contended || bulk_turn => tokens.max(LEAST_TOKENS).min(limits.batch_tokens),
+            _ => limits.batch_tokens,
+        };
+        let mut packing = Packing::new(budget, limits.sharing);
         let Self { query, bulk, pace, .. } = self;
         let lane_of = if bulk_turn { bulk } else { query };
-        let jobs = lane_of.pick(&mut packing, limits.enough_tokens, pace, now, &mut expired);
+        let jobs = lane_of.pick(&mut packing, limits.enough_tokens, contended, pace, now, &mut expired);
         Batch { lane, jobs, expired }
-    }
-
-    /// Tokens of the next batch. A lone query gets all that a batch may hold. While others wait, and in the bulk lane,
-    /// where a query may come any time, a batch should be over soon.
-    fn budget(&self, limits: &Limits, lane: QueueLane) -> usize {
-        let alone = lane == QueueLane::Query && self.query.requests() + self.bulk.requests() <= 1;
-        match self.pace.tokens_within(limits.batch_time) {
-            Some(tokens) if !alone => tokens.max(LEAST_TOKENS).min(limits.batch_tokens),
-            _ => limits.batch_tokens,
-        }
     }
 }

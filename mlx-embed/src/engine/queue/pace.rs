@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Batches that are remembered.
 const RECENT: usize = 32;
 
-/// What an estimate adds to the mean: a request that is started should be done in time more often than not.
+/// What an estimate adds to the median: a request that is started should be done in time more often than not.
 const MARGIN: f64 = 1.3;
 
 /// An estimate older than this loses half its weight every such time.
@@ -15,8 +15,10 @@ const STALE: Duration = Duration::from_secs(1);
 /// Times of the last batches.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// Tokens and seconds.
-    recent: VecDeque<(usize, f64)>,
+    /// Seconds a token, batch by batch.
+    recent: VecDeque<f64>,
+    /// Their median: one batch that stalled says nothing about the next.
+    median: Option<f64>,
     last: Option<Instant>,
 }
 
@@ -25,17 +27,11 @@ impl Pace {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
-        self.recent.push_back((tokens.max(1), took.as_secs_f64()));
+        self.recent.push_back(took.as_secs_f64() / tokens.max(1) as f64);
+        let mut sorted: Vec<f64> = self.recent.iter().copied().collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        self.median = sorted.get((sorted.len() - 1) / 2).copied();
         self.last = Some(now);
-    }
-
-    /// Seconds a token; `None` before the first batch.
-    fn seconds_per_token(&self) -> Option<f64> {
-        let (tokens, seconds) = self
-            .recent
-            .iter()
-            .fold((0, 0.0), |(tokens, seconds), &(more, took)| (tokens + more, seconds + took));
-        (tokens > 0).then(|| seconds / tokens as f64)
     }
 
     /// How long `tokens` will take, rather too long than too short; nothing before the first batch.
@@ -43,7 +39,7 @@ impl Pace {
     /// The estimate shrinks while nothing runs. Otherwise one slow batch could make every later request look hopeless,
     /// and with none run the estimate would never be put right.
     pub(crate) fn estimate(&self, tokens: usize, now: Instant) -> Duration {
-        let (Some(per_token), Some(last)) = (self.seconds_per_token(), self.last) else {
+        let (Some(per_token), Some(last)) = (self.median, self.last) else {
             return Duration::ZERO;
         };
         let age = now.saturating_duration_since(last).as_secs_f64() / STALE.as_secs_f64();
@@ -53,7 +49,7 @@ impl Pace {
 
     /// Tokens that run within `time`; `None` before the first batch.
     pub(crate) fn tokens_within(&self, time: Duration) -> Option<usize> {
-        self.seconds_per_token().map(|per_token| (time.as_secs_f64() / per_token) as usize)
+        self.median.map(|per_token| (time.as_secs_f64() / per_token) as usize)
     }
 }
 
@@ -71,15 +67,27 @@ mod tests {
     }
 
     #[test]
-    fn estimates_are_the_recent_mean_with_a_margin() {
+    fn estimates_are_the_recent_median_with_a_margin() {
         let now = Instant::now();
         let mut pace = Pace::default();
-        pace.record(1, 1000 * MS, now);
+        for _ in 0..RECENT {
+            pace.record(10, 700 * MS, now);
+        }
         for _ in 0..RECENT {
             pace.record(10, 20 * MS, now);
         }
         assert_eq!(pace.estimate(100, now).as_millis(), 260);
         assert_eq!(pace.tokens_within(11 * MS), Some(5));
+    }
+
+    #[test]
+    fn a_batch_that_stalled_changes_no_estimate() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        for took in [20, 21, 3000, 20, 19] {
+            pace.record(10, took * MS, now);
+        }
+        assert_eq!(pace.estimate(10, now), Duration::from_millis(26));
     }
 
     #[test]

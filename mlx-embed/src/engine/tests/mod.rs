@@ -297,14 +297,24 @@ fn what_is_too_late_is_not_run() {
 }
 
 #[test]
-fn what_can_not_be_in_time_is_not_begun() {
-    let (lab, engine) = start();
-    engine.queue.record(10, Duration::from_secs(1));
-    let hopeless = QUERY.within(Duration::from_secs(2)).send(&engine, &[&[2; 30]]);
+fn what_can_not_be_in_time_is_not_begun_while_others_wait() {
+    let (lab, engine) = busy();
+    let hopeless = QUERY.within(Duration::from_secs(20)).send(&engine, &[&[2; 30]]);
+    let feasible = QUERY.within(Duration::from_secs(20)).send(&engine, &[&[3; 5]]);
+    for _ in 0..3 {
+        engine.queue.record(10, Duration::from_secs(10));
+    }
+    lab.release();
     assert!(matches!(end(&hopeless), Err(Error::DeadlineExceeded { .. })));
-    let feasible = QUERY.within(Duration::from_secs(2)).send(&engine, &[&[3; 5]]);
     vectors(&feasible);
-    assert_eq!(lab.ran(), [[3]]);
+    assert_eq!(lab.ran(), [[1], [3]]);
+}
+
+#[test]
+fn a_lone_request_is_begun_however_hopeless_it_looks() {
+    let (_lab, engine) = start();
+    engine.queue.record(10, Duration::from_secs(1000));
+    vectors(&QUERY.within(Duration::from_secs(10)).send(&engine, &[&[2; 30]]));
 }
 
 #[test]
