@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Pool:
 
     def __init__(self, work: Path, device: str):
         load = lambda name: np.load(work / f"pool/{name}.npy")  # noqa: E731
-        self.device = device
+        self.device, began = device, time.time()
         texts, starts = load("texts"), load("teacher_starts")
         self.teacher = Teacher(work, device).embed_ranges(
             load("teacher"), *(starts[texts[:, i]].astype(np.int64) for i in range(2))
@@ -70,6 +71,7 @@ class Pool:
         self.begin = torch.from_numpy(begin).to(device)
         self.tokens = torch.from_numpy(load("student")).to(device)
         self.by_meaning = np.argsort(self.nearest_centres(), kind="stable")
+        print(f"{len(texts)} texts' vectors after {time.time() - began:.0f} s", flush=True)
 
     @torch.no_grad()
     def nearest_centres(self) -> np.ndarray:

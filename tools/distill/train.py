@@ -26,7 +26,7 @@ class Settings:
     alike: float = 0.25  # of the texts come in runs of neighbouring meaning
     relational: float = 20.0
     muon: bool = True
-    rate: float = 2e-3
+    rate: float = 4e-3
     weight_decay: float = 0.01
     warmup: int = 300
     compiled: bool = True
@@ -189,19 +189,14 @@ def write_atomically(state: dict, path: Path) -> None:
     partial.rename(path)
 
 
-def train(work: Path, device: str, config: Config, settings: Settings, steps: dict, name: str) -> None:
+def train(work: Path, pool: Pool, config: Config, settings: Settings, steps: dict, name: str) -> None:
     """Leaves WORK/runs/NAME-dense.pt and NAME-4bit.pt: config, weights and log. Goes on where it was stopped.
 
     `steps` says how many: `stable`, then each end that is wanted, `dense` and `4bit`.
     """
-    folder = work / "runs"
+    folder, device = work / "runs", pool.device
     folder.mkdir(exist_ok=True)
     ends = {end: folder / f"{name}-{end}.pt" for end in steps if end != "stable"}
-    if all(path.exists() for path in ends.values()):
-        return
-    began = time.time()
-    pool = Pool(work, device)
-    print(json.dumps({"texts": len(pool.lengths), "teacher's vectors, seconds": round(time.time() - began)}), flush=True)
     run = Run(config, settings, device, token_embeddings(work, config.vocab_size, device))
     parameters = sum(p.numel() for p in run.model.parameters())
     print(json.dumps({"run": name, "parameters": parameters, "steps": steps, **config.as_dict()}), flush=True)
