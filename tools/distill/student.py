@@ -15,7 +15,7 @@ class Config:
     num_attention_heads: int = 6
     num_key_value_heads: int = 2
     head_dim: int = 64
-    intermediate_size: int = 1024
+    intermediate_size: int = 1152
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
     max_position_embeddings: int = 512
@@ -52,12 +52,18 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
         self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
 
-    def forward(self, x, cos, sin):
+    def forward(self, x, cos, sin, bias):
         batch, length, _ = x.shape
         q, k, v = (proj(x).view(batch, length, -1, self.c.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)
         k = rotate(self.k_norm(k).transpose(1, 2), cos, sin)
-        out = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), is_causal=True, enable_gqa=True)
+        # torch's kernel for a bias wants as many key heads as query heads
+        shared = self.c.num_attention_heads // self.c.num_key_value_heads
+        k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v.transpose(1, 2)))
+        if bias is None:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).expand(-1, q.shape[1], -1, -1))
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
@@ -80,8 +86,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.mlp = MLP(c)
 
-    def forward(self, x, cos, sin):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x, cos, sin, bias):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, bias)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -102,17 +108,30 @@ class Student(nn.Module):
                 deep = (2 * c.num_hidden_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
                 nn.init.normal_(parameter, std=deep * parameter.shape[1] ** -0.5)
 
+    def hidden(self, ids, positions, bias=None):
+        """ids, positions [B, L], bias [B, 1, L, L] (None: causal) -> [B, L, D]"""
+        x = self.embed_tokens(ids)
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        cos, sin = (table[positions].to(dtype)[:, None] for table in (self.cos, self.sin))
+        for layer in self.layers:
+            x = layer(x, cos, sin, bias)
+        return self.norm(x)
+
     def forward(self, ids, lengths):
         """ids [B, L] padded on the right, lengths [B] -> vectors of length 1, f32 [B, D]"""
-        x = self.embed_tokens(ids)
-        length = ids.shape[1]
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        cos, sin = self.cos[:length].to(dtype), self.sin[:length].to(dtype)
-        for layer in self.layers:
-            x = layer(x, cos, sin)
+        columns = torch.arange(ids.shape[1], device=ids.device)[None]
+        x = self.hidden(ids, columns).float()
         if self.config.pooling == "last":
-            x = x[torch.arange(len(ids), device=ids.device), lengths - 1]
-            return F.normalize(self.norm(x).float(), dim=-1)
-        x = self.norm(x).float()
-        inside = torch.arange(length, device=ids.device)[None] < lengths[:, None]
-        return F.normalize((x * inside[..., None]).sum(1), dim=-1)
+            return F.normalize(x[torch.arange(len(ids), device=ids.device), lengths - 1], dim=-1)
+        return F.normalize((x * (columns < lengths[:, None])[..., None]).sum(1), dim=-1)
+
+    def forward_packed(self, hidden, packed):
+        """Texts that share rows, as `pool.Packed` lays them out -> vectors of length 1, f32 [texts, D]
+
+        `hidden` is `self.hidden`, compiled or not.
+        """
+        x = hidden(packed.ids, packed.positions, packed.bias).flatten(0, 1)
+        if self.config.pooling == "last":
+            return F.normalize(x[packed.last].float(), dim=-1)
+        sums = torch.zeros(packed.texts, x.shape[1], device=x.device)
+        return F.normalize(sums.index_add(0, packed.text, x[packed.at].float()), dim=-1)

@@ -51,29 +51,34 @@ class Teacher:
         return F.normalize(x.float().mean(1), dim=-1)
 
     @torch.no_grad()
-    def embed(self, texts: list, tokens_at_once: int = 131_072) -> np.ndarray:
+    def embed(self, texts: list) -> np.ndarray:
         """f16 [texts, 384]"""
-        ids = []
-        for start in range(0, len(texts), 65_536):
-            for encoding in self.tokenizer.encode_batch_fast(texts[start : start + 65_536]):
-                ids.append(np.array(encoding.ids, np.int32))
-        lengths = np.array([len(i) for i in ids])
+        ids = [np.array(e.ids, np.int64) for e in self.tokenizer.encode_batch_fast(texts)]
         vectors = np.empty((len(texts), 384), np.float16)
-        order = np.argsort(lengths, kind="stable")
-        found, firsts = np.unique(lengths[order], return_index=True)
-        pending = []
-        for length, rows in zip(found, np.split(order, firsts[1:])):
-            for start in range(0, len(rows), max(1, tokens_at_once // length)):
-                part = rows[start : start + max(1, tokens_at_once // length)]
-                batch = torch.from_numpy(np.stack([ids[i] for i in part])).to(self.device)
-                pending.append((part, self.forward(batch).half()))
-                if len(pending) > 64:
-                    self.collect(pending, vectors)
-        self.collect(pending, vectors)
+        for rows, length in batches(np.array([len(i) for i in ids])):
+            batch = torch.from_numpy(np.stack([ids[i] for i in rows])).to(self.device)
+            vectors[rows] = self.forward(batch).half().cpu().numpy()
         return vectors
 
-    @staticmethod
-    def collect(pending: list, vectors: np.ndarray) -> None:
-        for rows, result in pending:
-            vectors[rows] = result.cpu().numpy()
-        pending.clear()
+    @torch.no_grad()
+    def embed_ranges(self, tokens: np.ndarray, begin: np.ndarray, end: np.ndarray) -> torch.Tensor:
+        """Vectors of the texts tokens[begin[i]:end[i]], on the device, f16 [texts, 384]"""
+        cls, sep = (self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+        tokens = torch.from_numpy(tokens).to(self.device)
+        vectors = torch.empty(len(begin), 384, dtype=torch.float16, device=self.device)
+        for rows, length in batches(end - begin):
+            columns = torch.arange(length, device=self.device)
+            ids = tokens[torch.from_numpy(begin[rows]).to(self.device)[:, None] + columns].int()
+            ids = F.pad(F.pad(ids, (1, 0), value=cls), (0, 1), value=sep)
+            vectors[torch.from_numpy(rows).to(self.device)] = self.forward(ids).half()
+        return vectors
+
+
+def batches(lengths: np.ndarray, tokens: int = 262_144, texts: int = 32_768):
+    """(rows, length): rows of one length each, at most so many texts (the attention kernel's limit is 65,535)."""
+    order = np.argsort(lengths, kind="stable")
+    found, firsts = np.unique(lengths[order], return_index=True)
+    for length, rows in zip(found.tolist(), np.split(order, firsts[1:])):
+        size = max(1, min(texts, tokens // (length + 2)))
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size], length

@@ -7,82 +7,72 @@ as it is, `4bit` does so with MLX's 4-bit rounding in the loop. So the two diffe
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.func import functional_call
 
 import affine
+from batches import Batches, Pool
 from corpus import SEED
 from student import Config, Student
-
-LENGTHS = [4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256]
 
 
 @dataclass
 class Settings:
-    tokens: int = 65_536  # a batch's, padding included
-    most_texts: int = 4096  # a batch's
-    compared: int = 2048  # texts of a batch whose similarities are compared with the teacher's
+    rows: int = 384  # of 256 tokens, a batch's
+    shares: dict = field(default_factory=lambda: {"running": 0.62, "lexical": 0.20, "word": 0.08, "made": 0.10})
+    alike: float = 0.25  # of the texts come in runs of neighbouring meaning
     relational: float = 20.0
-    rate: float = 2e-3
+    muon: bool = True
+    rate: float = 4e-3
     weight_decay: float = 0.01
     warmup: int = 300
-
-
-class Data:
-    """Texts by length, on the device. One pass shows a text as often as its weight says."""
-
-    def __init__(self, work: Path, device: str, settings: Settings):
-        load = lambda name: np.load(work / f"vectors/{name}.npy")  # noqa: E731
-        self.device, self.settings = device, settings
-        self.starts = torch.from_numpy(load("starts")).to(device)
-        self.ids = torch.from_numpy(load("ids")).to(device)
-        self.teacher = torch.from_numpy(load("teacher")).to(device)
-        self.centre = torch.from_numpy(load("centre")).to(device).long()
-        lengths = self.starts[1:] - self.starts[:-1]
-        seen = torch.repeat_interleave(torch.arange(len(lengths), device=device), torch.from_numpy(load("weight")).to(device).long())
-        bounds = torch.tensor(LENGTHS, device=device)
-        bucket = torch.searchsorted(bounds, lengths[seen])
-        self.buckets = [(length, seen[bucket == i]) for i, length in enumerate(LENGTHS) if (bucket == i).any()]
-        self.lengths = lengths
-        self.columns = torch.arange(LENGTHS[-1], device=device)
-
-    def size(self, length: int) -> int:
-        return min(self.settings.most_texts, self.settings.tokens // length)
-
-    def epoch(self, generator: torch.Generator) -> list:
-        """All batches `(length, rows)` of one pass. In every other one, texts of neighbouring meaning share a batch:
-        the teacher's own hard negatives."""
-        batches = []
-        for length, rows in self.buckets:
-            order = torch.randperm(len(rows), generator=generator).to(self.device)
-            shuffled = rows[order]
-            half = len(shuffled) // 2
-            key = torch.randperm(int(self.centre.max()) + 1, generator=generator).to(self.device)
-            alike = shuffled[half:]
-            alike = alike[key[self.centre[alike]].argsort(stable=True)]
-            for part in (shuffled[:half], alike):
-                size = self.size(length)
-                batches += [(length, part[i : i + size]) for i in range(0, len(part), size) if len(part) - i >= min(size, 64)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-    def batch(self, length: int, rows: torch.Tensor) -> tuple:
-        columns = self.columns[:length]
-        lengths = self.lengths[rows]
-        at = (self.starts[rows][:, None] + columns).clamp(max=len(self.ids) - 1)
-        ids = torch.where(columns < lengths[:, None], self.ids[at].long(), 0)
-        return ids, lengths, self.teacher[rows].float()
+    compiled: bool = True
 
 
 def loss_of(vectors: torch.Tensor, target: torch.Tensor, settings: Settings) -> tuple:
     cosine = (1 - (vectors * target).sum(-1)).mean()
-    own, theirs = vectors[: settings.compared], target[: settings.compared]
-    relational = F.mse_loss(own @ own.T, theirs @ theirs.T)
+    relational = F.mse_loss(vectors @ vectors.T, target @ target.T)
     return cosine + settings.relational * relational, cosine, relational
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal by Newton-Schulz (Jordan et al. 2024), matrices of one shape together.
+
+    Updates have the size that AdamW's have (Liu et al. 2025), so that one rate serves both.
+    """
+
+    def __init__(self, parameters: list, lr: float, weight_decay: float, momentum: float = 0.95):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            shapes: dict = {}
+            for p in group["params"]:
+                shapes.setdefault(p.shape, []).append(p)
+            for shape, parameters in shapes.items():
+                gradient = torch.stack([p.grad for p in parameters])
+                state = self.state[parameters[0]]
+                if not state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                update = orthogonal(gradient.lerp(state["momentum"], group["momentum"])) * (0.2 * max(shape) ** 0.5)
+                for p, u in zip(parameters, update):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(u, alpha=-group["lr"])
+
+
+def orthogonal(x: torch.Tensor) -> torch.Tensor:
+    """The nearest semi-orthogonal matrices, roughly. x [K, rows, columns]"""
+    wide = x.shape[-2] <= x.shape[-1]
+    y = (x if wide else x.mT).bfloat16()
+    y = y / (y.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        a = y @ y.mT
+        y = 3.4445 * y + (-4.7750 * a + 2.0315 * a @ a) @ y
+    return (y if wide else y.mT).float()
 
 
 class Run:
@@ -90,60 +80,80 @@ class Run:
 
     def __init__(self, config: Config, settings: Settings, device: str, embeddings: torch.Tensor):
         torch.manual_seed(SEED)
+        torch.set_float32_matmul_precision("high")
         self.settings, self.device = settings, device
         self.model = Student(config)
         self.model.embed_tokens.weight.data.copy_(embeddings)
         self.model.to(device)
-        matrices = [p for p in self.model.parameters() if p.dim() == 2]
-        vectors = [p for p in self.model.parameters() if p.dim() == 1]
-        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98), fused=device == "cuda")
-        self.generator = torch.Generator().manual_seed(SEED)
-        self.step, self.log, self.pending = 0, [], []
+        self.hidden = torch.compile(self.model.hidden, dynamic=False) if settings.compiled else self.model.hidden
+        named = list(self.model.named_parameters())
+        self.matrices = [p for _, p in named if p.dim() == 2]
+        inner = [p for name, p in named if p.dim() == 2 and "embed" not in name and settings.muon]
+        rest = [p for p in self.matrices if not any(p is q for q in inner)]
+        vectors = [p for _, p in named if p.dim() == 1]
+        groups = [{"params": rest, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizers = [torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98), fused=device == "cuda")]
+        if inner:
+            self.optimizers.append(Muon(inner, settings.rate, settings.weight_decay))
+        self.step, self.log = 0, []
 
     def state(self) -> dict:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-                "generator": self.generator.get_state(), "log": self.log}  # fmt: skip
+        return {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
+                "step": self.step, "log": self.log}  # fmt: skip
 
     def restore(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.step, self.log, self.pending = state["step"], list(state["log"]), []
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.log = state["step"], list(state["log"])
 
-    def forward(self, ids, lengths, rounded: bool):
-        enabled = self.device == "cuda"
-        with torch.autocast("cuda" if enabled else "cpu", dtype=torch.bfloat16, enabled=enabled):
-            if not rounded:
-                return self.model(ids, lengths)
-            names, weights = zip(*((n, p) for n, p in self.model.named_parameters() if p.dim() == 2))
-            replaced = dict(zip(names, affine.straight_through(weights)))
-            return functional_call(self.model, replaced, (ids, lengths))
-
-    def train_step(self, data: Data, rate: float, rounded: bool) -> tuple:
-        if not self.pending:
-            self.pending = data.epoch(self.generator)
-        length, rows = self.pending.pop()
-        ids, lengths, target = data.batch(length, rows)
-        loss, cosine, relational = loss_of(self.forward(ids, lengths, rounded), target, self.settings)
+    def gradients(self, batches: Batches) -> tuple:
+        packed, target = batches.next()
+        cuda = self.device == "cuda"
+        with torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16, enabled=cuda):
+            vectors = self.model.forward_packed(self.hidden, packed)
+        with torch.autocast("cuda" if cuda else "cpu", enabled=False):
+            loss, cosine, relational = loss_of(vectors, target, self.settings)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return cosine.detach(), relational.detach(), len(rows)
+        return cosine.detach(), relational.detach(), packed.texts
 
-    def phase(self, data: Data, name: str, steps: int, ending: bool, rounded: bool, save=None) -> None:
-        """`steps` steps; with `ending` the rate falls to zero, else it stays."""
+    def update(self, rate: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    @torch.no_grad()
+    def rounded(self, exact: list) -> None:
+        """The model's matrices become what 4 bits hold of `exact`."""
+        flat = torch.cat([w.reshape(-1) for w in exact]).view(-1, affine.GROUP)
+        parts = affine.round_trip(flat).view(-1).split([w.numel() for w in exact])
+        torch._foreach_copy_(self.matrices, [part.view(w.shape) for part, w in zip(parts, exact)])
+
+    def phase(self, batches: Batches, name: str, steps: int, ending: bool, rounding: bool, save=None) -> None:
+        """`steps` steps; with `ending` the rate falls to zero, else it stays.
+
+        With `rounding` the model computes with 4-bit matrices, and its gradients go to the exact ones.
+        """
         first, began, texts = self.step, time.time(), 0
         sums = torch.zeros(3, device=self.device)
         last_saved = began
+        exact = [p.detach().clone() for p in self.matrices] if rounding else []
         while (done := self.step - first) < steps:
             left = 1 - done / steps if ending else 1.0
             rate = self.settings.rate * left * min(1.0, (self.step + 1) / self.settings.warmup)
-            cosine, relational, count = self.train_step(data, rate, rounded)
+            if rounding:
+                self.rounded(exact)
+            cosine, relational, count = self.gradients(batches)
+            if rounding:
+                with torch.no_grad():
+                    torch._foreach_copy_(self.matrices, exact)
+            self.update(rate)
+            if rounding:
+                torch._foreach_copy_(exact, [p.detach() for p in self.matrices])
             sums += torch.stack([cosine, relational, torch.ones_like(cosine)])
             texts += count
             if self.step % 500 == 0 or self.step - first == steps:
@@ -179,38 +189,32 @@ def write_atomically(state: dict, path: Path) -> None:
     partial.rename(path)
 
 
-def load(path: Path, device: str) -> dict:
-    state = torch.load(path, map_location=device, weights_only=True)
-    state["generator"] = state["generator"].cpu()
-    return state
-
-
-def train(work: Path, device: str, config: Config, settings: Settings, steps: dict, name: str) -> None:
+def train(work: Path, pool: Pool, config: Config, settings: Settings, steps: dict, name: str) -> None:
     """Leaves WORK/runs/NAME-dense.pt and NAME-4bit.pt: config, weights and log. Goes on where it was stopped.
 
     `steps` says how many: `stable`, then each end that is wanted, `dense` and `4bit`.
     """
-    folder = work / "runs"
+    folder, device = work / "runs", pool.device
     folder.mkdir(exist_ok=True)
     ends = {end: folder / f"{name}-{end}.pt" for end in steps if end != "stable"}
-    if all(path.exists() for path in ends.values()):
-        return
-    data = Data(work, device, settings)
     run = Run(config, settings, device, token_embeddings(work, config.vocab_size, device))
     parameters = sum(p.numel() for p in run.model.parameters())
     print(json.dumps({"run": name, "parameters": parameters, "steps": steps, **config.as_dict()}), flush=True)
     resume = folder / f"{name}-stable.pt"
+    load = lambda: torch.load(resume, map_location=device, weights_only=True)  # noqa: E731
     if resume.exists():
-        run.restore(load(resume, device))
+        run.restore(load())
         print(f"going on from step {run.step}", flush=True)
+    batches = lambda: Batches(pool, settings.rows, settings.shares, settings.alike, SEED + run.step)  # noqa: E731
     save = lambda r: write_atomically(r.state(), resume)  # noqa: E731
-    run.phase(data, "stable", max(0, steps["stable"] - run.step), ending=False, rounded=False, save=save)
+    if run.step < steps["stable"]:
+        run.phase(batches(), "stable", steps["stable"] - run.step, ending=False, rounding=False, save=save)
     save(run)
     for end, path in ends.items():
         if path.exists():
             continue
-        run.restore(load(resume, device))
-        rounded = end == "4bit"
-        run.phase(data, end, steps[end], ending=True, rounded=rounded)
-        saved = {"config": config.as_dict(), "model": run.model.state_dict(), "rounded": rounded, "log": run.log}
+        run.restore(load())
+        rounding = end == "4bit"
+        run.phase(batches(), end, steps[end], ending=True, rounding=rounding)
+        saved = {"config": config.as_dict(), "model": run.model.state_dict(), "rounded": rounding, "log": run.log}
         write_atomically(saved, path)
