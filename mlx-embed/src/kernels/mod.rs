@@ -22,6 +22,7 @@ mod emit;
 mod family;
 mod matmul;
 mod packed;
+mod placement;
 mod pool;
 mod prepare;
 mod product;

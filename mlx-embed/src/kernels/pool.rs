@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::placement::Placement;
+
 /// How long an idle thread watches for work before it sleeps. Long enough to span what lies between two kernels of a
 /// forward pass, short enough that an idle process uses no processor time that anyone would notice.
 const WATCH: Duration = Duration::from_micros(if cfg!(miri) { 0 } else { 200 });
@@ -29,6 +31,7 @@ struct Shared {
     next: AtomicUsize,
     stop: AtomicBool,
     sleeping: Vec<AtomicBool>,
+    placements: Vec<Placement>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -56,6 +59,7 @@ impl Pool {
             next: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             sleeping: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            placements: (0..count).map(|_| Placement::new()).collect(),
             panic: Mutex::new(None),
         });
         let mut pool = Self { shared, helpers: Vec::new(), caller: Mutex::new(()) };
@@ -95,8 +99,9 @@ impl Pool {
         let epoch = shared.state.load(Ordering::Relaxed) & !(EPOCH - 1);
         shared.state.store(epoch.wrapping_add(EPOCH) | OPEN, Ordering::SeqCst);
         // On a machine of many cores, waking more threads than there are tasks would cost more than small tasks do.
-        for ((thread, _), sleeping) in self.helpers.iter().zip(&shared.sleeping).take(tasks - 1) {
-            if sleeping.load(Ordering::SeqCst) {
+        for (index, (thread, _)) in self.helpers.iter().enumerate().take(tasks - 1) {
+            if shared.sleeping[index].load(Ordering::SeqCst) {
+                shared.placements[index].avoid_this_processor();
                 thread.unpark();
             }
         }
@@ -128,6 +133,7 @@ impl Shared {
     }
 
     fn help(&self, index: usize) {
+        self.placements[index].introduce();
         let mut seen = 0;
         loop {
             let state = self.wait(index, seen);
