@@ -13,11 +13,8 @@ use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
 use crate::request::{Pending, Results, Shared};
 use crate::runner::Runner;
-use crate::stream::{EmbedIter, Patience, Windows};
+use crate::stream::{EmbedIter, Patience, WINDOW_TEXTS, Windows};
 use crate::warm_up::{self, WarmUp};
-
-/// Calls with more texts than this send them in parts, so that the model starts before the last is tokenised.
-const PART_TEXTS: usize = 256;
 
 /// Turns texts into vectors.
 ///
@@ -244,7 +241,7 @@ impl Embedder {
         options: &EmbedOptions,
     ) -> Result<Vec<Result<Embedding, InputError>>, Error> {
         let plan = self.shared.plan(options, texts.len(), false);
-        if texts.len() <= PART_TEXTS {
+        if texts.len() <= WINDOW_TEXTS {
             return self.shared.send(texts, plan, options.timeout, true, Ok).wait();
         }
         let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));

@@ -192,7 +192,6 @@ impl Shared {
         here: bool,
         convert: Convert<R>,
     ) -> Pending<R> {
-        let caller = Caller::new(texts.len(), timeout);
         let plan = plan.and_then(|plan| {
             if plan.refusable && !texts.is_empty() {
                 // Before the work of tokenising.
@@ -200,26 +199,42 @@ impl Shared {
             }
             Ok(plan)
         });
+        self.begin(texts.len(), plan, timeout, convert, |caller, plan| {
+            let bytes: usize = texts.iter().map(|text| text.as_ref().len()).sum();
+            let elsewhere = !here && bytes > INLINE_BYTES;
+            match if elsewhere { self.tokenizing_threads() } else { None } {
+                None => self.tokenize(caller, &plan, texts),
+                Some(threads) => {
+                    let texts: Vec<String> = texts.iter().map(|text| text.as_ref().to_owned()).collect();
+                    let (shared, caller) = (Arc::clone(self), Arc::clone(caller));
+                    threads.spawn_fifo(move || {
+                        let work = AssertUnwindSafe(|| shared.tokenize(&caller, &plan, &texts));
+                        if let Err(payload) = panic::catch_unwind(work) {
+                            let reason = format!("a panic: {}", panic_message(&*payload));
+                            caller.ticket.fail(Error::Stopped { reason });
+                        }
+                    });
+                }
+            }
+        })
+    }
+
+    /// A request whose texts `work` puts on their way, or which fails for what is wrong with its plan.
+    fn begin<R>(
+        self: &Arc<Self>,
+        texts: usize,
+        plan: Result<Plan, Error>,
+        timeout: Option<Duration>,
+        convert: Convert<R>,
+        work: impl FnOnce(&Arc<Caller>, Plan),
+    ) -> Pending<R> {
+        let caller = Caller::new(texts, timeout);
         let mut finish = Finish { dims: None, normalize: false };
         match plan {
             Err(error) => caller.ticket.fail(error),
             Ok(plan) => {
                 finish = plan.finish;
-                let bytes: usize = texts.iter().map(|text| text.as_ref().len()).sum();
-                match self.tokenizing_threads().filter(|_| !here && bytes > INLINE_BYTES) {
-                    None => self.tokenize(&caller, &plan, texts),
-                    Some(threads) => {
-                        let texts: Vec<String> = texts.iter().map(|text| text.as_ref().to_owned()).collect();
-                        let (shared, caller) = (Arc::clone(self), Arc::clone(&caller));
-                        threads.spawn_fifo(move || {
-                            let work = AssertUnwindSafe(|| shared.tokenize(&caller, &plan, &texts));
-                            if let Err(payload) = panic::catch_unwind(work) {
-                                let reason = format!("a panic: {}", panic_message(&*payload));
-                                caller.ticket.fail(Error::Stopped { reason });
-                            }
-                        });
-                    }
-                }
+                work(&caller, plan);
             }
         }
         Pending { shared: Arc::clone(self), caller, finish, convert, answered: false }
@@ -274,20 +289,13 @@ impl Shared {
         timeout: Option<Duration>,
         convert: Convert<R>,
     ) -> Pending<R> {
-        let caller = Caller::new(texts.len(), timeout);
-        let mut finish = Finish { dims: None, normalize: false };
-        match plan {
-            Err(error) => caller.ticket.fail(error),
-            Ok(plan) => {
-                finish = plan.finish;
-                let mut jobs = Vec::with_capacity(texts.len());
-                for (slot, ids) in texts.into_iter().enumerate() {
-                    jobs.extend(self.job(&caller, slot, ids.into(), false, None));
-                }
-                self.queue(&caller, &plan, jobs);
+        self.begin(texts.len(), plan, timeout, convert, |caller, plan| {
+            let mut jobs = Vec::with_capacity(texts.len());
+            for (slot, ids) in texts.into_iter().enumerate() {
+                jobs.extend(self.job(caller, slot, ids.into(), false, None));
             }
-        }
-        Pending { shared: Arc::clone(self), caller, finish, convert, answered: false }
+            self.queue(caller, &plan, jobs);
+        })
     }
 
     /// A text to be computed, unless its vector is at hand.

@@ -10,8 +10,8 @@ use crate::error::{Error, InputError};
 use crate::options::Embedding;
 use crate::request::{Pending, Plan, Results, Shared};
 
-/// Texts of a window.
-const WINDOW_TEXTS: usize = 256;
+/// Texts of a window. Calls with more send them in windows, so that the model starts before the last is tokenised.
+pub(crate) const WINDOW_TEXTS: usize = 256;
 
 /// Bytes of text in a window for each token of a batch: about two batches' worth, so that texts of like length find
 /// each other.

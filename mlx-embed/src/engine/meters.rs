@@ -43,26 +43,38 @@ pub(crate) struct Meters {
 impl Meters {
     /// Meters labelled with the model's name.
     pub(crate) fn new(model: &str) -> Self {
-        describe();
-        let ended = |outcome: &'static str| counter!("mlx_embed_requests_total", "model" => model.to_owned(), "outcome" => outcome);
-        let count = |name: &'static str| counter!(name, "model" => model.to_owned());
-        let histogram = |name: &'static str| histogram!(name, "model" => model.to_owned());
-        let queued =
-            |lane: &'static str| gauge!("mlx_embed_queue_texts", "model" => model.to_owned(), "lane" => lane);
+        let count = |name: &'static str, description: &'static str| {
+            describe_counter!(name, Unit::Count, description);
+            counter!(name, "model" => model.to_owned())
+        };
+        let histogram = |name: &'static str, unit, description: &'static str| {
+            describe_histogram!(name, unit, description);
+            histogram!(name, "model" => model.to_owned())
+        };
+        let seconds = |name, description| histogram(name, Unit::Seconds, description);
+        let (requests, queued) = ("mlx_embed_requests_total", "mlx_embed_queue_texts");
+        describe_counter!(requests, Unit::Count, "Requests that ended, by outcome");
+        let ended =
+            |outcome: &'static str| counter!(requests, "model" => model.to_owned(), "outcome" => outcome);
+        describe_gauge!(queued, Unit::Count, "Texts that wait, by lane");
+        let waiting = |lane: QueueLane| gauge!(queued, "model" => model.to_owned(), "lane" => lane.name());
         Self {
             requests: ["done", "refused", "late", "cancelled", "failed"].map(ended),
-            texts: count("mlx_embed_texts_total"),
-            tokens: count("mlx_embed_tokens_total"),
-            reused_tokens: count("mlx_embed_reused_tokens_total"),
-            request_seconds: histogram("mlx_embed_request_duration_seconds"),
-            queue_seconds: histogram("mlx_embed_queue_duration_seconds"),
-            batch_seconds: histogram("mlx_embed_batch_duration_seconds"),
-            batch_texts: histogram("mlx_embed_batch_texts"),
-            batch_tokens: histogram("mlx_embed_batch_tokens"),
-            queued: ["query", "bulk"].map(queued),
-            cache_hits: count("mlx_embed_cache_hits_total"),
-            cache_misses: count("mlx_embed_cache_misses_total"),
-            shared: count("mlx_embed_shared_texts_total"),
+            texts: count("mlx_embed_texts_total", "Texts that ran"),
+            tokens: count("mlx_embed_tokens_total", "Tokens of the texts that ran"),
+            reused_tokens: count(
+                "mlx_embed_reused_tokens_total",
+                "Tokens of prompts that were not computed again",
+            ),
+            request_seconds: seconds("mlx_embed_request_duration_seconds", "From call to result"),
+            queue_seconds: seconds("mlx_embed_queue_duration_seconds", "A text's time until its batch began"),
+            batch_seconds: seconds("mlx_embed_batch_duration_seconds", "A batch's time on the device"),
+            batch_texts: histogram("mlx_embed_batch_texts", Unit::Count, "Texts that ran together"),
+            batch_tokens: histogram("mlx_embed_batch_tokens", Unit::Count, "Tokens that ran together"),
+            queued: [QueueLane::Query, QueueLane::Bulk].map(waiting),
+            cache_hits: count("mlx_embed_cache_hits_total", "Texts whose vector was in the cache"),
+            cache_misses: count("mlx_embed_cache_misses_total", "Texts whose vector was not in the cache"),
+            shared: count("mlx_embed_shared_texts_total", "Texts that got an identical one's vector"),
         }
     }
 
@@ -107,34 +119,6 @@ impl Meters {
             gauge.set(texts as f64);
         }
     }
-}
-
-fn describe() {
-    describe_counter!("mlx_embed_requests_total", Unit::Count, "Requests that ended, by outcome");
-    describe_histogram!("mlx_embed_request_duration_seconds", Unit::Seconds, "From call to result");
-    describe_histogram!(
-        "mlx_embed_queue_duration_seconds",
-        Unit::Seconds,
-        "A text's time until its batch began"
-    );
-    describe_histogram!("mlx_embed_batch_duration_seconds", Unit::Seconds, "A batch's time on the device");
-    describe_histogram!("mlx_embed_batch_texts", Unit::Count, "Texts that ran together");
-    describe_histogram!("mlx_embed_batch_tokens", Unit::Count, "Tokens that ran together");
-    describe_counter!("mlx_embed_texts_total", Unit::Count, "Texts that ran");
-    describe_counter!("mlx_embed_tokens_total", Unit::Count, "Tokens of the texts that ran");
-    describe_counter!(
-        "mlx_embed_reused_tokens_total",
-        Unit::Count,
-        "Tokens of prompts that were not computed again"
-    );
-    describe_gauge!("mlx_embed_queue_texts", Unit::Count, "Texts that wait, by lane");
-    describe_counter!("mlx_embed_cache_hits_total", Unit::Count, "Texts whose vector was in the cache");
-    describe_counter!("mlx_embed_cache_misses_total", Unit::Count, "Texts whose vector was not in the cache");
-    describe_counter!(
-        "mlx_embed_shared_texts_total",
-        Unit::Count,
-        "Texts that got an identical one's vector"
-    );
 }
 
 impl QueueLane {

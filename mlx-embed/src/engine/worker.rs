@@ -114,21 +114,21 @@ impl<M: Model> Worker<M> {
         if !expired.is_empty() {
             tracing::debug!(texts = expired.len(), "too late to be embedded");
         }
-        if jobs.is_empty() {
-            return;
-        }
-        match self.compute(lane, &jobs) {
-            Ok(()) => {}
-            Err(Failure::Panic(reason)) => {
-                self.die(reason);
-                self.fate.tell(&jobs);
-            }
-            Err(Failure::Error(error)) => self.isolate(lane, jobs, error),
+        if !jobs.is_empty() {
+            self.run_jobs(lane, jobs);
         }
     }
 
-    /// Finds the request that made a batch fail by running each alone, so that the others get their vectors.
-    fn isolate(&mut self, lane: QueueLane, jobs: Vec<Text>, error: Error) {
+    /// Runs texts together. If that fails, each request runs alone, so that all but the one at fault get their vectors.
+    fn run_jobs(&mut self, lane: QueueLane, jobs: Vec<Text>) {
+        let error = match self.compute(lane, &jobs) {
+            Ok(()) => return,
+            Err(Failure::Panic(reason)) => {
+                self.die(reason);
+                return self.fate.tell(&jobs);
+            }
+            Err(Failure::Error(error)) => error,
+        };
         let mut requests: Vec<Vec<Text>> = Vec::new();
         for job in jobs {
             match requests.iter_mut().find(|request| Arc::ptr_eq(&request[0].caller, &job.caller)) {
@@ -139,26 +139,14 @@ impl<M: Model> Worker<M> {
         if let [request] = &requests[..] {
             tracing::warn!(%error, "a request failed");
             request[0].caller.ticket.fail(error);
-            self.check_device();
-            return;
+            return self.check_device();
         }
         tracing::warn!(%error, requests = requests.len(), "a batch failed; its requests run one by one");
         for request in requests {
-            let outcome = if self.fate.death.get().is_some() {
-                Err(Failure::Error(self.fate.error()))
+            if self.fate.death.get().is_some() {
+                self.fate.tell(&request);
             } else {
-                self.compute(lane, &request)
-            };
-            match outcome {
-                Ok(()) => {}
-                Err(Failure::Panic(reason)) => {
-                    self.die(reason);
-                    self.fate.tell(&request);
-                }
-                Err(Failure::Error(error)) => {
-                    request[0].caller.ticket.fail(error);
-                    self.check_device();
-                }
+                self.run_jobs(lane, request);
             }
         }
     }

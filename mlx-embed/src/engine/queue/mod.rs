@@ -143,9 +143,6 @@ impl<J: Job, T> Queue<J, T> {
     /// Puts a request at the end of its lane.
     pub(crate) fn push(&self, request: Request<J>) -> Result<RequestId, Refused> {
         let mut state = self.lock();
-        if state.closed {
-            return Err(Refused::Closed);
-        }
         state.check_room(&self.limits, request.lane, request.jobs.len(), request.refusable)?;
         let id = RequestId(state.next_id);
         state.next_id += 1;
@@ -157,11 +154,7 @@ impl<J: Job, T> Queue<J, T> {
 
     /// Whether `jobs` more would be taken now: a look before the work of making them.
     pub(crate) fn check_room(&self, lane: QueueLane, jobs: usize) -> Result<(), Refused> {
-        let mut state = self.lock();
-        if state.closed {
-            return Err(Refused::Closed);
-        }
-        state.check_room(&self.limits, lane, jobs, true)
+        self.lock().check_room(&self.limits, lane, jobs, true)
     }
 
     /// Asks for a task, which goes before all jobs. Hands it back if the queue is closed.
@@ -258,6 +251,9 @@ impl<J: Job, T> State<J, T> {
         jobs: usize,
         refusable: bool,
     ) -> Result<(), Refused> {
+        if self.closed {
+            return Err(Refused::Closed);
+        }
         let queued = self.lane(lane).jobs();
         // Whatever its size, a request finds room in an empty lane.
         let full = queued > 0 && queued + jobs > limits.capacity;
