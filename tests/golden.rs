@@ -4,7 +4,7 @@
 //! on every family of kernels that the machine has. On a GPU set `MLX_EMBED_TEST_DEVICE=gpu`.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
-use mlx_embed::{EmbedOptions, Embedder, LoadOptions, Precision};
+use mlx_embed::{EmbedOptions, Embedder, LoadOptions, MatmulPolicy, Precision};
 use mlx_embed_tests::compare::{cosine, magnitude, max_abs};
 use mlx_embed_tests::golden::{self, Golden};
 
@@ -60,30 +60,40 @@ fn rounds(embedder: &Embedder) -> bool {
         && of_layers.flat_map(|(_, storages)| storages.keys()).any(|storage| rounded(storage))
 }
 
-/// What runs a case: the name of a family of kernels, and its precision.
-fn ways() -> Vec<(String, Precision)> {
+/// Options that make a difference to what computes a case.
+fn ways() -> Vec<LoadOptions> {
+    let with = |kernels: &str| LoadOptions { kernels: Some(kernels.into()), ..golden::load_options() };
     if golden::on_gpu() {
-        return vec![("mlx".into(), Precision::Exact)];
+        // By default this crate's kernels, where they can run the case, on packed weights and on expanded ones.
+        let policies = [MatmulPolicy::Packed, MatmulPolicy::Expanded, MatmulPolicy::Resident];
+        let own = policies.map(|matmul| LoadOptions { matmul, ..golden::load_options() });
+        return own.into_iter().chain([with("mlx")]).collect();
     }
-    let families = mlx_embed::kernel_families().into_iter().map(str::to_owned);
+    let families = mlx_embed::kernel_families().into_iter();
     families
-        .flat_map(|name| [(name.clone(), Precision::Exact), (name, Precision::Fast)])
-        .chain([("mlx".into(), Precision::Exact)])
+        .flat_map(|name| {
+            [Precision::Exact, Precision::Fast].map(|precision| LoadOptions { precision, ..with(name) })
+        })
+        .chain([with("mlx")])
         .collect()
 }
 
 fn check(case: &str) {
     let golden = Golden::read(case);
-    for (kernels, precision) in ways() {
-        let options = LoadOptions { kernels: Some(kernels.clone()), precision, ..golden::load_options() };
-        let embedder = Embedder::load_with(golden::directory(case), options).unwrap();
+    for options in ways() {
+        let embedder = Embedder::load_with(golden::directory(case), options.clone()).unwrap();
+        let LoadOptions { precision, matmul, .. } = options;
+        let kernels = embedder.info().kernels;
+        if kernels == "mlx" && matmul != MatmulPolicy::Auto {
+            continue;
+        }
         let rounding = match (rounds(&embedder), precision) {
             (false, _) => Rounding::None,
             (true, Precision::Exact) => Rounding::Sixteen,
             (true, _) => Rounding::Eight,
         };
         let tolerance = tolerance(&golden.dtype, rounding);
-        check_one(&format!("{case} on {kernels}, {precision}"), &golden, &embedder, &tolerance);
+        check_one(&format!("{case} on {kernels}, {precision}, {matmul}"), &golden, &embedder, &tolerance);
     }
 }
 

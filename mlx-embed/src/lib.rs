@@ -59,7 +59,7 @@ pub use engine::State;
 pub use error::{Error, InputError};
 pub use info::{EndTokenInfo, Info, Source};
 pub use loading::{LoadProgress, Loading};
-pub use model::Precision;
+pub use model::{MatmulPolicy, Precision};
 pub use options::{EmbedOptions, Embedding, Lane, LoadOptions, WhenFull};
 pub use pooling::Pooling;
 pub use request::Pending;

@@ -18,12 +18,11 @@ use crate::engine::{Engine, EngineOptions, Meters, Ticket, VectorCache};
 use crate::error::{Error, panic_message};
 use crate::file::Files;
 use crate::info::{EndTokenInfo, Info, Source};
-use crate::kernels::Family;
 use crate::mlx::{self, Backend};
 use crate::options::LoadOptions;
 use crate::pooling::Pooling;
 use crate::request::Shared;
-use crate::runner::{self, Runner, RunnerOptions};
+use crate::runner::{self, Kind, Runner, RunnerOptions};
 use crate::text::{Prompts, TextEncoder};
 
 /// On the CPU the time of a batch is proportional to its tokens from about here on; a GPU has room for more.
@@ -136,12 +135,12 @@ pub(crate) fn load(
         (None, None) => (Pooling::LastToken, Source::Default),
     };
     let backend = options.device.backend()?;
-    let family = runner::family(backend, options.kernels.as_deref())?;
+    let kind = runner::kind(&checkpoint, backend, options.kernels.as_deref())?;
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
     let max_tokens = max_tokens(&checkpoint, options.max_tokens)?;
     let sharing = if config.frequencies_depend_on_length(max_tokens) {
         Sharing::EqualLengths
-    } else if family.is_some() {
+    } else if !matches!(kind, Kind::Mlx) {
         Sharing::Joined
     } else {
         Sharing::Padded
@@ -161,8 +160,8 @@ pub(crate) fn load(
         max_tokens,
         batch_tokens,
         backend,
-        kernels: family.map_or("mlx", Family::name),
-        precision: family.map(|_| options.precision),
+        kernels: kind.name(),
+        precision: matches!(kind, Kind::Host(_)).then_some(options.precision),
         mlx_version: mlx::version(),
         mlx_c_version: mlx::C_VERSION.to_owned(),
     };
@@ -184,8 +183,9 @@ pub(crate) fn load(
     let runner_options = RunnerOptions {
         backend,
         threads: options.threads,
-        family,
+        kind,
         precision: options.precision,
+        matmul: options.matmul,
         pooling,
         cache_limit: options.cache_limit.unwrap_or(default_cache_limit(backend)),
         memory_limit: options.memory_limit,

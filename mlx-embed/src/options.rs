@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::model::Precision;
+use crate::model::{MatmulPolicy, Precision};
 use crate::pooling::Pooling;
 use crate::runner::Device;
 use crate::text::{EndToken, Prompt};
@@ -17,10 +17,12 @@ pub struct LoadOptions {
     pub threads: Option<NonZeroUsize>,
     /// How closely 4- and 8-bit checkpoints are followed on the CPU. A GPU computes in the checkpoint's own type.
     pub precision: Precision,
-    /// The family of kernels on the CPU, by name: `avx512-vnni`, `avx512`, `avx2-vnni`, `avx2`, `neon-dotprod`, `neon`,
-    /// `portable`, or `mlx` for MLX's own operations. Default: as the environment variable `MLX_EMBED_KERNELS` says,
-    /// else the fastest that the machine runs.
+    /// The kernels, by name: on the CPU the family `avx512-vnni`, `avx512`, `avx2-vnni`, `avx2`, `neon-dotprod`, `neon`
+    /// or `portable`; on an NVIDIA GPU `cuda`; or `mlx` for MLX's own operations. Default: as the environment variable
+    /// `MLX_EMBED_KERNELS` says, else the fastest that the machine and the checkpoint allow.
     pub kernels: Option<String>,
+    /// How the products of a 4-bit model are computed on an NVIDIA GPU.
+    pub matmul: MatmulPolicy,
     /// How hidden states become a vector. Default: as the checkpoint says, else the last token.
     pub pooling: Option<Pooling>,
     /// Which token ends a text.

@@ -82,6 +82,7 @@ impl Pooling {
         match self {
             Self::LastToken | Self::Cls => hidden.to_vec(stream),
             Self::Mean if stream.backend() == Backend::Cpu => mean_here(&hidden, batch, before),
+            Self::Mean if batch.is_joined() => mean_of_joined(&hidden, batch, before, stream),
             Self::Mean => mean(&hidden, batch, before, stream),
         }
     }
@@ -101,6 +102,33 @@ fn mean_here(hidden: &Array, batch: &Batch, before: &Before) -> Result<Vec<f32>,
             add(&mut sums, row);
         }
         pooled.extend(sums.iter().map(|sum| sum / (before.tokens + length) as f32));
+    }
+    Ok(pooled)
+}
+
+/// The mean of texts that lie one behind the other, each by itself: what isn't finite in one is no business of others.
+fn mean_of_joined(
+    hidden: &Array,
+    batch: &Batch,
+    before: &Before,
+    stream: &Stream,
+) -> Result<Vec<f32>, MlxError> {
+    let width = hidden.shape().last().copied().unwrap_or(0);
+    let hidden = ops::reshape(hidden, &[-1, width], stream)?;
+    let mut sums = Vec::new();
+    for (&start, &length) in batch.starts.iter().zip(batch.lengths.iter()) {
+        let (start, length) = (start as i32, length as i32);
+        let own = ops::slice_axis(&hidden, 0, start, start + length, stream)?;
+        let ones = ops::broadcast_to(&Array::from_slice(&[1.0_f32], &[1, 1])?, &[1, length], stream)?;
+        sums.push(ops::matmul(&ones, &own, stream)?);
+    }
+    let mut pooled = ops::concatenate(&sums, 0, stream)?.to_vec::<f32>(stream)?;
+    for (vector, &length) in pooled.chunks_mut(width as usize).zip(batch.lengths.iter()) {
+        let tokens = (before.tokens + length) as f32;
+        if before.tokens > 0 {
+            add(vector, &before.sums);
+        }
+        vector.iter_mut().for_each(|x| *x /= tokens);
     }
     Ok(pooled)
 }
@@ -177,8 +205,16 @@ mod tests {
     fn mean_keeps_joined_texts_apart() {
         let hidden = Array::from_slice(&[1.0_f32, 3.0, f32::NAN, 5.0], &[1, 4, 1]).unwrap();
         let batch = Batch::joined(&[&[1, 1], &[1], &[1]]);
-        let pooled = mean_here(&hidden, &batch, &Before::default()).unwrap();
-        assert!(pooled[0] == 2.0 && pooled[1].is_nan() && pooled[2] == 5.0, "{pooled:?}");
+        let stream = Stream::cpu().unwrap();
+        for pooled in [
+            mean_here(&hidden, &batch, &Before::default()).unwrap(),
+            mean_of_joined(&hidden, &batch, &Before::default(), &stream).unwrap(),
+        ] {
+            assert!(pooled[0] == 2.0 && pooled[1].is_nan() && pooled[2] == 5.0, "{pooled:?}");
+        }
+        let before = Before::new(&[7.0, 9.0], 1);
+        let pooled = mean_of_joined(&hidden, &batch, &before, &stream).unwrap();
+        assert!(pooled[0] == 5.0 && pooled[1].is_nan() && pooled[2] == 7.0, "{pooled:?}");
     }
 
     #[test]

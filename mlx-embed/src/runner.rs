@@ -5,6 +5,7 @@ mod prefix;
 mod tests;
 
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::batch::Batch;
@@ -13,8 +14,11 @@ use crate::engine::Model;
 use crate::error::{Error, InputError};
 use crate::kernels::{Engine, Family, KEYS_AT_ONCE};
 use crate::loading::Steps;
-use crate::mlx::{self, Array, Backend, Dtype, Stream, memory, ops};
-use crate::model::{Decoder, Kernels, KeysValues, LEAST_REUSED, Precision, Reuse, Rows};
+use crate::mlx::{self, Array, Backend, Dtype, Stream, cuda, memory, ops};
+use crate::model::cuda::{Cuda, Form};
+use crate::model::{
+    self, Decoder, Kernels, KeysValues, LEAST_REUSED, MatmulPolicy, Precision, Reuse, Rows,
+};
 use crate::pooling::{Before, Pooling};
 
 pub(crate) use prefix::Prefix;
@@ -52,9 +56,9 @@ impl Device {
 pub(crate) struct RunnerOptions {
     pub(crate) backend: Backend,
     pub(crate) threads: Option<NonZeroUsize>,
-    /// The family of kernels for the CPU, if not MLX's own operations.
-    pub(crate) family: Option<&'static Family>,
+    pub(crate) kind: Kind,
     pub(crate) precision: Precision,
+    pub(crate) matmul: MatmulPolicy,
     pub(crate) pooling: Pooling,
     pub(crate) cache_limit: usize,
     pub(crate) memory_limit: Option<usize>,
@@ -87,15 +91,18 @@ impl Runner {
             memory::set_limit(bytes)?;
         }
         let config = checkpoint.config();
-        let kernels = match options.family {
-            Some(family) => {
+        let kernels = match &options.kind {
+            Kind::Host(family) => {
                 let threads = options.threads.map_or_else(default_threads, NonZeroUsize::get);
                 let engine = Engine::new(family, threads).map_err(|error| Error::Stopped {
                     reason: format!("its {threads} threads could not start: {error}"),
                 })?;
                 Kernels::Host(Arc::new(engine), options.precision)
             }
-            None => Kernels::Mlx,
+            Kind::Cuda(kernels, form) => {
+                Kernels::Cuda(Rc::new(Cuda::new(Arc::clone(kernels), *form, options.matmul)))
+            }
+            Kind::Mlx => Kernels::Mlx,
         };
         let decoder = Decoder::load(checkpoint, &kernels, &mut || steps.layer(), &stream)?;
         let hidden = config.hidden_size as usize;
@@ -235,24 +242,75 @@ fn default_threads() -> usize {
 /// The variable that names a family of kernels where [`LoadOptions`](crate::LoadOptions) doesn't.
 pub(crate) const KERNELS_VARIABLE: &str = "MLX_EMBED_KERNELS";
 
-/// The family of kernels to use on `backend`; `None` stands for MLX's own operations.
-pub(crate) fn family(backend: Backend, wanted: Option<&str>) -> Result<Option<&'static Family>, Error> {
+/// What the model's operations are made of.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// MLX's own.
+    Mlx,
+    /// This crate's for the CPU.
+    Host(&'static Family),
+    /// This crate's for NVIDIA GPUs, for checkpoints of this form.
+    Cuda(Arc<cuda::Kernels>, Form),
+}
+
+impl Kind {
+    /// As users name it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Mlx => "mlx",
+            Self::Host(family) => family.name(),
+            Self::Cuda(..) => CUDA,
+        }
+    }
+}
+
+const CUDA: &str = "cuda";
+
+/// The kernels to run `checkpoint` with on `backend`.
+pub(crate) fn kind(checkpoint: &Checkpoint, backend: Backend, wanted: Option<&str>) -> Result<Kind, Error> {
     let variable = std::env::var(KERNELS_VARIABLE).ok();
     let (option, wanted) = match (wanted, &variable) {
         (Some(wanted), _) => ("kernels", Some(wanted)),
         (None, variable) => (KERNELS_VARIABLE, variable.as_deref().filter(|name| !name.is_empty())),
     };
-    if backend != Backend::Cpu || wanted == Some("mlx") {
-        return Ok(None);
+    match (backend, wanted) {
+        (_, Some("mlx")) | (Backend::Metal, _) => Ok(Kind::Mlx),
+        (Backend::Cuda, wanted) => match for_cuda(checkpoint)? {
+            Ok(kind) => Ok(kind),
+            Err(reason) if wanted == Some(CUDA) => {
+                Err(Error::Option { option, reason: format!("is {CUDA}, but {reason}; leave it out") })
+            }
+            Err(reason) => {
+                tracing::warn!(%reason, "the model runs on MLX's own operations, which takes longer");
+                Ok(Kind::Mlx)
+            }
+        },
+        (Backend::Cpu, None) => Ok(Family::available().next().map_or(Kind::Mlx, Kind::Host)),
+        (Backend::Cpu, Some(name)) => match Family::available().find(|family| family.name() == name) {
+            Some(family) => Ok(Kind::Host(family)),
+            None => {
+                let names: Vec<&str> = Family::available().map(Family::name).collect();
+                let reason = format!(
+                    "is {name}; this machine runs {} and mlx (MLX's own operations)",
+                    names.join(", ")
+                );
+                Err(Error::Option { option, reason })
+            }
+        },
     }
-    let Some(name) = wanted else { return Ok(Family::available().next()) };
-    match Family::available().find(|family| family.name() == name) {
-        Some(family) => Ok(Some(family)),
-        None => {
-            let names: Vec<&str> = Family::available().map(Family::name).collect();
-            let reason =
-                format!("is {name}; this machine runs {} and mlx (MLX's own operations)", names.join(", "));
-            Err(Error::Option { option, reason })
-        }
+}
+
+/// This crate's kernels for NVIDIA GPUs, compiled, or why not.
+fn for_cuda(checkpoint: &Checkpoint) -> Result<Result<Kind, String>, Error> {
+    let form = match model::cuda::form(checkpoint)? {
+        Ok(form) => form,
+        Err(why) => return Ok(Err(format!("this crate's kernels can't run the checkpoint: {why}"))),
+    };
+    let architecture = cuda::Architecture::of_gpu()?;
+    if architecture.major < 8 {
+        let reason = format!("{} has compute capability {}; this crate's kernels need 8.0", architecture.device, architecture.major);
+        return Ok(Err(reason));
     }
+    let kernels = cuda::Kernels::new(form.geometry, form.packed, &architecture);
+    Ok(kernels.map(|kernels| Kind::Cuda(Arc::new(kernels), form)).map_err(|error| error.to_string()))
 }

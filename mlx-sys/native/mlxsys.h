@@ -137,6 +137,80 @@ int mlxsys_host_kernel(
     const mlx_stream s);
 
 /**
+ * Version of NVIDIA's run-time compiler. Fails where it can't be loaded.
+ */
+int mlxsys_cuda_compiler_version(int* major, int* minor);
+
+/**
+ * Compile CUDA source to code for the architecture that `options` name. Several threads may at once.
+ *
+ * @param image The code, to be freed with mlxsys_cuda_image_free().
+ * @param size Its size in bytes.
+ * @param name What messages call the source.
+ */
+int mlxsys_cuda_compile(
+    unsigned char** image,
+    size_t* size,
+    const char* source,
+    const char* name,
+    const char* const* options,
+    size_t n_options);
+
+void mlxsys_cuda_image_free(unsigned char* image);
+
+/**
+ * What MLX calls the module of kernel `name` in `image`: if `<name>.ptx` and `<name>.txt` of this name lie in the folder
+ * that mlxsys_cuda_cache_dir() says, MLX loads the code from there. So `image` can be a short text that stands for the
+ * code, which then need not be copied and hashed at each call.
+ */
+int mlxsys_cuda_module_name(mlx_string* res, const char* name, const char* image, size_t size);
+
+/**
+ * The folder in which MLX keeps compiled code.
+ */
+int mlxsys_cuda_cache_dir(mlx_string* res);
+
+/**
+ * What an output of a CUDA kernel will be.
+ */
+typedef struct mlxsys_cuda_output_ {
+  const int* shape;
+  size_t ndim;
+  mlx_dtype dtype;
+} mlxsys_cuda_output;
+
+/**
+ * New arrays that compiled CUDA code computes. The kernel's parameters are pointers to the inputs' elements, which are
+ * brought into row order first, pointers to the outputs', then the integers, then the floats.
+ *
+ * As with any operation, nothing runs before the arrays are evaluated; nor are errors in the code or the grid found
+ * before. The caller answers for what the code does with the pointers.
+ *
+ * @param name The kernel's name in the code.
+ * @param image The code, or a text that stands for it; see mlxsys_cuda_module_name().
+ * @param blocks Number of blocks along three dimensions.
+ * @param threads Number of a block's threads along three dimensions.
+ * @param shared_memory Bytes of shared memory beyond what the code names itself.
+ * @param s A stream of the GPU; one of the CPU is an error.
+ */
+int mlxsys_cuda_kernel(
+    mlx_vector_array* res,
+    const char* name,
+    const char* image,
+    size_t image_size,
+    const mlx_vector_array inputs,
+    const mlxsys_cuda_output* outputs,
+    size_t n_outputs,
+    const int* ints,
+    size_t n_ints,
+    const float* floats,
+    size_t n_floats,
+    const int* blocks,
+    const int* threads,
+    int shared_memory,
+    const mlx_stream s);
+
+/**
  * Set how many threads the BLAS behind MLX's CPU matrix products may use, for the whole process.
  * Without a BLAS of ours (macOS) this does nothing.
  */

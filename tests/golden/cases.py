@@ -184,6 +184,23 @@ SHAPES = [
 ]
 
 
+# What the kernels for NVIDIA GPUs can run: heads of 64 or 128, sizes that are multiples of 64.
+WIDE = dict(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            head_dim=64, intermediate_size=192)
+WIDE_CASES = [
+    quantised("qwen3-head-dim-128-affine-4bit-g64", "as the large Qwen3 models, hidden 3 * 64",
+              affine(4, 64), shape=WIDE | dict(hidden_size=192, head_dim=128), hidden=WITH_LONG),
+    quantised("qwen2-head-dim-64-affine-4bit-g128", "biases, one group of inputs", affine(4, 128),
+              family="qwen2", shape=WIDE | dict(intermediate_size=256), hidden=WITH_LONG),
+    quantised("llama-head-dim-64-affine-4bit-g32", "neighbours rotate, an 8-bit embedding",
+              affine(4, 32), family="llama", shape=WIDE, extra={"rope_traditional": True},
+              hidden=WITH_LONG, overrides={"model.embed_tokens": {"group_size": 64, "bits": 8}}),
+    Case("qwen3-head-dim-64-yarn-bf16", "dense; yarn scales what it rotates", dtype="bfloat16",
+         shape=WIDE, hidden=WITH_LONG, extra={"rope_scaling": {
+             "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}),
+]
+
+
 def rope(name: str, about: str, scaling: dict, **fields) -> Case:
     """qwen3-f32's weights under another rope_scaling."""
     extra = {"rope_scaling": scaling} | fields.pop("extra", {})
@@ -269,4 +286,4 @@ TRAINED = [
          checkpoint="mlx-embed/models/default"),
 ]
 
-CASES = DENSE + QUANTISED + SWEEP + SHAPES + ROPE + TEXT + TRAINED
+CASES = DENSE + QUANTISED + SWEEP + SHAPES + WIDE_CASES + ROPE + TEXT + TRAINED

@@ -24,6 +24,7 @@ pub use sentence_transformers::SentenceTransformers;
 pub(crate) use weights::{Matrix, Weights};
 
 use crate::file::Files;
+use crate::mlx::Dtype;
 use files::TensorFiles;
 use quantization::QuantizationTable;
 
@@ -147,7 +148,18 @@ impl Checkpoint {
         Ok(sum)
     }
 
-    fn quantization_of(&self, path: &str) -> Result<Option<Quantization>, CheckpointError> {
+    /// Whether there is a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.weights.tensors.contains_key(name)
+    }
+
+    /// Its type, if there is one that MLX has too.
+    pub(crate) fn dtype_of(&self, name: &str) -> Option<Dtype> {
+        self.weights.tensors.get(name)?.mlx_dtype()
+    }
+
+    /// How the matrix `path.weight` is quantised, if it is.
+    pub(crate) fn quantization_of(&self, path: &str) -> Result<Option<Quantization>, CheckpointError> {
         let has_scales = self.weights.tensors.contains_key(&format!("{path}.scales"));
         self.quantization.of(path, has_scales).map_err(|reason| CheckpointError::UnsupportedQuantization {
             path: self.place.path("config.json"),

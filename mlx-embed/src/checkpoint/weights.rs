@@ -77,7 +77,7 @@ impl<'a> Weights<'a> {
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.checkpoint.weights.tensors.contains_key(name)
+        self.checkpoint.has(name)
     }
 
     /// A vector `[size]`, in the activation's type.

@@ -21,6 +21,7 @@
 #![allow(unsafe_code)]
 
 mod array;
+pub(crate) mod cuda;
 mod device;
 mod dtype;
 mod error;

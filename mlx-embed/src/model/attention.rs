@@ -1,7 +1,5 @@
 //! Causal self-attention with grouped keys and values.
 
-use std::sync::Arc;
-
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
 use crate::kernels::Heads;
 use crate::mlx::ops;
@@ -12,7 +10,7 @@ use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::reuse::{KeysValues, LayerReuse};
 use super::rope::Rope;
-use super::{Kernels, Texts};
+use super::{Hidden, Kernels, Pass, cuda};
 
 /// Most memory that one step's scores may take where MLX holds them all, in bytes.
 const SCORES_BYTES: usize = 64 << 20;
@@ -25,6 +23,8 @@ pub(super) enum Attention {
     Mlx(MlxAttention),
     /// On this crate's kernels for the CPU.
     Host(host::Attention),
+    /// On this crate's kernels for NVIDIA GPUs.
+    Cuda(cuda::Attention),
 }
 
 #[derive(Debug)]
@@ -63,6 +63,7 @@ impl Attention {
         layer: usize,
         config: &ModelConfig,
         kernels: &Kernels,
+        stream: &Stream,
     ) -> Result<Self, CheckpointError> {
         let path = format!("layers.{layer}.self_attn");
         let norm_path = format!("layers.{layer}.input_layernorm");
@@ -104,24 +105,27 @@ impl Attention {
                 };
                 host::Attention::load(engine, weights, spec).map(Self::Host)
             }
+            Kernels::Cuda(cuda) => {
+                cuda::Attention::load(cuda, weights, layer, config, stream).map(Self::Cuda)
+            }
         }
     }
 
     /// What each token gathers from those before it and from what its text continues, before the output projection.
     ///
     /// # Shape
-    /// `x` `[B, L, D]`, result `[B, L, H * E]`.
+    /// `hidden` `[B, L, D]`, result `[B, L, H * E]`.
     pub(super) fn mix(
         &self,
-        x: &Array,
-        texts: &Arc<Texts>,
+        hidden: &Hidden,
+        pass: &Pass<'_>,
         reuse: LayerReuse<'_>,
-        rope: &Rope,
-        stream: &Stream,
     ) -> Result<Array, MlxError> {
+        let Pass { texts, rope, stream, .. } = pass;
         match self {
-            Self::Mlx(attention) => attention.mix(x, texts.past as i32, reuse, rope, stream),
-            Self::Host(attention) => attention.mix(x, texts, reuse, rope, stream),
+            Self::Mlx(attention) => attention.mix(&hidden.x, texts.past as i32, reuse, rope, stream),
+            Self::Host(attention) => attention.mix(&hidden.x, texts, reuse, rope, stream),
+            Self::Cuda(attention) => attention.mix(hidden.cuda()?, pass.cuda()?, reuse, stream),
         }
     }
 
@@ -133,12 +137,15 @@ impl Attention {
         &self,
         x: &Array,
         mixed: &Array,
-        texts: &Arc<Texts>,
-        stream: &Stream,
-    ) -> Result<Array, MlxError> {
+        pass: &Pass<'_>,
+    ) -> Result<Hidden, MlxError> {
+        let stream = pass.stream;
         match self {
-            Self::Mlx(attention) => ops::add(x, &attention.o_proj.forward(mixed, stream)?, stream),
-            Self::Host(attention) => attention.output(x, mixed, texts, stream),
+            Self::Mlx(attention) => {
+                ops::add(x, &attention.o_proj.forward(mixed, stream)?, stream).map(Hidden::from)
+            }
+            Self::Host(attention) => attention.output(x, mixed, &pass.texts, stream).map(Hidden::from),
+            Self::Cuda(attention) => attention.output(x, mixed, pass.cuda()?, stream).map(Hidden::from),
         }
     }
 }

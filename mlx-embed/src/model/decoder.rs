@@ -13,12 +13,16 @@ use super::mlp::Mlp;
 use super::norm::FinalNorm;
 use super::reuse::LayerReuse;
 use super::rope::Rope;
-use super::{Kernels, Reuse, Texts};
+use super::{Hidden, Kernels, Pass, Reuse, Texts, cuda};
+
+/// What calibration runs: few layers, as they are alike, and texts so short that attention counts for little.
+const LAYERS_TO_MEASURE: usize = 4;
+const TEXT_TO_MEASURE: usize = 64;
 
 /// Which rows of the last layer the caller needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rows<'a> {
-    /// All; the result is `[B, L, D]`.
+    /// All; the result is `[B, L, D]`, or `[T, D]` with the kernels for NVIDIA GPUs.
     All,
     /// These, counted over `B * L`, u32 `[N]`; the result is `[N, D]`. Other rows skip what follows the last attention.
     Selected(&'a Array),
@@ -43,25 +47,23 @@ struct Layer {
 
 impl Layer {
     /// # Shape
-    /// `x` `[B, L, D]`; result as [`Rows`] says.
+    /// The result is as [`Rows`] says.
     fn forward(
         &self,
-        x: &Array,
-        texts: &Arc<Texts>,
+        hidden: &Hidden,
+        pass: &Pass<'_>,
         rows: Rows<'_>,
         reuse: LayerReuse<'_>,
-        rope: &Rope,
-        stream: &Stream,
-    ) -> Result<Array, MlxError> {
-        let mixed = self.attention.mix(x, texts, reuse, rope, stream)?; // [B, L, H * E]
-        let x = match rows {
-            Rows::All => self.attention.output(x, &mixed, texts, stream)?,
+    ) -> Result<Hidden, MlxError> {
+        let mixed = self.attention.mix(hidden, pass, reuse)?; // [B, L, H * E]
+        let hidden = match rows {
+            Rows::All => self.attention.output(&hidden.x, &mixed, pass)?,
             Rows::Selected(rows) => {
-                let (x, mixed) = (select(x, rows, stream)?, select(&mixed, rows, stream)?);
-                self.attention.output(&x, &mixed, texts, stream)?
+                let (x, mixed) = (select(&hidden.x, rows, pass.stream)?, select(&mixed, rows, pass.stream)?);
+                self.attention.output(&x, &mixed, pass)?
             }
         };
-        self.mlp.forward(&x, texts, stream)
+        self.mlp.forward(&hidden, pass)
     }
 }
 
@@ -75,24 +77,28 @@ impl Decoder {
     ) -> Result<Self, Error> {
         let config = checkpoint.config();
         let weights = Weights::new(checkpoint, stream)?;
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embed_tokens = Embedding::load(&weights, "embed_tokens", vocab, hidden, kernels)?;
+        let hidden = config.hidden_size;
+        let embed_tokens = Embedding::load(&weights, "embed_tokens", config, kernels)?;
         let mut layers = Vec::new();
         for index in 0..config.layers {
             layers.push(Layer {
-                attention: Attention::load(&weights, index, config, kernels)?,
-                mlp: Mlp::load(&weights, index, config, kernels)?,
+                attention: Attention::load(&weights, index, config, kernels, stream)?,
+                mlp: Mlp::load(&weights, index, config, kernels, stream)?,
             });
             loaded();
         }
-        Ok(Self {
+        let decoder = Self {
             embed_tokens,
             layers,
             norm: FinalNorm::load(&weights, hidden, config.rms_norm_eps, kernels)?,
             rope: Rope::new(config, weights.activation(), stream)?,
-            joins: matches!(kernels, Kernels::Host(..)),
+            joins: !matches!(kernels, Kernels::Mlx),
             mappings: weights.into_mappings(),
-        })
+        };
+        if let Kernels::Cuda(cuda) = kernels {
+            decoder.calibrate(cuda, config.vocab_size, stream)?;
+        }
+        Ok(decoder)
     }
 
     /// Whether texts of a batch lie one behind the other ([`Batch::joined`]) rather than padded.
@@ -128,24 +134,44 @@ impl Decoder {
         stream: &Stream,
     ) -> Result<Array, MlxError> {
         let texts = Arc::new(Texts::new(&batch.lengths, &reuse));
-        let ids = Array::from_slice(&batch.ids, &batch.shape)?;
-        let mut x = self.embed_tokens.forward(&ids, stream)?; // [B, L, D]
-        probe(&x)?;
+        let (mut hidden, cuda) = self.embed_tokens.forward(batch, texts.past, &self.rope, stream)?;
+        let pass = Pass { texts, cuda, rope: &self.rope, stream };
+        probe(&hidden.x)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
             let rows = if last { rows } else { Rows::All };
-            x = layer.forward(&x, &texts, rows, reuse.layer(index), &self.rope, stream)?;
-            probe(&x)?;
+            hidden = layer.forward(&hidden, &pass, rows, reuse.layer(index))?;
+            if let (Some(ahead), false) = (&hidden.ahead, last) {
+                cuda::Cuda::start(index, &hidden.x, ahead)?;
+            }
+            probe(&hidden.x)?;
         }
-        let x = self.norm.forward(&x, stream)?;
+        let x = self.norm.forward(&hidden, stream)?;
         probe(&x)?;
         Ok(x)
+    }
+
+    /// Lets the kernels for NVIDIA GPUs find out how products are computed best.
+    fn calibrate(&self, cuda: &cuda::Cuda, vocab: i32, stream: &Stream) -> Result<(), MlxError> {
+        let Some(layer) = self.layers.first() else { return Ok(()) };
+        cuda.calibrate(|tokens| {
+            let ids: Vec<u32> = (0..tokens as u32).map(|i| i * 31 % vocab as u32).collect();
+            let texts: Vec<&[u32]> = ids.chunks(TEXT_TO_MEASURE).collect();
+            let batch = Batch::joined(&texts);
+            let texts = Arc::new(Texts::new(&batch.lengths, &Reuse::Nothing));
+            let (mut hidden, cuda) = self.embed_tokens.forward(&batch, 0, &self.rope, stream)?;
+            let pass = Pass { texts, cuda, rope: &self.rope, stream };
+            for _ in 0..LAYERS_TO_MEASURE {
+                hidden = layer.forward(&hidden, &pass, Rows::All, LayerReuse::Nothing)?;
+            }
+            hidden.x.eval()
+        })
     }
 }
 
 /// # Shape
-/// `x` `[B, L, W]`, `rows` `[N]`, result `[N, W]`.
+/// `x` `[.., W]`, `rows` `[N]`, result `[N, W]`.
 fn select(x: &Array, rows: &Array, stream: &Stream) -> Result<Array, MlxError> {
-    let width = x.shape()[2];
+    let width = x.shape().last().copied().unwrap_or(0);
     ops::take(&ops::reshape(x, &[-1, width], stream)?, rows, 0, stream)
 }

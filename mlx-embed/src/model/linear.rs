@@ -1,10 +1,12 @@
 //! Products with weight matrices, dense and quantised, and the embedding table.
 
-use crate::checkpoint::{CheckpointError, Matrix, Quantization, Weights};
+use crate::batch::Batch;
+use crate::checkpoint::{CheckpointError, Matrix, ModelConfig, Quantization, Weights};
 use crate::mlx::ops;
 use crate::mlx::{Array, Backend, Dtype, MlxError, Stream};
 
-use super::{Kernels, host};
+use super::rope::Rope;
+use super::{Hidden, Kernels, cuda, host};
 
 /// Rows of `x` up to which MLX's CPU kernel, which works on the packed weights one row at a time, beats expanding the
 /// matrix once and calling BLAS. Measured by `cargo bench --bench matmul_policy`.
@@ -113,16 +115,18 @@ pub(super) enum Embedding {
     Mlx { table: Matrix, activation: Dtype },
     /// On this crate's kernels for the CPU.
     Host(host::Embedding),
+    /// On this crate's kernels for NVIDIA GPUs.
+    Cuda(cuda::Embedding),
 }
 
 impl Embedding {
     pub(super) fn load(
         weights: &Weights<'_>,
         path: &str,
-        vocab: i32,
-        hidden: i32,
+        config: &ModelConfig,
         kernels: &Kernels,
     ) -> Result<Self, CheckpointError> {
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         Ok(match kernels {
             Kernels::Mlx => {
                 Self::Mlx { table: weights.matrix(path, vocab, hidden)?, activation: weights.activation() }
@@ -130,26 +134,44 @@ impl Embedding {
             Kernels::Host(engine, _) => {
                 Self::Host(host::Embedding::load(engine, weights, path, vocab, hidden)?)
             }
+            Kernels::Cuda(cuda) => Self::Cuda(cuda::Embedding::load(cuda, weights, path, config)?),
         })
     }
 
-    /// # Shape
-    /// `ids` `[B, L]`, result `[B, L, D]` in the activation's type.
-    pub(super) fn forward(&self, ids: &Array, stream: &Stream) -> Result<Array, MlxError> {
-        let (table, activation) = match self {
-            Self::Host(embedding) => return embedding.forward(ids, stream),
-            Self::Mlx { table, activation } => (table, *activation),
-        };
-        let gather = |table: &Array| ops::take(table, ids, 0, stream);
-        match table {
-            Matrix::Dense(table) => ops::astype(&gather(table)?, activation, stream),
-            Matrix::Quantized { weight, scales, biases, quantization } => {
-                let rows = gather(weight)?;
-                let biases = biases.as_ref().map(gather).transpose()?;
-                let (scales, biases) = scales_in(activation, &gather(scales)?, biases.as_ref(), stream)?;
-                let parts = Matrix::parts(&rows, &scales, biases.as_ref(), *quantization);
-                ops::dequantize(parts, activation, stream)
+    /// The first hidden state of texts that continue `past` tokens, and what the kernels for NVIDIA GPUs go on with.
+    pub(super) fn forward(
+        &self,
+        batch: &Batch,
+        past: usize,
+        rope: &Rope,
+        stream: &Stream,
+    ) -> Result<(Hidden, Option<cuda::Call>), MlxError> {
+        let ids = || Array::from_slice(&batch.ids, &batch.shape);
+        match self {
+            Self::Mlx { table, activation } => {
+                Ok((gather(table, *activation, &ids()?, stream)?.into(), None))
             }
+            Self::Host(embedding) => Ok((embedding.forward(&ids()?, stream)?.into(), None)),
+            Self::Cuda(embedding) => {
+                let (x, ahead, call) = embedding.forward(&batch.ids, &batch.lengths, past, rope, stream)?;
+                Ok(((x, ahead).into(), Some(call)))
+            }
+        }
+    }
+}
+
+/// # Shape
+/// `ids` `[B, L]`, result `[B, L, D]` in the activation's type.
+fn gather(table: &Matrix, activation: Dtype, ids: &Array, stream: &Stream) -> Result<Array, MlxError> {
+    let gather = |table: &Array| ops::take(table, ids, 0, stream);
+    match table {
+        Matrix::Dense(table) => ops::astype(&gather(table)?, activation, stream),
+        Matrix::Quantized { weight, scales, biases, quantization } => {
+            let rows = gather(weight)?;
+            let biases = biases.as_ref().map(gather).transpose()?;
+            let (scales, biases) = scales_in(activation, &gather(scales)?, biases.as_ref(), stream)?;
+            let parts = Matrix::parts(&rows, &scales, biases.as_ref(), *quantization);
+            ops::dequantize(parts, activation, stream)
         }
     }
 }

@@ -1,14 +1,12 @@
 //! The feed-forward part, SwiGLU (Shazeer, 2020).
 
-use std::sync::Arc;
-
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
 use crate::mlx::{Array, MlxError, Stream, ops};
 
 use super::host;
 use super::linear::Linear;
 use super::norm::RmsNorm;
-use super::{Kernels, Texts};
+use super::{Hidden, Kernels, Pass, cuda};
 
 /// Norm and feed-forward part of one layer, and the residual connection around them.
 #[derive(Debug)]
@@ -17,6 +15,8 @@ pub(super) enum Mlp {
     Mlx(MlxMlp),
     /// On this crate's kernels for the CPU.
     Host(host::Mlp),
+    /// On this crate's kernels for NVIDIA GPUs.
+    Cuda(cuda::Mlp),
 }
 
 #[derive(Debug)]
@@ -33,6 +33,7 @@ impl Mlp {
         layer: usize,
         config: &ModelConfig,
         kernels: &Kernels,
+        stream: &Stream,
     ) -> Result<Self, CheckpointError> {
         let (hidden, intermediate, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
         let norm = format!("layers.{layer}.post_attention_layernorm");
@@ -53,21 +54,24 @@ impl Mlp {
                 let path = format!("layers.{layer}.mlp");
                 host::Mlp::load(engine, weights, &path, norm, [hidden, intermediate], rule).map(Self::Host)
             }
+            Kernels::Cuda(cuda) => cuda::Mlp::load(cuda, weights, layer, config, stream).map(Self::Cuda),
         }
     }
 
     /// # Shape
-    /// `x` and result `[.., D]`.
-    pub(super) fn forward(&self, x: &Array, texts: &Arc<Texts>, stream: &Stream) -> Result<Array, MlxError> {
+    /// `[.., D]`, before and after.
+    pub(super) fn forward(&self, hidden: &Hidden, pass: &Pass<'_>) -> Result<Hidden, MlxError> {
+        let (x, stream) = (&hidden.x, pass.stream);
         match self {
             Self::Mlx(mlp) => {
                 let normed = mlp.norm.forward(x, stream)?;
                 let gate = mlp.gate_proj.forward(&normed, stream)?;
                 let up = mlp.up_proj.forward(&normed, stream)?;
                 let down = mlp.down_proj.forward(&swiglu(&gate, &up, stream)?, stream)?;
-                ops::add(x, &down, stream)
+                ops::add(x, &down, stream).map(Hidden::from)
             }
-            Self::Host(mlp) => mlp.forward(x, texts, stream),
+            Self::Host(mlp) => mlp.forward(x, &pass.texts, stream).map(Hidden::from),
+            Self::Cuda(mlp) => mlp.forward(x, hidden.cuda()?, pass.cuda()?, stream).map(Hidden::from),
         }
     }
 }

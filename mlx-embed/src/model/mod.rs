@@ -3,6 +3,7 @@
 //! Shapes in comments use one set of letters: B batch, L tokens, D hidden, H heads, K key and value heads, E head_dim.
 
 mod attention;
+pub(crate) mod cuda;
 mod decoder;
 mod host;
 mod linear;
@@ -11,13 +12,16 @@ mod norm;
 mod reuse;
 mod rope;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::{Digits, Engine};
+use crate::mlx::{Array, MlxError, Stream};
 
 pub(crate) use decoder::{Decoder, Rows};
+pub use cuda::MatmulPolicy;
 pub(crate) use reuse::{KeysValues, Reuse};
 
 /// What the operations of a decoder are made of.
@@ -27,6 +31,51 @@ pub(crate) enum Kernels {
     Mlx,
     /// This crate's kernels for the CPU.
     Host(Arc<Engine>, Precision),
+    /// This crate's kernels for NVIDIA GPUs.
+    Cuda(Rc<cuda::Cuda>),
+}
+
+/// One forward pass: what all layers need to know besides the hidden state.
+#[derive(Debug)]
+struct Pass<'a> {
+    texts: Arc<Texts>,
+    /// Where the kernels for NVIDIA GPUs run.
+    cuda: Option<cuda::Call>,
+    rope: &'a rope::Rope,
+    stream: &'a Stream,
+}
+
+impl Pass<'_> {
+    fn cuda(&self) -> Result<&cuda::Call, MlxError> {
+        self.cuda.as_ref().ok_or_else(|| MlxError::new("cuda", "the batch was not made for these kernels"))
+    }
+}
+
+/// The residual stream between two operations.
+#[derive(Debug)]
+struct Hidden {
+    /// `[B, L, D]`, or `[T, D]` with the kernels for NVIDIA GPUs.
+    x: Array,
+    /// What these have computed ahead.
+    ahead: Option<cuda::Ahead>,
+}
+
+impl Hidden {
+    fn cuda(&self) -> Result<&cuda::Ahead, MlxError> {
+        self.ahead.as_ref().ok_or_else(|| MlxError::new("cuda", "the layer before ran on other kernels"))
+    }
+}
+
+impl From<Array> for Hidden {
+    fn from(x: Array) -> Self {
+        Self { x, ahead: None }
+    }
+}
+
+impl From<(Array, cuda::Ahead)> for Hidden {
+    fn from((x, ahead): (Array, cuda::Ahead)) -> Self {
+        Self { x, ahead: Some(ahead) }
+    }
 }
 
 /// How closely this crate's kernels for the CPU follow 4- and 8-bit checkpoints computed in f32.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::mlx::{Array, MlxError, Stream, ops};
 
-use super::{Kernels, host};
+use super::{Hidden, Kernels, cuda, host};
 
 /// On MLX's own operation.
 #[derive(Debug)]
@@ -44,14 +44,18 @@ impl FinalNorm {
         kernels: &Kernels,
     ) -> Result<Self, CheckpointError> {
         Ok(match kernels {
-            Kernels::Mlx => Self::Mlx(RmsNorm::load(weights, "norm", size, eps)?),
+            Kernels::Mlx | Kernels::Cuda(_) => Self::Mlx(RmsNorm::load(weights, "norm", size, eps)?),
             Kernels::Host(engine, _) => {
                 Self::Host(host::NormNode::new(engine, host::Norm::load(weights, "norm", size, eps)?))
             }
         })
     }
 
-    pub(super) fn forward(&self, x: &Array, stream: &Stream) -> Result<Array, MlxError> {
+    pub(super) fn forward(&self, hidden: &Hidden, stream: &Stream) -> Result<Array, MlxError> {
+        if let Some(cuda::Ahead::Normed(normed)) = &hidden.ahead {
+            return Ok(normed.clone());
+        }
+        let x = &hidden.x;
         match self {
             Self::Mlx(norm) => norm.forward(x, stream),
             Self::Host(norm) => norm.forward(x, stream),

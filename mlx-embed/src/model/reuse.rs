@@ -5,9 +5,10 @@ use crate::mlx::{Array, MlxError, ops};
 /// Keys and values of one layer, as its attention reads them.
 #[derive(Debug)]
 pub(crate) struct KeysValues {
-    /// Rotated. `[1, K, L, E]`, or as [`Heads::keys_shape`](crate::kernels::Heads::keys_shape) says.
+    /// Rotated. `[1, K, L, E]`, or as [`Heads::keys_shape`](crate::kernels::Heads::keys_shape) says, or `[L, K * E]` with
+    /// the kernels for NVIDIA GPUs.
     pub(super) keys: Array,
-    /// `[1, K, L, E]`, or as [`Heads::values_shape`](crate::kernels::Heads::values_shape) says.
+    /// As `keys`, or as [`Heads::values_shape`](crate::kernels::Heads::values_shape) says.
     pub(super) values: Array,
 }
 

@@ -17,8 +17,11 @@ pub(super) struct Rope {
     frequencies: Frequencies,
     /// Factor on positions.
     position_scale: f32,
-    /// Factor on the rotated vectors.
+    /// Factor on the rotated vectors, in the activation's type.
     magnitude: Option<Array>,
+    /// The same as a number, and the reciprocals of the frequencies where they don't follow from a base.
+    factor: f32,
+    periods: Option<Vec<f32>>,
     angles: AngleCache,
 }
 
@@ -88,6 +91,11 @@ impl Rope {
                 array(rotating.chain(still))?
             }
         };
+        let factor = magnitude as f32;
+        let periods = match &frequencies {
+            Frequencies::Periods(periods) => Some(periods.as_slice::<f32>()?.to_vec()),
+            Frequencies::Base(_) | Frequencies::Dynamic { .. } => None,
+        };
         let magnitude = if magnitude == 1.0 {
             None
         } else {
@@ -100,6 +108,8 @@ impl Rope {
             frequencies,
             position_scale,
             magnitude,
+            factor,
+            periods,
             angles: AngleCache::default(),
         })
     }
@@ -130,7 +140,7 @@ impl Rope {
     }
 
     /// The base for a batch whose longest text has `tokens`.
-    fn base(&self, tokens: usize) -> f64 {
+    pub(super) fn base(&self, tokens: usize) -> f64 {
         match self.frequencies {
             Frequencies::Base(base) => f64::from(base),
             Frequencies::Dynamic { base, factor, longest } => {
@@ -149,31 +159,23 @@ impl Rope {
 
     /// What queries and keys are multiplied with, for a batch whose longest text has `tokens`: for each position the
     /// cosines of its `E / 2` angles, then the sines, each times the magnitude. f32 `[at least tokens, 2, E / 2]`.
-    ///
-    /// # Errors
-    /// When the settings are not in f32, which on the CPU they are.
-    pub(super) fn angles(&self, tokens: usize) -> Result<Arc<[f32]>, MlxError> {
+    pub(super) fn angles(&self, tokens: usize) -> Arc<[f32]> {
         // Every layer asks, and what it asks for is nearly always there.
         let base = self.base(tokens);
         self.angles
             .get(base, tokens * self.dims as usize, || self.make_angles(base, tokens.next_power_of_two()))
     }
 
-    fn make_angles(&self, base: f64, positions: usize) -> Result<Vec<f32>, MlxError> {
+    fn make_angles(&self, base: f64, positions: usize) -> Vec<f32> {
         let half = (self.dims / 2) as usize;
-        let frequencies: Vec<f32> = match &self.frequencies {
-            Frequencies::Periods(periods) => {
-                periods.as_slice::<f32>()?.iter().map(|period| period.recip()).collect()
-            }
-            Frequencies::Base(_) | Frequencies::Dynamic { .. } => {
+        let frequencies: Vec<f32> = match &self.periods {
+            Some(periods) => periods.iter().map(|period| period.recip()).collect(),
+            None => {
                 let dims = f64::from(self.dims);
                 (0..half).map(|i| base.powf(-2.0 * i as f64 / dims) as f32).collect()
             }
         };
-        let magnitude = match &self.magnitude {
-            Some(magnitude) => magnitude.as_slice::<f32>()?[0],
-            None => 1.0,
-        };
+        let magnitude = self.factor;
         let mut angles = Vec::with_capacity(positions * 2 * half);
         for position in 0..positions {
             // In f32, as the reference and MLX compute it.
@@ -181,7 +183,7 @@ impl Rope {
             angles.extend(frequencies.iter().map(|frequency| magnitude * (position * frequency).cos()));
             angles.extend(frequencies.iter().map(|frequency| magnitude * (position * frequency).sin()));
         }
-        Ok(angles)
+        angles
     }
 }
 
@@ -192,21 +194,16 @@ struct AngleCache(Mutex<Option<(u64, Arc<[f32]>)>>);
 
 impl AngleCache {
     /// At least `count` numbers for `base`.
-    fn get(
-        &self,
-        base: f64,
-        count: usize,
-        make: impl FnOnce() -> Result<Vec<f32>, MlxError>,
-    ) -> Result<Arc<[f32]>, MlxError> {
+    fn get(&self, base: f64, count: usize, make: impl FnOnce() -> Vec<f32>) -> Arc<[f32]> {
         // The cached value is whole whatever happened to another user of it.
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*cached {
             // By its bits: frequencies without a base have NaN for it.
-            Some((of, angles)) if *of == base.to_bits() && angles.len() >= count => Ok(Arc::clone(angles)),
+            Some((of, angles)) if *of == base.to_bits() && angles.len() >= count => Arc::clone(angles),
             _ => {
-                let angles: Arc<[f32]> = make()?.into();
+                let angles: Arc<[f32]> = make().into();
                 *cached = Some((base.to_bits(), Arc::clone(&angles)));
-                Ok(angles)
+                angles
             }
         }
     }

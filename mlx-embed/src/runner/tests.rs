@@ -44,7 +44,8 @@ fn load(
     let options = RunnerOptions {
         backend: Backend::Cpu,
         threads: NonZeroUsize::new(2),
-        family,
+        kind: family.map_or(Kind::Mlx, Kind::Host),
+        matmul: MatmulPolicy::Auto,
         precision,
         pooling,
         cache_limit: 64 << 20,

@@ -102,7 +102,7 @@ impl Attention {
         let call = MixCall {
             layer: Arc::clone(&self.mix),
             texts: Arc::clone(texts),
-            angles: rope.angles(longest)?,
+            angles: rope.angles(longest),
             traditional: rope.traditional(),
         };
         let mut inputs: Vec<&Array> = std::iter::once(x).chain(&self.mix_arrays).collect();

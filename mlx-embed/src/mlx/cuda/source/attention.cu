@@ -1,0 +1,163 @@
+// Causal attention of texts that lie one behind the other, a block for 64 queries of one head (Dao, 2023).
+//
+// All texts may continue the same tokens, whose keys and values are apart: `past` of them. `meta` holds for each block
+// of queries where its text starts, how long it is and which query comes first.
+
+constexpr int QUERIES = 64, KEYS = 64, THREADS = 128;
+constexpr int STRIDE = HEAD_DIM * 2 + 16;  // bytes of a row; 16 more keep eight rows on different banks
+constexpr int TILE_BYTES = KEYS * STRIDE;
+constexpr int DEPTH = HEAD_DIM / 16;       // steps of the product with keys
+constexpr int CHUNKS = HEAD_DIM / 8;       // 16 bytes each, of a row
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    KERNEL(const u16* __restrict__ qkv,          // [T, (H + 2K) * E]
+           const u16* __restrict__ past_keys,    // [past, K, E]
+           const u16* __restrict__ past_values,  // [past, K, E]
+           const int* __restrict__ meta,
+           u16* __restrict__ out,  // [T, H * E]
+           int tiles_at, int heads, int kv_heads, int past, float scale) {
+  extern __shared__ __align__(128) unsigned char memory[];
+  const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
+  const int head = blockIdx.y, kv_head = head / (heads / kv_heads);
+  const int* tile = meta + tiles_at + 4 * blockIdx.x;
+  const int start = tile[0], length = tile[1], first = tile[2];
+  const int width = (heads + 2 * kv_heads) * HEAD_DIM;
+  const u32 queries = shared_address(memory);
+  const u32 buffers = queries + QUERIES * STRIDE;  // keys and values, twice
+  // Keys that the block's last query sees.
+  const int keys = past + min(length, first + QUERIES);
+  const int steps = (keys + KEYS - 1) / KEYS;
+
+  for (int i = thread; i < QUERIES * CHUNKS; i += THREADS) {
+    const int row = i / CHUNKS, chunk = i % CHUNKS;
+    const bool valid = first + row < length;
+    const u16* from = qkv + (u64)(start + (valid ? first + row : 0)) * width + head * HEAD_DIM + chunk * 8;
+    copy16(queries + row * STRIDE + chunk * 16, from, valid);
+  }
+  auto fetch = [&](int step) {
+    if (step < steps) {
+      const u32 buffer = buffers + step % 2 * 2 * TILE_BYTES;
+      for (int i = thread; i < KEYS * CHUNKS; i += THREADS) {
+        const int row = i / CHUNKS, chunk = i % CHUNKS, key = step * KEYS + row;
+        const bool valid = key < keys;
+        const u16 *k, *v;
+        if (key < past) {
+          const u64 at = ((u64)key * kv_heads + kv_head) * HEAD_DIM;
+          k = past_keys + at;
+          v = past_values + at;
+        } else {
+          k = qkv + (u64)(start + (valid ? key - past : 0)) * width + (heads + kv_head) * HEAD_DIM;
+          v = k + kv_heads * HEAD_DIM;
+        }
+        copy16(buffer + row * STRIDE + chunk * 16, k + chunk * 8, valid);
+        copy16(buffer + TILE_BYTES + row * STRIDE + chunk * 16, v + chunk * 8, valid);
+      }
+    }
+    copies_end();
+  };
+  fetch(0);
+  copies_wait<0>();
+  __syncthreads();
+
+  u32 q[DEPTH][4];
+#pragma unroll
+  for (int d = 0; d < DEPTH; ++d)
+    load_matrices(q[d], queries + (warp * 16 + (lane & 15)) * STRIDE + d * 32 + (lane >> 4) * 16);
+
+  float mixed[HEAD_DIM / 8][4];
+#pragma unroll
+  for (int i = 0; i < HEAD_DIM / 8; ++i) mixed[i][0] = mixed[i][1] = mixed[i][2] = mixed[i][3] = 0.f;
+  // Of rows lane / 4 and that plus 8: the highest score so far, in units of log2, and the sum of exponentials.
+  float highest[2] = {-1e30f, -1e30f}, sums[2] = {0.f, 0.f};
+  const float units = scale * 1.4426950408889634f;
+  const int row = first + warp * 16 + (lane >> 2);
+  const bool idle = first + warp * 16 >= length;
+
+  for (int step = 0; step < steps; ++step) {
+    fetch(step + 1);
+    const u32 keys_at = buffers + step % 2 * 2 * TILE_BYTES, values_at = keys_at + TILE_BYTES;
+    const int first_key = step * KEYS;
+    // Behind these no query of the warp sees anything.
+    const int seen = min(keys, past + first + warp * 16 + 16) - first_key;
+    if (!idle && seen > 0) {
+      float scores[KEYS / 8][4];
+#pragma unroll
+      for (int i = 0; i < KEYS / 8; ++i) scores[i][0] = scores[i][1] = scores[i][2] = scores[i][3] = 0.f;
+#pragma unroll
+      for (int i = 0; i < KEYS / 16; ++i) {
+        if (i * 16 < seen) {
+#pragma unroll
+          for (int d = 0; d < DEPTH; ++d) {
+            u32 k[4];
+            load_matrices(
+                k, keys_at + (i * 16 + (lane & 7) + (lane >> 4) * 8) * STRIDE + d * 32 + (lane >> 3 & 1) * 16);
+            mma(scores[2 * i], q[d], k[0], k[1]);
+            mma(scores[2 * i + 1], q[d], k[2], k[3]);
+          }
+        }
+      }
+      float higher[2] = {highest[0], highest[1]};
+#pragma unroll
+      for (int i = 0; i < KEYS / 8; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int key = first_key + i * 8 + (lane & 3) * 2 + (j & 1);
+          const bool visible = key <= past + row + (j >> 1) * 8 && key < keys;
+          scores[i][j] = visible ? scores[i][j] * units : -1e30f;
+          higher[j >> 1] = fmaxf(higher[j >> 1], scores[i][j]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        higher[i] = fmaxf(higher[i], __shfl_xor_sync(0xffffffffu, higher[i], 1));
+        higher[i] = fmaxf(higher[i], __shfl_xor_sync(0xffffffffu, higher[i], 2));
+        const float shrink = exp2f(highest[i] - higher[i]);
+        highest[i] = higher[i];
+        sums[i] *= shrink;
+#pragma unroll
+        for (int j = 0; j < HEAD_DIM / 8; ++j) {
+          mixed[j][2 * i] *= shrink;
+          mixed[j][2 * i + 1] *= shrink;
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < KEYS / 8; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          scores[i][j] = exp2f(scores[i][j] - highest[j >> 1]);
+          sums[j >> 1] += scores[i][j];
+        }
+#pragma unroll
+      for (int i = 0; i < KEYS / 16; ++i) {
+        if (i * 16 < seen) {
+          const u32 p[4] = {pair(scores[2 * i][0], scores[2 * i][1]), pair(scores[2 * i][2], scores[2 * i][3]),
+                            pair(scores[2 * i + 1][0], scores[2 * i + 1][1]),
+                            pair(scores[2 * i + 1][2], scores[2 * i + 1][3])};
+#pragma unroll
+          for (int j = 0; j < HEAD_DIM / 16; ++j) {
+            u32 v[4];
+            load_transposed(v, values_at + (i * 16 + (lane & 15)) * STRIDE + j * 32 + (lane >> 4) * 16);
+            mma(mixed[2 * j], p, v[0], v[1]);
+            mma(mixed[2 * j + 1], p, v[2], v[3]);
+          }
+        }
+      }
+    }
+    copies_wait<0>();
+    __syncthreads();
+  }
+
+  if (idle) return;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], 1);
+    sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], 2);
+    const float share = 1.f / sums[i];
+    if (row + 8 * i < length) {
+      u16* to = out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + (lane & 3) * 2;
+#pragma unroll
+      for (int j = 0; j < HEAD_DIM / 8; ++j)
+        *(u32*)(to + j * 8) = pair(mixed[j][2 * i] * share, mixed[j][2 * i + 1] * share);
+    }
+  }
+}

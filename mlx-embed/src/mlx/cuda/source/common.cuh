@@ -1,0 +1,126 @@
+// What the kernels share. Every kernel is compiled on its own, at run time, with this in front and its sizes as macros;
+// no header of CUDA's is needed.
+//
+// Letters: T tokens of a batch, one text behind the other; D hidden; H heads; K key and value heads; E head_dim.
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+__device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
+
+__device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+__device__ __forceinline__ float to_float(u16 x) { return __uint_as_float((u32)x << 16); }
+
+// Two floats to bf16, rounded to nearest.
+__device__ __forceinline__ u32 pair(float first, float second) {
+  u32 out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
+  return out;
+}
+
+__device__ __forceinline__ u16 to_bf16(float x) { return (u16)pair(x, 0.f); }
+
+__device__ __forceinline__ float round_bf16(float x) { return low(pair(x, 0.f)); }
+
+// a * b + c for two bf16 each.
+__device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
+  u32 out;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int step = 16; step > 0; step >>= 1) x += __shfl_xor_sync(0xffffffffu, x, step);
+  return x;
+}
+
+// D += A B, with A 16x16 and B 16x8 of bf16 and D of float, spread over a warp.
+__device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+// 16 bytes to shared memory behind the back of the threads; zeros where `valid` is false.
+__device__ __forceinline__ void copy16(u32 to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+}
+
+__device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most `Left` of the latest groups of copies are under way.
+template <int Left>
+__device__ __forceinline__ void copies_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory");
+}
+
+__device__ __forceinline__ uint4 read16(u32 from) {
+  uint4 out;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "r"(from));
+  return out;
+}
+
+__device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(from));
+}
+
+__device__ __forceinline__ void load_transposed(u32 (&r)[4], u32 from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(from));
+}
+
+// One head of one token: norm of queries and keys, then rotation; a warp holds it. A lane has E / 32 numbers in pairs
+// that rotate together: numbers 2i and 2i + 1 of `x` are elements `first(i)` and `second(i)` of the head.
+#ifdef HEAD_DIM
+constexpr int PAIRS = HEAD_DIM / 64;
+
+struct Head {
+  float x[2 * PAIRS];
+
+  static __device__ __forceinline__ int first(int lane, int i) {
+    return TRADITIONAL ? 2 * (lane + 32 * i) : lane + 32 * i;
+  }
+  static __device__ __forceinline__ int second(int lane, int i) {
+    return TRADITIONAL ? first(lane, i) + 1 : first(lane, i) + HEAD_DIM / 2;
+  }
+
+  __device__ __forceinline__ void normalise(const u16* weight, float eps, int lane) {
+    float squares = 0.f;
+#pragma unroll
+    for (int i = 0; i < 2 * PAIRS; ++i) squares += x[i] * x[i];
+    const float scale = rsqrtf(warp_sum(squares) / HEAD_DIM + eps);
+#pragma unroll
+    for (int i = 0; i < PAIRS; ++i) {
+      x[2 * i] *= scale * to_float(weight[first(lane, i)]);
+      x[2 * i + 1] *= scale * to_float(weight[second(lane, i)]);
+    }
+  }
+
+  // `turns` are the cosine and sine of each pair's angle.
+  __device__ __forceinline__ void rotate(const float (&turns)[2 * PAIRS]) {
+#pragma unroll
+    for (int i = 0; i < PAIRS; ++i) {
+      const float a = x[2 * i], b = x[2 * i + 1];
+      x[2 * i] = a * turns[2 * i] - b * turns[2 * i + 1];
+      x[2 * i + 1] = a * turns[2 * i + 1] + b * turns[2 * i];
+    }
+  }
+
+  __device__ __forceinline__ void write(u16* to, int lane) const {
+#pragma unroll
+    for (int i = 0; i < PAIRS; ++i) {
+      to[first(lane, i)] = to_bf16(x[2 * i]);
+      to[second(lane, i)] = to_bf16(x[2 * i + 1]);
+    }
+  }
+};
+#endif

@@ -1,0 +1,282 @@
+// y = a W^T with W of 4 bits, and what follows it in the layer.
+//
+// W is the left factor: a warp has 16 outputs, whose weights go from memory to registers in the order in which the tensor
+// cores take them (`pack` put them so), and are expanded there, once for all tokens of the block. Tokens are the right
+// factor, in shared memory. A block has OUTPUT_WARPS * 16 outputs and TOKENS tokens; INPUT_GROUPS such sets of warps share
+// the inputs of an output and add their parts up at the end. Inputs come 64 * INPUT_GROUPS at a time through STAGES
+// buffers, weights PREFETCH steps ahead. BLOCKS is how many blocks a multiprocessor shall have room for.
+//
+// WGMMA 1 uses the products of four warps that only Hopper has, WGMMA 0 those of a warp.
+//
+// AFTER says what follows:
+//   0  queries, keys and values: scaled by the token's norm, head norms, rotation. A block's outputs are a head's.
+//   1  x + y, also times the next norm's weight, and the sums of its squares.
+//   2  SwiGLU of gate and up, scaled by the token's norm; their outputs alternate eight by eight.
+
+constexpr int WARPS = OUTPUT_WARPS * INPUT_GROUPS;
+constexpr int THREADS = 32 * WARPS;
+constexpr int OUTPUTS = 16 * OUTPUT_WARPS;
+constexpr int STEP = 64;                    // inputs of a warp's step
+constexpr int TILE_BYTES = TOKENS * STEP * 2;
+constexpr int STAGE_BYTES = TILE_BYTES * INPUT_GROUPS;
+constexpr int WIDTH = TOKENS < 64 ? TOKENS : 64;  // tokens of one product
+constexpr int PARTS = TOKENS / WIDTH;
+constexpr int FACTORS = GROUP < STEP ? STEP / GROUP : 1;  // scales of a row and step
+constexpr int SUM_STRIDE = OUTPUTS + 4;     // floats; keeps tokens on different banks
+
+constexpr int BATCH = TOKENS / WARPS < 1 ? 1 : TOKENS / WARPS < 4 ? TOKENS / WARPS : 4;  // tokens a warp ends at once
+
+static_assert(TOKENS % WIDTH == 0 && PREFETCH % 2 == 0 && STAGES >= 3, "sizes that the loops below can't do");
+static_assert(!WGMMA || OUTPUT_WARPS % 4 == 0, "a product of four warps has 64 outputs");
+
+// Eight weights of one step of 16 inputs, two rows, and their scales and biases.
+__device__ __forceinline__ void expand(u32 (&out)[4], u32 packed, uint2 factors) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const u32 both = i & 1 ? factors.y : factors.x;
+    // 0x4300 is 128 in bf16, whose last seven bits count units.
+    const u32 above_128 = (packed >> (4 * i)) & 0x000f000fu | 0x43004300u;
+    const u32 value = fma2(above_128, 0x3f803f80u, 0xc300c300u);
+    out[i] = fma2(value, __byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232));
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+    KERNEL(const u16* __restrict__ a,      // [T, inputs]
+           const uint4* __restrict__ weight,   // as `pack` writes it
+           const uint2* __restrict__ factors,  // as `pack` writes it
+#if AFTER == 0
+           const float* __restrict__ squares,  // [T, parts]
+           const u16* __restrict__ bias,       // [N]
+           const u16* __restrict__ head_norm,  // [2, E]
+           const float* __restrict__ angles,   // [T, 2, E / 2]
+           u16* __restrict__ out,              // [T, N]
+           int tokens, int n, int inputs, int parts, int query_heads, int rotated_heads, float eps, float head_eps
+#elif AFTER == 1
+           const u16* __restrict__ x,      // [T, N]
+           const u16* __restrict__ scale,  // [N]
+           u16* __restrict__ out,          // [T, N]
+           u16* __restrict__ scaled,       // [T, N]
+           float* __restrict__ squares,    // [T, blocks along N]
+           int tokens, int n, int inputs
+#else
+           const float* __restrict__ squares,  // [T, parts]
+           u16* __restrict__ out,              // [T, N / 2]
+           int tokens, int n, int inputs, int parts, float eps
+#endif
+    ) {
+  extern __shared__ unsigned char memory_anywhere[];
+  const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
+  const int input_group = warp / OUTPUT_WARPS, output_warp = warp % OUTPUT_WARPS;
+  const int first_token = blockIdx.y * TOKENS, first_output = blockIdx.x * OUTPUTS;
+  // The swizzle goes by addresses.
+  const u32 base = (shared_address(memory_anywhere) + 1023) & ~1023u;
+  const int all_steps = inputs / STEP;
+  const int steps = (all_steps + INPUT_GROUPS - 1) / INPUT_GROUPS;
+
+  auto fetch = [&](int step) {
+    if (step < steps) {
+      const u32 stage = base + step % STAGES * STAGE_BYTES;
+#pragma unroll 4
+      for (int i = thread; i < INPUT_GROUPS * TOKENS * 8; i += THREADS) {
+        const int chunk = i & 7, token = i / 8 % TOKENS, group = i / (8 * TOKENS);
+        const int input = (step * INPUT_GROUPS + group) * STEP + chunk * 8;
+        const bool valid = first_token + token < tokens && input < inputs;
+        const u16* from = a + (valid ? (first_token + token) * inputs + input : 0);
+        copy16(stage + group * TILE_BYTES + token * 128 + ((chunk ^ (token & 7)) << 4), from, valid);
+      }
+    }
+    copies_end();
+  };
+  // A warp's part of the weights: 16 bytes a lane and step.
+  const int sixteen = blockIdx.x * OUTPUT_WARPS + output_warp;  // of the outputs
+  const uint4* words_at = weight + (sixteen / 4 * all_steps * 4 + sixteen % 4) * 32 + lane;
+  const uint2* factors_at = factors + (sixteen / 4 * (inputs / GROUP) * 4 + sixteen % 4) * 8 + (lane >> 2);
+  const bool inside = sixteen * 16 < n;
+  uint4 words[PREFETCH];
+  uint2 scales[PREFETCH][FACTORS];
+  auto load = [&](int slot, int step) {
+    const int own = step * INPUT_GROUPS + input_group;
+    if (inside && own < all_steps) {
+      words[slot] = __ldcs(words_at + own * 128);
+#pragma unroll
+      for (int f = 0; f < FACTORS; ++f) scales[slot][f] = factors_at[(own * STEP / GROUP + f) * 32];
+    } else {
+      words[slot] = make_uint4(0, 0, 0, 0);
+#pragma unroll
+      for (int f = 0; f < FACTORS; ++f) scales[slot][f] = make_uint2(0, 0);
+    }
+  };
+
+#pragma unroll
+  for (int step = 0; step < PREFETCH; ++step) load(step, step);
+#pragma unroll
+  for (int step = 0; step < STAGES - 2; ++step) fetch(step);
+
+  float sums[PARTS][WIDTH / 2];
+#pragma unroll
+  for (int i = 0; i < PARTS; ++i)
+#pragma unroll
+    for (int j = 0; j < WIDTH / 2; ++j) sums[i][j] = 0.f;
+
+  u32 left[2][4][4];
+  for (int first_step = 0; first_step < steps; first_step += PREFETCH) {
+#pragma unroll
+    for (int slot = 0; slot < PREFETCH; ++slot) {
+      const int step = first_step + slot;
+      if (step < steps) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const u32 packed = k == 0 ? words[slot].x : k == 1 ? words[slot].y : k == 2 ? words[slot].z : words[slot].w;
+          expand(left[slot & 1][k], packed, scales[slot][k * FACTORS / 4]);
+        }
+        load(slot, step + PREFETCH);
+        copies_wait<STAGES - 3>();
+#if WGMMA
+        wgmma_sees_writes();
+#endif
+        __syncthreads();
+        // Every warp is done with what was computed two steps ago.
+        fetch(step + STAGES - 2);
+        const u32 tile = base + step % STAGES * STAGE_BYTES + input_group * TILE_BYTES;
+#if WGMMA
+        wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+#pragma unroll
+          for (int part = 0; part < PARTS; ++part)
+            wgmma(sums[part], left[slot & 1][k], wgmma_matrix(tile + part * WIDTH * 128 + k * 32));
+        wgmma_end();
+        wgmma_wait<1>();
+#else
+#pragma unroll
+        for (int eight = 0; eight < TOKENS / 8; ++eight)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            u32 right[4];
+            const int token = eight * 8 + (lane & 7), chunk = half * 4 + (lane >> 3);
+            load_matrices(right, tile + token * 128 + ((chunk ^ (token & 7)) << 4));
+            float(&sum)[4] = *(float(*)[4])&sums[eight * 8 / WIDTH][eight * 8 % WIDTH / 2];
+            mma(sum, left[slot & 1][2 * half], right[0], right[1]);
+            mma(sum, left[slot & 1][2 * half + 1], right[2], right[3]);
+          }
+#endif
+      }
+    }
+  }
+
+  // What the end needs from memory is asked for before the last products are done.
+  const int last_token = tokens - 1;
+#if AFTER == 0
+  constexpr int HEADS = OUTPUTS / HEAD_DIM;
+  static_assert(HEADS >= 1, "a block has whole heads");
+  float turns[BATCH][2 * PAIRS], norms[BATCH];
+#elif AFTER == 1
+  constexpr int EACH = (OUTPUTS + 31) / 32;  // outputs of a lane
+  float before[BATCH][EACH], scales_after[EACH];
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) scales_after[i] = to_float(scale[min(first_output + lane + 32 * i, n - 1)]);
+#else
+  constexpr int EACH = (OUTPUTS + 63) / 64;
+  float norms[BATCH];
+#endif
+  auto ask = [&](int local) {
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i) {
+      const int token = min(first_token + local + i * WARPS, last_token);
+#if AFTER == 1
+#pragma unroll
+      for (int j = 0; j < EACH; ++j)
+        before[i][j] = to_float(x[(u64)token * n + min(first_output + lane + 32 * j, n - 1)]);
+#else
+      float square = 0.f;
+      for (int j = lane; j < parts; j += 32) square += squares[token * parts + j];
+      norms[i] = square;
+#if AFTER == 0
+#pragma unroll
+      for (int j = 0; j < 2 * PAIRS; ++j)
+        turns[i][j] = angles[token * HEAD_DIM + (j & 1) * (HEAD_DIM / 2) + lane + j / 2 * 32];
+#endif
+#endif
+    }
+  };
+  ask(warp);
+
+#if WGMMA
+  wgmma_wait<0>();
+#endif
+  copies_wait<0>();
+  __syncthreads();
+  // The parts of the groups along the inputs, token by token, over the buffers.
+  float* group_sums = (float*)(memory_anywhere + (base - shared_address(memory_anywhere)));
+#pragma unroll
+  for (int part = 0; part < PARTS; ++part)
+#pragma unroll
+    for (int i = 0; i < WIDTH / 2; ++i) {
+      const int token = part * WIDTH + i / 4 * 8 + (lane & 3) * 2 + (i & 1);
+      const int output = output_warp * 16 + (lane >> 2) + (i & 2) * 4;
+      group_sums[(input_group * TOKENS + token) * SUM_STRIDE + output] = sums[part][i];
+    }
+  __syncthreads();
+  auto total = [&](int token, int output) {
+    float all = 0.f;
+#pragma unroll
+    for (int group = 0; group < INPUT_GROUPS; ++group)
+      all += group_sums[(group * TOKENS + token) * SUM_STRIDE + output];
+    return all;
+  };
+
+  for (int first = warp; first < TOKENS && first_token + first < tokens; first += BATCH * WARPS) {
+    if (first != warp) ask(first);
+#pragma unroll
+    for (int b = 0; b < BATCH; ++b) {
+      const int local = first + b * WARPS, token = first_token + local;
+      if (local >= TOKENS || token >= tokens) break;
+#if AFTER == 0
+      const float norm = rsqrtf(warp_sum(norms[b]) / inputs + eps);
+#pragma unroll
+      for (int part = 0; part < HEADS; ++part) {
+        const int head = first_output / HEAD_DIM + part, at = head * HEAD_DIM;
+        if (at >= n) break;
+        Head values;
+#pragma unroll
+        for (int i = 0; i < 2 * PAIRS; ++i) {
+          const int element = i & 1 ? Head::second(lane, i / 2) : Head::first(lane, i / 2);
+          values.x[i] = total(local, part * HEAD_DIM + element) * norm;
+          if (HAS_BIAS) values.x[i] += to_float(bias[at + element]);
+        }
+        if (head < rotated_heads) {
+          if (HAS_HEAD_NORMS) values.normalise(head_norm + (head < query_heads ? 0 : HEAD_DIM), head_eps, lane);
+          values.rotate(turns[b]);
+        }
+        values.write(out + (u64)token * n + at, lane);
+      }
+#elif AFTER == 1
+      float square = 0.f;
+#pragma unroll
+      for (int i = 0; i < EACH; ++i) {
+        const int output = lane + 32 * i, to = first_output + output;
+        if (output < OUTPUTS && to < n) {
+          const u64 at = (u64)token * n + to;
+          const float y = round_bf16(before[b][i] + total(local, output));
+          out[at] = to_bf16(y);
+          scaled[at] = to_bf16(y * scales_after[i]);
+          square += y * y;
+        }
+      }
+      square = warp_sum(square);
+      if (lane == 0) squares[token * gridDim.x + blockIdx.x] = square;
+#else
+      const float norm = rsqrtf(warp_sum(norms[b]) / inputs + eps);
+#pragma unroll
+      for (int i = 0; i < EACH; ++i) {
+        const int column = lane + 32 * i, at = column / 8 * 16 + column % 8;
+        if (at < OUTPUTS && first_output + at < n) {
+          const float gate = total(local, at) * norm, up = total(local, at + 8) * norm;
+          out[(u64)token * (n / 2) + first_output / 2 + column] = to_bf16(gate / (1.f + __expf(-gate)) * up);
+        }
+      }
+#endif
+    }
+  }
+}

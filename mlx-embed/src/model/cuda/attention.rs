@@ -1,0 +1,121 @@
+//! Causal self-attention.
+
+use std::rc::Rc;
+
+use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
+use crate::mlx::{Array, MlxError, Stream, ops};
+use crate::model::reuse::{KeysValues, LayerReuse};
+
+use super::weight::{Order, Weight};
+use super::{Ahead, Call, Cuda, Way, add_norm, another_way};
+
+/// Projections and attention of one layer, and the residual connection and norm behind them.
+#[derive(Debug)]
+pub(in crate::model) struct Attention {
+    cuda: Rc<Cuda>,
+    qkv: Weight,               // D -> (H + 2K) * E
+    bias: Option<Array>,       // [(H + 2K) * E]
+    head_norms: Option<Array>, // [2, E]
+    o: Weight,                 // H * E -> D
+    next_norm: Array,          // [D]
+}
+
+impl Attention {
+    pub(in crate::model) fn load(
+        cuda: &Rc<Cuda>,
+        weights: &Weights<'_>,
+        layer: usize,
+        config: &ModelConfig,
+        stream: &Stream,
+    ) -> Result<Self, CheckpointError> {
+        let path = format!("layers.{layer}.self_attn");
+        let geometry = cuda.kernels.geometry();
+        let hidden = config.hidden_size;
+        let [queries, keys] = [config.heads, config.kv_heads].map(|heads| heads * config.head_dim);
+        let projections = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
+        let matrices = projections.map(|(name, outputs)| (format!("{path}.{name}"), outputs));
+        let vectors = |names: &[(String, i32)], shape: &[i32]| -> Result<Array, CheckpointError> {
+            let mut all = Vec::new();
+            for (name, size) in names {
+                all.push(weights.vector(name, *size)?);
+            }
+            let joined = ops::concatenate(&all, 0, stream).and_then(|all| ops::reshape(&all, shape, stream));
+            let joined = joined.and_then(|joined| joined.eval().map(|()| joined));
+            joined.map_err(|source| weights.tensor_error(&path, source))
+        };
+        let biases = projections.map(|(name, outputs)| (format!("{path}.{name}.bias"), outputs));
+        let norms = ["q_norm", "k_norm"].map(|name| (format!("{path}.{name}.weight"), config.head_dim));
+        let next_norm = format!("layers.{layer}.post_attention_layernorm.weight");
+        Ok(Self {
+            qkv: Weight::load(cuda, weights, &matrices, hidden, Order::Stacked, stream)?,
+            bias: if geometry.bias { Some(vectors(&biases, &[-1])?) } else { None },
+            head_norms: if geometry.head_norms { Some(vectors(&norms, &[2, -1])?) } else { None },
+            o: Weight::load(cuda, weights, &[(format!("{path}.o_proj"), hidden)], queries, Order::Stacked, stream)?,
+            next_norm: weights.vector(&next_norm, hidden)?,
+            cuda: Rc::clone(cuda),
+        })
+    }
+
+    /// See [`Attention::mix`](crate::model::attention::Attention::mix).
+    ///
+    /// # Shape
+    /// Result `[T, H * E]`.
+    pub(in crate::model) fn mix(
+        &self,
+        ahead: &Ahead,
+        call: &Call,
+        reuse: LayerReuse<'_>,
+        stream: &Stream,
+    ) -> Result<Array, MlxError> {
+        let kernels = &self.cuda.kernels;
+        let of_heads = [self.bias.as_ref(), self.head_norms.as_ref()];
+        let qkv = match (call.way, ahead) {
+            (Way::Packed, Ahead::Scaled(x)) => {
+                kernels.qkv(x, self.qkv.packed()?, of_heads, &call.angles, stream)?
+            }
+            (Way::Expanded, Ahead::Normed(x)) => {
+                let qkv = self.qkv.product(&self.cuda, x, stream)?;
+                kernels.rotate(&qkv, of_heads, &call.angles, stream)?
+            }
+            _ => return Err(another_way()),
+        };
+        let past = match reuse {
+            LayerReuse::Nothing => None,
+            LayerReuse::Keep(kept) => {
+                kept.push(self.keys_values(&qkv, stream)?);
+                None
+            }
+            LayerReuse::Continue(before) => Some([&before.keys, &before.values]),
+        };
+        kernels.attention(&qkv, past, &call.plan, stream)
+    }
+
+    /// `[T, K * E]` each.
+    fn keys_values(&self, qkv: &Array, stream: &Stream) -> Result<KeysValues, MlxError> {
+        let geometry = self.cuda.kernels.geometry();
+        let [queries, keys] = [geometry.heads, geometry.kv_heads].map(|heads| heads * geometry.head_dim);
+        let part = |start| ops::contiguous(&ops::slice_axis(qkv, 1, start, start + keys, stream)?, stream);
+        Ok(KeysValues { keys: part(queries)?, values: part(queries + keys)? })
+    }
+
+    /// See [`Attention::output`](crate::model::attention::Attention::output).
+    pub(in crate::model) fn output(
+        &self,
+        x: &Array,
+        mixed: &Array,
+        call: &Call,
+        stream: &Stream,
+    ) -> Result<(Array, Ahead), MlxError> {
+        match call.way {
+            Way::Packed => {
+                let (x, scaled) =
+                    self.cuda.kernels.add(x, mixed, self.o.packed()?, &self.next_norm, stream)?;
+                Ok((x, Ahead::Scaled(scaled)))
+            }
+            Way::Expanded => {
+                let y = self.o.product(&self.cuda, mixed, stream)?;
+                add_norm(&self.cuda, x, &y, &self.next_norm, stream)
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Weight matrices, several in one, in the forms that products read.
+
+use crate::checkpoint::{CheckpointError, Matrix, Weights};
+use crate::mlx::cuda::Packed;
+use crate::mlx::{Array, MlxError, Stream, ops};
+
+use super::{Cuda, MatmulPolicy};
+
+/// A matrix `[out, in]`.
+#[derive(Debug)]
+pub(super) struct Weight {
+    packed: Option<Packed>,
+    /// bf16, where it stays in memory.
+    dense: Option<Array>,
+}
+
+/// How the rows of several matrices lie in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// One matrix behind the other.
+    Stacked,
+    /// Eight rows of one, eight of the next, and so on.
+    ByEights,
+}
+
+impl Weight {
+    /// Loads matrices of so many outputs each as one.
+    pub(super) fn load(
+        cuda: &Cuda,
+        weights: &Weights<'_>,
+        matrices: &[(String, i32)],
+        inputs: i32,
+        order: Order,
+        stream: &Stream,
+    ) -> Result<Self, CheckpointError> {
+        let mut loaded = Vec::new();
+        for (path, outputs) in matrices {
+            loaded.push(weights.matrix(path, *outputs, inputs)?);
+        }
+        let name = matrices.first().map_or("", |(path, _)| path);
+        let weight = Self::of(cuda, &loaded, order, stream);
+        let weight = weight.map_err(|source| weights.tensor_error(name, source))?;
+        for (path, _) in matrices {
+            weights.release(path);
+        }
+        Ok(weight)
+    }
+
+    fn of(cuda: &Cuda, matrices: &[Matrix], order: Order, stream: &Stream) -> Result<Self, MlxError> {
+        let mut parts: [Vec<Array>; 3] = Default::default();
+        let mut quantization = None;
+        for matrix in matrices {
+            match matrix {
+                Matrix::Dense(weight) => parts[0].push(weight.clone()),
+                Matrix::Quantized { weight, scales, biases, quantization: own } => {
+                    quantization = Some(*own);
+                    parts[0].push(weight.clone());
+                    parts[1].push(scales.clone());
+                    parts[2].extend(biases.clone());
+                }
+            }
+        }
+        let Some(quantization) = quantization else {
+            let dense = joined(&parts[0], order, stream)?;
+            dense.eval()?;
+            return Ok(Self { packed: None, dense: Some(dense) });
+        };
+        let [weight, scales, biases] =
+            [joined(&parts[0], order, stream)?, joined(&parts[1], order, stream)?, joined(&parts[2], order, stream)?];
+        let packed = cuda.kernels.pack(Matrix::parts(&weight, &scales, Some(&biases), quantization), stream)?;
+        let resident = cuda.policy == MatmulPolicy::Resident;
+        let dense = if resident { Some(cuda.kernels.expand(&packed, stream)?) } else { None };
+        // What it was made of shall not wait for the first batch to be let go.
+        ops::eval(packed.arrays().into_iter().chain(&dense))?;
+        Ok(Self { packed: Some(packed), dense })
+    }
+
+    pub(super) fn packed(&self) -> Result<&Packed, MlxError> {
+        self.packed.as_ref().ok_or_else(|| MlxError::new("product", "the matrix has no packed form"))
+    }
+
+    /// `a @ weight.T` by MLX: `a` bf16 `[T, in]`, result `[T, out]`.
+    pub(super) fn product(&self, cuda: &Cuda, a: &Array, stream: &Stream) -> Result<Array, MlxError> {
+        let expanded;
+        let dense = match &self.dense {
+            Some(dense) => dense,
+            None => {
+                expanded = cuda.kernels.expand(self.packed()?, stream)?;
+                &expanded
+            }
+        };
+        ops::matmul(a, &ops::transpose(dense, &[1, 0], stream)?, stream)
+    }
+}
+
+fn joined(parts: &[Array], order: Order, stream: &Stream) -> Result<Array, MlxError> {
+    match (parts, order) {
+        ([only], _) => Ok(only.clone()),
+        (_, Order::Stacked) => ops::concatenate(parts, 0, stream),
+        (_, Order::ByEights) => {
+            let mut eights = Vec::new();
+            for part in parts {
+                eights.push(ops::reshape(part, &[part.shape()[0] / 8, 1, -1], stream)?);
+            }
+            let rows = parts.iter().map(|part| part.shape()[0]).sum();
+            ops::reshape(&ops::concatenate(&eights, 1, stream)?, &[rows, -1], stream)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_lie_as_their_order_says() {
+        let stream = Stream::cpu().unwrap();
+        let rows = |first: i32| -> Array {
+            let numbers: Vec<i32> = (0..32).map(|i| first + i / 2).collect();
+            Array::from_slice(&numbers, &[16, 2]).unwrap()
+        };
+        let of = |order| joined(&[rows(0), rows(100)], order, &stream).unwrap().to_vec::<i32>(&stream).unwrap();
+        let expected = |rows: [(i32, i32); 4]| -> Vec<i32> {
+            rows.iter().flat_map(|&(from, to)| (from..to).flat_map(|row| [row, row])).collect()
+        };
+        assert_eq!(of(Order::Stacked), expected([(0, 8), (8, 16), (100, 108), (108, 116)]));
+        assert_eq!(of(Order::ByEights), expected([(0, 8), (100, 108), (8, 16), (108, 116)]));
+    }
+}
