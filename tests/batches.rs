@@ -14,8 +14,16 @@ fn tolerance() -> f32 {
     if golden::on_gpu() { 2e-2 } else { 1e-6 }
 }
 
-const CASES: [&str; 5] =
-    ["qwen3-f32", "qwen3-affine-4bit-g64", "qwen2-affine-4bit-g64", "st-mean", "qwen3-rope-dynamic"];
+const CASES: [&str; 7] = [
+    "qwen3-f32",
+    "qwen3-affine-4bit-g64",
+    "qwen2-affine-4bit-g64",
+    "st-mean",
+    "qwen3-rope-dynamic",
+    // Of sizes that the kernels for NVIDIA GPUs run.
+    "qwen3-head-dim-128-affine-4bit-g64",
+    "qwen3-head-dim-64-yarn-bf16",
+];
 
 fn texts(case: &str) -> Vec<String> {
     Golden::read(case).texts.into_iter().map(|text| text.text).collect()

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
 use crate::mlx::{Array, Backend, Dtype, MlxError, Stream, ops};
+use crate::model::Output;
 
 /// How a text's hidden states become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -52,18 +53,13 @@ fn add(sums: &mut [f32], row: &[f32]) {
 }
 
 impl Pooling {
-    /// The one row of each text that pooling needs, counted over the batch's tokens, u32 `[B]`; `None` if it needs them
-    /// all.
-    pub(crate) fn rows(self, batch: &Batch) -> Result<Option<Array>, MlxError> {
+    /// The one row of each text that pooling needs, counted over the batch's tokens; `None` if it needs them all.
+    pub(crate) fn rows(self, batch: &Batch) -> Option<Vec<u32>> {
         let row = |(start, length): (&usize, &usize)| match self {
             Self::LastToken => (start + length.saturating_sub(1)) as u32,
             Self::Mean | Self::Cls => *start as u32,
         };
-        if self == Self::Mean {
-            return Ok(None);
-        }
-        let rows: Vec<u32> = batch.starts.iter().zip(batch.lengths.iter()).map(row).collect();
-        Ok(Some(Array::from_slice(&rows, &[rows.len() as i32])?))
+        (self != Self::Mean).then(|| batch.starts.iter().zip(batch.lengths.iter()).map(row).collect())
     }
 
     /// One f32 vector a text, row after row, of what the batch holds of it and of what was before.
@@ -73,12 +69,16 @@ impl Pooling {
     /// `B * D` numbers.
     pub(crate) fn pool(
         self,
-        hidden: &Array,
+        hidden: &Output,
         batch: &Batch,
         before: &Before,
         stream: &Stream,
     ) -> Result<Vec<f32>, MlxError> {
-        let hidden = ops::astype(hidden, Dtype::F32, stream)?;
+        let hidden = match (hidden, self) {
+            (Output::Host(hidden), Self::Mean) => return Ok(mean_at_hand(hidden, batch, before)),
+            (Output::Host(hidden), Self::LastToken | Self::Cls) => return Ok(hidden.clone()),
+            (Output::Array(hidden), _) => ops::astype(hidden, Dtype::F32, stream)?,
+        };
         match self {
             Self::LastToken | Self::Cls => hidden.to_vec(stream),
             Self::Mean if stream.backend() == Backend::Cpu => mean_here(&hidden, batch, before),
@@ -91,8 +91,12 @@ impl Pooling {
 /// The mean on the CPU, where the hidden states are at hand.
 fn mean_here(hidden: &Array, batch: &Batch, before: &Before) -> Result<Vec<f32>, MlxError> {
     hidden.eval()?;
-    let width = hidden.shape().last().map_or(0, |&width| width as usize);
-    let hidden = hidden.as_slice::<f32>()?;
+    Ok(mean_at_hand(hidden.as_slice::<f32>()?, batch, before))
+}
+
+/// The mean of joined texts' rows.
+fn mean_at_hand(hidden: &[f32], batch: &Batch, before: &Before) -> Vec<f32> {
+    let width = hidden.len() / batch.ids.len().max(1);
     let mut pooled = Vec::with_capacity(batch.lengths.len() * width);
     for (&start, &length) in batch.starts.iter().zip(batch.lengths.iter()) {
         // From the first token on, so that the sum's bits don't depend on where it was broken off.
@@ -103,7 +107,7 @@ fn mean_here(hidden: &Array, batch: &Batch, before: &Before) -> Result<Vec<f32>,
         }
         pooled.extend(sums.iter().map(|sum| sum / (before.tokens + length) as f32));
     }
-    Ok(pooled)
+    pooled
 }
 
 /// The mean of texts that lie one behind the other, each by itself: what isn't finite in one is no business of others.
@@ -219,10 +223,7 @@ mod tests {
 
     #[test]
     fn rows_point_at_the_pooled_token() {
-        let stream = Stream::cpu().unwrap();
-        let rows = |pooling: Pooling, batch: &Batch| {
-            pooling.rows(batch).unwrap().map(|rows| rows.to_vec::<u32>(&stream).unwrap())
-        };
+        let rows = |pooling: Pooling, batch: &Batch| pooling.rows(batch);
         let texts: [&[u32]; 2] = [&[1, 2], &[1, 2, 3, 4]];
         let (padded, joined) = (Batch::padded(&texts), Batch::joined(&texts));
         assert_eq!(rows(Pooling::LastToken, &padded), Some(vec![1, 7]));

@@ -17,7 +17,7 @@ use crate::loading::Steps;
 use crate::mlx::{self, Array, Backend, Dtype, Stream, cuda, memory, ops};
 use crate::model::cuda::{Cuda, Form};
 use crate::model::{
-    self, Decoder, Kernels, KeysValues, LEAST_REUSED, MatmulPolicy, Precision, Reuse, Rows,
+    self, Decoder, Kernels, KeysValues, LEAST_REUSED, MatmulPolicy, Output, Precision, Reuse, Rows,
 };
 use crate::pooling::{Before, Pooling};
 
@@ -100,11 +100,11 @@ impl Runner {
                 Kernels::Host(Arc::new(engine), options.precision)
             }
             Kind::Cuda(kernels, form) => {
-                Kernels::Cuda(Rc::new(Cuda::new(Arc::clone(kernels), *form, options.matmul)))
+                Kernels::Cuda(Rc::new(Cuda::new(Arc::clone(kernels), *form, options.matmul)?))
             }
             Kind::Mlx => Kernels::Mlx,
         };
-        let decoder = Decoder::load(checkpoint, &kernels, &mut || steps.layer(), &stream)?;
+        let decoder = Decoder::load(checkpoint, kernels, &mut || steps.layer(), &stream)?;
         let hidden = config.hidden_size as usize;
         let head_dim = (config.head_dim as usize).next_multiple_of(KEYS_AT_ONCE);
         let keys_values = config.layers * 2 * config.kv_heads as usize * head_dim;
@@ -128,9 +128,13 @@ impl Runner {
             self.decoder.check_weights()?;
             let batch = Batch::joined(&[ids]);
             let keep = Reuse::Keep(&mut layers);
-            let states = self.decoder.forward(&batch, Rows::All, keep, &mut |_| Ok(()), &self.stream)?;
-            if self.pooling == Pooling::Mean {
-                hidden = ops::astype(&states, Dtype::F32, &self.stream)?.to_vec(&self.stream)?;
+            let states = self.decoder.forward(&batch, Rows::All, keep, None, &self.stream)?;
+            match states {
+                Output::Array(states) if self.pooling == Pooling::Mean => {
+                    hidden = ops::astype(&states, Dtype::F32, &self.stream)?.to_vec(&self.stream)?;
+                }
+                Output::Host(states) if self.pooling == Pooling::Mean => hidden = states,
+                _ => {}
             }
             // What follows the last layer's attention is computed only if the mean asked for it.
             KeysValues::eval(&layers)?;
@@ -174,9 +178,9 @@ impl Runner {
         let _turn = self.stream.turn();
         self.decoder.check_weights()?;
         let batch = if self.decoder.joins() { Batch::joined(texts) } else { Batch::padded(texts) };
-        let rows = self.pooling.rows(&batch)?;
-        let rows = rows.as_ref().map_or(Rows::All, Rows::Selected);
-        let hidden = self.decoder.forward(&batch, rows, reuse, &mut |_| Ok(()), &self.stream)?;
+        let rows = self.pooling.rows(&batch);
+        let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
+        let hidden = self.decoder.forward(&batch, rows, reuse, None, &self.stream)?;
         let pooled = self.pooling.pool(&hidden, &batch, before, &self.stream)?;
         let vectors = pooled.chunks(self.hidden).map(|vector| {
             let finite = vector.iter().all(|x| x.is_finite());
@@ -194,7 +198,7 @@ impl Runner {
             states.push(ops::astype(state, Dtype::F32, &self.stream)?.to_vec(&self.stream)?);
             Ok(())
         };
-        self.decoder.forward(&Batch::joined(&[text]), Rows::All, Reuse::Nothing, &mut keep, &self.stream)?;
+        self.decoder.forward(&Batch::joined(&[text]), Rows::All, Reuse::Nothing, Some(&mut keep), &self.stream)?;
         Ok(states)
     }
 }

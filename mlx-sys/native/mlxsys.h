@@ -211,6 +211,69 @@ int mlxsys_cuda_kernel(
     const mlx_stream s);
 
 /**
+ * A queue of kernels on a GPU that are launched at once, beside MLX's own: what it launches is not ordered with what MLX
+ * does. Evaluate MLX's arrays before a queue reads them and wait for the queue before MLX reads what it wrote. One thread
+ * at a time uses a queue.
+ */
+typedef struct mlxsys_cuda_queue_ {
+  void* ctx;
+} mlxsys_cuda_queue;
+
+int mlxsys_cuda_queue_new(mlxsys_cuda_queue* res, int device);
+
+/**
+ * Waits for what was launched, and unloads what was loaded.
+ */
+void mlxsys_cuda_queue_free(mlxsys_cuda_queue queue);
+
+/**
+ * The kernel `name` of compiled code, to be launched on this queue.
+ */
+int mlxsys_cuda_queue_load(
+    void** function,
+    mlxsys_cuda_queue queue,
+    const void* image,
+    const char* name,
+    int shared_memory);
+
+/**
+ * Launches a kernel whose parameters are pointers, then integers, then floats. The caller answers for what it does.
+ */
+int mlxsys_cuda_queue_launch(
+    mlxsys_cuda_queue queue,
+    void* function,
+    const uint64_t* pointers,
+    size_t n_pointers,
+    const int* ints,
+    size_t n_ints,
+    const float* floats,
+    size_t n_floats,
+    const int* blocks,
+    int threads,
+    int shared_memory);
+
+/**
+ * Copies to the GPU's memory behind what was launched before. `from` is free again when the call returns.
+ */
+int mlxsys_cuda_queue_write(mlxsys_cuda_queue queue, uint64_t to, const void* from, size_t size);
+
+/**
+ * Copies from the GPU's memory what all launched before have written, and waits for it.
+ */
+int mlxsys_cuda_queue_read(mlxsys_cuda_queue queue, void* to, uint64_t from, size_t size);
+
+/**
+ * Waits for all that was launched.
+ */
+int mlxsys_cuda_queue_synchronize(mlxsys_cuda_queue queue);
+
+/**
+ * Where the GPU finds the elements of an evaluated array in row order. Valid as long as the array, if nobody reads it on
+ * the host, which may move it.
+ */
+int mlxsys_cuda_array_pointer(uint64_t* res, const mlx_array array);
+
+/**
  * Set how many threads the BLAS behind MLX's CPU matrix products may use, for the whole process.
  * Without a BLAS of ours (macOS) this does nothing.
  */

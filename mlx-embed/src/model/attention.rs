@@ -10,7 +10,7 @@ use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::reuse::{KeysValues, LayerReuse};
 use super::rope::Rope;
-use super::{Hidden, Kernels, Pass, cuda};
+use super::{Hidden, Kernels, Pass, State, cuda};
 
 /// Most memory that one step's scores may take where MLX holds them all, in bytes.
 const SCORES_BYTES: usize = 64 << 20;
@@ -120,11 +120,16 @@ impl Attention {
         hidden: &Hidden,
         pass: &Pass<'_>,
         reuse: LayerReuse<'_>,
-    ) -> Result<Array, MlxError> {
+    ) -> Result<State, MlxError> {
         let Pass { texts, rope, stream, .. } = pass;
         match self {
-            Self::Mlx(attention) => attention.mix(&hidden.x, texts.past as i32, reuse, rope, stream),
-            Self::Host(attention) => attention.mix(&hidden.x, texts, reuse, rope, stream),
+            Self::Mlx(attention) => {
+                let mixed = attention.mix(hidden.x.array()?, texts.past as i32, reuse, rope, stream);
+                mixed.map(State::Array)
+            }
+            Self::Host(attention) => {
+                attention.mix(hidden.x.array()?, texts, reuse, rope, stream).map(State::Array)
+            }
             Self::Cuda(attention) => attention.mix(hidden.cuda()?, pass.cuda()?, reuse, stream),
         }
     }
@@ -135,17 +140,20 @@ impl Attention {
     /// `mixed` `[.., H * E]`, `x` and result `[.., D]`.
     pub(super) fn output(
         &self,
-        x: &Array,
-        mixed: &Array,
+        x: &State,
+        mixed: &State,
         pass: &Pass<'_>,
     ) -> Result<Hidden, MlxError> {
         let stream = pass.stream;
         match self {
             Self::Mlx(attention) => {
-                ops::add(x, &attention.o_proj.forward(mixed, stream)?, stream).map(Hidden::from)
+                let projected = attention.o_proj.forward(mixed.array()?, stream)?;
+                ops::add(x.array()?, &projected, stream).map(Hidden::from)
             }
-            Self::Host(attention) => attention.output(x, mixed, &pass.texts, stream).map(Hidden::from),
-            Self::Cuda(attention) => attention.output(x, mixed, pass.cuda()?, stream).map(Hidden::from),
+            Self::Host(attention) => {
+                attention.output(x.array()?, mixed.array()?, &pass.texts, stream).map(Hidden::from)
+            }
+            Self::Cuda(attention) => attention.output(x, mixed, stream).map(Hidden::from),
         }
     }
 }

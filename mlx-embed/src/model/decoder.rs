@@ -13,19 +13,31 @@ use super::mlp::Mlp;
 use super::norm::FinalNorm;
 use super::reuse::LayerReuse;
 use super::rope::Rope;
-use super::{Hidden, Kernels, Pass, Reuse, Texts, cuda};
+use super::{Hidden, Kernels, Pass, Reuse, State, Texts, cuda};
 
 /// What calibration runs: few layers, as they are alike, and texts so short that attention counts for little.
-const LAYERS_TO_MEASURE: usize = 4;
+const LAYERS_TO_MEASURE: usize = 8;
 const TEXT_TO_MEASURE: usize = 64;
+
+/// What sees the hidden states on the way.
+pub(crate) type Probe<'a> = dyn FnMut(&Array) -> Result<(), MlxError> + 'a;
+
+/// Hidden states after the final norm.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// On MLX's graph: `[.., D]`.
+    Array(Array),
+    /// At hand: f32, in rows of D.
+    Host(Vec<f32>),
+}
 
 /// Which rows of the last layer the caller needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rows<'a> {
     /// All; the result is `[B, L, D]`, or `[T, D]` with the kernels for NVIDIA GPUs.
     All,
-    /// These, counted over `B * L`, u32 `[N]`; the result is `[N, D]`. Other rows skip what follows the last attention.
-    Selected(&'a Array),
+    /// These, counted over `B * L`; the result is `[N, D]`. Other rows skip what follows the last attention.
+    Selected(&'a [u32]),
 }
 
 #[derive(Debug)]
@@ -34,7 +46,9 @@ pub(crate) struct Decoder {
     layers: Vec<Layer>,
     norm: FinalNorm, // [D]
     rope: Rope,
-    joins: bool,
+    /// D.
+    width: usize,
+    kernels: Kernels,
     /// Arrays above lie in these.
     mappings: Vec<MappedArrays>,
 }
@@ -54,12 +68,13 @@ impl Layer {
         pass: &Pass<'_>,
         rows: Rows<'_>,
         reuse: LayerReuse<'_>,
+        kernels: &Kernels,
     ) -> Result<Hidden, MlxError> {
         let mixed = self.attention.mix(hidden, pass, reuse)?; // [B, L, H * E]
         let hidden = match rows {
             Rows::All => self.attention.output(&hidden.x, &mixed, pass)?,
             Rows::Selected(rows) => {
-                let (x, mixed) = (select(&hidden.x, rows, pass.stream)?, select(&mixed, rows, pass.stream)?);
+                let (x, mixed) = (select(&hidden.x, rows, kernels, pass)?, select(&mixed, rows, kernels, pass)?);
                 self.attention.output(&x, &mixed, pass)?
             }
         };
@@ -71,31 +86,32 @@ impl Decoder {
     /// Loads every layer, and calls `loaded` after each.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
-        kernels: &Kernels,
+        kernels: Kernels,
         loaded: &mut dyn FnMut(),
         stream: &Stream,
     ) -> Result<Self, Error> {
         let config = checkpoint.config();
         let weights = Weights::new(checkpoint, stream)?;
         let hidden = config.hidden_size;
-        let embed_tokens = Embedding::load(&weights, "embed_tokens", config, kernels)?;
+        let embed_tokens = Embedding::load(&weights, "embed_tokens", config, &kernels, stream)?;
         let mut layers = Vec::new();
         for index in 0..config.layers {
             layers.push(Layer {
-                attention: Attention::load(&weights, index, config, kernels, stream)?,
-                mlp: Mlp::load(&weights, index, config, kernels, stream)?,
+                attention: Attention::load(&weights, index, config, &kernels, stream)?,
+                mlp: Mlp::load(&weights, index, config, &kernels, stream)?,
             });
             loaded();
         }
         let decoder = Self {
             embed_tokens,
             layers,
-            norm: FinalNorm::load(&weights, hidden, config.rms_norm_eps, kernels)?,
+            norm: FinalNorm::load(&weights, hidden, config.rms_norm_eps, &kernels)?,
             rope: Rope::new(config, weights.activation(), stream)?,
-            joins: !matches!(kernels, Kernels::Mlx),
+            width: hidden as usize,
+            kernels,
             mappings: weights.into_mappings(),
         };
-        if let Kernels::Cuda(cuda) = kernels {
+        if let Kernels::Cuda(cuda) = &decoder.kernels {
             decoder.calibrate(cuda, config.vocab_size, stream)?;
         }
         Ok(decoder)
@@ -103,7 +119,7 @@ impl Decoder {
 
     /// Whether texts of a batch lie one behind the other ([`Batch::joined`]) rather than padded.
     pub(crate) fn joins(&self) -> bool {
-        self.joins
+        !matches!(self.kernels, Kernels::Mlx)
     }
 
     /// Whether the mapped weights are still all there. Cheap, and better than the signal that ends a process which
@@ -130,25 +146,41 @@ impl Decoder {
         batch: &Batch,
         rows: Rows<'_>,
         mut reuse: Reuse<'_>,
-        probe: &mut dyn FnMut(&Array) -> Result<(), MlxError>,
+        mut probe: Option<&mut Probe<'_>>,
         stream: &Stream,
-    ) -> Result<Array, MlxError> {
+    ) -> Result<Output, MlxError> {
         let texts = Arc::new(Texts::new(&batch.lengths, &reuse));
         let (mut hidden, cuda) = self.embed_tokens.forward(batch, texts.past, &self.rope, stream)?;
         let pass = Pass { texts, cuda, rope: &self.rope, stream };
-        probe(&hidden.x)?;
+        self.show(&hidden.x, probe.as_deref_mut(), stream)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
             let rows = if last { rows } else { Rows::All };
-            hidden = layer.forward(&hidden, &pass, rows, reuse.layer(index))?;
-            if let (Some(ahead), false) = (&hidden.ahead, last) {
-                cuda::Cuda::start(index, &hidden.x, ahead)?;
+            hidden = layer.forward(&hidden, &pass, rows, reuse.layer(index), &self.kernels)?;
+            if !last {
+                cuda::Cuda::start(index, &hidden)?;
             }
-            probe(&hidden.x)?;
+            self.show(&hidden.x, probe.as_deref_mut(), stream)?;
         }
-        let x = self.norm.forward(&hidden, stream)?;
-        probe(&x)?;
-        Ok(x)
+        let output = self.norm.forward(&hidden, stream)?;
+        match (&output, probe) {
+            (Output::Array(x), Some(probe)) => probe(x)?,
+            (Output::Host(x), Some(probe)) => {
+                let width = self.width as i32;
+                probe(&Array::from_slice(x, &[x.len() as i32 / width, width])?)?;
+            }
+            (_, None) => {}
+        }
+        Ok(output)
+    }
+
+    fn show(&self, x: &State, probe: Option<&mut Probe<'_>>, stream: &Stream) -> Result<(), MlxError> {
+        match (x, probe, &self.kernels) {
+            (_, None, _) => Ok(()),
+            (State::Array(x), Some(probe), _) => probe(x),
+            (State::Tensor(x), Some(probe), Kernels::Cuda(cuda)) => probe(&cuda.read(x, stream)?),
+            (State::Tensor(_), Some(_), _) => x.array().map(drop),
+        }
     }
 
     /// Lets the kernels for NVIDIA GPUs find out how products are computed best.
@@ -159,19 +191,30 @@ impl Decoder {
             let texts: Vec<&[u32]> = ids.chunks(TEXT_TO_MEASURE).collect();
             let batch = Batch::joined(&texts);
             let texts = Arc::new(Texts::new(&batch.lengths, &Reuse::Nothing));
-            let (mut hidden, cuda) = self.embed_tokens.forward(&batch, 0, &self.rope, stream)?;
-            let pass = Pass { texts, cuda, rope: &self.rope, stream };
+            let (mut hidden, call) = self.embed_tokens.forward(&batch, 0, &self.rope, stream)?;
+            let pass = Pass { texts, cuda: call, rope: &self.rope, stream };
             for _ in 0..LAYERS_TO_MEASURE {
-                hidden = layer.forward(&hidden, &pass, Rows::All, LayerReuse::Nothing)?;
+                hidden = layer.forward(&hidden, &pass, Rows::All, LayerReuse::Nothing, &self.kernels)?;
             }
-            hidden.x.eval()
+            match &hidden.x {
+                State::Array(x) => x.eval(),
+                State::Tensor(x) => cuda.read(x, stream).map(drop),
+            }
         })
     }
 }
 
 /// # Shape
-/// `x` `[.., W]`, `rows` `[N]`, result `[N, W]`.
-fn select(x: &Array, rows: &Array, stream: &Stream) -> Result<Array, MlxError> {
-    let width = x.shape().last().copied().unwrap_or(0);
-    ops::take(&ops::reshape(x, &[-1, width], stream)?, rows, 0, stream)
+/// `x` `[.., W]`, result `[N, W]`.
+fn select(x: &State, rows: &[u32], kernels: &Kernels, pass: &Pass<'_>) -> Result<State, MlxError> {
+    let stream = pass.stream;
+    match (x, kernels) {
+        (State::Tensor(x), Kernels::Cuda(cuda)) => cuda.rows(x, rows, stream).map(State::Tensor),
+        _ => {
+            let x = x.array()?;
+            let width = x.shape().last().copied().unwrap_or(0);
+            let rows = Array::from_slice(rows, &[rows.len() as i32])?;
+            ops::take(&ops::reshape(x, &[-1, width], stream)?, &rows, 0, stream).map(State::Array)
+        }
+    }
 }

@@ -125,6 +125,7 @@ impl Embedding {
         path: &str,
         config: &ModelConfig,
         kernels: &Kernels,
+        stream: &Stream,
     ) -> Result<Self, CheckpointError> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         Ok(match kernels {
@@ -134,7 +135,7 @@ impl Embedding {
             Kernels::Host(engine, _) => {
                 Self::Host(host::Embedding::load(engine, weights, path, vocab, hidden)?)
             }
-            Kernels::Cuda(cuda) => Self::Cuda(cuda::Embedding::load(cuda, weights, path, config)?),
+            Kernels::Cuda(cuda) => Self::Cuda(cuda::Embedding::load(cuda, weights, path, config, stream)?),
         })
     }
 

@@ -61,17 +61,18 @@ impl Mlp {
     /// # Shape
     /// `[.., D]`, before and after.
     pub(super) fn forward(&self, hidden: &Hidden, pass: &Pass<'_>) -> Result<Hidden, MlxError> {
-        let (x, stream) = (&hidden.x, pass.stream);
+        let stream = pass.stream;
         match self {
             Self::Mlx(mlp) => {
+                let x = hidden.x.array()?;
                 let normed = mlp.norm.forward(x, stream)?;
                 let gate = mlp.gate_proj.forward(&normed, stream)?;
                 let up = mlp.up_proj.forward(&normed, stream)?;
                 let down = mlp.down_proj.forward(&swiglu(&gate, &up, stream)?, stream)?;
                 ops::add(x, &down, stream).map(Hidden::from)
             }
-            Self::Host(mlp) => mlp.forward(x, &pass.texts, stream).map(Hidden::from),
-            Self::Cuda(mlp) => mlp.forward(x, hidden.cuda()?, pass.cuda()?, stream).map(Hidden::from),
+            Self::Host(mlp) => mlp.forward(hidden.x.array()?, &pass.texts, stream).map(Hidden::from),
+            Self::Cuda(mlp) => mlp.forward(&hidden.x, hidden.cuda()?, stream).map(Hidden::from),
         }
     }
 }

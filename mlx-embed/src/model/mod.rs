@@ -18,9 +18,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::{Digits, Engine};
+use crate::mlx::cuda::Tensor;
 use crate::mlx::{Array, MlxError, Stream};
 
-pub(crate) use decoder::{Decoder, Rows};
+pub(crate) use decoder::{Decoder, Output, Rows};
 pub use cuda::MatmulPolicy;
 pub(crate) use reuse::{KeysValues, Reuse};
 
@@ -51,12 +52,36 @@ impl Pass<'_> {
     }
 }
 
+/// Activations.
+#[derive(Debug)]
+enum State {
+    /// On MLX's lazy graph: `[B, L, W]`, or `[T, W]` with the kernels for NVIDIA GPUs.
+    Array(Array),
+    /// `[T, W]` in a GPU's memory.
+    Tensor(Tensor),
+}
+
+impl State {
+    fn array(&self) -> Result<&Array, MlxError> {
+        match self {
+            Self::Array(array) => Ok(array),
+            Self::Tensor(_) => Err(MlxError::new("forward", "activations are not on MLX's graph")),
+        }
+    }
+
+    fn tensor(&self) -> Result<&Tensor, MlxError> {
+        match self {
+            Self::Tensor(tensor) => Ok(tensor),
+            Self::Array(_) => Err(MlxError::new("forward", "activations are on MLX's graph")),
+        }
+    }
+}
+
 /// The residual stream between two operations.
 #[derive(Debug)]
 struct Hidden {
-    /// `[B, L, D]`, or `[T, D]` with the kernels for NVIDIA GPUs.
-    x: Array,
-    /// What these have computed ahead.
+    x: State,
+    /// What the kernels for NVIDIA GPUs have computed ahead.
     ahead: Option<cuda::Ahead>,
 }
 
@@ -68,12 +93,12 @@ impl Hidden {
 
 impl From<Array> for Hidden {
     fn from(x: Array) -> Self {
-        Self { x, ahead: None }
+        Self { x: State::Array(x), ahead: None }
     }
 }
 
-impl From<(Array, cuda::Ahead)> for Hidden {
-    fn from((x, ahead): (Array, cuda::Ahead)) -> Self {
+impl From<(State, cuda::Ahead)> for Hidden {
+    fn from((x, ahead): (State, cuda::Ahead)) -> Self {
         Self { x, ahead: Some(ahead) }
     }
 }

@@ -1,11 +1,13 @@
 //! Root-mean-square normalisation.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::checkpoint::{CheckpointError, Weights};
+use crate::mlx::cuda::Fixed;
 use crate::mlx::{Array, MlxError, Stream, ops};
 
-use super::{Hidden, Kernels, cuda, host};
+use super::{Hidden, Kernels, Output, cuda, host};
 
 /// On MLX's own operation.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ impl RmsNorm {
 pub(super) enum FinalNorm {
     Mlx(RmsNorm),
     Host(Arc<host::NormNode>),
+    Cuda(Rc<cuda::Cuda>, Fixed),
 }
 
 impl FinalNorm {
@@ -43,22 +46,27 @@ impl FinalNorm {
         eps: f32,
         kernels: &Kernels,
     ) -> Result<Self, CheckpointError> {
+        let path = "norm";
         Ok(match kernels {
-            Kernels::Mlx | Kernels::Cuda(_) => Self::Mlx(RmsNorm::load(weights, "norm", size, eps)?),
+            Kernels::Mlx => Self::Mlx(RmsNorm::load(weights, path, size, eps)?),
             Kernels::Host(engine, _) => {
-                Self::Host(host::NormNode::new(engine, host::Norm::load(weights, "norm", size, eps)?))
+                Self::Host(host::NormNode::new(engine, host::Norm::load(weights, path, size, eps)?))
+            }
+            Kernels::Cuda(cuda) => {
+                let weight = weights.vector(&format!("{path}.weight"), size)?;
+                let weight = Fixed::new(weight).map_err(|source| weights.tensor_error(path, source))?;
+                Self::Cuda(Rc::clone(cuda), weight)
             }
         })
     }
 
-    pub(super) fn forward(&self, hidden: &Hidden, stream: &Stream) -> Result<Array, MlxError> {
-        if let Some(cuda::Ahead::Normed(normed)) = &hidden.ahead {
-            return Ok(normed.clone());
-        }
-        let x = &hidden.x;
-        match self {
-            Self::Mlx(norm) => norm.forward(x, stream),
-            Self::Host(norm) => norm.forward(x, stream),
+    pub(super) fn forward(&self, hidden: &Hidden, stream: &Stream) -> Result<Output, MlxError> {
+        match (self, &hidden.x, &hidden.ahead) {
+            (Self::Mlx(norm), x, _) => norm.forward(x.array()?, stream).map(Output::Array),
+            (Self::Host(norm), x, _) => norm.forward(x.array()?, stream).map(Output::Array),
+            // The last layer has done it.
+            (Self::Cuda(..), _, Some(cuda::Ahead::Normed(normed))) => Ok(Output::Array(normed.clone())),
+            (Self::Cuda(cuda, weight), x, _) => cuda.finish(x.tensor()?, weight, stream).map(Output::Host),
         }
     }
 }

@@ -13,8 +13,8 @@ use super::tiles::{After, Tile, tiles};
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
 use crate::mlx::error::MlxError;
-use crate::mlx::Stream;
 use crate::mlx::ops::{QuantMode, QuantizedRef};
+use crate::mlx::{Stream, ops};
 
 const COMMON: &str = include_str!("source/common.cuh");
 const WGMMA: &str = include_str!("source/wgmma.cuh");
@@ -27,6 +27,8 @@ const ATTENTION_THREADS: i32 = 128;
 const ROTATE_THREADS: i32 = 128;
 const ADD_NORM_THREADS: i32 = 128;
 const SWIGLU_THREADS: i32 = 256;
+const ROWS_THREADS: i32 = 128;
+const FINISH_THREADS: i32 = 128;
 
 /// Sizes and constants of a model that are compiled into its kernels or go with every call.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,46 +70,42 @@ pub(crate) struct Compiled {
 /// A 4-bit matrix as `product.cu` reads it.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    weight: Array,  // u32, see pack.cu
-    factors: Array, // u32, see pack.cu
-    outputs: i32,
-    inputs: i32,
-}
-
-/// Activations before their norm is known: times its weight, and parts of the sums of the squares without it.
-#[derive(Debug)]
-pub(crate) struct Scaled {
-    scaled: Array,  // bf16 [T, D]
-    squares: Array, // f32 [T, parts]
+    pub(super) weight: Array,  // u32, see pack.cu
+    pub(super) factors: Array, // u32, see pack.cu
+    pub(super) outputs: i32,
+    pub(super) inputs: i32,
 }
 
 /// The kernels for one model and GPU.
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    geometry: Geometry,
-    embed: Program,
-    attention: Program,
+    pub(super) geometry: Geometry,
+    pub(super) embed: Program,
+    pub(super) attention: Program,
     rotate: Program,
     add_norm: Program,
     swiglu: Program,
     /// Where matrices are packed.
-    packed: Option<PackedKernels>,
+    pub(super) packed: Option<PackedKernels>,
     compiled: Compiled,
     digest: String,
 }
 
 #[derive(Debug)]
-struct PackedKernels {
+pub(super) struct PackedKernels {
     pack: Program,
     expand: Program,
-    products: Vec<(After, i32, Tile, Program)>,
+    pub(super) rows: Program,
+    pub(super) finish: Program,
+    /// With the highest number of tokens that each is for, in order.
+    pub(super) products: Vec<(After, i32, Tile, Program)>,
 }
 
-fn wrong(what: &'static str, message: String) -> MlxError {
+pub(super) fn wrong(what: &'static str, message: String) -> MlxError {
     MlxError::new(what, message)
 }
 
-fn expect(what: &'static str, array: &Array, shape: &[i32], dtype: Dtype) -> Result<(), MlxError> {
+pub(super) fn expect(what: &'static str, array: &Array, shape: &[i32], dtype: Dtype) -> Result<(), MlxError> {
     if array.shape() == shape && array.dtype() == Some(dtype) {
         return Ok(());
     }
@@ -155,6 +153,8 @@ impl Kernels {
             let group = [("GROUP", geometry.group)];
             sources.push(source("pack", include_str!("source/pack.cu"), &group, PACK_THREADS, 0));
             sources.push(source("expand", include_str!("source/expand.cu"), &group, EXPAND_THREADS, 0));
+            sources.push(source("rows", include_str!("source/rows.cu"), &[], ROWS_THREADS, 0));
+            sources.push(source("finish", include_str!("source/finish.cu"), &[], FINISH_THREADS, 0));
             let text = [WGMMA, include_str!("source/product.cu")].concat();
             for &(after, _, tile) in &products {
                 let more = [&group[..], &tile.defines(after)].concat();
@@ -173,12 +173,12 @@ impl Kernels {
             add_norm: next()?,
             swiglu: next()?,
             packed: if packed {
-                let (pack, expand) = (next()?, next()?);
+                let (pack, expand, rows, finish) = (next()?, next()?, next()?, next()?);
                 let mut of_products = Vec::new();
                 for (after, most, tile) in products {
                     of_products.push((after, most, tile, next()?));
                 }
-                Some(PackedKernels { pack, expand, products: of_products })
+                Some(PackedKernels { pack, expand, rows, finish, products: of_products })
             } else {
                 None
             },
@@ -201,7 +201,7 @@ impl Kernels {
         self.compiled
     }
 
-    fn packed(&self) -> Result<&PackedKernels, MlxError> {
+    pub(super) fn packed(&self) -> Result<&PackedKernels, MlxError> {
         self.packed.as_ref().ok_or_else(|| wrong("product", "these kernels know no packed matrices".into()))
     }
 
@@ -259,8 +259,7 @@ impl Kernels {
         Ok(out)
     }
 
-    /// The residual stream's start, that times `scale` (the first norm's weight) with its squares, and the cosines and
-    /// sines of every token's angles, f32 `[T, 2, E / 2]`.
+    /// The residual stream's start, and the cosines and sines of every token's angles, f32 `[T, 2, E / 2]`.
     ///
     /// `table` is `[vocab, D]` as [`Geometry::table`] says: one array of bf16, or weight, scales and biases. `angles` is
     /// f32 `[at least the plan's positions, 2, E / 2]`, flat.
@@ -271,7 +270,43 @@ impl Kernels {
         scale: &Array,
         angles: &Array,
         stream: &Stream,
-    ) -> Result<(Array, Scaled, Array), MlxError> {
+    ) -> Result<[Array; 2], MlxError> {
+        let what = "embed";
+        let Geometry { hidden, head_dim, .. } = self.geometry;
+        self.expect_embedding(plan, table, scale, angles)?;
+        let tokens = plan.tokens;
+        let meta = plan.meta()?;
+        let mut inputs = vec![&meta];
+        inputs.extend(table);
+        inputs.extend([scale, angles]);
+        // SAFETY: a block has a token; its id is below `vocab`, its position within `angles`, both checked above, and
+        // its rows of the outputs are its own.
+        let [x, _, _, angles] = unsafe {
+            self.embed.call(
+                &inputs,
+                [
+                    (&[tokens, hidden], Dtype::Bf16),
+                    (&[tokens, hidden], Dtype::Bf16),
+                    (&[tokens, 1], Dtype::F32),
+                    (&[tokens, head_dim], Dtype::F32),
+                ],
+                &[hidden, tokens],
+                &[],
+                [tokens, 1, 1],
+                stream,
+            )?
+        };
+        Ok([x, angles])
+    }
+
+    /// Checks what [`Kernels::embed`] is given.
+    pub(super) fn expect_embedding(
+        &self,
+        plan: &Plan,
+        table: &[&Array],
+        scale: &Array,
+        angles: &Array,
+    ) -> Result<(), MlxError> {
         let what = "embed";
         let Geometry { hidden, head_dim, vocab, table: (bits, group), .. } = self.geometry;
         match table {
@@ -290,56 +325,16 @@ impl Kernels {
         if angles.dtype() != Some(Dtype::F32) || angles.size() < plan.positions() * head_dim as usize {
             return Err(wrong(what, format!("{angles:?} for {} positions", plan.positions())));
         }
-        let tokens = plan.tokens;
-        let mut inputs = vec![&plan.meta];
-        inputs.extend(table);
-        inputs.extend([scale, angles]);
-        // SAFETY: a block has a token; its id is below `vocab`, its position within `angles`, both checked above, and
-        // its rows of the outputs are its own.
-        let [x, scaled, squares, angles] = unsafe {
-            self.embed.call(
-                &inputs,
-                [
-                    (&[tokens, hidden], Dtype::Bf16),
-                    (&[tokens, hidden], Dtype::Bf16),
-                    (&[tokens, 1], Dtype::F32),
-                    (&[tokens, head_dim], Dtype::F32),
-                ],
-                &[hidden, tokens],
-                &[],
-                [tokens, 1, 1],
-                stream,
-            )?
-        };
-        Ok((x, Scaled { scaled, squares }, angles))
+        Ok(())
     }
 
-    fn product(&self, after: After, tokens: i32) -> Result<(Tile, &Program), MlxError> {
-        self.packed()?
-            .products
-            .iter()
-            .find(|(of, most, ..)| *of == after && tokens <= *most)
-            .map(|(_, _, tile, program)| (*tile, program))
-            .ok_or_else(|| wrong("product", format!("no kernel for {tokens} tokens")))
-    }
-
-    fn expect_scaled(&self, what: &'static str, x: &Scaled, inputs: i32) -> Result<(i32, i32), MlxError> {
-        let &[tokens, parts] = x.squares.shape() else {
-            return Err(wrong(what, format!("{x:?} has no sums of squares")));
-        };
-        expect(what, &x.scaled, &[tokens, inputs], Dtype::Bf16)?;
-        expect(what, &x.squares, &[tokens, parts], Dtype::F32)?;
-        Ok((tokens, parts))
-    }
-
-    /// Bias and head norms, where the geometry has them; else anything that is there.
-    fn of_heads<'a>(
+    /// Bias and head norms, where the geometry has them; else `otherwise`, which the kernels leave alone.
+    pub(super) fn of_heads<'a>(
         &self,
         what: &'static str,
         bias: Option<&'a Array>,
         norms: Option<&'a Array>,
-        angles: &'a Array,
-        tokens: i32,
+        otherwise: &'a Array,
     ) -> Result<[&'a Array; 2], MlxError> {
         let geometry = &self.geometry;
         if bias.is_some() != geometry.bias || norms.is_some() != geometry.head_norms {
@@ -351,106 +346,12 @@ impl Kernels {
         if let Some(norms) = norms {
             expect(what, norms, &[2, geometry.head_dim], Dtype::Bf16)?;
         }
-        expect(what, angles, &[tokens, geometry.head_dim], Dtype::F32)?;
-        Ok([bias.unwrap_or(angles), norms.unwrap_or(angles)])
-    }
-
-    /// Queries, keys and values of `x`'s norm, rotated: bf16 `[T, (H + 2K) * E]`.
-    ///
-    /// `bias` is `[(H + 2K) * E]`, `norms` the weights of queries' and keys' `[2, E]`, `angles` as
-    /// [`Kernels::embed`] made them.
-    pub(crate) fn qkv(
-        &self,
-        x: &Scaled,
-        w: &Packed,
-        [bias, norms]: [Option<&Array>; 2],
-        angles: &Array,
-        stream: &Stream,
-    ) -> Result<Array, MlxError> {
-        let what = "qkv";
-        let (tokens, parts) = self.expect_scaled(what, x, w.inputs)?;
-        let [bias, norms] = self.of_heads(what, bias, norms, angles, tokens)?;
-        let Geometry { heads, kv_heads, eps, .. } = self.geometry;
-        if w.outputs != self.geometry.qkv() {
-            return Err(wrong(what, format!("{} outputs for {} elements of heads", w.outputs, self.geometry.qkv())));
-        }
-        let (tile, program) = self.product(After::Rotate, tokens)?;
-        // SAFETY: blocks cover tokens and outputs, and product.cu leaves out what is beyond either; all shapes were
-        // checked above and `w` was packed for its sizes.
-        let [out] = unsafe {
-            program.call(
-                &[&x.scaled, &w.weight, &w.factors, &x.squares, bias, norms, angles],
-                [(&[tokens, w.outputs], Dtype::Bf16)],
-                &[tokens, w.outputs, w.inputs, parts, heads, heads + kv_heads],
-                &[eps, eps],
-                grid(tile, tokens, w.outputs),
-                stream,
-            )?
-        };
-        Ok(out)
-    }
-
-    /// `x` `[T, D]` plus the product of `a` `[T, inputs]`, and that times `scale` `[D]` with its squares.
-    pub(crate) fn add(
-        &self,
-        x: &Array,
-        a: &Array,
-        w: &Packed,
-        scale: &Array,
-        stream: &Stream,
-    ) -> Result<(Array, Scaled), MlxError> {
-        let what = "add";
-        let &[tokens, _] = a.shape() else {
-            return Err(wrong(what, format!("{a:?} is no matrix")));
-        };
-        expect(what, a, &[tokens, w.inputs], Dtype::Bf16)?;
-        expect(what, x, &[tokens, w.outputs], Dtype::Bf16)?;
-        expect(what, scale, &[w.outputs], Dtype::Bf16)?;
-        let (tile, program) = self.product(After::Add, tokens)?;
-        let blocks = grid(tile, tokens, w.outputs);
-        // SAFETY: as in `qkv`; a block writes the squares of its outputs.
-        let [out, scaled, squares] = unsafe {
-            program.call(
-                &[a, &w.weight, &w.factors, x, scale],
-                [
-                    (&[tokens, w.outputs], Dtype::Bf16),
-                    (&[tokens, w.outputs], Dtype::Bf16),
-                    (&[tokens, blocks[0]], Dtype::F32),
-                ],
-                &[tokens, w.outputs, w.inputs],
-                &[],
-                blocks,
-                stream,
-            )?
-        };
-        Ok((out, Scaled { scaled, squares }))
-    }
-
-    /// `silu(gate) * up` of `x`'s norm, bf16 `[T, outputs / 2]`; gate's and up's outputs alternate eight by eight.
-    pub(crate) fn gated(&self, x: &Scaled, w: &Packed, stream: &Stream) -> Result<Array, MlxError> {
-        let what = "gated";
-        let (tokens, parts) = self.expect_scaled(what, x, w.inputs)?;
-        if w.outputs % 16 != 0 {
-            return Err(wrong(what, format!("{} outputs don't alternate eight by eight", w.outputs)));
-        }
-        let (tile, program) = self.product(After::SwiGlu, tokens)?;
-        // SAFETY: as in `qkv`.
-        let [out] = unsafe {
-            program.call(
-                &[&x.scaled, &w.weight, &w.factors, &x.squares],
-                [(&[tokens, w.outputs / 2], Dtype::Bf16)],
-                &[tokens, w.outputs, w.inputs, parts],
-                &[self.geometry.eps],
-                grid(tile, tokens, w.outputs),
-                stream,
-            )?
-        };
-        Ok(out)
+        Ok([bias.unwrap_or(otherwise), norms.unwrap_or(otherwise)])
     }
 
     /// What each token gathers from its text's tokens up to it, and from those before the text: bf16 `[T, H * E]`.
     ///
-    /// `qkv` is as [`Kernels::qkv`] makes it, `past` keys and values of the plan's past, `[at least past, K * E]` each.
+    /// `qkv` is as [`Kernels::rotate`] makes it, `past` keys and values of the plan's past, `[at least past, K * E]` each.
     pub(crate) fn attention(
         &self,
         qkv: &Array,
@@ -462,21 +363,12 @@ impl Kernels {
         let Geometry { heads, kv_heads, head_dim, .. } = self.geometry;
         let tokens = plan.tokens;
         expect(what, qkv, &[tokens, self.geometry.qkv()], Dtype::Bf16)?;
-        if past.is_some() != (plan.past > 0) {
-            return Err(wrong(what, format!("keys before the texts, or none, for a past of {}", plan.past)));
-        }
-        for array in past.iter().flatten() {
-            let kept = array.shape().first().copied().unwrap_or(0);
-            expect(what, array, &[kept, kv_heads * head_dim], Dtype::Bf16)?;
-            if kept < plan.past {
-                return Err(wrong(what, format!("{kept} tokens are kept of a past of {}", plan.past)));
-            }
-        }
+        self.expect_past(past, plan)?;
         let [keys, values] = past.unwrap_or([qkv, qkv]);
         // SAFETY: a plan's blocks lie within its tokens, of which `qkv` has a row each; the past was checked above.
         let [out] = unsafe {
             self.attention.call(
-                &[qkv, keys, values, &plan.meta],
+                &[qkv, keys, values, &plan.meta()?],
                 [(&[tokens, heads * head_dim], Dtype::Bf16)],
                 &[2 * tokens, heads, kv_heads, plan.past],
                 &[(head_dim as f32).powf(-0.5)],
@@ -487,7 +379,25 @@ impl Kernels {
         Ok(out)
     }
 
-    /// Bias, head norms and rotation of what a product of its own made, `[T, (H + 2K) * E]`; see [`Kernels::qkv`].
+    /// Checks keys and values of a plan's past.
+    pub(super) fn expect_past(&self, past: Option<[&Array; 2]>, plan: &Plan) -> Result<(), MlxError> {
+        let what = "attention";
+        let Geometry { kv_heads, head_dim, .. } = self.geometry;
+        if past.is_some() != (plan.past > 0) {
+            return Err(wrong(what, format!("keys before the texts, or none, for a past of {}", plan.past)));
+        }
+        for array in past.iter().flatten() {
+            let kept = array.shape().first().copied().unwrap_or(0);
+            expect(what, array, &[kept, kv_heads * head_dim], Dtype::Bf16)?;
+            if kept < plan.past {
+                return Err(wrong(what, format!("{kept} tokens are kept of a past of {}", plan.past)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bias, head norms and rotation of a product `[T, (H + 2K) * E]`. `bias` is `[(H + 2K) * E]`, `norms` the weights of
+    /// queries' and keys' `[2, E]`, `angles` as [`Kernels::embed`] made them.
     pub(crate) fn rotate(
         &self,
         qkv: &Array,
@@ -496,12 +406,13 @@ impl Kernels {
         stream: &Stream,
     ) -> Result<Array, MlxError> {
         let what = "rotate";
-        let Geometry { heads, kv_heads, eps, .. } = self.geometry;
+        let Geometry { heads, kv_heads, head_dim, eps, .. } = self.geometry;
         let &[tokens, width] = qkv.shape() else {
             return Err(wrong(what, format!("{qkv:?} is no matrix")));
         };
         expect(what, qkv, &[tokens, self.geometry.qkv()], Dtype::Bf16)?;
-        let [bias, norms] = self.of_heads(what, bias, norms, angles, tokens)?;
+        expect(what, angles, &[tokens, head_dim], Dtype::F32)?;
+        let [bias, norms] = self.of_heads(what, bias, norms, angles)?;
         let all_heads = heads + 2 * kv_heads;
         let warps = ROTATE_THREADS / 32;
         // SAFETY: a warp has one head of one token, and leaves out what is beyond the last.
@@ -571,16 +482,10 @@ impl Kernels {
     }
 }
 
-impl Scaled {
-    /// Held for a start ahead of time: both arrays.
-    pub(crate) fn arrays(&self) -> [&Array; 2] {
-        [&self.scaled, &self.squares]
-    }
-}
-
 impl Packed {
-    pub(crate) fn arrays(&self) -> [&Array; 2] {
-        [&self.weight, &self.factors]
+    /// Computes it.
+    pub(crate) fn eval(&self) -> Result<(), MlxError> {
+        ops::eval([&self.weight, &self.factors])
     }
 }
 
@@ -589,7 +494,7 @@ fn up(count: i32, each: i32) -> i32 {
     (count + each - 1) / each
 }
 
-fn grid(tile: Tile, tokens: i32, outputs: i32) -> [i32; 3] {
+pub(super) fn grid(tile: Tile, tokens: i32, outputs: i32) -> [i32; 3] {
     [up(outputs, tile.outputs()), up(tokens, tile.tokens), 1]
 }
 

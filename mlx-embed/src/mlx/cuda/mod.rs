@@ -4,12 +4,19 @@
 //! residual connection, the rotation and the activation are part of the products or of one kernel behind them. Tokens of
 //! a batch lie one text behind the other, `[T, ..]`, so that there is no padding and nothing to compile for a length.
 //! The functions check their arguments' shapes and types, as the kernels can't.
+//!
+//! [`Kernels`] are operations of MLX's lazy graph. [`Eager`] launches at once: an operation of MLX's costs the host more
+//! than ten microseconds, a launch two, and a batch of few tokens is hundreds of kernels of a few microseconds each.
 
+mod eager;
 mod kernels;
 mod plan;
 mod program;
+mod queue;
 mod tiles;
 
-pub(crate) use kernels::{Compiled, Geometry, Kernels, Packed, Scaled};
+pub(crate) use eager::{Eager, Fixed, Scaled, Weights};
+pub(crate) use kernels::{Geometry, Kernels, Packed};
 pub(crate) use plan::Plan;
 pub(crate) use program::{Architecture, cache_folder};
+pub(crate) use queue::Tensor;

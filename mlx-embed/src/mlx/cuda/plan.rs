@@ -1,4 +1,4 @@
-//! What the kernels need to know of a batch, as one array.
+//! What the kernels need to know of a batch, as one list of numbers.
 
 use crate::mlx::array::Array;
 use crate::mlx::error::MlxError;
@@ -11,7 +11,7 @@ const QUERIES: usize = 64;
 pub(crate) struct Plan {
     /// i32: the ids `[T]`, the positions `[T]`, and for each block of attention the text's start, its length, the first
     /// query and 0.
-    pub(super) meta: Array,
+    pub(super) numbers: Vec<i32>,
     pub(super) tokens: i32,
     pub(super) blocks: i32,
     pub(super) past: i32,
@@ -35,13 +35,18 @@ impl Plan {
             return failed(format!("{} tokens are more than a batch may have", ids.len().max(longest)));
         }
         Ok(Self {
-            meta: Array::from_slice(&numbers, &[numbers.len() as i32])?,
             tokens: ids.len() as i32,
             blocks: ((numbers.len() - 2 * ids.len()) / 4) as i32,
+            numbers,
             past: past as i32,
             positions: longest,
             ids: ids.iter().max().map_or(0, |id| id + 1),
         })
+    }
+
+    /// As MLX's kernels take it.
+    pub(super) fn meta(&self) -> Result<Array, MlxError> {
+        Array::from_slice(&self.numbers, &[self.numbers.len() as i32])
     }
 
     /// T.

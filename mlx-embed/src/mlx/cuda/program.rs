@@ -84,6 +84,7 @@ pub(super) struct Program {
     name: CString,
     /// The code, or what stands for it where MLX finds it in its folder.
     image: Vec<u8>,
+    code: Vec<u8>,
     threads: i32,
     shared_memory: i32,
 }
@@ -100,21 +101,22 @@ impl Program {
         digest.update(&source.text);
         let key = hex(&digest.finalize());
         let name = format!("mlx_embed_{}_{}", source.name, &key[..16]);
-        let program = |image| Self {
+        let program = |image, code| Self {
             name: CString::new(name.clone()).unwrap_or_default(),
             image,
+            code,
             threads: source.threads,
             shared_memory: source.shared_memory,
         };
 
         let module = module_name(&name, &key)?;
         let folder = cache_folder()?;
-        if is_stored(&folder, &module) {
-            return Ok((program(key.into_bytes()), false));
+        if let Some(code) = stored(&folder, &module) {
+            return Ok((program(key.into_bytes(), code), false));
         }
         let code = compile(source, &name, architecture)?;
         match store(&folder, &module, &name, &code) {
-            Ok(()) => Ok((program(key.into_bytes()), true)),
+            Ok(()) => Ok((program(key.into_bytes(), code), true)),
             Err(error) => {
                 tracing::warn!(
                     folder = %folder.display(),
@@ -122,7 +124,7 @@ impl Program {
                     "compiled CUDA code can't be kept; set MLX_PTX_CACHE_DIR to a folder that only you can write, \
                      or every start compiles anew and every call takes longer"
                 );
-                Ok((program(code), true))
+                Ok((program(code.clone(), code), true))
             }
         }
     }
@@ -176,6 +178,24 @@ impl Program {
             arrays.push(results.get(index)?);
         }
         <[Array; N]>::try_from(arrays).map_err(|_| MlxError::new(operation, "another number of outputs"))
+    }
+}
+
+impl Program {
+    pub(super) fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    pub(super) fn code(&self) -> &[u8] {
+        &self.code
+    }
+
+    pub(super) fn threads(&self) -> i32 {
+        self.threads
+    }
+
+    pub(super) fn shared_memory(&self) -> i32 {
+        self.shared_memory
     }
 }
 
@@ -242,13 +262,13 @@ pub(crate) fn cache_folder() -> Result<PathBuf, MlxError> {
 /// What the line of the list begins with that holds the code's digest; MLX skips lines without a tab.
 const DIGEST: &str = "sha256 ";
 
-/// Whether the code is in the folder, as it was written, and nobody else can have put it there.
-fn is_stored(folder: &Path, module: &str) -> bool {
+/// The code, if it is in the folder as it was written and nobody else can have put it there.
+fn stored(folder: &Path, module: &str) -> Option<Vec<u8>> {
     let read = |extension: &str| fs::read(folder.join(format!("{module}.{extension}"))).ok();
-    let (Some(code), Some(list)) = (read("ptx"), read("txt")) else { return false };
+    let (code, list) = (read("ptx")?, read("txt")?);
     let list = String::from_utf8_lossy(&list);
     let digest = list.lines().find_map(|line| line.strip_prefix(DIGEST));
-    digest == Some(&hex(&Sha256::digest(&code))) && is_private(folder).is_ok()
+    (digest == Some(&hex(&Sha256::digest(&code))) && is_private(folder).is_ok()).then_some(code)
 }
 
 /// Puts the code where MLX looks for it. Others may do the same at the same time.
@@ -313,17 +333,17 @@ mod tests {
     fn stored_code_is_found_until_it_changes() {
         let folder = private_folder();
         let deeper = folder.path().join("a/b");
-        assert!(!is_stored(&deeper, "module"));
+        assert_eq!(stored(&deeper, "module"), None);
         store(&deeper, "module", "kernel", b"code").unwrap();
-        assert!(is_stored(&deeper, "module"));
+        assert_eq!(stored(&deeper, "module").as_deref(), Some(&b"code"[..]));
         let list = fs::read_to_string(deeper.join("module.txt")).unwrap();
         assert!(list.starts_with("kernel\tkernel\n"), "{list}");
         assert_eq!(fs::read_dir(&deeper).unwrap().count(), 2, "nothing unfinished stays");
         // Cut short, as after a crash or on a full disk.
         fs::write(deeper.join("module.ptx"), b"cod").unwrap();
-        assert!(!is_stored(&deeper, "module"));
+        assert_eq!(stored(&deeper, "module"), None);
         store(&deeper, "module", "kernel", b"code").unwrap();
-        assert!(is_stored(&deeper, "module"));
+        assert_eq!(stored(&deeper, "module").as_deref(), Some(&b"code"[..]));
     }
 
     #[test]
@@ -333,7 +353,7 @@ mod tests {
         let folder = private_folder();
         store(folder.path(), "module", "kernel", b"code").unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(!is_stored(folder.path(), "module"));
+        assert_eq!(stored(folder.path(), "module"), None);
         let error = store(folder.path(), "module", "kernel", b"code").unwrap_err();
         assert!(error.to_string().contains("another user can write"), "{error}");
     }

@@ -73,21 +73,21 @@ pub(super) fn tiles(after: After, hopper: bool) -> Vec<(i32, Tile)> {
     const ALL: i32 = i32::MAX;
     match (after, hopper) {
         (After::Rotate, true) => vec![
-            (16, tile(8, 8, 4, [4, 4]).by_warp()),
-            (48, tile(16, 8, 2, [4, 4]).by_warp()),
-            (384, tile(64, 8, 2, [4, 4])),
-            (768, tile(128, 8, 1, [4, 4])),
-            (ALL, tile(128, 16, 1, [5, 2])),
+            (24, tile(8, 8, 2, [4, 2]).by_warp()),
+            (64, tile(16, 8, 2, [4, 4])),
+            (384, tile(64, 8, 2, [6, 2])),
+            (ALL, tile(128, 8, 1, [4, 2])),
         ],
         (After::Add, true) => vec![
-            (32, tile(8, 1, 16, [4, 4]).by_warp()),
-            (256, tile(32, 4, 4, [4, 4])),
-            (768, tile(64, 4, 4, [4, 4])),
-            (ALL, tile(128, 4, 1, [4, 4]).twice()),
+            (24, tile(8, 1, 16, [4, 2]).by_warp()),
+            (64, tile(16, 1, 8, [4, 2]).by_warp()),
+            (256, tile(32, 4, 4, [4, 2])),
+            (ALL, tile(64, 4, 4, [6, 2])),
         ],
         (After::SwiGlu, true) => vec![
-            (32, tile(16, 4, 4, [6, 4])),
-            (320, tile(32, 8, 1, [4, 4]).twice()),
+            (24, tile(16, 4, 4, [4, 2])),
+            (64, tile(64, 4, 4, [6, 2])),
+            (320, tile(32, 8, 2, [4, 2]).twice()),
             (ALL, tile(128, 16, 1, [4, 2])),
         ],
         (After::Rotate, false) => vec![

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
+use crate::mlx::cuda::Fixed;
 use crate::mlx::{Array, MlxError, Stream, ops};
+use crate::model::State;
 use crate::model::reuse::{KeysValues, LayerReuse};
 
 use super::weight::{Order, Weight};
@@ -14,10 +16,10 @@ use super::{Ahead, Call, Cuda, Way, add_norm, another_way};
 pub(in crate::model) struct Attention {
     cuda: Rc<Cuda>,
     qkv: Weight,               // D -> (H + 2K) * E
-    bias: Option<Array>,       // [(H + 2K) * E]
-    head_norms: Option<Array>, // [2, E]
+    bias: Option<Fixed>,       // [(H + 2K) * E]
+    head_norms: Option<Fixed>, // [2, E]
     o: Weight,                 // H * E -> D
-    next_norm: Array,          // [D]
+    next_norm: Fixed,          // [D]
 }
 
 impl Attention {
@@ -34,14 +36,13 @@ impl Attention {
         let [queries, keys] = [config.heads, config.kv_heads].map(|heads| heads * config.head_dim);
         let projections = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
         let matrices = projections.map(|(name, outputs)| (format!("{path}.{name}"), outputs));
-        let vectors = |names: &[(String, i32)], shape: &[i32]| -> Result<Array, CheckpointError> {
+        let vectors = |names: &[(String, i32)], shape: &[i32]| -> Result<Fixed, CheckpointError> {
             let mut all = Vec::new();
             for (name, size) in names {
                 all.push(weights.vector(name, *size)?);
             }
             let joined = ops::concatenate(&all, 0, stream).and_then(|all| ops::reshape(&all, shape, stream));
-            let joined = joined.and_then(|joined| joined.eval().map(|()| joined));
-            joined.map_err(|source| weights.tensor_error(&path, source))
+            joined.and_then(Fixed::new).map_err(|source| weights.tensor_error(&path, source))
         };
         let biases = projections.map(|(name, outputs)| (format!("{path}.{name}.bias"), outputs));
         let norms = ["q_norm", "k_norm"].map(|name| (format!("{path}.{name}.weight"), config.head_dim));
@@ -51,7 +52,7 @@ impl Attention {
             bias: if geometry.bias { Some(vectors(&biases, &[-1])?) } else { None },
             head_norms: if geometry.head_norms { Some(vectors(&norms, &[2, -1])?) } else { None },
             o: Weight::load(cuda, weights, &[(format!("{path}.o_proj"), hidden)], queries, Order::Stacked, stream)?,
-            next_norm: weights.vector(&next_norm, hidden)?,
+            next_norm: vectors(&[(next_norm, hidden)], &[-1])?,
             cuda: Rc::clone(cuda),
         })
     }
@@ -66,28 +67,35 @@ impl Attention {
         call: &Call,
         reuse: LayerReuse<'_>,
         stream: &Stream,
-    ) -> Result<Array, MlxError> {
-        let kernels = &self.cuda.kernels;
+    ) -> Result<State, MlxError> {
         let of_heads = [self.bias.as_ref(), self.head_norms.as_ref()];
-        let qkv = match (call.way, ahead) {
-            (Way::Packed, Ahead::Scaled(x)) => {
-                kernels.qkv(x, self.qkv.packed()?, of_heads, &call.angles, stream)?
-            }
-            (Way::Expanded, Ahead::Normed(x)) => {
-                let qkv = self.qkv.product(&self.cuda, x, stream)?;
-                kernels.rotate(&qkv, of_heads, &call.angles, stream)?
-            }
-            _ => return Err(another_way()),
-        };
-        let past = match reuse {
-            LayerReuse::Nothing => None,
-            LayerReuse::Keep(kept) => {
-                kept.push(self.keys_values(&qkv, stream)?);
-                None
-            }
+        let past = match &reuse {
+            LayerReuse::Nothing | LayerReuse::Keep(_) => None,
             LayerReuse::Continue(before) => Some([&before.keys, &before.values]),
         };
-        kernels.attention(&qkv, past, &call.plan, stream)
+        match (&call.way, ahead) {
+            (Way::Packed { meta, angles }, Ahead::Scaled(x)) => {
+                let eager = self.cuda.eager()?;
+                let qkv = eager.qkv(x, self.qkv.packed()?, of_heads, angles, stream)?;
+                if let LayerReuse::Keep(kept) = reuse {
+                    let own = self.keys_values(&eager.array(&qkv, stream)?, stream)?;
+                    // The memory behind the array is free for others once `qkv` goes.
+                    KeysValues::eval(std::slice::from_ref(&own))?;
+                    kept.push(own);
+                }
+                eager.attention(&qkv, past, &call.plan, meta, stream).map(State::Tensor)
+            }
+            (Way::Expanded { angles }, Ahead::Normed(x)) => {
+                let kernels = &self.cuda.kernels;
+                let qkv = self.qkv.product(&self.cuda, x, stream)?;
+                let qkv = kernels.rotate(&qkv, of_heads.map(|of| of.map(Fixed::array)), angles, stream)?;
+                if let LayerReuse::Keep(kept) = reuse {
+                    kept.push(self.keys_values(&qkv, stream)?);
+                }
+                kernels.attention(&qkv, past, &call.plan, stream).map(State::Array)
+            }
+            _ => Err(another_way()),
+        }
     }
 
     /// `[T, K * E]` each.
@@ -101,21 +109,21 @@ impl Attention {
     /// See [`Attention::output`](crate::model::attention::Attention::output).
     pub(in crate::model) fn output(
         &self,
-        x: &Array,
-        mixed: &Array,
-        call: &Call,
+        x: &State,
+        mixed: &State,
         stream: &Stream,
-    ) -> Result<(Array, Ahead), MlxError> {
-        match call.way {
-            Way::Packed => {
+    ) -> Result<(State, Ahead), MlxError> {
+        match (x, mixed) {
+            (State::Tensor(x), State::Tensor(mixed)) => {
                 let (x, scaled) =
-                    self.cuda.kernels.add(x, mixed, self.o.packed()?, &self.next_norm, stream)?;
-                Ok((x, Ahead::Scaled(scaled)))
+                    self.cuda.eager()?.add(x, mixed, self.o.packed()?, &self.next_norm, stream)?;
+                Ok((State::Tensor(x), Ahead::Scaled(scaled)))
             }
-            Way::Expanded => {
+            (State::Array(x), State::Array(mixed)) => {
                 let y = self.o.product(&self.cuda, mixed, stream)?;
-                add_norm(&self.cuda, x, &y, &self.next_norm, stream)
+                add_norm(&self.cuda, x, &y, self.next_norm.array(), stream)
             }
+            _ => Err(another_way()),
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use crate::checkpoint::{CheckpointError, Matrix, ModelConfig, Weights};
-use crate::mlx::cuda::Plan;
+use crate::mlx::cuda::{Fixed, Plan};
 use crate::mlx::{Array, MlxError, Stream, ops};
+use crate::model::State;
 use crate::model::rope::Rope;
 
 use super::{Ahead, Call, Cuda, Way};
@@ -14,8 +15,8 @@ use super::{Ahead, Call, Cuda, Way};
 pub(in crate::model) struct Embedding {
     cuda: Rc<Cuda>,
     /// As [`Kernels::embed`](crate::mlx::cuda::Kernels::embed) takes it.
-    table: Vec<Array>,
-    next_norm: Array, // [D]
+    table: Vec<Fixed>,
+    next_norm: Fixed, // [D]
     eps: f32,
 }
 
@@ -25,17 +26,23 @@ impl Embedding {
         weights: &Weights<'_>,
         path: &str,
         config: &ModelConfig,
+        stream: &Stream,
     ) -> Result<Self, CheckpointError> {
-        let table = match weights.matrix(path, config.vocab_size, config.hidden_size)? {
+        let parts = match weights.matrix(path, config.vocab_size, config.hidden_size)? {
             Matrix::Dense(table) => vec![table],
             Matrix::Quantized { weight, scales, biases, .. } => {
                 [weight, scales].into_iter().chain(biases).collect()
             }
         };
+        let fixed = |array: Array| Fixed::new(on_gpu(&array, stream)?);
+        let failed = |source| weights.tensor_error(path, source);
+        let table = parts.into_iter().map(|part| fixed(part).map_err(failed)).collect::<Result<_, _>>()?;
+        weights.release(path);
+        let next_norm = weights.vector("layers.0.input_layernorm.weight", config.hidden_size)?;
         Ok(Self {
             cuda: Rc::clone(cuda),
             table,
-            next_norm: weights.vector("layers.0.input_layernorm.weight", config.hidden_size)?,
+            next_norm: fixed(next_norm).map_err(failed)?,
             eps: config.rms_norm_eps,
         })
     }
@@ -48,16 +55,32 @@ impl Embedding {
         past: usize,
         rope: &Rope,
         stream: &Stream,
-    ) -> Result<(Array, Ahead, Call), MlxError> {
+    ) -> Result<(State, Ahead, Call), MlxError> {
         let plan = Plan::new(ids, lengths, past)?;
         let angles = self.cuda.angles(rope, plan.positions())?;
-        let table: Vec<&Array> = self.table.iter().collect();
-        let (x, scaled, angles) = self.cuda.kernels.embed(&plan, &table, &self.next_norm, &angles, stream)?;
-        let way = self.cuda.way(plan.tokens());
-        let ahead = match way {
-            Way::Packed => Ahead::Scaled(scaled),
-            Way::Expanded => Ahead::Normed(ops::rms_norm(&x, &self.next_norm, self.eps, stream)?),
-        };
-        Ok((x, ahead, Call { plan, angles, way }))
+        if self.cuda.is_packed(plan.tokens()) {
+            let eager = self.cuda.eager()?;
+            let meta = eager.meta(&plan, stream)?;
+            let (x, scaled, angles) =
+                eager.embed(&plan, &meta, &self.table, &self.next_norm, &angles, stream)?;
+            let call = Call { plan, way: Way::Packed { meta, angles } };
+            return Ok((State::Tensor(x), Ahead::Scaled(scaled), call));
+        }
+        let table: Vec<&Array> = self.table.iter().map(Fixed::array).collect();
+        let scale = self.next_norm.array();
+        let [x, angles] = self.cuda.kernels.embed(&plan, &table, scale, angles.array(), stream)?;
+        let normed = ops::rms_norm(&x, scale, self.eps, stream)?;
+        Ok((State::Array(x), Ahead::Normed(normed), Call { plan, way: Way::Expanded { angles } }))
     }
+}
+
+/// A copy in the GPU's own memory. What comes from the host lies in memory that both see, whose pages move when the GPU
+/// first touches them, a text's rows at a time.
+fn on_gpu(array: &Array, stream: &Stream) -> Result<Array, MlxError> {
+    let rows = array.shape().first().copied().unwrap_or(0);
+    let halves = [
+        ops::slice_axis(array, 0, 0, rows / 2, stream)?,
+        ops::slice_axis(array, 0, rows / 2, rows, stream)?,
+    ];
+    ops::concatenate(&halves, 0, stream)
 }

@@ -3,10 +3,12 @@
 use std::rc::Rc;
 
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
-use crate::mlx::{Array, MlxError, Stream};
+use crate::mlx::cuda::Fixed;
+use crate::mlx::{MlxError, Stream};
+use crate::model::State;
 
 use super::weight::{Order, Weight};
-use super::{Ahead, Call, Cuda, Way, add_norm, another_way};
+use super::{Ahead, Cuda, add_norm, another_way};
 
 /// Feed-forward part of one layer, and the residual connection and norm behind it.
 #[derive(Debug)]
@@ -14,7 +16,7 @@ pub(in crate::model) struct Mlp {
     cuda: Rc<Cuda>,
     gate_up: Weight,  // D -> 2 * I, alternating eight by eight
     down: Weight,     // I -> D
-    next_norm: Array, // [D]
+    next_norm: Fixed, // [D]
 }
 
 impl Mlp {
@@ -36,7 +38,8 @@ impl Mlp {
         Ok(Self {
             gate_up: Weight::load(cuda, weights, &gate_up, hidden, Order::ByEights, stream)?,
             down: Weight::load(cuda, weights, &[of("down_proj", hidden)], intermediate, Order::Stacked, stream)?,
-            next_norm: weights.vector(&next_norm, hidden)?,
+            next_norm: Fixed::new(weights.vector(&next_norm, hidden)?)
+                .map_err(|source| weights.tensor_error(&next_norm, source))?,
             cuda: Rc::clone(cuda),
         })
     }
@@ -45,23 +48,22 @@ impl Mlp {
     /// `x` and result `[T, D]`.
     pub(in crate::model) fn forward(
         &self,
-        x: &Array,
+        x: &State,
         ahead: &Ahead,
-        call: &Call,
         stream: &Stream,
-    ) -> Result<(Array, Ahead), MlxError> {
-        let kernels = &self.cuda.kernels;
-        match (call.way, ahead) {
-            (Way::Packed, Ahead::Scaled(scaled)) => {
-                let gated = kernels.gated(scaled, self.gate_up.packed()?, stream)?;
-                let (x, scaled) = kernels.add(x, &gated, self.down.packed()?, &self.next_norm, stream)?;
-                Ok((x, Ahead::Scaled(scaled)))
+    ) -> Result<(State, Ahead), MlxError> {
+        match (x, ahead) {
+            (State::Tensor(x), Ahead::Scaled(scaled)) => {
+                let eager = self.cuda.eager()?;
+                let gated = eager.gated(scaled, self.gate_up.packed()?, stream)?;
+                let (x, scaled) = eager.add(x, &gated, self.down.packed()?, &self.next_norm, stream)?;
+                Ok((State::Tensor(x), Ahead::Scaled(scaled)))
             }
-            (Way::Expanded, Ahead::Normed(normed)) => {
+            (State::Array(x), Ahead::Normed(normed)) => {
                 let both = self.gate_up.product(&self.cuda, normed, stream)?;
-                let gated = kernels.swiglu(&both, stream)?;
+                let gated = self.cuda.kernels.swiglu(&both, stream)?;
                 let y = self.down.product(&self.cuda, &gated, stream)?;
-                add_norm(&self.cuda, x, &y, &self.next_norm, stream)
+                add_norm(&self.cuda, x, &y, self.next_norm.array(), stream)
             }
             _ => Err(another_way()),
         }

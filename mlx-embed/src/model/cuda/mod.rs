@@ -1,8 +1,9 @@
 //! The decoder's operations as this crate's kernels for NVIDIA GPUs.
 //!
 //! A batch goes one of two ways, by its number of tokens (see [`policy`]). Few tokens: products read packed weights, and
-//! norms, rotation, residual connections and the activation are part of them; a layer is five kernels. Many: weights are
-//! expanded to bf16, or are already, for MLX's matrix product, and what was part of it are three kernels of their own.
+//! norms, rotation, residual connections and the activation are part of them; a layer is five kernels, launched at once.
+//! Many: weights are expanded to bf16, or are already, for MLX's matrix product, and what was part of it are three kernels
+//! of their own on MLX's graph.
 
 mod attention;
 mod embedding;
@@ -12,14 +13,16 @@ mod support;
 mod weight;
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::mlx::cuda::{self, Plan, Scaled};
+use crate::mlx::cuda::{self, Fixed, Plan, Scaled, Tensor};
 use crate::mlx::{Array, MlxError, Stream, ops};
 
 use super::rope::Rope;
+use super::{Hidden, State};
 
 pub(super) use attention::Attention;
 pub(super) use embedding::Embedding;
@@ -29,13 +32,15 @@ pub(crate) use support::{Form, form};
 
 use policy::Calibration;
 
-/// Layers whose kernels are handed to the GPU at once. It computes them while the host prepares the next ones.
+/// Layers on MLX's graph that are handed to the GPU together. It computes them while the host prepares the next ones.
 const LAYERS_AT_ONCE: usize = 4;
 
 /// What all layers share.
 #[derive(Debug)]
 pub(crate) struct Cuda {
     pub(super) kernels: Arc<cuda::Kernels>,
+    /// Where matrices are packed.
+    eager: Option<cuda::Eager>,
     form: Form,
     pub(super) policy: MatmulPolicy,
     /// From so many tokens on weights are expanded.
@@ -48,24 +53,22 @@ pub(crate) struct Cuda {
 struct Angles {
     base: u64,
     positions: usize,
-    array: Array,
+    angles: Rc<Fixed>,
 }
 
-/// How the products of a batch are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the products of a batch are computed, and the batch's angles, `[T, E]`.
+#[derive(Debug)]
 pub(super) enum Way {
-    /// On packed weights.
-    Packed,
+    /// On packed weights. `meta` is the plan on the GPU.
+    Packed { meta: Tensor, angles: Tensor },
     /// By MLX, on weights in bf16.
-    Expanded,
+    Expanded { angles: Array },
 }
 
 /// One batch on its way through the layers.
 #[derive(Debug)]
 pub(in crate::model) struct Call {
     pub(super) plan: Plan,
-    /// f32 `[T, E]`
-    pub(super) angles: Array,
     pub(super) way: Way,
 }
 
@@ -78,9 +81,50 @@ pub(in crate::model) enum Ahead {
 }
 
 impl Cuda {
-    pub(crate) fn new(kernels: Arc<cuda::Kernels>, form: Form, policy: MatmulPolicy) -> Self {
+    pub(crate) fn new(
+        kernels: Arc<cuda::Kernels>,
+        form: Form,
+        policy: MatmulPolicy,
+    ) -> Result<Self, MlxError> {
         let expand_from = if form.packed && policy != MatmulPolicy::Expanded { i32::MAX } else { 0 };
-        Self { kernels, form, policy, expand_from: Cell::new(expand_from), angles: RefCell::new(None) }
+        Ok(Self {
+            eager: if form.packed { Some(cuda::Eager::new(&kernels)?) } else { None },
+            kernels,
+            form,
+            policy,
+            expand_from: Cell::new(expand_from),
+            angles: RefCell::new(None),
+        })
+    }
+
+    fn eager(&self) -> Result<&cuda::Eager, MlxError> {
+        self.eager.as_ref().ok_or_else(|| MlxError::new("cuda", "the checkpoint has no packed matrices"))
+    }
+
+    /// A state as an array of f32 `[T, D]`.
+    pub(in crate::model) fn read(&self, x: &Tensor, stream: &Stream) -> Result<Array, MlxError> {
+        let numbers = self.eager()?.finish(x, None, stream)?;
+        Array::from_slice(&numbers, &x.shape())
+    }
+
+    /// These rows of a state.
+    pub(in crate::model) fn rows(
+        &self,
+        x: &Tensor,
+        rows: &[u32],
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        self.eager()?.rows(x, rows, stream)
+    }
+
+    /// The norm of a state with weight `scale`, in rows of D.
+    pub(in crate::model) fn finish(
+        &self,
+        x: &Tensor,
+        scale: &Fixed,
+        stream: &Stream,
+    ) -> Result<Vec<f32>, MlxError> {
+        self.eager()?.finish(x, Some(scale), stream)
     }
 
     /// Finds out from how many tokens on weights are better expanded, unless the policy or an earlier measurement says
@@ -112,38 +156,37 @@ impl Cuda {
         Ok(())
     }
 
-    fn way(&self, tokens: i32) -> Way {
-        if tokens < self.expand_from.get() { Way::Packed } else { Way::Expanded }
+    fn is_packed(&self, tokens: i32) -> bool {
+        tokens < self.expand_from.get()
     }
 
     /// See [`Kernels::embed`](cuda::Kernels::embed).
-    fn angles(&self, rope: &Rope, positions: usize) -> Result<Array, MlxError> {
+    fn angles(&self, rope: &Rope, positions: usize) -> Result<Rc<Fixed>, MlxError> {
         let base = rope.base(positions).to_bits();
         let mut angles = self.angles.borrow_mut();
         if let Some(kept) = &*angles
             && kept.base == base
             && kept.positions >= positions
         {
-            return Ok(kept.array.clone());
+            return Ok(Rc::clone(&kept.angles));
         }
         let numbers = rope.angles(positions);
         let positions = numbers.len() / self.form.geometry.head_dim as usize;
-        let array = Array::from_slice(&numbers, &[numbers.len() as i32])?;
-        *angles = Some(Angles { base, positions, array: array.clone() });
-        Ok(array)
+        let made = Array::from_slice(&numbers, &[numbers.len() as i32])?;
+        let made = Rc::new(Fixed::new(made)?);
+        *angles = Some(Angles { base, positions, angles: Rc::clone(&made) });
+        Ok(made)
     }
 
-    /// Hands the work so far to the GPU where a bunch of layers is complete.
-    pub(in crate::model) fn start(layer: usize, x: &Array, ahead: &Ahead) -> Result<(), MlxError> {
-        if (layer + 1) % LAYERS_AT_ONCE != 0 {
-            return Ok(());
-        }
-        match ahead {
-            Ahead::Scaled(scaled) => {
-                let [a, b] = scaled.arrays();
-                ops::async_eval([x, a, b])
+    /// Hands the work so far to the GPU where a bunch of layers on MLX's graph is complete.
+    pub(in crate::model) fn start(layer: usize, hidden: &Hidden) -> Result<(), MlxError> {
+        match hidden {
+            Hidden { x: State::Array(x), ahead: Some(Ahead::Normed(normed)) }
+                if (layer + 1) % LAYERS_AT_ONCE == 0 =>
+            {
+                ops::async_eval([x, normed])
             }
-            Ahead::Normed(normed) => ops::async_eval([x, normed]),
+            _ => Ok(()),
         }
     }
 }
@@ -155,9 +198,9 @@ fn add_norm(
     y: &Array,
     scale: &Array,
     stream: &Stream,
-) -> Result<(Array, Ahead), MlxError> {
+) -> Result<(State, Ahead), MlxError> {
     let [x, normed] = cuda.kernels.add_norm(x, y, scale, stream)?;
-    Ok((x, Ahead::Normed(normed)))
+    Ok((State::Array(x), Ahead::Normed(normed)))
 }
 
 fn sha256(bytes: &[u8]) -> String {

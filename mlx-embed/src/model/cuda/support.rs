@@ -103,17 +103,25 @@ mod tests {
 
     #[test]
     fn forms_are_read_from_checkpoints() {
-        let Some(dense) = of("qwen3-head-dim-128-bf16") else { return };
+        let Some(dense) = of("qwen3-head-dim-64-yarn-bf16") else { return };
         let dense = dense.unwrap();
         assert!(!dense.packed && dense.geometry.head_norms && !dense.geometry.bias);
         assert_eq!(dense.geometry.table, (16, 64));
+        let packed = of("qwen2-head-dim-64-affine-4bit-g128").unwrap().unwrap();
+        assert!(packed.packed && packed.geometry.bias && !packed.geometry.head_norms);
+        assert_eq!((packed.geometry.group, packed.geometry.table), (128, (4, 128)));
+        let llama = of("llama-head-dim-64-affine-4bit-g32").unwrap().unwrap();
+        assert!(llama.geometry.traditional && !llama.geometry.bias);
+        assert_eq!(llama.geometry.table, (8, 64));
     }
 
     #[test]
     fn what_does_not_fit_says_why() {
         for (case, reason) in [
             ("qwen3-f32", "norms are not bf16"),
-            ("qwen3-bf16", "elements"),
+            ("qwen3-bf16", "neither 64 nor 128 elements"),
+            ("qwen3-head-dim-128-bf16", "not a multiple of 64"),
+            ("qwen3-affine-8bit-g128", "stored as affine 8-bit"),
         ] {
             let Some(form) = of(case) else { return };
             let why = form.unwrap_err();

@@ -1,7 +1,7 @@
 //! Weight matrices, several in one, in the forms that products read.
 
 use crate::checkpoint::{CheckpointError, Matrix, Weights};
-use crate::mlx::cuda::Packed;
+use crate::mlx::cuda;
 use crate::mlx::{Array, MlxError, Stream, ops};
 
 use super::{Cuda, MatmulPolicy};
@@ -9,7 +9,7 @@ use super::{Cuda, MatmulPolicy};
 /// A matrix `[out, in]`.
 #[derive(Debug)]
 pub(super) struct Weight {
-    packed: Option<Packed>,
+    packed: Option<cuda::Weights>,
     /// bf16, where it stays in memory.
     dense: Option<Array>,
 }
@@ -68,14 +68,15 @@ impl Weight {
         let [weight, scales, biases] =
             [joined(&parts[0], order, stream)?, joined(&parts[1], order, stream)?, joined(&parts[2], order, stream)?];
         let packed = cuda.kernels.pack(Matrix::parts(&weight, &scales, Some(&biases), quantization), stream)?;
+        // What they are made of shall not wait for the first batch to be let go.
+        let packed = cuda::Weights::new(packed)?;
         let resident = cuda.policy == MatmulPolicy::Resident;
-        let dense = if resident { Some(cuda.kernels.expand(&packed, stream)?) } else { None };
-        // What it was made of shall not wait for the first batch to be let go.
-        ops::eval(packed.arrays().into_iter().chain(&dense))?;
+        let dense = if resident { Some(cuda.kernels.expand(packed.packed(), stream)?) } else { None };
+        ops::eval(&dense)?;
         Ok(Self { packed: Some(packed), dense })
     }
 
-    pub(super) fn packed(&self) -> Result<&Packed, MlxError> {
+    pub(super) fn packed(&self) -> Result<&cuda::Weights, MlxError> {
         self.packed.as_ref().ok_or_else(|| MlxError::new("product", "the matrix has no packed form"))
     }
 
@@ -85,7 +86,7 @@ impl Weight {
         let dense = match &self.dense {
             Some(dense) => dense,
             None => {
-                expanded = cuda.kernels.expand(self.packed()?, stream)?;
+                expanded = cuda.kernels.expand(self.packed()?.packed(), stream)?;
                 &expanded
             }
         };

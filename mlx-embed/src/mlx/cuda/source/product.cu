@@ -74,16 +74,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const int all_steps = inputs / STEP;
   const int steps = (all_steps + INPUT_GROUPS - 1) / INPUT_GROUPS;
 
+  // The pieces of 16 bytes that a thread copies at each step.
+  constexpr int PIECES = INPUT_GROUPS * TOKENS * 8;
+  constexpr int OWN_PIECES = (PIECES + THREADS - 1) / THREADS;
+  const u16* piece_from[OWN_PIECES];
+  u32 piece_to[OWN_PIECES];
+  bool piece_valid[OWN_PIECES];
+#pragma unroll
+  for (int i = 0; i < OWN_PIECES; ++i) {
+    const int piece = thread + i * THREADS;
+    const int chunk = piece & 7, token = piece / 8 % TOKENS, group = piece / (8 * TOKENS);
+    piece_valid[i] = first_token + token < tokens;
+    piece_from[i] = a + (piece_valid[i] ? (first_token + token) * inputs + group * STEP + chunk * 8 : 0);
+    piece_to[i] = base + group * TILE_BYTES + token * 128 + ((chunk ^ (token & 7)) << 4);
+  }
   auto fetch = [&](int step) {
     if (step < steps) {
-      const u32 stage = base + step % STAGES * STAGE_BYTES;
-#pragma unroll 4
-      for (int i = thread; i < INPUT_GROUPS * TOKENS * 8; i += THREADS) {
-        const int chunk = i & 7, token = i / 8 % TOKENS, group = i / (8 * TOKENS);
-        const int input = (step * INPUT_GROUPS + group) * STEP + chunk * 8;
-        const bool valid = first_token + token < tokens && input < inputs;
-        const u16* from = a + (valid ? (first_token + token) * inputs + input : 0);
-        copy16(stage + group * TILE_BYTES + token * 128 + ((chunk ^ (token & 7)) << 4), from, valid);
+      const u32 stage = step % STAGES * STAGE_BYTES;
+#pragma unroll
+      for (int i = 0; i < OWN_PIECES; ++i) {
+        const int piece = thread + i * THREADS;
+        const int own = step * INPUT_GROUPS + piece / (8 * TOKENS);
+        const bool valid = piece_valid[i] && own < all_steps;
+        if (PIECES % THREADS == 0 || piece < PIECES)
+          copy16(piece_to[i] + stage, valid ? piece_from[i] + step * (INPUT_GROUPS * STEP) : a, valid);
       }
     }
     copies_end();
@@ -140,12 +154,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         fetch(step + STAGES - 2);
         const u32 tile = base + step % STAGES * STAGE_BYTES + input_group * TILE_BYTES;
 #if WGMMA
+        const u64 right = wgmma_matrix(tile);
         wgmma_begin();
 #pragma unroll
         for (int k = 0; k < 4; ++k)
 #pragma unroll
           for (int part = 0; part < PARTS; ++part)
-            wgmma(sums[part], left[slot & 1][k], wgmma_matrix(tile + part * WIDTH * 128 + k * 32));
+            wgmma(sums[part], left[slot & 1][k], right + ((part * WIDTH * 128 + k * 32) >> 4));
         wgmma_end();
         wgmma_wait<1>();
 #else
@@ -170,7 +185,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #if AFTER == 0
   constexpr int HEADS = OUTPUTS / HEAD_DIM;
   static_assert(HEADS >= 1, "a block has whole heads");
-  float turns[BATCH][2 * PAIRS], norms[BATCH];
+  float turns[BATCH][2 * PAIRS], square_parts[BATCH][2];
 #elif AFTER == 1
   constexpr int EACH = (OUTPUTS + 31) / 32;  // outputs of a lane
   float before[BATCH][EACH], scales_after[EACH];
@@ -178,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   for (int i = 0; i < EACH; ++i) scales_after[i] = to_float(scale[min(first_output + lane + 32 * i, n - 1)]);
 #else
   constexpr int EACH = (OUTPUTS + 63) / 64;
-  float norms[BATCH];
+  float square_parts[BATCH][2];
 #endif
   auto ask = [&](int local) {
 #pragma unroll
@@ -189,9 +204,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       for (int j = 0; j < EACH; ++j)
         before[i][j] = to_float(x[(u64)token * n + min(first_output + lane + 32 * j, n - 1)]);
 #else
-      float square = 0.f;
-      for (int j = lane; j < parts; j += 32) square += squares[token * parts + j];
-      norms[i] = square;
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        square_parts[i][j] = lane + 32 * j < parts ? squares[token * parts + lane + 32 * j] : 0.f;
 #if AFTER == 0
 #pragma unroll
       for (int j = 0; j < 2 * PAIRS; ++j)
@@ -201,6 +216,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     }
   };
   ask(warp);
+#if AFTER != 1
+  auto norm_of = [&](int i, int token) {
+    float square = square_parts[i][0] + square_parts[i][1];
+    for (int j = lane + 64; j < parts; j += 32) square += squares[token * parts + j];
+    return rsqrtf(warp_sum(square) / inputs + eps);
+  };
+#endif
 
 #if WGMMA
   wgmma_wait<0>();
@@ -233,7 +255,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       const int local = first + b * WARPS, token = first_token + local;
       if (local >= TOKENS || token >= tokens) break;
 #if AFTER == 0
-      const float norm = rsqrtf(warp_sum(norms[b]) / inputs + eps);
+      const float norm = norm_of(b, token);
 #pragma unroll
       for (int part = 0; part < HEADS; ++part) {
         const int head = first_output / HEAD_DIM + part, at = head * HEAD_DIM;
@@ -267,7 +289,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       square = warp_sum(square);
       if (lane == 0) squares[token * gridDim.x + blockIdx.x] = square;
 #else
-      const float norm = rsqrtf(warp_sum(norms[b]) / inputs + eps);
+      const float norm = norm_of(b, token);
 #pragma unroll
       for (int i = 0; i < EACH; ++i) {
         const int column = lane + 32 * i, at = column / 8 * 16 + column % 8;

@@ -1,0 +1,103 @@
+"""Other runtimes on an NVIDIA GPU, one a process: workers.py KIND. Answers each line {"batch": B, "tokens": T} on standard
+input with {"ms": ..}, the time from token ids on the host to normalised vectors of the last token on the host."""
+
+import json
+import os
+import sys
+import time
+
+GEOMETRY = dict(hidden_size=1024, num_hidden_layers=28, intermediate_size=3072, num_attention_heads=16,
+                num_key_value_heads=8, head_dim=128, vocab_size=151669, rope_theta=1e6)
+
+
+def torch_model(kind: str):
+    import torch
+    from torch.nn import functional
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(0)
+    model = Qwen3Model(Qwen3Config(**GEOMETRY)).to(torch.bfloat16).cuda().eval()
+    compiled = torch.compile(model, mode="reduce-overhead", dynamic=False) if kind == "compile" else model
+    graphs = {}
+
+    def forward(ids):
+        hidden = compiled(ids, use_cache=False).last_hidden_state[:, -1].float()
+        return functional.normalize(hidden, dim=-1)
+
+    def graph(shape):
+        if shape not in graphs:
+            ids = torch.zeros(shape, dtype=torch.int64, device="cuda")
+            stream = torch.cuda.Stream()
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    forward(ids)
+            torch.cuda.current_stream().wait_stream(stream)
+            captured = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(captured):
+                out = forward(ids)
+            graphs[shape] = (captured, ids, out)
+        return graphs[shape]
+
+    def embed(ids):
+        with torch.no_grad():
+            if kind == "graph":
+                captured, place, out = graph(tuple(ids.shape))
+                place.copy_(ids)
+                captured.replay()
+                return out.cpu()
+            return forward(ids.cuda()).cpu()
+
+    def random_ids(batch, tokens):
+        return torch.randint(0, GEOMETRY["vocab_size"], (batch, tokens))
+
+    import transformers
+    return embed, random_ids, f"torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def mlx_model(kind: str):
+    import mlx.core as mx
+    import numpy as np
+    from mlx import nn
+    from mlx_lm.models import qwen3
+
+    mx.random.seed(0)
+    args = dict(GEOMETRY, model_type="qwen3", rms_norm_eps=1e-6, max_position_embeddings=32768,
+                tie_word_embeddings=True)
+    model = qwen3.Model(qwen3.ModelArgs.from_dict(args))
+    model.set_dtype(mx.bfloat16)
+    if kind == "4bit":
+        nn.quantize(model, group_size=64, bits=4)
+    mx.eval(model.parameters())
+
+    def forward(ids):
+        hidden = model.model(ids)[:, -1].astype(mx.float32)
+        return hidden / mx.linalg.norm(hidden, axis=-1, keepdims=True)
+
+    compiled = mx.compile(forward)
+
+    def embed(ids):
+        return np.array(compiled(mx.array(ids)))
+
+    def random_ids(batch, tokens):
+        return np.random.randint(0, GEOMETRY["vocab_size"], (batch, tokens)).astype(np.uint32)
+
+    return embed, random_ids, f"mlx {mx.__version__}"
+
+
+def main() -> None:
+    # What libraries print is not for whoever reads the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    runtime, kind = sys.argv[1].split("-")
+    embed, random_ids, versions = (torch_model if runtime == "torch" else mlx_model)(kind)
+    print(json.dumps({"versions": versions}), file=answers, flush=True)
+    for line in sys.stdin:
+        shape = json.loads(line)
+        ids = random_ids(shape["batch"], shape["tokens"])
+        start = time.perf_counter()
+        embed(ids)
+        print(json.dumps({"ms": 1e3 * (time.perf_counter() - start)}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+//! Kernels that are launched at once, and the memory that they work on.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::rc::{Rc, Weak};
+
+use mlx_sys as sys;
+
+use super::program::Program;
+use crate::mlx::array::Array;
+use crate::mlx::dtype::Dtype;
+use crate::mlx::error::{MlxError, check};
+use crate::mlx::{Stream, ops};
+
+/// Smallest piece of memory, in bytes.
+const LEAST: usize = 4096;
+
+/// A queue of launches on the GPU that MLX uses, ordered among themselves and not with MLX's own work.
+#[derive(Debug)]
+pub(super) struct Queue {
+    raw: sys::mlxsys_cuda_queue,
+    pool: Rc<Pool>,
+}
+
+/// Memory that is not in use, by its size. It is MLX's, so that its counters know of it.
+#[derive(Debug, Default)]
+struct Pool(RefCell<HashMap<usize, Vec<Memory>>>);
+
+#[derive(Debug)]
+struct Memory {
+    array: Array,
+    pointer: u64,
+}
+
+/// A matrix in the GPU's memory. The memory is free for the next when the last handle goes: what was launched before
+/// comes first.
+#[derive(Debug, Clone)]
+pub(crate) struct Tensor(Rc<Owned>);
+
+#[derive(Debug)]
+struct Owned {
+    memory: Option<Memory>,
+    size: usize,
+    pool: Weak<Pool>,
+    shape: [i32; 2],
+    dtype: Dtype,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let (Some(pool), Some(memory)) = (self.pool.upgrade(), self.memory.take()) {
+            pool.0.borrow_mut().entry(self.size).or_default().push(memory);
+        }
+    }
+}
+
+impl Tensor {
+    pub(crate) fn shape(&self) -> [i32; 2] {
+        self.0.shape
+    }
+
+    pub(super) fn dtype(&self) -> Dtype {
+        self.0.dtype
+    }
+
+    pub(super) fn pointer(&self) -> u64 {
+        self.0.memory.as_ref().map_or(0, |memory| memory.pointer)
+    }
+}
+
+/// A loaded kernel. It belongs to its queue.
+#[derive(Debug)]
+pub(super) struct Function {
+    raw: *mut c_void,
+    threads: i32,
+    shared_memory: i32,
+}
+
+impl Queue {
+    pub(super) fn new() -> Result<Self, MlxError> {
+        let mut raw = sys::mlxsys_cuda_queue { ctx: std::ptr::null_mut() };
+        // SAFETY: stores a new queue in `raw`.
+        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_new(&mut raw, 0) })?;
+        Ok(Self { raw, pool: Rc::default() })
+    }
+
+    pub(super) fn load(&self, program: &Program) -> Result<Function, MlxError> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: a live queue, code as the compiler wrote it, a NUL-terminated name.
+        let code = unsafe {
+            sys::mlxsys_cuda_queue_load(
+                &mut raw,
+                self.raw,
+                program.code().as_ptr().cast(),
+                program.name().as_ptr(),
+                program.shared_memory(),
+            )
+        };
+        check("cuda_queue", code)?;
+        Ok(Function { raw, threads: program.threads(), shared_memory: program.shared_memory() })
+    }
+
+    /// Memory for a matrix, with whatever is in it.
+    pub(super) fn tensor(&self, shape: [i32; 2], dtype: Dtype, stream: &Stream) -> Result<Tensor, MlxError> {
+        let elements = shape.iter().map(|&n| n.max(0) as usize).product::<usize>();
+        let size = (elements * dtype.size()).max(LEAST).next_power_of_two();
+        let unused = self.pool.0.borrow_mut().get_mut(&size).and_then(Vec::pop);
+        let memory = match unused {
+            Some(memory) => memory,
+            None => {
+                let zero = Array::from_slice(&[0_u32], &[1])?;
+                let array = ops::contiguous(&ops::broadcast_to(&zero, &[(size / 4) as i32], stream)?, stream)?;
+                array.eval()?;
+                Memory { pointer: pointer(&array)?, array }
+            }
+        };
+        let pool = Rc::downgrade(&self.pool);
+        Ok(Tensor(Rc::new(Owned { memory: Some(memory), size, pool, shape, dtype })))
+    }
+
+    /// # Safety
+    /// As [`Program::call`](super::program::Program::call), of the function's program and the memory that `pointers`
+    /// point to, which lives until the queue has been waited for or is in tensors of this queue.
+    pub(super) unsafe fn launch(
+        &self,
+        function: &Function,
+        pointers: &[u64],
+        ints: &[i32],
+        floats: &[f32],
+        blocks: [i32; 3],
+    ) -> Result<(), MlxError> {
+        // SAFETY: a live queue and its function, lists of the given lengths; the rest is the caller's promise.
+        let code = unsafe {
+            sys::mlxsys_cuda_queue_launch(
+                self.raw,
+                function.raw,
+                pointers.as_ptr(),
+                pointers.len(),
+                ints.as_ptr(),
+                ints.len(),
+                floats.as_ptr(),
+                floats.len(),
+                blocks.as_ptr(),
+                function.threads,
+                function.shared_memory,
+            )
+        };
+        check("cuda_queue", code)
+    }
+
+    /// A matrix `[1, numbers]` on the GPU.
+    pub(super) fn write(&self, numbers: &[i32], stream: &Stream) -> Result<Tensor, MlxError> {
+        let tensor = self.tensor([1, numbers.len() as i32], Dtype::I32, stream)?;
+        // SAFETY: the tensor has room for the numbers, whose bytes are copied before the call returns.
+        let code = unsafe {
+            sys::mlxsys_cuda_queue_write(
+                self.raw,
+                tensor.pointer(),
+                numbers.as_ptr().cast(),
+                size_of_val(numbers),
+            )
+        };
+        check("cuda_queue", code)?;
+        Ok(tensor)
+    }
+
+    /// The numbers of a matrix of f32.
+    pub(super) fn read(&self, tensor: &Tensor) -> Result<Vec<f32>, MlxError> {
+        if tensor.dtype() != Dtype::F32 {
+            return Err(MlxError::new("cuda_queue", format!("{:?} is not f32", tensor.dtype())));
+        }
+        let [rows, columns] = tensor.shape().map(|n| n as usize);
+        let mut numbers = vec![0.0_f32; rows * columns];
+        // SAFETY: the tensor holds as many numbers as there is room for.
+        let code = unsafe {
+            sys::mlxsys_cuda_queue_read(
+                self.raw,
+                numbers.as_mut_ptr().cast(),
+                tensor.pointer(),
+                size_of_val(&numbers[..]),
+            )
+        };
+        check("cuda_queue", code)?;
+        Ok(numbers)
+    }
+
+    /// The tensor as an array of MLX's. It shares the memory, which the pool gets back when the tensor goes: evaluate
+    /// what is made of the array before that.
+    pub(super) fn array(&self, tensor: &Tensor, stream: &Stream) -> Result<Array, MlxError> {
+        // SAFETY: a live queue.
+        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_synchronize(self.raw) })?;
+        let Some(memory) = &tensor.0.memory else {
+            return Err(MlxError::new("cuda_queue", "a tensor without memory"));
+        };
+        let [rows, columns] = tensor.shape();
+        let elements = ops::view(&memory.array, tensor.dtype(), stream)?;
+        ops::reshape(&ops::slice_axis(&elements, 0, 0, rows * columns, stream)?, &[rows, columns], stream)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: made by `new` and freed once. It waits for what was launched.
+        unsafe { sys::mlxsys_cuda_queue_free(self.raw) };
+    }
+}
+
+/// Where the GPU finds an evaluated array.
+pub(super) fn pointer(array: &Array) -> Result<u64, MlxError> {
+    let mut pointer = 0;
+    // SAFETY: a live array.
+    check("cuda_array_pointer", unsafe { sys::mlxsys_cuda_array_pointer(&mut pointer, array.raw()) })?;
+    Ok(pointer)
+}

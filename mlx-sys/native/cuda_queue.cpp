@@ -1,0 +1,317 @@
+// A queue of compiled CUDA kernels beside MLX's: launched at once, with a few microseconds each where an operation of
+// MLX's takes more than ten.
+
+#include "mlxsys.h"
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#ifndef _WIN32
+#include <dlfcn.h>
+#endif
+
+#include "mlx/c/error.h"
+#include "mlx/c/private/mlx.h"
+
+namespace {
+
+namespace mx = mlx::core;
+
+// The driver as far as it is used here. A CUDA build of MLX has it loaded; nothing is linked to it.
+struct MlxsysDriver_ {
+  int (*context_retain)(void**, int);
+  int (*context_set)(void*);
+  int (*stream_create)(void**, unsigned);
+  int (*stream_destroy)(void*);
+  int (*stream_synchronize)(void*);
+  int (*module_load)(void**, const void*);
+  int (*module_unload)(void*);
+  int (*module_function)(void**, void*, const char*);
+  int (*function_attribute)(void*, int, int);
+  int (*launch)(
+      void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
+  int (*copy_in)(uint64_t, const void*, size_t, void*);
+  int (*copy_out)(void*, uint64_t, size_t, void*);
+  int (*host_alloc)(void**, size_t, unsigned);
+  int (*host_free)(void*);
+  int (*error_string)(int, const char**);
+
+  static const MlxsysDriver_& get() {
+    static const MlxsysDriver_ driver;
+    return driver;
+  }
+
+  void check(int code, const char* what) const {
+    if (code != 0) {
+      const char* text = nullptr;
+      error_string(code, &text);
+      throw std::runtime_error(
+          std::string("[mlxsys_cuda_queue] ") + what + ": " + (text ? text : "error ") +
+          (text ? "" : std::to_string(code)));
+    }
+  }
+
+ private:
+  MlxsysDriver_() {
+#ifdef _WIN32
+    throw std::runtime_error("[mlxsys_cuda_queue] not on this system");
+#else
+    void* library = dlopen("libcuda.so.1", RTLD_LAZY);
+    if (!library) {
+      throw std::runtime_error("[mlxsys_cuda_queue] NVIDIA's driver, libcuda.so.1, can't be loaded");
+    }
+    auto find = [&](auto& function, const char* name) {
+      function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
+      if (!function) {
+        throw std::runtime_error(std::string("[mlxsys_cuda_queue] NVIDIA's driver lacks ") + name);
+      }
+    };
+    find(context_retain, "cuDevicePrimaryCtxRetain");
+    find(context_set, "cuCtxSetCurrent");
+    find(stream_create, "cuStreamCreate");
+    find(stream_destroy, "cuStreamDestroy_v2");
+    find(stream_synchronize, "cuStreamSynchronize");
+    find(module_load, "cuModuleLoadData");
+    find(module_unload, "cuModuleUnload");
+    find(module_function, "cuModuleGetFunction");
+    find(function_attribute, "cuFuncSetAttribute");
+    find(launch, "cuLaunchKernel");
+    find(copy_in, "cuMemcpyHtoDAsync_v2");
+    find(copy_out, "cuMemcpyDtoHAsync_v2");
+    find(host_alloc, "cuMemHostAlloc");
+    find(host_free, "cuMemFreeHost");
+    find(error_string, "cuGetErrorString");
+#endif
+  }
+};
+
+struct MlxsysQueue_ {
+  void* context{nullptr};
+  void* stream{nullptr};
+  std::vector<void*> modules;
+  // Memory that the GPU copies from and to by itself. What lies before `used` may be under way.
+  char* staging{nullptr};
+  size_t size{0};
+  size_t used{0};
+
+  explicit MlxsysQueue_(int device) {
+    auto& driver = MlxsysDriver_::get();
+    driver.check(driver.context_retain(&context, device), "no context");
+    driver.check(driver.context_set(context), "no context");
+    constexpr unsigned non_blocking = 1;
+    driver.check(driver.stream_create(&stream, non_blocking), "no stream");
+  }
+
+  ~MlxsysQueue_() {
+    auto& driver = MlxsysDriver_::get();
+    driver.context_set(context);
+    driver.stream_synchronize(stream);
+    for (auto* module : modules) {
+      driver.module_unload(module);
+    }
+    if (staging) {
+      driver.host_free(staging);
+    }
+    driver.stream_destroy(stream);
+    // The context is the process's, as MLX uses it too.
+  }
+
+  void synchronize() {
+    auto& driver = MlxsysDriver_::get();
+    driver.check(driver.stream_synchronize(stream), "a kernel failed");
+    used = 0;
+  }
+
+  char* stage(size_t bytes) {
+    constexpr size_t line = 256;
+    if (used + bytes > size) {
+      synchronize();
+      if (bytes > size) {
+        auto& driver = MlxsysDriver_::get();
+        if (staging) {
+          driver.check(driver.host_free(staging), "no memory");
+          staging = nullptr;
+          size = 0;
+        }
+        const size_t larger = (2 * bytes + 0xffff) / 0x10000 * 0x10000;
+        void* memory = nullptr;
+        driver.check(driver.host_alloc(&memory, larger, 0), "no memory of the host");
+        staging = static_cast<char*>(memory);
+        size = larger;
+      }
+    }
+    char* at = staging + used;
+    used += (bytes + line - 1) / line * line;
+    used = used < size ? used : size;
+    return at;
+  }
+};
+
+// How MLX's CUDA allocator describes memory (cu::CudaBuffer in its allocator.h).
+struct MlxsysCudaBuffer_ {
+  void* data;
+  size_t size;
+  int device;
+};
+
+MlxsysQueue_& mlxsys_queue_(mlxsys_cuda_queue queue) {
+  if (!queue.ctx) {
+    throw std::invalid_argument("[mlxsys_cuda_queue] no queue");
+  }
+  return *static_cast<MlxsysQueue_*>(queue.ctx);
+}
+
+} // namespace
+
+extern "C" int mlxsys_cuda_queue_new(mlxsys_cuda_queue* res, int device) {
+  try {
+    res->ctx = new MlxsysQueue_(device);
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" void mlxsys_cuda_queue_free(mlxsys_cuda_queue queue) {
+  delete static_cast<MlxsysQueue_*>(queue.ctx);
+}
+
+extern "C" int mlxsys_cuda_queue_load(
+    void** function,
+    mlxsys_cuda_queue queue,
+    const void* image,
+    const char* name,
+    int shared_memory) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    auto& driver = MlxsysDriver_::get();
+    driver.check(driver.context_set(q.context), "no context");
+    void* module = nullptr;
+    driver.check(driver.module_load(&module, image), name);
+    q.modules.push_back(module);
+    driver.check(driver.module_function(function, module, name), name);
+    constexpr int without_asking = 48000, max_dynamic_shared_size = 8;
+    if (shared_memory > without_asking) {
+      driver.check(driver.function_attribute(*function, max_dynamic_shared_size, shared_memory), name);
+    }
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_queue_launch(
+    mlxsys_cuda_queue queue,
+    void* function,
+    const uint64_t* pointers,
+    size_t n_pointers,
+    const int* ints,
+    size_t n_ints,
+    const float* floats,
+    size_t n_floats,
+    const int* blocks,
+    int threads,
+    int shared_memory) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    constexpr size_t most = 32;
+    void* parameters[most];
+    size_t n = 0;
+    if (n_pointers + n_ints + n_floats > most) {
+      throw std::invalid_argument("[mlxsys_cuda_queue] too many parameters");
+    }
+    for (size_t i = 0; i < n_pointers; ++i) {
+      parameters[n++] = const_cast<uint64_t*>(pointers + i);
+    }
+    for (size_t i = 0; i < n_ints; ++i) {
+      parameters[n++] = const_cast<int*>(ints + i);
+    }
+    for (size_t i = 0; i < n_floats; ++i) {
+      parameters[n++] = const_cast<float*>(floats + i);
+    }
+    auto& driver = MlxsysDriver_::get();
+    driver.check(
+        driver.launch(
+            function,
+            blocks[0],
+            blocks[1],
+            blocks[2],
+            threads,
+            1,
+            1,
+            shared_memory,
+            q.stream,
+            parameters,
+            nullptr),
+        "a launch");
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_queue_write(mlxsys_cuda_queue queue, uint64_t to, const void* from, size_t size) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    auto& driver = MlxsysDriver_::get();
+    driver.check(driver.context_set(q.context), "no context");
+    char* staged = q.stage(size);
+    std::memcpy(staged, from, size);
+    driver.check(driver.copy_in(to, staged, size, q.stream), "a copy to the GPU");
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_queue_read(mlxsys_cuda_queue queue, void* to, uint64_t from, size_t size) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    auto& driver = MlxsysDriver_::get();
+    char* staged = q.stage(size);
+    driver.check(driver.copy_out(staged, from, size, q.stream), "a copy from the GPU");
+    q.synchronize();
+    std::memcpy(to, staged, size);
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_queue_synchronize(mlxsys_cuda_queue queue) {
+  try {
+    mlxsys_queue_(queue).synchronize();
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_array_pointer(uint64_t* res, const mlx_array array) {
+  try {
+    auto& a = mlx_array_get_(array);
+    if (!a.data_shared_ptr() || !a.flags().row_contiguous) {
+      throw std::invalid_argument("[mlxsys_cuda_array_pointer] not evaluated, or not in row order");
+    }
+    auto* buffer = static_cast<const MlxsysCudaBuffer_*>(a.buffer().ptr());
+    constexpr int devices = 1024;
+    if (!buffer || buffer->device < -1 || buffer->device > devices || buffer->size < a.nbytes() + a.offset()) {
+      throw std::runtime_error("[mlxsys_cuda_array_pointer] this build of MLX describes its memory another way");
+    }
+    *res = reinterpret_cast<uint64_t>(buffer->data) + a.offset();
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
