@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -34,6 +35,19 @@ pub struct EndTokenInfo {
     pub token: String,
     /// Who appends it.
     pub appended_by: EndTokenSource,
+}
+
+/// What loading compiled for an NVIDIA GPU. Compiled code is kept: in the folder that the environment variable
+/// `MLX_EMBED_CACHE` names, else in `mlx-embed` below the user's cache folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CompiledKernels {
+    /// Kernels that were compiled now.
+    pub anew: usize,
+    /// All kernels of the model.
+    pub of: usize,
+    /// How long it took to compile or to read them.
+    pub time: Duration,
 }
 
 /// What an [`Embedder`](crate::Embedder) is made of.
@@ -70,6 +84,8 @@ pub struct Info {
     pub backend: Backend,
     /// The family of kernels that computes, or `mlx` for MLX's own operations.
     pub kernels: &'static str,
+    /// What was compiled for them; `None` where nothing is.
+    pub compiled: Option<CompiledKernels>,
     /// How closely this crate's kernels follow 4- and 8-bit checkpoints; `None` where they don't run.
     pub precision: Option<Precision>,
     /// Version of the MLX core.

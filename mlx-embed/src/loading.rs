@@ -161,6 +161,7 @@ pub(crate) fn load(
         batch_tokens,
         backend,
         kernels: kind.name(),
+        compiled: kind.compiled(),
         precision: matches!(kind, Kind::Host(_)).then_some(options.precision),
         mlx_version: mlx::version(),
         mlx_c_version: mlx::C_VERSION.to_owned(),

@@ -12,6 +12,7 @@ use crate::batch::Batch;
 use crate::checkpoint::Checkpoint;
 use crate::engine::Model;
 use crate::error::{Error, InputError};
+use crate::info::CompiledKernels;
 use crate::kernels::{Engine, Family, KEYS_AT_ONCE};
 use crate::loading::Steps;
 use crate::mlx::{self, Array, Backend, Dtype, Stream, cuda, memory, ops};
@@ -99,9 +100,7 @@ impl Runner {
                 })?;
                 Kernels::Host(Arc::new(engine), options.precision)
             }
-            Kind::Cuda(kernels, form) => {
-                Kernels::Cuda(Rc::new(Cuda::new(Arc::clone(kernels), *form, options.matmul)?))
-            }
+            Kind::Cuda(kernels, form) => Kernels::Cuda(Rc::new(Cuda::new(kernels, *form, options.matmul)?)),
             Kind::Mlx => Kernels::Mlx,
         };
         let decoder = Decoder::load(checkpoint, kernels, &mut || steps.layer(), &stream)?;
@@ -198,7 +197,13 @@ impl Runner {
             states.push(ops::astype(state, Dtype::F32, &self.stream)?.to_vec(&self.stream)?);
             Ok(())
         };
-        self.decoder.forward(&Batch::joined(&[text]), Rows::All, Reuse::Nothing, Some(&mut keep), &self.stream)?;
+        self.decoder.forward(
+            &Batch::joined(&[text]),
+            Rows::All,
+            Reuse::Nothing,
+            Some(&mut keep),
+            &self.stream,
+        )?;
         Ok(states)
     }
 }
@@ -266,6 +271,14 @@ impl Kind {
             Self::Cuda(..) => CUDA,
         }
     }
+
+    /// What was compiled for it.
+    pub(crate) fn compiled(&self) -> Option<CompiledKernels> {
+        match self {
+            Self::Cuda(kernels, _) => Some(kernels.compiled()),
+            Self::Mlx | Self::Host(_) => None,
+        }
+    }
 }
 
 const CUDA: &str = "cuda";
@@ -312,7 +325,10 @@ fn for_cuda(checkpoint: &Checkpoint) -> Result<Result<Kind, String>, Error> {
     };
     let architecture = cuda::Architecture::of_gpu()?;
     if architecture.major < 8 {
-        let reason = format!("{} has compute capability {}; this crate's kernels need 8.0", architecture.device, architecture.major);
+        let reason = format!(
+            "{} has compute capability {}; this crate's kernels need 8.0",
+            architecture.device, architecture.major
+        );
         return Ok(Err(reason));
     }
     let kernels = cuda::Kernels::new(form.geometry, form.packed, &architecture);

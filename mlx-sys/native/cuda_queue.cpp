@@ -3,8 +3,10 @@
 
 #include "mlxsys.h"
 
+#include <array>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -89,6 +91,125 @@ struct MlxsysDriver_ {
   }
 };
 
+// cuBLASLt as far as it is used here, with the numbers of its header.
+struct MlxsysBlas_ {
+  struct Heuristic {
+    uint64_t algorithm[8];
+    size_t workspace;
+    int state;
+    float waves;
+    int reserved[4];
+  };
+  int (*create)(void**);
+  int (*destroy)(void*);
+  int (*desc_create)(void**, int, int);
+  int (*desc_destroy)(void*);
+  int (*desc_set)(void*, int, const void*, size_t);
+  int (*layout_create)(void**, int, uint64_t, uint64_t, int64_t);
+  int (*layout_destroy)(void*);
+  int (*preference_create)(void**);
+  int (*preference_destroy)(void*);
+  int (*preference_set)(void*, int, const void*, size_t);
+  int (*heuristic)(void*, void*, void*, void*, void*, void*, void*, int, Heuristic*, int*);
+  int (*matmul)(
+      void*, void*, const void*, const void*, void*, const void*, void*, const void*, const void*, void*, void*,
+      void*, const void*, void*, size_t, void*);
+
+  static const MlxsysBlas_& get() {
+    static const MlxsysBlas_ blas;
+    return blas;
+  }
+
+  static void check(int code, const char* what) {
+    if (code != 0) {
+      throw std::runtime_error(
+          std::string("[mlxsys_cuda_queue_matmul] ") + what + ": cuBLASLt says " + std::to_string(code));
+    }
+  }
+
+ private:
+  MlxsysBlas_() {
+#ifdef _WIN32
+    throw std::runtime_error("[mlxsys_cuda_queue_matmul] not on this system");
+#else
+    void* library = nullptr;
+    for (int flags : {RTLD_LAZY | RTLD_NOLOAD, RTLD_LAZY}) {
+      for (auto* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
+        library = library ? library : dlopen(name, flags);
+      }
+    }
+    if (!library) {
+      throw std::runtime_error(
+          "[mlxsys_cuda_queue_matmul] NVIDIA's libcublasLt.so.13 or .12 can't be loaded; "
+          "put its folder into LD_LIBRARY_PATH");
+    }
+    auto find = [&](auto& function, const char* name) {
+      function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
+      if (!function) {
+        throw std::runtime_error(std::string("[mlxsys_cuda_queue_matmul] cuBLASLt lacks ") + name);
+      }
+    };
+    find(create, "cublasLtCreate");
+    find(destroy, "cublasLtDestroy");
+    find(desc_create, "cublasLtMatmulDescCreate");
+    find(desc_destroy, "cublasLtMatmulDescDestroy");
+    find(desc_set, "cublasLtMatmulDescSetAttribute");
+    find(layout_create, "cublasLtMatrixLayoutCreate");
+    find(layout_destroy, "cublasLtMatrixLayoutDestroy");
+    find(preference_create, "cublasLtMatmulPreferenceCreate");
+    find(preference_destroy, "cublasLtMatmulPreferenceDestroy");
+    find(preference_set, "cublasLtMatmulPreferenceSetAttribute");
+    find(heuristic, "cublasLtMatmulAlgoGetHeuristic");
+    find(matmul, "cublasLtMatmul");
+#endif
+  }
+};
+
+// A product of one size, chosen.
+struct MlxsysProduct_ {
+  void* desc{nullptr};
+  void* w{nullptr};
+  void* a{nullptr};
+  void* out{nullptr};
+  MlxsysBlas_::Heuristic chosen{};
+
+  MlxsysProduct_(void* handle, int tokens, int outputs, int inputs, size_t workspace) {
+    auto& blas = MlxsysBlas_::get();
+    constexpr int compute_32f = 68, r_32f = 0, r_16bf = 14, transpose_a = 3, op_t = 1, most_workspace = 1;
+    blas.check(blas.desc_create(&desc, compute_32f, r_32f), "a product");
+    blas.check(blas.desc_set(desc, transpose_a, &op_t, sizeof(op_t)), "a product");
+    // It thinks in columns: out^T = w a^T.
+    blas.check(blas.layout_create(&w, r_16bf, inputs, outputs, inputs), "a matrix");
+    blas.check(blas.layout_create(&a, r_16bf, inputs, tokens, inputs), "a matrix");
+    blas.check(blas.layout_create(&out, r_16bf, outputs, tokens, outputs), "a matrix");
+    void* preference = nullptr;
+    blas.check(blas.preference_create(&preference), "a preference");
+    blas.preference_set(preference, most_workspace, &workspace, sizeof(workspace));
+    int found = 0;
+    int code = blas.heuristic(handle, desc, w, a, out, out, preference, 1, &chosen, &found);
+    blas.preference_destroy(preference);
+    blas.check(code, "choosing a kernel");
+    if (found == 0) {
+      throw std::runtime_error("[mlxsys_cuda_queue_matmul] cuBLASLt has no kernel for the product");
+    }
+  }
+
+  MlxsysProduct_(const MlxsysProduct_&) = delete;
+  MlxsysProduct_& operator=(const MlxsysProduct_&) = delete;
+
+  ~MlxsysProduct_() {
+    auto& blas = MlxsysBlas_::get();
+    for (auto* layout : {w, a, out}) {
+      if (layout) {
+        blas.layout_destroy(layout);
+      }
+    }
+    if (desc) {
+      blas.desc_destroy(desc);
+    }
+  }
+};
+
 struct MlxsysQueue_ {
   void* context{nullptr};
   void* stream{nullptr};
@@ -97,6 +218,8 @@ struct MlxsysQueue_ {
   char* staging{nullptr};
   size_t size{0};
   size_t used{0};
+  void* blas{nullptr};
+  std::map<std::array<int, 3>, std::unique_ptr<MlxsysProduct_>> products;
 
   explicit MlxsysQueue_(int device) {
     auto& driver = MlxsysDriver_::get();
@@ -110,6 +233,10 @@ struct MlxsysQueue_ {
     auto& driver = MlxsysDriver_::get();
     driver.context_set(context);
     driver.stream_synchronize(stream);
+    products.clear();
+    if (blas) {
+      MlxsysBlas_::get().destroy(blas);
+    }
     for (auto* module : modules) {
       driver.module_unload(module);
     }
@@ -118,6 +245,22 @@ struct MlxsysQueue_ {
     }
     driver.stream_destroy(stream);
     // The context is the process's, as MLX uses it too.
+  }
+
+  MlxsysProduct_& product(int tokens, int outputs, int inputs, size_t workspace) {
+    auto& library = MlxsysBlas_::get();
+    if (!blas) {
+      library.check(library.create(&blas), "starting");
+    }
+    constexpr size_t most = 4096;
+    if (products.size() >= most) {
+      products.clear();
+    }
+    auto& known = products[{tokens, outputs, inputs}];
+    if (!known) {
+      known = std::make_unique<MlxsysProduct_>(blas, tokens, outputs, inputs, workspace);
+    }
+    return *known;
   }
 
   void synchronize() {
@@ -280,6 +423,49 @@ extern "C" int mlxsys_cuda_queue_read(mlxsys_cuda_queue queue, void* to, uint64_
     driver.check(driver.copy_out(staged, from, size, q.stream), "a copy from the GPU");
     q.synchronize();
     std::memcpy(to, staged, size);
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_queue_matmul(
+    mlxsys_cuda_queue queue,
+    uint64_t a,
+    uint64_t w,
+    uint64_t c,
+    uint64_t out,
+    int tokens,
+    int outputs,
+    int inputs,
+    uint64_t workspace,
+    size_t workspace_size) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    auto& product = q.product(tokens, outputs, inputs, workspace_size);
+    auto pointer = [](uint64_t address) { return reinterpret_cast<void*>(address); };
+    const float one = 1, share = c ? 1 : 0;
+    auto& blas = MlxsysBlas_::get();
+    blas.check(
+        blas.matmul(
+            q.blas,
+            product.desc,
+            &one,
+            pointer(w),
+            product.w,
+            pointer(a),
+            product.a,
+            &share,
+            pointer(c ? c : out),
+            product.out,
+            pointer(out),
+            product.out,
+            product.chosen.algorithm,
+            pointer(workspace),
+            workspace_size,
+            q.stream),
+        "a product");
     return 0;
   } catch (std::exception& e) {
     mlx_error(e.what());

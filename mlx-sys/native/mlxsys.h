@@ -159,58 +159,6 @@ int mlxsys_cuda_compile(
 void mlxsys_cuda_image_free(unsigned char* image);
 
 /**
- * What MLX calls the module of kernel `name` in `image`: if `<name>.ptx` and `<name>.txt` of this name lie in the folder
- * that mlxsys_cuda_cache_dir() says, MLX loads the code from there. So `image` can be a short text that stands for the
- * code, which then need not be copied and hashed at each call.
- */
-int mlxsys_cuda_module_name(mlx_string* res, const char* name, const char* image, size_t size);
-
-/**
- * The folder in which MLX keeps compiled code.
- */
-int mlxsys_cuda_cache_dir(mlx_string* res);
-
-/**
- * What an output of a CUDA kernel will be.
- */
-typedef struct mlxsys_cuda_output_ {
-  const int* shape;
-  size_t ndim;
-  mlx_dtype dtype;
-} mlxsys_cuda_output;
-
-/**
- * New arrays that compiled CUDA code computes. The kernel's parameters are pointers to the inputs' elements, which are
- * brought into row order first, pointers to the outputs', then the integers, then the floats.
- *
- * As with any operation, nothing runs before the arrays are evaluated; nor are errors in the code or the grid found
- * before. The caller answers for what the code does with the pointers.
- *
- * @param name The kernel's name in the code.
- * @param image The code, or a text that stands for it; see mlxsys_cuda_module_name().
- * @param blocks Number of blocks along three dimensions.
- * @param threads Number of a block's threads along three dimensions.
- * @param shared_memory Bytes of shared memory beyond what the code names itself.
- * @param s A stream of the GPU; one of the CPU is an error.
- */
-int mlxsys_cuda_kernel(
-    mlx_vector_array* res,
-    const char* name,
-    const char* image,
-    size_t image_size,
-    const mlx_vector_array inputs,
-    const mlxsys_cuda_output* outputs,
-    size_t n_outputs,
-    const int* ints,
-    size_t n_ints,
-    const float* floats,
-    size_t n_floats,
-    const int* blocks,
-    const int* threads,
-    int shared_memory,
-    const mlx_stream s);
-
-/**
  * A queue of kernels on a GPU that are launched at once, beside MLX's own: what it launches is not ordered with what MLX
  * does. Evaluate MLX's arrays before a queue reads them and wait for the queue before MLX reads what it wrote. One thread
  * at a time uses a queue.
@@ -261,6 +209,22 @@ int mlxsys_cuda_queue_write(mlxsys_cuda_queue queue, uint64_t to, const void* fr
  * Copies from the GPU's memory what all launched before have written, and waits for it.
  */
 int mlxsys_cuda_queue_read(mlxsys_cuda_queue queue, void* to, uint64_t from, size_t size);
+
+/**
+ * out = a w^T, or plus c where that is not 0: row-major matrices of bf16, a of tokens x inputs, w of outputs x inputs, c and
+ * out of tokens x outputs. By NVIDIA's cuBLASLt, whose choice of a kernel is kept for each size.
+ */
+int mlxsys_cuda_queue_matmul(
+    mlxsys_cuda_queue queue,
+    uint64_t a,
+    uint64_t w,
+    uint64_t c,
+    uint64_t out,
+    int tokens,
+    int outputs,
+    int inputs,
+    uint64_t workspace,
+    size_t workspace_size);
 
 /**
  * Waits for all that was launched.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use mlx_embed::{
-    Device, EmbedOptions, Embedder, Embedding, EndToken, LoadOptions, Pooling, Precision, Prompt,
+    Device, EmbedOptions, Embedder, Embedding, EndToken, LoadOptions, MatmulPolicy, Pooling, Precision,
+    Prompt,
 };
 
 use crate::error::CliError;
@@ -66,10 +67,15 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_name = "HOW", default_value = "exact")]
     precision: PrecisionArg,
 
-    /// Kernels on the CPU: avx512-vnni, avx512, avx2-vnni, avx2, neon-dotprod, neon, portable, or mlx for MLX's own
-    /// [default: the fastest that the machine runs]
+    /// Kernels: on the CPU avx512-vnni, avx512, avx2-vnni, avx2, neon-dotprod, neon or portable, on an NVIDIA GPU cuda, or
+    /// mlx for MLX's own [default: the fastest that the machine runs]
     #[arg(long, value_name = "NAME", env = "MLX_EMBED_KERNELS", hide_env = true)]
     kernels: Option<String>,
+
+    /// How an NVIDIA GPU multiplies with 4-bit matrices: `auto` as it measured when the model was first loaded, `packed` as
+    /// they are, `expanded` to bf16 each time, `resident` with expanded ones kept in memory
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    matmul: MatmulArg,
 
     /// What ends each text: `auto`, `tokenizer` (what the tokenizer appends, nothing else) or a token of the
     /// vocabulary; `auto` sees to it that last-token pooling has one
@@ -93,6 +99,14 @@ enum DeviceArg {
     Auto,
     Cpu,
     Gpu,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MatmulArg {
+    Auto,
+    Packed,
+    Expanded,
+    Resident,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -157,6 +171,12 @@ impl CommonArgs {
                 PrecisionArg::Fast => Precision::Fast,
             },
             kernels: self.kernels.clone().filter(|name| !name.is_empty()),
+            matmul: match self.matmul {
+                MatmulArg::Auto => MatmulPolicy::Auto,
+                MatmulArg::Packed => MatmulPolicy::Packed,
+                MatmulArg::Expanded => MatmulPolicy::Expanded,
+                MatmulArg::Resident => MatmulPolicy::Resident,
+            },
             pooling: self.pooling.map(|pooling| match pooling {
                 PoolingArg::LastToken => Pooling::LastToken,
                 PoolingArg::Mean => Pooling::Mean,

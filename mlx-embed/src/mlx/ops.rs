@@ -175,13 +175,6 @@ pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     check_results("eval", unsafe { sys::mlx_eval(vector.0) })
 }
 
-/// Starts the graph up to all of `arrays` and does not wait.
-pub fn async_eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
-    let vector = ArrayVec::new(arrays)?;
-    // SAFETY: a live vector of live arrays.
-    check("async_eval", unsafe { sys::mlx_async_eval(vector.0) })
-}
-
 /// mlx-c's list of arrays; it shares them.
 pub(super) struct ArrayVec(sys::mlx_vector_array);
 
@@ -199,11 +192,6 @@ impl ArrayVec {
 
     pub(super) fn raw(&self) -> sys::mlx_vector_array {
         self.0
-    }
-
-    /// For functions that store their results in it.
-    pub(super) fn raw_mut(&mut self) -> *mut sys::mlx_vector_array {
-        &mut self.0
     }
 
     pub(super) fn get(&self, index: usize) -> Result<Array> {

@@ -10,7 +10,7 @@ use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::reuse::{KeysValues, LayerReuse};
 use super::rope::Rope;
-use super::{Hidden, Kernels, Pass, State, cuda};
+use super::{Hidden, Kernels, Pass, State, cuda, no_norm};
 
 /// Most memory that one step's scores may take where MLX holds them all, in bytes.
 const SCORES_BYTES: usize = 64 << 20;
@@ -142,6 +142,7 @@ impl Attention {
         &self,
         x: &State,
         mixed: &State,
+        ahead: Option<&cuda::Ahead>,
         pass: &Pass<'_>,
     ) -> Result<Hidden, MlxError> {
         let stream = pass.stream;
@@ -153,7 +154,10 @@ impl Attention {
             Self::Host(attention) => {
                 attention.output(x.array()?, mixed.array()?, &pass.texts, stream).map(Hidden::from)
             }
-            Self::Cuda(attention) => attention.output(x, mixed, stream).map(Hidden::from),
+            Self::Cuda(attention) => {
+                let ahead = ahead.ok_or_else(no_norm)?;
+                attention.output(x.tensor()?, mixed.tensor()?, ahead, stream).map(Hidden::from)
+            }
         }
     }
 }

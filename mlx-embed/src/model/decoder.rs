@@ -34,7 +34,7 @@ pub(crate) enum Output {
 /// Which rows of the last layer the caller needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rows<'a> {
-    /// All; the result is `[B, L, D]`, or `[T, D]` with the kernels for NVIDIA GPUs.
+    /// All; the result is `[B, L, D]`.
     All,
     /// These, counted over `B * L`; the result is `[N, D]`. Other rows skip what follows the last attention.
     Selected(&'a [u32]),
@@ -72,10 +72,11 @@ impl Layer {
     ) -> Result<Hidden, MlxError> {
         let mixed = self.attention.mix(hidden, pass, reuse)?; // [B, L, H * E]
         let hidden = match rows {
-            Rows::All => self.attention.output(&hidden.x, &mixed, pass)?,
+            Rows::All => self.attention.output(&hidden.x, &mixed, hidden.ahead.as_ref(), pass)?,
             Rows::Selected(rows) => {
-                let (x, mixed) = (select(&hidden.x, rows, kernels, pass)?, select(&mixed, rows, kernels, pass)?);
-                self.attention.output(&x, &mixed, pass)?
+                let (x, mixed) =
+                    (select(&hidden.x, rows, kernels, pass)?, select(&mixed, rows, kernels, pass)?);
+                self.attention.output(&x, &mixed, hidden.ahead.as_ref(), pass)?
             }
         };
         self.mlp.forward(&hidden, pass)
@@ -157,9 +158,6 @@ impl Decoder {
             let last = index + 1 == self.layers.len();
             let rows = if last { rows } else { Rows::All };
             hidden = layer.forward(&hidden, &pass, rows, reuse.layer(index), &self.kernels)?;
-            if !last {
-                cuda::Cuda::start(index, &hidden)?;
-            }
             self.show(&hidden.x, probe.as_deref_mut(), stream)?;
         }
         let output = self.norm.forward(&hidden, stream)?;
@@ -196,10 +194,7 @@ impl Decoder {
             for _ in 0..LAYERS_TO_MEASURE {
                 hidden = layer.forward(&hidden, &pass, Rows::All, LayerReuse::Nothing, &self.kernels)?;
             }
-            match &hidden.x {
-                State::Array(x) => x.eval(),
-                State::Tensor(x) => cuda.read(x, stream).map(drop),
-            }
+            cuda.synchronize()
         })
     }
 }

@@ -72,7 +72,7 @@ impl Mlp {
                 ops::add(x, &down, stream).map(Hidden::from)
             }
             Self::Host(mlp) => mlp.forward(hidden.x.array()?, &pass.texts, stream).map(Hidden::from),
-            Self::Cuda(mlp) => mlp.forward(&hidden.x, hidden.cuda()?, stream).map(Hidden::from),
+            Self::Cuda(mlp) => mlp.forward(hidden.x.tensor()?, hidden.cuda()?, stream).map(Hidden::from),
         }
     }
 }

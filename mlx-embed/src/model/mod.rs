@@ -21,8 +21,8 @@ use crate::kernels::{Digits, Engine};
 use crate::mlx::cuda::Tensor;
 use crate::mlx::{Array, MlxError, Stream};
 
-pub(crate) use decoder::{Decoder, Output, Rows};
 pub use cuda::MatmulPolicy;
+pub(crate) use decoder::{Decoder, Output, Rows};
 pub(crate) use reuse::{KeysValues, Reuse};
 
 /// What the operations of a decoder are made of.
@@ -55,9 +55,9 @@ impl Pass<'_> {
 /// Activations.
 #[derive(Debug)]
 enum State {
-    /// On MLX's lazy graph: `[B, L, W]`, or `[T, W]` with the kernels for NVIDIA GPUs.
+    /// On MLX's lazy graph: `[B, L, W]`.
     Array(Array),
-    /// `[T, W]` in a GPU's memory.
+    /// In an NVIDIA GPU's memory: `[T, W]`.
     Tensor(Tensor),
 }
 
@@ -77,6 +77,11 @@ impl State {
     }
 }
 
+#[cold]
+fn no_norm() -> MlxError {
+    MlxError::new("cuda", "the layer before ran on other kernels")
+}
+
 /// The residual stream between two operations.
 #[derive(Debug)]
 struct Hidden {
@@ -87,7 +92,7 @@ struct Hidden {
 
 impl Hidden {
     fn cuda(&self) -> Result<&cuda::Ahead, MlxError> {
-        self.ahead.as_ref().ok_or_else(|| MlxError::new("cuda", "the layer before ran on other kernels"))
+        self.ahead.as_ref().ok_or_else(no_norm)
     }
 }
 

@@ -64,9 +64,9 @@ impl FinalNorm {
         match (self, &hidden.x, &hidden.ahead) {
             (Self::Mlx(norm), x, _) => norm.forward(x.array()?, stream).map(Output::Array),
             (Self::Host(norm), x, _) => norm.forward(x.array()?, stream).map(Output::Array),
-            // The last layer has done it.
-            (Self::Cuda(..), _, Some(cuda::Ahead::Normed(normed))) => Ok(Output::Array(normed.clone())),
-            (Self::Cuda(cuda, weight), x, _) => cuda.finish(x.tensor()?, weight, stream).map(Output::Host),
+            (Self::Cuda(cuda, weight), x, ahead) => {
+                cuda.finish(x.tensor()?, ahead.as_ref(), weight, stream).map(Output::Host)
+            }
         }
     }
 }

@@ -5,18 +5,19 @@
 //! a batch lie one text behind the other, `[T, ..]`, so that there is no padding and nothing to compile for a length.
 //! The functions check their arguments' shapes and types, as the kernels can't.
 //!
-//! [`Kernels`] are operations of MLX's lazy graph. [`Eager`] launches at once: an operation of MLX's costs the host more
-//! than ten microseconds, a launch two, and a batch of few tokens is hundreds of kernels of a few microseconds each.
+//! They are launched at once, on a queue of their own: an operation of MLX's lazy graph costs the host more than ten
+//! microseconds, a launch two, and a batch of few tokens is hundreds of kernels of a few microseconds each. MLX loads the
+//! weights and owns all memory; its streams and this queue are not ordered, so each waits for what it takes from the other.
 
-mod eager;
 mod kernels;
+mod ops;
 mod plan;
 mod program;
 mod queue;
 mod tiles;
 
-pub(crate) use eager::{Eager, Fixed, Scaled, Weights};
-pub(crate) use kernels::{Geometry, Kernels, Packed};
+pub(crate) use kernels::{Geometry, Kernels};
+pub(crate) use ops::{Dense, Fixed, Matrix, Ops, Packed, Scaled};
 pub(crate) use plan::Plan;
-pub(crate) use program::{Architecture, cache_folder};
+pub(crate) use program::{Architecture, cache_folder, write_whole};
 pub(crate) use queue::Tensor;

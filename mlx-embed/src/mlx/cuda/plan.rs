@@ -1,6 +1,5 @@
 //! What the kernels need to know of a batch, as one list of numbers.
 
-use crate::mlx::array::Array;
 use crate::mlx::error::MlxError;
 
 /// Queries of a block of attention.
@@ -42,11 +41,6 @@ impl Plan {
             positions: longest,
             ids: ids.iter().max().map_or(0, |id| id + 1),
         })
-    }
-
-    /// As MLX's kernels take it.
-    pub(super) fn meta(&self) -> Result<Array, MlxError> {
-        Array::from_slice(&self.numbers, &[self.numbers.len() as i32])
     }
 
     /// T.

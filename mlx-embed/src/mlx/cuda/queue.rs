@@ -16,6 +16,9 @@ use crate::mlx::{Stream, ops};
 /// Smallest piece of memory, in bytes.
 const LEAST: usize = 4096;
 
+/// What cuBLASLt may use for itself, in bytes.
+const WORKSPACE: i32 = 32 << 20;
+
 /// A queue of launches on the GPU that MLX uses, ordered among themselves and not with MLX's own work.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -77,6 +80,13 @@ pub(super) struct Function {
     shared_memory: i32,
 }
 
+impl Function {
+    /// Of a block.
+    pub(super) fn threads(&self) -> i32 {
+        self.threads
+    }
+}
+
 impl Queue {
     pub(super) fn new() -> Result<Self, MlxError> {
         let mut raw = sys::mlxsys_cuda_queue { ctx: std::ptr::null_mut() };
@@ -92,13 +102,13 @@ impl Queue {
             sys::mlxsys_cuda_queue_load(
                 &mut raw,
                 self.raw,
-                program.code().as_ptr().cast(),
-                program.name().as_ptr(),
-                program.shared_memory(),
+                program.code.as_ptr().cast(),
+                program.name.as_ptr(),
+                program.shared_memory,
             )
         };
         check("cuda_queue", code)?;
-        Ok(Function { raw, threads: program.threads(), shared_memory: program.shared_memory() })
+        Ok(Function { raw, threads: program.threads, shared_memory: program.shared_memory })
     }
 
     /// Memory for a matrix, with whatever is in it.
@@ -109,9 +119,7 @@ impl Queue {
         let memory = match unused {
             Some(memory) => memory,
             None => {
-                let zero = Array::from_slice(&[0_u32], &[1])?;
-                let array = ops::contiguous(&ops::broadcast_to(&zero, &[(size / 4) as i32], stream)?, stream)?;
-                array.eval()?;
+                let array = on_gpu(size / 4, stream)?;
                 Memory { pointer: pointer(&array)?, array }
             }
         };
@@ -120,8 +128,8 @@ impl Queue {
     }
 
     /// # Safety
-    /// As [`Program::call`](super::program::Program::call), of the function's program and the memory that `pointers`
-    /// point to, which lives until the queue has been waited for or is in tensors of this queue.
+    /// The kernel's parameters must be as many pointers, integers and floats as given, and with these it must stay within
+    /// the memory that they point to, which lives until the queue has been waited for or is in tensors of this queue.
     pub(super) unsafe fn launch(
         &self,
         function: &Function,
@@ -147,6 +155,54 @@ impl Queue {
             )
         };
         check("cuda_queue", code)
+    }
+
+    /// `a w^T`, or plus `c`: `a` bf16 `[T, inputs]`, `c` and the result bf16 `[T, outputs]`.
+    ///
+    /// # Safety
+    /// `w` points to bf16 `[outputs, inputs]`, which lives until the queue has been waited for or is in a tensor.
+    pub(super) unsafe fn matmul(
+        &self,
+        a: &Tensor,
+        w: u64,
+        c: Option<&Tensor>,
+        outputs: i32,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let [tokens, inputs] = a.shape();
+        let fits = a.dtype() == Dtype::Bf16
+            && c.is_none_or(|c| c.shape() == [tokens, outputs] && c.dtype() == Dtype::Bf16);
+        if !fits {
+            return Err(MlxError::new(
+                "cuda_queue",
+                format!("a product of {:?} and {outputs} outputs", a.shape()),
+            ));
+        }
+        let out = self.tensor([tokens, outputs], Dtype::Bf16, stream)?;
+        let workspace = self.tensor([1, WORKSPACE / 4], Dtype::U32, stream)?;
+        // SAFETY: sizes were checked above; the weights are the caller's promise.
+        let code = unsafe {
+            sys::mlxsys_cuda_queue_matmul(
+                self.raw,
+                a.pointer(),
+                w,
+                c.map_or(0, Tensor::pointer),
+                out.pointer(),
+                tokens,
+                outputs,
+                inputs,
+                workspace.pointer(),
+                WORKSPACE as usize,
+            )
+        };
+        check("cuda_queue", code)?;
+        Ok(out)
+    }
+
+    /// Waits for all that was launched.
+    pub(super) fn synchronize(&self) -> Result<(), MlxError> {
+        // SAFETY: a live queue.
+        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_synchronize(self.raw) })
     }
 
     /// A matrix `[1, numbers]` on the GPU.
@@ -188,8 +244,7 @@ impl Queue {
     /// The tensor as an array of MLX's. It shares the memory, which the pool gets back when the tensor goes: evaluate
     /// what is made of the array before that.
     pub(super) fn array(&self, tensor: &Tensor, stream: &Stream) -> Result<Array, MlxError> {
-        // SAFETY: a live queue.
-        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_synchronize(self.raw) })?;
+        self.synchronize()?;
         let Some(memory) = &tensor.0.memory else {
             return Err(MlxError::new("cuda_queue", "a tensor without memory"));
         };
@@ -204,6 +259,16 @@ impl Drop for Queue {
         // SAFETY: made by `new` and freed once. It waits for what was launched.
         unsafe { sys::mlxsys_cuda_queue_free(self.raw) };
     }
+}
+
+/// An array of so many u32 in the GPU's own memory.
+pub(super) fn on_gpu(words: usize, stream: &Stream) -> Result<Array, MlxError> {
+    let words =
+        i32::try_from(words).map_err(|_| MlxError::new("cuda_queue", "too much memory for an array"))?;
+    let zero = Array::from_slice(&[0_u32], &[1])?;
+    let array = ops::contiguous(&ops::broadcast_to(&zero, &[words], stream)?, stream)?;
+    array.eval()?;
+    Ok(array)
 }
 
 /// Where the GPU finds an evaluated array.

@@ -129,7 +129,11 @@ mod tests {
                 assert!(after != After::Rotate || tile.outputs() >= 128, "{tile:?}");
                 // 227 KiB a block on Hopper, 99 KiB on the smallest of the others.
                 let most = if hopper { 227 } else { 99 };
-                assert!(tile.shared_memory() * tile.blocks <= most << 10, "{tile:?}: {}", tile.shared_memory());
+                assert!(
+                    tile.shared_memory() * tile.blocks <= most << 10,
+                    "{tile:?}: {}",
+                    tile.shared_memory()
+                );
             }
         }
     }

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
-use crate::mlx::cuda::Fixed;
+use crate::mlx::cuda::{Fixed, Tensor};
 use crate::mlx::{Array, MlxError, Stream, ops};
 use crate::model::State;
 use crate::model::reuse::{KeysValues, LayerReuse};
 
 use super::weight::{Order, Weight};
-use super::{Ahead, Call, Cuda, Way, add_norm, another_way};
+use super::{Ahead, Call, Cuda};
 
 /// Projections and attention of one layer, and the residual connection and norm behind them.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Attention {
         stream: &Stream,
     ) -> Result<Self, CheckpointError> {
         let path = format!("layers.{layer}.self_attn");
-        let geometry = cuda.kernels.geometry();
+        let geometry = &cuda.form.geometry;
         let hidden = config.hidden_size;
         let [queries, keys] = [config.heads, config.kv_heads].map(|heads| heads * config.head_dim);
         let projections = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
@@ -51,7 +51,14 @@ impl Attention {
             qkv: Weight::load(cuda, weights, &matrices, hidden, Order::Stacked, stream)?,
             bias: if geometry.bias { Some(vectors(&biases, &[-1])?) } else { None },
             head_norms: if geometry.head_norms { Some(vectors(&norms, &[2, -1])?) } else { None },
-            o: Weight::load(cuda, weights, &[(format!("{path}.o_proj"), hidden)], queries, Order::Stacked, stream)?,
+            o: Weight::load(
+                cuda,
+                weights,
+                &[(format!("{path}.o_proj"), hidden)],
+                queries,
+                Order::Stacked,
+                stream,
+            )?,
             next_norm: vectors(&[(next_norm, hidden)], &[-1])?,
             cuda: Rc::clone(cuda),
         })
@@ -73,34 +80,26 @@ impl Attention {
             LayerReuse::Nothing | LayerReuse::Keep(_) => None,
             LayerReuse::Continue(before) => Some([&before.keys, &before.values]),
         };
-        match (&call.way, ahead) {
-            (Way::Packed { meta, angles }, Ahead::Scaled(x)) => {
-                let eager = self.cuda.eager()?;
-                let qkv = eager.qkv(x, self.qkv.packed()?, of_heads, angles, stream)?;
-                if let LayerReuse::Keep(kept) = reuse {
-                    let own = self.keys_values(&eager.array(&qkv, stream)?, stream)?;
-                    // The memory behind the array is free for others once `qkv` goes.
-                    KeysValues::eval(std::slice::from_ref(&own))?;
-                    kept.push(own);
-                }
-                eager.attention(&qkv, past, &call.plan, meta, stream).map(State::Tensor)
+        let ops = &self.cuda.ops;
+        let qkv = match ahead {
+            Ahead::Scaled(x) => ops.qkv(x, self.qkv.packed()?, of_heads, &call.angles, stream)?,
+            Ahead::Normed(x) => {
+                let qkv = self.qkv.product(&self.cuda, x, None, stream)?;
+                ops.rotate(&qkv, of_heads, &call.angles, stream)?
             }
-            (Way::Expanded { angles }, Ahead::Normed(x)) => {
-                let kernels = &self.cuda.kernels;
-                let qkv = self.qkv.product(&self.cuda, x, stream)?;
-                let qkv = kernels.rotate(&qkv, of_heads.map(|of| of.map(Fixed::array)), angles, stream)?;
-                if let LayerReuse::Keep(kept) = reuse {
-                    kept.push(self.keys_values(&qkv, stream)?);
-                }
-                kernels.attention(&qkv, past, &call.plan, stream).map(State::Array)
-            }
-            _ => Err(another_way()),
+        };
+        if let LayerReuse::Keep(kept) = reuse {
+            let own = self.keys_values(&ops.array(&qkv, stream)?, stream)?;
+            // The memory behind the array is free for others once `qkv` goes.
+            KeysValues::eval(std::slice::from_ref(&own))?;
+            kept.push(own);
         }
+        ops.attention(&qkv, past, &call.plan, &call.meta, stream).map(State::Tensor)
     }
 
     /// `[T, K * E]` each.
     fn keys_values(&self, qkv: &Array, stream: &Stream) -> Result<KeysValues, MlxError> {
-        let geometry = self.cuda.kernels.geometry();
+        let geometry = &self.cuda.form.geometry;
         let [queries, keys] = [geometry.heads, geometry.kv_heads].map(|heads| heads * geometry.head_dim);
         let part = |start| ops::contiguous(&ops::slice_axis(qkv, 1, start, start + keys, stream)?, stream);
         Ok(KeysValues { keys: part(queries)?, values: part(queries + keys)? })
@@ -109,21 +108,11 @@ impl Attention {
     /// See [`Attention::output`](crate::model::attention::Attention::output).
     pub(in crate::model) fn output(
         &self,
-        x: &State,
-        mixed: &State,
+        x: &Tensor,
+        mixed: &Tensor,
+        ahead: &Ahead,
         stream: &Stream,
     ) -> Result<(State, Ahead), MlxError> {
-        match (x, mixed) {
-            (State::Tensor(x), State::Tensor(mixed)) => {
-                let (x, scaled) =
-                    self.cuda.eager()?.add(x, mixed, self.o.packed()?, &self.next_norm, stream)?;
-                Ok((State::Tensor(x), Ahead::Scaled(scaled)))
-            }
-            (State::Array(x), State::Array(mixed)) => {
-                let y = self.o.product(&self.cuda, mixed, stream)?;
-                add_norm(&self.cuda, x, &y, self.next_norm.array(), stream)
-            }
-            _ => Err(another_way()),
-        }
+        self.cuda.add(x, mixed, &self.o, &self.next_norm, ahead, stream)
     }
 }

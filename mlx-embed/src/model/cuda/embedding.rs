@@ -4,20 +4,20 @@ use std::rc::Rc;
 
 use crate::checkpoint::{CheckpointError, Matrix, ModelConfig, Weights};
 use crate::mlx::cuda::{Fixed, Plan};
-use crate::mlx::{Array, MlxError, Stream, ops};
+use crate::mlx::{Array, MlxError, Stream};
 use crate::model::State;
 use crate::model::rope::Rope;
 
-use super::{Ahead, Call, Cuda, Way};
+use super::weight::on_gpu;
+use super::{Ahead, Call, Cuda};
 
 /// The embedding table.
 #[derive(Debug)]
 pub(in crate::model) struct Embedding {
     cuda: Rc<Cuda>,
-    /// As [`Kernels::embed`](crate::mlx::cuda::Kernels::embed) takes it.
+    /// As [`Ops::embed`](crate::mlx::cuda::Ops::embed) takes it.
     table: Vec<Fixed>,
     next_norm: Fixed, // [D]
-    eps: f32,
 }
 
 impl Embedding {
@@ -39,12 +39,7 @@ impl Embedding {
         let table = parts.into_iter().map(|part| fixed(part).map_err(failed)).collect::<Result<_, _>>()?;
         weights.release(path);
         let next_norm = weights.vector("layers.0.input_layernorm.weight", config.hidden_size)?;
-        Ok(Self {
-            cuda: Rc::clone(cuda),
-            table,
-            next_norm: fixed(next_norm).map_err(failed)?,
-            eps: config.rms_norm_eps,
-        })
+        Ok(Self { cuda: Rc::clone(cuda), table, next_norm: fixed(next_norm).map_err(failed)? })
     }
 
     /// The first hidden state, `[T, D]`, of texts that lie one behind the other and continue `past` tokens.
@@ -56,31 +51,17 @@ impl Embedding {
         rope: &Rope,
         stream: &Stream,
     ) -> Result<(State, Ahead, Call), MlxError> {
+        let ops = &self.cuda.ops;
         let plan = Plan::new(ids, lengths, past)?;
-        let angles = self.cuda.angles(rope, plan.positions())?;
-        if self.cuda.is_packed(plan.tokens()) {
-            let eager = self.cuda.eager()?;
-            let meta = eager.meta(&plan, stream)?;
-            let (x, scaled, angles) =
-                eager.embed(&plan, &meta, &self.table, &self.next_norm, &angles, stream)?;
-            let call = Call { plan, way: Way::Packed { meta, angles } };
-            return Ok((State::Tensor(x), Ahead::Scaled(scaled), call));
-        }
-        let table: Vec<&Array> = self.table.iter().map(Fixed::array).collect();
-        let scale = self.next_norm.array();
-        let [x, angles] = self.cuda.kernels.embed(&plan, &table, scale, angles.array(), stream)?;
-        let normed = ops::rms_norm(&x, scale, self.eps, stream)?;
-        Ok((State::Array(x), Ahead::Normed(normed), Call { plan, way: Way::Expanded { angles } }))
+        let all_angles = self.cuda.angles(rope, plan.positions())?;
+        let meta = ops.meta(&plan, stream)?;
+        let (x, scaled, angles) =
+            ops.embed(&plan, &meta, &self.table, &self.next_norm, &all_angles, stream)?;
+        let ahead = if self.cuda.is_packed(plan.tokens()) {
+            Ahead::Scaled(scaled)
+        } else {
+            Ahead::Normed(ops.norm(&x, &self.next_norm, stream)?)
+        };
+        Ok((State::Tensor(x), ahead, Call { plan, meta, angles }))
     }
-}
-
-/// A copy in the GPU's own memory. What comes from the host lies in memory that both see, whose pages move when the GPU
-/// first touches them, a text's rows at a time.
-fn on_gpu(array: &Array, stream: &Stream) -> Result<Array, MlxError> {
-    let rows = array.shape().first().copied().unwrap_or(0);
-    let halves = [
-        ops::slice_axis(array, 0, 0, rows / 2, stream)?,
-        ops::slice_axis(array, 0, rows / 2, rows, stream)?,
-    ];
-    ops::concatenate(&halves, 0, stream)
 }

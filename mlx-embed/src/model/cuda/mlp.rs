@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
-use crate::mlx::cuda::Fixed;
+use crate::mlx::cuda::{Fixed, Tensor};
 use crate::mlx::{MlxError, Stream};
 use crate::model::State;
 
 use super::weight::{Order, Weight};
-use super::{Ahead, Cuda, add_norm, another_way};
+use super::{Ahead, Cuda};
 
 /// Feed-forward part of one layer, and the residual connection and norm behind it.
 #[derive(Debug)]
@@ -37,7 +37,14 @@ impl Mlp {
         };
         Ok(Self {
             gate_up: Weight::load(cuda, weights, &gate_up, hidden, Order::ByEights, stream)?,
-            down: Weight::load(cuda, weights, &[of("down_proj", hidden)], intermediate, Order::Stacked, stream)?,
+            down: Weight::load(
+                cuda,
+                weights,
+                &[of("down_proj", hidden)],
+                intermediate,
+                Order::Stacked,
+                stream,
+            )?,
             next_norm: Fixed::new(weights.vector(&next_norm, hidden)?)
                 .map_err(|source| weights.tensor_error(&next_norm, source))?,
             cuda: Rc::clone(cuda),
@@ -48,24 +55,17 @@ impl Mlp {
     /// `x` and result `[T, D]`.
     pub(in crate::model) fn forward(
         &self,
-        x: &State,
+        x: &Tensor,
         ahead: &Ahead,
         stream: &Stream,
     ) -> Result<(State, Ahead), MlxError> {
-        match (x, ahead) {
-            (State::Tensor(x), Ahead::Scaled(scaled)) => {
-                let eager = self.cuda.eager()?;
-                let gated = eager.gated(scaled, self.gate_up.packed()?, stream)?;
-                let (x, scaled) = eager.add(x, &gated, self.down.packed()?, &self.next_norm, stream)?;
-                Ok((State::Tensor(x), Ahead::Scaled(scaled)))
+        let ops = &self.cuda.ops;
+        let gated = match ahead {
+            Ahead::Scaled(scaled) => ops.gated(scaled, self.gate_up.packed()?, stream)?,
+            Ahead::Normed(normed) => {
+                ops.swiglu(&self.gate_up.product(&self.cuda, normed, None, stream)?, stream)?
             }
-            (State::Array(x), Ahead::Normed(normed)) => {
-                let both = self.gate_up.product(&self.cuda, normed, stream)?;
-                let gated = self.cuda.kernels.swiglu(&both, stream)?;
-                let y = self.down.product(&self.cuda, &gated, stream)?;
-                add_norm(&self.cuda, x, &y, self.next_norm.array(), stream)
-            }
-            _ => Err(another_way()),
-        }
+        };
+        self.cuda.add(x, &gated, &self.down, &self.next_norm, ahead, stream)
     }
 }

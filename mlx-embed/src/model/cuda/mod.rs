@@ -1,9 +1,8 @@
 //! The decoder's operations as this crate's kernels for NVIDIA GPUs.
 //!
 //! A batch goes one of two ways, by its number of tokens (see [`policy`]). Few tokens: products read packed weights, and
-//! norms, rotation, residual connections and the activation are part of them; a layer is five kernels, launched at once.
-//! Many: weights are expanded to bf16, or are already, for MLX's matrix product, and what was part of it are three kernels
-//! of their own on MLX's graph.
+//! norms, rotation, residual connections and the activation are part of them; a layer is five kernels. Many: weights are
+//! expanded to bf16, or are already, for cuBLASLt, and what was part of the products are kernels of their own.
 
 mod attention;
 mod embedding;
@@ -19,10 +18,10 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::mlx::cuda::{self, Fixed, Plan, Scaled, Tensor};
-use crate::mlx::{Array, MlxError, Stream, ops};
+use crate::mlx::{Array, MlxError, Stream};
 
+use super::State;
 use super::rope::Rope;
-use super::{Hidden, State};
 
 pub(super) use attention::Attention;
 pub(super) use embedding::Embedding;
@@ -31,16 +30,13 @@ pub use policy::MatmulPolicy;
 pub(crate) use support::{Form, form};
 
 use policy::Calibration;
-
-/// Layers on MLX's graph that are handed to the GPU together. It computes them while the host prepares the next ones.
-const LAYERS_AT_ONCE: usize = 4;
+use weight::Weight;
 
 /// What all layers share.
 #[derive(Debug)]
 pub(crate) struct Cuda {
-    pub(super) kernels: Arc<cuda::Kernels>,
-    /// Where matrices are packed.
-    eager: Option<cuda::Eager>,
+    pub(super) ops: cuda::Ops,
+    digest: String,
     form: Form,
     pub(super) policy: MatmulPolicy,
     /// From so many tokens on weights are expanded.
@@ -56,40 +52,35 @@ struct Angles {
     angles: Rc<Fixed>,
 }
 
-/// How the products of a batch are computed, and the batch's angles, `[T, E]`.
-#[derive(Debug)]
-pub(super) enum Way {
-    /// On packed weights. `meta` is the plan on the GPU.
-    Packed { meta: Tensor, angles: Tensor },
-    /// By MLX, on weights in bf16.
-    Expanded { angles: Array },
-}
-
 /// One batch on its way through the layers.
 #[derive(Debug)]
 pub(in crate::model) struct Call {
     pub(super) plan: Plan,
-    pub(super) way: Way,
+    /// The plan on the GPU.
+    pub(super) meta: Tensor,
+    /// `[T, E]`
+    pub(super) angles: Tensor,
 }
 
 /// What a layer computed ahead for the next norm.
 #[derive(Debug)]
 pub(in crate::model) enum Ahead {
+    /// For products on packed weights.
     Scaled(Scaled),
-    /// bf16 `[T, D]`
-    Normed(Array),
+    /// For products by cuBLASLt: bf16 `[T, D]`.
+    Normed(Tensor),
 }
 
 impl Cuda {
     pub(crate) fn new(
-        kernels: Arc<cuda::Kernels>,
+        kernels: &Arc<cuda::Kernels>,
         form: Form,
         policy: MatmulPolicy,
     ) -> Result<Self, MlxError> {
         let expand_from = if form.packed && policy != MatmulPolicy::Expanded { i32::MAX } else { 0 };
         Ok(Self {
-            eager: if form.packed { Some(cuda::Eager::new(&kernels)?) } else { None },
-            kernels,
+            ops: cuda::Ops::new(kernels)?,
+            digest: kernels.digest().to_owned(),
             form,
             policy,
             expand_from: Cell::new(expand_from),
@@ -97,13 +88,9 @@ impl Cuda {
         })
     }
 
-    fn eager(&self) -> Result<&cuda::Eager, MlxError> {
-        self.eager.as_ref().ok_or_else(|| MlxError::new("cuda", "the checkpoint has no packed matrices"))
-    }
-
     /// A state as an array of f32 `[T, D]`.
     pub(in crate::model) fn read(&self, x: &Tensor, stream: &Stream) -> Result<Array, MlxError> {
-        let numbers = self.eager()?.finish(x, None, stream)?;
+        let numbers = self.ops.finish(x, None, stream)?;
         Array::from_slice(&numbers, &x.shape())
     }
 
@@ -114,17 +101,50 @@ impl Cuda {
         rows: &[u32],
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
-        self.eager()?.rows(x, rows, stream)
+        self.ops.rows(x, rows, stream)
     }
 
-    /// The norm of a state with weight `scale`, in rows of D.
+    /// The norm, with weight `scale`, of a state, in rows of D; computed ahead or not.
     pub(in crate::model) fn finish(
         &self,
         x: &Tensor,
+        ahead: Option<&Ahead>,
         scale: &Fixed,
         stream: &Stream,
     ) -> Result<Vec<f32>, MlxError> {
-        self.eager()?.finish(x, Some(scale), stream)
+        match ahead {
+            Some(Ahead::Normed(normed)) => self.ops.finish(normed, None, stream),
+            _ => self.ops.finish(x, Some(scale), stream),
+        }
+    }
+
+    /// `x` plus the product of `a`, and what the next norm, with weight `scale`, is computed from, in the form that `ahead`
+    /// has.
+    fn add(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        weight: &Weight,
+        scale: &Fixed,
+        ahead: &Ahead,
+        stream: &Stream,
+    ) -> Result<(State, Ahead), MlxError> {
+        Ok(match ahead {
+            Ahead::Scaled(_) => {
+                let (x, scaled) = self.ops.add(x, a, weight.packed()?, scale, stream)?;
+                (State::Tensor(x), Ahead::Scaled(scaled))
+            }
+            Ahead::Normed(_) => {
+                let x = weight.product(self, a, Some(x), stream)?;
+                let normed = self.ops.norm(&x, scale, stream)?;
+                (State::Tensor(x), Ahead::Normed(normed))
+            }
+        })
+    }
+
+    /// Waits for all that was launched.
+    pub(in crate::model) fn synchronize(&self) -> Result<(), MlxError> {
+        self.ops.synchronize()
     }
 
     /// Finds out from how many tokens on weights are better expanded, unless the policy or an earlier measurement says
@@ -136,16 +156,19 @@ impl Cuda {
         if !self.form.packed || ![MatmulPolicy::Auto, MatmulPolicy::Resident].contains(&self.policy) {
             return Ok(());
         }
-        let of = format!("{} {:?} {}", self.kernels.digest(), self.form, self.policy);
-        let path = cuda::cache_folder()?.join(format!("mlx_embed_{:.16}.json", sha256(of.as_bytes())));
-        let calibration = match Calibration::read(&of, &path) {
+        let of = format!("{} {:?} {}", self.digest, self.form, self.policy);
+        let path = cuda::cache_folder()
+            .map(|folder| folder.join(format!("mlx_embed_matmul_{:.16}.json", sha256(of.as_bytes()))));
+        let calibration = match path.as_deref().and_then(|path| Calibration::read(&of, path)) {
             Some(known) => known,
             None => {
                 let measured = Calibration::measure(of, |tokens, expanded| {
                     self.expand_from.set(if expanded { 0 } else { i32::MAX });
                     run(tokens)
                 })?;
-                if let Err(error) = measured.write(&path) {
+                if let Some(path) = path
+                    && let Err(error) = measured.write(&path)
+                {
                     tracing::warn!(path = %path.display(), %error, "what was measured can't be kept");
                 }
                 measured
@@ -160,7 +183,7 @@ impl Cuda {
         tokens < self.expand_from.get()
     }
 
-    /// See [`Kernels::embed`](cuda::Kernels::embed).
+    /// See [`Ops::embed`](cuda::Ops::embed).
     fn angles(&self, rope: &Rope, positions: usize) -> Result<Rc<Fixed>, MlxError> {
         let base = rope.base(positions).to_bits();
         let mut angles = self.angles.borrow_mut();
@@ -177,38 +200,8 @@ impl Cuda {
         *angles = Some(Angles { base, positions, angles: Rc::clone(&made) });
         Ok(made)
     }
-
-    /// Hands the work so far to the GPU where a bunch of layers on MLX's graph is complete.
-    pub(in crate::model) fn start(layer: usize, hidden: &Hidden) -> Result<(), MlxError> {
-        match hidden {
-            Hidden { x: State::Array(x), ahead: Some(Ahead::Normed(normed)) }
-                if (layer + 1) % LAYERS_AT_ONCE == 0 =>
-            {
-                ops::async_eval([x, normed])
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// `x + y`, and what the next norm, with weight `scale`, is computed from.
-fn add_norm(
-    cuda: &Cuda,
-    x: &Array,
-    y: &Array,
-    scale: &Array,
-    stream: &Stream,
-) -> Result<(State, Ahead), MlxError> {
-    let [x, normed] = cuda.kernels.add_norm(x, y, scale, stream)?;
-    Ok((State::Array(x), Ahead::Normed(normed)))
 }
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A layer got from the one before what it has no use for.
-#[cold]
-fn another_way() -> MlxError {
-    MlxError::new("cuda", "the batch changed its way between two layers")
 }

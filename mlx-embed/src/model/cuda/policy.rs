@@ -1,12 +1,13 @@
 //! When weights are expanded for a product.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::mlx::MlxError;
+use crate::mlx::cuda::write_whole;
 
 /// How the products of a 4-bit model are computed on an NVIDIA GPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -79,22 +80,21 @@ impl Calibration {
     }
 
     /// What was measured before for the same, if it was.
-    pub(super) fn read(of: &str, path: &PathBuf) -> Option<Self> {
+    pub(super) fn read(of: &str, path: &Path) -> Option<Self> {
         let read: Self = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         (read.of == of).then_some(read)
     }
 
-    pub(super) fn write(&self, path: &PathBuf) -> std::io::Result<()> {
-        let unfinished = path.with_extension(format!("{}.unfinished", std::process::id()));
-        fs::write(&unfinished, serde_json::to_vec(self)?)?;
-        fs::rename(unfinished, path)
+    pub(super) fn write(&self, path: &Path) -> std::io::Result<()> {
+        write_whole(path, &serde_json::to_vec(self)?)
     }
 }
 
 /// From how many tokens on expanded weights are faster: between the last measured number at which they were not and the
 /// next, where straight lines through the times cross.
 fn overtaken(times: &[(i32, Duration, Duration)]) -> i32 {
-    let behind = |&(_, packed, expanded): &(i32, Duration, Duration)| packed.as_secs_f64() - expanded.as_secs_f64();
+    let behind =
+        |&(_, packed, expanded): &(i32, Duration, Duration)| packed.as_secs_f64() - expanded.as_secs_f64();
     let Some(last) = times.iter().rposition(|time| behind(time) <= 0.0) else { return 0 };
     let Some(next) = times.get(last + 1) else { return i32::MAX };
     let (before, after) = (behind(&times[last]), behind(next));

@@ -1,9 +1,9 @@
 //! Which checkpoints the kernels can run.
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::mlx::Dtype;
 use crate::mlx::cuda::Geometry;
 use crate::mlx::ops::QuantMode;
-use crate::mlx::Dtype;
 
 /// How a checkpoint looks to the kernels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,7 +35,10 @@ pub(crate) fn form(checkpoint: &Checkpoint) -> Result<Result<Form, String>, Chec
     if ![64, 128].contains(&config.head_dim) {
         return not("its heads have neither 64 nor 128 elements");
     }
-    if [config.hidden_size, config.intermediate_size, config.heads * config.head_dim].iter().any(|n| n % 64 != 0) {
+    if [config.hidden_size, config.intermediate_size, config.heads * config.head_dim]
+        .iter()
+        .any(|n| n % 64 != 0)
+    {
         return not("one of its sizes is not a multiple of 64");
     }
     let mut forms = Vec::new();
@@ -47,7 +50,9 @@ pub(crate) fn form(checkpoint: &Checkpoint) -> Result<Result<Form, String>, Chec
             let bias = has(&of(&format!("{name}.bias")));
             match index {
                 0..3 => biases.push(bias),
-                _ if bias => return not("one of its matrices has a bias that queries, keys and values alone may have"),
+                _ if bias => {
+                    return not("one of its matrices has a bias that queries, keys and values alone may have");
+                }
                 _ => {}
             }
         }

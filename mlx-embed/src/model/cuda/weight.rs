@@ -1,7 +1,7 @@
 //! Weight matrices, several in one, in the forms that products read.
 
 use crate::checkpoint::{CheckpointError, Matrix, Weights};
-use crate::mlx::cuda;
+use crate::mlx::cuda::{self, Tensor};
 use crate::mlx::{Array, MlxError, Stream, ops};
 
 use super::{Cuda, MatmulPolicy};
@@ -9,9 +9,9 @@ use super::{Cuda, MatmulPolicy};
 /// A matrix `[out, in]`.
 #[derive(Debug)]
 pub(super) struct Weight {
-    packed: Option<cuda::Weights>,
+    packed: Option<cuda::Packed>,
     /// bf16, where it stays in memory.
-    dense: Option<Array>,
+    dense: Option<cuda::Dense>,
 }
 
 /// How the rows of several matrices lie in one.
@@ -61,37 +61,47 @@ impl Weight {
             }
         }
         let Some(quantization) = quantization else {
-            let dense = joined(&parts[0], order, stream)?;
-            dense.eval()?;
+            let dense = cuda::Dense::new(on_gpu(&joined(&parts[0], order, stream)?, stream)?)?;
             return Ok(Self { packed: None, dense: Some(dense) });
         };
-        let [weight, scales, biases] =
-            [joined(&parts[0], order, stream)?, joined(&parts[1], order, stream)?, joined(&parts[2], order, stream)?];
-        let packed = cuda.kernels.pack(Matrix::parts(&weight, &scales, Some(&biases), quantization), stream)?;
-        // What they are made of shall not wait for the first batch to be let go.
-        let packed = cuda::Weights::new(packed)?;
+        let [weight, scales, biases] = [
+            joined(&parts[0], order, stream)?,
+            joined(&parts[1], order, stream)?,
+            joined(&parts[2], order, stream)?,
+        ];
+        let packed = cuda.ops.pack(Matrix::parts(&weight, &scales, Some(&biases), quantization), stream)?;
         let resident = cuda.policy == MatmulPolicy::Resident;
-        let dense = if resident { Some(cuda.kernels.expand(packed.packed(), stream)?) } else { None };
-        ops::eval(&dense)?;
+        let dense = if resident { Some(cuda.ops.expand(&packed, stream)?) } else { None };
         Ok(Self { packed: Some(packed), dense })
     }
 
-    pub(super) fn packed(&self) -> Result<&cuda::Weights, MlxError> {
+    pub(super) fn packed(&self) -> Result<&cuda::Packed, MlxError> {
         self.packed.as_ref().ok_or_else(|| MlxError::new("product", "the matrix has no packed form"))
     }
 
-    /// `a @ weight.T` by MLX: `a` bf16 `[T, in]`, result `[T, out]`.
-    pub(super) fn product(&self, cuda: &Cuda, a: &Array, stream: &Stream) -> Result<Array, MlxError> {
-        let expanded;
-        let dense = match &self.dense {
-            Some(dense) => dense,
-            None => {
-                expanded = cuda.kernels.expand(self.packed()?.packed(), stream)?;
-                &expanded
-            }
+    /// `a @ weight.T`, or plus `x`, by cuBLASLt: `a` bf16 `[T, in]`, `x` and result `[T, out]`.
+    pub(super) fn product(
+        &self,
+        cuda: &Cuda,
+        a: &Tensor,
+        x: Option<&Tensor>,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let matrix = match &self.dense {
+            Some(dense) => cuda::Matrix::Dense(dense),
+            None => cuda::Matrix::Packed(self.packed()?),
         };
-        ops::matmul(a, &ops::transpose(dense, &[1, 0], stream)?, stream)
+        cuda.ops.product(a, matrix, x, stream)
     }
+}
+
+/// A copy in the GPU's own memory. What comes from the host lies in memory that both see, whose pages move when the GPU
+/// first touches them.
+pub(super) fn on_gpu(array: &Array, stream: &Stream) -> Result<Array, MlxError> {
+    let rows = array.shape().first().copied().unwrap_or(0);
+    let halves =
+        [ops::slice_axis(array, 0, 0, rows / 2, stream)?, ops::slice_axis(array, 0, rows / 2, rows, stream)?];
+    ops::concatenate(&halves, 0, stream)
 }
 
 fn joined(parts: &[Array], order: Order, stream: &Stream) -> Result<Array, MlxError> {
@@ -120,7 +130,8 @@ mod tests {
             let numbers: Vec<i32> = (0..32).map(|i| first + i / 2).collect();
             Array::from_slice(&numbers, &[16, 2]).unwrap()
         };
-        let of = |order| joined(&[rows(0), rows(100)], order, &stream).unwrap().to_vec::<i32>(&stream).unwrap();
+        let of =
+            |order| joined(&[rows(0), rows(100)], order, &stream).unwrap().to_vec::<i32>(&stream).unwrap();
         let expected = |rows: [(i32, i32); 4]| -> Vec<i32> {
             rows.iter().flat_map(|&(from, to)| (from..to).flat_map(|row| [row, row])).collect()
         };

@@ -1,0 +1,525 @@
+//! The kernels by name, with checked arguments, launched at once.
+
+use std::sync::Arc;
+
+use super::kernels::{Geometry, Kernels, expect, grid, up, wrong};
+use super::plan::Plan;
+use super::queue::{Function, Queue, Tensor, on_gpu, pointer};
+use super::tiles::{After, Tile};
+use crate::mlx::Stream;
+use crate::mlx::array::Array;
+use crate::mlx::dtype::Dtype;
+use crate::mlx::error::MlxError;
+use crate::mlx::ops::{self, QuantMode, QuantizedRef};
+
+/// An array that kernels read where it lies. Nobody else reads it meanwhile, which could move it.
+#[derive(Debug)]
+pub(crate) struct Fixed {
+    array: Array,
+    pointer: u64,
+}
+
+impl Fixed {
+    /// Computes the array.
+    pub(crate) fn new(array: Array) -> Result<Self, MlxError> {
+        array.eval()?;
+        Ok(Self { pointer: pointer(&array)?, array })
+    }
+
+    pub(crate) fn array(&self) -> &Array {
+        &self.array
+    }
+}
+
+/// Activations before their norm is known: times its weight, and parts of the sums of the squares without it.
+#[derive(Debug)]
+pub(crate) struct Scaled {
+    scaled: Tensor,  // bf16 [T, D]
+    squares: Tensor, // f32 [T, parts]
+}
+
+/// The kernels for one model, loaded. They belong to their thread.
+#[derive(Debug)]
+pub(crate) struct Ops {
+    kernels: Arc<Kernels>,
+    embed: Function,
+    attention: Function,
+    rotate: Function,
+    norm: Function,
+    swiglu: Function,
+    rows: Function,
+    finish: Function,
+    /// Pack and expand.
+    packing: Option<[Function; 2]>,
+    products: Vec<(After, i32, Tile, Function)>,
+    /// Last, as functions are its.
+    queue: Queue,
+}
+
+fn expect_tensor(what: &'static str, tensor: &Tensor, shape: [i32; 2], dtype: Dtype) -> Result<(), MlxError> {
+    if tensor.shape() == shape && tensor.dtype() == dtype {
+        return Ok(());
+    }
+    Err(wrong(
+        what,
+        format!("{:?} of {} where {shape:?} of {dtype} is needed", tensor.shape(), tensor.dtype()),
+    ))
+}
+
+impl Ops {
+    pub(crate) fn new(kernels: &Arc<Kernels>) -> Result<Self, MlxError> {
+        let queue = Queue::new()?;
+        let (mut packing, mut products) = (None, Vec::new());
+        if let Ok(packed) = kernels.packed() {
+            packing = Some([queue.load(&packed.pack)?, queue.load(&packed.expand)?]);
+            for (after, most, tile, program) in &packed.products {
+                products.push((*after, *most, *tile, queue.load(program)?));
+            }
+        }
+        Ok(Self {
+            embed: queue.load(&kernels.embed)?,
+            attention: queue.load(&kernels.attention)?,
+            rotate: queue.load(&kernels.rotate)?,
+            norm: queue.load(&kernels.norm)?,
+            swiglu: queue.load(&kernels.swiglu)?,
+            rows: queue.load(&kernels.rows)?,
+            finish: queue.load(&kernels.finish)?,
+            packing,
+            products,
+            kernels: Arc::clone(kernels),
+            queue,
+        })
+    }
+
+    fn packing(&self) -> Result<&[Function; 2], MlxError> {
+        self.packing.as_ref().ok_or_else(|| wrong("product", "these kernels know no packed matrices".into()))
+    }
+
+    /// The matrix `w`, affine, of 4 bits and the geometry's group, as products read it. Its number of inputs is a
+    /// multiple of 64.
+    pub(crate) fn pack(&self, w: QuantizedRef<'_>, stream: &Stream) -> Result<Packed, MlxError> {
+        let what = "pack";
+        let group = self.geometry().group;
+        let (&[outputs, words], Some(biases)) = (w.weight.shape(), w.biases) else {
+            return Err(wrong(what, format!("{w:?} is no affine matrix")));
+        };
+        let inputs = words.saturating_mul(8);
+        if w.bits != 4
+            || w.group_size != group
+            || w.mode != QuantMode::Affine
+            || inputs % 64 != 0
+            || outputs < 1
+        {
+            return Err(wrong(
+                what,
+                format!("{w:?} is not affine of 4 bits in groups of {group}, 64 inputs a time"),
+            ));
+        }
+        // The kernels count in 32 bits.
+        let padded = up(outputs, 64) * 64;
+        if i64::from(padded) * i64::from(inputs) >= 1 << 31 {
+            return Err(wrong(what, format!("{outputs} outputs of {inputs} inputs are too many")));
+        }
+        expect(what, w.weight, &[outputs, words], Dtype::U32)?;
+        expect(what, w.scales, &[outputs, inputs / group], Dtype::Bf16)?;
+        expect(what, biases, &[outputs, inputs / group], Dtype::Bf16)?;
+        ops::eval([w.weight, w.scales, biases])?;
+        let words = padded * (inputs / 8);
+        let weight = Fixed::new(on_gpu(words as usize, stream)?)?;
+        let factors = Fixed::new(on_gpu((padded * (inputs / group)) as usize, stream)?)?;
+        let pointers =
+            [pointer(w.weight)?, pointer(w.scales)?, pointer(biases)?, weight.pointer, factors.pointer];
+        let [pack, _] = self.packing()?;
+        // SAFETY: pack.cu reads the three inputs at rows below `outputs`, and writes one word a thread below
+        // `padded * inputs / 8` and one factor below `padded * inputs / group`, of which there are fewer than threads.
+        unsafe {
+            self.queue.launch(pack, &pointers, &[outputs, inputs], &[], [up(words, pack.threads()), 1, 1])?;
+        }
+        // What it was made of may go now.
+        self.queue.synchronize()?;
+        Ok(Packed { weight, factors, outputs, inputs })
+    }
+
+    /// The matrix in bf16, `[outputs, inputs]`, to stay.
+    pub(crate) fn expand(&self, w: &Packed, stream: &Stream) -> Result<Dense, MlxError> {
+        let numbers = w.outputs as usize * w.inputs as usize;
+        let weight = Fixed::new(on_gpu(numbers / 2, stream)?)?;
+        self.expand_to(w, weight.pointer)?;
+        Ok(Dense { weight, outputs: w.outputs, inputs: w.inputs })
+    }
+
+    fn expand_to(&self, w: &Packed, to: u64) -> Result<(), MlxError> {
+        let [_, expand] = self.packing()?;
+        let pointers = [w.weight.pointer, w.factors.pointer, to];
+        // SAFETY: a block reads and writes one of `w`'s blocks of 64 by 64, and of the outputs those that there are; both
+        // callers have room for `outputs * inputs` numbers of bf16.
+        unsafe {
+            let blocks = [w.inputs / 64, up(w.outputs, 64), 1];
+            self.queue.launch(expand, &pointers, &[w.outputs, w.inputs], &[], blocks)
+        }
+    }
+
+    /// `a w^T`, or plus `x`: bf16 `[T, outputs]`.
+    pub(crate) fn product(
+        &self,
+        a: &Tensor,
+        w: Matrix<'_>,
+        x: Option<&Tensor>,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let (outputs, inputs) = match w {
+            Matrix::Packed(w) => (w.outputs, w.inputs),
+            Matrix::Dense(w) => (w.outputs, w.inputs),
+        };
+        expect_tensor("product", a, [a.shape()[0], inputs], Dtype::Bf16)?;
+        match w {
+            Matrix::Packed(w) => {
+                let expanded = self.queue.tensor([outputs, inputs], Dtype::Bf16, stream)?;
+                self.expand_to(w, expanded.pointer())?;
+                // SAFETY: a tensor of `outputs` by `inputs`.
+                unsafe { self.queue.matmul(a, expanded.pointer(), x, outputs, stream) }
+            }
+            // SAFETY: the array has `outputs` by `inputs` numbers, as was checked when it was made, and lives in the model.
+            Matrix::Dense(w) => unsafe { self.queue.matmul(a, w.weight.pointer, x, outputs, stream) },
+        }
+    }
+
+    /// Waits for all that was launched.
+    pub(crate) fn synchronize(&self) -> Result<(), MlxError> {
+        self.queue.synchronize()
+    }
+
+    fn geometry(&self) -> &Geometry {
+        &self.kernels.geometry
+    }
+
+    /// The plan on the GPU, for the other functions.
+    pub(crate) fn meta(&self, plan: &Plan, stream: &Stream) -> Result<Tensor, MlxError> {
+        self.queue.write(&plan.numbers, stream)
+    }
+
+    /// The residual stream's start, that times `scale` (the first norm's weight) with its squares, and the cosines and
+    /// sines of every token's angles, f32 `[T, 2, E / 2]`. `meta` is the plan's; the rest is as
+    /// [`Kernels::expect_embedding`] says.
+    pub(crate) fn embed(
+        &self,
+        plan: &Plan,
+        meta: &Tensor,
+        table: &[Fixed],
+        scale: &Fixed,
+        angles: &Fixed,
+        stream: &Stream,
+    ) -> Result<(Tensor, Scaled, Tensor), MlxError> {
+        let arrays: Vec<&Array> = table.iter().map(Fixed::array).collect();
+        self.kernels.expect_embedding(plan, &arrays, &scale.array, &angles.array)?;
+        expect_tensor("embed", meta, [1, plan.numbers.len() as i32], Dtype::I32)?;
+        let Geometry { hidden, head_dim, .. } = *self.geometry();
+        let tokens = plan.tokens;
+        let new = |columns, dtype| self.queue.tensor([tokens, columns], dtype, stream);
+        let (x, scaled) = (new(hidden, Dtype::Bf16)?, new(hidden, Dtype::Bf16)?);
+        let (squares, turns) = (new(1, Dtype::F32)?, new(head_dim, Dtype::F32)?);
+        let mut pointers = vec![meta.pointer()];
+        pointers.extend(table.iter().map(|part| part.pointer));
+        pointers.extend([scale.pointer, angles.pointer]);
+        pointers.extend([&x, &scaled, &squares, &turns].map(Tensor::pointer));
+        // SAFETY: a block has a token; its id is below the vocabulary's size and its position within `angles`, both checked
+        // above, and its rows of the outputs are its own. What is fixed lives in the model.
+        unsafe {
+            self.queue.launch(&self.embed, &pointers, &[hidden, tokens], &[], [tokens, 1, 1])?;
+        }
+        Ok((x, Scaled { scaled, squares }, turns))
+    }
+
+    fn tile(&self, after: After, tokens: i32) -> Result<(Tile, &Function), MlxError> {
+        self.products
+            .iter()
+            .find(|(of, most, ..)| *of == after && tokens <= *most)
+            .map(|(_, _, tile, function)| (*tile, function))
+            .ok_or_else(|| wrong("product", format!("no kernel for {tokens} tokens")))
+    }
+
+    fn expect_scaled(&self, what: &'static str, x: &Scaled, inputs: i32) -> Result<[i32; 2], MlxError> {
+        let [tokens, parts] = x.squares.shape();
+        expect_tensor(what, &x.scaled, [tokens, inputs], Dtype::Bf16)?;
+        expect_tensor(what, &x.squares, [tokens, parts], Dtype::F32)?;
+        Ok([tokens, parts])
+    }
+
+    /// Queries, keys and values of `x`'s norm, rotated: bf16 `[T, (H + 2K) * E]`. The rest is as in [`Ops::rotate`].
+    pub(crate) fn qkv(
+        &self,
+        x: &Scaled,
+        w: &Packed,
+        [bias, norms]: [Option<&Fixed>; 2],
+        angles: &Tensor,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let what = "qkv";
+        let Geometry { heads, kv_heads, head_dim, eps, .. } = *self.geometry();
+        let [tokens, parts] = self.expect_scaled(what, x, w.inputs)?;
+        expect_tensor(what, angles, [tokens, head_dim], Dtype::F32)?;
+        if w.outputs != self.geometry().qkv() {
+            return Err(wrong(
+                what,
+                format!("{} outputs for {} elements of heads", w.outputs, self.geometry().qkv()),
+            ));
+        }
+        self.kernels.of_heads(what, bias.map(Fixed::array), norms.map(Fixed::array))?;
+        let [bias, norms] = [bias, norms].map(|of| of.map_or(0, |of| of.pointer));
+        let out = self.queue.tensor([tokens, w.outputs], Dtype::Bf16, stream)?;
+        let (tile, function) = self.tile(After::Rotate, tokens)?;
+        let pointers = [
+            x.scaled.pointer(),
+            w.weight.pointer,
+            w.factors.pointer,
+            x.squares.pointer(),
+            bias,
+            norms,
+            angles.pointer(),
+            out.pointer(),
+        ];
+        let ints = [tokens, w.outputs, w.inputs, parts, heads, heads + kv_heads];
+        // SAFETY: blocks cover tokens and outputs, and product.cu leaves out what is beyond either; all shapes were
+        // checked above and `w` was packed for its sizes. Bias and norms are read only where the geometry has them.
+        unsafe {
+            self.queue.launch(function, &pointers, &ints, &[eps, eps], grid(tile, tokens, w.outputs))?;
+        }
+        Ok(out)
+    }
+
+    /// `x` `[T, D]` plus the product of `a` `[T, inputs]`, and that times `scale` `[D]` with its squares.
+    pub(crate) fn add(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        w: &Packed,
+        scale: &Fixed,
+        stream: &Stream,
+    ) -> Result<(Tensor, Scaled), MlxError> {
+        let what = "add";
+        let [tokens, _] = a.shape();
+        expect_tensor(what, a, [tokens, w.inputs], Dtype::Bf16)?;
+        expect_tensor(what, x, [tokens, w.outputs], Dtype::Bf16)?;
+        expect(what, &scale.array, &[w.outputs], Dtype::Bf16)?;
+        let (tile, function) = self.tile(After::Add, tokens)?;
+        let blocks = grid(tile, tokens, w.outputs);
+        let out = self.queue.tensor([tokens, w.outputs], Dtype::Bf16, stream)?;
+        let scaled = self.queue.tensor([tokens, w.outputs], Dtype::Bf16, stream)?;
+        let squares = self.queue.tensor([tokens, blocks[0]], Dtype::F32, stream)?;
+        let pointers = [
+            a.pointer(),
+            w.weight.pointer,
+            w.factors.pointer,
+            x.pointer(),
+            scale.pointer,
+            out.pointer(),
+            scaled.pointer(),
+            squares.pointer(),
+        ];
+        // SAFETY: as in `qkv`; a block writes the squares of its outputs.
+        unsafe {
+            self.queue.launch(function, &pointers, &[tokens, w.outputs, w.inputs], &[], blocks)?;
+        }
+        Ok((out, Scaled { scaled, squares }))
+    }
+
+    /// `silu(gate) * up` of `x`'s norm, bf16 `[T, outputs / 2]`; gate's and up's outputs alternate eight by eight.
+    pub(crate) fn gated(&self, x: &Scaled, w: &Packed, stream: &Stream) -> Result<Tensor, MlxError> {
+        let what = "gated";
+        let [tokens, parts] = self.expect_scaled(what, x, w.inputs)?;
+        if w.outputs % 16 != 0 {
+            return Err(wrong(what, format!("{} outputs don't alternate eight by eight", w.outputs)));
+        }
+        let out = self.queue.tensor([tokens, w.outputs / 2], Dtype::Bf16, stream)?;
+        let (tile, function) = self.tile(After::SwiGlu, tokens)?;
+        let pointers =
+            [x.scaled.pointer(), w.weight.pointer, w.factors.pointer, x.squares.pointer(), out.pointer()];
+        let ints = [tokens, w.outputs, w.inputs, parts];
+        let eps = self.geometry().eps;
+        // SAFETY: as in `qkv`.
+        unsafe {
+            self.queue.launch(function, &pointers, &ints, &[eps], grid(tile, tokens, w.outputs))?;
+        }
+        Ok(out)
+    }
+
+    /// What each token gathers from its text's tokens up to it, and from those before the text: bf16 `[T, H * E]`.
+    ///
+    /// `qkv` is as [`Ops::qkv`] makes it, `past` keys and values of the plan's past, `[at least past, K * E]` each.
+    pub(crate) fn attention(
+        &self,
+        qkv: &Tensor,
+        past: Option<[&Array; 2]>,
+        plan: &Plan,
+        meta: &Tensor,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let what = "attention";
+        let Geometry { heads, kv_heads, head_dim, .. } = *self.geometry();
+        let tokens = plan.tokens;
+        expect_tensor(what, qkv, [tokens, self.geometry().qkv()], Dtype::Bf16)?;
+        expect_tensor(what, meta, [1, plan.numbers.len() as i32], Dtype::I32)?;
+        self.kernels.expect_past(past, plan)?;
+        let [keys, values] = match past {
+            Some([keys, values]) => [pointer(keys)?, pointer(values)?],
+            None => [qkv.pointer(); 2],
+        };
+        let out = self.queue.tensor([tokens, heads * head_dim], Dtype::Bf16, stream)?;
+        let pointers = [qkv.pointer(), keys, values, meta.pointer(), out.pointer()];
+        let ints = [2 * tokens, heads, kv_heads, plan.past];
+        let scale = (head_dim as f32).powf(-0.5);
+        // SAFETY: a plan's blocks lie within its tokens, of which `qkv` has a row each; the past was checked above and is
+        // held by the prefix that the batch continues.
+        unsafe {
+            self.queue.launch(&self.attention, &pointers, &ints, &[scale], [plan.blocks, heads, 1])?;
+        }
+        Ok(out)
+    }
+
+    /// Bias, head norms and rotation of a product `[T, (H + 2K) * E]`. `bias` is `[(H + 2K) * E]`, `norms` the weights of
+    /// queries' and keys' `[2, E]`, `angles` as [`Ops::embed`] made them.
+    pub(crate) fn rotate(
+        &self,
+        qkv: &Tensor,
+        [bias, norms]: [Option<&Fixed>; 2],
+        angles: &Tensor,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let what = "rotate";
+        let Geometry { heads, kv_heads, head_dim, eps, .. } = *self.geometry();
+        let [tokens, width] = [qkv.shape()[0], self.geometry().qkv()];
+        expect_tensor(what, qkv, [tokens, width], Dtype::Bf16)?;
+        expect_tensor(what, angles, [tokens, head_dim], Dtype::F32)?;
+        self.kernels.of_heads(what, bias.map(Fixed::array), norms.map(Fixed::array))?;
+        let [bias, norms] = [bias, norms].map(|of| of.map_or(0, |of| of.pointer));
+        let out = self.queue.tensor([tokens, width], Dtype::Bf16, stream)?;
+        let all_heads = heads + 2 * kv_heads;
+        let pointers = [qkv.pointer(), bias, norms, angles.pointer(), out.pointer()];
+        let ints = [tokens, all_heads, heads, heads + kv_heads];
+        let blocks = [up(tokens * all_heads, self.rotate.threads() / 32), 1, 1];
+        // SAFETY: a warp has one head of one token, and leaves out what is beyond the last. Bias and norms are read only
+        // where the geometry has them.
+        unsafe {
+            self.queue.launch(&self.rotate, &pointers, &ints, &[eps], blocks)?;
+        }
+        Ok(out)
+    }
+
+    /// The norm of `x` `[T, D]` with weight `scale`, bf16.
+    pub(crate) fn norm(&self, x: &Tensor, scale: &Fixed, stream: &Stream) -> Result<Tensor, MlxError> {
+        let what = "norm";
+        let Geometry { hidden, eps, .. } = *self.geometry();
+        let [tokens, _] = x.shape();
+        expect_tensor(what, x, [tokens, hidden], Dtype::Bf16)?;
+        expect(what, &scale.array, &[hidden], Dtype::Bf16)?;
+        let out = self.queue.tensor([tokens, hidden], Dtype::Bf16, stream)?;
+        let pointers = [x.pointer(), scale.pointer, out.pointer()];
+        // SAFETY: a block has a token's row of both.
+        unsafe {
+            self.queue.launch(&self.norm, &pointers, &[hidden], &[eps], [tokens, 1, 1])?;
+        }
+        Ok(out)
+    }
+
+    /// `silu(gate) * up`, bf16 `[T, I]`, of both `[T, 2 * I]`, which alternate eight by eight.
+    pub(crate) fn swiglu(&self, both: &Tensor, stream: &Stream) -> Result<Tensor, MlxError> {
+        let what = "swiglu";
+        let [tokens, width] = both.shape();
+        expect_tensor(what, both, [tokens, width], Dtype::Bf16)?;
+        if width % 16 != 0 {
+            return Err(wrong(what, format!("{width} numbers don't alternate eight by eight")));
+        }
+        let out = self.queue.tensor([tokens, width / 2], Dtype::Bf16, stream)?;
+        let eights = tokens * (width / 16);
+        let pointers = [both.pointer(), out.pointer()];
+        // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last.
+        unsafe {
+            let blocks = [up(eights, self.swiglu.threads()), 1, 1];
+            self.queue.launch(&self.swiglu, &pointers, &[eights], &[], blocks)?;
+        }
+        Ok(out)
+    }
+
+    /// These rows of `x`.
+    pub(crate) fn rows(&self, x: &Tensor, rows: &[u32], stream: &Stream) -> Result<Tensor, MlxError> {
+        let what = "rows";
+        let [tokens, width] = x.shape();
+        let list: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        if x.dtype() != Dtype::Bf16 || width % 8 != 0 || list.iter().any(|row| !(0..tokens).contains(row)) {
+            return Err(wrong(what, format!("rows {rows:?} of {:?} of {}", x.shape(), x.dtype())));
+        }
+        let list = self.queue.write(&list, stream)?;
+        let out = self.queue.tensor([rows.len() as i32, width], Dtype::Bf16, stream)?;
+        let pointers = [x.pointer(), list.pointer(), out.pointer()];
+        // SAFETY: a block copies one row, which lies within `x`, as was checked above.
+        unsafe {
+            self.queue.launch(&self.rows, &pointers, &[width], &[], [rows.len() as i32, 1, 1])?;
+        }
+        Ok(out)
+    }
+
+    /// Waits for `x` `[T, D]`, and reads it as it is or, with a weight, its norm.
+    pub(crate) fn finish(
+        &self,
+        x: &Tensor,
+        norm: Option<&Fixed>,
+        stream: &Stream,
+    ) -> Result<Vec<f32>, MlxError> {
+        let what = "finish";
+        let Geometry { hidden, eps, .. } = *self.geometry();
+        let [tokens, _] = x.shape();
+        expect_tensor(what, x, [tokens, hidden], Dtype::Bf16)?;
+        if let Some(norm) = norm {
+            expect(what, &norm.array, &[hidden], Dtype::Bf16)?;
+        }
+        let out = self.queue.tensor([tokens, hidden], Dtype::F32, stream)?;
+        let pointers = [x.pointer(), norm.map_or(0, |norm| norm.pointer), out.pointer()];
+        // SAFETY: a block has one row; the weight is read only where there is one.
+        unsafe {
+            let ints = [hidden, i32::from(norm.is_some())];
+            self.queue.launch(&self.finish, &pointers, &ints, &[eps], [tokens, 1, 1])?;
+        }
+        self.queue.read(&out)
+    }
+
+    /// `x` as an array of MLX's; see [`Queue::array`].
+    pub(crate) fn array(&self, x: &Tensor, stream: &Stream) -> Result<Array, MlxError> {
+        self.queue.array(x, stream)
+    }
+}
+
+/// A 4-bit matrix as `product.cu` reads it.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    weight: Fixed,  // u32, see pack.cu
+    factors: Fixed, // u32, see pack.cu
+    outputs: i32,
+    inputs: i32,
+}
+
+/// A matrix of bf16.
+#[derive(Debug)]
+pub(crate) struct Dense {
+    weight: Fixed,
+    outputs: i32,
+    inputs: i32,
+}
+
+impl Dense {
+    /// `weight` is bf16 `[outputs, inputs]`.
+    pub(crate) fn new(weight: Array) -> Result<Self, MlxError> {
+        let &[outputs, inputs] = weight.shape() else {
+            return Err(wrong("product", format!("{weight:?} is no matrix")));
+        };
+        expect("product", &weight, &[outputs, inputs], Dtype::Bf16)?;
+        Ok(Self { weight: Fixed::new(weight)?, outputs, inputs })
+    }
+}
+
+/// The right factor of a product by cuBLASLt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Matrix<'a> {
+    /// Expanded first.
+    Packed(&'a Packed),
+    Dense(&'a Dense),
+}
