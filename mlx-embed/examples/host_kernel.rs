@@ -61,7 +61,7 @@ impl HostKernel for Increment {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let stream = Stream::cpu()?;
 
     // Between two operations of MLX's: one makes its input, one takes its output.

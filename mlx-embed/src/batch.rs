@@ -119,7 +119,70 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn sharing() -> impl Strategy<Value = Sharing> {
+        prop_oneof![Just(Sharing::Padded), Just(Sharing::Joined), Just(Sharing::EqualLengths)]
+    }
+
+    proptest! {
+        #[test]
+        fn batch_after_batch_takes_every_text_once_and_stays_within_bounds(
+            lengths in vec(1_usize..400, 1..80), budget in 1_usize..2000, sharing in sharing(),
+        ) {
+            let mut waiting = lengths.clone();
+            let mut taken = Vec::new();
+            while !waiting.is_empty() {
+                let mut packing = Packing::new(budget, sharing);
+                let mut batch = Vec::new();
+                waiting.retain(|&length| {
+                    let fits = packing.add(length);
+                    if fits {
+                        batch.push(length);
+                    }
+                    !fits
+                });
+                // The first always fits, so this ends.
+                prop_assert!(!batch.is_empty());
+                let (longest, tokens) = (*batch.iter().max().unwrap(), batch.iter().sum::<usize>());
+                prop_assert_eq!(packing.tokens(), tokens);
+                let padded = longest * batch.len();
+                prop_assert!(batch.len() == 1 || tokens <= budget);
+                match sharing {
+                    Sharing::Padded => {
+                        prop_assert!(batch.len() == 1 || padded <= budget);
+                        prop_assert!(padded - tokens <= FREE_PADDING.max(padded / 4));
+                    }
+                    Sharing::EqualLengths => prop_assert_eq!(padded, tokens),
+                    Sharing::Joined => {}
+                }
+                taken.extend(batch);
+            }
+            let mut expected = lengths;
+            expected.sort_unstable();
+            taken.sort_unstable();
+            prop_assert_eq!(taken, expected);
+        }
+
+        #[test]
+        fn each_text_lies_where_the_batch_says_and_the_rest_is_padding(
+            texts in vec(vec(1_u32..1000, 1..30), 1..12),
+        ) {
+            let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+            let tokens: usize = texts.iter().map(|text| text.len()).sum();
+            for batch in [Batch::padded(&texts), Batch::joined(&texts)] {
+                for ((text, &start), &length) in texts.iter().zip(&batch.starts).zip(&batch.lengths[..]) {
+                    prop_assert_eq!(&batch.ids[start..start + length], *text);
+                }
+                prop_assert_eq!(batch.ids.len(), (batch.shape[0] * batch.shape[1]) as usize);
+                // Ids are above 0, so every other place holds padding.
+                prop_assert_eq!(batch.ids.iter().filter(|&&id| id != 0).count(), tokens);
+            }
+        }
+    }
 
     /// Which of `lengths` one batch takes, in order.
     fn packed(lengths: &[usize], budget: usize, sharing: Sharing) -> Vec<usize> {

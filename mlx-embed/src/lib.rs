@@ -28,7 +28,7 @@
 //! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
 //! | [`mlx`] | safe MLX arrays and operations, for one thread |
 //! | `mlx_sys` | the raw C API |
-#![deny(unsafe_code)]
+#![deny(missing_docs, unsafe_code)]
 
 mod batch;
 mod checkpoint;

@@ -50,7 +50,7 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    pub(crate) fn layer(&self) {
+    fn layer(&self) {
         self.layers.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -193,7 +193,10 @@ pub(crate) fn load(
     };
     steps.of.store(config.layers, Ordering::Relaxed);
     // The checkpoint goes with the closure: its mapped files live on in the runner.
-    let starting = Engine::start(move || Runner::load(&checkpoint, &runner_options, &steps), engine_options)?;
+    let starting = Engine::start(
+        move || Runner::load(&checkpoint, &runner_options, &mut || steps.layer()),
+        engine_options,
+    )?;
 
     let text = TextEncoder::open(
         &place,

@@ -172,7 +172,74 @@ pub(crate) fn finish(vector: &mut Vec<f32>, dims: Option<usize>, normalize: bool
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    const WIDTH: usize = 3;
+
+    /// Hidden states of texts, `[tokens * WIDTH]` each.
+    fn hidden_states() -> impl Strategy<Value = Vec<Vec<f32>>> {
+        let text = (1_usize..20).prop_flat_map(|tokens| vec(-1e3_f32..1e3, tokens * WIDTH));
+        vec(text, 1..6)
+    }
+
+    /// The texts' states as a batch lays them out; padding is NaN, so that whoever reads it shows.
+    fn laid_out(texts: &[Vec<f32>], batch: &Batch) -> Array {
+        let mut all = vec![f32::NAN; batch.ids.len() * WIDTH];
+        for (text, start) in texts.iter().zip(&batch.starts) {
+            all[start * WIDTH..start * WIDTH + text.len()].copy_from_slice(text);
+        }
+        Array::from_slice(&all, &[batch.shape[0], batch.shape[1], WIDTH as i32]).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_mean_is_its_texts_own_however_the_batch_lies(texts in hidden_states()) {
+            let ids: Vec<Vec<u32>> = texts.iter().map(|text| vec![1; text.len() / WIDTH]).collect();
+            let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+            let (padded, joined) = (Batch::padded(&ids), Batch::joined(&ids));
+            let of = |batch: &Batch| mean_here(&laid_out(&texts, batch), batch, &Before::default()).unwrap();
+            prop_assert_eq!(of(&padded), of(&joined));
+            for (text, mean) in texts.iter().zip(of(&joined).chunks(WIDTH)) {
+                for (column, mean) in mean.iter().enumerate() {
+                    let exact: f64 = text.iter().skip(column).step_by(WIDTH).map(|&x| f64::from(x)).sum();
+                    let exact = exact / (text.len() / WIDTH) as f64;
+                    // A sum of 20 numbers below 1000, rounded to 24 bits each time.
+                    prop_assert!((f64::from(*mean) - exact).abs() < 20.0 * 1e3 / f64::from(1 << 23));
+                }
+            }
+        }
+
+        #[test]
+        fn a_mean_has_the_same_bits_wherever_a_prefix_ends(text in vec(-1e3_f32..1e3, 20 * WIDTH), at in 1_usize..20) {
+            let mean = |text: &[f32], before: &Before| {
+                let ids = vec![1; text.len() / WIDTH];
+                let batch = Batch::joined(&[&ids]);
+                mean_here(&laid_out(&[text.to_vec()], &batch), &batch, before).unwrap()
+            };
+            let (before, rest) = text.split_at(at * WIDTH);
+            prop_assert_eq!(mean(rest, &Before::new(before, WIDTH)), mean(&text, &Before::default()));
+        }
+
+        #[test]
+        fn a_finished_vector_has_length_1_and_its_own_direction(
+            vector in vec(-1e18_f32..1e18, 1..64), dims in 1_usize..64,
+        ) {
+            let dims = dims.min(vector.len());
+            let mut finished = vector.clone();
+            finish(&mut finished, Some(dims), true);
+            let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            prop_assert_eq!(finished.len(), dims);
+            prop_assume!(norm(&vector[..dims]) > 1e-12);
+            prop_assert!((norm(&finished) - 1.0).abs() < 1e-6);
+            for (x, before) in finished.iter().zip(&vector) {
+                let expected = f64::from(*before) / norm(&vector[..dims]);
+                prop_assert!((f64::from(*x) - expected).abs() <= 1e-7);
+            }
+        }
+    }
 
     #[test]
     fn cutting_comes_before_normalising() {

@@ -14,7 +14,6 @@ use crate::engine::Model;
 use crate::error::{Error, InputError};
 use crate::info::CompiledKernels;
 use crate::kernels::{Engine, Family, KEYS_AT_ONCE};
-use crate::loading::Steps;
 use crate::mlx::{self, Array, Backend, Dtype, Stream, cuda, memory, ops};
 use crate::model::cuda::{Cuda, Form};
 use crate::model::{
@@ -76,11 +75,11 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Loads the model, and tells `steps` of each layer.
+    /// Loads the model, and calls `loaded` after each layer.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         options: &RunnerOptions,
-        steps: &Steps,
+        loaded: &mut dyn FnMut(),
     ) -> Result<Self, Error> {
         let stream = Stream::new(options.backend)?;
         let _turn = stream.turn();
@@ -103,7 +102,7 @@ impl Runner {
             Kind::Cuda(kernels, form) => Kernels::Cuda(Rc::new(Cuda::new(kernels, *form, options.matmul)?)),
             Kind::Mlx => Kernels::Mlx,
         };
-        let decoder = Decoder::load(checkpoint, kernels, &mut || steps.layer(), &stream)?;
+        let decoder = Decoder::load(checkpoint, kernels, loaded, &stream)?;
         let hidden = config.hidden_size as usize;
         let head_dim = (config.head_dim as usize).next_multiple_of(KEYS_AT_ONCE);
         let keys_values = config.layers * 2 * config.kv_heads as usize * head_dim;

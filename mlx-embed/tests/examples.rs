@@ -1,12 +1,27 @@
-//! The bigger examples do what they say: an HTTP server is talked to, a folder is asked.
+//! The examples do what they say: an HTTP server is talked to, a folder is asked, the small ones give the right numbers.
 #![allow(clippy::unwrap_used)] // clippy knows tests, but not what they share
 
 #[allow(dead_code)] // main, here and below
 #[path = "../examples/axum.rs"]
 mod axum_example;
 #[allow(dead_code)]
+#[path = "../examples/custom_pooling.rs"]
+mod custom_pooling_example;
+#[allow(dead_code)]
+#[path = "../examples/embed.rs"]
+mod embed_example;
+#[allow(dead_code)]
+#[path = "../examples/host_kernel.rs"]
+mod host_kernel_example;
+#[allow(dead_code)]
+#[path = "../examples/own_checkpoint.rs"]
+mod own_checkpoint_example;
+#[allow(dead_code)]
 #[path = "../examples/rag.rs"]
 mod rag_example;
+#[allow(dead_code)]
+#[path = "../examples/similarity.rs"]
+mod similarity_example;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -246,4 +261,49 @@ impl Write for Shared {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+#[test]
+fn sentences_are_nearest_to_those_that_mean_the_same() {
+    let embedder = Embedder::default_model().unwrap();
+    let similarities = similarity_example::similarities(&embedder, &similarity_example::SENTENCES).unwrap();
+    let nearest: Vec<usize> = (0..4).map(|index| similarity_example::nearest(&similarities, index)).collect();
+    assert_eq!(nearest, [1, 0, 3, 2], "{similarities:?}");
+    similarity_example::main().unwrap();
+}
+
+#[test]
+fn a_pooling_of_ones_own_is_another_mean() {
+    let embedder = Embedder::default_model().unwrap();
+    let own = custom_pooling_example::weighted_mean(&embedder, TEXTS[0]).unwrap();
+    let usual = embedder.embed_one(TEXTS[0]).unwrap().vector;
+    let cosine: f32 = own.iter().zip(&usual).map(|(a, b)| a * b).sum();
+    assert!(own.len() == usual.len() && (0.8..0.9999).contains(&cosine), "{cosine}");
+    custom_pooling_example::main().unwrap();
+}
+
+#[test]
+fn a_checkpoint_of_ones_own_is_shown_and_asked() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    let mut output = Vec::new();
+    own_checkpoint_example::show(&golden.join("st-last-token"), &mut output).unwrap();
+    let output = String::from_utf8(output).unwrap();
+    assert!(output.contains("q_proj: {\"dense bf16\": 2}") && output.contains("last-token"), "{output}");
+    assert_eq!(output.lines().filter(|line| line.ends_with('.')).count(), 2, "{output}");
+    let error = own_checkpoint_example::show(&golden.join("no-such-case"), &mut Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("config.json"), "{error}");
+}
+
+#[test]
+fn texts_are_embedded_with_a_checkpoint_from_disk() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default");
+    let mut output = Vec::new();
+    embed_example::embed(&model, &TEXTS, &mut output).unwrap();
+    let output = String::from_utf8(output).unwrap();
+    assert_eq!(output.matches("384 numbers").count(), 2, "{output}");
+}
+
+#[test]
+fn a_host_kernel_runs_between_operations_of_mlx() {
+    host_kernel_example::main().unwrap();
 }

@@ -344,6 +344,19 @@ fn a_kernel_is_let_go_whatever_its_drop_does() {
 }
 
 #[test]
+fn a_panic_whose_payload_panics_when_dropped_is_an_error_like_others() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("on purpose, in the payload's drop");
+        }
+    }
+    let s = Stream::cpu().unwrap();
+    let out = probe(&[], f32s(&[1]), &s, |_, _| std::panic::panic_any(Bomb));
+    assert_eq!(out.eval().unwrap_err().message(), "[probe] panicked: no message");
+}
+
+#[test]
 fn threads_keep_their_failures_apart() {
     let threads: Vec<_> = (0..4)
         .map(|thread| {

@@ -68,10 +68,11 @@ impl Library {
     }
 }
 
-/// The same flags whatever the cargo profile, since all profiles share one library.
+/// The same flags whatever the cargo profile, since all profiles share one library. Rust's flags stay Rust's: a
+/// sanitizer's runtime in this library would clash with the program's own.
 fn compiler(cpp: bool) -> cc::Build {
     let mut build = cc::Build::new();
-    build.cpp(cpp).opt_level(1).debug(false);
+    build.cpp(cpp).opt_level(1).debug(false).inherit_rustflags(false);
     build
 }
 

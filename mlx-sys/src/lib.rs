@@ -51,6 +51,7 @@
 //! `DEP_MLXC_LIB` (folder of libmlxc), `DEP_MLXC_MLX_INCLUDE` and `DEP_MLXC_MLX_LIBRARY`.
 //!
 //! [mlx-c]: https://github.com/ml-explore/mlx-c
+#![deny(missing_docs)]
 
 /// The version of MLX this crate is built against; `mlx_version` tells the one that is loaded.
 pub const MLX_VERSION: &str = env!("MLX_SYS_MLX_VERSION");

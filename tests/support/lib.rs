@@ -1,6 +1,7 @@
-//! What the tests share: golden cases, scratch copies of checkpoints, and comparing vectors.
+//! What the tests share: golden cases, damaged and scratch copies of checkpoints, and comparing vectors.
 
 pub mod compare;
+pub mod damage;
 pub mod golden;
 pub mod scratch;
 

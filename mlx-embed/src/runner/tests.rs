@@ -51,7 +51,7 @@ fn load(
         cache_limit: 64 << 20,
         memory_limit: None,
     };
-    Some(Runner::load(&checkpoint, &options, &Steps::default()).unwrap())
+    Some(Runner::load(&checkpoint, &options, &mut || ()).unwrap())
 }
 
 /// Ids below the smallest vocabulary, without a pattern.

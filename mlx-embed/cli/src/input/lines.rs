@@ -175,6 +175,31 @@ mod tests {
         }
     }
 
+    /// What `fuzz/` holds for this reader: whatever stops it, it has read each line once and says where it is.
+    #[test]
+    fn kept_inputs_of_the_fuzzer_are_read_to_their_end_or_their_first_error() {
+        let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seeds/jsonl");
+        let mut inputs = 0;
+        for entry in std::fs::read_dir(seeds).unwrap() {
+            let bytes: &'static [u8] = std::fs::read(entry.unwrap().path()).unwrap().leak();
+            let lines = bytes.split_inclusive(|&byte| byte == b'\n').count();
+            for field in [None, Some("text")] {
+                let texts = read(bytes, field);
+                assert_eq!(texts.len(), lines, "{texts:?}");
+                for (index, text) in texts.iter().enumerate() {
+                    let place = format!("input, line {}: ", index + 1);
+                    assert!(
+                        text.as_ref().err().is_none_or(|error| error.starts_with(&place)),
+                        "{error:?}",
+                        error = text
+                    );
+                }
+            }
+            inputs += 1;
+        }
+        assert!(inputs >= 4, "the fuzzer's inputs are missing");
+    }
+
     #[test]
     fn deeply_nested_json_is_an_error() {
         let line: &'static str = "[".repeat(100_000).leak();

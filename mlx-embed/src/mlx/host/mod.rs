@@ -268,8 +268,12 @@ fn panic_text(panic: Box<dyn Any + Send>) -> String {
         Err(panic) => match panic.downcast::<&str>() {
             Ok(text) => (*text).to_owned(),
             Err(panic) => {
-                // Its `Drop` could panic as well.
-                std::mem::forget(panic);
+                // Its `Drop` could panic as well, and what comes of that, and so on: only text is sure to drop.
+                if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic)))
+                    && !(again.is::<String>() || again.is::<&str>())
+                {
+                    std::mem::forget(again);
+                }
                 "no message".to_owned()
             }
         },

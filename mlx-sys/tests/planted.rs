@@ -1,0 +1,44 @@
+//! Faults on purpose, for `tools/ffi/run planted`: what watches the memory of the other tests has to see these.
+
+mod support;
+
+use mlx_sys as sys;
+use support::Array;
+
+fn four() -> Array {
+    let array = Array::f32(&[1.0, 2.0, 3.0, 4.0], &[4]);
+    // SAFETY: the array lives.
+    assert_eq!(unsafe { sys::mlx_array_eval(array.0) }, 0);
+    array
+}
+
+#[test]
+#[ignore = "reads memory that is not its own"]
+fn reads_beyond_the_end() {
+    let array = four();
+    // SAFETY: none; this is the fault.
+    let beyond = unsafe { *sys::mlx_array_data_float32(array.0).add(4) };
+    // Something has to depend on the value.
+    assert!(beyond.to_bits() != 0x1234_5678);
+}
+
+#[test]
+#[ignore = "reads memory that is freed"]
+fn reads_after_the_free() {
+    let array = four();
+    // SAFETY: the array lives and is evaluated.
+    let data = unsafe { sys::mlx_array_data_float32(array.0) };
+    drop(array);
+    // SAFETY: none; this is the fault. MLX keeps freed memory for reuse until it is told not to.
+    let freed = unsafe {
+        sys::mlx_clear_cache();
+        *data
+    };
+    assert!(freed.to_bits() != 0x1234_5678);
+}
+
+#[test]
+#[ignore = "leaks"]
+fn loses_an_array() {
+    std::mem::forget(four());
+}
