@@ -388,6 +388,12 @@ impl Embedder {
         });
     }
 
+    /// What benchmarks look into.
+    #[cfg(feature = "bench")]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     fn check_ids(&self, ids: &[u32]) -> Result<(), InputError> {
         if ids.is_empty() {
             return Err(InputError::Empty);

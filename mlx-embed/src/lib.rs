@@ -31,6 +31,8 @@
 #![deny(missing_docs, unsafe_code)]
 
 mod batch;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod checkpoint;
 #[cfg(feature = "default-model")]
 mod default_model;

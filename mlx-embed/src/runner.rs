@@ -1,5 +1,7 @@
 //! The model on one thread: token ids in, pooled vectors out.
 
+#[cfg(feature = "bench")]
+mod measure;
 mod prefix;
 #[cfg(test)]
 mod tests;
@@ -72,6 +74,8 @@ pub(crate) struct Runner {
     pooling: Pooling,
     hidden: usize,
     prefix_bytes_per_token: usize,
+    #[cfg(feature = "bench")]
+    threads: usize,
 }
 
 impl Runner {
@@ -113,6 +117,8 @@ impl Runner {
             hidden,
             // And its id.
             prefix_bytes_per_token: size_of::<f32>() * (keys_values + hidden + 1),
+            #[cfg(feature = "bench")]
+            threads: options.threads.map_or_else(default_threads, NonZeroUsize::get),
         })
     }
 

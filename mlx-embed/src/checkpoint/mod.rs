@@ -60,7 +60,8 @@ impl Checkpoint {
         Self::read(Files::Embedded(&crate::default_model::FILES))
     }
 
-    fn read(place: Files) -> Result<Self, CheckpointError> {
+    /// Opens what is at `place`.
+    pub(crate) fn read(place: Files) -> Result<Self, CheckpointError> {
         let name = "config.json";
         let config = JsonObject::open(&place, name)?.ok_or_else(|| CheckpointError::MissingFile {
             path: place.path(name),
@@ -146,6 +147,13 @@ impl Checkpoint {
             };
         }
         Ok(sum)
+    }
+
+    /// Every tensor that embedding uses, by name without a leading `model.`, and its bytes.
+    #[cfg(feature = "bench")]
+    pub(crate) fn tensor_bytes(&self) -> impl Iterator<Item = (&str, usize)> {
+        let tensors = self.weights.tensors.iter().filter(|(name, _)| !is_ignored(name));
+        tensors.map(|(name, entry)| (name.as_str(), entry.nbytes))
     }
 
     /// Whether there is a tensor of this name.

@@ -68,7 +68,7 @@ thread_local! {
 impl Engine {
     /// Causal attention of every text on itself, and on what it continues. `qkv` is
     /// `[tokens, (heads + 2 * kv_heads) * head_dim]`, texts of the given lengths one behind the other; `out` is
-    /// `[tokens, heads * head_dim]`.
+    /// `[tokens, heads * head_dim]`. `prepared` is called when queries, keys and values are normed, rotated and laid out.
     ///
     /// # Panics
     /// When a size does not fit the others.
@@ -78,6 +78,7 @@ impl Engine {
         lengths: &[usize],
         options: &AttentionOptions<'_>,
         reuse: Reuse<'_>,
+        prepared: &mut dyn FnMut(),
         out: &'a mut [MaybeUninit<f32>],
     ) -> &'a mut [f32] {
         let heads = options.heads;
@@ -151,6 +152,7 @@ impl Engine {
             // says; tokens are the task's own.
             unsafe { (self.family.prepare)(&at, text, range) };
         });
+        prepared();
         let rows = self.family.rows();
         let tiles = |text: &Text| Tiles::new(text.tokens, rows);
         let spans =

@@ -12,6 +12,7 @@
 //! | `product`, `matmul` | a tile times a pair of panels; whole products over all threads |
 //! | `prepare`, `attend`, `attention` | queries, keys and values laid out; a tile of queries; whole attention layers |
 //! | `pool`, `buffer` | threads and memory |
+//! | `peak` | what the processor could do at best, to hold the others against |
 #![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop, reason = "a tile's rows are an index into several arrays at once")]
 
@@ -22,6 +23,8 @@ mod emit;
 mod family;
 mod matmul;
 mod packed;
+#[allow(dead_code, reason = "only benchmarks ask, which not every build has")]
+pub(crate) mod peak;
 mod placement;
 mod pool;
 mod prepare;

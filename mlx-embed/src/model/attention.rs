@@ -10,7 +10,7 @@ use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::reuse::{KeysValues, LayerReuse};
 use super::rope::Rope;
-use super::{Hidden, Kernels, Pass, State, cuda, no_norm};
+use super::{Hidden, Kernels, Part, Pass, State, Texts, cuda, no_norm, rotation};
 
 /// Most memory that one step's scores may take where MLX holds them all, in bytes.
 const SCORES_BYTES: usize = 64 << 20;
@@ -124,7 +124,7 @@ impl Attention {
         let Pass { texts, rope, stream, .. } = pass;
         match self {
             Self::Mlx(attention) => {
-                let mixed = attention.mix(hidden.x.array()?, texts.past as i32, reuse, rope, stream);
+                let mixed = attention.mix(hidden.x.array()?, texts, reuse, rope, stream);
                 mixed.map(State::Array)
             }
             Self::Host(attention) => {
@@ -163,20 +163,27 @@ impl Attention {
 }
 
 impl MlxAttention {
-    /// `past` counts the tokens before each text's own.
     fn mix(
         &self,
         x: &Array,
-        past: i32,
+        texts: &Texts,
         reuse: LayerReuse<'_>,
         rope: &Rope,
         stream: &Stream,
     ) -> Result<Array, MlxError> {
-        let x = &self.norm.forward(x, stream)?;
-        let q = self.split(&self.q_proj, self.q_norm.as_ref(), x, self.heads, stream)?; // [B, H, L, E]
-        let k = self.split(&self.k_proj, self.k_norm.as_ref(), x, self.kv_heads, stream)?; // [B, K, L, E]
-        let v = self.split(&self.v_proj, None, x, self.kv_heads, stream)?; // [B, K, L, E]
-        let (q, k) = (rope.forward(&q, past, stream)?, rope.forward(&k, past, stream)?);
+        let (watched, past) = (texts.watched(), texts.past as i32);
+        let x = &watched.stage(&[Part::InputNorm], || self.norm.forward(x, stream))?;
+        let projected = watched.stage(&[Part::Qkv], || {
+            let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj];
+            Ok([q.forward(x, stream)?, k.forward(x, stream)?, v.forward(x, stream)?])
+        })?; // [B, L, heads * E]
+        let [q, k, v] = &projected;
+        let [q, k, v] = watched.stage(rotation(self.q_norm.is_some()), || {
+            let q = self.split(q, self.q_norm.as_ref(), self.heads, stream)?; // [B, H, L, E]
+            let k = self.split(k, self.k_norm.as_ref(), self.kv_heads, stream)?; // [B, K, L, E]
+            let v = self.split(v, None, self.kv_heads, stream)?; // [B, K, L, E]
+            Ok([rope.forward(&q, past, stream)?, rope.forward(&k, past, stream)?, v])
+        })?;
         let (k, v) = match reuse {
             LayerReuse::Nothing => (k, v),
             LayerReuse::Keep(kept) => {
@@ -187,23 +194,23 @@ impl MlxAttention {
                 (continued(&before.keys, past, k, stream)?, continued(&before.values, past, v, stream)?)
             }
         };
-        let mixed = causal(&q, &k, &v, (self.head_dim as f32).powf(-0.5), stream)?; // [B, H, L, E]
-        let [batch, tokens] = [x.shape()[0], x.shape()[1]];
-        let joined = ops::transpose(&mixed, &[0, 2, 1, 3], stream)?; // [B, L, H, E]
-        ops::reshape(&joined, &[batch, tokens, self.heads * self.head_dim], stream)
+        watched.stage(&[Part::Attention], || {
+            let mixed = causal(&q, &k, &v, (self.head_dim as f32).powf(-0.5), stream)?; // [B, H, L, E]
+            let [batch, tokens] = [x.shape()[0], x.shape()[1]];
+            let joined = ops::transpose(&mixed, &[0, 2, 1, 3], stream)?; // [B, L, H, E]
+            ops::reshape(&joined, &[batch, tokens, self.heads * self.head_dim], stream)
+        })
     }
 
     fn split(
         &self,
-        proj: &Linear,
+        projected: &Array,
         norm: Option<&RmsNorm>,
-        x: &Array,
         heads: i32,
         stream: &Stream,
     ) -> Result<Array, MlxError> {
-        let [batch, tokens] = [x.shape()[0], x.shape()[1]];
-        let projected = proj.forward(x, stream)?; // [B, L, heads * E]
-        let per_head = ops::reshape(&projected, &[batch, tokens, heads, self.head_dim], stream)?;
+        let [batch, tokens] = [projected.shape()[0], projected.shape()[1]];
+        let per_head = ops::reshape(projected, &[batch, tokens, heads, self.head_dim], stream)?;
         let normed = match norm {
             Some(norm) => norm.forward(&per_head, stream)?,
             None => per_head,

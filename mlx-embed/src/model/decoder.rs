@@ -1,5 +1,6 @@
 //! The stack of layers. Qwen2, Qwen3 and Llama are this with other parameters.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::batch::Batch;
@@ -13,7 +14,7 @@ use super::mlp::Mlp;
 use super::norm::FinalNorm;
 use super::reuse::LayerReuse;
 use super::rope::Rope;
-use super::{Hidden, Kernels, Pass, Reuse, State, Texts, cuda};
+use super::{Hidden, Kernels, Part, Pass, Reuse, State, Texts, Watch, cuda};
 
 /// What calibration runs: few layers, as they are alike, and texts so short that attention counts for little.
 const LAYERS_TO_MEASURE: usize = 8;
@@ -70,16 +71,22 @@ impl Layer {
         reuse: LayerReuse<'_>,
         kernels: &Kernels,
     ) -> Result<Hidden, MlxError> {
-        let mixed = self.attention.mix(hidden, pass, reuse)?; // [B, L, H * E]
-        let hidden = match rows {
-            Rows::All => self.attention.output(&hidden.x, &mixed, hidden.ahead.as_ref(), pass)?,
+        let watched = pass.texts.watched().beside(kernels);
+        let mixed = watched
+            .stage(&[Part::InputNorm, Part::Qkv, Part::HeadNorms, Part::Rope, Part::Attention], || {
+                self.attention.mix(hidden, pass, reuse)
+            })?; // [B, L, H * E]
+        let hidden = watched.stage(&[Part::Output], || match rows {
+            Rows::All => self.attention.output(&hidden.x, &mixed, hidden.ahead.as_ref(), pass),
             Rows::Selected(rows) => {
                 let (x, mixed) =
                     (select(&hidden.x, rows, kernels, pass)?, select(&mixed, rows, kernels, pass)?);
-                self.attention.output(&x, &mixed, hidden.ahead.as_ref(), pass)?
+                self.attention.output(&x, &mixed, hidden.ahead.as_ref(), pass)
             }
-        };
-        self.mlp.forward(&hidden, pass)
+        })?;
+        watched.stage(&[Part::PostAttentionNorm, Part::GateUp, Part::SwiGlu, Part::Down], || {
+            self.mlp.forward(&hidden, pass)
+        })
     }
 }
 
@@ -123,6 +130,11 @@ impl Decoder {
         !matches!(self.kernels, Kernels::Mlx)
     }
 
+    #[cfg(feature = "bench")]
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Whether the mapped weights are still all there. Cheap, and better than the signal that ends a process which
     /// touches pages that a shrunken file no longer has.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
@@ -146,21 +158,40 @@ impl Decoder {
         &self,
         batch: &Batch,
         rows: Rows<'_>,
-        mut reuse: Reuse<'_>,
-        mut probe: Option<&mut Probe<'_>>,
+        reuse: Reuse<'_>,
+        probe: Option<&mut Probe<'_>>,
         stream: &Stream,
     ) -> Result<Output, MlxError> {
-        let texts = Arc::new(Texts::new(&batch.lengths, &reuse));
-        let (mut hidden, cuda) = self.embed_tokens.forward(batch, texts.past, &self.rope, stream)?;
-        let pass = Pass { texts, cuda, rope: &self.rope, stream };
+        self.forward_through(0..self.layers.len(), batch, rows, reuse, probe, None, stream)
+    }
+
+    /// As [`Decoder::forward`], through some of the layers, watched or not.
+    #[expect(clippy::too_many_arguments, reason = "what a pass is, and who measures it")]
+    pub(crate) fn forward_through(
+        &self,
+        layers: Range<usize>,
+        batch: &Batch,
+        rows: Rows<'_>,
+        mut reuse: Reuse<'_>,
+        mut probe: Option<&mut Probe<'_>>,
+        watch: Option<&Arc<Watch>>,
+        stream: &Stream,
+    ) -> Result<Output, MlxError> {
+        let texts = Arc::new(Texts::new(&batch.lengths, &reuse, watch));
+        let watched = texts.watched().beside(&self.kernels);
+        let (mut hidden, cuda) = watched
+            .stage(&[Part::Gather], || self.embed_tokens.forward(batch, texts.past, &self.rope, stream))?;
+        let pass = Pass { texts: Arc::clone(&texts), cuda, rope: &self.rope, stream };
         self.show(&hidden.x, probe.as_deref_mut(), stream)?;
-        for (index, layer) in self.layers.iter().enumerate() {
+        for index in layers {
             let last = index + 1 == self.layers.len();
             let rows = if last { rows } else { Rows::All };
-            hidden = layer.forward(&hidden, &pass, rows, reuse.layer(index), &self.kernels)?;
+            hidden = watched.layer(index, || {
+                self.layers[index].forward(&hidden, &pass, rows, reuse.layer(index), &self.kernels)
+            })?;
             self.show(&hidden.x, probe.as_deref_mut(), stream)?;
         }
-        let output = self.norm.forward(&hidden, stream)?;
+        let output = watched.stage(&[Part::FinalNorm], || self.norm.forward(&hidden, stream))?;
         match (&output, probe) {
             (Output::Array(x), Some(probe)) => probe(x)?,
             (Output::Host(x), Some(probe)) => {
@@ -188,7 +219,7 @@ impl Decoder {
             let ids: Vec<u32> = (0..tokens as u32).map(|i| i * 31 % vocab as u32).collect();
             let texts: Vec<&[u32]> = ids.chunks(TEXT_TO_MEASURE).collect();
             let batch = Batch::joined(&texts);
-            let texts = Arc::new(Texts::new(&batch.lengths, &Reuse::Nothing));
+            let texts = Arc::new(Texts::new(&batch.lengths, &Reuse::Nothing, None));
             let (mut hidden, call) = self.embed_tokens.forward(&batch, 0, &self.rope, stream)?;
             let pass = Pass { texts, cuda: call, rope: &self.rope, stream };
             for _ in 0..LAYERS_TO_MEASURE {

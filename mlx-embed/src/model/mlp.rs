@@ -6,7 +6,7 @@ use crate::mlx::{Array, MlxError, Stream, ops};
 use super::host;
 use super::linear::Linear;
 use super::norm::RmsNorm;
-use super::{Hidden, Kernels, Pass, cuda};
+use super::{Hidden, Kernels, Part, Pass, cuda};
 
 /// Norm and feed-forward part of one layer, and the residual connection around them.
 #[derive(Debug)]
@@ -65,11 +65,15 @@ impl Mlp {
         match self {
             Self::Mlx(mlp) => {
                 let x = hidden.x.array()?;
-                let normed = mlp.norm.forward(x, stream)?;
-                let gate = mlp.gate_proj.forward(&normed, stream)?;
-                let up = mlp.up_proj.forward(&normed, stream)?;
-                let down = mlp.down_proj.forward(&swiglu(&gate, &up, stream)?, stream)?;
-                ops::add(x, &down, stream).map(Hidden::from)
+                let watched = pass.texts.watched();
+                let normed = watched.stage(&[Part::PostAttentionNorm], || mlp.norm.forward(x, stream))?;
+                let [gate, up] = watched.stage(&[Part::GateUp], || {
+                    Ok([mlp.gate_proj.forward(&normed, stream)?, mlp.up_proj.forward(&normed, stream)?])
+                })?;
+                let gated = watched.stage(&[Part::SwiGlu], || swiglu(&gate, &up, stream))?;
+                watched.stage(&[Part::Down], || {
+                    ops::add(x, &mlp.down_proj.forward(&gated, stream)?, stream).map(Hidden::from)
+                })
             }
             Self::Host(mlp) => mlp.forward(hidden.x.array()?, &pass.texts, stream).map(Hidden::from),
             Self::Cuda(mlp) => mlp.forward(hidden.x.tensor()?, hidden.cuda()?, stream).map(Hidden::from),

@@ -11,6 +11,8 @@ mod mlp;
 mod norm;
 mod reuse;
 mod rope;
+#[cfg_attr(not(feature = "bench"), allow(dead_code, unreachable_pub, reason = "only benchmarks watch"))]
+mod watch;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +26,14 @@ use crate::mlx::{Array, MlxError, Stream};
 pub use cuda::MatmulPolicy;
 pub(crate) use decoder::{Decoder, Output, Rows};
 pub(crate) use reuse::{KeysValues, Reuse};
+#[cfg(feature = "bench")]
+pub(crate) use watch::Record;
+pub(crate) use watch::Watch;
+use watch::Watched;
+#[cfg(feature = "bench")]
+pub use watch::{Arithmetic, Level, Part};
+#[cfg(not(feature = "bench"))]
+use watch::{Arithmetic, Part};
 
 /// What the operations of a decoder are made of.
 #[derive(Debug)]
@@ -164,6 +174,21 @@ impl Precision {
     }
 }
 
+/// What the rotation of queries and keys is made of.
+fn rotation(head_norms: bool) -> &'static [Part] {
+    if head_norms { &[Part::HeadNorms, Part::Rope] } else { &[Part::Rope] }
+}
+
+impl Kernels {
+    /// Waits for what runs beside MLX's graph.
+    fn wait(&self) -> Result<(), MlxError> {
+        match self {
+            Self::Cuda(cuda) => cuda.wait(),
+            Self::Mlx | Self::Host(..) => Ok(()),
+        }
+    }
+}
+
 /// A joined batch's texts, as the kernels for the CPU need to know them.
 #[derive(Debug)]
 struct Texts {
@@ -174,10 +199,12 @@ struct Texts {
     short: Vec<bool>,
     /// For each text whether it is short.
     short_texts: Vec<bool>,
+    /// Who measures this pass.
+    watch: Option<Arc<Watch>>,
 }
 
 impl Texts {
-    fn new(lengths: &Arc<[usize]>, reuse: &Reuse<'_>) -> Self {
+    fn new(lengths: &Arc<[usize]>, reuse: &Reuse<'_>, watch: Option<&Arc<Watch>>) -> Self {
         let past = reuse.past();
         // What is kept is the start of longer texts.
         let kept = matches!(reuse, Reuse::Keep(_));
@@ -187,7 +214,13 @@ impl Texts {
             past,
             short: lengths.iter().flat_map(|&length| std::iter::repeat_n(short(length), length)).collect(),
             short_texts: lengths.iter().map(|&length| short(length)).collect(),
+            watch: watch.cloned(),
         }
+    }
+
+    /// Where operations begin and end is told to this.
+    fn watched(&self) -> Watched<'_> {
+        Watched::new(self.watch.as_deref())
     }
 
     /// The digits that `rule` gives `rows` rows: all tokens, or one of each text.

@@ -147,3 +147,40 @@ fn a_prefix_outlives_other_batches_and_says_what_it_holds() {
         assert!(prefix.bytes() <= runner.prefix_bytes(40), "{} bytes", prefix.bytes());
     }
 }
+
+/// Hidden states have the same bits whether or not someone watches, so that what is measured is what runs.
+#[cfg(feature = "bench")]
+#[test]
+fn watching_changes_no_bit() {
+    use crate::model::{Level, Watch};
+
+    let families = Family::available().map(Some).chain([None]);
+    for (family, case) in families.flat_map(|family| CASES.map(|case| (family, case))) {
+        let Some(runner) = load(case, family, Precision::Fast, Pooling::Mean) else { return };
+        let (a, b) = (ids(40, 1), ids(3, 2));
+        let batch = if runner.decoder.joins() { Batch::joined(&[&a, &b]) } else { Batch::padded(&[&a, &b]) };
+        let states = |watch: Option<Arc<Watch>>| {
+            let layers = 0..runner.decoder.layers();
+            let states = runner.decoder.forward_through(
+                layers,
+                &batch,
+                Rows::All,
+                Reuse::Nothing,
+                None,
+                watch.as_ref(),
+                &runner.stream,
+            );
+            let Output::Array(states) = states.unwrap() else { panic!("the CPU's are arrays") };
+            let states = ops::astype(&states, Dtype::F32, &runner.stream).unwrap();
+            states.to_vec::<f32>(&runner.stream).unwrap()
+        };
+        let plain = states(None);
+        for level in [Level::Operations, Level::Layers] {
+            let watch = Arc::new(Watch::new(level));
+            let watched = states(Some(Arc::clone(&watch)));
+            let bits = |states: &[f32]| states.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&watched) == bits(&plain), "{case} {family:?} {level:?}");
+            assert!(!watch.take().is_empty(), "{case} {family:?} {level:?}");
+        }
+    }
+}

@@ -1,7 +1,13 @@
-//! `mlx-embed bench`: how long forward passes take, from token ids to vectors.
+//! `mlx-embed bench`: how long forward passes take, from token ids to vectors, and where that time goes.
 
+mod layers;
+mod page;
+mod plot;
+
+use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -19,19 +25,31 @@ use crate::report;
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BenchArgs {
     /// Texts and tokens of each, as BATCHxTOKENS
-    #[arg(long, value_name = "SHAPES", value_delimiter = ',', default_value = "1x8,1x16,10x16,1x128,1x512")]
-    shapes: Vec<Shape>,
+    ///
+    /// [default: 1x8,1x16,10x16,1x128,1x512; with --layers 1x1,1x16,1x128,1x512,1x4096,10x16,32x128, as far as the
+    /// model's limit goes]
+    #[arg(long, value_name = "SHAPES", value_delimiter = ',')]
+    shapes: Option<Vec<Shape>>,
 
-    /// Times that each shape is measured, after one that isn't
-    #[arg(long, value_name = "N", default_value = "15", value_parser = at_least_one)]
-    rounds: NonZeroUsize,
+    /// Times that each shape is measured, after one that isn't [default: 15; with --layers 5, and fewer where that takes
+    /// over a minute]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    rounds: Option<NonZeroUsize>,
+
+    /// Measure every operation, layer and the whole pass, beside what the device could do at best
+    #[arg(long)]
+    layers: bool,
+
+    /// Write what --layers measured as a page with plots, too
+    #[arg(long, value_name = "FILE", requires = "layers")]
+    html: Option<PathBuf>,
 
     /// Print JSON
     #[arg(long)]
     json: bool,
 
     /// Measure one pass for each JSON line {"batch": B, "tokens": T} on standard input, and answer with a line
-    #[arg(long, conflicts_with_all = ["shapes", "rounds", "json"])]
+    #[arg(long, conflicts_with_all = ["shapes", "rounds", "json", "layers"])]
     stdin: bool,
 
     #[command(flatten)]
@@ -43,10 +61,22 @@ Examples:
   mlx-embed bench --model DIR
   mlx-embed bench --model DIR --shapes 1x16,32x128 --rounds 7 --threads 2
   mlx-embed bench --model DIR --precision fast --json
+  mlx-embed bench --model DIR --layers --html layers.html
 
 A pass goes from token ids to vectors, both in the program's memory; ids are
 random, and others each time. Shapes take turns, so that what disturbs the
-machine disturbs them alike. Options about texts change nothing here.";
+machine disturbs them alike. Options about texts change nothing here.
+
+With --layers each operation is computed by itself, so that its time is its own;
+`layer` and `model` are computed at once. Weights are out of the caches before
+each pass. `roof %` is the least time that the device could take, as measured in
+the same run, of the time that it took.";
+
+/// Shapes that are measured unless others are asked for.
+const SHAPES: [[usize; 2]; 5] = [[1, 8], [1, 16], [10, 16], [1, 128], [1, 512]];
+const LAYERS_SHAPES: [[usize; 2]; 7] = [[1, 1], [1, 16], [1, 128], [1, 512], [1, 4096], [10, 16], [32, 128]];
+const ROUNDS: usize = 15;
+const LAYERS_ROUNDS: usize = 5;
 
 /// So many texts of so many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +96,12 @@ impl Shape {
             Some(tokens) if tokens <= MOST_TOKENS => Ok(self),
             _ => Err(format!("a shape may have {MOST_TOKENS} tokens at most")),
         }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.batch, self.tokens)
     }
 }
 
@@ -122,15 +158,30 @@ fn quantile(times: &[f64], q: f64) -> f64 {
     times.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
+impl BenchArgs {
+    fn shapes(&self, usual: &[[usize; 2]]) -> Vec<Shape> {
+        let usual = || usual.iter().map(|&[batch, tokens]| Shape { batch, tokens }).collect();
+        self.shapes.clone().unwrap_or_else(usual)
+    }
+
+    fn rounds(&self, usual: usize) -> usize {
+        self.rounds.map_or(usual, NonZeroUsize::get)
+    }
+}
+
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
+    if args.layers {
+        return run_layers(args);
+    }
     let model = args.common.load()?;
     let mut passes = Passes { embedder: &model.embedder, random: Random::new(1) };
     if args.stdin {
         return answer_lines(&mut passes);
     }
-    let mut times = vec![Vec::new(); args.shapes.len()];
-    for round in 0..=args.rounds.get() {
-        for (shape, times) in args.shapes.iter().zip(&mut times) {
+    let (shapes, rounds) = (args.shapes(&SHAPES), args.rounds(ROUNDS));
+    let mut times = vec![Vec::new(); shapes.len()];
+    for round in 0..=rounds {
+        for (shape, times) in shapes.iter().zip(&mut times) {
             let time = passes.run(*shape)?;
             // The first one makes what later ones find: pages, caches, compiled kernels.
             if round > 0 {
@@ -139,13 +190,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
         }
     }
     let info = model.embedder.info();
-    let measured = args.shapes.iter().zip(&mut times).map(|(shape, times)| {
+    let measured = shapes.iter().zip(&mut times).map(|(shape, times)| {
         times.sort_by(f64::total_cmp);
         Measured::new(*shape, times)
     });
     let report = Report {
         shapes: measured.collect(),
-        rounds: args.rounds.get(),
+        rounds,
         kernels: info.kernels,
         precision: info.precision,
         device: info.backend,
@@ -153,6 +204,22 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
         mlx_version: info.mlx_version.clone(),
     };
     report::print(args.json, &report, Report::table)
+}
+
+fn run_layers(args: &BenchArgs) -> Result<(), CliError> {
+    // Before minutes are spent on measuring.
+    let page = args.html.as_deref().map(page::create).transpose()?;
+    let mut shapes = args.shapes(&LAYERS_SHAPES);
+    let model = args.common.load()?;
+    let limit = model.embedder.info().max_tokens;
+    if args.shapes.is_none() {
+        shapes.retain(|shape| shape.tokens <= limit);
+    }
+    let report = layers::run(&args.common, &model.embedder, &shapes, args.rounds(LAYERS_ROUNDS))?;
+    if let Some(page) = page {
+        page.write(&report)?;
+    }
+    report::print(args.json, &report, layers::Report::table)
 }
 
 impl Report {
@@ -163,7 +230,7 @@ impl Report {
             self.device, self.kernels, self.rounds, "shape", "min", "p50", "p95", "tokens/s"
         );
         for Measured { shape, min_ms, p50_ms, p95_ms, tokens_per_s } in &self.shapes {
-            let shape = format!("{}x{}", shape.batch, shape.tokens);
+            let shape = shape.to_string();
             table.push_str(&format!(
                 "{shape:>11} {min_ms:>9.2} {p50_ms:>9.2} {p95_ms:>9.2} {tokens_per_s:>10.0}\n"
             ));

@@ -87,3 +87,68 @@ fn help_shows_how_to_call_it() {
     let ran = run(binary().args(["bench", "--help"]));
     assert!(ran.stdout.contains("mlx-embed bench --model DIR --shapes"), "{}", ran.stdout);
 }
+
+#[test]
+fn layers_are_told_as_json_and_as_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("layers.html");
+    let report = json(&run(on("bench", CASE)
+        .args(["--layers", "--shapes", "1x3,2x5", "--rounds", "1", "--json", "--html"])
+        .arg(&page)));
+    let shapes = report["shapes"].as_array().unwrap();
+    assert_eq!(shapes.len(), 2);
+    assert!(report["roofline"]["gb_per_s"].as_f64().unwrap() > 0.0);
+    assert!(report["load"]["p50_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["tokenisation"].as_array().unwrap().len(), 3);
+    for shape in shapes {
+        let parts: Vec<&str> = shape["operations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|line| line["parts"].as_array().unwrap())
+            .map(|part| part.as_str().unwrap())
+            .collect();
+        for part in ["gather", "qkv", "attention", "output", "gate_up", "down", "final_norm", "pooling"] {
+            assert_eq!(parts.iter().filter(|found| **found == part).count(), 1, "{part} in {parts:?}");
+        }
+        for line in [&shape["layer"], &shape["model"]] {
+            let number = |name: &str| line[name].as_f64().unwrap();
+            assert!(number("device_us") > 0.0 && number("host_us") > 0.0, "{line}");
+            let gflops = number("operations") / number("device_us") / 1e3;
+            assert!((number("gflops") / gflops - 1.0).abs() < 1e-9, "{line}");
+            assert!(number("share_of_roof") > 0.0, "{line}");
+        }
+        let layers = shape["layers"].as_array().unwrap();
+        assert_eq!(layers.len() as u64, report["model"]["layers"].as_u64().unwrap());
+    }
+    let page = std::fs::read_to_string(page).unwrap();
+    // A roofline, a bar a shape, latencies, and a plot a shape by layer; every element closed, nothing fetched.
+    assert_eq!(page.matches("<svg").count(), 5);
+    for element in ["svg", "section", "table", "details", "p", "dl"] {
+        let opened =
+            page.matches(&format!("<{element}>")).count() + page.matches(&format!("<{element} ")).count();
+        assert_eq!(opened, page.matches(&format!("</{element}>")).count(), "{element}");
+    }
+    assert!(!page.contains("http") && !page.contains("NaN") && !page.contains("inf\""), "{page}");
+    let data = page.split("id=\"report\">").nth(1).unwrap().split("</script>").next().unwrap();
+    let data: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(data["shapes"], report["shapes"]);
+}
+
+#[test]
+fn layers_are_told_as_a_table() {
+    let ran =
+        run(on("bench", CASE).args(["--layers", "--shapes", "1x2", "--rounds", "1", "--kernels", "mlx"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for name in ["roofline:", "load:", "tokenisation", "embedding gather", "SwiGLU", "layer ", "model "] {
+        assert!(ran.stdout.lines().any(|line| line.starts_with(name)), "{name}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn a_page_needs_layers_and_a_place() {
+    run(on("bench", CASE).args(["--html", "page.html"])).failed(2, &["--layers"]);
+    let nowhere = ["--layers", "--html", "/nowhere/page.html"];
+    run(on("bench", CASE).args(nowhere)).failed(1, &["/nowhere/page.html"]);
+    run(on("bench", CASE).args(["--layers", "--stdin"])).failed(2, &["--stdin"]);
+}

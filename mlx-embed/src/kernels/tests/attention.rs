@@ -78,7 +78,7 @@ impl Case {
         };
         let tokens: usize = self.lengths.iter().sum();
         let mut out = unwritten(tokens * self.heads.heads * self.heads.head_dim);
-        engine.attention(&self.qkv, &self.lengths, &options, reuse, &mut out).to_vec()
+        engine.attention(&self.qkv, &self.lengths, &options, reuse, &mut || {}, &mut out).to_vec()
     }
 
     /// Tokens `range` of the whole batch as a text of their own.

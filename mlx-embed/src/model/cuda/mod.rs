@@ -88,6 +88,11 @@ impl Cuda {
         })
     }
 
+    /// Waits for what was launched.
+    pub(in crate::model) fn wait(&self) -> Result<(), MlxError> {
+        self.ops.synchronize()
+    }
+
     /// A state as an array of f32 `[T, D]`.
     pub(in crate::model) fn read(&self, x: &Tensor, stream: &Stream) -> Result<Array, MlxError> {
         let numbers = self.ops.finish(x, None, stream)?;

@@ -8,7 +8,7 @@ use crate::mlx::host::{HostError, HostInput, HostKernel, HostOutput, OutputSpec,
 use crate::mlx::{Array, Dtype, MlxError, Stream};
 use crate::model::reuse::{KeysValues, LayerReuse};
 use crate::model::rope::Rope;
-use crate::model::{Rule, Texts};
+use crate::model::{Arithmetic, Part, Rule, Texts, rotation};
 
 use super::norm::Norm;
 use super::project::{Project, ProjectSpec};
@@ -180,9 +180,15 @@ impl HostKernel for MixCall {
         };
         let x: &[f32] = inputs[0].as_slice()?;
         engine.between(x.len() / qkv.inputs * qkv.outputs, |between| {
+            let mut laps = self.texts.watched().laps();
             let projected = qkv.run(engine, x, &self.texts, arrays, Output::Store(between))?;
+            laps.done(&[Part::InputNorm, Part::Qkv], qkv.arithmetic());
             let lengths = &self.texts.lengths;
-            Ok(mixed[0].fill_with(|out| engine.attention(projected, lengths, &options, reuse, out))?)
+            let mut prepared = || laps.done(rotation(q_norm.is_some()), Arithmetic::F32);
+            mixed[0]
+                .fill_with(|out| engine.attention(projected, lengths, &options, reuse, &mut prepared, out))?;
+            laps.done(&[Part::Attention], Arithmetic::F32);
+            Ok(())
         })
     }
 }
@@ -201,7 +207,9 @@ impl HostKernel for OutputCall {
     fn run(&self, inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError> {
         let OutputProjection { engine, project } = &*self.layer;
         let output = Output::Add(outputs[0].as_mut_slice()?);
+        let mut laps = self.texts.watched().laps();
         project.run(engine, inputs[1].as_slice()?, &self.texts, &inputs[2..], output)?;
+        laps.done(&[Part::Output], project.arithmetic());
         Ok(())
     }
 }

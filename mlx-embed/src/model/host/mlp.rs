@@ -6,7 +6,7 @@ use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::{Engine, Order, Output};
 use crate::mlx::host::{HostError, HostInput, HostKernel, HostOutput, OutputSpec, host_kernel};
 use crate::mlx::{Array, Dtype, MlxError, Stream};
-use crate::model::{Rule, Texts};
+use crate::model::{Part, Rule, Texts};
 
 use super::norm::Norm;
 use super::project::{Project, ProjectSpec};
@@ -89,8 +89,11 @@ impl HostKernel for MlpCall {
         let (gate_up_arrays, down_arrays) = inputs[1..].split_at(gate_up.arrays);
         let x: &mut [f32] = outputs[0].as_mut_slice()?;
         engine.between(x.len() / gate_up.inputs * gate_up.outputs / 2, |between| {
+            let mut laps = self.texts.watched().laps();
             let gated = gate_up.run(engine, x, &self.texts, gate_up_arrays, Output::SwiGlu(between))?;
+            laps.done(&[Part::PostAttentionNorm, Part::GateUp, Part::SwiGlu], gate_up.arithmetic());
             down.run(engine, gated, &self.texts, down_arrays, Output::Add(x))?;
+            laps.done(&[Part::Down], down.arithmetic());
             Ok(())
         })
     }

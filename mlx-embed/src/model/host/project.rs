@@ -4,7 +4,7 @@ use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::{self, Engine, Order, Output, Packed, Part};
 use crate::mlx::host::HostInput;
 use crate::mlx::{Array, MlxError};
-use crate::model::{Rule, Texts};
+use crate::model::{Arithmetic, Rule, Texts};
 
 use super::form::{Form, arrays};
 use super::norm::{Norm, numbers};
@@ -125,6 +125,16 @@ impl Project {
         let outputs = matrices.iter().map(|(_, outputs)| *outputs as usize).sum();
         let project = Self { norm, rule, inputs: inputs as usize, outputs, parts, arrays: kept.len() };
         Ok((project, kept))
+    }
+
+    /// What its products multiply, most of them if there are several kinds.
+    pub(super) fn arithmetic(&self) -> Arithmetic {
+        let packed = self.parts.iter().all(|part| matches!(part.weights, HostWeights::Packed(_)));
+        match self.rule {
+            _ if !packed => Arithmetic::F32,
+            Rule::All => Arithmetic::Int16,
+            Rule::Early | Rule::Late => Arithmetic::Int8,
+        }
     }
 
     /// Products of rows `x`; `arrays` are those that [`Project::load`] returned.
