@@ -55,7 +55,7 @@ class Case:
     checkpoint: str | None = None  # a trained checkpoint of the repository that this case links to
     tokenizer: str = "tokenizer"
     sentence_transformers: bool = False
-    pooling: str = "last"
+    pooling: str = "last-token"
     prompts: dict = field(default_factory=dict)
     hidden: tuple = SHORT
     torch: bool = False  # compared with transformers by --check-torch
@@ -254,7 +254,7 @@ def sentence_transformers(name: str, about: str, pooling: str, **fields) -> Case
 
 TEXT = [
     sentence_transformers("st-last-token", "sentence-transformers files as Qwen3-Embedding's: "
-                          "last token, normalised, prompts for query and document", "last",
+                          "last token, normalised, prompts for query and document", "last-token",
                           prompts={"query": QUERY, "document": ""}),
     sentence_transformers("st-mean", "pooling mean", "mean"),
     sentence_transformers("st-cls", "pooling on the first token", "cls"),
