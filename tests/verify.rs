@@ -10,8 +10,8 @@ use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
 
 const WEIGHTS: &str = "model.safetensors";
-const CASE: &str = "default-model";
-const LAYERS: usize = 4;
+const CASE: &str = "qwen3-five-layers-affine-4bit-g64";
+const LAYERS: usize = 5;
 
 /// What runs a checkpoint: kernels and precision.
 fn ways() -> Vec<(&'static str, Precision)> {
@@ -42,7 +42,7 @@ fn scale_f16(bytes: &mut [u8], by: f32) {
 
 #[test]
 fn one_altered_tensor_is_named_by_its_layer() {
-    let tensors = ["self_attn.q_norm.weight", "self_attn.v_proj.scales", "mlp.down_proj.scales"];
+    let tensors = ["input_layernorm.weight", "self_attn.v_proj.scales", "mlp.down_proj.scales"];
     for (number, tensor) in (0..LAYERS).zip(tensors.iter().cycle()) {
         let scratch = Scratch::of(CASE);
         let tensor = format!("model.layers.{number}.{tensor}");
@@ -58,10 +58,9 @@ fn one_altered_tensor_is_named_by_its_layer() {
 #[test]
 fn one_altered_row_of_a_matrix_is_found_where_nothing_is_rounded_to_eight_bits() {
     let scratch = Scratch::of(CASE);
-    // 1152 inputs in groups of 64: a row's scales are 18.
-    scratch.edit_tensor(WEIGHTS, "model.layers.2.mlp.down_proj.scales", |bytes| {
-        scale_f16(&mut bytes[..36], 1.5)
-    });
+    // 64 inputs in groups of 64: a row has one scale.
+    scratch
+        .edit_tensor(WEIGHTS, "model.layers.2.mlp.down_proj.scales", |bytes| scale_f16(&mut bytes[..2], 1.5));
     let fastest = mlx_embed::kernel_families()[0];
     for way in [(fastest, Precision::Exact), ("mlx", Precision::Exact)] {
         assert_eq!(verify(&scratch, CASE, way).first_divergent_layer, Some(Layer::Decoder(2)), "{way:?}");

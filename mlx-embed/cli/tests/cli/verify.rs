@@ -20,9 +20,9 @@ fn a_sound_checkpoint_passes() {
     let found = json(&ran);
     assert_eq!((&found["passed"], &found["first_divergent_layer"]), (&Value::Bool(true), &Value::Null));
     let layers = found["against"]["layers"].as_array().unwrap();
-    assert_eq!(layers.len(), 3);
+    assert_eq!(layers.len(), 4);
     assert_eq!(layers[0]["layer"], "embed_tokens");
-    assert_eq!((&layers[1]["layer"], &layers[2]["layer"]), (&Value::from(0), &Value::from("norm")));
+    assert_eq!((&layers[2]["layer"], &layers[3]["layer"]), (&Value::from(1), &Value::from("norm")));
     for layer in layers {
         let number = |name: &str| layer[name].as_f64().unwrap();
         assert!(number("cosine") > 0.999_999 && number("error") <= number("allowed_error"), "{layer}");
