@@ -17,13 +17,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod company;
+mod compare;
 mod golden;
 mod measure;
 mod report;
 mod samples;
+#[cfg(test)]
+mod tests;
 mod tolerance;
-
-use std::collections::VecDeque;
 
 use crate::embedder::Embedder;
 use crate::error::{Error, InputError};
@@ -32,8 +34,11 @@ use crate::mlx::Dtype;
 use crate::options::EmbedOptions;
 use crate::runner::{HiddenStates, Runner};
 
+use company::{SHUFFLES, batches, equals_of, shuffle};
+use compare::{Differences, Worst, compare_states};
 use golden::Geometry;
-use measure::{cosine, larger, max_abs, median, project, relative_error, smaller};
+use measure::{cosine, larger, max_abs, relative_error, smaller};
+use report::failures;
 
 pub use golden::{Golden, GoldenError, GoldenText};
 pub use report::{
@@ -41,15 +46,6 @@ pub use report::{
 };
 pub use samples::SAMPLES;
 pub use tolerance::Tolerance;
-
-/// Tokens, padding included, from which on a batch gets no more texts: every hidden state of theirs is held at once.
-const BATCH_TOKENS: usize = 512;
-
-/// Others of a text's length that it runs among.
-const EQUALS: usize = 3;
-
-/// Orders in which a call's texts are shuffled.
-const SHUFFLES: usize = 3;
 
 /// The golden file beside the embedder's checkpoint, if there is one.
 pub(crate) fn golden_beside(embedder: &Embedder) -> Result<Option<Golden>, GoldenError> {
@@ -68,7 +64,9 @@ pub(crate) fn run(embedder: &Embedder, golden: Option<&Golden>) -> Result<Verifi
             ids.collect::<Result<Vec<_>, _>>()?
         }
     };
-    Verifier { embedder, texts }.run(golden)
+    let Info { config, max_tokens, .. } = embedder.info();
+    let apart = config.frequencies_depend_on_length(*max_tokens);
+    Verifier { embedder, texts, apart }.run(golden)
 }
 
 /// Fails where a golden file can't be this model's.
@@ -101,6 +99,8 @@ impl std::fmt::Display for Geometry {
 struct Verifier<'a> {
     embedder: &'a Embedder,
     texts: Vec<Vec<u32>>,
+    /// Whether texts of other lengths stay out of each other's batches, as they do where frequencies depend on length.
+    apart: bool,
 }
 
 /// The vectors of texts; `None` for one that is not finite.
@@ -129,7 +129,8 @@ impl Verifier<'_> {
             let among_equals = self.hidden_states(&refs(&equals_of(ids)))?;
             self.compare_tokens(&among_equals.texts[0], alone, index, &mut equals);
         }
-        for batch in self.batches() {
+        let lengths: Vec<usize> = self.texts.iter().map(Vec::len).collect();
+        for batch in batches(&lengths, self.apart) {
             let texts: Vec<&[u32]> = batch.iter().map(|&index| &self.texts[index][..]).collect();
             let together = self.hidden_states(&texts)?;
             for (&index, together) in batch.iter().zip(&together.texts) {
@@ -185,31 +186,6 @@ impl Verifier<'_> {
                 worst.add(relative_error(found, expected), text);
             }
         }
-    }
-
-    /// All texts: the longest one with the shortest ones beside it, and so on with what is left. Texts of other lengths
-    /// stay apart where the embedder keeps them so.
-    fn batches(&self) -> Vec<Vec<usize>> {
-        let Info { config, max_tokens, .. } = self.embedder.info();
-        let apart = config.frequencies_depend_on_length(*max_tokens);
-        let length = |index: usize| self.texts[index].len();
-        let mut left: VecDeque<usize> = (0..self.texts.len()).collect();
-        left.make_contiguous().sort_by_key(|&index| length(index));
-        let mut batches = Vec::new();
-        while let Some(longest) = left.pop_back() {
-            let mut batch = vec![longest];
-            while batch.len() == 1 || (batch.len() + 1) * length(longest) <= BATCH_TOKENS {
-                let next = if apart {
-                    left.pop_back_if(|&mut index| length(index) == length(longest))
-                } else {
-                    left.pop_front()
-                };
-                let Some(next) = next else { break };
-                batch.push(next);
-            }
-            batches.push(batch);
-        }
-        batches
     }
 
     /// Normalised vectors of one call.
@@ -319,174 +295,6 @@ impl Verifier<'_> {
     }
 }
 
-fn compare_states(golden: &Golden, text: usize, found: &[Vec<f32>], layers: &mut [Differences]) {
-    let width = golden.facts.model.hidden_size;
-    let directions = &golden.directions;
-    for ((found, golden), layer) in found.iter().zip(golden.states(text)).zip(layers) {
-        let row = |data: &[f32], row: usize| data[row * width..(row + 1) * width].to_vec();
-        for (place, &token) in golden.rows.iter().enumerate() {
-            let (found, expected) = (row(found, token), row(golden.whole, place));
-            layer.cosine = Some(
-                layer
-                    .cosine
-                    .map_or(cosine(&found, &expected), |lowest| smaller(lowest, cosine(&found, &expected))),
-            );
-            layer.max_abs = larger(layer.max_abs, max_abs(&found, &expected));
-            layer.add(relative_error(&found, &expected), text, token);
-        }
-        let count = directions.len() / width;
-        if golden.sketch.is_empty() {
-            continue;
-        }
-        let projected = project(found, directions, width);
-        let tokens = projected.chunks_exact(count).zip(golden.sketch.chunks_exact(count)).enumerate();
-        for (token, (found, expected)) in tokens.filter(|(token, _)| !golden.rows.contains(token)) {
-            layer.add(relative_error(found, expected), text, token);
-        }
-    }
-}
-
-/// What the tokens' states after one layer differ by from the reference's.
-#[derive(Debug, Clone, Default)]
-struct Differences {
-    cosine: Option<f64>,
-    max_abs: f64,
-    errors: Vec<f64>,
-    worst: Worst,
-    /// Of the worst text.
-    token: usize,
-}
-
-impl Differences {
-    fn add(&mut self, error: f64, text: usize, token: usize) {
-        self.errors.push(error);
-        if self.worst.add(error, text) {
-            self.token = token;
-        }
-    }
-
-    fn report(mut self, layer: Layer, layers: usize, tolerance: &Tolerance) -> LayerComparison {
-        let (error, median_error) = (self.worst.error, median(&mut self.errors));
-        let allowed = (tolerance.median_error(layer, layers), tolerance.error(layer, layers));
-        // Not `>`, so that what is not a number is beyond.
-        let beyond = self.errors.iter().filter(|&&error| !(error <= allowed.1)).count();
-        LayerComparison {
-            layer,
-            cosine: self.cosine.unwrap_or(f64::NAN),
-            max_abs: self.max_abs,
-            error,
-            median_error,
-            allowed_error: allowed.1,
-            allowed_median_error: allowed.0,
-            beyond,
-            text: self.worst.text.unwrap_or_default(),
-            token: self.token,
-            passed: beyond as f64 <= tolerance.strays * self.errors.len() as f64 && median_error <= allowed.0,
-        }
-    }
-}
-
-/// The largest error, and whose it is.
-#[derive(Debug, Clone, Copy, Default)]
-struct Worst {
-    error: f64,
-    text: Option<usize>,
-}
-
-impl Worst {
-    /// Whether it is the largest so far.
-    fn add(&mut self, error: f64, text: usize) -> bool {
-        let largest = larger(self.error, error);
-        let grows = self.text.is_none() || largest.to_bits() != self.error.to_bits();
-        if grows {
-            *self = Self { error: largest, text: Some(text) };
-        }
-        grows
-    }
-}
-
-impl Check {
-    /// `worst` has an entry for each state.
-    fn of(question: Question, worst: &[Worst], tolerance: f64) -> Self {
-        // Not `>`, so that what is not a number is beyond.
-        let beyond = worst.iter().position(|worst| !(worst.error <= tolerance));
-        let mut all = Worst::default();
-        for each in worst {
-            if let Some(text) = each.text {
-                all.add(each.error, text);
-            }
-        }
-        Self {
-            question,
-            error: all.error,
-            tolerance,
-            first_divergent_layer: beyond.map(|state| Layer::of_state(state, worst.len())),
-            text: all.text.filter(|_| all.error != 0.0),
-            passed: beyond.is_none(),
-        }
-    }
-}
-
-fn failures(first: Option<Layer>, against: Option<&Against>, checks: &[Check]) -> Vec<String> {
-    let mut failures = Vec::new();
-    if let Some(layer) = first {
-        failures.push(format!("{layer} is the first layer that is off"));
-    }
-    if let Some(against) = against {
-        let beyond: Vec<&LayerComparison> = against.layers.iter().filter(|layer| !layer.passed).collect();
-        if let Some(layer) = beyond.first() {
-            failures.push(format!(
-                "{} of {} layers differ from the reference by more than their tolerance, {} first: error {:.1e} in \
-                 token {} of text {}, median {:.1e}",
-                beyond.len(),
-                against.layers.len(),
-                layer.layer,
-                layer.error,
-                layer.token,
-                layer.text,
-                layer.median_error
-            ));
-        }
-        if let Some(vectors) = against.vectors.as_ref().filter(|vectors| !vectors.passed) {
-            failures.push(format!(
-                "vectors differ from the reference: cosine {:.7}, largest difference {:.1e}, text {}",
-                vectors.cosine, vectors.max_abs, vectors.text
-            ));
-        }
-        if let Some(other) = against.other_tokens.first() {
-            failures.push(format!(
-                "{} texts have other token ids than the reference, text {} first",
-                against.other_tokens.len(),
-                other.text
-            ));
-        }
-    }
-    for check in checks.iter().filter(|check| !check.passed) {
-        let from = check.first_divergent_layer.map_or(String::new(), |layer| format!(" from {layer} on"));
-        failures.push(format!("it is not so that {}: error {:.1e}{from}", check.question, check.error));
-    }
-    failures
-}
-
 fn refs(texts: &[Vec<u32>]) -> Vec<&[u32]> {
     texts.iter().map(Vec::as_slice).collect()
-}
-
-/// A text and others of its length that begin differently, all of its tokens.
-fn equals_of(ids: &[u32]) -> Vec<Vec<u32>> {
-    let turned = |by: usize| {
-        let mut other = ids.to_vec();
-        other.rotate_left(by * ids.len() / (EQUALS + 1));
-        other
-    };
-    (0..=EQUALS).map(turned).collect()
-}
-
-/// A fixed order that mixes lengths, another one each round.
-fn shuffle(order: &mut [usize], round: usize) {
-    let half = order.len() / 2;
-    for turn in 0..=round {
-        order.rotate_left((3 + turn).min(order.len()));
-        order[..half].reverse();
-    }
 }

@@ -206,3 +206,45 @@ pub struct Check {
     /// The answer.
     pub passed: bool,
 }
+
+/// What is off, in words.
+pub(super) fn failures(first: Option<Layer>, against: Option<&Against>, checks: &[Check]) -> Vec<String> {
+    let mut failures = Vec::new();
+    if let Some(layer) = first {
+        failures.push(format!("{layer} is the first layer that is off"));
+    }
+    if let Some(against) = against {
+        let beyond: Vec<&LayerComparison> = against.layers.iter().filter(|layer| !layer.passed).collect();
+        if let Some(layer) = beyond.first() {
+            failures.push(format!(
+                "{} of {} layers differ from the reference by more than their tolerance, {} first: error {:.1e} in \
+                 token {} of text {}, median {:.1e}",
+                beyond.len(),
+                against.layers.len(),
+                layer.layer,
+                layer.error,
+                layer.token,
+                layer.text,
+                layer.median_error
+            ));
+        }
+        if let Some(vectors) = against.vectors.as_ref().filter(|vectors| !vectors.passed) {
+            failures.push(format!(
+                "vectors differ from the reference: cosine {:.7}, largest difference {:.1e}, text {}",
+                vectors.cosine, vectors.max_abs, vectors.text
+            ));
+        }
+        if let Some(other) = against.other_tokens.first() {
+            failures.push(format!(
+                "{} texts have other token ids than the reference, text {} first",
+                against.other_tokens.len(),
+                other.text
+            ));
+        }
+    }
+    for check in checks.iter().filter(|check| !check.passed) {
+        let from = check.first_divergent_layer.map_or(String::new(), |layer| format!(" from {layer} on"));
+        failures.push(format!("it is not so that {}: error {:.1e}{from}", check.question, check.error));
+    }
+    failures
+}
