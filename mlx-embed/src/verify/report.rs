@@ -156,7 +156,7 @@ pub struct OtherTokens {
     pub text: usize,
     /// The reference's ids.
     pub expected: Vec<u32>,
-    /// This embedder's.
+    /// This embedder's; none where it can't read the text or has no such prompt.
     pub found: Vec<u32>,
 }
 
