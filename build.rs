@@ -10,7 +10,7 @@ fn main() -> io::Result<()> {
     let mut cases = Vec::new();
     for entry in fs::read_dir(golden)? {
         let dir = entry?.path();
-        if dir.join("golden.json").is_file()
+        if dir.join("golden.safetensors").is_file()
             && let Some(name) = dir.file_name().and_then(|name| name.to_str())
         {
             cases.push(name.to_owned());

@@ -13,6 +13,7 @@ pub(crate) static FILES: EmbeddedFiles = EmbeddedFiles {
     files: files![
         "1_Pooling/config.json",
         "config.json",
+        "golden.safetensors",
         "model.safetensors",
         "modules.json",
         "sentence_bert_config.json",

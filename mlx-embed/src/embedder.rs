@@ -14,6 +14,7 @@ use crate::options::{EmbedOptions, Embedding, LoadOptions};
 use crate::request::{Pending, Results, Shared};
 use crate::runner::Runner;
 use crate::stream::{EmbedIter, Patience, WINDOW_TEXTS, Windows};
+use crate::verify::{self, Golden, GoldenError, Verification};
 use crate::warm_up::{self, WarmUp};
 
 /// Turns texts into vectors.
@@ -358,7 +359,31 @@ impl Embedder {
     pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
         self.check_ids(token_ids).map_err(|source| Error::Input { index: 0, source })?;
         let ids = token_ids.to_vec();
-        self.shared.engine.ask(move |runner: &Runner| runner.hidden_states(&ids))
+        let mut states = self.shared.engine.ask(move |runner: &Runner| runner.hidden_states(&[&ids]))?;
+        Ok(states.texts.pop().unwrap_or_default())
+    }
+
+    /// The golden file beside the checkpoint, `golden.safetensors`, if there is one. The model inside has one.
+    ///
+    /// # Errors
+    /// When it is there and can't be used; the message says why.
+    pub fn golden(&self) -> Result<Option<Golden>, GoldenError> {
+        verify::golden_beside(self)
+    }
+
+    /// Runs texts through the model and looks at every hidden state: beside the reference's where there is a golden
+    /// file, and by itself. See [`verify`](crate::verify).
+    ///
+    /// Each text runs some eight times. What is found to be off is no error but in the result.
+    ///
+    /// # Errors
+    /// When the golden file is another model's, or the model fails.
+    pub fn verify(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
+        verify::run(self, golden)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Runs batches of the shapes that requests will make, so that the first requests find kernels compiled, memory at
@@ -386,12 +411,6 @@ impl Embedder {
             Shutdown::Finish => Ending::Finish,
             Shutdown::Return => Ending::Return,
         });
-    }
-
-    /// What benchmarks look into.
-    #[cfg(feature = "bench")]
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<(), InputError> {

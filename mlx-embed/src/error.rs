@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::checkpoint::CheckpointError;
 use crate::mlx::MlxError;
 use crate::text::TextError;
+use crate::verify::GoldenError;
 
 /// Why there is no embedder or no vector.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,9 @@ pub enum Error {
     /// The tokenizer can't be used, or a prompt or end token is unknown.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// A golden file can't be used.
+    #[error(transparent)]
+    Golden(#[from] GoldenError),
     /// MLX failed.
     #[error(transparent)]
     Mlx(#[from] MlxError),

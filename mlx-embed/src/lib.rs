@@ -25,6 +25,7 @@
 //! | layer | what it is |
 //! | --- | --- |
 //! | [`Embedder`] | text in, vectors out; `Clone + Send + Sync` |
+//! | [`verify`] | whether a checkpoint computes here what it computes elsewhere, layer by layer |
 //! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
 //! | [`mlx`] | safe MLX arrays and operations, for one thread |
 //! | `mlx_sys` | the raw C API |
@@ -51,6 +52,7 @@ mod request;
 mod runner;
 mod stream;
 mod text;
+pub mod verify;
 mod warm_up;
 
 pub use checkpoint::{

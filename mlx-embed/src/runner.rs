@@ -181,7 +181,7 @@ impl Runner {
     ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
         let _turn = self.stream.turn();
         self.decoder.check_weights()?;
-        let batch = if self.decoder.joins() { Batch::joined(texts) } else { Batch::padded(texts) };
+        let batch = self.batch(texts);
         let rows = self.pooling.rows(&batch);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, reuse, None, &self.stream)?;
@@ -193,24 +193,39 @@ impl Runner {
         Ok(vectors.collect())
     }
 
-    /// Every hidden state of one text, f32 `[L * D]` each: the embeddings, after each layer, after the final norm.
-    pub(crate) fn hidden_states(&self, text: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
+    /// Every hidden state of each text of one batch.
+    pub(crate) fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error> {
         let _turn = self.stream.turn();
         self.decoder.check_weights()?;
-        let mut states = Vec::new();
+        let batch = self.batch(texts);
+        let mut found = HiddenStates { dtype: Dtype::F32, texts: vec![Vec::new(); texts.len()] };
         let mut keep = |state: &Array| {
-            states.push(ops::astype(state, Dtype::F32, &self.stream)?.to_vec(&self.stream)?);
+            found.dtype = state.dtype().unwrap_or(Dtype::F32);
+            let state = ops::astype(state, Dtype::F32, &self.stream)?.to_vec::<f32>(&self.stream)?;
+            let places = batch.starts.iter().zip(batch.lengths.iter());
+            for (text, (&start, &length)) in found.texts.iter_mut().zip(places) {
+                text.push(state[start * self.hidden..(start + length) * self.hidden].to_vec());
+            }
             Ok(())
         };
-        self.decoder.forward(
-            &Batch::joined(&[text]),
-            Rows::All,
-            Reuse::Nothing,
-            Some(&mut keep),
-            &self.stream,
-        )?;
-        Ok(states)
+        self.decoder.forward(&batch, Rows::All, Reuse::Nothing, Some(&mut keep), &self.stream)?;
+        // The probe sees those of the kernels for NVIDIA GPUs in f32.
+        found.dtype = self.decoder.activation().unwrap_or(found.dtype);
+        Ok(found)
     }
+
+    fn batch(&self, texts: &[&[u32]]) -> Batch {
+        if self.decoder.joins() { Batch::joined(texts) } else { Batch::padded(texts) }
+    }
+}
+
+/// Every hidden state of a batch's texts: the embeddings, after each layer, after the final norm.
+#[derive(Debug)]
+pub(crate) struct HiddenStates {
+    /// Their type in the model.
+    pub(crate) dtype: Dtype,
+    /// For each text each state, `[L * D]`.
+    pub(crate) texts: Vec<Vec<Vec<f32>>>,
 }
 
 impl Model for Runner {

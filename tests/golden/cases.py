@@ -55,7 +55,7 @@ class Case:
     checkpoint: str | None = None  # a trained checkpoint of the repository that this case links to
     tokenizer: str = "tokenizer"
     sentence_transformers: bool = False
-    pooling: str = "last"
+    pooling: str = "last-token"
     prompts: dict = field(default_factory=dict)
     hidden: tuple = SHORT
     torch: bool = False  # compared with transformers by --check-torch
@@ -118,6 +118,9 @@ QUANTISED = [
               dtype="float32"),
     quantised("qwen3-affine-8bit-g32-f16-scales", "scales and biases in f16", affine(8, 32),
               dtype="float16"),
+    quantised("qwen3-five-layers-affine-4bit-g64", "layers enough to plant faults in; scales in f16",
+              affine(4, 64), shape=GROUPS_OF[64] | {"num_hidden_layers": 5}, dtype="float16",
+              hidden=SHORT),
     quantised("qwen3-mxfp4", "mxfp4 in groups of 32, u8 scales, no biases",
               {"group_size": 32, "bits": 4, "mode": "mxfp4"}),
     quantised("qwen3-mxfp8", "mxfp8 in groups of 32, u8 scales, no biases",
@@ -271,7 +274,7 @@ def sentence_transformers(name: str, about: str, pooling: str, **fields) -> Case
 
 TEXT = [
     sentence_transformers("st-last-token", "sentence-transformers files as Qwen3-Embedding's: "
-                          "last token, normalised, prompts for query and document", "last",
+                          "last token, normalised, prompts for query and document", "last-token",
                           prompts={"query": QUERY, "document": ""}),
     sentence_transformers("st-mean", "pooling mean", "mean"),
     sentence_transformers("st-cls", "pooling on the first token", "cls"),

@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models import qwen3
 from mlx_lm.utils import quantize_model, save_config, save_model
 
+import reference
 from cases import Case
 
 SEED = 20261124
@@ -38,6 +39,15 @@ def model_classes(case: Case):
             return super().sanitize(weights)
 
     return Model, module.ModelArgs
+
+
+def load(case: Case, folder: Path) -> nn.Module:
+    """What the reference loads of the case's folder."""
+    return reference.load(
+        folder,
+        model_config=case.reference_config,
+        get_model_classes=lambda config: model_classes(case),
+    )
 
 
 def biased_qwen3_attention(case: Case) -> nn.Module:
@@ -132,7 +142,7 @@ def write_sentence_transformers(case: Case, folder: Path) -> None:
         "pooling_mode_max_tokens": "max",
         "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
         "pooling_mode_weightedmean_tokens": "weighted_mean",
-        "pooling_mode_lasttoken": "last",
+        "pooling_mode_lasttoken": "last-token",
     }
     pooling = {"word_embedding_dimension": case.config()["hidden_size"]}
     pooling |= {key: kind == case.pooling for key, kind in kinds.items()}

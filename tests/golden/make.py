@@ -10,9 +10,6 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import argparse
-import importlib.metadata
-import json
-import re
 import shutil
 import sys
 import tempfile
@@ -20,15 +17,17 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from safetensors.numpy import load_file, save_file
-
-import checkpoint
-import reference
-import tokenizer
-from cases import CASES, TEXTS, Case
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "safetensors")
+sys.path.insert(0, str(HERE.parents[1] / "tools/golden"))
+
+import checkpoint  # noqa: E402
+import golden_file  # noqa: E402
+import reference  # noqa: E402
+import tokenizer  # noqa: E402
+from cases import CASES, TEXTS, Case  # noqa: E402
+
+GOLDEN = "golden.safetensors"
 
 
 def prompted_texts(case: Case) -> list[dict]:
@@ -45,32 +44,21 @@ def make_case(case: Case, root: Path) -> None:
     folder = root / case.name
     shutil.rmtree(folder, ignore_errors=True)
     checkpoint.write(case, folder)
-    model = reference.load(case, folder)
-    tokens = folder if case.checkpoint else root / case.tokenizer
-    texts, tensors = prompted_texts(case), {}
-    for i, entry in enumerate(texts):
-        entry["ids"] = tokenizer.encode(tokens, entry["prompt"] + entry["text"])
-        entry["hidden"] = i in case.hidden
+    if case.checkpoint:
+        return  # its golden file is among the links
+    model = checkpoint.load(case, folder)
+    golden = golden_file.Golden((case.pooling,))
+    for i, entry in enumerate(prompted_texts(case)):
+        entry["ids"] = tokenizer.encode(root / case.tokenizer, entry["prompt"] + entry["text"])
         states = reference.hidden_states(model, entry["ids"])
-        assert np.array_equal(states[-1], reference.own_final(model, entry["ids"]))
-        if entry["hidden"]:
-            tensors[f"hidden.{i}"] = states
-        tensors[f"embedding.{i}"] = reference.pool(case.pooling, states[-1])
-    save_file(tensors, folder / "golden.safetensors")
-    golden = {
-        "case": case.name,
+        rows = list(range(len(entry["ids"]))) if i in case.hidden else []
+        golden.add(entry, states, rows, sketched=False)
+    source = {
         "about": case.about,
         "command": f"python make.py {case.name}",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "reference": "mlx-lm in f32 on the CPU, each text alone",
-        "dtype": case.dtype,
-        "pooling": case.pooling,
-        "normalize": True,
-        "texts": texts,
+        "reference": reference.ABOUT,
     }
-    text = json.dumps(golden, indent=1, ensure_ascii=False)
-    text = re.sub(r"\[[\d,\s]+\]", lambda ids: "".join(ids[0].split()), text)  # ids on one line
-    (folder / "golden.json").write_text(text + "\n", encoding="utf-8")
+    golden.write(folder / GOLDEN, folder, source, reference.PACKAGES)
 
 
 def make(cases: list[Case], root: Path) -> None:
@@ -89,11 +77,11 @@ def differences(committed: Path, fresh: Path) -> list[str]:
         old, new = committed / name, fresh / name
         if not (old.exists() and new.exists()):
             found.append(f"{name}: only in {committed if old.exists() else fresh}")
-        elif name.name == "golden.safetensors":
-            found += tensor_differences(name, load_file(old), load_file(new))
-        elif name.name == "golden.json":
-            a, b = (json.loads(p.read_text("utf-8")) | {"versions": None} for p in (old, new))
-            found += [f"{name}: differs"] if a != b else []
+        elif name.name == GOLDEN:
+            (a, old_tensors), (b, new_tensors) = golden_file.read(old), golden_file.read(new)
+            same = a | {"versions": None} == b | {"versions": None}
+            found += [] if same else [f"{name}: says something else"]
+            found += tensor_differences(name, old_tensors, new_tensors)
         elif old.read_bytes() != new.read_bytes():
             found.append(f"{name}: differs")
     return found

@@ -1,50 +1,44 @@
 """Compares mlx-lm with transformers on torch, an oracle without MLX's kernels.
 
 Dense cases are loaded by transformers itself; quantised ones as a dequantised copy, which checks
-MLX's quantised matmul and gather. Needs requirements-torch.txt beside requirements.txt. Writes
+MLX's quantised matmul and gather. Needs requirements-torch.txt. Writes
 torch.json: for each case the largest difference of any component of the final hidden states, over
 all texts, and the texts beyond 1e-4.
 """
 
 import json
 import tempfile
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 from mlx_lm.utils import dequantize_model, save_config, save_model
-from transformers import AutoModel
 
+import checkpoint
+import golden_file
 import reference
+import torch_reference
 from cases import CASES, Case
 
 LIMIT = 1e-4
 
 
-def transformers_final(model, ids: list[int]) -> np.ndarray:
-    model = deepcopy(model)  # dynamic RoPE remembers the longest text it has seen
-    with torch.no_grad():
-        return model(torch.tensor([ids]), use_cache=False).last_hidden_state[0].numpy()
-
-
 def load_transformers(case: Case, folder: Path):
     with tempfile.TemporaryDirectory() as temporary:
         if case.quantization:
-            save_model(temporary, dequantize_model(reference.load(case, folder)))
+            save_model(temporary, dequantize_model(checkpoint.load(case, folder)))
             save_config(case.config(), Path(temporary) / "config.json")
             folder = temporary
-        options = {"dtype": torch.float32, "attn_implementation": "eager"}
-        return AutoModel.from_pretrained(folder, **options).eval()
+        return torch_reference.load(folder)
 
 
 def compare(case: Case, folder: Path) -> dict:
-    ours, theirs = reference.load(case, folder), load_transformers(case, folder)
-    texts = json.loads((folder / "golden.json").read_text("utf-8"))["texts"]
+    ours, theirs = checkpoint.load(case, folder), load_transformers(case, folder)
+    texts = golden_file.read(folder / "golden.safetensors")[0]["texts"]
     gaps = [
         float(np.abs(reference.hidden_states(ours, text["ids"])[-1]
-                     - transformers_final(theirs, text["ids"])).max())
+                     - torch_reference.hidden_states(theirs, text["ids"])[-1]).max())
         for text in texts
     ]
     result = {"max_abs": float(f"{max(gaps):.2e}")}

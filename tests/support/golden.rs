@@ -3,45 +3,24 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mlx_embed::{Device, Embedder, LoadOptions, Prompt};
-use safetensors::SafeTensors;
-use serde::Deserialize;
+use mlx_embed::verify::{Golden as File, GoldenText};
+use mlx_embed::{Device, Embedder, LoadOptions, Pooling};
 
 /// Where the cases are. Tests run in the workspace's root, and so does a test binary carried to another machine.
 pub fn directory(case: &str) -> PathBuf {
     Path::new("tests/golden").join(case)
 }
 
-/// `golden.json`.
-#[derive(Debug, Deserialize)]
+/// A case's golden file.
+#[derive(Debug)]
 pub struct Golden {
+    /// The texts, with what the reference's tokenizer made of them.
+    pub texts: Vec<GoldenText>,
+    /// All of it.
+    pub file: File,
     /// Type of the checkpoint's floating-point tensors.
     pub dtype: String,
-    /// The texts, with what the reference made of them.
-    pub texts: Vec<GoldenText>,
-    /// Vectors and hidden states by name.
-    #[serde(skip)]
-    tensors: Vec<u8>,
-}
-
-/// One text.
-#[derive(Debug, Deserialize)]
-pub struct GoldenText {
-    /// The text, without its prompt.
-    pub text: String,
-    /// Name of its prompt, if it has one.
-    pub prompt_name: Option<String>,
-    /// The reference tokenizer's ids.
-    pub ids: Vec<u32>,
-    /// Whether hidden states were kept.
-    pub hidden: bool,
-}
-
-impl GoldenText {
-    /// The prompt as the library takes it.
-    pub fn prompt(&self) -> Prompt {
-        self.prompt_name.clone().map_or(Prompt::None, Prompt::Named)
-    }
+    pooling: Pooling,
 }
 
 impl Golden {
@@ -50,11 +29,12 @@ impl Golden {
     /// # Panics
     /// When the case is damaged: then there is nothing to test against.
     pub fn read(case: &str) -> Self {
-        let dir = directory(case);
-        let text = fs::read(dir.join("golden.json")).expect("golden.json");
-        let mut golden: Self = serde_json::from_slice(&text).expect("golden.json has the known form");
-        golden.tensors = fs::read(dir.join("golden.safetensors")).expect("golden.safetensors");
-        golden
+        let file = File::open(directory(case).join("golden.safetensors")).expect("a golden file");
+        let pooling = file.poolings()[0];
+        let config = fs::read(directory(case).join("config.json")).expect("config.json");
+        let config: serde_json::Value = serde_json::from_slice(&config).expect("valid JSON");
+        let dtype = config["torch_dtype"].as_str().expect("a type").to_owned();
+        Self { texts: file.texts().to_vec(), file, dtype, pooling }
     }
 
     /// The reference's vector for text `index`.
@@ -62,23 +42,7 @@ impl Golden {
     /// # Panics
     /// When it isn't there.
     pub fn embedding(&self, index: usize) -> Vec<f32> {
-        self.tensor(&format!("embedding.{index}")).1
-    }
-
-    /// The reference's hidden states for text `index`: one `[tokens * hidden]` each.
-    ///
-    /// # Panics
-    /// When they aren't there.
-    pub fn hidden_states(&self, index: usize) -> Vec<Vec<f32>> {
-        let (shape, data) = self.tensor(&format!("hidden.{index}"));
-        data.chunks(shape[1] * shape[2]).map(<[f32]>::to_vec).collect()
-    }
-
-    fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
-        let file = SafeTensors::deserialize(&self.tensors).expect("golden.safetensors is valid");
-        let tensor = file.tensor(name).expect("golden.safetensors holds the tensor");
-        let data = tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        (tensor.shape().to_vec(), data)
+        self.file.embedding(index, self.pooling).expect("the reference's vector").to_vec()
     }
 }
 

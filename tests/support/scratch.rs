@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -71,6 +72,19 @@ impl Scratch {
         out.extend(text);
         out.extend(&bytes[8 + length..]);
         self.write(name, out);
+    }
+
+    /// Changes the bytes of one tensor in a safetensors file.
+    ///
+    /// # Panics
+    /// When there is no such tensor.
+    pub fn edit_tensor(&self, name: &str, tensor: &str, edit: impl FnOnce(&mut [u8])) {
+        let mut bytes = fs::read(self.file(name)).expect("readable");
+        let (header, metadata) = SafeTensors::read_metadata(&bytes).expect("a header");
+        let (start, end) = metadata.info(tensor).expect("the tensor is there").data_offsets;
+        // The header's length goes before the header.
+        edit(&mut bytes[8 + header..][start..end]);
+        self.write(name, bytes);
     }
 }
 

@@ -19,13 +19,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
-from mlx_lm.utils import load_model
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT / "tests/golden"))
+sys.path += [str(ROOT / "tests/golden"), str(ROOT / "tools/golden")]
 
 import reference  # noqa: E402
 import tokenizer  # noqa: E402
@@ -36,15 +34,12 @@ MAX_ABS = 1e-4
 
 def mlx_lm_vectors(folder: Path, texts: list[str]) -> list[tuple[int, np.ndarray]]:
     """(tokens, unit vector) of each text, alone and in f32."""
-    mx.set_default_device(mx.cpu)
-    model, _ = load_model(folder)
-    model.set_dtype(mx.float32)
-    found = []
+    model, found = reference.load(folder), []
     for i, text in enumerate(texts):
         ids = tokenizer.encode(folder, text)
         print(f"mlx-lm: text {i + 1} of {len(texts)}, {len(ids)} tokens", file=sys.stderr)
         final = reference.hidden_states(model, ids)[-1]
-        found.append((len(ids), reference.pool("last", final)))
+        found.append((len(ids), reference.pool("last-token", final)))
     return found
 
 

@@ -19,7 +19,7 @@ KIND is all, qkv, o, gateup or down, LAYERS a range (negative ones count from th
     ..+pN    and two digits for the first N tokens of each text
 
 For each rule it prints 1e4 * (1 - cosine) to the unrounded vectors, the worst and the mean of
-texts.py (last content token, <|endoftext|> behind the text, mean of the content), and the share
+tools/golden/texts.py (last content token, <|endoftext|> behind the text, mean of the content), and the share
 of groups with two digits for each kind, in per cent: of (row, group)s and of (12 consecutive
 rows, group)s that hold one. `work` is the number of digit products over that of one digit
 everywhere, first by rows, then by tiles.
@@ -36,7 +36,9 @@ import mlx.core as mx
 import numpy as np
 from tokenizers import Tokenizer
 
-from texts import TEXTS
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
+
+from texts import TEXTS  # noqa: E402
 
 GROUP, TILE = 64, 12
 KINDS = ("qkv", "o", "gateup", "down")

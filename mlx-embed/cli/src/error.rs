@@ -13,6 +13,9 @@ pub(crate) enum CliError {
     /// The library failed on something other than a single text.
     #[error("{}", in_command_line_words(.0))]
     Embed(#[from] Error),
+    /// Results are not what they should be; they are printed.
+    #[error("{0}")]
+    Off(String),
     /// A text can't be read or embedded.
     #[error("{place}: {reason}")]
     Text { place: String, reason: String },
@@ -67,6 +70,7 @@ fn concerns_an_option(error: &Error) -> bool {
     matches!(
         error,
         Error::Option { .. }
+            | Error::Golden(_)
             | Error::Text(TextError::UnknownPrompt { .. } | TextError::UnknownEndToken { .. })
     )
 }

@@ -147,6 +147,11 @@ impl CommonArgs {
         Self { precision: PrecisionArg::Exact, ..self.clone() }
     }
 
+    /// Takes this model instead.
+    pub(crate) fn set_model(&mut self, dir: PathBuf) {
+        self.model = Some(dir);
+    }
+
     /// Loads the model and holds the options against it, before anything is read or written.
     pub(crate) fn load(&self) -> Result<Model, CliError> {
         let embedder = match self.model.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::error::Error;
-use crate::mlx::{Array, MappedArrays, MlxError, Stream, ops};
+use crate::mlx::{Array, Dtype, MappedArrays, MlxError, Stream, ops};
 
 use super::attention::Attention;
 use super::linear::Embedding;
@@ -133,6 +133,11 @@ impl Decoder {
     #[cfg(feature = "bench")]
     pub(crate) fn layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// The type that activations have, where it isn't that of the states that a probe sees.
+    pub(crate) fn activation(&self) -> Option<Dtype> {
+        matches!(self.kernels, Kernels::Cuda(_)).then_some(Dtype::Bf16)
     }
 
     /// Whether the mapped weights are still all there. Cheap, and better than the signal that ends a process which

@@ -5,6 +5,7 @@ mod embed;
 mod inspect;
 mod load;
 mod similarity;
+mod verify;
 
 use clap::Subcommand;
 
@@ -19,6 +20,8 @@ pub(crate) enum Command {
     Similarity(similarity::SimilarityArgs),
     /// Show what a checkpoint is and how it would run
     Inspect(inspect::InspectArgs),
+    /// Compare a checkpoint's results with a reference's, layer by layer
+    Verify(verify::VerifyArgs),
     /// Measure how long forward passes take
     Bench(bench::BenchArgs),
     /// Measure how long answers take while requests come at a given rate
@@ -31,6 +34,7 @@ impl Command {
             Self::Embed(args) => embed::run(args),
             Self::Similarity(args) => similarity::run(args),
             Self::Inspect(args) => inspect::run(&args),
+            Self::Verify(args) => verify::run(args),
             Self::Bench(args) => bench::run(&args),
             Self::Load(args) => load::run(&args),
         }

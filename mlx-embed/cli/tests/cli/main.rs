@@ -9,3 +9,4 @@ mod options;
 mod output;
 mod similarity;
 mod support;
+mod verify;

@@ -161,7 +161,7 @@ fn version_names_mlx_and_mlx_c() {
 
 #[test]
 fn help_has_examples_for_every_command() {
-    for command in ["embed", "similarity", "inspect", "bench", "load"] {
+    for command in ["embed", "similarity", "inspect", "verify", "bench", "load"] {
         for flag in ["--help", "-h"] {
             let ran = run(binary().args([command, flag]));
             assert_eq!(ran.code, 0);

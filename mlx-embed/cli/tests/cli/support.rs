@@ -1,11 +1,9 @@
 //! Running the binary, and what the reference says.
 
-use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use safetensors::SafeTensors;
 use serde_json::Value;
 
 /// A golden checkpoint's directory.
@@ -128,16 +126,15 @@ pub(crate) struct Golden {
 
 /// The texts of a golden case.
 pub(crate) fn golden_texts(case: &str) -> Vec<Golden> {
-    let facts: Value = serde_json::from_slice(&fs::read(golden(case).join("golden.json")).unwrap()).unwrap();
-    let bytes = fs::read(golden(case).join("golden.safetensors")).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let texts = facts["texts"].as_array().unwrap().iter().enumerate();
+    let file = mlx_embed::verify::Golden::open(golden(case).join("golden.safetensors")).unwrap();
+    let pooling = file.poolings()[0];
+    let texts = file.texts().iter().enumerate();
     texts
         .map(|(index, text)| Golden {
-            text: text["text"].as_str().unwrap().to_owned(),
-            prompt_name: text["prompt_name"].as_str().map(str::to_owned),
-            tokens: text["ids"].as_array().unwrap().len(),
-            embedding: floats(tensors.tensor(&format!("embedding.{index}")).unwrap().data()),
+            text: text.text.clone(),
+            prompt_name: text.prompt_name.clone(),
+            tokens: text.ids.len(),
+            embedding: file.embedding(index, pooling).unwrap().to_vec(),
         })
         .collect()
 }

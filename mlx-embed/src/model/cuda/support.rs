@@ -51,7 +51,9 @@ pub(crate) fn form(checkpoint: &Checkpoint) -> Result<Result<Form, String>, Chec
             match index {
                 0..3 => biases.push(bias),
                 _ if bias => {
-                    return not("one of its matrices has a bias that queries, keys and values alone may have");
+                    return not(
+                        "one of its matrices has a bias that queries, keys and values alone may have",
+                    );
                 }
                 _ => {}
             }

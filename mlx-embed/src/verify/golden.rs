@@ -1,0 +1,299 @@
+//! Golden files: what a reference implementation computes with a checkpoint.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use crate::file::{Files, require_regular};
+use crate::pooling::Pooling;
+use crate::text::Prompt;
+
+/// What a golden file is called beside a checkpoint.
+pub(super) const FILE_NAME: &str = "golden.safetensors";
+
+/// The form that this crate reads, as `tools/golden/golden_file.py` writes it.
+const VERSION: u64 = 1;
+
+const MAKE: &str = "tools/golden/make.py makes one";
+
+/// Why a golden file can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GoldenError {
+    /// It can't be read.
+    #[error("{}: {source}; {MAKE}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It is damaged or something else.
+    #[error("{}: not a golden file: {reason}; {MAKE}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It has a form that this version of the crate doesn't read.
+    #[error("{}: a golden file of version {found}, but this program reads version {VERSION}; {MAKE}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+    /// A tensor is missing, or has a shape or values that can't be.
+    #[error("{}: tensor {tensor}: {reason}; {MAKE}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It was made with another model.
+    #[error("{}: made for another model: {reason}; {MAKE} for this one", path.display())]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// How the models differ.
+        reason: String,
+    },
+}
+
+/// What a golden file says of itself.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Facts {
+    /// What computed it.
+    pub(super) reference: String,
+    pub(super) model: Geometry,
+    pub(super) weights_sha256: BTreeMap<String, String>,
+    poolings: Vec<Pooling>,
+    pub(super) texts: Vec<GoldenText>,
+}
+
+/// The model that a golden file was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(super) struct Geometry {
+    pub(super) layers: usize,
+    pub(super) hidden_size: usize,
+    pub(super) vocab_size: usize,
+}
+
+/// One text of a golden file.
+#[derive(Debug, Clone, Deserialize)]
+#[non_exhaustive]
+pub struct GoldenText {
+    /// The text, without its prompt.
+    pub text: String,
+    /// Name of the checkpoint's prompt before it, if it has one.
+    pub prompt_name: Option<String>,
+    /// Token ids by the reference's tokenizer, prompt and end token included.
+    pub ids: Vec<u32>,
+    /// Tokens whose hidden states are there whole.
+    pub rows: Vec<usize>,
+}
+
+impl GoldenText {
+    /// Its prompt, as [`EmbedOptions`](crate::EmbedOptions) takes it.
+    pub fn prompt(&self) -> Prompt {
+        self.prompt_name.clone().map_or(Prompt::None, Prompt::Named)
+    }
+}
+
+/// A golden file: texts, and what a reference implementation computes with a checkpoint on them. `tools/golden/make.py`
+/// makes it, and `tools/golden/README.md` describes its form.
+#[derive(Debug, Clone)]
+pub struct Golden {
+    path: PathBuf,
+    pub(super) facts: Facts,
+    embeddings: Vec<Vec<f32>>,
+    hidden: Vec<Vec<f32>>,
+    sketches: Vec<Vec<f32>>,
+    /// `[K, D]`, K possibly 0.
+    pub(super) directions: Vec<f32>,
+}
+
+/// The hidden states that a golden file holds for one text after one layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GoldenState<'a> {
+    /// Tokens that `whole` has.
+    pub(super) rows: &'a [usize],
+    /// `[rows, D]`.
+    pub(super) whole: &'a [f32],
+    /// `[L, K]`, or nothing.
+    pub(super) sketch: &'a [f32],
+}
+
+impl Golden {
+    /// Reads and checks a golden file.
+    ///
+    /// # Errors
+    /// When it can't be read, is no golden file, is cut short, or of another version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, GoldenError> {
+        let path = path.as_ref();
+        let bytes = require_regular(path).and_then(|()| fs::read(path));
+        let bytes = bytes.map_err(|source| GoldenError::Io { path: path.to_owned(), source })?;
+        Self::parse(path.to_owned(), &bytes)
+    }
+
+    /// The one beside a checkpoint, if there is one.
+    pub(super) fn beside(files: &Files) -> Result<Option<Self>, GoldenError> {
+        if !files.holds(FILE_NAME) {
+            return Ok(None);
+        }
+        let path = files.path(FILE_NAME);
+        let bytes: Cow<'_, [u8]> =
+            files.read(FILE_NAME).map_err(|source| GoldenError::Io { path: path.clone(), source })?;
+        Self::parse(path, &bytes).map(Some)
+    }
+
+    /// What computed it, in words.
+    pub fn reference(&self) -> &str {
+        &self.facts.reference
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its texts.
+    pub fn texts(&self) -> &[GoldenText] {
+        &self.facts.texts
+    }
+
+    /// Ways of pooling that it has vectors for.
+    pub fn poolings(&self) -> &[Pooling] {
+        &self.facts.poolings
+    }
+
+    /// The reference's vector of text `index` by `pooling`, normalised, f32 `[hidden]`; `None` if it isn't there.
+    pub fn embedding(&self, index: usize, pooling: Pooling) -> Option<&[f32]> {
+        let place = self.facts.poolings.iter().position(|&each| each == pooling)?;
+        self.embeddings.get(index)?.chunks_exact(self.facts.model.hidden_size).nth(place)
+    }
+
+    /// The reference's hidden states of text `index`, those of [`GoldenText::rows`]: one f32 `[rows, hidden]` after the
+    /// embedding, each layer and the final norm. Empty where the file has none.
+    pub fn hidden_states(&self, index: usize) -> Vec<&[f32]> {
+        match self.hidden.get(index) {
+            Some(hidden) if !hidden.is_empty() => {
+                hidden.chunks_exact(hidden.len() / self.facts.model.states()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The same, with the projections of every token.
+    pub(super) fn states(&self, index: usize) -> impl Iterator<Item = GoldenState<'_>> {
+        let text = &self.facts.texts[index];
+        let whole = text.rows.len() * self.facts.model.hidden_size;
+        let sketch = self.sketches[index].len() / self.facts.model.states();
+        let nth =
+            |data: &'_ [f32], size: usize, state: usize| state * size..((state + 1) * size).min(data.len());
+        (0..self.facts.model.states()).map(move |state| GoldenState {
+            rows: &text.rows,
+            whole: &self.hidden[index][nth(&self.hidden[index], whole, state)],
+            sketch: &self.sketches[index][nth(&self.sketches[index], sketch, state)],
+        })
+    }
+
+    fn parse(path: PathBuf, bytes: &[u8]) -> Result<Self, GoldenError> {
+        let invalid = |reason: String| GoldenError::Invalid { path: path.clone(), reason };
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| invalid(error.to_string()))?;
+        let json = header.metadata().as_ref().and_then(|metadata| metadata.get("golden"));
+        let json = json.ok_or_else(|| invalid("its header says nothing of texts".into()))?;
+        let version =
+            serde_json::from_str::<Versioned>(json).map_err(|error| invalid(error.to_string()))?.version;
+        if version != VERSION {
+            return Err(GoldenError::Version { path, found: version });
+        }
+        let facts: Facts = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;
+        let Geometry { hidden_size, vocab_size, .. } = facts.model;
+        if hidden_size == 0 || facts.texts.is_empty() || facts.poolings.is_empty() {
+            return Err(invalid("it has no texts, no poolings or no width".into()));
+        }
+        let file = SafeTensors::deserialize(bytes).map_err(|error| invalid(error.to_string()))?;
+        let tensors = Tensors { path: &path, file };
+        let directions = match tensors.file.tensor("directions") {
+            Ok(tensor) => {
+                let count = tensor.shape().first().copied().unwrap_or_default();
+                tensors.floats("directions", &[count, hidden_size])?
+            }
+            Err(_) => Vec::new(),
+        };
+        let count = directions.len() / hidden_size;
+        let (mut embeddings, mut hidden, mut sketches) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, text) in facts.texts.iter().enumerate() {
+            let tokens = text.ids.len();
+            if tokens == 0 || text.rows.iter().any(|&row| row >= tokens) {
+                return Err(invalid(format!("text {index} has {tokens} tokens and rows {:?}", text.rows)));
+            }
+            if let Some(id) = text.ids.iter().find(|&&id| id as usize >= vocab_size) {
+                return Err(invalid(format!("text {index} has token {id} of a vocabulary of {vocab_size}")));
+            }
+            embeddings
+                .push(tensors.floats(&format!("embedding.{index}"), &[facts.poolings.len(), hidden_size])?);
+            hidden.push(if text.rows.is_empty() {
+                Vec::new()
+            } else {
+                let shape = [facts.model.states(), text.rows.len(), hidden_size];
+                tensors.floats(&format!("hidden.{index}"), &shape)?
+            });
+            sketches.push(if count == 0 {
+                Vec::new()
+            } else {
+                tensors.floats(&format!("sketch.{index}"), &[facts.model.states(), tokens, count])?
+            });
+        }
+        Ok(Self { facts, embeddings, hidden, sketches, directions, path })
+    }
+}
+
+impl Geometry {
+    /// Hidden states on the way of a text.
+    pub(super) fn states(self) -> usize {
+        self.layers.saturating_add(2)
+    }
+}
+
+/// What every version says.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u64,
+}
+
+struct Tensors<'a> {
+    path: &'a Path,
+    file: SafeTensors<'a>,
+}
+
+impl Tensors<'_> {
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, GoldenError> {
+        let wrong = |reason: String| GoldenError::Tensor {
+            path: self.path.to_owned(),
+            tensor: name.to_owned(),
+            reason,
+        };
+        let tensor = self.file.tensor(name).map_err(|error| wrong(error.to_string()))?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
+            let (dtype, found) = (tensor.dtype(), tensor.shape());
+            return Err(wrong(format!("is {dtype:?} {found:?}, where F32 {shape:?} is expected")));
+        }
+        let numbers = tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        let numbers: Vec<f32> = numbers.collect();
+        if numbers.iter().all(|number| number.is_finite()) {
+            Ok(numbers)
+        } else {
+            Err(wrong("holds numbers that are not finite".into()))
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Does a checkpoint compute here what a reference implementation computes with it? Layer by layer.
+//!
+//! [`Embedder::verify`](crate::Embedder::verify) runs texts through a model and looks at every hidden state on the way.
+//! With a [`Golden`] file, which `tools/golden/make.py` makes of any checkpoint with mlx-lm or transformers in f32, it
+//! compares each of them with the reference's and names the first layer that leaves its [`Tolerance`]. With or without
+//! one it asks what needs no reference: are hidden states finite, the same bits twice, and the same in any company.
+//!
+//! ```no_run
+//! use mlx_embed::Embedder;
+//! use mlx_embed::verify::Golden;
+//!
+//! let embedder = Embedder::load("path/to/Qwen3-Embedding-0.6B-4bit-DWQ")?;
+//! let verification = embedder.verify(Some(&Golden::open("qwen3.golden.safetensors")?))?;
+//! if let Some(layer) = verification.first_divergent_layer {
+//!     println!("it is {layer} where results begin to be off");
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod company;
+mod compare;
+mod golden;
+mod measure;
+mod report;
+mod samples;
+#[cfg(test)]
+mod tests;
+mod tolerance;
+
+use crate::embedder::Embedder;
+use crate::error::{Error, InputError};
+use crate::info::Info;
+use crate::mlx::Dtype;
+use crate::options::EmbedOptions;
+use crate::runner::{HiddenStates, Runner};
+use crate::text::TextError;
+
+use company::{SHUFFLES, batches, equals_of, shuffle};
+use compare::{Differences, Worst, compare_states};
+use golden::Geometry;
+use measure::{cosine, larger, max_abs, relative_error, smaller};
+use report::failures;
+
+pub use golden::{Golden, GoldenError, GoldenText};
+pub use report::{
+    Against, Check, Layer, LayerComparison, OtherTokens, Question, VectorComparison, Verification,
+};
+pub use samples::SAMPLES;
+pub use tolerance::Tolerance;
+
+/// The golden file beside the embedder's checkpoint, if there is one.
+pub(crate) fn golden_beside(embedder: &Embedder) -> Result<Option<Golden>, GoldenError> {
+    Golden::beside(&embedder.shared().place)
+}
+
+/// See [`Embedder::verify`].
+pub(crate) fn run(embedder: &Embedder, golden: Option<&Golden>) -> Result<Verification, Error> {
+    let texts = match golden {
+        Some(golden) => {
+            check_model(golden, embedder.info())?;
+            golden.texts().iter().map(|text| text.ids.clone()).collect()
+        }
+        None => {
+            let ids = SAMPLES.iter().map(|text| embedder.token_ids(text, &EmbedOptions::default()));
+            ids.collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    let Info { config, max_tokens, .. } = embedder.info();
+    let apart = config.frequencies_depend_on_length(*max_tokens);
+    Verifier { embedder, texts, apart }.run(golden)
+}
+
+/// Fails where a golden file can't be this model's.
+fn check_model(golden: &Golden, info: &Info) -> Result<(), GoldenError> {
+    let other = |reason: String| Err(GoldenError::OtherModel { path: golden.path().to_owned(), reason });
+    let ours = Geometry {
+        layers: info.config.layers,
+        hidden_size: info.config.hidden_size.unsigned_abs() as usize,
+        vocab_size: info.config.vocab_size.unsigned_abs() as usize,
+    };
+    if golden.facts.model != ours {
+        return other(format!("that has {}, this one {ours}", golden.facts.model));
+    }
+    match golden.texts().iter().map(|text| text.ids.len()).max() {
+        Some(longest) if longest > info.max_tokens => {
+            other(format!("a text has {longest} tokens, and this one takes {}", info.max_tokens))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl std::fmt::Display for Geometry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { layers, hidden_size, vocab_size } = self;
+        write!(f, "{layers} layers of width {hidden_size} and {vocab_size} tokens")
+    }
+}
+
+/// A run of texts through a model.
+struct Verifier<'a> {
+    embedder: &'a Embedder,
+    texts: Vec<Vec<u32>>,
+    /// Whether texts of other lengths stay out of each other's batches, as they do where frequencies depend on length.
+    apart: bool,
+}
+
+/// The vectors of texts; `None` for one that is not finite.
+type Vectors = Vec<Option<Vec<f32>>>;
+
+impl Verifier<'_> {
+    fn run(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
+        let info = self.embedder.info();
+        let states = info.config.layers + 2;
+        let mut layers = vec![Differences::default(); states];
+        let [mut finite, mut twice, mut equals, mut padded] =
+            [(); 4].map(|()| vec![Worst::default(); states]);
+        let mut activation = Dtype::F32;
+        for (index, ids) in self.texts.iter().enumerate() {
+            let alone = self.hidden_states(&[ids])?;
+            activation = alone.dtype;
+            let alone = &alone.texts[0];
+            for (state, finite) in alone.iter().zip(&mut finite) {
+                let is_finite = state.iter().all(|number| number.is_finite());
+                finite.add(if is_finite { 0.0 } else { f64::INFINITY }, index);
+            }
+            if let Some(golden) = golden {
+                compare_states(golden, index, alone, &mut layers);
+            }
+            self.compare_tokens(alone, &self.hidden_states(&[ids])?.texts[0], index, &mut twice);
+            let among_equals = self.hidden_states(&refs(&equals_of(ids)))?;
+            self.compare_tokens(&among_equals.texts[0], alone, index, &mut equals);
+        }
+        let lengths: Vec<usize> = self.texts.iter().map(Vec::len).collect();
+        for batch in batches(&lengths, self.apart) {
+            let texts: Vec<&[u32]> = batch.iter().map(|&index| &self.texts[index][..]).collect();
+            let together = self.hidden_states(&texts)?;
+            for (&index, together) in batch.iter().zip(&together.texts) {
+                let alone = self.hidden_states(&[&self.texts[index]])?;
+                self.compare_tokens(together, &alone.texts[0], index, &mut padded);
+            }
+        }
+
+        let alone = self.vectors_alone()?;
+        let tolerance = Tolerance::of(info, activation);
+        let checks = vec![
+            Check::of(Question::Finite, &finite, 0.0),
+            Check::of(Question::Determinism, &twice, 0.0),
+            Check::of(Question::Padded, &padded, tolerance.company),
+            Check::of(Question::EqualLengths, &equals, tolerance.company),
+            self.shuffled(&alone, tolerance.company)?,
+        ];
+        let against = match golden {
+            Some(golden) => Some(self.against(golden, layers, &alone, &tolerance)?),
+            None => None,
+        };
+        let of_layers = against.iter().flat_map(|against| &against.layers);
+        let diverges = of_layers.filter(|layer| !layer.passed).map(|layer| layer.layer);
+        let first = diverges.chain(checks.iter().filter_map(|check| check.first_divergent_layer)).min();
+        let failures = failures(first, against.as_ref(), &checks);
+        Ok(Verification {
+            passed: failures.is_empty(),
+            first_divergent_layer: first,
+            failures,
+            model: info.model.clone(),
+            backend: info.backend,
+            kernels: info.kernels,
+            precision: info.precision,
+            activation,
+            texts: self.texts.len(),
+            tokens: self.texts.iter().map(Vec::len).sum(),
+            tolerance,
+            against,
+            checks,
+        })
+    }
+
+    fn hidden_states<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<HiddenStates, Error> {
+        let texts: Vec<Vec<u32>> = texts.iter().map(|ids| ids.as_ref().to_vec()).collect();
+        self.embedder.shared().engine.ask(move |runner: &Runner| runner.hidden_states(&refs(&texts)))
+    }
+
+    /// Adds each token's error of `found` to its state's worst.
+    fn compare_tokens(&self, found: &[Vec<f32>], expected: &[Vec<f32>], text: usize, worst: &mut [Worst]) {
+        let width = self.embedder.info().config.hidden_size.unsigned_abs() as usize;
+        for ((found, expected), worst) in found.iter().zip(expected).zip(worst) {
+            for (found, expected) in found.chunks_exact(width).zip(expected.chunks_exact(width)) {
+                worst.add(relative_error(found, expected), text);
+            }
+        }
+    }
+
+    /// Normalised vectors of one call.
+    fn vectors(&self, texts: Vec<Vec<u32>>) -> Result<Option<Vec<Vec<f32>>>, Error> {
+        let options = EmbedOptions { normalize: Some(true), ..Default::default() };
+        match self.embedder.embed_token_ids(texts, &options) {
+            Ok(embeddings) => Ok(Some(embeddings.into_iter().map(|embedding| embedding.vector).collect())),
+            Err(Error::Input { source: InputError::NotFinite, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn vectors_alone(&self) -> Result<Vectors, Error> {
+        let one = |ids: &Vec<u32>| Ok(self.vectors(vec![ids.clone()])?.and_then(|mut vectors| vectors.pop()));
+        self.texts.iter().map(one).collect()
+    }
+
+    fn shuffled(&self, alone: &Vectors, tolerance: f64) -> Result<Check, Error> {
+        let finite: Vec<usize> = (0..alone.len()).filter(|&index| alone[index].is_some()).collect();
+        let mut worst = Worst::default();
+        if finite.len() < alone.len() {
+            worst.add(f64::NAN, alone.iter().position(Option::is_none).unwrap_or_default());
+        }
+        for round in 0..SHUFFLES {
+            let mut order = finite.clone();
+            shuffle(&mut order, round);
+            let texts = order.iter().map(|&index| self.texts[index].clone()).collect();
+            match self.vectors(texts)? {
+                Some(vectors) => {
+                    for (&index, vector) in order.iter().zip(&vectors) {
+                        let alone = alone[index].as_deref().unwrap_or_default();
+                        worst.add(relative_error(vector, alone), index);
+                    }
+                }
+                None => {
+                    worst.add(f64::NAN, 0);
+                }
+            }
+        }
+        let check = Check::of(Question::Shuffled, &[worst], tolerance);
+        // A vector's error belongs to no layer.
+        Ok(Check { first_divergent_layer: None, ..check })
+    }
+
+    fn against(
+        &self,
+        golden: &Golden,
+        layers: Vec<Differences>,
+        vectors: &Vectors,
+        tolerance: &Tolerance,
+    ) -> Result<Against, Error> {
+        let states = layers.len();
+        let layers = layers.into_iter().enumerate();
+        let here: Vec<(String, String)> = self.embedder.weights_sha256()?;
+        let of_golden = &golden.facts.weights_sha256;
+        Ok(Against {
+            file: golden.path().to_owned(),
+            reference: golden.reference().to_owned(),
+            same_weights: here.len() == of_golden.len()
+                && here.iter().all(|(name, hash)| of_golden.get(name) == Some(hash)),
+            other_tokens: self.other_tokens(golden)?,
+            layers: layers
+                .map(|(state, all)| all.report(Layer::of_state(state, states), states - 2, tolerance))
+                .collect(),
+            vectors: self.compare_vectors(golden, vectors, tolerance),
+        })
+    }
+
+    fn other_tokens(&self, golden: &Golden) -> Result<Vec<OtherTokens>, Error> {
+        let mut others = Vec::new();
+        for (index, text) in golden.texts().iter().enumerate() {
+            let options = EmbedOptions { prompt: text.prompt(), ..Default::default() };
+            let found = match self.embedder.token_ids(&text.text, &options) {
+                Ok(ids) => ids,
+                // The reference has ids for this text, and here it is empty or its prompt is missing.
+                Err(Error::Input { .. } | Error::Text(TextError::UnknownPrompt { .. })) => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            if found != text.ids {
+                others.push(OtherTokens { text: index, expected: text.ids.clone(), found });
+            }
+        }
+        Ok(others)
+    }
+
+    fn compare_vectors(
+        &self,
+        golden: &Golden,
+        vectors: &Vectors,
+        tolerance: &Tolerance,
+    ) -> Option<VectorComparison> {
+        let pooling = self.embedder.info().pooling;
+        let (mut lowest, mut sum, mut largest, mut worst) = (f64::INFINITY, 0.0, 0.0, 0);
+        for (index, found) in vectors.iter().enumerate() {
+            let expected = golden.embedding(index, pooling)?;
+            let (cosine, max_abs) = match found {
+                Some(found) => (cosine(found, expected), max_abs(found, expected)),
+                None => (f64::NAN, f64::NAN),
+            };
+            if smaller(lowest, cosine).to_bits() != lowest.to_bits() {
+                worst = index;
+            }
+            (lowest, sum, largest) = (smaller(lowest, cosine), sum + cosine, larger(largest, max_abs));
+        }
+        Some(VectorComparison {
+            cosine: lowest,
+            mean_cosine: sum / vectors.len() as f64,
+            max_abs: largest,
+            text: worst,
+            passed: lowest >= tolerance.cosine && largest <= tolerance.max_abs,
+        })
+    }
+}
+
+fn refs(texts: &[Vec<u32>]) -> Vec<&[u32]> {
+    texts.iter().map(Vec::as_slice).collect()
+}

@@ -1,0 +1,95 @@
+//! How far from a reference in f32 results may be, and why.
+
+use serde::Serialize;
+
+use crate::info::Info;
+use crate::mlx::{Backend, Dtype};
+use crate::model::Precision;
+
+use super::Layer;
+
+/// How far from a reference in f32 results may be.
+///
+/// Errors of hidden states are relative: length of the difference over length of the reference's state, for each token
+/// by itself, since single tokens of trained decoders have massive activations (Sun et al., 2024) that would hide all
+/// others. Each layer adds `step` to the median token's error; what independent errors of `n` layers come to is at most
+/// `step * sqrt(n)`, and three times that is allowed. A token on its way to become an attention sink amplifies what came
+/// before it, tenfold on SmolLM2-135M, so that a single token may err by ten times the median's tolerance.
+///
+/// | hidden states | `step` | where it comes from |
+/// | --- | --- | --- |
+/// | f32 on the CPU, nothing rounded | 1e-6 | the order of additions in sums of some thousand terms: a few units in the last place, 6e-8 |
+/// | f32, 4- and 8-bit products of [`Precision::Exact`] | 6e-5 | four products behind each other that each err by 3e-5, as 16 bits a group do |
+/// | the same of [`Precision::Fast`] | 1e-2 | 8 bits err 257 times as much, less where groups keep 16 |
+/// | f32 or f16 on a GPU | 6e-4 | ten roundings to 10 bits of mantissa (f32 is multiplied through TF32), 3e-4 each at most |
+/// | bf16 | 5e-3 | ten roundings to 7 bits of mantissa, eight times as much |
+///
+/// Where `step` is above 1e-4, what some tokens become hangs on a hair: whether they are attention sinks or not. One
+/// token in fifty may then be anything.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Tolerance {
+    /// What a layer may add to the median error.
+    pub step: f64,
+    /// Share of the tokens whose error may be beyond [`Tolerance::error`].
+    pub strays: f64,
+    /// Lowest cosine of a vector.
+    pub cosine: f64,
+    /// Largest difference of a normalised vector's component.
+    pub max_abs: f64,
+    /// Largest error of a token's hidden state or of a vector between a text alone and in company. 0 asks for the same
+    /// bits, which this crate's kernels give; MLX's sum in another order where a batch has another shape.
+    pub company: f64,
+}
+
+/// How many times the expected error is allowed.
+const MARGIN: f64 = 3.0;
+
+/// How many times the median's tolerance a token's error may be.
+const AMPLIFIED: f64 = 10.0;
+
+/// Steps above this make some tokens' fate uncertain.
+const COARSE: f64 = 1e-4;
+
+impl Tolerance {
+    /// The tolerance for what an embedder is made of and its hidden states' type.
+    pub fn of(info: &Info, activation: Dtype) -> Self {
+        let (step, cosine, max_abs) = match (info.backend, activation, info.precision) {
+            (Backend::Cpu, Dtype::F32, Some(Precision::Exact)) if rounds(info) => (6e-5, 0.99999, 1e-3),
+            (Backend::Cpu, Dtype::F32, Some(Precision::Fast)) if rounds(info) => (1e-2, 0.999, 2.5e-2),
+            (Backend::Cpu, Dtype::F32, _) => (1e-6, 0.999999, 1e-4),
+            (_, Dtype::F32, _) => (6e-4, 0.99999, 4e-3),
+            (_, Dtype::F16, _) => (6e-4, 0.9999, 1e-2),
+            _ => (5e-3, 0.9995, 2e-2),
+        };
+        let strays = if step > COARSE { 0.02 } else { 0.0 };
+        let mut tolerance = Self { step, strays, cosine, max_abs, company: 0.0 };
+        if info.precision.is_none() {
+            tolerance.company = tolerance.error(Layer::Norm, info.config.layers);
+        }
+        tolerance
+    }
+
+    /// Largest median of the tokens' errors behind `layer` of a decoder with `layers`.
+    pub fn median_error(&self, layer: Layer, layers: usize) -> f64 {
+        let before = match layer {
+            Layer::EmbedTokens => 1,
+            Layer::Decoder(number) => number + 1,
+            Layer::Norm => layers + 1,
+        };
+        MARGIN * self.step * (before as f64).sqrt()
+    }
+
+    /// Largest error of a token behind `layer` of a decoder with `layers`, but for [`Tolerance::strays`].
+    pub fn error(&self, layer: Layer, layers: usize) -> f64 {
+        AMPLIFIED * self.median_error(layer, layers)
+    }
+}
+
+/// Whether any matrix of the layers is of a kind whose products round what they multiply.
+fn rounds(info: &Info) -> bool {
+    let rounded =
+        |storage: &String| storage.starts_with("affine 4-bit") || storage.starts_with("affine 8-bit");
+    let of_layers = info.storage.iter().filter(|(kind, _)| *kind != "embed_tokens");
+    of_layers.flat_map(|(_, storages)| storages.keys()).any(rounded)
+}

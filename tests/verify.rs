@@ -1,0 +1,218 @@
+//! Planted faults are found, and named at the layer where they are.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
+use std::fs;
+
+use mlx_embed::verify::{Golden, GoldenError, Layer, Question, Verification};
+use mlx_embed::{Device, Embedder, Error, LoadOptions, Pooling, Precision};
+use mlx_embed_tests::golden;
+use mlx_embed_tests::scratch::Scratch;
+use serde_json::{Value, json};
+
+const WEIGHTS: &str = "model.safetensors";
+const CASE: &str = "qwen3-five-layers-affine-4bit-g64";
+const LAYERS: usize = 5;
+
+/// What runs a checkpoint: kernels and precision.
+fn ways() -> Vec<(&'static str, Precision)> {
+    let fastest = mlx_embed::kernel_families()[0];
+    vec![(fastest, Precision::Exact), (fastest, Precision::Fast), ("mlx", Precision::Exact)]
+}
+
+fn load(scratch: &Scratch, (kernels, precision): (&str, Precision)) -> Embedder {
+    let options = LoadOptions {
+        device: Device::Cpu,
+        kernels: Some(kernels.into()),
+        precision,
+        ..golden::load_options()
+    };
+    Embedder::load_with(scratch.path(), options).unwrap()
+}
+
+fn verify(scratch: &Scratch, case: &str, way: (&str, Precision)) -> Verification {
+    load(scratch, way).verify(Some(&golden::Golden::read(case).file)).unwrap()
+}
+
+/// Multiplies every f16 of a tensor.
+fn scale_f16(bytes: &mut [u8], by: f32) {
+    for number in bytes.as_chunks_mut::<2>().0 {
+        *number = half::f16::from_f32(half::f16::from_le_bytes(*number).to_f32() * by).to_le_bytes();
+    }
+}
+
+#[test]
+fn one_altered_tensor_is_named_by_its_layer() {
+    let tensors = ["input_layernorm.weight", "self_attn.v_proj.scales", "mlp.down_proj.scales"];
+    for (number, tensor) in (0..LAYERS).zip(tensors.iter().cycle()) {
+        let scratch = Scratch::of(CASE);
+        let tensor = format!("model.layers.{number}.{tensor}");
+        scratch.edit_tensor(WEIGHTS, &tensor, |bytes| scale_f16(bytes, 1.5));
+        for way in ways() {
+            let found = verify(&scratch, CASE, way);
+            assert_eq!(found.first_divergent_layer, Some(Layer::Decoder(number)), "{tensor} on {way:?}");
+            assert!(!found.passed && !found.against.unwrap().same_weights, "{tensor} on {way:?}");
+        }
+    }
+}
+
+#[test]
+fn one_altered_row_of_a_matrix_is_found_where_nothing_is_rounded_to_eight_bits() {
+    let scratch = Scratch::of(CASE);
+    // 64 inputs in groups of 64: a row has one scale.
+    scratch
+        .edit_tensor(WEIGHTS, "model.layers.2.mlp.down_proj.scales", |bytes| scale_f16(&mut bytes[..2], 1.5));
+    let fastest = mlx_embed::kernel_families()[0];
+    for way in [(fastest, Precision::Exact), ("mlx", Precision::Exact)] {
+        assert_eq!(verify(&scratch, CASE, way).first_divergent_layer, Some(Layer::Decoder(2)), "{way:?}");
+    }
+}
+
+#[test]
+fn the_embedding_table_and_the_final_norm_are_named() {
+    for (tensor, layer) in
+        [("model.embed_tokens.scales", Layer::EmbedTokens), ("model.norm.weight", Layer::Norm)]
+    {
+        let scratch = Scratch::of(CASE);
+        scratch.edit_tensor(WEIGHTS, tensor, |bytes| scale_f16(bytes, 1.5));
+        for way in ways() {
+            assert_eq!(verify(&scratch, CASE, way).first_divergent_layer, Some(layer), "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_not_numbers_are_found_without_a_golden_file() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.edit_tensor(WEIGHTS, "model.layers.1.mlp.up_proj.weight", |bytes| {
+        bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    for way in ways() {
+        let embedder = load(&scratch, way);
+        for golden in [None, Some(&golden::Golden::read("qwen3-f32").file)] {
+            let found = embedder.verify(golden).unwrap();
+            assert_eq!(found.first_divergent_layer, Some(Layer::Decoder(1)), "{way:?}");
+            let finite = found.checks.iter().find(|check| check.question == Question::Finite).unwrap();
+            assert!(!finite.passed && !found.passed, "{way:?}");
+            // No JSON has such numbers.
+            let json: Value = serde_json::to_value(&found).unwrap();
+            assert_eq!(json["first_divergent_layer"], 1);
+        }
+    }
+}
+
+#[test]
+fn a_tokenizer_that_reads_otherwise_is_found() {
+    let scratch = Scratch::of("qwen3-f32");
+    let other = fs::read(golden::directory("plain-tokenizer").join("tokenizer.json")).unwrap();
+    scratch.write("tokenizer.json", other);
+    let options = LoadOptions { end_token: mlx_embed::EndToken::TokenizerOnly, ..golden::load_options() };
+    let embedder = Embedder::load_with(scratch.path(), options).unwrap();
+    let found = embedder.verify(Some(&golden::Golden::read("qwen3-f32").file)).unwrap();
+    assert!(!found.passed && found.first_divergent_layer.is_none());
+    assert!(!found.against.unwrap().other_tokens.is_empty());
+}
+
+#[test]
+fn a_sound_checkpoint_passes_with_and_without_a_golden_file() {
+    let embedder = golden::load("qwen3-affine-4bit-g64");
+    let beside = embedder.golden().unwrap().unwrap();
+    for golden in [Some(&beside), None] {
+        let found = embedder.verify(golden).unwrap();
+        assert!(found.passed, "{:?}", found.failures);
+        assert_eq!((found.first_divergent_layer, found.checks.len()), (None, 5));
+        assert_eq!(found.against.is_some(), golden.is_some());
+    }
+    assert!(golden::Golden::read("qwen3-f32").file.embedding(0, Pooling::Mean).is_none());
+    let inside = Embedder::default_model_with(golden::load_options()).unwrap();
+    let found = inside.verify(inside.golden().unwrap().as_ref()).unwrap();
+    assert!(found.passed && found.against.unwrap().same_weights, "{:?}", found.failures);
+}
+
+#[test]
+fn without_its_file_there_is_nothing_beside_a_checkpoint() {
+    assert!(load(&Scratch::of("qwen3-f32"), ways()[0]).golden().unwrap().is_none());
+}
+
+#[test]
+fn a_golden_file_of_another_model_is_refused() {
+    let error =
+        golden::load("qwen3-f32").verify(Some(&golden::Golden::read("default-model").file)).unwrap_err();
+    assert!(matches!(error, Error::Golden(GoldenError::OtherModel { .. })), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("4 layers of width 384") && text.contains("2 layers of width 32"), "{text}");
+}
+
+#[test]
+fn a_golden_file_with_longer_texts_than_the_model_takes_is_refused() {
+    let options = LoadOptions { max_tokens: Some(8), ..golden::load_options() };
+    let embedder = Embedder::load_with(golden::directory("qwen3-f32"), options).unwrap();
+    let error = embedder.verify(Some(&golden::Golden::read("qwen3-f32").file)).unwrap_err();
+    assert!(error.to_string().contains("and this one takes 8"), "{error}");
+}
+
+/// A copy of a golden file, damaged.
+fn damaged(name: &str, damage: impl FnOnce(&Scratch)) -> GoldenError {
+    let scratch = Scratch::of("qwen3-f32");
+    fs::copy(golden::directory("qwen3-f32").join("golden.safetensors"), scratch.file(name)).unwrap();
+    damage(&scratch);
+    let error = Golden::open(scratch.file(name)).unwrap_err();
+    assert!(error.to_string().contains(name), "{error}");
+    error
+}
+
+fn set_facts(scratch: &Scratch, name: &str, edit: impl FnOnce(&mut Value)) {
+    scratch.edit_header(name, |header| {
+        let metadata = header["__metadata__"].as_object_mut().unwrap();
+        let mut facts: Value = serde_json::from_str(metadata["golden"].as_str().unwrap()).unwrap();
+        edit(&mut facts);
+        metadata.insert("golden".into(), facts.to_string().into());
+    });
+}
+
+#[test]
+fn damaged_golden_files_are_refused() {
+    let name = "g.safetensors";
+    let missing = damaged(name, |scratch| fs::remove_file(scratch.file(name)).unwrap());
+    assert!(matches!(missing, GoldenError::Io { .. }), "{missing:?}");
+    for share in [0, 4, 100, 900] {
+        let error = damaged(name, |scratch| {
+            let bytes = fs::read(scratch.file(name)).unwrap();
+            scratch.write(name, &bytes[..bytes.len() * share / 1000]);
+        });
+        assert!(matches!(error, GoldenError::Invalid { .. }), "{error:?}");
+    }
+    let weights = damaged(name, |scratch| {
+        fs::copy(scratch.file(WEIGHTS), scratch.file(name)).unwrap();
+    });
+    assert!(matches!(weights, GoldenError::Invalid { .. }), "{weights:?}");
+    let version = damaged(name, |scratch| set_facts(scratch, name, |facts| facts["version"] = json!(2)));
+    assert!(matches!(version, GoldenError::Version { found: 2, .. }), "{version:?}");
+    for (field, value) in [
+        ("texts", json!([])),
+        ("poolings", json!([])),
+        ("poolings", json!(["max"])),
+        ("model", json!({"layers": 2, "hidden_size": 0, "vocab_size": 300})),
+        ("model", json!({"layers": 2, "hidden_size": 32, "vocab_size": 3})),
+        ("texts", json!([{"text": "a", "prompt_name": null, "ids": [], "rows": []}])),
+        ("texts", json!([{"text": "a", "prompt_name": null, "ids": [1], "rows": [1]}])),
+    ] {
+        let error = damaged(name, |scratch| set_facts(scratch, name, |facts| facts[field] = value.clone()));
+        assert!(matches!(error, GoldenError::Invalid { .. }), "{field} {value}: {error:?}");
+    }
+    for (field, value) in [
+        ("model", json!({"layers": 3, "hidden_size": 32, "vocab_size": 300})),
+        ("model", json!({"layers": 2, "hidden_size": 16, "vocab_size": 300})),
+        ("model", json!({"layers": usize::MAX, "hidden_size": 32, "vocab_size": 300})),
+        ("poolings", json!(["mean", "cls"])),
+    ] {
+        let error = damaged(name, |scratch| set_facts(scratch, name, |facts| facts[field] = value.clone()));
+        assert!(
+            matches!(error, GoldenError::Tensor { .. } | GoldenError::Invalid { .. }),
+            "{field} {value}: {error:?}"
+        );
+    }
+    let nan = damaged(name, |scratch| {
+        scratch.edit_tensor(name, "hidden.0", |bytes| bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
+    });
+    assert!(nan.to_string().contains("hidden.0") && nan.to_string().contains("not finite"), "{nan}");
+}

@@ -1,0 +1,103 @@
+"""Verifies SmolLM2-135M layer by layer: 4 bits, 8 bits and bf16, in every precision.
+
+    python verify.py DIR [--device cpu|gpu] [--binary FILE]
+
+Makes each checkpoint and its golden file in DIR unless they are there, runs `mlx-embed verify` on
+it and prints a table. Exits with 1 if anything is off. README.md has the Python it needs.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CHECKPOINTS = {"4bit": ["--bits", "4"], "8bit": ["--bits", "8"], "bf16": ["--bits", "0"]}
+# MLX's operations share one thread's queue with the products, so more BLAS threads only wait.
+MLX = ["--kernels", "mlx", "--threads", "1"]
+WAYS = {"exact": ["--precision", "exact"], "fast": ["--precision", "fast"], "MLX's operations": MLX}
+# The golden file's texts end on this token, also where the mean of all tokens is taken.
+MEAN = ["--pooling", "mean", "--end-token", "<|endoftext|>"]
+
+
+def make(folder: Path, name: str) -> tuple[Path, Path]:
+    """The checkpoint and its golden file."""
+    checkpoint, golden = folder / name, folder / f"{name}.golden.safetensors"
+    if not (checkpoint / "config.json").is_file():
+        command = [sys.executable, HERE / "make_checkpoint.py", checkpoint, *CHECKPOINTS[name]]
+        subprocess.run(command, check=True)
+    if not golden.is_file():
+        reference = "transformers" if name == "bf16" and find_spec("torch") else "mlx-lm"
+        command = [sys.executable, ROOT / "tools/golden/make.py", checkpoint, golden]
+        subprocess.run([*command, "--reference", reference], check=True)
+    return checkpoint, golden
+
+
+def verify(binary: Path, checkpoint: Path, golden: Path, arguments: list[str]) -> dict:
+    command = [binary, "verify", checkpoint, "--against", golden, "--json", "--quiet", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode > 1 or not result.stdout:
+        sys.exit(f"{checkpoint}: {result.stderr}")
+    return json.loads(result.stdout)
+
+
+def number(value: float | None) -> str:
+    return "NaN" if value is None else f"{value:.1e}"
+
+
+def row(name: str, way: str, last: dict, mean: dict) -> str:
+    layers = last["against"]["layers"]
+    decoder = layers[1:-1]
+    errors = [float("nan") if each["error"] is None else each["error"] for each in layers]
+    cells = [
+        name,
+        last["against"]["reference"].split(" in ")[0],
+        way,
+        number(decoder[0]["median_error"]),
+        number(decoder[len(decoder) // 2]["median_error"]),
+        number(decoder[-1]["median_error"]),
+        number(max(errors)),
+        f"{last['against']['vectors']['cosine']:.8f}",
+        f"{mean['against']['vectors']['cosine']:.8f}",
+        "passed" if last["passed"] and mean["passed"] else
+        f"OFF from {last['first_divergent_layer']}: {'; '.join(last['failures'] + mean['failures'])}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dir", type=Path, help="the folder for checkpoints and golden files")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
+    parser.add_argument("--binary", type=Path, default=ROOT / "target/release/mlx-embed",
+                        help="mlx-embed (default: %(default)s)")
+    options = parser.parse_args()
+    if not options.binary.is_file():
+        parser.error(f"{options.binary} is not there: cargo build --release -p mlx-embed-cli")
+    options.dir.mkdir(parents=True, exist_ok=True)
+    print("| checkpoint | reference | precision | median error, first layer | middle | last "
+          "| largest of a token | lowest cosine, last token | mean pooled | |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |", flush=True)
+    passed = True
+    for name in CHECKPOINTS:
+        checkpoint, golden = make(options.dir, name)
+        # What is not 4 or 8 bits is never rounded, and a GPU knows no precision.
+        ways = {"as it is": []} if options.device == "gpu" else dict(WAYS)
+        if name == "bf16":
+            ways.pop("fast", None)
+        for way, arguments in ways.items():
+            arguments = [*arguments, "--device", options.device]
+            last = verify(options.binary, checkpoint, golden, arguments)
+            mean = verify(options.binary, checkpoint, golden, arguments + MEAN)
+            passed &= last["passed"] and mean["passed"]
+            print(row(name, way, last, mean), flush=True)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
