@@ -181,6 +181,7 @@ pub(crate) fn load(
         prompt_cache: options.prompt_cache.unwrap_or(PROMPT_CACHE_BYTES),
         meters: Arc::clone(&meters),
     };
+    let cache_limit = options.cache_limit.unwrap_or(default_cache_limit(backend, &kind));
     let runner_options = RunnerOptions {
         backend,
         threads: options.threads,
@@ -188,7 +189,7 @@ pub(crate) fn load(
         precision: options.precision,
         matmul: options.matmul,
         pooling,
-        cache_limit: options.cache_limit.unwrap_or(default_cache_limit(backend)),
+        cache_limit,
         memory_limit: options.memory_limit,
     };
     steps.of.store(config.layers, Ordering::Relaxed);
@@ -271,6 +272,6 @@ fn default_batch_tokens(backend: Backend) -> usize {
     if backend == Backend::Cpu { 512 } else { 4096 }
 }
 
-fn default_cache_limit(backend: Backend) -> usize {
-    if backend == Backend::Cpu { 64 << 20 } else { 256 << 20 }
+fn default_cache_limit(backend: Backend, kind: &Kind) -> usize {
+    if backend == Backend::Cpu || matches!(kind, Kind::Cuda(..)) { 64 << 20 } else { 256 << 20 }
 }

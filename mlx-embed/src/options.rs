@@ -45,9 +45,11 @@ pub struct LoadOptions {
     /// Bytes of keys and values to keep for the beginnings that prompts give texts, so that only what follows is
     /// computed. 0 for none. Default: 64 MiB.
     pub prompt_cache: Option<usize>,
-    /// Bytes that MLX keeps for reuse; a setting of the whole process. Default: 256 MiB on a GPU, 64 MiB on the CPU.
+    /// Bytes that MLX keeps for reuse; a setting of the whole process. Default: 64 MiB on the CPU and for this crate's
+    /// kernels on a GPU, 256 MiB for MLX's own there.
     pub cache_limit: Option<usize>,
-    /// Bytes that MLX tries to stay within; a setting of the whole process. Default: MLX's own.
+    /// Bytes that MLX tries to stay within; a setting of the whole process. Default: on an NVIDIA GPU what is in use plus
+    /// twice the weights (six times where they stay expanded) and 512 MiB, elsewhere MLX's own.
     pub memory_limit: Option<usize>,
 }
 

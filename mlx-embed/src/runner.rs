@@ -41,10 +41,21 @@ pub enum Device {
 impl Device {
     /// What runs the model on this machine.
     pub(crate) fn backend(self) -> Result<Backend, Error> {
+        let cpu = || {
+            if mlx::has_cpu() {
+                return Ok(Backend::Cpu);
+            }
+            Err(Error::Option {
+                option: "device",
+                reason: "would be the CPU, as no NVIDIA GPU with a driver is found, but MLX's CUDA build computes \
+                         nothing without one; use MLX's CPU build (tools/bundle/run --runtime cpu, or no feature cuda)"
+                    .into(),
+            })
+        };
         match self {
-            // Without a look for GPUs, which wakes their driver.
-            Self::Cpu => Ok(Backend::Cpu),
-            Self::Auto => Ok(mlx::gpu_backend().unwrap_or(Backend::Cpu)),
+            // Without a look for GPUs, which wakes their driver, where it can be helped.
+            Self::Cpu => cpu(),
+            Self::Auto => mlx::gpu_backend().map_or_else(cpu, Ok),
             Self::Gpu => mlx::gpu_backend().ok_or_else(|| Error::Option {
                 option: "device",
                 reason: "is gpu, but this build of MLX finds no GPU that it can use; use the CPU".into(),
@@ -91,8 +102,18 @@ impl Runner {
             mlx::set_blas_threads(threads.get())?;
         }
         memory::set_cache_limit(options.cache_limit)?;
-        if let Some(bytes) = options.memory_limit {
-            memory::set_limit(bytes)?;
+        match options.memory_limit {
+            Some(bytes) => {
+                memory::set_limit(bytes)?;
+            }
+            // On top of what other models have.
+            None if options.backend == Backend::Cuda => {
+                let weights = usize::try_from(checkpoint.weights_bytes()).unwrap_or(usize::MAX);
+                let times = if options.matmul == MatmulPolicy::Resident { 6 } else { 2 };
+                let room = weights.saturating_mul(times).saturating_add(ROOM_FOR_BATCHES);
+                memory::set_limit(memory::active()?.saturating_add(room))?;
+            }
+            None => {}
         }
         let config = checkpoint.config();
         let kernels = match &options.kind {
@@ -263,6 +284,9 @@ impl Model for Runner {
         drop(self);
     }
 }
+
+/// What batches of the usual size may take on a GPU, in bytes.
+const ROOM_FOR_BATCHES: usize = 512 << 20;
 
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)

@@ -16,6 +16,7 @@
 #include <dlfcn.h>
 #endif
 
+#include "mlx/c/cuda.h"
 #include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
 
@@ -485,6 +486,10 @@ extern "C" int mlxsys_cuda_queue_synchronize(mlxsys_cuda_queue queue) {
 
 extern "C" int mlxsys_cuda_array_pointer(uint64_t* res, const mlx_array array) {
   try {
+    bool cuda = false;
+    if (mlx_cuda_is_available(&cuda) != 0 || !cuda) {
+      throw std::runtime_error("[mlxsys_cuda_array_pointer] this is not MLX's CUDA build");
+    }
     auto& a = mlx_array_get_(array);
     if (!a.data_shared_ptr() || !a.flags().row_contiguous) {
       throw std::invalid_argument("[mlxsys_cuda_array_pointer] not evaluated, or not in row order");

@@ -58,6 +58,7 @@ pub type mlxsys_host_kernel_func = ::core::option::Option<
         message: *mut mlx_string,
     ) -> ::core::ffi::c_int,
 >;
+pub type mlxsys_cuda_queue = mlxsys_cuda_queue_;
 #[derive(PartialEq, Copy, Clone, Hash, Debug, Default)]
 #[repr(C)]
 pub struct __BindgenComplex<T> {
@@ -327,6 +328,11 @@ pub struct mlxsys_host_output_spec_ {
     pub ndim: usize,
     pub dtype: mlx_dtype,
     pub in_place_of: ::core::ffi::c_int,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct mlxsys_cuda_queue_ {
+    pub ctx: *mut ::core::ffi::c_void,
 }
 pub const mlx_dtype__MLX_BOOL: mlx_dtype_ = 0;
 pub const mlx_dtype__MLX_UINT8: mlx_dtype_ = 1;
@@ -3922,6 +3928,73 @@ unsafe extern "C" {
             unsafe extern "C" fn(arg1: *mut ::core::ffi::c_void),
         >,
         s: mlx_stream,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_compiler_version(
+        major: *mut ::core::ffi::c_int,
+        minor: *mut ::core::ffi::c_int,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_compile(
+        image: *mut *mut ::core::ffi::c_uchar,
+        size: *mut usize,
+        source: *const ::core::ffi::c_char,
+        name: *const ::core::ffi::c_char,
+        options: *const *const ::core::ffi::c_char,
+        n_options: usize,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_image_free(image: *mut ::core::ffi::c_uchar);
+    pub fn mlxsys_cuda_queue_new(
+        res: *mut mlxsys_cuda_queue,
+        device: ::core::ffi::c_int,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_queue_free(queue: mlxsys_cuda_queue);
+    pub fn mlxsys_cuda_queue_load(
+        function: *mut *mut ::core::ffi::c_void,
+        queue: mlxsys_cuda_queue,
+        image: *const ::core::ffi::c_void,
+        name: *const ::core::ffi::c_char,
+        shared_memory: ::core::ffi::c_int,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_queue_launch(
+        queue: mlxsys_cuda_queue,
+        function: *mut ::core::ffi::c_void,
+        pointers: *const u64,
+        n_pointers: usize,
+        ints: *const ::core::ffi::c_int,
+        n_ints: usize,
+        floats: *const f32,
+        n_floats: usize,
+        blocks: *const ::core::ffi::c_int,
+        threads: ::core::ffi::c_int,
+        shared_memory: ::core::ffi::c_int,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_queue_write(
+        queue: mlxsys_cuda_queue,
+        to: u64,
+        from: *const ::core::ffi::c_void,
+        size: usize,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_queue_read(
+        queue: mlxsys_cuda_queue,
+        to: *mut ::core::ffi::c_void,
+        from: u64,
+        size: usize,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_queue_matmul(
+        queue: mlxsys_cuda_queue,
+        a: u64,
+        w: u64,
+        c: u64,
+        out: u64,
+        tokens: ::core::ffi::c_int,
+        outputs: ::core::ffi::c_int,
+        inputs: ::core::ffi::c_int,
+        workspace: u64,
+        workspace_size: usize,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_queue_synchronize(queue: mlxsys_cuda_queue) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_array_pointer(
+        res: *mut u64,
+        array: mlx_array,
     ) -> ::core::ffi::c_int;
     pub fn mlxsys_blas_set_num_threads(n: ::core::ffi::c_int) -> ::core::ffi::c_int;
     pub fn mlxsys_blas_get_num_threads(

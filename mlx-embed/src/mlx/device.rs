@@ -56,6 +56,14 @@ pub fn gpu_backend() -> Option<Backend> {
     None
 }
 
+/// Whether this process can compute on the CPU: MLX's CUDA build does without a GPU nothing at all.
+pub(crate) fn has_cpu() -> bool {
+    let mut cuda = false;
+    // SAFETY: the query writes one bool through a valid pointer.
+    let known = unsafe { mlx_sys::mlx_cuda_is_available(&mut cuda) == 0 };
+    !(known && cuda) || gpu_count() > 0
+}
+
 fn gpu_count() -> i32 {
     let mut count = 0;
     // SAFETY: writes one int through a valid pointer.

@@ -31,6 +31,7 @@ pub mod memory;
 pub mod ops;
 
 pub use array::Array;
+pub(crate) use device::has_cpu;
 pub use device::{Backend, Stream, gpu_backend};
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;

@@ -17,7 +17,6 @@ const SCORES_BYTES: usize = 64 << 20;
 
 /// Norm, projections and attention of one layer, and the residual connection around them.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a model has one kind, a few dozen of them")]
 pub(super) enum Attention {
     /// On MLX's own operations.
     Mlx(MlxAttention),

@@ -102,7 +102,7 @@ impl Kernels {
         architecture: &Architecture,
     ) -> Result<Self, MlxError> {
         let hopper = architecture.is_hopper();
-        let defines = vec![
+        let defines = [
             ("HEAD_DIM", geometry.head_dim),
             ("TRADITIONAL", i32::from(geometry.traditional)),
             ("HAS_BIAS", i32::from(geometry.bias)),
@@ -278,6 +278,9 @@ fn digest(sources: &[Source], architecture: &Architecture) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A kernel, and whether it was compiled anew.
+type Done = Result<(Program, bool), MlxError>;
+
 /// Compiles on all cores.
 fn compile(
     sources: &[Source],
@@ -285,8 +288,7 @@ fn compile(
 ) -> Result<(Vec<Program>, CompiledKernels), MlxError> {
     let start = Instant::now();
     let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<Option<Result<(Program, bool), MlxError>>>> =
-        Mutex::new(sources.iter().map(|_| None).collect());
+    let done: Mutex<Vec<Option<Done>>> = Mutex::new(sources.iter().map(|_| None).collect());
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(sources.len());
     thread::scope(|scope| {
         for _ in 0..threads {

@@ -1,0 +1,112 @@
+//! The functions for NVIDIA GPUs: here, on any machine, that they fail with a message where there is nothing to use. What
+//! they do on a GPU is tested by the golden vectors (`MLX_EMBED_TEST_DEVICE=gpu`).
+
+mod support;
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+use mlx_sys as sys;
+use support::Array;
+
+static MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+extern "C" fn keep(message: *const c_char, _: *mut c_void) {
+    // SAFETY: mlx-c passes a string that lives during the call.
+    let message = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
+    MESSAGES.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+}
+
+/// That a call failed, and what it said.
+fn failure(code: c_int) -> String {
+    assert_eq!(code, 1);
+    MESSAGES.lock().unwrap_or_else(PoisonError::into_inner).pop().expect("a message")
+}
+
+#[test]
+fn what_is_not_there_is_a_message() {
+    let no_queue = sys::mlxsys_cuda_queue { ctx: ptr::null_mut() };
+    let (mut image, mut size, mut function, mut pointer) = (ptr::null_mut(), 0, ptr::null_mut(), 0);
+    // SAFETY: slots for results are live, and nothing is launched on a queue that is none.
+    unsafe {
+        sys::mlx_set_error_handler(Some(keep), ptr::null_mut(), None);
+        sys::mlxsys_cuda_queue_free(no_queue);
+        sys::mlxsys_cuda_image_free(ptr::null_mut());
+
+        let none = |code: c_int| {
+            let message = failure(code);
+            assert!(message.contains("no queue"), "{message}");
+        };
+        none(sys::mlxsys_cuda_queue_load(&mut function, no_queue, ptr::null(), c"k".as_ptr(), 0));
+        let nothing = (ptr::null(), ptr::null(), ptr::null());
+        let blocks = [1, 1, 1];
+        none(sys::mlxsys_cuda_queue_launch(
+            no_queue,
+            function,
+            nothing.0,
+            0,
+            nothing.1,
+            0,
+            nothing.2,
+            0,
+            blocks.as_ptr(),
+            32,
+            0,
+        ));
+        none(sys::mlxsys_cuda_queue_write(no_queue, 0, ptr::null(), 0));
+        none(sys::mlxsys_cuda_queue_read(no_queue, ptr::null_mut(), 0, 0));
+        none(sys::mlxsys_cuda_queue_matmul(no_queue, 0, 0, 0, 0, 1, 1, 1, 0, 0));
+        none(sys::mlxsys_cuda_queue_synchronize(no_queue));
+
+        let no_source = failure(sys::mlxsys_cuda_compile(
+            &mut image,
+            &mut size,
+            ptr::null(),
+            ptr::null(),
+            ptr::null(),
+            0,
+        ));
+        assert!(no_source.contains("needs a source"), "{no_source}");
+
+        let mut cuda = false;
+        assert_eq!(sys::mlx_cuda_is_available(&mut cuda), 0);
+        if !cuda {
+            let array = Array::f32(&[1.0], &[1]);
+            let message = failure(sys::mlxsys_cuda_array_pointer(&mut pointer, array.0));
+            assert!(message.contains("not MLX's CUDA build"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_device_says_what_it_is() {
+    // SAFETY: handles are made, filled and freed once; the string is read while `info` is alive.
+    unsafe {
+        let device = sys::mlx_device_new_type(sys::mlx_device_type__MLX_CPU, 0);
+        let mut info = sys::mlx_device_info_new();
+        assert_eq!(sys::mlx_device_info_get(&mut info, device), 0);
+        sys::mlx_device_free(device);
+        let mut number = 0;
+        assert_eq!(sys::mlx_device_info_get_size(&mut number, info, c"compute_capability_major".as_ptr()), 2);
+        let mut name = ptr::null();
+        assert_eq!(sys::mlx_device_info_get_string(&mut name, info, c"no such key".as_ptr()), 2);
+        sys::mlx_device_info_free(info);
+    }
+}
+
+#[test]
+fn a_machine_without_the_driver_or_the_compiler_says_so() {
+    let (mut major, mut minor) = (0, 0);
+    let mut queue = sys::mlxsys_cuda_queue { ctx: ptr::null_mut() };
+    // SAFETY: slots for results are live; a queue that was made is freed.
+    unsafe {
+        sys::mlx_set_error_handler(Some(keep), ptr::null_mut(), None);
+        if sys::mlxsys_cuda_compiler_version(&mut major, &mut minor) == 0 {
+            assert!(major >= 12);
+        }
+        if sys::mlxsys_cuda_queue_new(&mut queue, 0) == 0 {
+            sys::mlxsys_cuda_queue_free(queue);
+        }
+    }
+}
