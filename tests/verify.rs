@@ -10,8 +10,8 @@ use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
 
 const WEIGHTS: &str = "model.safetensors";
-const CASE: &str = "qwen3-five-layers-affine-4bit-g64";
-const LAYERS: usize = 5;
+const CASE: &str = "qwen3-three-layers-affine-4bit-g64";
+const LAYERS: usize = 3;
 
 /// What runs a checkpoint: kernels and precision.
 fn ways() -> Vec<(&'static str, Precision)> {

@@ -3,25 +3,27 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
 
 use mlx_sys as sys;
 use support::Array;
 
-static MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+thread_local! {
+    static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
 
 extern "C" fn keep(message: *const c_char, _: *mut c_void) {
     // SAFETY: mlx-c passes a string that lives during the call.
     let message = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
-    MESSAGES.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+    MESSAGE.set(Some(message));
 }
 
 /// That a call failed, and what it said.
 fn failure(code: c_int) -> String {
     assert_eq!(code, 1);
-    MESSAGES.lock().unwrap_or_else(PoisonError::into_inner).pop().expect("a message")
+    MESSAGE.take().expect("a message")
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mlx_embed::verify::{Golden as File, GoldenText};
-use mlx_embed::{Device, Embedder, LoadOptions, Pooling};
+use mlx_embed::{Checkpoint, Device, Embedder, LoadOptions, Pooling};
 
 /// Where the cases are. Tests run in the workspace's root, and so does a test binary carried to another machine.
 pub fn directory(case: &str) -> PathBuf {
@@ -30,7 +30,9 @@ impl Golden {
     /// When the case is damaged: then there is nothing to test against.
     pub fn read(case: &str) -> Self {
         let file = File::open(directory(case).join("golden.safetensors")).expect("a golden file");
-        let pooling = file.poolings()[0];
+        let pooling =
+            Checkpoint::open(directory(case)).expect("a checkpoint").sentence_transformers().pooling;
+        let pooling = pooling.unwrap_or(file.poolings()[0]);
         let config = fs::read(directory(case).join("config.json")).expect("config.json");
         let config: serde_json::Value = serde_json::from_slice(&config).expect("valid JSON");
         let dtype = config["torch_dtype"].as_str().expect("a type").to_owned();
