@@ -1,21 +1,17 @@
 // NVIDIA's run-time compiler.
 
+#include "library.h"
 #include "mlxsys.h"
 
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
 
-#ifndef _WIN32
-#include <dlfcn.h>
-#endif
-
 #include "mlx/c/error.h"
 
 namespace {
 
-// NVRTC as far as it is used here. A CUDA build of MLX has it loaded already; nothing is linked to it, so that the CPU
-// build does without.
+// NVRTC as far as it is used here.
 struct MlxsysNvrtc_ {
   using Program = struct _nvrtcProgram*;
   int (*version)(int*, int*);
@@ -41,37 +37,20 @@ struct MlxsysNvrtc_ {
 
  private:
   MlxsysNvrtc_() {
-#ifdef _WIN32
-    throw std::runtime_error("[mlxsys_cuda_compile] not on this system");
-#else
-    const char* names[] = {"libnvrtc.so.13", "libnvrtc.so.12"};
-    void* library = nullptr;
-    for (int flags : {RTLD_LAZY | RTLD_NOLOAD, RTLD_LAZY}) {
-      for (auto* name : names) {
-        library = library ? library : dlopen(name, flags);
-      }
-    }
-    if (!library) {
-      throw std::runtime_error(
-          "[mlxsys_cuda_compile] NVIDIA's compiler library, libnvrtc.so.13 or .12, can't be loaded; "
-          "put its folder into LD_LIBRARY_PATH");
-    }
-    auto find = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
-      if (!function) {
-        throw std::runtime_error(std::string("[mlxsys_cuda_compile] NVIDIA's compiler library lacks ") + name);
-      }
-    };
-    find(version, "nvrtcVersion");
-    find(create, "nvrtcCreateProgram");
-    find(compile, "nvrtcCompileProgram");
-    find(log_size, "nvrtcGetProgramLogSize");
-    find(log, "nvrtcGetProgramLog");
-    find(image_size, "nvrtcGetCUBINSize");
-    find(image, "nvrtcGetCUBIN");
-    find(destroy, "nvrtcDestroyProgram");
-    find(message, "nvrtcGetErrorString");
-#endif
+    const MlxsysLibrary_ library(
+        {"libnvrtc.so.13", "libnvrtc.so.12"},
+        "[mlxsys_cuda_compile] NVIDIA's compiler library",
+        "[mlxsys_cuda_compile] NVIDIA's compiler library, libnvrtc.so.13 or .12, can't be loaded; "
+        "put its folder into LD_LIBRARY_PATH");
+    library.find(version, "nvrtcVersion");
+    library.find(create, "nvrtcCreateProgram");
+    library.find(compile, "nvrtcCompileProgram");
+    library.find(log_size, "nvrtcGetProgramLogSize");
+    library.find(log, "nvrtcGetProgramLog");
+    library.find(image_size, "nvrtcGetCUBINSize");
+    library.find(image, "nvrtcGetCUBIN");
+    library.find(destroy, "nvrtcDestroyProgram");
+    library.find(message, "nvrtcGetErrorString");
   }
 };
 

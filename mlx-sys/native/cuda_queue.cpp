@@ -1,6 +1,7 @@
 // A queue of compiled CUDA kernels beside MLX's: launched at once, with a few microseconds each where an operation of
 // MLX's takes more than ten.
 
+#include "library.h"
 #include "mlxsys.h"
 
 #include <array>
@@ -12,10 +13,6 @@
 #include <string>
 #include <vector>
 
-#ifndef _WIN32
-#include <dlfcn.h>
-#endif
-
 #include "mlx/c/cuda.h"
 #include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
@@ -24,7 +21,7 @@ namespace {
 
 namespace mx = mlx::core;
 
-// The driver as far as it is used here. A CUDA build of MLX has it loaded; nothing is linked to it.
+// The driver as far as it is used here.
 struct MlxsysDriver_ {
   int (*context_retain)(void**, int);
   int (*context_set)(void*);
@@ -60,35 +57,25 @@ struct MlxsysDriver_ {
 
  private:
   MlxsysDriver_() {
-#ifdef _WIN32
-    throw std::runtime_error("[mlxsys_cuda_queue] not on this system");
-#else
-    void* library = dlopen("libcuda.so.1", RTLD_LAZY);
-    if (!library) {
-      throw std::runtime_error("[mlxsys_cuda_queue] NVIDIA's driver, libcuda.so.1, can't be loaded");
-    }
-    auto find = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
-      if (!function) {
-        throw std::runtime_error(std::string("[mlxsys_cuda_queue] NVIDIA's driver lacks ") + name);
-      }
-    };
-    find(context_retain, "cuDevicePrimaryCtxRetain");
-    find(context_set, "cuCtxSetCurrent");
-    find(stream_create, "cuStreamCreate");
-    find(stream_destroy, "cuStreamDestroy_v2");
-    find(stream_synchronize, "cuStreamSynchronize");
-    find(module_load, "cuModuleLoadData");
-    find(module_unload, "cuModuleUnload");
-    find(module_function, "cuModuleGetFunction");
-    find(function_attribute, "cuFuncSetAttribute");
-    find(launch, "cuLaunchKernel");
-    find(copy_in, "cuMemcpyHtoDAsync_v2");
-    find(copy_out, "cuMemcpyDtoHAsync_v2");
-    find(host_alloc, "cuMemHostAlloc");
-    find(host_free, "cuMemFreeHost");
-    find(error_string, "cuGetErrorString");
-#endif
+    const MlxsysLibrary_ library(
+        {"libcuda.so.1"},
+        "[mlxsys_cuda_queue] NVIDIA's driver",
+        "[mlxsys_cuda_queue] NVIDIA's driver, libcuda.so.1, can't be loaded");
+    library.find(context_retain, "cuDevicePrimaryCtxRetain");
+    library.find(context_set, "cuCtxSetCurrent");
+    library.find(stream_create, "cuStreamCreate");
+    library.find(stream_destroy, "cuStreamDestroy_v2");
+    library.find(stream_synchronize, "cuStreamSynchronize");
+    library.find(module_load, "cuModuleLoadData");
+    library.find(module_unload, "cuModuleUnload");
+    library.find(module_function, "cuModuleGetFunction");
+    library.find(function_attribute, "cuFuncSetAttribute");
+    library.find(launch, "cuLaunchKernel");
+    library.find(copy_in, "cuMemcpyHtoDAsync_v2");
+    library.find(copy_out, "cuMemcpyDtoHAsync_v2");
+    library.find(host_alloc, "cuMemHostAlloc");
+    library.find(host_free, "cuMemFreeHost");
+    library.find(error_string, "cuGetErrorString");
   }
 };
 
@@ -130,39 +117,23 @@ struct MlxsysBlas_ {
 
  private:
   MlxsysBlas_() {
-#ifdef _WIN32
-    throw std::runtime_error("[mlxsys_cuda_queue_matmul] not on this system");
-#else
-    void* library = nullptr;
-    for (int flags : {RTLD_LAZY | RTLD_NOLOAD, RTLD_LAZY}) {
-      for (auto* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
-        library = library ? library : dlopen(name, flags);
-      }
-    }
-    if (!library) {
-      throw std::runtime_error(
-          "[mlxsys_cuda_queue_matmul] NVIDIA's libcublasLt.so.13 or .12 can't be loaded; "
-          "put its folder into LD_LIBRARY_PATH");
-    }
-    auto find = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
-      if (!function) {
-        throw std::runtime_error(std::string("[mlxsys_cuda_queue_matmul] cuBLASLt lacks ") + name);
-      }
-    };
-    find(create, "cublasLtCreate");
-    find(destroy, "cublasLtDestroy");
-    find(desc_create, "cublasLtMatmulDescCreate");
-    find(desc_destroy, "cublasLtMatmulDescDestroy");
-    find(desc_set, "cublasLtMatmulDescSetAttribute");
-    find(layout_create, "cublasLtMatrixLayoutCreate");
-    find(layout_destroy, "cublasLtMatrixLayoutDestroy");
-    find(preference_create, "cublasLtMatmulPreferenceCreate");
-    find(preference_destroy, "cublasLtMatmulPreferenceDestroy");
-    find(preference_set, "cublasLtMatmulPreferenceSetAttribute");
-    find(heuristic, "cublasLtMatmulAlgoGetHeuristic");
-    find(matmul, "cublasLtMatmul");
-#endif
+    const MlxsysLibrary_ library(
+        {"libcublasLt.so.13", "libcublasLt.so.12"},
+        "[mlxsys_cuda_queue_matmul] cuBLASLt",
+        "[mlxsys_cuda_queue_matmul] NVIDIA's libcublasLt.so.13 or .12 can't be loaded; "
+        "put its folder into LD_LIBRARY_PATH");
+    library.find(create, "cublasLtCreate");
+    library.find(destroy, "cublasLtDestroy");
+    library.find(desc_create, "cublasLtMatmulDescCreate");
+    library.find(desc_destroy, "cublasLtMatmulDescDestroy");
+    library.find(desc_set, "cublasLtMatmulDescSetAttribute");
+    library.find(layout_create, "cublasLtMatrixLayoutCreate");
+    library.find(layout_destroy, "cublasLtMatrixLayoutDestroy");
+    library.find(preference_create, "cublasLtMatmulPreferenceCreate");
+    library.find(preference_destroy, "cublasLtMatmulPreferenceDestroy");
+    library.find(preference_set, "cublasLtMatmulPreferenceSetAttribute");
+    library.find(heuristic, "cublasLtMatmulAlgoGetHeuristic");
+    library.find(matmul, "cublasLtMatmul");
   }
 };
 
