@@ -37,6 +37,31 @@ __device__ __forceinline__ float warp_sum(float x) {
   return x;
 }
 
+// The sum over a block of `Threads`, for all of them.
+template <int Threads>
+__device__ __forceinline__ float block_sum(float x) {
+  __shared__ float parts[Threads / 32];
+  x = warp_sum(x);
+  if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = x;
+  __syncthreads();
+  x = 0.f;
+#pragma unroll
+  for (int i = 0; i < Threads / 32; ++i) x += parts[i];
+  return x;
+}
+
+// Eight weights of one step of 16 inputs, two rows, and their scales and biases.
+__device__ __forceinline__ void expand(u32 (&out)[4], u32 packed, uint2 factors) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const u32 both = i & 1 ? factors.y : factors.x;
+    // 0x4300 is 128 in bf16, whose last seven bits count units.
+    const u32 above_128 = (packed >> (4 * i)) & 0x000f000fu | 0x43004300u;
+    const u32 value = fma2(above_128, 0x3f803f80u, 0xc300c300u);
+    out[i] = fma2(value, __byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232));
+  }
+}
+
 // D += A B, with A 16x16 and B 16x8 of bf16 and D of float, spread over a warp.
 __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm volatile(

@@ -21,7 +21,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            float* __restrict__ squares,           // [T, 1]
            float* __restrict__ angles,            // [T, 2, E / 2]
            int hidden, int positions_at) {
-  __shared__ float parts[THREADS / 32];
   const int thread = threadIdx.x;
   const u64 token = blockIdx.x, id = meta[token];
   const u64 position = meta[positions_at + token];
@@ -40,11 +39,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     scaled[token * hidden + i] = to_bf16(x * to_float(scale[i]));
     square += x * x;
   }
-  square = warp_sum(square);
-  if ((thread & 31) == 0) parts[thread >> 5] = square;
-  __syncthreads();
-  if (thread == 0) {
-    for (int i = 1; i < THREADS / 32; ++i) square += parts[i];
-    squares[token] = square;
-  }
+  square = block_sum<THREADS>(square);
+  if (thread == 0) squares[token] = square;
 }

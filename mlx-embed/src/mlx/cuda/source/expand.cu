@@ -16,14 +16,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (int k = 0; k < 4; ++k) {
     const int group = (step * 64 + k * 16) / GROUP;
     const uint2 both = factors[((block * (inputs / GROUP) + group) * 4 + warp) * 8 + (lane >> 2)];
+    u32 values[4];
+    expand(values, packed[k], both);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const u32 own = i & 1 ? both.y : both.x;
-      const u32 above_128 = (packed[k] >> (4 * i)) & 0x000f000fu | 0x43004300u;
-      const u32 value = fma2(above_128, 0x3f803f80u, 0xc300c300u);
-      tile[warp * 16 + (lane >> 2) + 8 * (i & 1)][k * 8 + (lane & 3) + 4 * (i >> 1)] =
-          fma2(value, __byte_perm(own, 0, 0x1010), __byte_perm(own, 0, 0x3232));
-    }
+    for (int i = 0; i < 4; ++i)
+      tile[warp * 16 + (lane >> 2) + 8 * (i & 1)][k * 8 + (lane & 3) + 4 * (i >> 1)] = values[i];
   }
   __syncthreads();
 #pragma unroll

@@ -7,19 +7,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            const u16* __restrict__ scale,  // [D]
            float* __restrict__ out,        // [N, D]
            int hidden, int normalise, float eps) {
-  __shared__ float parts[THREADS / 32];
   const u16* row = x + (u64)blockIdx.x * hidden;
   float norm = 1.f;
   if (normalise) {
     float square = 0.f;
     for (int i = threadIdx.x; i < hidden; i += THREADS) square += to_float(row[i]) * to_float(row[i]);
-    square = warp_sum(square);
-    if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = square;
-    __syncthreads();
-    square = 0.f;
-#pragma unroll
-    for (int i = 0; i < THREADS / 32; ++i) square += parts[i];
-    norm = rsqrtf(square / hidden + eps);
+    norm = rsqrtf(block_sum<THREADS>(square) / hidden + eps);
   }
   for (int i = threadIdx.x; i < hidden; i += THREADS)
     out[(u64)blockIdx.x * hidden + i] = to_float(row[i]) * (normalise ? norm * to_float(scale[i]) : 1.f);

@@ -29,18 +29,6 @@ constexpr int BATCH = TOKENS / WARPS < 1 ? 1 : TOKENS / WARPS < 4 ? TOKENS / WAR
 static_assert(TOKENS % WIDTH == 0 && PREFETCH % 2 == 0 && STAGES >= 3, "sizes that the loops below can't do");
 static_assert(!WGMMA || OUTPUT_WARPS % 4 == 0, "a product of four warps has 64 outputs");
 
-// Eight weights of one step of 16 inputs, two rows, and their scales and biases.
-__device__ __forceinline__ void expand(u32 (&out)[4], u32 packed, uint2 factors) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const u32 both = i & 1 ? factors.y : factors.x;
-    // 0x4300 is 128 in bf16, whose last seven bits count units.
-    const u32 above_128 = (packed >> (4 * i)) & 0x000f000fu | 0x43004300u;
-    const u32 value = fma2(above_128, 0x3f803f80u, 0xc300c300u);
-    out[i] = fma2(value, __byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232));
-  }
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL(const u16* __restrict__ a,      // [T, inputs]
            const uint4* __restrict__ weight,   // as `pack` writes it
