@@ -96,11 +96,6 @@ impl Batch {
         }
     }
 
-    /// Whether several texts lie one behind the other.
-    pub(crate) fn is_joined(&self) -> bool {
-        self.shape[0] == 1 && self.lengths.len() != 1
-    }
-
     /// Texts one behind the other.
     pub(crate) fn joined(texts: &[&[u32]]) -> Self {
         let ids = texts.concat();

@@ -73,7 +73,7 @@ impl Files {
             }
             Self::Embedded(embedded) => hasher.update(embedded.get(Path::new(name))?),
         }
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hasher.finalize()))
     }
 
     pub(crate) fn holds(&self, name: &str) -> bool {
@@ -102,4 +102,9 @@ pub(crate) fn require_regular(path: &Path) -> io::Result<()> {
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
     }
+}
+
+/// Bytes in hexadecimal, as hashes are written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -69,20 +69,19 @@ impl Pooling {
     /// `B * D` numbers.
     pub(crate) fn pool(
         self,
-        hidden: &Output,
+        hidden: Output,
         batch: &Batch,
         before: &Before,
         stream: &Stream,
     ) -> Result<Vec<f32>, MlxError> {
         let hidden = match (hidden, self) {
-            (Output::Host(hidden), Self::Mean) => return Ok(mean_at_hand(hidden, batch, before)),
-            (Output::Host(hidden), Self::LastToken | Self::Cls) => return Ok(hidden.clone()),
-            (Output::Array(hidden), _) => ops::astype(hidden, Dtype::F32, stream)?,
+            (Output::Host(hidden), Self::Mean) => return Ok(mean_at_hand(&hidden, batch, before)),
+            (Output::Host(hidden), Self::LastToken | Self::Cls) => return Ok(hidden),
+            (Output::Array(hidden), _) => ops::astype(&hidden, Dtype::F32, stream)?,
         };
         match self {
             Self::LastToken | Self::Cls => hidden.to_vec(stream),
             Self::Mean if stream.backend() == Backend::Cpu => mean_here(&hidden, batch, before),
-            Self::Mean if batch.is_joined() => mean_of_joined(&hidden, batch, before, stream),
             Self::Mean => mean(&hidden, batch, before, stream),
         }
     }
@@ -108,33 +107,6 @@ fn mean_at_hand(hidden: &[f32], batch: &Batch, before: &Before) -> Vec<f32> {
         pooled.extend(sums.iter().map(|sum| sum / (before.tokens + length) as f32));
     }
     pooled
-}
-
-/// The mean of texts that lie one behind the other, each by itself: what isn't finite in one is no business of others.
-fn mean_of_joined(
-    hidden: &Array,
-    batch: &Batch,
-    before: &Before,
-    stream: &Stream,
-) -> Result<Vec<f32>, MlxError> {
-    let width = hidden.shape().last().copied().unwrap_or(0);
-    let hidden = ops::reshape(hidden, &[-1, width], stream)?;
-    let mut sums = Vec::new();
-    for (&start, &length) in batch.starts.iter().zip(batch.lengths.iter()) {
-        let (start, length) = (start as i32, length as i32);
-        let own = ops::slice_axis(&hidden, 0, start, start + length, stream)?;
-        let ones = ops::broadcast_to(&Array::from_slice(&[1.0_f32], &[1, 1])?, &[1, length], stream)?;
-        sums.push(ops::matmul(&ones, &own, stream)?);
-    }
-    let mut pooled = ops::concatenate(&sums, 0, stream)?.to_vec::<f32>(stream)?;
-    for (vector, &length) in pooled.chunks_mut(width as usize).zip(batch.lengths.iter()) {
-        let tokens = (before.tokens + length) as f32;
-        if before.tokens > 0 {
-            add(vector, &before.sums);
-        }
-        vector.iter_mut().for_each(|x| *x /= tokens);
-    }
-    Ok(pooled)
 }
 
 /// The mean of padded rows as a product with a matrix that holds `1 / length` at real tokens and 0 at padding.
@@ -276,15 +248,10 @@ mod tests {
     fn mean_keeps_joined_texts_apart() {
         let hidden = Array::from_slice(&[1.0_f32, 3.0, f32::NAN, 5.0], &[1, 4, 1]).unwrap();
         let batch = Batch::joined(&[&[1, 1], &[1], &[1]]);
-        let stream = Stream::cpu().unwrap();
-        for pooled in [
-            mean_here(&hidden, &batch, &Before::default()).unwrap(),
-            mean_of_joined(&hidden, &batch, &Before::default(), &stream).unwrap(),
-        ] {
-            assert!(pooled[0] == 2.0 && pooled[1].is_nan() && pooled[2] == 5.0, "{pooled:?}");
-        }
+        let pooled = mean_here(&hidden, &batch, &Before::default()).unwrap();
+        assert!(pooled[0] == 2.0 && pooled[1].is_nan() && pooled[2] == 5.0, "{pooled:?}");
         let before = Before::new(&[7.0, 9.0], 1);
-        let pooled = mean_of_joined(&hidden, &batch, &before, &stream).unwrap();
+        let pooled = mean_here(&hidden, &batch, &before).unwrap();
         assert!(pooled[0] == 5.0 && pooled[1].is_nan() && pooled[2] == 7.0, "{pooled:?}");
     }
 

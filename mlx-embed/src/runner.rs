@@ -152,8 +152,10 @@ impl Runner {
         if ids.len() >= LEAST_REUSED {
             self.decoder.check_weights()?;
             let batch = Batch::joined(&[ids]);
+            let rows = self.pooling.rows(&batch);
+            let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
             let keep = Reuse::Keep(&mut layers);
-            let states = self.decoder.forward(&batch, Rows::All, keep, None, &self.stream)?;
+            let states = self.decoder.forward(&batch, rows, keep, None, &self.stream)?;
             match states {
                 Output::Array(states) if self.pooling == Pooling::Mean => {
                     hidden = ops::astype(&states, Dtype::F32, &self.stream)?.to_vec(&self.stream)?;
@@ -161,7 +163,7 @@ impl Runner {
                 Output::Host(states) if self.pooling == Pooling::Mean => hidden = states,
                 _ => {}
             }
-            // What follows the last layer's attention is computed only if the mean asked for it.
+            // On MLX's graph, what follows the last layer's attention is computed only if the mean asked for it.
             KeysValues::eval(&layers)?;
         }
         Ok(Prefix { ids: ids.to_vec(), layers, hidden, backend: self.stream.backend() })
@@ -206,7 +208,7 @@ impl Runner {
         let rows = self.pooling.rows(&batch);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, reuse, None, &self.stream)?;
-        let pooled = self.pooling.pool(&hidden, &batch, before, &self.stream)?;
+        let pooled = self.pooling.pool(hidden, &batch, before, &self.stream)?;
         let vectors = pooled.chunks(self.hidden).map(|vector| {
             let finite = vector.iter().all(|x| x.is_finite());
             if finite { Ok(vector.to_vec()) } else { Err(InputError::NotFinite) }

@@ -129,7 +129,9 @@ impl Attention {
             Self::Host(attention) => {
                 attention.mix(hidden.x.array()?, texts, reuse, rope, stream).map(State::Array)
             }
-            Self::Cuda(attention) => attention.mix(hidden.cuda()?, pass.cuda()?, reuse, stream),
+            Self::Cuda(attention) => {
+                attention.mix(hidden.cuda()?, pass.cuda()?, reuse, stream).map(State::Tensor)
+            }
         }
     }
 

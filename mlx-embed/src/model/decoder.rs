@@ -230,7 +230,7 @@ impl Decoder {
             for _ in 0..LAYERS_TO_MEASURE {
                 hidden = layer.forward(&hidden, &pass, Rows::All, LayerReuse::Nothing, &self.kernels)?;
             }
-            cuda.synchronize()
+            cuda.wait()
         })
     }
 }

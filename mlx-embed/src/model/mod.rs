@@ -112,9 +112,9 @@ impl From<Array> for Hidden {
     }
 }
 
-impl From<(State, cuda::Ahead)> for Hidden {
-    fn from((x, ahead): (State, cuda::Ahead)) -> Self {
-        Self { x, ahead: Some(ahead) }
+impl From<(Tensor, cuda::Ahead)> for Hidden {
+    fn from((x, ahead): (Tensor, cuda::Ahead)) -> Self {
+        Self { x: State::Tensor(x), ahead: Some(ahead) }
     }
 }
 

@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::batch::Batch;
 use crate::error::Error;
 use crate::mlx::{Array, Backend, Dtype, MlxError, ops};
 use crate::model::{Arithmetic, Level, Output, Part, Record, Reuse, Rows, Watch};
@@ -35,7 +34,7 @@ impl Runner {
     ) -> Result<Vec<Record>, Error> {
         let _turn = self.stream.turn();
         self.decoder.check_weights()?;
-        let batch = if self.decoder.joins() { Batch::joined(texts) } else { Batch::padded(texts) };
+        let batch = self.batch(texts);
         let whole = layers.end == self.decoder.layers();
         let rows = if whole { self.pooling.rows(&batch) } else { None };
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
@@ -60,7 +59,7 @@ impl Runner {
             return Ok(records);
         }
         let behind = Instant::now();
-        self.pooling.pool(&hidden, &batch, &Before::default(), &self.stream)?;
+        self.pooling.pool(hidden, &batch, &Before::default(), &self.stream)?;
         let pooled = behind.elapsed();
         let (arithmetic, layer) = (Arithmetic::F32, None);
         match level {

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::plan::Plan;
 use super::program::{Architecture, Program, Source};
 use super::tiles::{After, Tile, tiles};
+use crate::file::hex;
 use crate::info::CompiledKernels;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -275,7 +276,7 @@ fn digest(sources: &[Source], architecture: &Architecture) -> String {
     for source in sources {
         digest.update(format!("{} {:?}", source.text, source.defines));
     }
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.finalize())
 }
 
 /// A kernel, and whether it was compiled anew.

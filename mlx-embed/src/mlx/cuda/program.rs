@@ -7,6 +7,7 @@ use std::{env, fs};
 use mlx_sys as sys;
 use sha2::{Digest, Sha256};
 
+use crate::file::hex;
 use crate::mlx::error::{MlxError, check, install_handler};
 
 /// What code is compiled for.
@@ -119,10 +120,6 @@ impl Program {
         }
         Ok((program(code), true))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn compile(source: &Source, name: &str, architecture: &Architecture) -> Result<Vec<u8>, MlxError> {

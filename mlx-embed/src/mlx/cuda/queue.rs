@@ -36,13 +36,10 @@ struct Memory {
     pointer: u64,
 }
 
-/// A matrix in the GPU's memory. The memory is free for the next when the last handle goes: what was launched before
-/// comes first.
-#[derive(Debug, Clone)]
-pub(crate) struct Tensor(Rc<Owned>);
-
+/// A matrix in the GPU's memory, which is free for the next when it goes: what was launched before comes first.
 #[derive(Debug)]
-struct Owned {
+pub(crate) struct Tensor {
+    /// `None` only while it is dropped.
     memory: Option<Memory>,
     size: usize,
     pool: Weak<Pool>,
@@ -50,7 +47,7 @@ struct Owned {
     dtype: Dtype,
 }
 
-impl Drop for Owned {
+impl Drop for Tensor {
     fn drop(&mut self) {
         if let (Some(pool), Some(memory)) = (self.pool.upgrade(), self.memory.take()) {
             pool.0.borrow_mut().entry(self.size).or_default().push(memory);
@@ -60,15 +57,15 @@ impl Drop for Owned {
 
 impl Tensor {
     pub(crate) fn shape(&self) -> [i32; 2] {
-        self.0.shape
+        self.shape
     }
 
     pub(super) fn dtype(&self) -> Dtype {
-        self.0.dtype
+        self.dtype
     }
 
     pub(super) fn pointer(&self) -> u64 {
-        self.0.memory.as_ref().map_or(0, |memory| memory.pointer)
+        self.memory.as_ref().map_or(0, |memory| memory.pointer)
     }
 }
 
@@ -124,7 +121,7 @@ impl Queue {
             }
         };
         let pool = Rc::downgrade(&self.pool);
-        Ok(Tensor(Rc::new(Owned { memory: Some(memory), size, pool, shape, dtype })))
+        Ok(Tensor { memory: Some(memory), size, pool, shape, dtype })
     }
 
     /// # Safety
@@ -245,7 +242,7 @@ impl Queue {
     /// what is made of the array before that.
     pub(super) fn array(&self, tensor: &Tensor, stream: &Stream) -> Result<Array, MlxError> {
         self.synchronize()?;
-        let Some(memory) = &tensor.0.memory else {
+        let Some(memory) = &tensor.memory else {
             return Err(MlxError::new("cuda_queue", "a tensor without memory"));
         };
         let [rows, columns] = tensor.shape();

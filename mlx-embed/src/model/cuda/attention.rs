@@ -5,7 +5,6 @@ use std::rc::Rc;
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
 use crate::mlx::cuda::{Fixed, Tensor};
 use crate::mlx::{Array, MlxError, Stream, ops};
-use crate::model::State;
 use crate::model::reuse::{KeysValues, LayerReuse};
 
 use super::weight::{Order, Weight};
@@ -74,7 +73,7 @@ impl Attention {
         call: &Call,
         reuse: LayerReuse<'_>,
         stream: &Stream,
-    ) -> Result<State, MlxError> {
+    ) -> Result<Tensor, MlxError> {
         let of_heads = [self.bias.as_ref(), self.head_norms.as_ref()];
         let past = match &reuse {
             LayerReuse::Nothing | LayerReuse::Keep(_) => None,
@@ -94,7 +93,7 @@ impl Attention {
             KeysValues::eval(std::slice::from_ref(&own))?;
             kept.push(own);
         }
-        ops.attention(&qkv, past, &call.plan, &call.meta, stream).map(State::Tensor)
+        ops.attention(&qkv, past, &call.plan, &call.meta, stream)
     }
 
     /// `[T, K * E]` each.
@@ -112,7 +111,7 @@ impl Attention {
         mixed: &Tensor,
         ahead: &Ahead,
         stream: &Stream,
-    ) -> Result<(State, Ahead), MlxError> {
+    ) -> Result<(Tensor, Ahead), MlxError> {
         self.cuda.add(x, mixed, &self.o, &self.next_norm, ahead, stream)
     }
 }

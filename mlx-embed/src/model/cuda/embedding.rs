@@ -3,9 +3,8 @@
 use std::rc::Rc;
 
 use crate::checkpoint::{CheckpointError, Matrix, ModelConfig, Weights};
-use crate::mlx::cuda::{Fixed, Plan};
+use crate::mlx::cuda::{Fixed, Plan, Tensor};
 use crate::mlx::{Array, MlxError, Stream};
-use crate::model::State;
 use crate::model::rope::Rope;
 
 use super::weight::on_gpu;
@@ -50,7 +49,7 @@ impl Embedding {
         past: usize,
         rope: &Rope,
         stream: &Stream,
-    ) -> Result<(State, Ahead, Call), MlxError> {
+    ) -> Result<(Tensor, Ahead, Call), MlxError> {
         let ops = &self.cuda.ops;
         let plan = Plan::new(ids, lengths, past)?;
         let all_angles = self.cuda.angles(rope, plan.positions())?;
@@ -62,6 +61,6 @@ impl Embedding {
         } else {
             Ahead::Normed(ops.norm(&x, &self.next_norm, stream)?)
         };
-        Ok((State::Tensor(x), ahead, Call { plan, meta, angles }))
+        Ok((x, ahead, Call { plan, meta, angles }))
     }
 }

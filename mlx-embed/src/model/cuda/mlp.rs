@@ -5,7 +5,6 @@ use std::rc::Rc;
 use crate::checkpoint::{CheckpointError, ModelConfig, Weights};
 use crate::mlx::cuda::{Fixed, Tensor};
 use crate::mlx::{MlxError, Stream};
-use crate::model::State;
 
 use super::weight::{Order, Weight};
 use super::{Ahead, Cuda};
@@ -58,7 +57,7 @@ impl Mlp {
         x: &Tensor,
         ahead: &Ahead,
         stream: &Stream,
-    ) -> Result<(State, Ahead), MlxError> {
+    ) -> Result<(Tensor, Ahead), MlxError> {
         let ops = &self.cuda.ops;
         let gated = match ahead {
             Ahead::Scaled(scaled) => ops.gated(scaled, self.gate_up.packed()?, stream)?,

@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::file::hex;
 use crate::mlx::cuda::{self, Fixed, Plan, Scaled, Tensor};
 use crate::mlx::{Array, MlxError, Stream};
 
-use super::State;
 use super::rope::Rope;
 
 pub(super) use attention::Attention;
@@ -88,7 +88,7 @@ impl Cuda {
         })
     }
 
-    /// Waits for what was launched.
+    /// Waits for all that was launched.
     pub(in crate::model) fn wait(&self) -> Result<(), MlxError> {
         self.ops.synchronize()
     }
@@ -133,23 +133,18 @@ impl Cuda {
         scale: &Fixed,
         ahead: &Ahead,
         stream: &Stream,
-    ) -> Result<(State, Ahead), MlxError> {
+    ) -> Result<(Tensor, Ahead), MlxError> {
         Ok(match ahead {
             Ahead::Scaled(_) => {
                 let (x, scaled) = self.ops.add(x, a, weight.packed()?, scale, stream)?;
-                (State::Tensor(x), Ahead::Scaled(scaled))
+                (x, Ahead::Scaled(scaled))
             }
             Ahead::Normed(_) => {
                 let x = weight.product(self, a, Some(x), stream)?;
                 let normed = self.ops.norm(&x, scale, stream)?;
-                (State::Tensor(x), Ahead::Normed(normed))
+                (x, Ahead::Normed(normed))
             }
         })
-    }
-
-    /// Waits for all that was launched.
-    pub(in crate::model) fn synchronize(&self) -> Result<(), MlxError> {
-        self.ops.synchronize()
     }
 
     /// Finds out from how many tokens on weights are better expanded, unless the policy or an earlier measurement says
@@ -163,7 +158,7 @@ impl Cuda {
         }
         let of = format!("{} {:?} {}", self.digest, self.form, self.policy);
         let path = cuda::cache_folder()
-            .map(|folder| folder.join(format!("mlx_embed_matmul_{:.16}.json", sha256(of.as_bytes()))));
+            .map(|folder| folder.join(format!("mlx_embed_matmul_{:.16}.json", hex(&Sha256::digest(&of)))));
         let calibration = match path.as_deref().and_then(|path| Calibration::read(&of, path)) {
             Some(known) => known,
             None => {
@@ -205,8 +200,4 @@ impl Cuda {
         *angles = Some(Angles { base, positions, angles: Rc::clone(&made) });
         Ok(made)
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -61,7 +61,11 @@ impl Weight {
             }
         }
         let Some(quantization) = quantization else {
-            let dense = cuda::Dense::new(on_gpu(&joined(&parts[0], order, stream)?, stream)?)?;
+            let dense = match &parts[0][..] {
+                [only] => on_gpu(only, stream)?,
+                several => joined(several, order, stream)?,
+            };
+            let dense = cuda::Dense::new(dense)?;
             return Ok(Self { packed: None, dense: Some(dense) });
         };
         let [weight, scales, biases] = [
