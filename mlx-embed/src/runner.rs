@@ -128,6 +128,10 @@ impl Runner {
             Kind::Mlx => Kernels::Mlx,
         };
         let decoder = Decoder::load(checkpoint, kernels, loaded, &stream)?;
+        if matches!(options.kind, Kind::Cuda(..)) {
+            // What the weights were made of; batches have memory of their own.
+            memory::clear_cache()?;
+        }
         let hidden = config.hidden_size as usize;
         let head_dim = (config.head_dim as usize).next_multiple_of(KEYS_AT_ONCE);
         let keys_values = config.layers * 2 * config.kv_heads as usize * head_dim;

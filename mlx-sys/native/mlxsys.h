@@ -185,11 +185,31 @@ int mlxsys_cuda_queue_load(
     int shared_memory);
 
 /**
- * Launches a kernel whose parameters are pointers, then integers, then floats. The caller answers for what it does.
+ * How many multiprocessors the GPU has.
+ */
+int mlxsys_cuda_queue_multiprocessors(int* res, mlxsys_cuda_queue queue);
+
+/**
+ * A row-major matrix of bf16 that Hopper's copies read in tiles of `tile_rows` by 64, in the order of the 128-byte swizzle;
+ * zeros beyond its end. It begins at a multiple of 16 bytes, and so do its rows.
+ */
+typedef struct mlxsys_cuda_tiles_ {
+  uint64_t matrix;
+  int rows;
+  int columns;
+  int tile_rows;
+} mlxsys_cuda_tiles;
+
+/**
+ * Launches a kernel whose parameters are tiles (CUtensorMap), then pointers, then integers, then floats. The caller answers
+ * for what it does. From compute capability 9.0 on it may start while what was launched before still runs, and waits for
+ * that itself (griddepcontrol.wait).
  */
 int mlxsys_cuda_queue_launch(
     mlxsys_cuda_queue queue,
     void* function,
+    const mlxsys_cuda_tiles* tiles,
+    size_t n_tiles,
     const uint64_t* pointers,
     size_t n_pointers,
     const int* ints,

@@ -41,11 +41,15 @@ fn what_is_not_there_is_a_message() {
             assert!(message.contains("no queue"), "{message}");
         };
         none(sys::mlxsys_cuda_queue_load(&mut function, no_queue, ptr::null(), c"k".as_ptr(), 0));
+        let mut processors = 0;
+        none(sys::mlxsys_cuda_queue_multiprocessors(&mut processors, no_queue));
         let nothing = (ptr::null(), ptr::null(), ptr::null());
         let blocks = [1, 1, 1];
         none(sys::mlxsys_cuda_queue_launch(
             no_queue,
             function,
+            ptr::null(),
+            0,
             nothing.0,
             0,
             nothing.1,
