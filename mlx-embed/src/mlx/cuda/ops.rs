@@ -340,7 +340,7 @@ impl Ops {
         }
         self.kernels.of_heads(what, bias.map(Fixed::array), norms.map(Fixed::array))?;
         let [bias, norms] = [bias, norms].map(|of| of.map_or(0, |of| of.pointer));
-        let out = self.queue.tensor(Role::Qkv, [tokens, outputs], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Wide, [tokens, outputs], Dtype::Bf16, stream)?;
         let launch = self.choose(After::Rotate, &x.scaled, w)?;
         let more = [x.squares.pointer(), bias, norms, angles.pointer(), out.pointer()];
         let ints = [tokens, outputs, inputs, parts, heads, heads + kv_heads];
@@ -396,7 +396,7 @@ impl Ops {
         if outputs % 16 != 0 {
             return Err(wrong(what, format!("{outputs} outputs don't alternate eight by eight")));
         }
-        let out = self.queue.tensor(Role::Gated, [tokens, outputs / 2], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Wide, [tokens, outputs / 2], Dtype::Bf16, stream)?;
         let launch = self.choose(After::SwiGlu, &x.scaled, w)?;
         let more = [x.squares.pointer(), out.pointer()];
         // SAFETY: as in `qkv`.
@@ -488,7 +488,7 @@ impl Ops {
             return Err(wrong(what, format!("{width} numbers don't alternate eight by eight")));
         }
         let Expanded::Other { swiglu, .. } = &self.expanded else { return Err(fused(what)) };
-        let out = self.queue.tensor(Role::Gated, [tokens, width / 2], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Wide, [tokens, width / 2], Dtype::Bf16, stream)?;
         let eights = tokens * (width / 16);
         let pointers = [both.pointer(), out.pointer()];
         // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last.
@@ -516,7 +516,7 @@ impl Ops {
         self.kernels.of_heads(what, bias.map(Fixed::array), norms.map(Fixed::array))?;
         let Expanded::Other { rotate, .. } = &self.expanded else { return Err(fused(what)) };
         let [bias, norms] = [bias, norms].map(|of| of.map_or(0, |of| of.pointer));
-        let out = self.queue.tensor(Role::Qkv, [tokens, width], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Wide, [tokens, width], Dtype::Bf16, stream)?;
         let all_heads = heads + 2 * kv_heads;
         let pointers = [qkv.pointer(), bias, norms, angles.pointer(), out.pointer()];
         let ints = [tokens, all_heads, heads, heads + kv_heads];

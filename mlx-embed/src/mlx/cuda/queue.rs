@@ -25,11 +25,11 @@ pub(super) enum Role {
     Residual,
     Scaled,
     Squares,
-    Qkv,
+    /// Queries, keys and values, and then what the activation makes.
+    Wide,
     Mixed,
     /// Gate and up together, where the activation is a kernel of its own.
     Both,
-    Gated,
     Expanded,
     Workspace,
     Rows,
