@@ -45,7 +45,11 @@ struct MlxsysDriver_ {
     const Attribute* attributes;
     unsigned n_attributes;
   };
+  int (*limit_get)(size_t*, int);
+  int (*limit_set)(int, size_t);
   int (*device_attribute)(int*, int, int);
+  int (*pool)(void**, int);
+  int (*pool_trim)(void*, size_t);
   int (*launch)(const Config*, void*, void**, void**);
   int (*encode_tiles)(
       void*, int, unsigned, void*, const uint64_t*, const uint64_t*, const unsigned*, const unsigned*, int, int, int, int);
@@ -86,6 +90,10 @@ struct MlxsysDriver_ {
     library.find(module_function, "cuModuleGetFunction");
     library.find(function_attribute, "cuFuncSetAttribute");
     library.find(device_attribute, "cuDeviceGetAttribute");
+    library.find(limit_get, "cuCtxGetLimit");
+    library.find(limit_set, "cuCtxSetLimit");
+    library.find(pool, "cuDeviceGetDefaultMemPool");
+    library.find(pool_trim, "cuMemPoolTrimTo");
     library.find(launch, "cuLaunchKernelEx");
     library.find(encode_tiles, "cuTensorMapEncodeTiled");
     library.find(copy_in, "cuMemcpyHtoDAsync_v2");
@@ -202,6 +210,7 @@ struct MlxsysProduct_ {
 struct MlxsysQueue_ {
   void* context{nullptr};
   void* stream{nullptr};
+  int device;
   int major{0};
   int multiprocessors{0};
   std::vector<void*> modules;
@@ -212,13 +221,20 @@ struct MlxsysQueue_ {
   void* blas{nullptr};
   std::map<std::array<int, 3>, std::unique_ptr<MlxsysProduct_>> products;
 
-  explicit MlxsysQueue_(int device) {
+  explicit MlxsysQueue_(int index) : device(index) {
     auto& driver = MlxsysDriver_::get();
     driver.check(driver.context_retain(&context, device), "no context");
     driver.check(driver.context_set(context), "no context");
     constexpr int multiprocessor_count = 16, compute_capability_major = 75;
     driver.check(driver.device_attribute(&multiprocessors, multiprocessor_count, device), "no device");
     driver.check(driver.device_attribute(&major, compute_capability_major, device), "no device");
+    constexpr int stack_size = 0;
+    constexpr size_t drivers_own = 1024;
+    size_t stack = 0;
+    if (driver.limit_get(&stack, stack_size) == 0 && stack == drivers_own) {
+      // Less memory is all that is lost where this fails.
+      driver.limit_set(stack_size, 0);
+    }
     constexpr unsigned non_blocking = 1;
     driver.check(driver.stream_create(&stream, non_blocking), "no stream");
   }
@@ -517,6 +533,21 @@ extern "C" int mlxsys_cuda_queue_matmul(
 extern "C" int mlxsys_cuda_queue_synchronize(mlxsys_cuda_queue queue) {
   try {
     mlxsys_queue_(queue).synchronize();
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_queue_trim(mlxsys_cuda_queue queue) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    q.synchronize();
+    auto& driver = MlxsysDriver_::get();
+    void* pool = nullptr;
+    driver.check(driver.pool(&pool, q.device), "no pool of memory");
+    driver.check(driver.pool_trim(pool, 0), "giving memory back");
     return 0;
   } catch (std::exception& e) {
     mlx_error(e.what());

@@ -167,6 +167,11 @@ typedef struct mlxsys_cuda_queue_ {
   void* ctx;
 } mlxsys_cuda_queue;
 
+/**
+ * A queue on the device with this index. Where the context still has the driver's own limit on a thread's stack, 1 KiB,
+ * for which it keeps memory for all threads that the GPU can hold (264 MiB on an H200), it is set to 0: kernels get what
+ * they were compiled to need in any case, and none of MLX's calls itself.
+ */
 int mlxsys_cuda_queue_new(mlxsys_cuda_queue* res, int device);
 
 /**
@@ -250,6 +255,11 @@ int mlxsys_cuda_queue_matmul(
  * Waits for all that was launched.
  */
 int mlxsys_cuda_queue_synchronize(mlxsys_cuda_queue queue);
+
+/**
+ * Gives memory that is free in the GPU's default pool back to the driver.
+ */
+int mlxsys_cuda_queue_trim(mlxsys_cuda_queue queue);
 
 /**
  * Where the GPU finds the elements of an evaluated array in row order. Valid as long as the array, if nobody reads it on

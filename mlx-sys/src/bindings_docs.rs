@@ -4007,6 +4007,7 @@ unsafe extern "C" {
         workspace_size: usize,
     ) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_queue_synchronize(queue: mlxsys_cuda_queue) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_queue_trim(queue: mlxsys_cuda_queue) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_array_pointer(
         res: *mut u64,
         array: mlx_array,

@@ -116,7 +116,7 @@ impl Decoder {
             embed_tokens,
             layers,
             norm: FinalNorm::load(&weights, hidden, config.rms_norm_eps, &kernels)?,
-            rope: Rope::new(config, weights.activation(), stream)?,
+            rope: Rope::new(config)?,
             width: hidden as usize,
             kernels,
             mappings: weights.into_mappings(),

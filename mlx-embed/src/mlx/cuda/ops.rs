@@ -88,8 +88,9 @@ fn expect_tensor(what: &'static str, tensor: &Tensor, shape: [i32; 2], dtype: Dt
 }
 
 impl Ops {
-    pub(crate) fn new(kernels: &Arc<Kernels>) -> Result<Self, MlxError> {
-        let queue = Queue::new()?;
+    /// On the GPU with this index.
+    pub(crate) fn new(kernels: &Arc<Kernels>, gpu: i32) -> Result<Self, MlxError> {
+        let queue = Queue::new(gpu)?;
         let (mut packing, mut of_packed) = (None, Vec::new());
         if let Ok(packed) = kernels.packed() {
             packing = Some([queue.load(&packed.pack)?, queue.load(&packed.expand)?]);
@@ -254,6 +255,11 @@ impl Ops {
         ];
         let blocks = [tile.tiles(tokens, outputs).min(multiprocessors), 1, 1];
         Ok(Launch { function, tiles, factors: vec![], blocks, parts: up(outputs, tile.outputs) })
+    }
+
+    /// Gives memory that MLX freed back to the driver.
+    pub(crate) fn trim(&self) -> Result<(), MlxError> {
+        self.queue.trim()
     }
 
     /// Waits for all that was launched.

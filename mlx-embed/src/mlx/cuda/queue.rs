@@ -49,7 +49,7 @@ pub(super) struct Tiles {
 /// What cuBLASLt may use for itself, in bytes.
 const WORKSPACE: i32 = 32 << 20;
 
-/// A queue of launches on the GPU that MLX uses, ordered among themselves and not with MLX's own work.
+/// A queue of launches on a GPU, ordered among themselves and not with MLX's own work.
 #[derive(Debug)]
 pub(super) struct Queue {
     raw: sys::mlxsys_cuda_queue,
@@ -117,10 +117,11 @@ impl Function {
 }
 
 impl Queue {
-    pub(super) fn new() -> Result<Self, MlxError> {
+    /// On the GPU with this index.
+    pub(super) fn new(gpu: i32) -> Result<Self, MlxError> {
         let mut raw = sys::mlxsys_cuda_queue { ctx: std::ptr::null_mut() };
         // SAFETY: stores a new queue in `raw`.
-        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_new(&mut raw, 0) })?;
+        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_new(&mut raw, gpu) })?;
         let mut queue = Self { raw, multiprocessors: 0, pool: Rc::default() };
         // SAFETY: a live queue; stores a number.
         check("cuda_queue", unsafe {
@@ -263,6 +264,12 @@ impl Queue {
         };
         check("cuda_queue", code)?;
         Ok(out)
+    }
+
+    /// Gives memory that MLX freed back to the driver, which keeps it for the process otherwise.
+    pub(super) fn trim(&self) -> Result<(), MlxError> {
+        // SAFETY: a live queue.
+        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_trim(self.raw) })
     }
 
     /// Waits for all that was launched.

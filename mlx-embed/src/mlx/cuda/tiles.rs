@@ -73,10 +73,8 @@ impl Tile {
     }
 }
 
-/// The tiles of a product with the highest number of tokens that each is for, in order. Measured on an H100 as
-/// `benches/cuda/tune.py` does,
-/// each in a CUDA graph of 28 layers with weights of their own; others, without products of four warps, get what does
-/// without.
+/// The tiles of a product of packed weights with the highest number of tokens that each is for, in order. Measured on an
+/// H100 as `benches/cuda/kernels.py` does; other GPUs, without products of four warps, get what does without.
 pub(super) fn tiles(after: After, hopper: bool) -> Vec<(i32, Tile)> {
     const ALL: i32 = i32::MAX;
     match (after, hopper) {

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::file::hex;
 use crate::mlx::cuda::{self, Fixed, Plan, Scaled, Tensor};
-use crate::mlx::{Array, MlxError, Stream};
+use crate::mlx::{Array, MlxError, Stream, memory};
 
 use super::rope::Rope;
 
@@ -75,18 +75,25 @@ pub(in crate::model) enum Ahead {
 impl Cuda {
     pub(crate) fn new(
         kernels: &Arc<cuda::Kernels>,
+        gpu: i32,
         form: Form,
         policy: MatmulPolicy,
     ) -> Result<Self, MlxError> {
         let expand_from = if form.packed && policy != MatmulPolicy::Expanded { i32::MAX } else { 0 };
         Ok(Self {
-            ops: cuda::Ops::new(kernels)?,
+            ops: cuda::Ops::new(kernels, gpu)?,
             digest: kernels.digest().to_owned(),
             form,
             policy,
             expand_from: Cell::new(expand_from),
             angles: RefCell::new(None),
         })
+    }
+
+    /// Gives memory that nobody uses back to the driver.
+    pub(crate) fn trim(&self) -> Result<(), MlxError> {
+        memory::clear_cache()?;
+        self.ops.trim()
     }
 
     /// Waits for all that was launched.
