@@ -135,7 +135,8 @@ pub(crate) fn load(
         (None, None) => (Pooling::LastToken, Source::Default),
     };
     let backend = options.device.backend()?;
-    let kind = runner::kind(&checkpoint, backend, options.kernels.as_deref())?;
+    let gpu = runner::gpu(backend, options.gpu)?;
+    let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref())?;
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
     let max_tokens = max_tokens(&checkpoint, options.max_tokens)?;
     let sharing = if config.frequencies_depend_on_length(max_tokens) {
@@ -184,6 +185,7 @@ pub(crate) fn load(
     let cache_limit = options.cache_limit.unwrap_or(default_cache_limit(backend, &kind));
     let runner_options = RunnerOptions {
         backend,
+        gpu,
         threads: options.threads,
         kind,
         precision: options.precision,

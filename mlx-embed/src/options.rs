@@ -13,6 +13,8 @@ use crate::text::{EndToken, Prompt};
 pub struct LoadOptions {
     /// Where the model runs. Default: the GPU if there is one, else the CPU.
     pub device: Device,
+    /// Which of several NVIDIA GPUs, counted from 0 as `CUDA_VISIBLE_DEVICES` leaves them. Default: the first.
+    pub gpu: usize,
     /// Threads on the CPU. Default: every core.
     pub threads: Option<NonZeroUsize>,
     /// How closely 4- and 8-bit checkpoints are followed on the CPU. A GPU computes in the checkpoint's own type.

@@ -64,10 +64,28 @@ impl Device {
     }
 }
 
+/// The index of the GPU that was asked for, where there is one.
+pub(crate) fn gpu(backend: Backend, wanted: usize) -> Result<i32, Error> {
+    let count = if backend == Backend::Cpu { 0 } else { mlx::gpu_count() };
+    match i32::try_from(wanted) {
+        Ok(gpu) if gpu == 0 || gpu < count => Ok(gpu),
+        _ => {
+            let seen = match count {
+                0 => "the model runs on the CPU".to_owned(),
+                1 => "this process sees one GPU, number 0".to_owned(),
+                _ => format!("this process sees {count} GPUs, counted from 0"),
+            };
+            Err(Error::Option { option: "gpu", reason: format!("is {wanted}, but {seen}") })
+        }
+    }
+}
+
 /// What the runner needs to know besides the checkpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct RunnerOptions {
     pub(crate) backend: Backend,
+    /// The index of the GPU.
+    pub(crate) gpu: i32,
     pub(crate) threads: Option<NonZeroUsize>,
     pub(crate) kind: Kind,
     pub(crate) precision: Precision,
@@ -96,7 +114,7 @@ impl Runner {
         options: &RunnerOptions,
         loaded: &mut dyn FnMut(),
     ) -> Result<Self, Error> {
-        let stream = Stream::new(options.backend)?;
+        let stream = Stream::new(options.backend, options.gpu)?;
         let _turn = stream.turn();
         if let Some(threads) = options.threads {
             mlx::set_blas_threads(threads.get())?;
@@ -124,10 +142,20 @@ impl Runner {
                 })?;
                 Kernels::Host(Arc::new(engine), options.precision)
             }
-            Kind::Cuda(kernels, form) => Kernels::Cuda(Rc::new(Cuda::new(kernels, *form, options.matmul)?)),
+            Kind::Cuda(kernels, form) => {
+                Kernels::Cuda(Rc::new(Cuda::new(kernels, options.gpu, *form, options.matmul)?))
+            }
             Kind::Mlx => Kernels::Mlx,
         };
+        let cuda = match &kernels {
+            Kernels::Cuda(cuda) => Some(Rc::clone(cuda)),
+            Kernels::Host(..) | Kernels::Mlx => None,
+        };
         let decoder = Decoder::load(checkpoint, kernels, loaded, &stream)?;
+        if let Some(cuda) = cuda {
+            // What the weights were made of; batches have memory of their own.
+            cuda.trim()?;
+        }
         let hidden = config.hidden_size as usize;
         let head_dim = (config.head_dim as usize).next_multiple_of(KEYS_AT_ONCE);
         let keys_values = config.layers * 2 * config.kv_heads as usize * head_dim;
@@ -330,7 +358,12 @@ impl Kind {
 const CUDA: &str = "cuda";
 
 /// The kernels to run `checkpoint` with on `backend`.
-pub(crate) fn kind(checkpoint: &Checkpoint, backend: Backend, wanted: Option<&str>) -> Result<Kind, Error> {
+pub(crate) fn kind(
+    checkpoint: &Checkpoint,
+    backend: Backend,
+    gpu: i32,
+    wanted: Option<&str>,
+) -> Result<Kind, Error> {
     let variable = std::env::var(KERNELS_VARIABLE).ok();
     let (option, wanted) = match (wanted, &variable) {
         (Some(wanted), _) => ("kernels", Some(wanted)),
@@ -338,7 +371,7 @@ pub(crate) fn kind(checkpoint: &Checkpoint, backend: Backend, wanted: Option<&st
     };
     match (backend, wanted) {
         (_, Some("mlx")) | (Backend::Metal, _) => Ok(Kind::Mlx),
-        (Backend::Cuda, wanted) => match for_cuda(checkpoint)? {
+        (Backend::Cuda, wanted) => match for_cuda(checkpoint, gpu)? {
             Ok(kind) => Ok(kind),
             Err(reason) if wanted == Some(CUDA) => {
                 Err(Error::Option { option, reason: format!("is {CUDA}, but {reason}; leave it out") })
@@ -364,12 +397,12 @@ pub(crate) fn kind(checkpoint: &Checkpoint, backend: Backend, wanted: Option<&st
 }
 
 /// This crate's kernels for NVIDIA GPUs, compiled, or why not.
-fn for_cuda(checkpoint: &Checkpoint) -> Result<Result<Kind, String>, Error> {
+fn for_cuda(checkpoint: &Checkpoint, gpu: i32) -> Result<Result<Kind, String>, Error> {
     let form = match model::cuda::form(checkpoint)? {
         Ok(form) => form,
         Err(why) => return Ok(Err(format!("this crate's kernels can't run the checkpoint: {why}"))),
     };
-    let architecture = cuda::Architecture::of_gpu()?;
+    let architecture = cuda::Architecture::of_gpu(gpu)?;
     if architecture.major < 8 {
         let reason = format!(
             "{} has compute capability {}; this crate's kernels need 8.0",

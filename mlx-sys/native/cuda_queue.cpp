@@ -32,8 +32,27 @@ struct MlxsysDriver_ {
   int (*module_unload)(void*);
   int (*module_function)(void**, void*, const char*);
   int (*function_attribute)(void*, int, int);
-  int (*launch)(
-      void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
+  struct Attribute {
+    int id;
+    int padding;
+    int value[16];
+  };
+  struct Config {
+    unsigned blocks[3];
+    unsigned threads[3];
+    unsigned shared_memory;
+    void* stream;
+    const Attribute* attributes;
+    unsigned n_attributes;
+  };
+  int (*limit_get)(size_t*, int);
+  int (*limit_set)(int, size_t);
+  int (*device_attribute)(int*, int, int);
+  int (*pool)(void**, int);
+  int (*pool_trim)(void*, size_t);
+  int (*launch)(const Config*, void*, void**, void**);
+  int (*encode_tiles)(
+      void*, int, unsigned, void*, const uint64_t*, const uint64_t*, const unsigned*, const unsigned*, int, int, int, int);
   int (*copy_in)(uint64_t, const void*, size_t, void*);
   int (*copy_out)(void*, uint64_t, size_t, void*);
   int (*host_alloc)(void**, size_t, unsigned);
@@ -70,7 +89,13 @@ struct MlxsysDriver_ {
     library.find(module_unload, "cuModuleUnload");
     library.find(module_function, "cuModuleGetFunction");
     library.find(function_attribute, "cuFuncSetAttribute");
-    library.find(launch, "cuLaunchKernel");
+    library.find(device_attribute, "cuDeviceGetAttribute");
+    library.find(limit_get, "cuCtxGetLimit");
+    library.find(limit_set, "cuCtxSetLimit");
+    library.find(pool, "cuDeviceGetDefaultMemPool");
+    library.find(pool_trim, "cuMemPoolTrimTo");
+    library.find(launch, "cuLaunchKernelEx");
+    library.find(encode_tiles, "cuTensorMapEncodeTiled");
     library.find(copy_in, "cuMemcpyHtoDAsync_v2");
     library.find(copy_out, "cuMemcpyDtoHAsync_v2");
     library.find(host_alloc, "cuMemHostAlloc");
@@ -185,6 +210,9 @@ struct MlxsysProduct_ {
 struct MlxsysQueue_ {
   void* context{nullptr};
   void* stream{nullptr};
+  int device;
+  int major{0};
+  int multiprocessors{0};
   std::vector<void*> modules;
   // Memory that the GPU copies from and to by itself. What lies before `used` may be under way.
   char* staging{nullptr};
@@ -193,10 +221,20 @@ struct MlxsysQueue_ {
   void* blas{nullptr};
   std::map<std::array<int, 3>, std::unique_ptr<MlxsysProduct_>> products;
 
-  explicit MlxsysQueue_(int device) {
+  explicit MlxsysQueue_(int index) : device(index) {
     auto& driver = MlxsysDriver_::get();
     driver.check(driver.context_retain(&context, device), "no context");
     driver.check(driver.context_set(context), "no context");
+    constexpr int multiprocessor_count = 16, compute_capability_major = 75;
+    driver.check(driver.device_attribute(&multiprocessors, multiprocessor_count, device), "no device");
+    driver.check(driver.device_attribute(&major, compute_capability_major, device), "no device");
+    constexpr int stack_size = 0;
+    constexpr size_t drivers_own = 1024;
+    size_t stack = 0;
+    if (driver.limit_get(&stack, stack_size) == 0 && stack == drivers_own) {
+      // Less memory is all that is lost where this fails.
+      driver.limit_set(stack_size, 0);
+    }
     constexpr unsigned non_blocking = 1;
     driver.check(driver.stream_create(&stream, non_blocking), "no stream");
   }
@@ -321,9 +359,54 @@ extern "C" int mlxsys_cuda_queue_load(
   }
 }
 
+extern "C" int mlxsys_cuda_queue_multiprocessors(int* res, mlxsys_cuda_queue queue) {
+  try {
+    *res = mlxsys_queue_(queue).multiprocessors;
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+namespace {
+
+// What the driver makes of tiles: a CUtensorMap.
+struct alignas(64) MlxsysTiles_ {
+  uint64_t words[16];
+
+  void encode(const mlxsys_cuda_tiles& tiles) {
+    constexpr int bfloat16 = 9, swizzle_128_bytes = 3, promote_to_256_bytes = 3;
+    constexpr unsigned columns = 64;
+    const uint64_t sizes[2] = {static_cast<uint64_t>(tiles.columns), static_cast<uint64_t>(tiles.rows)};
+    const uint64_t row_bytes[1] = {sizes[0] * 2};
+    const unsigned tile[2] = {columns, static_cast<unsigned>(tiles.tile_rows)}, every[2] = {1, 1};
+    auto& driver = MlxsysDriver_::get();
+    driver.check(
+        driver.encode_tiles(
+            this,
+            bfloat16,
+            2,
+            reinterpret_cast<void*>(tiles.matrix),
+            sizes,
+            row_bytes,
+            tile,
+            every,
+            0,
+            swizzle_128_bytes,
+            promote_to_256_bytes,
+            0),
+        "tiles of a matrix");
+  }
+};
+
+} // namespace
+
 extern "C" int mlxsys_cuda_queue_launch(
     mlxsys_cuda_queue queue,
     void* function,
+    const mlxsys_cuda_tiles* tiles,
+    size_t n_tiles,
     const uint64_t* pointers,
     size_t n_pointers,
     const int* ints,
@@ -335,11 +418,16 @@ extern "C" int mlxsys_cuda_queue_launch(
     int shared_memory) {
   try {
     auto& q = mlxsys_queue_(queue);
-    constexpr size_t most = 32;
+    constexpr size_t most = 32, most_tiles = 2;
     void* parameters[most];
+    MlxsysTiles_ encoded[most_tiles];
     size_t n = 0;
-    if (n_pointers + n_ints + n_floats > most) {
+    if (n_tiles > most_tiles || n_tiles + n_pointers + n_ints + n_floats > most) {
       throw std::invalid_argument("[mlxsys_cuda_queue] too many parameters");
+    }
+    for (size_t i = 0; i < n_tiles; ++i) {
+      encoded[i].encode(tiles[i]);
+      parameters[n++] = &encoded[i];
     }
     for (size_t i = 0; i < n_pointers; ++i) {
       parameters[n++] = const_cast<uint64_t*>(pointers + i);
@@ -350,20 +438,17 @@ extern "C" int mlxsys_cuda_queue_launch(
     for (size_t i = 0; i < n_floats; ++i) {
       parameters[n++] = const_cast<float*>(floats + i);
     }
+    constexpr int programmatic_stream_serialization = 6;
+    const MlxsysDriver_::Attribute early{programmatic_stream_serialization, 0, {1}};
+    const MlxsysDriver_::Config config{
+        {static_cast<unsigned>(blocks[0]), static_cast<unsigned>(blocks[1]), static_cast<unsigned>(blocks[2])},
+        {static_cast<unsigned>(threads), 1, 1},
+        static_cast<unsigned>(shared_memory),
+        q.stream,
+        &early,
+        q.major >= 9 ? 1u : 0u};
     auto& driver = MlxsysDriver_::get();
-    driver.check(
-        driver.launch(
-            function,
-            blocks[0],
-            blocks[1],
-            blocks[2],
-            threads,
-            1,
-            1,
-            shared_memory,
-            q.stream,
-            parameters,
-            nullptr),
+    driver.check(driver.launch(&config, function, parameters, nullptr),
         "a launch");
     return 0;
   } catch (std::exception& e) {
@@ -448,6 +533,21 @@ extern "C" int mlxsys_cuda_queue_matmul(
 extern "C" int mlxsys_cuda_queue_synchronize(mlxsys_cuda_queue queue) {
   try {
     mlxsys_queue_(queue).synchronize();
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_queue_trim(mlxsys_cuda_queue queue) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    q.synchronize();
+    auto& driver = MlxsysDriver_::get();
+    void* pool = nullptr;
+    driver.check(driver.pool(&pool, q.device), "no pool of memory");
+    driver.check(driver.pool_trim(pool, 0), "giving memory back");
     return 0;
   } catch (std::exception& e) {
     mlx_error(e.what());

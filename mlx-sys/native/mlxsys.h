@@ -167,6 +167,11 @@ typedef struct mlxsys_cuda_queue_ {
   void* ctx;
 } mlxsys_cuda_queue;
 
+/**
+ * A queue on the device with this index. Where the context still has the driver's own limit on a thread's stack, 1 KiB,
+ * for which it keeps memory for all threads that the GPU can hold (264 MiB on an H200), it is set to 0: kernels get what
+ * they were compiled to need in any case, and none of MLX's calls itself.
+ */
 int mlxsys_cuda_queue_new(mlxsys_cuda_queue* res, int device);
 
 /**
@@ -185,11 +190,31 @@ int mlxsys_cuda_queue_load(
     int shared_memory);
 
 /**
- * Launches a kernel whose parameters are pointers, then integers, then floats. The caller answers for what it does.
+ * How many multiprocessors the GPU has.
+ */
+int mlxsys_cuda_queue_multiprocessors(int* res, mlxsys_cuda_queue queue);
+
+/**
+ * A row-major matrix of bf16 that Hopper's copies read in tiles of `tile_rows` by 64, in the order of the 128-byte swizzle;
+ * zeros beyond its end. It begins at a multiple of 16 bytes, and so do its rows.
+ */
+typedef struct mlxsys_cuda_tiles_ {
+  uint64_t matrix;
+  int rows;
+  int columns;
+  int tile_rows;
+} mlxsys_cuda_tiles;
+
+/**
+ * Launches a kernel whose parameters are tiles (CUtensorMap), then pointers, then integers, then floats. The caller answers
+ * for what it does. From compute capability 9.0 on it may start while what was launched before still runs, and waits for
+ * that itself (griddepcontrol.wait).
  */
 int mlxsys_cuda_queue_launch(
     mlxsys_cuda_queue queue,
     void* function,
+    const mlxsys_cuda_tiles* tiles,
+    size_t n_tiles,
     const uint64_t* pointers,
     size_t n_pointers,
     const int* ints,
@@ -230,6 +255,11 @@ int mlxsys_cuda_queue_matmul(
  * Waits for all that was launched.
  */
 int mlxsys_cuda_queue_synchronize(mlxsys_cuda_queue queue);
+
+/**
+ * Gives memory that is free in the GPU's default pool back to the driver.
+ */
+int mlxsys_cuda_queue_trim(mlxsys_cuda_queue queue);
 
 /**
  * Where the GPU finds the elements of an evaluated array in row order. Valid as long as the array, if nobody reads it on

@@ -59,6 +59,7 @@ pub type mlxsys_host_kernel_func = ::core::option::Option<
     ) -> ::core::ffi::c_int,
 >;
 pub type mlxsys_cuda_queue = mlxsys_cuda_queue_;
+pub type mlxsys_cuda_tiles = mlxsys_cuda_tiles_;
 #[derive(PartialEq, Copy, Clone, Hash, Debug, Default)]
 #[repr(C)]
 pub struct __BindgenComplex<T> {
@@ -333,6 +334,14 @@ pub struct mlxsys_host_output_spec_ {
 #[derive(Debug, Copy, Clone)]
 pub struct mlxsys_cuda_queue_ {
     pub ctx: *mut ::core::ffi::c_void,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct mlxsys_cuda_tiles_ {
+    pub matrix: u64,
+    pub rows: ::core::ffi::c_int,
+    pub columns: ::core::ffi::c_int,
+    pub tile_rows: ::core::ffi::c_int,
 }
 pub const mlx_dtype__MLX_BOOL: mlx_dtype_ = 0;
 pub const mlx_dtype__MLX_UINT8: mlx_dtype_ = 1;
@@ -3954,9 +3963,15 @@ unsafe extern "C" {
         name: *const ::core::ffi::c_char,
         shared_memory: ::core::ffi::c_int,
     ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_queue_multiprocessors(
+        res: *mut ::core::ffi::c_int,
+        queue: mlxsys_cuda_queue,
+    ) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_queue_launch(
         queue: mlxsys_cuda_queue,
         function: *mut ::core::ffi::c_void,
+        tiles: *const mlxsys_cuda_tiles,
+        n_tiles: usize,
         pointers: *const u64,
         n_pointers: usize,
         ints: *const ::core::ffi::c_int,
@@ -3992,6 +4007,7 @@ unsafe extern "C" {
         workspace_size: usize,
     ) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_queue_synchronize(queue: mlxsys_cuda_queue) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_queue_trim(queue: mlxsys_cuda_queue) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_array_pointer(
         res: *mut u64,
         array: mlx_array,

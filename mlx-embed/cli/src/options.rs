@@ -58,6 +58,10 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_name = "WHERE", default_value = "auto")]
     device: DeviceArg,
 
+    /// Which of several NVIDIA GPUs, counted from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    gpu: usize,
+
     /// Threads on the CPU [default: every core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<NonZeroUsize>,
@@ -170,6 +174,7 @@ impl CommonArgs {
                 DeviceArg::Cpu => Device::Cpu,
                 DeviceArg::Gpu => Device::Gpu,
             },
+            gpu: self.gpu,
             threads: self.threads,
             precision: match self.precision {
                 PrecisionArg::Exact => Precision::Exact,

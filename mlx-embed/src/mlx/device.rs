@@ -64,7 +64,8 @@ pub(crate) fn has_cpu() -> bool {
     !(known && cuda) || gpu_count() > 0
 }
 
-fn gpu_count() -> i32 {
+/// How many GPUs this process sees.
+pub(crate) fn gpu_count() -> i32 {
     let mut count = 0;
     // SAFETY: writes one int through a valid pointer.
     let code = unsafe { mlx_sys::mlx_device_count(&mut count, mlx_sys::mlx_device_type__MLX_GPU) };
@@ -118,7 +119,7 @@ impl Stream {
     /// # Errors
     /// When MLX can't make one.
     pub fn cpu() -> Result<Self, MlxError> {
-        Self::new(Backend::Cpu)
+        Self::new(Backend::Cpu, 0)
     }
 
     /// A stream on the GPU.
@@ -128,15 +129,16 @@ impl Stream {
     pub fn gpu() -> Result<Self, MlxError> {
         let backend = gpu_backend()
             .ok_or_else(|| MlxError::new("stream_new", "no GPU that this build of MLX can use was found"))?;
-        Self::new(backend)
+        Self::new(backend, 0)
     }
 
-    pub(crate) fn new(backend: Backend) -> Result<Self, MlxError> {
+    /// Of GPUs, that with this index.
+    pub(crate) fn new(backend: Backend, gpu: i32) -> Result<Self, MlxError> {
         install_handler();
         let reused = if backend == Backend::Cpu { idle().pop() } else { None };
         let raw = match reused {
             Some(Idle(raw)) => raw,
-            None => Self::make(backend)?,
+            None => Self::make(backend, gpu)?,
         };
         let stream = Self { raw, backend, _thread_bound: PhantomData };
         // SAFETY: `raw` is a live stream; the setting is this thread's.
@@ -144,7 +146,7 @@ impl Stream {
         Ok(stream)
     }
 
-    fn make(backend: Backend) -> Result<mlx_sys::mlx_stream, MlxError> {
+    fn make(backend: Backend, gpu: i32) -> Result<mlx_sys::mlx_stream, MlxError> {
         // SAFETY: plain constructors; the device handle is freed once, after its only use.
         let raw = unsafe {
             let (device, raw);
@@ -154,7 +156,7 @@ impl Stream {
                     raw = mlx_sys::mlx_stream_new_thread_unsafe(device);
                 }
                 Backend::Metal | Backend::Cuda => {
-                    device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, 0);
+                    device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, gpu);
                     raw = mlx_sys::mlx_stream_new_device(device);
                 }
             }

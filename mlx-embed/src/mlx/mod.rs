@@ -31,8 +31,8 @@ pub mod memory;
 pub mod ops;
 
 pub use array::Array;
-pub(crate) use device::has_cpu;
 pub use device::{Backend, Stream, gpu_backend};
+pub(crate) use device::{gpu_count, has_cpu};
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;
 pub(crate) use mapped::{MappedArrays, MappedFile};

@@ -196,7 +196,7 @@ impl MlxAttention {
             }
         };
         watched.stage(&[Part::Attention], || {
-            let mixed = causal(&q, &k, &v, (self.head_dim as f32).powf(-0.5), stream)?; // [B, H, L, E]
+            let mixed = causal(&q, &k, &v, rope.score_scale(), stream)?; // [B, H, L, E]
             let [batch, tokens] = [x.shape()[0], x.shape()[1]];
             let joined = ops::transpose(&mixed, &[0, 2, 1, 3], stream)?; // [B, L, H, E]
             ops::reshape(&joined, &[batch, tokens, self.heads * self.head_dim], stream)

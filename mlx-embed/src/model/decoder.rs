@@ -65,7 +65,7 @@ impl Layer {
     /// The result is as [`Rows`] says.
     fn forward(
         &self,
-        hidden: &Hidden,
+        hidden: Hidden,
         pass: &Pass<'_>,
         rows: Rows<'_>,
         reuse: LayerReuse<'_>,
@@ -74,9 +74,9 @@ impl Layer {
         let watched = pass.texts.watched().beside(kernels);
         let mixed = watched
             .stage(&[Part::InputNorm, Part::Qkv, Part::HeadNorms, Part::Rope, Part::Attention], || {
-                self.attention.mix(hidden, pass, reuse)
+                self.attention.mix(&hidden, pass, reuse)
             })?; // [B, L, H * E]
-        let hidden = watched.stage(&[Part::Output], || match rows {
+        let after = watched.stage(&[Part::Output], || match rows {
             Rows::All => self.attention.output(&hidden.x, &mixed, hidden.ahead.as_ref(), pass),
             Rows::Selected(rows) => {
                 let (x, mixed) =
@@ -84,8 +84,10 @@ impl Layer {
                 self.attention.output(&x, &mixed, hidden.ahead.as_ref(), pass)
             }
         })?;
+        // Their memory is free for what follows.
+        drop((hidden, mixed));
         watched.stage(&[Part::PostAttentionNorm, Part::GateUp, Part::SwiGlu, Part::Down], || {
-            self.mlp.forward(&hidden, pass)
+            self.mlp.forward(&after, pass)
         })
     }
 }
@@ -114,7 +116,7 @@ impl Decoder {
             embed_tokens,
             layers,
             norm: FinalNorm::load(&weights, hidden, config.rms_norm_eps, &kernels)?,
-            rope: Rope::new(config, weights.activation(), stream)?,
+            rope: Rope::new(config)?,
             width: hidden as usize,
             kernels,
             mappings: weights.into_mappings(),
@@ -192,7 +194,7 @@ impl Decoder {
             let last = index + 1 == self.layers.len();
             let rows = if last { rows } else { Rows::All };
             hidden = watched.layer(index, || {
-                self.layers[index].forward(&hidden, &pass, rows, reuse.layer(index), &self.kernels)
+                self.layers[index].forward(hidden, &pass, rows, reuse.layer(index), &self.kernels)
             })?;
             self.show(&hidden.x, probe.as_deref_mut(), stream)?;
         }
@@ -228,7 +230,7 @@ impl Decoder {
             let (mut hidden, call) = self.embed_tokens.forward(&batch, 0, &self.rope, stream)?;
             let pass = Pass { texts, cuda: call, rope: &self.rope, stream };
             for _ in 0..LAYERS_TO_MEASURE {
-                hidden = layer.forward(&hidden, &pass, Rows::All, LayerReuse::Nothing, &self.kernels)?;
+                hidden = layer.forward(hidden, &pass, Rows::All, LayerReuse::Nothing, &self.kernels)?;
             }
             cuda.wait()
         })

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::{ModelConfig, RopeScaling};
 use crate::mlx::ops::{self, RopeFrequencies, RopeSettings};
-use crate::mlx::{Array, Dtype, MlxError, Stream};
+use crate::mlx::{Array, MlxError, Stream};
 
 /// Rotates queries and keys.
 #[derive(Debug)]
@@ -17,10 +17,9 @@ pub(super) struct Rope {
     frequencies: Frequencies,
     /// Factor on positions.
     position_scale: f32,
-    /// Factor on the rotated vectors, in the activation's type.
-    magnitude: Option<Array>,
-    /// The same as a number, and the reciprocals of the frequencies where they don't follow from a base.
-    factor: f32,
+    /// Factor on the rotated vectors.
+    magnitude: f32,
+    /// The reciprocals of the frequencies where they don't follow from a base.
     periods: Option<Vec<f32>>,
     angles: AngleCache,
 }
@@ -40,7 +39,7 @@ enum Frequencies {
 }
 
 impl Rope {
-    pub(super) fn new(config: &ModelConfig, activation: Dtype, stream: &Stream) -> Result<Self, MlxError> {
+    pub(super) fn new(config: &ModelConfig) -> Result<Self, MlxError> {
         let base = f64::from(config.rope_theta);
         let dims = f64::from(config.head_dim);
         // base^(2i / E), the reciprocal of the i-th frequency.
@@ -91,36 +90,26 @@ impl Rope {
                 array(rotating.chain(still))?
             }
         };
-        let factor = magnitude as f32;
         let periods = match &frequencies {
             Frequencies::Periods(periods) => Some(periods.as_slice::<f32>()?.to_vec()),
             Frequencies::Base(_) | Frequencies::Dynamic { .. } => None,
-        };
-        let magnitude = if magnitude == 1.0 {
-            None
-        } else {
-            let value = Array::from_slice(&[magnitude as f32], &[1])?;
-            Some(ops::astype(&value, activation, stream)?)
         };
         Ok(Self {
             dims: config.head_dim,
             traditional: config.rope_traditional,
             frequencies,
             position_scale,
-            magnitude,
-            factor,
+            magnitude: magnitude as f32,
             periods,
             angles: AngleCache::default(),
         })
     }
 
+    /// Rotates, without the magnitude: see [`Rope::score_scale`].
+    ///
     /// # Shape
     /// `x` and result `[B, H, L, E]`; positions are `past..past + L`.
     pub(super) fn forward(&self, x: &Array, past: i32, stream: &Stream) -> Result<Array, MlxError> {
-        let scaled = match &self.magnitude {
-            Some(magnitude) => ops::multiply(x, magnitude, stream)?,
-            None => x.clone(),
-        };
         let frequencies = match &self.frequencies {
             Frequencies::Base(base) => RopeFrequencies::Base(*base),
             Frequencies::Dynamic { .. } => {
@@ -136,7 +125,13 @@ impl Rope {
             scale: self.position_scale,
             offset: past,
         };
-        ops::rope(&scaled, settings, stream)
+        ops::rope(x, settings, stream)
+    }
+
+    /// What scores of attention are multiplied with: `E^-1/2`, and the magnitude of both queries and keys. There it is a
+    /// number of f32; on the vectors it would be one of theirs, and bf16 has 8 bits.
+    pub(super) fn score_scale(&self) -> f32 {
+        (self.dims as f32).powf(-0.5) * self.magnitude * self.magnitude
     }
 
     /// The base for a batch whose longest text has `tokens`.
@@ -175,7 +170,7 @@ impl Rope {
                 (0..half).map(|i| base.powf(-2.0 * i as f64 / dims) as f32).collect()
             }
         };
-        let magnitude = self.factor;
+        let magnitude = self.magnitude;
         let mut angles = Vec::with_capacity(positions * 2 * half);
         for position in 0..positions {
             // In f32, as the reference and MLX compute it.

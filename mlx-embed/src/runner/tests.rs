@@ -43,6 +43,7 @@ fn load(
     let checkpoint = Checkpoint::open(directory(case)?).unwrap();
     let options = RunnerOptions {
         backend: Backend::Cpu,
+        gpu: 0,
         threads: NonZeroUsize::new(2),
         kind: family.map_or(Kind::Mlx, Kind::Host),
         matmul: MatmulPolicy::Auto,

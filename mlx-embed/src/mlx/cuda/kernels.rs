@@ -1,5 +1,6 @@
 //! What is compiled for a model, and checks of what its kernels are given.
 
+use std::env;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::plan::Plan;
 use super::program::{Architecture, Program, Source};
-use super::tiles::{After, Tile, tiles};
+use super::tiles::{After, DENSE_TILES, DenseTile, Tile, tiles};
 use crate::file::hex;
 use crate::info::CompiledKernels;
 use crate::mlx::array::Array;
@@ -19,12 +20,18 @@ use crate::mlx::error::MlxError;
 
 const COMMON: &str = include_str!("source/common.cuh");
 const WGMMA: &str = include_str!("source/wgmma.cuh");
+const TMA: &str = include_str!("source/tma.cuh");
+
+/// The variable that makes a Hopper GPU run what the others run, to compare the two or to get around one.
+const GENERIC_VARIABLE: &str = "MLX_EMBED_CUDA_GENERIC";
 
 /// Threads of a block, as the sources have them.
 const EMBED_THREADS: i32 = 128;
 const PACK_THREADS: i32 = 256;
 const EXPAND_THREADS: i32 = 128;
 const ATTENTION_THREADS: i32 = 128;
+const HOPPER_ATTENTION_THREADS: i32 = 384;
+const DENSE_THREADS: i32 = 384;
 const ROTATE_THREADS: i32 = 128;
 const NORM_THREADS: i32 = 128;
 const SWIGLU_THREADS: i32 = 256;
@@ -65,15 +72,28 @@ pub(crate) struct Kernels {
     pub(super) geometry: Geometry,
     pub(super) embed: Program,
     pub(super) attention: Program,
-    pub(super) rotate: Program,
-    pub(super) norm: Program,
-    pub(super) swiglu: Program,
     pub(super) rows: Program,
     pub(super) finish: Program,
+    pub(super) expanded: ExpandedKernels,
     /// Where matrices are packed.
     pub(super) packed: Option<PackedKernels>,
     compiled: CompiledKernels,
     digest: String,
+}
+
+/// What products of matrices of bf16 and long texts are computed with.
+#[derive(Debug)]
+pub(super) enum ExpandedKernels {
+    Hopper {
+        attention: Program,
+        products: Vec<(After, DenseTile, Program)>,
+    },
+    /// Products are cuBLASLt's, and what follows them are kernels of their own.
+    Other {
+        rotate: Program,
+        norm: Program,
+        swiglu: Program,
+    },
 }
 
 #[derive(Debug)]
@@ -102,7 +122,7 @@ impl Kernels {
         packed: bool,
         architecture: &Architecture,
     ) -> Result<Self, MlxError> {
-        let hopper = architecture.is_hopper();
+        let hopper = architecture.is_hopper() && env::var_os(GENERIC_VARIABLE).is_none();
         let defines = [
             ("HEAD_DIM", geometry.head_dim),
             ("TRADITIONAL", i32::from(geometry.traditional)),
@@ -121,6 +141,8 @@ impl Kernels {
         let of_table = [("BITS", bits), ("GROUP", table_group)];
         // Queries, and keys and values twice: 64 rows of a head, 16 bytes apart.
         let attention_memory = 5 * 64 * (geometry.head_dim * 2 + 16);
+        // Queries of two heads, keys and values three times, seven pairs of barriers, and room to align them.
+        let hopper_memory = 1024 + 8 * 64 * geometry.head_dim * 2 + 7 * 16;
         let mut sources = vec![
             source("embed", include_str!("source/embed.cu"), &of_table, EMBED_THREADS, 0),
             source(
@@ -130,14 +152,28 @@ impl Kernels {
                 ATTENTION_THREADS,
                 attention_memory,
             ),
-            source("rotate", include_str!("source/rotate.cu"), &[], ROTATE_THREADS, 0),
-            source("norm", include_str!("source/norm.cu"), &[], NORM_THREADS, 0),
-            source("swiglu", include_str!("source/swiglu.cu"), &[], SWIGLU_THREADS, 0),
             source("rows", include_str!("source/rows.cu"), &[], ROWS_THREADS, 0),
             source("finish", include_str!("source/finish.cu"), &[], FINISH_THREADS, 0),
         ];
-        let kinds = [After::Rotate, After::Add, After::SwiGlu];
-        let products: Vec<(After, i32, Tile)> = kinds
+        let dense: Vec<(After, DenseTile)> = After::ALL
+            .into_iter()
+            .flat_map(|after| DENSE_TILES.map(|tile| (after, tile)))
+            .filter(|(after, tile)| tile.suits(*after, geometry.head_dim))
+            .collect();
+        if hopper {
+            let text = [WGMMA, TMA, include_str!("source/attention_hopper.cu")].concat();
+            sources.push(source("attention_hopper", &text, &[], HOPPER_ATTENTION_THREADS, hopper_memory));
+            let text = [WGMMA, TMA, include_str!("source/dense.cu")].concat();
+            for &(after, tile) in &dense {
+                let more = tile.defines(after);
+                sources.push(source("dense", &text, &more, DENSE_THREADS, tile.shared_memory(after)));
+            }
+        } else {
+            sources.push(source("rotate", include_str!("source/rotate.cu"), &[], ROTATE_THREADS, 0));
+            sources.push(source("norm", include_str!("source/norm.cu"), &[], NORM_THREADS, 0));
+            sources.push(source("swiglu", include_str!("source/swiglu.cu"), &[], SWIGLU_THREADS, 0));
+        }
+        let products: Vec<(After, i32, Tile)> = After::ALL
             .into_iter()
             .flat_map(|after| tiles(after, hopper).into_iter().map(move |(most, tile)| (after, most, tile)))
             .collect();
@@ -159,11 +195,18 @@ impl Kernels {
             geometry,
             embed: next()?,
             attention: next()?,
-            rotate: next()?,
-            norm: next()?,
-            swiglu: next()?,
             rows: next()?,
             finish: next()?,
+            expanded: if hopper {
+                let attention = next()?;
+                let mut products = Vec::new();
+                for (after, tile) in dense {
+                    products.push((after, tile, next()?));
+                }
+                ExpandedKernels::Hopper { attention, products }
+            } else {
+                ExpandedKernels::Other { rotate: next()?, norm: next()?, swiglu: next()? }
+            },
             packed: if packed {
                 let (pack, expand) = (next()?, next()?);
                 let mut of_products = Vec::new();

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::kernels::{Geometry, Kernels, expect, grid, up, wrong};
-use super::plan::Plan;
-use super::queue::{Function, Queue, Tensor, on_gpu, pointer};
-use super::tiles::{After, Tile};
+use super::kernels::{ExpandedKernels, Geometry, Kernels, expect, grid, up, wrong};
+use super::plan::{Division, Plan};
+use super::queue::{Function, Queue, Role, Tensor, Tiles, on_gpu, pointer};
+use super::tiles::{After, DenseTile, Tile};
 use crate::mlx::Stream;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -44,16 +44,37 @@ pub(crate) struct Ops {
     kernels: Arc<Kernels>,
     embed: Function,
     attention: Function,
-    rotate: Function,
-    norm: Function,
-    swiglu: Function,
     rows: Function,
     finish: Function,
     /// Pack and expand.
     packing: Option<[Function; 2]>,
-    products: Vec<(After, i32, Tile, Function)>,
+    packed: Vec<(After, i32, Tile, Function)>,
+    expanded: Expanded,
     /// Last, as functions are its.
     queue: Queue,
+}
+
+/// See [`ExpandedKernels`].
+#[derive(Debug)]
+enum Expanded {
+    Hopper { attention: Function, products: Vec<(After, DenseTile, Function)> },
+    Other { rotate: Function, norm: Function, swiglu: Function },
+}
+
+/// How a product is launched.
+struct Launch<'a> {
+    function: &'a Function,
+    tiles: Vec<Tiles>,
+    /// The first parameters.
+    factors: Vec<u64>,
+    blocks: [i32; 3],
+    /// Pieces of its outputs, of which each has its own sums of squares.
+    parts: i32,
+}
+
+/// That a kernel is asked for that this GPU does not need.
+fn fused(what: &'static str) -> MlxError {
+    wrong(what, "is part of the products on this GPU".into())
 }
 
 fn expect_tensor(what: &'static str, tensor: &Tensor, shape: [i32; 2], dtype: Dtype) -> Result<(), MlxError> {
@@ -67,25 +88,38 @@ fn expect_tensor(what: &'static str, tensor: &Tensor, shape: [i32; 2], dtype: Dt
 }
 
 impl Ops {
-    pub(crate) fn new(kernels: &Arc<Kernels>) -> Result<Self, MlxError> {
-        let queue = Queue::new()?;
-        let (mut packing, mut products) = (None, Vec::new());
+    /// On the GPU with this index.
+    pub(crate) fn new(kernels: &Arc<Kernels>, gpu: i32) -> Result<Self, MlxError> {
+        let queue = Queue::new(gpu)?;
+        let (mut packing, mut of_packed) = (None, Vec::new());
         if let Ok(packed) = kernels.packed() {
             packing = Some([queue.load(&packed.pack)?, queue.load(&packed.expand)?]);
             for (after, most, tile, program) in &packed.products {
-                products.push((*after, *most, *tile, queue.load(program)?));
+                of_packed.push((*after, *most, *tile, queue.load(program)?));
             }
         }
+        let expanded = match &kernels.expanded {
+            ExpandedKernels::Hopper { attention, products } => {
+                let mut loaded = Vec::new();
+                for (after, tile, program) in products {
+                    loaded.push((*after, *tile, queue.load(program)?));
+                }
+                Expanded::Hopper { attention: queue.load(attention)?, products: loaded }
+            }
+            ExpandedKernels::Other { rotate, norm, swiglu } => Expanded::Other {
+                rotate: queue.load(rotate)?,
+                norm: queue.load(norm)?,
+                swiglu: queue.load(swiglu)?,
+            },
+        };
         Ok(Self {
             embed: queue.load(&kernels.embed)?,
             attention: queue.load(&kernels.attention)?,
-            rotate: queue.load(&kernels.rotate)?,
-            norm: queue.load(&kernels.norm)?,
-            swiglu: queue.load(&kernels.swiglu)?,
             rows: queue.load(&kernels.rows)?,
             finish: queue.load(&kernels.finish)?,
             packing,
-            products,
+            packed: of_packed,
+            expanded,
             kernels: Arc::clone(kernels),
             queue,
         })
@@ -133,7 +167,14 @@ impl Ops {
         // SAFETY: pack.cu reads the three inputs at rows below `outputs`, and writes one word a thread below
         // `padded * inputs / 8` and one factor below `padded * inputs / group`, of which there are fewer than threads.
         unsafe {
-            self.queue.launch(pack, &pointers, &[outputs, inputs], &[], [up(words, pack.threads()), 1, 1])?;
+            self.queue.launch(
+                pack,
+                &[],
+                &pointers,
+                &[outputs, inputs],
+                &[],
+                [up(words, pack.threads()), 1, 1],
+            )?;
         }
         // What it was made of may go now.
         self.queue.synchronize()?;
@@ -155,33 +196,70 @@ impl Ops {
         // callers have room for `outputs * inputs` numbers of bf16.
         unsafe {
             let blocks = [w.inputs / 64, up(w.outputs, 64), 1];
-            self.queue.launch(expand, &pointers, &[w.outputs, w.inputs], &[], blocks)
+            self.queue.launch(expand, &[], &pointers, &[w.outputs, w.inputs], &[], blocks)
         }
     }
 
-    /// `a w^T`, or plus `x`: bf16 `[T, outputs]`.
-    pub(crate) fn product(
+    /// The matrix in bf16, for one product.
+    pub(crate) fn expanded<'a>(&self, w: &Packed, stream: &Stream) -> Result<Matrix<'a>, MlxError> {
+        let expanded = self.queue.tensor(Role::Expanded, [w.outputs, w.inputs], Dtype::Bf16, stream)?;
+        self.expand_to(w, expanded.pointer())?;
+        Ok(Matrix::Expanded(expanded))
+    }
+
+    /// Whether what follows a product is part of it also where the matrix is of bf16.
+    pub(crate) fn fuses(&self) -> bool {
+        matches!(self.expanded, Expanded::Hopper { .. })
+    }
+
+    /// `a w^T`, or plus `x`: bf16 `[T, outputs]`. The matrix is of bf16.
+    fn product(
         &self,
+        role: Role,
         a: &Tensor,
-        w: Matrix<'_>,
+        w: &Matrix<'_>,
         x: Option<&Tensor>,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
-        let (outputs, inputs) = match w {
-            Matrix::Packed(w) => (w.outputs, w.inputs),
-            Matrix::Dense(w) => (w.outputs, w.inputs),
-        };
+        let [outputs, inputs] = w.shape();
         expect_tensor("product", a, [a.shape()[0], inputs], Dtype::Bf16)?;
-        match w {
-            Matrix::Packed(w) => {
-                let expanded = self.queue.tensor([outputs, inputs], Dtype::Bf16, stream)?;
-                self.expand_to(w, expanded.pointer())?;
-                // SAFETY: a tensor of `outputs` by `inputs`.
-                unsafe { self.queue.matmul(a, expanded.pointer(), x, outputs, stream) }
-            }
-            // SAFETY: the array has `outputs` by `inputs` numbers, as was checked when it was made, and lives in the model.
-            Matrix::Dense(w) => unsafe { self.queue.matmul(a, w.weight.pointer, x, outputs, stream) },
+        let pointer = w.bf16().ok_or_else(|| wrong("product", "the matrix is packed".into()))?;
+        // SAFETY: `outputs` by `inputs` numbers, in an array of the model's that was checked when it was made, or in a tensor.
+        unsafe { self.queue.matmul(role, a, pointer, x, outputs, stream) }
+    }
+
+    /// The product with `w` that something follows, of `a` `[T, inputs]`.
+    fn choose(&self, after: After, a: &Tensor, w: &Matrix<'_>) -> Result<Launch<'_>, MlxError> {
+        let ([outputs, inputs], [tokens, _]) = (w.shape(), a.shape());
+        let none = || wrong("product", format!("no kernel for {tokens} tokens"));
+        if let Matrix::Packed(w) = w {
+            let fits = |of: &&(After, i32, Tile, Function)| of.0 == after && tokens <= of.1;
+            let (_, _, tile, function) = self.packed.iter().find(fits).ok_or_else(none)?;
+            let blocks = grid(*tile, tokens, outputs);
+            let factors = vec![a.pointer(), w.weight.pointer, w.factors.pointer];
+            return Ok(Launch { function, tiles: vec![], factors, blocks, parts: blocks[0] });
         }
+        let (Expanded::Hopper { products, .. }, Some(pointer)) = (&self.expanded, w.bf16()) else {
+            return Err(none());
+        };
+        let multiprocessors = self.queue.multiprocessors();
+        let time = |tile: &DenseTile| tile.time(tokens, outputs, inputs, multiprocessors);
+        let (_, tile, function) = products
+            .iter()
+            .filter(|(of, ..)| *of == after)
+            .min_by(|(_, a, _), (_, b, _)| time(a).total_cmp(&time(b)))
+            .ok_or_else(none)?;
+        let tiles = vec![
+            Tiles { pointer: a.pointer(), rows: tokens, columns: inputs, tile_rows: tile.rows },
+            Tiles { pointer, rows: outputs, columns: inputs, tile_rows: tile.outputs },
+        ];
+        let blocks = [tile.tiles(tokens, outputs).min(multiprocessors), 1, 1];
+        Ok(Launch { function, tiles, factors: vec![], blocks, parts: up(outputs, tile.outputs) })
+    }
+
+    /// Gives memory that MLX freed back to the driver.
+    pub(crate) fn trim(&self) -> Result<(), MlxError> {
+        self.queue.trim()
     }
 
     /// Waits for all that was launched.
@@ -193,9 +271,16 @@ impl Ops {
         &self.kernels.geometry
     }
 
+    /// What a batch is: see [`Plan::new`].
+    pub(crate) fn plan(&self, ids: &[u32], lengths: &[usize], past: usize) -> Result<Plan, MlxError> {
+        let Geometry { heads, kv_heads, .. } = *self.geometry();
+        let division = Division::of(lengths, past, self.fuses(), (heads / kv_heads) as usize);
+        Plan::new(ids, lengths, past, division)
+    }
+
     /// The plan on the GPU, for the other functions.
     pub(crate) fn meta(&self, plan: &Plan, stream: &Stream) -> Result<Tensor, MlxError> {
-        self.queue.write(&plan.numbers, stream)
+        self.queue.write(Role::Meta, &plan.numbers, stream)
     }
 
     /// The residual stream's start, that times `scale` (the first norm's weight) with its squares, and the cosines and
@@ -215,9 +300,11 @@ impl Ops {
         expect_tensor("embed", meta, [1, plan.numbers.len() as i32], Dtype::I32)?;
         let Geometry { hidden, head_dim, .. } = *self.geometry();
         let tokens = plan.tokens;
-        let new = |columns, dtype| self.queue.tensor([tokens, columns], dtype, stream);
-        let (x, scaled) = (new(hidden, Dtype::Bf16)?, new(hidden, Dtype::Bf16)?);
-        let (squares, turns) = (new(1, Dtype::F32)?, new(head_dim, Dtype::F32)?);
+        let new = |role, columns, dtype| self.queue.tensor(role, [tokens, columns], dtype, stream);
+        let x = new(Role::Residual, hidden, Dtype::Bf16)?;
+        let scaled = new(Role::Scaled, hidden, Dtype::Bf16)?;
+        let squares = new(Role::Squares, 1, Dtype::F32)?;
+        let turns = new(Role::Angles, head_dim, Dtype::F32)?;
         let mut pointers = vec![meta.pointer()];
         pointers.extend(table.iter().map(|part| part.pointer));
         pointers.extend([scale.pointer, angles.pointer]);
@@ -225,17 +312,9 @@ impl Ops {
         // SAFETY: a block has a token; its id is below the vocabulary's size and its position within `angles`, both checked
         // above, and its rows of the outputs are its own. What is fixed lives in the model.
         unsafe {
-            self.queue.launch(&self.embed, &pointers, &[hidden, tokens], &[], [tokens, 1, 1])?;
+            self.queue.launch(&self.embed, &[], &pointers, &[hidden, tokens], &[], [tokens, 1, 1])?;
         }
         Ok((x, Scaled { scaled, squares }, turns))
-    }
-
-    fn tile(&self, after: After, tokens: i32) -> Result<(Tile, &Function), MlxError> {
-        self.products
-            .iter()
-            .find(|(of, most, ..)| *of == after && tokens <= *most)
-            .map(|(_, _, tile, function)| (*tile, function))
-            .ok_or_else(|| wrong("product", format!("no kernel for {tokens} tokens")))
     }
 
     fn expect_scaled(&self, what: &'static str, x: &Scaled, inputs: i32) -> Result<[i32; 2], MlxError> {
@@ -249,42 +328,46 @@ impl Ops {
     pub(crate) fn qkv(
         &self,
         x: &Scaled,
-        w: &Packed,
+        w: &Matrix<'_>,
         [bias, norms]: [Option<&Fixed>; 2],
         angles: &Tensor,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "qkv";
         let Geometry { heads, kv_heads, head_dim, eps, .. } = *self.geometry();
-        let [tokens, parts] = self.expect_scaled(what, x, w.inputs)?;
+        let [outputs, inputs] = w.shape();
+        let [tokens, parts] = self.expect_scaled(what, x, inputs)?;
         expect_tensor(what, angles, [tokens, head_dim], Dtype::F32)?;
-        if w.outputs != self.geometry().qkv() {
+        if outputs != self.geometry().qkv() {
             return Err(wrong(
                 what,
-                format!("{} outputs for {} elements of heads", w.outputs, self.geometry().qkv()),
+                format!("{outputs} outputs for {} elements of heads", self.geometry().qkv()),
             ));
         }
         self.kernels.of_heads(what, bias.map(Fixed::array), norms.map(Fixed::array))?;
         let [bias, norms] = [bias, norms].map(|of| of.map_or(0, |of| of.pointer));
-        let out = self.queue.tensor([tokens, w.outputs], Dtype::Bf16, stream)?;
-        let (tile, function) = self.tile(After::Rotate, tokens)?;
-        let pointers = [
-            x.scaled.pointer(),
-            w.weight.pointer,
-            w.factors.pointer,
-            x.squares.pointer(),
-            bias,
-            norms,
-            angles.pointer(),
-            out.pointer(),
-        ];
-        let ints = [tokens, w.outputs, w.inputs, parts, heads, heads + kv_heads];
-        // SAFETY: blocks cover tokens and outputs, and product.cu leaves out what is beyond either; all shapes were
+        let out = self.queue.tensor(Role::Wide, [tokens, outputs], Dtype::Bf16, stream)?;
+        let launch = self.choose(After::Rotate, &x.scaled, w)?;
+        let more = [x.squares.pointer(), bias, norms, angles.pointer(), out.pointer()];
+        let ints = [tokens, outputs, inputs, parts, heads, heads + kv_heads];
+        // SAFETY: blocks cover tokens and outputs, and the kernels leave out what is beyond either; all shapes were
         // checked above and `w` was packed for its sizes. Bias and norms are read only where the geometry has them.
-        unsafe {
-            self.queue.launch(function, &pointers, &ints, &[eps, eps], grid(tile, tokens, w.outputs))?;
-        }
+        unsafe { self.launch(&launch, &more, &ints, &[eps, eps])? };
         Ok(out)
+    }
+
+    /// # Safety
+    /// As [`Queue::launch`], with the first parameters as they were chosen.
+    unsafe fn launch(
+        &self,
+        launch: &Launch<'_>,
+        more: &[u64],
+        ints: &[i32],
+        floats: &[f32],
+    ) -> Result<(), MlxError> {
+        let pointers = [&launch.factors[..], more].concat();
+        // SAFETY: the caller's promise.
+        unsafe { self.queue.launch(launch.function, &launch.tiles, &pointers, ints, floats, launch.blocks) }
     }
 
     /// `x` `[T, D]` plus the product of `a` `[T, inputs]`, and that times `scale` `[D]` with its squares.
@@ -292,54 +375,38 @@ impl Ops {
         &self,
         x: &Tensor,
         a: &Tensor,
-        w: &Packed,
+        w: &Matrix<'_>,
         scale: &Fixed,
         stream: &Stream,
     ) -> Result<(Tensor, Scaled), MlxError> {
         let what = "add";
-        let [tokens, _] = a.shape();
-        expect_tensor(what, a, [tokens, w.inputs], Dtype::Bf16)?;
-        expect_tensor(what, x, [tokens, w.outputs], Dtype::Bf16)?;
-        expect(what, &scale.array, &[w.outputs], Dtype::Bf16)?;
-        let (tile, function) = self.tile(After::Add, tokens)?;
-        let blocks = grid(tile, tokens, w.outputs);
-        let out = self.queue.tensor([tokens, w.outputs], Dtype::Bf16, stream)?;
-        let scaled = self.queue.tensor([tokens, w.outputs], Dtype::Bf16, stream)?;
-        let squares = self.queue.tensor([tokens, blocks[0]], Dtype::F32, stream)?;
-        let pointers = [
-            a.pointer(),
-            w.weight.pointer,
-            w.factors.pointer,
-            x.pointer(),
-            scale.pointer,
-            out.pointer(),
-            scaled.pointer(),
-            squares.pointer(),
-        ];
-        // SAFETY: as in `qkv`; a block writes the squares of its outputs.
-        unsafe {
-            self.queue.launch(function, &pointers, &[tokens, w.outputs, w.inputs], &[], blocks)?;
-        }
+        let ([outputs, inputs], [tokens, _]) = (w.shape(), a.shape());
+        expect_tensor(what, a, [tokens, inputs], Dtype::Bf16)?;
+        expect_tensor(what, x, [tokens, outputs], Dtype::Bf16)?;
+        expect(what, &scale.array, &[outputs], Dtype::Bf16)?;
+        let launch = self.choose(After::Add, a, w)?;
+        let out = self.queue.tensor(Role::Residual, [tokens, outputs], Dtype::Bf16, stream)?;
+        let scaled = self.queue.tensor(Role::Scaled, [tokens, outputs], Dtype::Bf16, stream)?;
+        let squares = self.queue.tensor(Role::Squares, [tokens, launch.parts], Dtype::F32, stream)?;
+        let more = [x.pointer(), scale.pointer, out.pointer(), scaled.pointer(), squares.pointer()];
+        // SAFETY: as in `qkv`; a part of the outputs has its own squares.
+        unsafe { self.launch(&launch, &more, &[tokens, outputs, inputs], &[])? };
         Ok((out, Scaled { scaled, squares }))
     }
 
     /// `silu(gate) * up` of `x`'s norm, bf16 `[T, outputs / 2]`; gate's and up's outputs alternate eight by eight.
-    pub(crate) fn gated(&self, x: &Scaled, w: &Packed, stream: &Stream) -> Result<Tensor, MlxError> {
+    pub(crate) fn gated(&self, x: &Scaled, w: &Matrix<'_>, stream: &Stream) -> Result<Tensor, MlxError> {
         let what = "gated";
-        let [tokens, parts] = self.expect_scaled(what, x, w.inputs)?;
-        if w.outputs % 16 != 0 {
-            return Err(wrong(what, format!("{} outputs don't alternate eight by eight", w.outputs)));
+        let [outputs, inputs] = w.shape();
+        let [tokens, parts] = self.expect_scaled(what, x, inputs)?;
+        if outputs % 16 != 0 {
+            return Err(wrong(what, format!("{outputs} outputs don't alternate eight by eight")));
         }
-        let out = self.queue.tensor([tokens, w.outputs / 2], Dtype::Bf16, stream)?;
-        let (tile, function) = self.tile(After::SwiGlu, tokens)?;
-        let pointers =
-            [x.scaled.pointer(), w.weight.pointer, w.factors.pointer, x.squares.pointer(), out.pointer()];
-        let ints = [tokens, w.outputs, w.inputs, parts];
-        let eps = self.geometry().eps;
+        let out = self.queue.tensor(Role::Wide, [tokens, outputs / 2], Dtype::Bf16, stream)?;
+        let launch = self.choose(After::SwiGlu, &x.scaled, w)?;
+        let more = [x.squares.pointer(), out.pointer()];
         // SAFETY: as in `qkv`.
-        unsafe {
-            self.queue.launch(function, &pointers, &ints, &[eps], grid(tile, tokens, w.outputs))?;
-        }
+        unsafe { self.launch(&launch, &more, &[tokens, outputs, inputs, parts], &[self.geometry().eps])? };
         Ok(out)
     }
 
@@ -364,21 +431,83 @@ impl Ops {
             Some([keys, values]) => [pointer(keys)?, pointer(values)?],
             None => [qkv.pointer(); 2],
         };
-        let out = self.queue.tensor([tokens, heads * head_dim], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Mixed, [tokens, heads * head_dim], Dtype::Bf16, stream)?;
         let pointers = [qkv.pointer(), keys, values, meta.pointer(), out.pointer()];
-        let ints = [2 * tokens, heads, kv_heads, plan.past];
-        let scale = (head_dim as f32).powf(-0.5);
-        // SAFETY: a plan's blocks lie within its tokens, of which `qkv` has a row each; the past was checked above and is
+        let (at, scale) = (2 * tokens, (head_dim as f32).powf(-0.5));
+        let (function, ints, blocks) = match (plan.division, &self.expanded) {
+            (Division::Single, _) => {
+                (&self.attention, vec![at, heads, kv_heads, plan.past], [plan.parts, heads, 1])
+            }
+            (Division::Pairs { .. }, Expanded::Hopper { attention, .. }) => {
+                let all = plan.parts * kv_heads;
+                let blocks = [all.min(self.queue.multiprocessors()), 1, 1];
+                (attention, vec![at, all, heads, kv_heads, plan.past], blocks)
+            }
+            (division, _) => return Err(wrong(what, format!("no kernel for {division:?}"))),
+        };
+        // SAFETY: a plan's parts lie within its tokens, of which `qkv` has a row each; the past was checked above and is
         // held by the prefix that the batch continues.
         unsafe {
-            self.queue.launch(&self.attention, &pointers, &ints, &[scale], [plan.blocks, heads, 1])?;
+            self.queue.launch(function, &[], &pointers, &ints, &[scale], blocks)?;
+        }
+        Ok(out)
+    }
+
+    /// As [`Ops::qkv`], of the norm `x` bf16 `[T, D]`, by kernels apart. The matrix is of bf16.
+    pub(crate) fn qkv_apart(
+        &self,
+        x: &Tensor,
+        w: &Matrix<'_>,
+        of_heads: [Option<&Fixed>; 2],
+        angles: &Tensor,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let qkv = self.product(Role::Both, x, w, None, stream)?;
+        self.rotate(&qkv, of_heads, angles, stream)
+    }
+
+    /// As [`Ops::add`], by kernels apart; with the norm, bf16 `[T, D]`, in place of what it is made of.
+    pub(crate) fn add_apart(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        w: &Matrix<'_>,
+        scale: &Fixed,
+        stream: &Stream,
+    ) -> Result<(Tensor, Tensor), MlxError> {
+        let x = self.product(Role::Residual, a, w, Some(x), stream)?;
+        let normed = self.norm(&x, scale, stream)?;
+        Ok((x, normed))
+    }
+
+    /// As [`Ops::gated`], of the norm `x` bf16 `[T, D]`, by kernels apart.
+    pub(crate) fn gated_apart(
+        &self,
+        x: &Tensor,
+        w: &Matrix<'_>,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let what = "swiglu";
+        let both = self.product(Role::Both, x, w, None, stream)?;
+        let [tokens, width] = both.shape();
+        if width % 16 != 0 {
+            return Err(wrong(what, format!("{width} numbers don't alternate eight by eight")));
+        }
+        let Expanded::Other { swiglu, .. } = &self.expanded else { return Err(fused(what)) };
+        let out = self.queue.tensor(Role::Wide, [tokens, width / 2], Dtype::Bf16, stream)?;
+        let eights = tokens * (width / 16);
+        let pointers = [both.pointer(), out.pointer()];
+        // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last.
+        unsafe {
+            let blocks = [up(eights, swiglu.threads()), 1, 1];
+            self.queue.launch(swiglu, &[], &pointers, &[eights], &[], blocks)?;
         }
         Ok(out)
     }
 
     /// Bias, head norms and rotation of a product `[T, (H + 2K) * E]`. `bias` is `[(H + 2K) * E]`, `norms` the weights of
     /// queries' and keys' `[2, E]`, `angles` as [`Ops::embed`] made them.
-    pub(crate) fn rotate(
+    fn rotate(
         &self,
         qkv: &Tensor,
         [bias, norms]: [Option<&Fixed>; 2],
@@ -391,52 +520,31 @@ impl Ops {
         expect_tensor(what, qkv, [tokens, width], Dtype::Bf16)?;
         expect_tensor(what, angles, [tokens, head_dim], Dtype::F32)?;
         self.kernels.of_heads(what, bias.map(Fixed::array), norms.map(Fixed::array))?;
+        let Expanded::Other { rotate, .. } = &self.expanded else { return Err(fused(what)) };
         let [bias, norms] = [bias, norms].map(|of| of.map_or(0, |of| of.pointer));
-        let out = self.queue.tensor([tokens, width], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Wide, [tokens, width], Dtype::Bf16, stream)?;
         let all_heads = heads + 2 * kv_heads;
         let pointers = [qkv.pointer(), bias, norms, angles.pointer(), out.pointer()];
         let ints = [tokens, all_heads, heads, heads + kv_heads];
-        let blocks = [up(tokens * all_heads, self.rotate.threads() / 32), 1, 1];
+        let blocks = [up(tokens * all_heads, rotate.threads() / 32), 1, 1];
         // SAFETY: a warp has one head of one token, and leaves out what is beyond the last. Bias and norms are read only
         // where the geometry has them.
-        unsafe {
-            self.queue.launch(&self.rotate, &pointers, &ints, &[eps], blocks)?;
-        }
+        unsafe { self.queue.launch(rotate, &[], &pointers, &ints, &[eps], blocks)? };
         Ok(out)
     }
 
-    /// The norm of `x` `[T, D]` with weight `scale`, bf16.
+    /// The norm of `x` `[T, D]` with weight `scale`, bf16, for products apart.
     pub(crate) fn norm(&self, x: &Tensor, scale: &Fixed, stream: &Stream) -> Result<Tensor, MlxError> {
         let what = "norm";
         let Geometry { hidden, eps, .. } = *self.geometry();
         let [tokens, _] = x.shape();
         expect_tensor(what, x, [tokens, hidden], Dtype::Bf16)?;
         expect(what, &scale.array, &[hidden], Dtype::Bf16)?;
-        let out = self.queue.tensor([tokens, hidden], Dtype::Bf16, stream)?;
+        let Expanded::Other { norm, .. } = &self.expanded else { return Err(fused(what)) };
+        let out = self.queue.tensor(Role::Scaled, [tokens, hidden], Dtype::Bf16, stream)?;
         let pointers = [x.pointer(), scale.pointer, out.pointer()];
         // SAFETY: a block has a token's row of both.
-        unsafe {
-            self.queue.launch(&self.norm, &pointers, &[hidden], &[eps], [tokens, 1, 1])?;
-        }
-        Ok(out)
-    }
-
-    /// `silu(gate) * up`, bf16 `[T, I]`, of both `[T, 2 * I]`, which alternate eight by eight.
-    pub(crate) fn swiglu(&self, both: &Tensor, stream: &Stream) -> Result<Tensor, MlxError> {
-        let what = "swiglu";
-        let [tokens, width] = both.shape();
-        expect_tensor(what, both, [tokens, width], Dtype::Bf16)?;
-        if width % 16 != 0 {
-            return Err(wrong(what, format!("{width} numbers don't alternate eight by eight")));
-        }
-        let out = self.queue.tensor([tokens, width / 2], Dtype::Bf16, stream)?;
-        let eights = tokens * (width / 16);
-        let pointers = [both.pointer(), out.pointer()];
-        // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last.
-        unsafe {
-            let blocks = [up(eights, self.swiglu.threads()), 1, 1];
-            self.queue.launch(&self.swiglu, &pointers, &[eights], &[], blocks)?;
-        }
+        unsafe { self.queue.launch(norm, &[], &pointers, &[hidden], &[eps], [tokens, 1, 1])? };
         Ok(out)
     }
 
@@ -448,12 +556,12 @@ impl Ops {
         if x.dtype() != Dtype::Bf16 || width % 8 != 0 || list.iter().any(|row| !(0..tokens).contains(row)) {
             return Err(wrong(what, format!("rows {rows:?} of {:?} of {}", x.shape(), x.dtype())));
         }
-        let list = self.queue.write(&list, stream)?;
-        let out = self.queue.tensor([rows.len() as i32, width], Dtype::Bf16, stream)?;
+        let list = self.queue.write(Role::Rows, &list, stream)?;
+        let out = self.queue.tensor(Role::Selected, [rows.len() as i32, width], Dtype::Bf16, stream)?;
         let pointers = [x.pointer(), list.pointer(), out.pointer()];
         // SAFETY: a block copies one row, which lies within `x`, as was checked above.
         unsafe {
-            self.queue.launch(&self.rows, &pointers, &[width], &[], [rows.len() as i32, 1, 1])?;
+            self.queue.launch(&self.rows, &[], &pointers, &[width], &[], [rows.len() as i32, 1, 1])?;
         }
         Ok(out)
     }
@@ -472,12 +580,12 @@ impl Ops {
         if let Some(norm) = norm {
             expect(what, &norm.array, &[hidden], Dtype::Bf16)?;
         }
-        let out = self.queue.tensor([tokens, hidden], Dtype::F32, stream)?;
+        let out = self.queue.tensor(Role::Result, [tokens, hidden], Dtype::F32, stream)?;
         let pointers = [x.pointer(), norm.map_or(0, |norm| norm.pointer), out.pointer()];
         // SAFETY: a block has one row; the weight is read only where there is one.
         unsafe {
             let ints = [hidden, i32::from(norm.is_some())];
-            self.queue.launch(&self.finish, &pointers, &ints, &[eps], [tokens, 1, 1])?;
+            self.queue.launch(&self.finish, &[], &pointers, &ints, &[eps], [tokens, 1, 1])?;
         }
         self.queue.read(&out)
     }
@@ -512,14 +620,40 @@ impl Dense {
             return Err(wrong("product", format!("{weight:?} is no matrix")));
         };
         expect("product", &weight, &[outputs, inputs], Dtype::Bf16)?;
-        Ok(Self { weight: Fixed::new(weight)?, outputs, inputs })
+        let weight = Fixed::new(weight)?;
+        if weight.pointer % 16 != 0 {
+            return Err(wrong("product", "a matrix that does not begin at a multiple of 16 bytes".into()));
+        }
+        Ok(Self { weight, outputs, inputs })
     }
 }
 
-/// The right factor of a product by cuBLASLt.
-#[derive(Debug, Clone, Copy)]
+/// The right factor of a product.
+#[derive(Debug)]
 pub(crate) enum Matrix<'a> {
-    /// Expanded first.
     Packed(&'a Packed),
+    /// Of bf16, and stays.
     Dense(&'a Dense),
+    /// Of bf16, for this product.
+    Expanded(Tensor),
+}
+
+impl Matrix<'_> {
+    /// Outputs, inputs.
+    fn shape(&self) -> [i32; 2] {
+        match self {
+            Self::Packed(w) => [w.outputs, w.inputs],
+            Self::Dense(w) => [w.outputs, w.inputs],
+            Self::Expanded(w) => w.shape(),
+        }
+    }
+
+    /// Where its numbers of bf16 lie, if it has such.
+    fn bf16(&self) -> Option<u64> {
+        match self {
+            Self::Packed(_) => None,
+            Self::Dense(w) => Some(w.weight.pointer),
+            Self::Expanded(w) => Some(w.pointer()),
+        }
+    }
 }

@@ -2,17 +2,36 @@
 
 use crate::mlx::error::MlxError;
 
-/// Queries of a block of attention.
+/// Queries of a head that a block of attention takes at once.
 const QUERIES: usize = 64;
+
+/// How attention is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Division {
+    /// A block takes 64 queries of one head: `attention.cu`.
+    Single,
+    /// A block takes twice 64 queries that see the keys of the same head, as so many heads do: `attention_hopper.cu`.
+    Pairs { sharing: usize },
+}
+
+impl Division {
+    /// With `sharing` heads for each head of keys. Short texts are better off alone.
+    pub(super) fn of(lengths: &[usize], past: usize, hopper: bool, sharing: usize) -> Self {
+        let longest = lengths.iter().max().map_or(0, |longest| past + longest);
+        if hopper && longest > QUERIES { Self::Pairs { sharing } } else { Self::Single }
+    }
+}
 
 /// Token ids, positions and blocks of attention of a batch whose texts lie one behind the other.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// i32: the ids `[T]`, the positions `[T]`, and for each block of attention the text's start, its length, the first
-    /// query and 0.
+    /// i32: the ids `[T]`, the positions `[T]`, and for each part of attention the text's start, its length, the first
+    /// query (of pairs, the first item) and 0.
     pub(super) numbers: Vec<i32>,
     pub(super) tokens: i32,
-    pub(super) blocks: i32,
+    /// Parts of attention.
+    pub(super) parts: i32,
+    pub(super) division: Division,
     pub(super) past: i32,
     /// One more than the highest position.
     positions: usize,
@@ -22,12 +41,17 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// `ids` are those of all texts, `lengths` how many each has; each text continues `past` tokens.
-    pub(crate) fn new(ids: &[u32], lengths: &[usize], past: usize) -> Result<Self, MlxError> {
+    pub(super) fn new(
+        ids: &[u32],
+        lengths: &[usize],
+        past: usize,
+        division: Division,
+    ) -> Result<Self, MlxError> {
         let failed = |message: String| Err(MlxError::new("plan", message));
         if ids.is_empty() || lengths.iter().sum::<usize>() != ids.len() {
             return failed(format!("{} tokens in texts of {lengths:?}", ids.len()));
         }
-        let numbers = numbers(ids, lengths, past);
+        let numbers = numbers(ids, lengths, past, division);
         let longest = lengths.iter().max().map_or(0, |longest| past + longest);
         // The kernels count elements in 32 bits, some 2^14 a token.
         if ids.len().max(longest) >= 1 << 17 {
@@ -35,7 +59,8 @@ impl Plan {
         }
         Ok(Self {
             tokens: ids.len() as i32,
-            blocks: ((numbers.len() - 2 * ids.len()) / 4) as i32,
+            parts: ((numbers.len() - 2 * ids.len()) / 4) as i32,
+            division,
             numbers,
             past: past as i32,
             positions: longest,
@@ -58,18 +83,31 @@ impl Plan {
     }
 }
 
-fn numbers(ids: &[u32], lengths: &[usize], past: usize) -> Vec<i32> {
+fn numbers(ids: &[u32], lengths: &[usize], past: usize, division: Division) -> Vec<i32> {
     let mut numbers: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
     numbers.extend(lengths.iter().flat_map(|&length| past..past + length).map(|position| position as i32));
-    let mut blocks = Vec::new();
+    // With how many keys each sees.
+    let mut parts = Vec::new();
     let mut start = 0;
     for &length in lengths {
-        blocks.extend((0..length).step_by(QUERIES).map(|query| [start, length, query, 0]));
+        match division {
+            Division::Single => parts.extend((0..length).step_by(QUERIES).map(|query| {
+                let seen = (query + QUERIES).min(length);
+                (seen, [start, length, query, 0])
+            })),
+            // An item is 64 queries of a head; heads go fastest.
+            Division::Pairs { sharing } => {
+                parts.extend((0..length.div_ceil(QUERIES) * sharing).step_by(2).map(|item| {
+                    let seen = ((item + 1) / sharing * QUERIES + QUERIES).min(length);
+                    (seen, [start, length, item, 0])
+                }));
+            }
+        }
         start += length;
     }
     // Those with most keys first, so that the last ones to start are short.
-    blocks.sort_by_key(|[_, length, query, _]| std::cmp::Reverse((*query + QUERIES).min(*length)));
-    numbers.extend(blocks.iter().flatten().map(|&number| number as i32));
+    parts.sort_by_key(|(seen, _)| std::cmp::Reverse(*seen));
+    numbers.extend(parts.iter().flat_map(|(_, part)| part).map(|&number| number as i32));
     numbers
 }
 
@@ -81,7 +119,7 @@ mod tests {
     fn a_plan_holds_every_query_once() {
         let lengths = [3, 130, 64, 1];
         let ids: Vec<u32> = (0..198).collect();
-        let numbers = numbers(&ids, &lengths, 10);
+        let numbers = numbers(&ids, &lengths, 10, Division::Single);
         assert_eq!(numbers[..198], (0..198).collect::<Vec<i32>>());
         assert_eq!(numbers[198..204], [10, 11, 12, 10, 11, 12]);
         let mut seen = vec![0; 198];
@@ -98,15 +136,50 @@ mod tests {
     }
 
     #[test]
+    fn pairs_hold_every_query_of_every_head_once() {
+        let lengths = [3, 130, 64, 1];
+        let ids: Vec<u32> = (0..198).collect();
+        for sharing in [1, 2, 3, 7] {
+            let numbers = numbers(&ids, &lengths, 0, Division::Pairs { sharing });
+            let mut seen = vec![0; 198 * sharing];
+            let mut keys = usize::MAX;
+            for part in numbers[2 * 198..].chunks(4) {
+                let [start, length, first] = [part[0], part[1], part[2]].map(|x| x as usize);
+                let mut most = 0;
+                for item in [first, first + 1] {
+                    let (head, query) = (item % sharing, item / sharing * QUERIES);
+                    // The last of a text may have no second.
+                    for token in query..(query + QUERIES).min(length) {
+                        seen[(start + token) * sharing + head] += 1;
+                        most = most.max(token + 1);
+                    }
+                }
+                assert!(most <= keys, "the longest come first");
+                keys = most;
+            }
+            assert_eq!(seen, vec![1; 198 * sharing], "{sharing}");
+        }
+    }
+
+    #[test]
+    fn only_long_texts_are_divided_into_pairs() {
+        let pairs = Division::Pairs { sharing: 2 };
+        assert_eq!(Division::of(&[1, 65], 0, true, 2), pairs);
+        assert_eq!(Division::of(&[1, 20], 60, true, 2), pairs);
+        assert_eq!(Division::of(&[1, 64], 0, true, 2), Division::Single);
+        assert_eq!(Division::of(&[1, 65], 0, false, 2), Division::Single);
+    }
+
+    #[test]
     fn a_plan_counts() {
-        let plan = Plan::new(&[7, 5, 3], &[1, 2], 4).unwrap();
+        let plan = Plan::new(&[7, 5, 3], &[1, 2], 4, Division::Single).unwrap();
         assert_eq!((plan.tokens(), plan.past, plan.positions(), plan.ids()), (3, 4, 6, 8));
-        assert_eq!(plan.blocks, 2);
+        assert_eq!(plan.parts, 2);
     }
 
     #[test]
     fn lengths_must_match_the_ids() {
-        assert!(Plan::new(&[1, 2], &[3], 0).unwrap_err().to_string().contains("2 tokens"));
-        assert!(Plan::new(&[], &[], 0).is_err());
+        assert!(Plan::new(&[1, 2], &[3], 0, Division::Single).unwrap_err().to_string().contains("2 tokens"));
+        assert!(Plan::new(&[], &[], 0, Division::Single).is_err());
     }
 }

@@ -21,13 +21,13 @@ pub(crate) struct Architecture {
 }
 
 impl Architecture {
-    /// That of the GPU that MLX uses.
-    pub(crate) fn of_gpu() -> Result<Self, MlxError> {
+    /// That of the GPU with this index.
+    pub(crate) fn of_gpu(gpu: i32) -> Result<Self, MlxError> {
         install_handler();
         let failed = |what: &str| MlxError::new("device_info", format!("the GPU does not say its {what}"));
         // SAFETY: handles are filled by MLX and freed once; the name is copied while `info` is alive.
         unsafe {
-            let device = sys::mlx_device_new_type(sys::mlx_device_type__MLX_GPU, 0);
+            let device = sys::mlx_device_new_type(sys::mlx_device_type__MLX_GPU, gpu);
             let mut info = sys::mlx_device_info_new();
             let code = sys::mlx_device_info_get(&mut info, device);
             sys::mlx_device_free(device);

@@ -16,24 +16,56 @@ use crate::mlx::{Stream, ops};
 /// Smallest piece of memory, in bytes.
 const LEAST: usize = 4096;
 
+/// What a tensor is for. Those of one role share memory, one after the other, so that all of it is as much as the largest
+/// batch so far needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Role {
+    Meta,
+    Angles,
+    Residual,
+    Scaled,
+    Squares,
+    /// Queries, keys and values, and then what the activation makes.
+    Wide,
+    Mixed,
+    /// Gate and up together, where the activation is a kernel of its own.
+    Both,
+    Expanded,
+    Workspace,
+    Rows,
+    Selected,
+    Result,
+}
+
+/// Where a matrix of bf16 lies that a kernel reads in tiles.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tiles {
+    pub(super) pointer: u64,
+    pub(super) rows: i32,
+    pub(super) columns: i32,
+    pub(super) tile_rows: i32,
+}
+
 /// What cuBLASLt may use for itself, in bytes.
 const WORKSPACE: i32 = 32 << 20;
 
-/// A queue of launches on the GPU that MLX uses, ordered among themselves and not with MLX's own work.
+/// A queue of launches on a GPU, ordered among themselves and not with MLX's own work.
 #[derive(Debug)]
 pub(super) struct Queue {
     raw: sys::mlxsys_cuda_queue,
+    multiprocessors: i32,
     pool: Rc<Pool>,
 }
 
-/// Memory that is not in use, by its size. It is MLX's, so that its counters know of it.
+/// Memory that is not in use. It is MLX's, so that its counters know of it.
 #[derive(Debug, Default)]
-struct Pool(RefCell<HashMap<usize, Vec<Memory>>>);
+struct Pool(RefCell<HashMap<Role, Vec<Memory>>>);
 
 #[derive(Debug)]
 struct Memory {
     array: Array,
     pointer: u64,
+    size: usize,
 }
 
 /// A matrix in the GPU's memory, which is free for the next when it goes: what was launched before comes first.
@@ -41,7 +73,7 @@ struct Memory {
 pub(crate) struct Tensor {
     /// `None` only while it is dropped.
     memory: Option<Memory>,
-    size: usize,
+    role: Role,
     pool: Weak<Pool>,
     shape: [i32; 2],
     dtype: Dtype,
@@ -50,7 +82,7 @@ pub(crate) struct Tensor {
 impl Drop for Tensor {
     fn drop(&mut self) {
         if let (Some(pool), Some(memory)) = (self.pool.upgrade(), self.memory.take()) {
-            pool.0.borrow_mut().entry(self.size).or_default().push(memory);
+            pool.0.borrow_mut().entry(self.role).or_default().push(memory);
         }
     }
 }
@@ -85,11 +117,22 @@ impl Function {
 }
 
 impl Queue {
-    pub(super) fn new() -> Result<Self, MlxError> {
+    /// On the GPU with this index.
+    pub(super) fn new(gpu: i32) -> Result<Self, MlxError> {
         let mut raw = sys::mlxsys_cuda_queue { ctx: std::ptr::null_mut() };
         // SAFETY: stores a new queue in `raw`.
-        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_new(&mut raw, 0) })?;
-        Ok(Self { raw, pool: Rc::default() })
+        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_new(&mut raw, gpu) })?;
+        let mut queue = Self { raw, multiprocessors: 0, pool: Rc::default() };
+        // SAFETY: a live queue; stores a number.
+        check("cuda_queue", unsafe {
+            sys::mlxsys_cuda_queue_multiprocessors(&mut queue.multiprocessors, queue.raw)
+        })?;
+        Ok(queue)
+    }
+
+    /// Of the GPU.
+    pub(super) fn multiprocessors(&self) -> i32 {
+        self.multiprocessors
     }
 
     pub(super) fn load(&self, program: &Program) -> Result<Function, MlxError> {
@@ -109,37 +152,63 @@ impl Queue {
     }
 
     /// Memory for a matrix, with whatever is in it.
-    pub(super) fn tensor(&self, shape: [i32; 2], dtype: Dtype, stream: &Stream) -> Result<Tensor, MlxError> {
+    pub(super) fn tensor(
+        &self,
+        role: Role,
+        shape: [i32; 2],
+        dtype: Dtype,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
         let elements = shape.iter().map(|&n| n.max(0) as usize).product::<usize>();
-        let size = (elements * dtype.size()).max(LEAST).next_power_of_two();
-        let unused = self.pool.0.borrow_mut().get_mut(&size).and_then(Vec::pop);
+        let needed = (elements * dtype.size()).max(LEAST);
+        let unused = self.pool.0.borrow_mut().get_mut(&role).and_then(Vec::pop);
         let memory = match unused {
-            Some(memory) => memory,
-            None => {
+            Some(memory) if memory.size >= needed => memory,
+            too_small => {
+                if too_small.is_some() {
+                    // What was launched may still use it.
+                    self.synchronize()?;
+                }
+                drop(too_small);
+                // An eighth of room at most, so that batches which grow don't take memory each time.
+                let size = needed.next_multiple_of(needed.next_power_of_two() / 16);
                 let array = on_gpu(size / 4, stream)?;
-                Memory { pointer: pointer(&array)?, array }
+                Memory { pointer: pointer(&array)?, array, size }
             }
         };
         let pool = Rc::downgrade(&self.pool);
-        Ok(Tensor { memory: Some(memory), size, pool, shape, dtype })
+        Ok(Tensor { memory: Some(memory), role, pool, shape, dtype })
     }
 
     /// # Safety
-    /// The kernel's parameters must be as many pointers, integers and floats as given, and with these it must stay within
-    /// the memory that they point to, which lives until the queue has been waited for or is in tensors of this queue.
+    /// The kernel's parameters must be as many tiles, pointers, integers and floats as given, and with these it must stay
+    /// within the memory that they point to, which lives until the queue has been waited for or is in tensors of this
+    /// queue. It must wait for what was launched before (`after_previous` in `common.cuh`) before it touches what that does.
     pub(super) unsafe fn launch(
         &self,
         function: &Function,
+        tiles: &[Tiles],
         pointers: &[u64],
         ints: &[i32],
         floats: &[f32],
         blocks: [i32; 3],
     ) -> Result<(), MlxError> {
+        let tiles: Vec<sys::mlxsys_cuda_tiles> = tiles
+            .iter()
+            .map(|tiles| sys::mlxsys_cuda_tiles {
+                matrix: tiles.pointer,
+                rows: tiles.rows,
+                columns: tiles.columns,
+                tile_rows: tiles.tile_rows,
+            })
+            .collect();
         // SAFETY: a live queue and its function, lists of the given lengths; the rest is the caller's promise.
         let code = unsafe {
             sys::mlxsys_cuda_queue_launch(
                 self.raw,
                 function.raw,
+                tiles.as_ptr(),
+                tiles.len(),
                 pointers.as_ptr(),
                 pointers.len(),
                 ints.as_ptr(),
@@ -160,6 +229,7 @@ impl Queue {
     /// `w` points to bf16 `[outputs, inputs]`, which lives until the queue has been waited for or is in a tensor.
     pub(super) unsafe fn matmul(
         &self,
+        role: Role,
         a: &Tensor,
         w: u64,
         c: Option<&Tensor>,
@@ -175,8 +245,8 @@ impl Queue {
                 format!("a product of {:?} and {outputs} outputs", a.shape()),
             ));
         }
-        let out = self.tensor([tokens, outputs], Dtype::Bf16, stream)?;
-        let workspace = self.tensor([1, WORKSPACE / 4], Dtype::U32, stream)?;
+        let out = self.tensor(role, [tokens, outputs], Dtype::Bf16, stream)?;
+        let workspace = self.tensor(Role::Workspace, [1, WORKSPACE / 4], Dtype::U32, stream)?;
         // SAFETY: sizes were checked above; the weights are the caller's promise.
         let code = unsafe {
             sys::mlxsys_cuda_queue_matmul(
@@ -196,6 +266,12 @@ impl Queue {
         Ok(out)
     }
 
+    /// Gives memory that MLX freed back to the driver, which keeps it for the process otherwise.
+    pub(super) fn trim(&self) -> Result<(), MlxError> {
+        // SAFETY: a live queue.
+        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_trim(self.raw) })
+    }
+
     /// Waits for all that was launched.
     pub(super) fn synchronize(&self) -> Result<(), MlxError> {
         // SAFETY: a live queue.
@@ -203,8 +279,8 @@ impl Queue {
     }
 
     /// A matrix `[1, numbers]` on the GPU.
-    pub(super) fn write(&self, numbers: &[i32], stream: &Stream) -> Result<Tensor, MlxError> {
-        let tensor = self.tensor([1, numbers.len() as i32], Dtype::I32, stream)?;
+    pub(super) fn write(&self, role: Role, numbers: &[i32], stream: &Stream) -> Result<Tensor, MlxError> {
+        let tensor = self.tensor(role, [1, numbers.len() as i32], Dtype::I32, stream)?;
         // SAFETY: the tensor has room for the numbers, whose bytes are copied before the call returns.
         let code = unsafe {
             sys::mlxsys_cuda_queue_write(

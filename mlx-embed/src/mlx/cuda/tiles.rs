@@ -1,4 +1,6 @@
-//! How a product is cut into blocks, by how many tokens it has.
+//! How a product is cut into pieces, by how many tokens it has.
+
+use super::kernels::up;
 
 /// What follows a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -9,6 +11,10 @@ pub(super) enum After {
     Add = 1,
     /// The activation.
     SwiGlu = 2,
+}
+
+impl After {
+    pub(super) const ALL: [Self; 3] = [Self::Rotate, Self::Add, Self::SwiGlu];
 }
 
 /// The sizes that `product.cu` names.
@@ -67,10 +73,8 @@ impl Tile {
     }
 }
 
-/// The tiles of a product with the highest number of tokens that each is for, in order. Measured on an H100 as
-/// `benches/cuda/tune.py` does,
-/// each in a CUDA graph of 28 layers with weights of their own; others, without products of four warps, get what does
-/// without.
+/// The tiles of a product of packed weights with the highest number of tokens that each is for, in order. Measured on an
+/// H100 as `benches/cuda/kernels.py` does; other GPUs, without products of four warps, get what does without.
 pub(super) fn tiles(after: After, hopper: bool) -> Vec<(i32, Tile)> {
     const ALL: i32 = i32::MAX;
     match (after, hopper) {
@@ -110,15 +114,58 @@ pub(super) fn tiles(after: After, hopper: bool) -> Vec<(i32, Tile)> {
     }
 }
 
+/// The sizes that `dense.cu` names.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct DenseTile {
+    pub(super) rows: i32,
+    pub(super) outputs: i32,
+    pub(super) stages: i32,
+    /// Microseconds that a tile of 1024 inputs takes on an H200 while others follow, and what a kernel takes beside that.
+    time: [f32; 2],
+}
+
+pub(super) const DENSE_TILES: [DenseTile; 3] = [
+    DenseTile { rows: 128, outputs: 128, stages: 6, time: [5.7, 4.0] },
+    DenseTile { rows: 64, outputs: 128, stages: 8, time: [4.9, 2.6] },
+    DenseTile { rows: 64, outputs: 64, stages: 12, time: [2.9, 2.5] },
+];
+
+impl DenseTile {
+    /// Whether the tile has whole heads where they are needed.
+    pub(super) fn suits(self, after: After, head_dim: i32) -> bool {
+        after != After::Rotate || self.outputs % head_dim == 0
+    }
+
+    pub(super) fn tiles(self, tokens: i32, outputs: i32) -> i32 {
+        up(tokens, self.rows) * up(outputs, self.outputs)
+    }
+
+    /// Bytes: parts of both matrices, a warp's results on their way to memory, barriers, and room to align them.
+    pub(super) fn shared_memory(self, after: After) -> i32 {
+        let results = self.outputs / 8 / if after == After::SwiGlu { 2 } else { 1 };
+        let ends = 8 * 16 * results.min(8) * 16;
+        1024 + self.stages * (self.rows + self.outputs) * 128 + ends + 16 * self.stages + 16
+    }
+
+    pub(super) fn defines(self, after: After) -> Vec<(&'static str, i32)> {
+        vec![("AFTER", after as i32), ("ROWS", self.rows), ("OUTPUTS", self.outputs), ("STAGES", self.stages)]
+    }
+
+    /// An estimate, to choose by: all multiprocessors take one tile after the other.
+    pub(super) fn time(self, tokens: i32, outputs: i32, inputs: i32, multiprocessors: i32) -> f32 {
+        let [tile, beside] = self.time;
+        let turns = up(self.tiles(tokens, outputs), multiprocessors.max(1));
+        turns as f32 * tile * inputs as f32 / 1024.0 + beside
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const KINDS: [After; 3] = [After::Rotate, After::Add, After::SwiGlu];
-
     #[test]
     fn tiles_keep_to_the_kernels_and_the_gpus_limits() {
-        for (after, hopper) in KINDS.into_iter().flat_map(|after| [(after, true), (after, false)]) {
+        for (after, hopper) in After::ALL.into_iter().flat_map(|after| [(after, true), (after, false)]) {
             let tiles = tiles(after, hopper);
             assert_eq!(tiles.last().unwrap().0, i32::MAX, "{after:?}: some number of tokens has none");
             assert!(tiles.windows(2).all(|pair| pair[0].0 < pair[1].0), "{after:?}: out of order");
@@ -138,5 +185,29 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn dense_tiles_keep_to_the_kernels_and_the_gpus_limits() {
+        for (after, tile) in After::ALL.into_iter().flat_map(|after| DENSE_TILES.map(|tile| (after, tile))) {
+            assert!(tile.rows % 64 == 0 && [64, 128].contains(&tile.outputs), "{tile:?}");
+            assert!(tile.shared_memory(after) <= 227 << 10, "{tile:?}: {}", tile.shared_memory(after));
+        }
+        for (after, head_dim) in After::ALL.into_iter().flat_map(|after| [(after, 64), (after, 128)]) {
+            assert!(DENSE_TILES.iter().any(|tile| tile.suits(after, head_dim)), "{after:?}");
+        }
+        assert!(!DENSE_TILES[2].suits(After::Rotate, 128));
+    }
+
+    #[test]
+    fn few_tokens_get_small_tiles() {
+        let best = |tokens, outputs, inputs| {
+            let of = |tile: &DenseTile| tile.time(tokens, outputs, inputs, 132);
+            *DENSE_TILES.iter().min_by(|a, b| of(a).total_cmp(&of(b))).unwrap()
+        };
+        assert_eq!(best(16, 1024, 2048), DENSE_TILES[2]);
+        assert_eq!(best(512, 1024, 2048), DENSE_TILES[2]);
+        assert_eq!(best(4096, 1024, 3072), DENSE_TILES[0]);
+        assert_eq!(best(4096, 6144, 1024), DENSE_TILES[0]);
     }
 }

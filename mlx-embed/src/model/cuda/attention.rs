@@ -80,12 +80,10 @@ impl Attention {
             LayerReuse::Continue(before) => Some([&before.keys, &before.values]),
         };
         let ops = &self.cuda.ops;
+        let w = self.qkv.matrix(&self.cuda, ahead, call.plan.tokens(), stream)?;
         let qkv = match ahead {
-            Ahead::Scaled(x) => ops.qkv(x, self.qkv.packed()?, of_heads, &call.angles, stream)?,
-            Ahead::Normed(x) => {
-                let qkv = self.qkv.product(&self.cuda, x, None, stream)?;
-                ops.rotate(&qkv, of_heads, &call.angles, stream)?
-            }
+            Ahead::Scaled(x) => ops.qkv(x, &w, of_heads, &call.angles, stream)?,
+            Ahead::Normed(x) => ops.qkv_apart(x, &w, of_heads, &call.angles, stream)?,
         };
         if let LayerReuse::Keep(kept) = reuse {
             let own = self.keys_values(&ops.array(&qkv, stream)?, stream)?;

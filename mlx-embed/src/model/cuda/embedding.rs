@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::checkpoint::{CheckpointError, Matrix, ModelConfig, Weights};
-use crate::mlx::cuda::{Fixed, Plan, Tensor};
+use crate::mlx::cuda::{Fixed, Tensor};
 use crate::mlx::{Array, MlxError, Stream};
 use crate::model::rope::Rope;
 
@@ -51,12 +51,12 @@ impl Embedding {
         stream: &Stream,
     ) -> Result<(Tensor, Ahead, Call), MlxError> {
         let ops = &self.cuda.ops;
-        let plan = Plan::new(ids, lengths, past)?;
+        let plan = ops.plan(ids, lengths, past)?;
         let all_angles = self.cuda.angles(rope, plan.positions())?;
         let meta = ops.meta(&plan, stream)?;
         let (x, scaled, angles) =
             ops.embed(&plan, &meta, &self.table, &self.next_norm, &all_angles, stream)?;
-        let ahead = if self.cuda.is_packed(plan.tokens()) {
+        let ahead = if ops.fuses() || self.cuda.is_packed(plan.tokens()) {
             Ahead::Scaled(scaled)
         } else {
             Ahead::Normed(ops.norm(&x, &self.next_norm, stream)?)

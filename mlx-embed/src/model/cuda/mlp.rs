@@ -59,11 +59,10 @@ impl Mlp {
         stream: &Stream,
     ) -> Result<(Tensor, Ahead), MlxError> {
         let ops = &self.cuda.ops;
+        let gate_up = self.gate_up.matrix(&self.cuda, ahead, x.shape()[0], stream)?;
         let gated = match ahead {
-            Ahead::Scaled(scaled) => ops.gated(scaled, self.gate_up.packed()?, stream)?,
-            Ahead::Normed(normed) => {
-                ops.swiglu(&self.gate_up.product(&self.cuda, normed, None, stream)?, stream)?
-            }
+            Ahead::Scaled(scaled) => ops.gated(scaled, &gate_up, stream)?,
+            Ahead::Normed(normed) => ops.gated_apart(normed, &gate_up, stream)?,
         };
         self.cuda.add(x, &gated, &self.down, &self.next_norm, ahead, stream)
     }

@@ -1,8 +1,9 @@
 //! The decoder's operations as this crate's kernels for NVIDIA GPUs.
 //!
-//! A batch goes one of two ways, by its number of tokens (see [`policy`]). Few tokens: products read packed weights, and
-//! norms, rotation, residual connections and the activation are part of them; a layer is five kernels. Many: weights are
-//! expanded to bf16, or are already, for cuBLASLt, and what was part of the products are kernels of their own.
+//! Norms, rotation, residual connections and the activation are part of the products; a layer is five kernels. Products of
+//! few tokens read packed weights, those of many weights that are expanded to bf16 before, or are there as such (see
+//! [`policy`]). On GPUs other than Hopper products of expanded weights are cuBLASLt's, and what follows them are kernels of
+//! their own.
 
 mod attention;
 mod embedding;
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::file::hex;
 use crate::mlx::cuda::{self, Fixed, Plan, Scaled, Tensor};
-use crate::mlx::{Array, MlxError, Stream};
+use crate::mlx::{Array, MlxError, Stream, memory};
 
 use super::rope::Rope;
 
@@ -65,7 +66,7 @@ pub(in crate::model) struct Call {
 /// What a layer computed ahead for the next norm.
 #[derive(Debug)]
 pub(in crate::model) enum Ahead {
-    /// For products on packed weights.
+    /// For products that the norm is part of.
     Scaled(Scaled),
     /// For products by cuBLASLt: bf16 `[T, D]`.
     Normed(Tensor),
@@ -74,18 +75,25 @@ pub(in crate::model) enum Ahead {
 impl Cuda {
     pub(crate) fn new(
         kernels: &Arc<cuda::Kernels>,
+        gpu: i32,
         form: Form,
         policy: MatmulPolicy,
     ) -> Result<Self, MlxError> {
         let expand_from = if form.packed && policy != MatmulPolicy::Expanded { i32::MAX } else { 0 };
         Ok(Self {
-            ops: cuda::Ops::new(kernels)?,
+            ops: cuda::Ops::new(kernels, gpu)?,
             digest: kernels.digest().to_owned(),
             form,
             policy,
             expand_from: Cell::new(expand_from),
             angles: RefCell::new(None),
         })
+    }
+
+    /// Gives memory that nobody uses back to the driver.
+    pub(crate) fn trim(&self) -> Result<(), MlxError> {
+        memory::clear_cache()?;
+        self.ops.trim()
     }
 
     /// Waits for all that was launched.
@@ -134,14 +142,14 @@ impl Cuda {
         ahead: &Ahead,
         stream: &Stream,
     ) -> Result<(Tensor, Ahead), MlxError> {
+        let w = weight.matrix(self, ahead, a.shape()[0], stream)?;
         Ok(match ahead {
             Ahead::Scaled(_) => {
-                let (x, scaled) = self.ops.add(x, a, weight.packed()?, scale, stream)?;
+                let (x, scaled) = self.ops.add(x, a, &w, scale, stream)?;
                 (x, Ahead::Scaled(scaled))
             }
             Ahead::Normed(_) => {
-                let x = weight.product(self, a, Some(x), stream)?;
-                let normed = self.ops.norm(&x, scale, stream)?;
+                let (x, normed) = self.ops.add_apart(x, a, &w, scale, stream)?;
                 (x, Ahead::Normed(normed))
             }
         })

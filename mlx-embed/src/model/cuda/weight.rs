@@ -1,10 +1,10 @@
 //! Weight matrices, several in one, in the forms that products read.
 
 use crate::checkpoint::{CheckpointError, Matrix, Weights};
-use crate::mlx::cuda::{self, Tensor};
+use crate::mlx::cuda;
 use crate::mlx::{Array, MlxError, Stream, ops};
 
-use super::{Cuda, MatmulPolicy};
+use super::{Ahead, Cuda, MatmulPolicy};
 
 /// A matrix `[out, in]`.
 #[derive(Debug)]
@@ -79,23 +79,21 @@ impl Weight {
         Ok(Self { packed: Some(packed), dense })
     }
 
-    pub(super) fn packed(&self) -> Result<&cuda::Packed, MlxError> {
-        self.packed.as_ref().ok_or_else(|| MlxError::new("product", "the matrix has no packed form"))
-    }
-
-    /// `a @ weight.T`, or plus `x`, by cuBLASLt: `a` bf16 `[T, in]`, `x` and result `[T, out]`.
-    pub(super) fn product(
+    /// The matrix in the form in which a product of so many tokens, computed like that, reads it.
+    pub(super) fn matrix(
         &self,
         cuda: &Cuda,
-        a: &Tensor,
-        x: Option<&Tensor>,
+        ahead: &Ahead,
+        tokens: i32,
         stream: &Stream,
-    ) -> Result<Tensor, MlxError> {
-        let matrix = match &self.dense {
-            Some(dense) => cuda::Matrix::Dense(dense),
-            None => cuda::Matrix::Packed(self.packed()?),
-        };
-        cuda.ops.product(a, matrix, x, stream)
+    ) -> Result<cuda::Matrix<'_>, MlxError> {
+        let may_be_packed = matches!(ahead, Ahead::Scaled(_)) && cuda.is_packed(tokens);
+        match (&self.packed, &self.dense) {
+            (Some(packed), _) if may_be_packed => Ok(cuda::Matrix::Packed(packed)),
+            (_, Some(dense)) => Ok(cuda::Matrix::Dense(dense)),
+            (Some(packed), None) => cuda.ops.expanded(packed, stream),
+            (None, None) => Err(MlxError::new("product", "the matrix has no form")),
+        }
     }
 }
 

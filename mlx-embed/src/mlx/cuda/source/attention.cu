@@ -17,6 +17,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            u16* __restrict__ out,  // [T, H * E]
            int tiles_at, int heads, int kv_heads, int past, float scale) {
   extern __shared__ __align__(128) unsigned char memory[];
+  next_may_start();
+  after_previous();
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int head = blockIdx.y, kv_head = head / (heads / kv_heads);
   const int* tile = meta + tiles_at + 4 * blockIdx.x;

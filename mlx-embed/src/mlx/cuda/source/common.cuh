@@ -7,6 +7,21 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+// A kernel may be launched while the one before it still runs (programmatic dependent launch, since Hopper): before it
+// reads or writes what others do it calls `after_previous`. What it does before that must concern nobody else.
+__device__ __forceinline__ void after_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The next kernel's blocks may take up places that are free.
+__device__ __forceinline__ void next_may_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
 
 __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
@@ -89,6 +104,16 @@ __device__ __forceinline__ uint4 read16(u32 from) {
   uint4 out;
   asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "r"(from));
   return out;
+}
+
+__device__ __forceinline__ u32 read4(u32 from) {
+  u32 out;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(out) : "r"(from) : "memory");
+  return out;
+}
+
+__device__ __forceinline__ void write4(u32 to, u32 x) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
 }
 
 __device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 from) {

@@ -21,6 +21,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            float* __restrict__ squares,           // [T, 1]
            float* __restrict__ angles,            // [T, 2, E / 2]
            int hidden, int positions_at) {
+  next_may_start();
+  after_previous();
   const int thread = threadIdx.x;
   const u64 token = blockIdx.x, id = meta[token];
   const u64 position = meta[positions_at + token];

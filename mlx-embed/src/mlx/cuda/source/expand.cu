@@ -8,6 +8,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            u16* __restrict__ out,              // [N, inputs]
            int n, int inputs) {
   __shared__ __align__(16) u32 tile[64][36];  // two numbers each; four more keep rows on different banks
+  next_may_start();
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int step = blockIdx.x, block = blockIdx.y;
   const uint4 words = weight[((block * gridDim.x + step) * 4 + warp) * 32 + lane];
@@ -23,6 +24,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       tile[warp * 16 + (lane >> 2) + 8 * (i & 1)][k * 8 + (lane & 3) + 4 * (i >> 1)] = values[i];
   }
   __syncthreads();
+  after_previous();
 #pragma unroll
   for (int i = thread; i < 64 * 8; i += THREADS) {
     const int row = i / 8, chunk = i % 8;

@@ -7,6 +7,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            const u16* __restrict__ scale,  // [D]
            float* __restrict__ out,        // [N, D]
            int hidden, int normalise, float eps) {
+  next_may_start();
+  after_previous();
   const u16* row = x + (u64)blockIdx.x * hidden;
   float norm = 1.f;
   if (normalise) {

@@ -7,6 +7,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            const u16* __restrict__ scale,  // [D]
            u16* __restrict__ out,          // [T, D]
            int hidden, float eps) {
+  next_may_start();
+  after_previous();
   const int thread = threadIdx.x, pairs = hidden / 2;
   const u32* row = (const u32*)x + (u64)blockIdx.x * pairs;
   float square = 0.f;

@@ -13,6 +13,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            u32* __restrict__ packed,        // [N / 64, inputs / 64, 4 warps, 32 lanes, 4 steps]
            u32* __restrict__ factors,       // [N / 64, inputs / GROUP, 4 warps, 8 rows, 2], bias in the upper half
            int n, int inputs) {
+  next_may_start();
+  after_previous();
   const u32 at = blockIdx.x * THREADS + threadIdx.x;
   const u32 words = (n + 63) / 64 * 8 * inputs;
   if (at >= words) return;

@@ -54,6 +54,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #endif
     ) {
   extern __shared__ unsigned char memory_anywhere[];
+  next_may_start();
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int input_group = warp / OUTPUT_WARPS, output_warp = warp % OUTPUT_WARPS;
   const int first_token = blockIdx.y * TOKENS, first_output = blockIdx.x * OUTPUTS;
@@ -110,8 +111,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     }
   };
 
+  // Weights are there already.
 #pragma unroll
   for (int step = 0; step < PREFETCH; ++step) load(step, step);
+  after_previous();
 #pragma unroll
   for (int step = 0; step < STAGES - 2; ++step) fetch(step);
 

@@ -9,6 +9,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            const float* __restrict__ angles,   // [T, 2, E / 2]
            u16* __restrict__ out,  // [T, (H + 2K) * E]
            int tokens, int all_heads, int query_heads, int rotated_heads, float head_eps) {
+  next_may_start();
+  after_previous();
   const int lane = threadIdx.x & 31;
   const u64 warp = (u64)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
   if (warp >= (u64)tokens * all_heads) return;

@@ -6,6 +6,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL(const u16* __restrict__ both,  // [T, 2 * intermediate]
            u16* __restrict__ out,         // [T, intermediate]
            int eights) {
+  next_may_start();
+  after_previous();
   const u64 at = (u64)blockIdx.x * THREADS + threadIdx.x;
   if (at >= (u64)eights) return;
   const uint4 gates = ((const uint4*)both)[2 * at], ups = ((const uint4*)both)[2 * at + 1];
