@@ -108,14 +108,26 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Loads the model, and calls `loaded` after each layer.
+    /// Loads the model, and calls `loaded` after each layer. Where it fails the thread is to end.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         options: &RunnerOptions,
         loaded: &mut dyn FnMut(),
     ) -> Result<Self, Error> {
+        let turn = options.backend.turn();
+        let runner = Self::load_within_turn(checkpoint, options, loaded);
+        if runner.is_err() {
+            mlx::end_thread(turn);
+        }
+        runner
+    }
+
+    fn load_within_turn(
+        checkpoint: &Checkpoint,
+        options: &RunnerOptions,
+        loaded: &mut dyn FnMut(),
+    ) -> Result<Self, Error> {
         let stream = Stream::new(options.backend, options.gpu)?;
-        let _turn = stream.turn();
         if let Some(threads) = options.threads {
             mlx::set_blas_threads(threads.get())?;
         }
@@ -310,8 +322,9 @@ impl Model for Runner {
     }
 
     fn unload(self) {
-        let _turn = self.stream.turn();
+        let turn = self.stream.turn();
         drop(self);
+        mlx::end_thread(turn);
     }
 }
 

@@ -59,9 +59,10 @@ impl<'a> Weights<'a> {
             })?);
         }
         let mut weights = Self { checkpoint, files, stream, activation: Dtype::F32 };
-        // On x86, MLX's CPU kernels accumulate in the activation's type: f32 or the result is worthless.
-        if stream.backend() != Backend::Cpu {
-            weights.activation = weights.dtype_of_norm()?;
+        // On x86, MLX's CPU kernels accumulate in the activation's type: f32 or the result is worthless. f16 ends at 65504,
+        // and residual streams of trained models don't: that of the model inside reaches 245,001.
+        if stream.backend() != Backend::Cpu && weights.dtype_of_norm()? == Dtype::Bf16 {
+            weights.activation = Dtype::Bf16;
         }
         Ok(weights)
     }

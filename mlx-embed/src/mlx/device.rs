@@ -1,5 +1,6 @@
 //! Devices and streams.
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,14 +19,34 @@ pub enum Backend {
     Cuda,
 }
 
+static TURN: Mutex<()> = Mutex::new(());
+
 impl Backend {
     /// Held around everything that touches a GPU: MLX records a GPU's work into graphs that two threads at once break.
     /// On the CPU there is nothing to wait for.
     pub(crate) fn turn(self) -> Option<MutexGuard<'static, ()>> {
-        static TURN: Mutex<()> = Mutex::new(());
+        if self == Self::Cpu {
+            return None;
+        }
+        // Registers its destructor before this thread does anything with MLX: see `end_thread`.
+        LAST_TURN.with(|_| ());
         // The mutex guards no data, so a panic of the thread before leaves nothing broken.
-        (self != Self::Cpu).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+thread_local! {
+    /// What [`end_thread`] keeps.
+    static LAST_TURN: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
+}
+
+/// Keeps a turn until this thread has ended. MLX ends a GPU thread's streams and graphs when the thread ends, in
+/// destructors that no turn of ours surrounds; while another thread records a graph, CUDA refuses that, and both fail.
+///
+/// Destructors of thread-locals run in the reverse order of their registration, and a thread takes its first turn before
+/// it uses MLX: so what this keeps goes behind what MLX destroys.
+pub(crate) fn end_thread(turn: Option<MutexGuard<'static, ()>>) {
+    LAST_TURN.set(turn);
 }
 
 impl std::fmt::Display for Backend {
@@ -201,5 +222,44 @@ impl Drop for Stream {
                 mlx_sys::mlx_stream_free(self.raw);
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Registers destructors as C++ does for its thread-locals.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_keeps_its_last_turn_until_foreign_destructors_have_run() {
+        use std::ffi::{c_int, c_void};
+        use std::sync::atomic::{AtomicBool, Ordering};
+        use std::thread;
+
+        unsafe extern "C" {
+            fn __cxa_thread_atexit_impl(
+                destructor: unsafe extern "C" fn(*mut c_void),
+                object: *mut c_void,
+                library: *mut c_void,
+            ) -> c_int;
+        }
+        static WAS_KEPT: AtomicBool = AtomicBool::new(false);
+        unsafe extern "C" fn look(_: *mut c_void) {
+            let taken = thread::spawn(|| TURN.try_lock().is_err()).join();
+            WAS_KEPT.store(taken.unwrap_or(false), Ordering::Relaxed);
+        }
+        thread::spawn(|| {
+            let turn = Backend::Cuda.turn();
+            assert!(turn.is_some());
+            // SAFETY: the destructor is a function of this program that uses no object.
+            let code = unsafe { __cxa_thread_atexit_impl(look, std::ptr::null_mut(), std::ptr::null_mut()) };
+            assert_eq!(code, 0);
+            end_thread(turn);
+        })
+        .join()
+        .unwrap();
+        assert!(WAS_KEPT.load(Ordering::Relaxed), "free before foreign destructors ran");
+        assert!(TURN.try_lock().is_ok(), "kept behind the thread's end");
     }
 }
