@@ -56,7 +56,7 @@ def make_case(case: Case, root: Path) -> None:
     source = {
         "about": case.about,
         "command": f"python make.py {case.name}",
-        "reference": reference.ABOUT,
+        "reference": reference.ABOUT.format("f32"),
     }
     golden.write(folder / GOLDEN, folder, source, reference.PACKAGES)
 

@@ -41,7 +41,7 @@ class Golden:
         pooled = [reference.pool(pooling, states[-1]) for pooling in self.poolings]
         self.tensors[f"embedding.{i}"] = np.stack(pooled)
         if rows:
-            self.tensors[f"hidden.{i}"] = np.ascontiguousarray(states[:, rows])
+            self.tensors[f"hidden.{i}"] = np.ascontiguousarray(states[:, rows], np.float32)
         if sketched:
             self.tensors["directions"] = directions(hidden_size)
             projected = states.astype(np.float64) @ self.tensors["directions"].T.astype(np.float64)

@@ -1,4 +1,4 @@
-"""What transformers computes on torch, in f32 on the CPU: each text alone, unpadded.
+"""What transformers computes on torch, in f32 or f64 on the CPU: each text alone, unpadded.
 
 An oracle that shares no kernel with MLX, for dense checkpoints. Needs requirements-torch.txt.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-ABOUT = "transformers on torch in f32 on the CPU, each text alone"
+ABOUT = "transformers on torch in {} on the CPU, each text alone"
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
 
 
@@ -18,6 +18,11 @@ def load(folder: Path):
     """The checkpoint's decoder with all parameters cast to f32."""
     options = {"dtype": torch.float32, "attn_implementation": "eager"}
     return AutoModel.from_pretrained(folder, **options).eval()
+
+
+def in_double(model):
+    """The same in f64."""
+    return model.double()
 
 
 def hidden_states(model, ids: list[int]) -> np.ndarray:

@@ -1,7 +1,7 @@
 //! Does a checkpoint compute here what a reference implementation computes with it? Layer by layer.
 //!
 //! [`Embedder::verify`](crate::Embedder::verify) runs texts through a model and looks at every hidden state on the way.
-//! With a [`Golden`] file, which `tools/golden/make.py` makes of any checkpoint with mlx-lm or transformers in f32, it
+//! With a [`Golden`] file, which `tools/golden/make.py` makes of any checkpoint with mlx-lm or transformers in f64, it
 //! compares each of them with the reference's and names the first layer that leaves its [`Tolerance`]. With or without
 //! one it asks what needs no reference: are hidden states finite, the same bits twice, and the same in any company.
 //!

@@ -1,4 +1,4 @@
-//! How far from a reference in f32 results may be, and why.
+//! How far from a reference results may be, and why.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::model::Precision;
 
 use super::Layer;
 
-/// How far from a reference in f32 results may be.
+/// How far from a reference results may be.
 ///
 /// Errors of hidden states are relative: length of the difference over length of the reference's state, for each token
 /// by itself, since single tokens of trained decoders have massive activations (Sun et al., 2024) that would hide all

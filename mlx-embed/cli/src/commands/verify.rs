@@ -38,7 +38,7 @@ Examples:
   mlx-embed verify DIR --json | jq .first_divergent_layer
 
 tools/golden/make.py DIR FILE writes what mlx-lm, or for dense checkpoints
-transformers, computes with a checkpoint in f32. The first layer whose results
+transformers, computes with a checkpoint in f64. The first layer whose results
 leave their tolerance is named; layers are counted from 0, as in the tensors'
 names. An error is the length of a difference over that of the reference's
 hidden state; cosine and largest difference are those of each text's first and
