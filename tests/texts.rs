@@ -10,6 +10,7 @@ use mlx_embed::{
 use mlx_embed_tests::compare::{cosine, max_abs};
 use mlx_embed_tests::golden::{self, Golden};
 use mlx_embed_tests::scratch::Scratch;
+use serde_json::json;
 
 fn one(embedder: &Embedder, text: &str) -> Vec<f32> {
     embedder.embed(&[text]).unwrap().remove(0).vector
@@ -240,6 +241,31 @@ fn a_tokenizer_larger_than_the_model_is_an_error_not_a_wild_read() {
         matches!(error, Error::Input { index: 1, source: InputError::OutsideVocabulary { token: 9999, .. } }),
         "{error:?}"
     );
+}
+
+#[test]
+fn a_tokenizers_dropout_is_for_training_and_leaves_texts_alone() {
+    let scratch = Scratch::of("qwen3-f32");
+    let text = "merges that are left out at random would give this text other tokens each time";
+    let ids = |embedder: &Embedder| embedder.token_ids(text, &EmbedOptions::default()).unwrap();
+    let whole = ids(&golden::load("qwen3-f32"));
+    scratch.edit_json("tokenizer.json", |tokenizer| tokenizer["model"]["dropout"] = 0.5.into());
+    let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+    assert_eq!(ids(&embedder), whole);
+}
+
+#[test]
+fn a_text_on_which_the_tokenizers_regex_backtracks_without_end_fails_alone() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.edit_json("tokenizer.json", |tokenizer| {
+        tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"] = json!({"Regex": "(a|a|aa)+$"});
+    });
+    let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+    // The library's own limit stops it after a second or so.
+    let text = format!("{}b", "a".repeat(50));
+    let results = embedder.embed_each(&[text.as_str(), "b"], &EmbedOptions::default()).unwrap();
+    assert!(matches!(&results[0], Err(InputError::Tokenizer { .. })), "{:?}", results[0]);
+    assert!(results[1].is_ok());
 }
 
 #[test]

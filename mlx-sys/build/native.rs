@@ -68,11 +68,12 @@ impl Library {
     }
 }
 
-/// The same flags whatever the cargo profile, since all profiles share one library. Rust's flags stay Rust's: a
-/// sanitizer's runtime in this library would clash with the program's own.
+/// The same flags whatever the cargo profile, since all profiles share one library. Rust's flags stay Rust's, and so
+/// does AddressSanitizer, which cc turns on by itself where Rust's is: a second runtime, in this library, would clash
+/// with the program's own.
 fn compiler(cpp: bool) -> cc::Build {
     let mut build = cc::Build::new();
-    build.cpp(cpp).opt_level(1).debug(false).inherit_rustflags(false);
+    build.cpp(cpp).opt_level(1).debug(false).inherit_rustflags(false).flag("-fno-sanitize=address");
     build
 }
 

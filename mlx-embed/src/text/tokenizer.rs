@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 use serde::Serialize;
+use tokenizers::models::ModelWrapper;
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
 use super::TextError;
@@ -82,6 +83,14 @@ impl TextEncoder {
             // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
             tokenizer.with_padding(None);
             tokenizer.with_truncation(None)?;
+            // Another such setting: merges left out at random, so that one text gets other tokens each time.
+            if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+                && bpe.dropout.is_some()
+            {
+                let mut bpe = bpe.clone();
+                bpe.dropout = None;
+                tokenizer.with_model(bpe);
+            }
             Ok(tokenizer)
         });
         let tokenizer = tokenizer.map_err(|reason| invalid(&path, reason))?;
