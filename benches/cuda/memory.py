@@ -25,9 +25,10 @@ class Model:
         self.process = subprocess.Popen([program, "bench", "--stdin", "--quiet", "--model", model, "--device", "gpu"],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def call(self, batch: int, tokens: int) -> None:
+    def call(self, batch: int, tokens: int) -> float:
+        """Milliseconds."""
         print(json.dumps({"batch": batch, "tokens": tokens}), file=self.process.stdin, flush=True)
-        json.loads(self.process.stdout.readline())
+        return json.loads(self.process.stdout.readline())["ms"]
 
     def end(self) -> None:
         self.process.stdin.close()

@@ -4,28 +4,17 @@
 Sends CALLS (2,000) batches of other sizes each, 1 to 10 texts of 4 to 64 tokens, after a dozen, and prints the median, the
 largest time and the GPU's memory before and after. Exits with 1 where a call took more than three times the median."""
 
-import json
 import random
 import statistics
-import subprocess
 import sys
 
-
-def memory() -> str:
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+from memory import Model, memory
 
 
 def main() -> int:
     program, model = sys.argv[1:3]
     calls = int(sys.argv[3]) if len(sys.argv) > 3 else 2000
-    process = subprocess.Popen([program, "bench", "--stdin", "--quiet", "--model", model, "--device", "gpu"],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def call(batch: int, tokens: int) -> float:
-        print(json.dumps({"batch": batch, "tokens": tokens}), file=process.stdin, flush=True)
-        return json.loads(process.stdout.readline())["ms"]
-
+    call = Model(program, model).call
     for batch, tokens in ((1, 4), (1, 16), (1, 64), (4, 16), (10, 16), (10, 64)) * 2:
         call(batch, tokens)
     before = memory()
@@ -35,7 +24,7 @@ def main() -> int:
     worst = max(times)
     over = sum(time > 3 * median for time in times)
     print(f"{calls} calls: median {median:.3f} ms, p99 {sorted(times)[int(0.99 * calls)]:.3f}, largest {worst:.3f} "
-          f"({worst / median:.2f} times the median), {over} over three times; GPU memory {before}, then {memory()}")
+          f"({worst / median:.2f} times the median), {over} over three times; GPU memory {before} MiB, then {memory()}")
     return int(over > 0)
 
 

@@ -159,15 +159,7 @@ impl Runner {
             }
             Kind::Mlx => Kernels::Mlx,
         };
-        let cuda = match &kernels {
-            Kernels::Cuda(cuda) => Some(Rc::clone(cuda)),
-            Kernels::Host(..) | Kernels::Mlx => None,
-        };
         let decoder = Decoder::load(checkpoint, kernels, loaded, &stream)?;
-        if let Some(cuda) = cuda {
-            // What the weights were made of; batches have memory of their own.
-            cuda.trim()?;
-        }
         let hidden = config.hidden_size as usize;
         let head_dim = (config.head_dim as usize).next_multiple_of(KEYS_AT_ONCE);
         let keys_values = config.layers * 2 * config.kv_heads as usize * head_dim;

@@ -123,6 +123,8 @@ impl Decoder {
         };
         if let Kernels::Cuda(cuda) = &decoder.kernels {
             decoder.calibrate(cuda, config.vocab_size, stream)?;
+            // What the weights were made of; batches have memory of their own.
+            cuda.trim()?;
         }
         Ok(decoder)
     }

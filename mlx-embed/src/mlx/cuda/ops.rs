@@ -77,6 +77,14 @@ fn fused(what: &'static str) -> MlxError {
     wrong(what, "is part of the products on this GPU".into())
 }
 
+/// That gate and up can alternate eight by eight in so many numbers.
+fn expect_alternating(what: &'static str, numbers: i32) -> Result<(), MlxError> {
+    if numbers % 16 == 0 {
+        return Ok(());
+    }
+    Err(wrong(what, format!("{numbers} numbers don't alternate eight by eight")))
+}
+
 fn expect_tensor(what: &'static str, tensor: &Tensor, shape: [i32; 2], dtype: Dtype) -> Result<(), MlxError> {
     if tensor.shape() == shape && tensor.dtype() == dtype {
         return Ok(());
@@ -250,8 +258,8 @@ impl Ops {
             .min_by(|(_, a, _), (_, b, _)| time(a).total_cmp(&time(b)))
             .ok_or_else(none)?;
         let tiles = vec![
-            Tiles { pointer: a.pointer(), rows: tokens, columns: inputs, tile_rows: tile.rows },
-            Tiles { pointer, rows: outputs, columns: inputs, tile_rows: tile.outputs },
+            Tiles { matrix: a.pointer(), rows: tokens, columns: inputs, tile_rows: tile.rows },
+            Tiles { matrix: pointer, rows: outputs, columns: inputs, tile_rows: tile.outputs },
         ];
         let blocks = [tile.tiles(tokens, outputs).min(multiprocessors), 1, 1];
         Ok(Launch { function, tiles, factors: vec![], blocks, parts: up(outputs, tile.outputs) })
@@ -399,9 +407,7 @@ impl Ops {
         let what = "gated";
         let [outputs, inputs] = w.shape();
         let [tokens, parts] = self.expect_scaled(what, x, inputs)?;
-        if outputs % 16 != 0 {
-            return Err(wrong(what, format!("{outputs} outputs don't alternate eight by eight")));
-        }
+        expect_alternating(what, outputs)?;
         let out = self.queue.tensor(Role::Wide, [tokens, outputs / 2], Dtype::Bf16, stream)?;
         let launch = self.choose(After::SwiGlu, &x.scaled, w)?;
         let more = [x.squares.pointer(), out.pointer()];
@@ -490,9 +496,7 @@ impl Ops {
         let what = "swiglu";
         let both = self.product(Role::Both, x, w, None, stream)?;
         let [tokens, width] = both.shape();
-        if width % 16 != 0 {
-            return Err(wrong(what, format!("{width} numbers don't alternate eight by eight")));
-        }
+        expect_alternating(what, width)?;
         let Expanded::Other { swiglu, .. } = &self.expanded else { return Err(fused(what)) };
         let out = self.queue.tensor(Role::Wide, [tokens, width / 2], Dtype::Bf16, stream)?;
         let eights = tokens * (width / 16);

@@ -37,14 +37,8 @@ pub(super) enum Role {
     Result,
 }
 
-/// Where a matrix of bf16 lies that a kernel reads in tiles.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tiles {
-    pub(super) pointer: u64,
-    pub(super) rows: i32,
-    pub(super) columns: i32,
-    pub(super) tile_rows: i32,
-}
+/// A matrix of bf16 that a kernel reads in tiles.
+pub(super) use sys::mlxsys_cuda_tiles as Tiles;
 
 /// What cuBLASLt may use for itself, in bytes.
 const WORKSPACE: i32 = 32 << 20;
@@ -193,15 +187,6 @@ impl Queue {
         floats: &[f32],
         blocks: [i32; 3],
     ) -> Result<(), MlxError> {
-        let tiles: Vec<sys::mlxsys_cuda_tiles> = tiles
-            .iter()
-            .map(|tiles| sys::mlxsys_cuda_tiles {
-                matrix: tiles.pointer,
-                rows: tiles.rows,
-                columns: tiles.columns,
-                tile_rows: tiles.tile_rows,
-            })
-            .collect();
         // SAFETY: a live queue and its function, lists of the given lengths; the rest is the caller's promise.
         let code = unsafe {
             sys::mlxsys_cuda_queue_launch(

@@ -91,7 +91,7 @@ impl Cuda {
     }
 
     /// Gives memory that nobody uses back to the driver.
-    pub(crate) fn trim(&self) -> Result<(), MlxError> {
+    pub(in crate::model) fn trim(&self) -> Result<(), MlxError> {
         memory::clear_cache()?;
         self.ops.trim()
     }

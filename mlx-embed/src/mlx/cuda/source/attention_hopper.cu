@@ -258,9 +258,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
 
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], 1);
-      sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], 2);
-      const float share = 1.f / sums[i];
+      const float share = 1.f / sum_of_four(sums[i]);
       if (row + 8 * i < length) {
         u16* to = out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + (lane & 3) * 2;
 #pragma unroll

@@ -52,6 +52,12 @@ __device__ __forceinline__ float warp_sum(float x) {
   return x;
 }
 
+// The sum over four neighbouring threads, which share a row of a product's result.
+__device__ __forceinline__ float sum_of_four(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
 // The sum over a block of `Threads`, for all of them.
 template <int Threads>
 __device__ __forceinline__ float block_sum(float x) {

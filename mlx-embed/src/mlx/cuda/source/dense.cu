@@ -128,6 +128,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) wgmma_done(sums[part]);
 
+    // Where a warp's eight results `j` of a row lie on their way.
+    auto place = [&](int row, int j) { return own_end + row * CHUNKS * 16 + ((j ^ (row & 7 & CHUNKS - 1)) << 4); };
     // Writes two tokens' pairs of every eight outputs, by way of shared memory, as rows of 16 bytes.
     auto write = [&](u16* to, int width, int column, int token, const u32(&pairs)[2][CHUNKS]) {
       __syncwarp();
@@ -136,13 +138,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
         for (int j = 0; j < CHUNKS; ++j) {
           const int row = (lane >> 2) + 8 * r;
-          write4(own_end + row * CHUNKS * 16 + ((j ^ (row & 7 & CHUNKS - 1)) << 4) + t * 4, pairs[r][j]);
+          write4(place(row, j) + t * 4, pairs[r][j]);
         }
       __syncwarp();
 #pragma unroll
       for (int i = 0; i < 16 * CHUNKS / 32; ++i) {
         const int row = (i * 32 + lane) / CHUNKS, j = (i * 32 + lane) % CHUNKS;
-        const uint4 eight = read16(own_end + row * CHUNKS * 16 + ((j ^ (row & 7 & CHUNKS - 1)) << 4));
+        const uint4 eight = read16(place(row, j));
         if (token + row < tokens && column + j * 8 < width)
           *(uint4*)(to + (u64)(token + row) * width + column + j * 8) = eight;
       }
@@ -156,7 +158,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const int row = (i * 32 + lane) / CHUNKS, j = (i * 32 + lane) % CHUNKS;
         const bool valid = token + row < tokens && column + j * 8 < width;
         const u64 at = valid ? (u64)(token + row) * width + column + j * 8 : 0;
-        copy16(own_end + row * CHUNKS * 16 + ((j ^ (row & 7 & CHUNKS - 1)) << 4), from + at, valid);
+        copy16(place(row, j), from + at, valid);
       }
       copies_end();
       copies_wait<0>();
@@ -166,14 +168,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
         for (int j = 0; j < CHUNKS; ++j) {
           const int row = (lane >> 2) + 8 * r;
-          pairs[r][j] = read4(own_end + row * CHUNKS * 16 + ((j ^ (row & 7 & CHUNKS - 1)) << 4) + t * 4);
+          pairs[r][j] = read4(place(row, j) + t * 4);
         }
     };
 #endif
-    auto of_four = [](float a) {
-      a += __shfl_xor_sync(0xffffffffu, a, 1);
-      return a + __shfl_xor_sync(0xffffffffu, a, 2);
-    };
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
       const int token = first_token + part * 64;
@@ -189,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       for (int r = 0; r < 2; ++r) {
         float square = 0.f;
         for (int i = t; i < parts; i += 4) square += squares[own[r] * parts + i];
-        norm[r] = rsqrtf(of_four(square) / inputs + eps);
+        norm[r] = rsqrtf(sum_of_four(square) / inputs + eps);
       }
 #endif
 #if AFTER == 0
@@ -214,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             }
           if (rotated) {
             if (HAS_HEAD_NORMS) {
-              const float head_scale = rsqrtf(of_four(square) / HEAD_DIM + head_eps);
+              const float head_scale = rsqrtf(sum_of_four(square) / HEAD_DIM + head_eps);
 #pragma unroll
               for (int j = 0; j < OF_HEAD; ++j) {
                 const u32 both = *(const u32*)(weight + j * 8 + t * 2);
@@ -280,7 +278,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        square[r] = of_four(square[r]);
+        square[r] = sum_of_four(square[r]);
         if (t == 0 && token + (lane >> 2) + 8 * r < tokens && first_output < n)
           squares[own[r] * ((n + OUTPUTS - 1) / OUTPUTS) + output_tile] = square[r];
       }
