@@ -315,8 +315,13 @@ impl Model for Runner {
 
     fn unload(self) {
         let turn = self.stream.turn();
+        mlx::survive_failure();
         drop(self);
         mlx::end_thread(turn);
+    }
+
+    fn may_end_thread() -> bool {
+        mlx::may_end_thread()
     }
 }
 

@@ -6,6 +6,8 @@
 
 #include <array>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -13,8 +15,11 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 #include "mlx/c/cuda.h"
 #include "mlx/c/error.h"
+#include "mlx/c/memory.h"
 #include "mlx/c/private/mlx.h"
 
 namespace {
@@ -23,8 +28,13 @@ namespace mx = mlx::core;
 
 // The driver as far as it is used here.
 struct MlxsysDriver_ {
+  int (*start)(unsigned);
+  int (*device_count)(int*);
+  int (*context_state)(int, unsigned*, int*);
   int (*context_retain)(void**, int);
+  int (*context_get)(void**);
   int (*context_set)(void*);
+  int (*context_synchronize)();
   int (*stream_create)(void**, unsigned);
   int (*stream_destroy)(void*);
   int (*stream_synchronize)(void*);
@@ -45,7 +55,6 @@ struct MlxsysDriver_ {
     const Attribute* attributes;
     unsigned n_attributes;
   };
-  int (*limit_get)(size_t*, int);
   int (*limit_set)(int, size_t);
   int (*device_attribute)(int*, int, int);
   int (*pool)(void**, int);
@@ -80,8 +89,13 @@ struct MlxsysDriver_ {
         {"libcuda.so.1"},
         "[mlxsys_cuda_queue] NVIDIA's driver",
         "[mlxsys_cuda_queue] NVIDIA's driver, libcuda.so.1, can't be loaded");
+    library.find(start, "cuInit");
+    library.find(device_count, "cuDeviceGetCount");
+    library.find(context_state, "cuDevicePrimaryCtxGetState");
     library.find(context_retain, "cuDevicePrimaryCtxRetain");
+    library.find(context_get, "cuCtxGetCurrent");
     library.find(context_set, "cuCtxSetCurrent");
+    library.find(context_synchronize, "cuCtxSynchronize");
     library.find(stream_create, "cuStreamCreate");
     library.find(stream_destroy, "cuStreamDestroy_v2");
     library.find(stream_synchronize, "cuStreamSynchronize");
@@ -90,7 +104,6 @@ struct MlxsysDriver_ {
     library.find(module_function, "cuModuleGetFunction");
     library.find(function_attribute, "cuFuncSetAttribute");
     library.find(device_attribute, "cuDeviceGetAttribute");
-    library.find(limit_get, "cuCtxGetLimit");
     library.find(limit_set, "cuCtxSetLimit");
     library.find(pool, "cuDeviceGetDefaultMemPool");
     library.find(pool_trim, "cuMemPoolTrimTo");
@@ -228,13 +241,6 @@ struct MlxsysQueue_ {
     constexpr int multiprocessor_count = 16, compute_capability_major = 75;
     driver.check(driver.device_attribute(&multiprocessors, multiprocessor_count, device), "no device");
     driver.check(driver.device_attribute(&major, compute_capability_major, device), "no device");
-    constexpr int stack_size = 0;
-    constexpr size_t drivers_own = 1024;
-    size_t stack = 0;
-    if (driver.limit_get(&stack, stack_size) == 0 && stack == drivers_own) {
-      // Less memory is all that is lost where this fails.
-      driver.limit_set(stack_size, 0);
-    }
     constexpr unsigned non_blocking = 1;
     driver.check(driver.stream_create(&stream, non_blocking), "no stream");
   }
@@ -319,6 +325,75 @@ MlxsysQueue_& mlxsys_queue_(mlxsys_cuda_queue queue) {
 }
 
 } // namespace
+
+extern "C" int mlxsys_cuda_prepare(void) {
+  try {
+    bool cuda = false;
+    if (mlx_cuda_is_available(&cuda) != 0 || !cuda) {
+      return 0;
+    }
+    auto& driver = MlxsysDriver_::get();
+    driver.check(driver.start(0), "no driver");
+    int devices = 0;
+    driver.check(driver.device_count(&devices), "no device");
+    void* current = nullptr;
+    driver.check(driver.context_get(&current), "no context");
+    for (int device = 0; device < devices; ++device) {
+      unsigned flags = 0;
+      int active = 0;
+      void* context = nullptr;
+      driver.check(driver.context_state(device, &flags, &active), "no context");
+      // With work already recorded in it a smaller stack makes that work fail, with an error that nothing recovers from.
+      if (!active) {
+        driver.check(driver.context_retain(&context, device), "no context");
+        driver.check(driver.context_set(context), "no context");
+        constexpr int stack_size = 0;
+        driver.check(driver.limit_set(stack_size, 0), "no smaller stack");
+      }
+    }
+    driver.check(driver.context_set(current), "no context");
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" bool mlxsys_cuda_survive(void) {
+  try {
+    bool cuda = false;
+    if (mlx_cuda_is_available(&cuda) != 0 || !cuda) {
+      return false;
+    }
+    auto& driver = MlxsysDriver_::get();
+    void* context = nullptr;
+    if (driver.context_get(&context) != 0 || !context) {
+      return false;
+    }
+    // Other errors, such as a lack of memory, leave the context in order.
+    constexpr int uncorrectable_memory = 214, illegal_address = 700, launch_failed = 719;
+    const int code = driver.context_synchronize();
+    if (code != uncorrectable_memory && (code < illegal_address || code > launch_failed)) {
+      return false;
+    }
+    static const bool prepared = []() {
+      size_t before = 0;
+      mlx_set_cache_limit(&before, SIZE_MAX);
+#ifdef __GLIBC__
+      on_exit(
+          [](int status, void*) {
+            std::fflush(nullptr);
+            _exit(status);
+          },
+          nullptr);
+#endif
+      return true;
+    }();
+    return prepared;
+  } catch (std::exception&) {
+    return false;
+  }
+}
 
 extern "C" int mlxsys_cuda_queue_new(mlxsys_cuda_queue* res, int device) {
   try {

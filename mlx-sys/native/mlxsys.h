@@ -168,9 +168,22 @@ typedef struct mlxsys_cuda_queue_ {
 } mlxsys_cuda_queue;
 
 /**
- * A queue on the device with this index. Where the context still has the driver's own limit on a thread's stack, 1 KiB,
- * for which it keeps memory for all threads that the GPU can hold (264 MiB on an H200), it is set to 0: kernels get what
- * they were compiled to need in any case, and none of MLX's calls itself.
+ * Call it before anything that makes MLX allocate memory. Where nothing in this process has used a GPU yet, the stack of
+ * its threads is set to 0: the driver keeps 1 KiB for each thread that the GPU can hold otherwise, 264 MiB on an H200.
+ * Kernels get what they were compiled to need in any case, and none of MLX's calls itself. Without a GPU it does nothing.
+ */
+int mlxsys_cuda_prepare(void);
+
+/**
+ * Whether the GPU has failed for good, as after a kernel's access to memory that isn't there: all that CUDA is asked from
+ * then on fails, and MLX ends the process where that happens in a destructor. If so, arrays that are freed are from now on
+ * kept without asking CUDA, and the process ends with its own exit code, without MLX's destructors. A thread that has a
+ * stream must not end any more.
+ */
+bool mlxsys_cuda_survive(void);
+
+/**
+ * A queue on the device with this index.
  */
 int mlxsys_cuda_queue_new(mlxsys_cuda_queue* res, int device);
 

@@ -3951,6 +3951,8 @@ unsafe extern "C" {
         n_options: usize,
     ) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_image_free(image: *mut ::core::ffi::c_uchar);
+    pub fn mlxsys_cuda_prepare() -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_survive() -> bool;
     pub fn mlxsys_cuda_queue_new(
         res: *mut mlxsys_cuda_queue,
         device: ::core::ffi::c_int,

@@ -192,8 +192,15 @@ pub(crate) struct EngineOptions {
 pub(crate) struct Engine {
     queue: Arc<TextQueue>,
     fate: Arc<Fate>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<WorkerThread>>,
     thread_id: ThreadId,
+}
+
+#[derive(Debug)]
+struct WorkerThread {
+    handle: JoinHandle<()>,
+    /// Tells that the thread is done but won't end.
+    sleeps: mpsc::Receiver<()>,
 }
 
 /// An engine whose model is still being loaded.
@@ -222,25 +229,35 @@ impl Engine {
         let queue = Arc::new(Queue::new(options.limits));
         let fate = Arc::new(Fate::default());
         let (started, start) = mpsc::sync_channel(1);
+        let (asleep, sleeps) = mpsc::sync_channel(1);
         let body = {
             let (queue, fate) = (Arc::clone(&queue), Arc::clone(&fate));
-            move || match load() {
-                Ok(model) => {
-                    // Nobody to tell means that the engine is gone, and its queue closed.
-                    let _ = started.send(Ok(()));
-                    Worker::new(model, queue, fate, options).run();
+            move || {
+                match load() {
+                    Ok(model) => {
+                        // Nobody to tell means that the engine is gone, and its queue closed.
+                        let _ = started.send(Ok(()));
+                        Worker::new(model, queue, fate, options).run();
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
                 }
-                Err(error) => {
-                    let _ = started.send(Err(error));
+                if !M::may_end_thread() {
+                    let _ = asleep.send(());
+                    loop {
+                        thread::park();
+                    }
                 }
             }
         };
-        let thread = thread::Builder::new()
+        let handle = thread::Builder::new()
             .name("mlx-embed".into())
             .spawn(body)
             .map_err(|error| Error::Stopped { reason: format!("its thread could not start: {error}") })?;
-        let thread_id = thread.thread().id();
-        let engine = Self { queue, fate, thread: Mutex::new(Some(thread)), thread_id };
+        let thread_id = handle.thread().id();
+        let thread = Mutex::new(Some(WorkerThread { handle, sleeps }));
+        let engine = Self { queue, fate, thread, thread_id };
         Ok(Starting { engine, started: start })
     }
 
@@ -332,9 +349,11 @@ impl Engine {
             return;
         }
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread.take() {
+        if let Some(WorkerThread { handle, sleeps }) = thread.take()
+            && sleeps.recv().is_err()
+        {
             // A panic was told to the callers whom it concerned.
-            let _ = thread.join();
+            let _ = handle.join();
         }
     }
 }

@@ -34,6 +34,9 @@ pub(crate) trait Model: 'static {
 
     /// Frees the model.
     fn unload(self);
+
+    /// Whether the thread on which a model was loaded or failed to may end. If not it sleeps on, with what it holds.
+    fn may_end_thread() -> bool;
 }
 
 /// Something else that the model's thread is asked to do.

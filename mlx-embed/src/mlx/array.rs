@@ -2,8 +2,9 @@
 
 use std::ffi::c_void;
 
+use super::device::start;
 use super::dtype::{Dtype, Element};
-use super::error::{MlxError, check, check_results, install_handler, last_error};
+use super::error::{MlxError, check, check_results, last_error};
 use super::{Stream, ops};
 
 /// An n-dimensional array on MLX's lazy graph.
@@ -49,7 +50,7 @@ impl Array {
         shape: &[i32],
         dtype: Dtype,
     ) -> Result<Self, MlxError> {
-        install_handler();
+        start();
         let needed = shape
             .iter()
             .try_fold(dtype.size(), |product, &dim| product.checked_mul(usize::try_from(dim).ok()?));

@@ -1,8 +1,8 @@
 //! Devices and streams.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use super::error::{MlxError, check, check_results, install_handler, last_error};
 
@@ -38,15 +38,47 @@ impl Backend {
 thread_local! {
     /// What [`end_thread`] keeps.
     static LAST_TURN: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
+    /// Whether this thread has seen its GPU fail for good.
+    static IS_LOST: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Keeps a turn until this thread has ended. MLX ends a GPU thread's streams and graphs when the thread ends, in
-/// destructors that no turn of ours surrounds; while another thread records a graph, CUDA refuses that, and both fail.
+/// destructors that no turn of ours surrounds.
 ///
 /// Destructors of thread-locals run in the reverse order of their registration, and a thread takes its first turn before
 /// it uses MLX: so what this keeps goes behind what MLX destroys.
+///
+/// Where this thread's GPU has failed for good nothing is kept, as the thread can't end: see [`may_end_thread`].
 pub(crate) fn end_thread(turn: Option<MutexGuard<'static, ()>>) {
-    LAST_TURN.set(turn);
+    if may_end_thread() {
+        LAST_TURN.set(turn);
+    }
+}
+
+/// Whether this thread may end. After a fault in a GPU's kernel all that CUDA is asked fails, and MLX ends the process
+/// where it is in a destructor, as it is at the end of a thread that has a stream.
+pub(crate) fn may_end_thread() -> bool {
+    !IS_LOST.get()
+}
+
+/// Looks whether this thread's GPU has failed for good, and sees to it that what is destroyed after that doesn't end the
+/// process. Comes with every error of MLX's, and before a model is freed: the fault may be another model's.
+pub(crate) fn survive_failure() {
+    // SAFETY: takes no arguments.
+    if unsafe { mlx_sys::mlxsys_cuda_survive() } {
+        IS_LOST.set(true);
+    }
+}
+
+/// Comes before whatever makes MLX allocate memory, and does something once.
+pub(super) fn start() {
+    static ONCE: Once = Once::new();
+    install_handler();
+    ONCE.call_once(|| {
+        // It is for using less memory: where it fails, nothing but that is lost.
+        // SAFETY: takes no arguments.
+        let _ = check("cuda_prepare", unsafe { mlx_sys::mlxsys_cuda_prepare() });
+    });
 }
 
 impl std::fmt::Display for Backend {
@@ -155,7 +187,7 @@ impl Stream {
 
     /// Of GPUs, that with this index.
     pub(crate) fn new(backend: Backend, gpu: i32) -> Result<Self, MlxError> {
-        install_handler();
+        start();
         let reused = if backend == Backend::Cpu { idle().pop() } else { None };
         let raw = match reused {
             Some(Idle(raw)) => raw,

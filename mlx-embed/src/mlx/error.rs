@@ -5,6 +5,8 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
+use super::device::survive_failure;
+
 /// An MLX operation that failed, with MLX's own message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("MLX could not do `{operation}`: {message}")]
@@ -64,6 +66,7 @@ pub(super) fn install_handler() {
 #[cold]
 pub(super) fn last_error(operation: &'static str) -> MlxError {
     let message = LAST_MESSAGE.with(|slot| slot.borrow_mut().take());
+    survive_failure();
     let message = match &message {
         // mlx-c appends " at FILE:LINE" of its own source, which says nothing to our users.
         Some(text) => text.rsplit_once(" at ").map_or(text.as_str(), |(head, _)| head),

@@ -1,11 +1,12 @@
 //! MLX's memory counters and limits. They are the process's, not a model's: MLX has one allocator.
 
-use super::error::{MlxError, check, install_handler};
+use super::device::start;
+use super::error::{MlxError, check};
 
 type Result<T> = std::result::Result<T, MlxError>;
 
 fn read(operation: &'static str, call: unsafe extern "C" fn(*mut usize) -> std::ffi::c_int) -> Result<usize> {
-    install_handler();
+    start();
     let mut bytes = 0;
     // SAFETY: the call writes one size through a valid pointer.
     check(operation, unsafe { call(&mut bytes) })?;
@@ -41,7 +42,7 @@ pub fn cached() -> Result<usize> {
 /// # Errors
 /// When MLX's allocator can't be reached.
 pub fn reset_peak() -> Result<()> {
-    install_handler();
+    start();
     // SAFETY: takes no arguments.
     check("reset_peak_memory", unsafe { mlx_sys::mlx_reset_peak_memory() })
 }
@@ -51,7 +52,7 @@ pub fn reset_peak() -> Result<()> {
 /// # Errors
 /// When MLX's allocator can't be reached.
 pub fn clear_cache() -> Result<()> {
-    install_handler();
+    start();
     // SAFETY: takes no arguments.
     check("clear_cache", unsafe { mlx_sys::mlx_clear_cache() })
 }
@@ -61,7 +62,7 @@ pub fn clear_cache() -> Result<()> {
 /// # Errors
 /// When MLX's allocator can't be reached.
 pub fn set_cache_limit(bytes: usize) -> Result<usize> {
-    install_handler();
+    start();
     let mut before = 0;
     // SAFETY: writes one size through a valid pointer.
     check("set_cache_limit", unsafe { mlx_sys::mlx_set_cache_limit(&mut before, bytes) })?;
@@ -73,7 +74,7 @@ pub fn set_cache_limit(bytes: usize) -> Result<usize> {
 /// # Errors
 /// When MLX's allocator can't be reached.
 pub fn set_limit(bytes: usize) -> Result<usize> {
-    install_handler();
+    start();
     let mut before = 0;
     // SAFETY: writes one size through a valid pointer.
     check("set_memory_limit", unsafe { mlx_sys::mlx_set_memory_limit(&mut before, bytes) })?;

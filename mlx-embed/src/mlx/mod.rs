@@ -32,7 +32,7 @@ pub mod ops;
 
 pub use array::Array;
 pub use device::{Backend, Stream, gpu_backend};
-pub(crate) use device::{end_thread, gpu_count, has_cpu};
+pub(crate) use device::{end_thread, gpu_count, has_cpu, may_end_thread, survive_failure};
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;
 pub(crate) use mapped::{MappedArrays, MappedFile};

@@ -2,6 +2,7 @@
 
 mod ticket;
 
+use std::cell::Cell;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
@@ -127,8 +128,17 @@ impl Model for Fake {
     }
 
     fn unload(self) {
+        MAY_END.set(!self.0.lock().broken);
         self.0.unloaded.fetch_add(1, Ordering::SeqCst);
     }
+
+    fn may_end_thread() -> bool {
+        MAY_END.get()
+    }
+}
+
+thread_local! {
+    static MAY_END: Cell<bool> = const { Cell::new(true) };
 }
 
 fn options() -> EngineOptions {
@@ -474,6 +484,51 @@ fn dropping_the_engine_frees_the_model_whatever_is_queued() {
     lab.release();
     dropper.join().unwrap();
     assert_eq!(lab.unloaded.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn nobody_waits_for_a_thread_that_may_not_end() {
+    thread_local! {
+        /// Goes when its thread ends.
+        static ON_THREAD: Cell<Option<mpsc::Sender<()>>> = const { Cell::new(None) };
+    }
+    let watch = || {
+        let (on_thread, ends) = mpsc::channel();
+        (move || ON_THREAD.set(Some(on_thread)), ends)
+    };
+    let seen_dropping = |engine: Engine| {
+        let (done, wait) = mpsc::channel();
+        thread::spawn(move || {
+            drop(engine);
+            let _ = done.send(());
+        });
+        wait.recv_timeout(Duration::from_secs(20)).expect("the engine waits for a thread that may not end");
+    };
+
+    let (lab, (on_thread, ends)) = (Arc::new(Lab::default()), watch());
+    let load = {
+        let lab = Arc::clone(&lab);
+        move || {
+            on_thread();
+            Ok(Fake(lab))
+        }
+    };
+    let engine = Engine::start(load, options()).unwrap().wait().unwrap();
+    end(&QUERY.send(&engine, &[&[BREAKS_DEVICE]])).unwrap_err();
+    seen_dropping(engine);
+    assert_eq!(lab.unloaded.load(Ordering::SeqCst), 1);
+    assert_eq!(ends.try_recv(), Err(mpsc::TryRecvError::Empty), "the thread has ended");
+
+    let (on_thread, ends) = watch();
+    let load = move || {
+        on_thread();
+        MAY_END.set(false);
+        Err::<Fake, _>(Error::Option { option: "device", reason: "is gone".into() })
+    };
+    let Starting { engine, started } = Engine::start(load, options()).unwrap();
+    started.recv().unwrap().unwrap_err();
+    seen_dropping(engine);
+    assert_eq!(ends.try_recv(), Err(mpsc::TryRecvError::Empty), "the thread has ended");
 }
 
 #[test]

@@ -73,8 +73,9 @@ pub use arrays::{HostInput, HostOutput};
 
 use super::Stream;
 use super::array::Array;
+use super::device::start;
 use super::dtype::Dtype;
-use super::error::{Failure, MlxError, check, install_handler};
+use super::error::{Failure, MlxError, check};
 use super::ops::ArrayVec;
 
 /// What a kernel may fail with: any error, or a string.
@@ -152,7 +153,7 @@ pub fn host_kernel<K: HostKernel + ?Sized, const N: usize>(
     outputs: [OutputSpec<'_>; N],
     stream: &Stream,
 ) -> Result<[Array; N], MlxError> {
-    install_handler();
+    start();
     let name = c_string(kernel.name());
     let inputs = ArrayVec::new(inputs.iter().copied())?;
     let specs = outputs.map(|output| sys::mlxsys_host_output_spec {
