@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Whether a fault of a kernel ends as an error: fault.py PROGRAM DIR. Needs cc, glibc and a Hopper GPU.
+
+A library between the program and NVIDIA's driver gives one launch, the 1st, 100th, .. of a process, parameters that point
+to nothing. CUDA answers everything with an error from then on. Exits with 1 unless each time the program says so and ends
+by itself with code 1."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# Some 110 launches load the model (it expands or packs its matrices), the others are of batches.
+LAUNCHES = (1, 100, 200, 300)
+BETWEEN = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int (*launch)(const void*, void*, void**, void**);
+static long left;
+
+static int launch_one_badly(const void* config, void* function, void** parameters, void** extra) {
+  static _Alignas(64) char nothing[128];
+  if (--left == 0) {
+    for (int i = 0; i < 3; ++i) parameters[i] = nothing;
+  }
+  return launch(config, function, parameters, extra);
+}
+
+void* dlsym(void* library, const char* name) {
+  static void* (*find)(void*, const char*);
+  if (!find) find = (void* (*)(void*, const char*))dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.34");
+  if (!find) find = (void* (*)(void*, const char*))dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.2.5");
+  void* found = find(library, name);
+  if (!found || strcmp(name, "cuLaunchKernelEx") != 0) return found;
+  launch = (int (*)(const void*, void*, void**, void**))found;
+  left = atol(getenv("BAD_LAUNCH"));
+  return (void*)launch_one_badly;
+}
+"""
+
+
+def main() -> int:
+    program, model = sys.argv[1:3]
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "between.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", library, "-ldl"], input=BETWEEN, text=True,
+                       check=True)
+        batches = 2 * (json.dumps({"batch": 10, "tokens": 16}) + "\n")
+        for number in LAUNCHES:
+            ended = subprocess.run(
+                [program, "bench", "--stdin", "--quiet", "--model", model, "--device", "gpu"], input=batches, text=True,
+                capture_output=True, timeout=120, env={**os.environ, "LD_PRELOAD": str(library), "BAD_LAUNCH": str(number)})
+            as_it_should = ended.returncode == 1 and "illegal memory access" in ended.stderr
+            failed += not as_it_should
+            print(f"launch {number}: {'' if as_it_should else 'WRONG: '}code {ended.returncode}, {ended.stderr.strip()}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
