@@ -336,8 +336,13 @@ extern "C" int mlxsys_cuda_prepare(void) {
     driver.check(driver.start(0), "no driver");
     int devices = 0;
     driver.check(driver.device_count(&devices), "no device");
-    void* current = nullptr;
-    driver.check(driver.context_get(&current), "no context");
+    struct Current {
+      void* context{nullptr};
+      ~Current() {
+        MlxsysDriver_::get().context_set(context);
+      }
+    } current;
+    driver.check(driver.context_get(&current.context), "no context");
     for (int device = 0; device < devices; ++device) {
       unsigned flags = 0;
       int active = 0;
@@ -351,7 +356,6 @@ extern "C" int mlxsys_cuda_prepare(void) {
         driver.check(driver.limit_set(stack_size, 0), "no smaller stack");
       }
     }
-    driver.check(driver.context_set(current), "no context");
     return 0;
   } catch (std::exception& e) {
     mlx_error(e.what());

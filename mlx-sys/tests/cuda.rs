@@ -78,7 +78,9 @@ fn what_is_not_there_is_a_message() {
 
         let mut cuda = false;
         assert_eq!(sys::mlx_cuda_is_available(&mut cuda), 0);
+        assert!(!sys::mlxsys_cuda_survive(), "no GPU has failed");
         if !cuda {
+            assert_eq!(sys::mlxsys_cuda_prepare(), 0, "there is nothing to do");
             let array = Array::f32(&[1.0], &[1]);
             let message = failure(sys::mlxsys_cuda_array_pointer(&mut pointer, array.0));
             assert!(message.contains("not MLX's CUDA build"), "{message}");
