@@ -5,9 +5,19 @@
     reason = "each method is the intrinsics of one operation, under the contract of the trait"
 )]
 
-use std::array::from_fn;
-
 use super::Simd;
+
+/// A vector, lane by lane: a loop in place. `array::from_fn` and `map` are functions of core, which a compiler inlines or
+/// not as it likes; behind a call vectors go through memory.
+macro_rules! lanes {
+    ($i:ident: $value:expr) => {{
+        let mut lanes = [Default::default(); 16];
+        for $i in 0..16 {
+            lanes[$i] = $value;
+        }
+        lanes
+    }};
+}
 
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Portable;
@@ -16,7 +26,9 @@ pub(in crate::kernels) struct Portable;
 unsafe impl Simd for Portable {
     type F = [f32; 16];
     type I = [i32; 16];
-    type B = [u8; 64];
+    /// A lane's first byte lowest. A vector of bytes would have to be taken apart before its lanes could be summed, which
+    /// compilers gave up on.
+    type B = [u32; 16];
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [f32; 16] {
@@ -32,36 +44,36 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn add(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        from_fn(|i| a[i] + b[i])
+        lanes!(i: a[i] + b[i])
     }
     #[inline(always)]
     unsafe fn sub(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        from_fn(|i| a[i] - b[i])
+        lanes!(i: a[i] - b[i])
     }
     #[inline(always)]
     unsafe fn mul(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        from_fn(|i| a[i] * b[i])
+        lanes!(i: a[i] * b[i])
     }
     #[inline(always)]
     unsafe fn div(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        from_fn(|i| a[i] / b[i])
+        lanes!(i: a[i] / b[i])
     }
     #[inline(always)]
     unsafe fn max(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+        lanes!(i: if a[i] > b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
     unsafe fn min(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+        lanes!(i: if a[i] < b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
     unsafe fn abs(a: [f32; 16]) -> [f32; 16] {
-        a.map(f32::abs)
+        lanes!(i: a[i].abs())
     }
     #[inline(always)]
     unsafe fn fma(a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         // `mul_add` is a library call where the machine has no such instruction.
-        from_fn(|i| a[i] * b[i] + c[i])
+        lanes!(i: a[i] * b[i] + c[i])
     }
     #[inline(always)]
     unsafe fn reduce_add(a: [f32; 16]) -> f32 {
@@ -74,7 +86,7 @@ unsafe impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn max_magnitude(max: [i32; 16], a: [f32; 16]) -> [i32; 16] {
-        from_fn(|i| max[i].max(a[i].abs().to_bits() as i32))
+        lanes!(i: max[i].max(a[i].abs().to_bits() as i32))
     }
     #[inline(always)]
     unsafe fn reduce_max_magnitude(max: [i32; 16]) -> f32 {
@@ -87,19 +99,19 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn add_int(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
-        from_fn(|i| a[i].wrapping_add(b[i]))
+        lanes!(i: a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
     unsafe fn sub_int(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
-        from_fn(|i| a[i].wrapping_sub(b[i]))
+        lanes!(i: a[i].wrapping_sub(b[i]))
     }
     #[inline(always)]
     unsafe fn shift_left<const N: u32>(a: [i32; 16]) -> [i32; 16] {
-        a.map(|x| x << N)
+        lanes!(i: a[i] << N)
     }
     #[inline(always)]
     unsafe fn shift_right<const N: u32>(a: [i32; 16]) -> [i32; 16] {
-        a.map(|x| x >> N)
+        lanes!(i: a[i] >> N)
     }
     #[inline(always)]
     unsafe fn reduce_add_int(a: [i32; 16]) -> i32 {
@@ -107,15 +119,15 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn to_float(a: [i32; 16]) -> [f32; 16] {
-        a.map(|x| x as f32)
+        lanes!(i: a[i] as f32)
     }
     #[inline(always)]
     unsafe fn round(a: [f32; 16]) -> [i32; 16] {
-        a.map(|x| x.round_ties_even() as i32)
+        lanes!(i: a[i].round_ties_even() as i32)
     }
     #[inline(always)]
     unsafe fn bits_to_float(a: [i32; 16]) -> [f32; 16] {
-        a.map(|x| f32::from_bits(x as u32))
+        lanes!(i: f32::from_bits(a[i] as u32))
     }
     #[inline(always)]
     unsafe fn load_int(from: *const i32) -> [i32; 16] {
@@ -127,33 +139,36 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn store_bytes(to: *mut i8, a: [i32; 16]) {
-        to.cast::<[i8; 16]>().write_unaligned(a.map(|x| x as i8))
+        to.cast::<[i8; 16]>().write_unaligned(lanes!(i: a[i] as i8))
     }
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
-    unsafe fn load_bytes(from: *const u8) -> [u8; 64] {
-        from.cast::<[u8; 64]>().read_unaligned()
+    unsafe fn load_bytes(from: *const u8) -> [u32; 16] {
+        let a = from.cast::<[u32; 16]>().read_unaligned();
+        lanes!(i: u32::from_le(a[i]))
     }
     #[inline(always)]
-    unsafe fn store_wide(to: *mut u8, a: [u8; 64]) {
-        to.cast::<[u8; 64]>().write_unaligned(a)
+    unsafe fn store_wide(to: *mut u8, a: [u32; 16]) {
+        to.cast::<[u32; 16]>().write_unaligned(lanes!(i: a[i].to_le()));
     }
     #[inline(always)]
-    unsafe fn nibbles(a: [u8; 64]) -> ([u8; 64], [u8; 64]) {
-        (a.map(|x| x & 15), a.map(|x| x >> 4))
+    unsafe fn nibbles(a: [u32; 16]) -> ([u32; 16], [u32; 16]) {
+        (lanes!(i: a[i] & 0x0f0f_0f0f), lanes!(i: a[i] >> 4 & 0x0f0f_0f0f))
     }
     #[inline(always)]
-    unsafe fn dot4(sum: [i32; 16], w: [u8; 64], x: *const i8) -> [i32; 16] {
-        let x = x.cast::<[i8; 4]>().read_unaligned().map(i32::from);
-        from_fn(|i| {
-            let lane = |j: usize| i32::from(w[4 * i + j]) * x[j];
-            sum[i] + (lane(0) + lane(1)) + (lane(2) + lane(3))
+    unsafe fn dot4(sum: [i32; 16], w: [u32; 16], x: *const i8) -> [i32; 16] {
+        let x = [i32::from(*x), i32::from(*x.add(1)), i32::from(*x.add(2)), i32::from(*x.add(3))];
+        // Both factors fit into sixteen bits: SSE2 multiplies those, not lanes of 32.
+        lanes!(i: {
+            let w = [w[i] & 255, w[i] >> 8 & 255, w[i] >> 16 & 255, w[i] >> 24];
+            let (first, second) = (w[0] as i32 * x[0] + w[1] as i32 * x[1], w[2] as i32 * x[2] + w[3] as i32 * x[3]);
+            sum[i] + first + second
         })
     }
     #[inline(always)]
-    unsafe fn dot8(sum: [i32; 16], w: [u8; 64], x: *const i8) -> [i32; 16] {
+    unsafe fn dot8(sum: [i32; 16], w: [u32; 16], x: *const i8) -> [i32; 16] {
         Self::dot4(sum, w, x)
     }
 }
