@@ -65,6 +65,16 @@ fn every_part_of_every_layer_is_measured_once() {
 }
 
 #[test]
+fn attention_that_is_computed_while_it_is_built_is_the_devices_time() {
+    // Too many scores to hold at once, so MLX computes some queries' after the others'.
+    let shape = Shape { texts: 12, tokens: 512 };
+    let mut bench = Bench::new(&load("mlx", Precision::Exact)).unwrap();
+    let samples = bench.layers(shape, Level::Operations, 1).unwrap();
+    let attention = samples.iter().find(|sample| sample.operation.parts() == [Part::Attention]).unwrap();
+    assert!(attention.device > attention.host, "{attention:?}");
+}
+
+#[test]
 fn what_kernels_fuse_is_one_operation_named_after_its_parts() {
     let names = |kernels: &str| -> Vec<String> {
         let mut bench = Bench::new(&load(kernels, Precision::Exact)).unwrap();

@@ -1,8 +1,8 @@
 //! Many mixed requests, with memory and latency over time.
 //!
 //! ```text
-//! cargo bench --bench soak                                     # 200,000 requests
-//! cargo bench --bench soak -- --requests 20000 --output DIR
+//! cargo bench --bench soak                                     # 200,000 requests: 50 minutes on two cores
+//! cargo bench --bench soak -- --requests 4000 --output DIR     # results and threads; too few to judge memory
 //! cargo bench --bench soak -- --leak 64                        # shows that a leak is found
 //! ```
 //!
@@ -27,7 +27,7 @@ use std::{fs, thread};
 use mlx_embed::{Embedder, LoadOptions, Shutdown};
 
 use requests::{Counts, Requests};
-use series::{Point, Series, Window};
+use series::{ENOUGH_REQUESTS, Point, Series, Window};
 
 const THREADS: u64 = 16;
 
@@ -39,7 +39,7 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
-    let mut found = Arguments { requests: 200_000, output: "target/soak".into(), leak: 0 };
+    let mut found = Arguments { requests: ENOUGH_REQUESTS, output: "target/soak".into(), leak: 0 };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         // Cargo's own, for every benchmark.

@@ -10,8 +10,11 @@ use mlx_embed::mlx::memory;
 
 /// Growth that fails the run. The smallest things that a request makes are larger: a ticket is a few hundred bytes, a
 /// vector 1,536, a text's tokens 4 each. So one that is left behind by every tenth request shows, while the allocator's
-/// own wandering, a few MB, is under it over 200,000 requests.
+/// own wandering, a few MB, is under it over [`ENOUGH_REQUESTS`].
 pub(crate) const MOST_BYTES_PER_REQUEST: f64 = 16.0;
+
+/// Requests from which on the allocator's wandering stays under that; fewer may fail without a leak.
+pub(crate) const ENOUGH_REQUESTS: u64 = 200_000;
 
 /// Share of the requests after which caches, arenas and stacks have their size.
 const WARM_UP: f64 = 0.2;
@@ -84,6 +87,7 @@ pub(crate) struct Series {
 
 /// How resident memory grew after the warm-up.
 pub(crate) struct Slope {
+    requests: u64,
     bytes_per_request: f64,
     points: usize,
     first_bytes: u64,
@@ -114,6 +118,7 @@ impl Series {
         }
         slopes.sort_unstable_by(f64::total_cmp);
         Some(Slope {
+            requests: points.last()?.requests,
             bytes_per_request: *slopes.get(slopes.len() / 2)?,
             points: points.len(),
             first_bytes: points.first()?.resident_bytes,
@@ -150,10 +155,16 @@ impl Series {
 impl Slope {
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.bytes_per_request <= MOST_BYTES_PER_REQUEST {
-            Ok(())
-        } else {
-            Err(format!("memory grows by more than {MOST_BYTES_PER_REQUEST} bytes a request"))
+            return Ok(());
         }
+        let mut why = format!("memory grows by more than {MOST_BYTES_PER_REQUEST} bytes a request");
+        if self.requests < ENOUGH_REQUESTS {
+            why += &format!(
+                "; {} requests don't tell that from the allocator's wandering, a few MB: {ENOUGH_REQUESTS} do",
+                self.requests
+            );
+        }
+        Err(why)
     }
 }
 

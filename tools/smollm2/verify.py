@@ -1,15 +1,17 @@
 """Verifies SmolLM2-135M layer by layer: 4 bits, 8 bits and bf16, in every precision.
 
-    python verify.py DIR [--device cpu|gpu] [--binary FILE]
+    python verify.py DIR [--checkpoints 4bit,bf16] [--ways mlx] [--device cpu|gpu] [--binary FILE]
 
 Makes each checkpoint and its golden file in DIR unless they are there, runs `mlx-embed verify` on
-it and prints a table. Exits with 1 if anything is off. README.md has the Python it needs.
+it and prints a table, and on stderr what is running. Exits with 1 if anything is off. README.md
+has the Python it needs.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,9 +20,9 @@ ROOT = HERE.parents[1]
 CHECKPOINTS = {"4bit": ["--bits", "4"], "8bit": ["--bits", "8"], "bf16": ["--bits", "0"]}
 # MLX's operations share one thread's queue with the products, so more BLAS threads only wait.
 MLX = ["--kernels", "mlx", "--threads", "1"]
-WAYS = {"exact": ["--precision", "exact"], "fast": ["--precision", "fast"], "MLX's operations": MLX}
+WAYS = {"exact": ["--precision", "exact"], "fast": ["--precision", "fast"], "mlx": MLX}
 # The golden file's texts end on this token, also where the mean of all tokens is taken.
-MEAN = ["--pooling", "mean", "--end-token", "<|endoftext|>"]
+POOLINGS = {"last token": [], "mean pooled": ["--pooling", "mean", "--end-token", "<|endoftext|>"]}
 
 
 def make(folder: Path, name: str) -> tuple[Path, Path]:
@@ -42,6 +44,29 @@ def verify(binary: Path, checkpoint: Path, golden: Path, arguments: list[str]) -
     if result.returncode > 1 or not result.stdout:
         sys.exit(f"{checkpoint}: {result.stderr}")
     return json.loads(result.stdout)
+
+
+def both_poolings(name: str, binary: Path, checkpoint: Path, golden: Path, arguments: list[str]) -> list[dict]:
+    """`verify` with each. It may take minutes, so stderr tells what is running."""
+    found = []
+    for pooling, its in POOLINGS.items():
+        print(f"{name}, {pooling}:", end=" ", file=sys.stderr, flush=True)
+        start = time.monotonic()
+        found.append(verify(binary, checkpoint, golden, [*arguments, *its]))
+        print(f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def some_of(known: dict):
+    """Reads names with commas between them."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"no {unknown[0]!r}: there are {', '.join(known)}")
+        return names
+
+    return read
 
 
 def number(value: float | None) -> str:
@@ -73,6 +98,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dir", type=Path, help="the folder for checkpoints and golden files")
+    parser.add_argument("--checkpoints", type=some_of(CHECKPOINTS), default=list(CHECKPOINTS),
+                        help=f"comma-separated, of {','.join(CHECKPOINTS)} (default: all)")
+    parser.add_argument("--ways", type=some_of(WAYS), default=list(WAYS),
+                        help=f"comma-separated, of {','.join(WAYS)}, MLX's own operations (default: all)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/mlx-embed",
                         help="mlx-embed (default: %(default)s)")
@@ -84,16 +113,15 @@ def main() -> int:
           "| largest of a token | lowest cosine, last token | mean pooled | |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |", flush=True)
     passed = True
-    for name in CHECKPOINTS:
+    for name in options.checkpoints:
         checkpoint, golden = make(options.dir, name)
         # What is not 4 or 8 bits is never rounded, and a GPU knows no precision.
-        ways = {"as it is": []} if options.device == "gpu" else dict(WAYS)
+        ways = {"as it is": []} if options.device == "gpu" else {way: WAYS[way] for way in options.ways}
         if name == "bf16":
             ways.pop("fast", None)
         for way, arguments in ways.items():
             arguments = [*arguments, "--device", options.device]
-            last = verify(options.binary, checkpoint, golden, arguments)
-            mean = verify(options.binary, checkpoint, golden, arguments + MEAN)
+            last, mean = both_poolings(f"{name}, {way}", options.binary, checkpoint, golden, arguments)
             passed &= last["passed"] and mean["passed"]
             print(row(name, way, last, mean), flush=True)
     return 0 if passed else 1

@@ -1,5 +1,6 @@
 """The peers: how each one is started."""
 
+import os
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -8,7 +9,7 @@ CACHE = ROOT / "target" / "peers"
 MODEL = CACHE / "model"
 PYTHON = CACHE / "venv" / "bin" / "python"
 PEAK = CACHE / "peak"
-CLI = ROOT / "target" / "release" / "mlx-embed"
+CLI = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release" / "mlx-embed"
 CANDLE = CACHE / "candle" / "release" / "candle-worker"
 OPENVINO = CACHE / "qwen3.xml"
 SIZES = (151669, 1024)  # rows of the vocabulary, hidden size

@@ -9,6 +9,7 @@ import venv
 
 from .peers import CACHE, CANDLE, HERE, MODEL, OPENVINO, OURS, PEAK, PYTHON, ROOT, gguf, onnx
 
+VENV = PYTHON.parent.parent
 BASE_MODEL = ROOT / "target" / "demo" / "qwen3-0.6b-4bit-random"
 
 
@@ -24,22 +25,36 @@ def run(*command, environment=None, cwd=ROOT) -> None:
         raise PrepareError(f"`{' '.join(command)}` failed with {finished.returncode}")
 
 
+def pins(name: str) -> str:
+    return hashlib.sha256((HERE / f"{name}.txt").read_bytes()).hexdigest()
+
+
+def is_installed(name: str) -> bool:
+    stamp = VENV / f"{name}.stamp"
+    return stamp.is_file() and stamp.read_text() == pins(name)
+
+
+def install(name: str, *options, environment=None) -> None:
+    if not is_installed(name):
+        pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
+        run(*pip, *options, "-r", HERE / f"{name}.txt", environment=environment)
+        (VENV / f"{name}.stamp").write_text(pins(name))
+
+
 def python_packages() -> None:
-    """A virtual environment with the pinned packages. llama-cpp-python is compiled for this CPU."""
-    lists = [HERE / "requirements-build.txt", HERE / "requirements.txt"]
-    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in lists)).hexdigest()
-    stamp = CACHE / "venv.stamp"
-    if stamp.is_file() and stamp.read_text() == wanted and PYTHON.is_file():
-        return
-    folder = PYTHON.parent.parent
-    shutil.rmtree(folder, ignore_errors=True)
-    venv.create(folder, with_pip=True)
-    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
-    run(*pip, "-r", lists[0])
+    """A virtual environment with the pinned packages."""
+    if not is_installed("requirements"):
+        shutil.rmtree(VENV, ignore_errors=True)
+        venv.create(VENV, with_pip=True)
+    install("requirements")
+
+
+def llama_cpp() -> None:
+    """llama-cpp-python, compiled for this CPU."""
     path = f"{PYTHON.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     native = {"PATH": path, "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF"}
-    run(*pip, "--no-build-isolation", "-r", lists[1], environment=native)
-    stamp.write_text(wanted)
+    install("requirements-build")
+    install("requirements-llama", "--no-build-isolation", environment=native)
 
 
 def checkpoint() -> None:
@@ -88,8 +103,8 @@ def prepare(names: list) -> dict:
         "openvino-f32": [lambda: converted("make_openvino.py", OPENVINO)],
         "onnxruntime": [lambda: converted("make_onnx.py", onnx(4), 4)],
         "onnxruntime-f32": [lambda: converted("make_onnx.py", onnx(1), 1)],
-        "llama.cpp": [lambda: gguf_file("full")],
-        "llama.cpp-headless": [lambda: gguf_file("headless")],
+        "llama.cpp": [llama_cpp, lambda: gguf_file("full")],
+        "llama.cpp-headless": [llama_cpp, lambda: gguf_file("headless")],
         "candle": [lambda: gguf_file("candle"), candle],
         **dict.fromkeys(OURS, [cli]),
     }

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use super::device::start;
 use super::dtype::{Dtype, Element};
 use super::error::{MlxError, check, check_results, last_error};
+use super::waiting::waiting;
 use super::{Stream, ops};
 
 /// An n-dimensional array on MLX's lazy graph.
@@ -124,7 +125,7 @@ impl Array {
     /// When an operation in the graph fails.
     pub fn eval(&self) -> Result<(), MlxError> {
         // SAFETY: `raw` is a live array.
-        check_results("eval", unsafe { mlx_sys::mlx_array_eval(self.raw) })
+        check_results("eval", waiting(|| unsafe { mlx_sys::mlx_array_eval(self.raw) }))
     }
 
     /// Runs the graph and copies the elements, in row-major order.

@@ -12,6 +12,7 @@ use super::Stream;
 use super::array::Array;
 use super::dtype::Dtype;
 use super::error::{MlxError, check, check_results};
+use super::waiting::waiting;
 
 type Result<T> = std::result::Result<T, MlxError>;
 
@@ -172,7 +173,7 @@ pub fn concatenate(arrays: &[Array], axis: i32, stream: &Stream) -> Result<Array
 pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     let vector = ArrayVec::new(arrays)?;
     // SAFETY: a live vector of live arrays.
-    check_results("eval", unsafe { sys::mlx_eval(vector.0) })
+    check_results("eval", waiting(|| unsafe { sys::mlx_eval(vector.0) }))
 }
 
 /// mlx-c's list of arrays; it shares them.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::mlx::{Array, Dtype, MlxError, ops};
+use crate::mlx::{Array, Dtype, MlxError, ops, waited};
 
 use super::{Hidden, Kernels, Output, State, cuda};
 
@@ -213,9 +213,10 @@ impl Watch {
         build: impl FnOnce() -> Result<T, MlxError>,
     ) -> Result<T, MlxError> {
         let inner = self.records().len();
-        let start = Instant::now();
+        let (start, waited_before) = (Instant::now(), waited());
         let made = build()?;
-        let built = start.elapsed();
+        // Attention in steps is computed while it is built: that is the device's time.
+        let host = start.elapsed().saturating_sub(waited() - waited_before);
         let arrays = made.arrays();
         if !arrays.is_empty() {
             ops::eval(arrays.iter().copied())?;
@@ -227,7 +228,7 @@ impl Watch {
         let within: Vec<Duration> =
             self.records()[inner..].iter().map(|record| record.host + record.device).collect();
         if within.is_empty() {
-            self.record(parts, Arithmetic::of(arrays.first()), built, whole - built);
+            self.record(parts, Arithmetic::of(arrays.first()), host, whole - host);
         } else {
             let between = whole.saturating_sub(within.iter().sum());
             self.record(&[Part::Dispatch], Arithmetic::F32, between, Duration::ZERO);
