@@ -65,13 +65,17 @@ fn every_part_of_every_layer_is_measured_once() {
 }
 
 #[test]
-fn attention_that_is_computed_while_it_is_built_is_the_devices_time() {
-    // Too many scores to hold at once, so MLX computes some queries' after the others'.
+fn what_is_computed_while_it_is_built_is_the_devices_time() {
+    // Attention has too many scores to hold at once, so MLX computes some queries' after the others'.
     let shape = Shape { texts: 12, tokens: 512 };
     let mut bench = Bench::new(&load("mlx", Precision::Exact)).unwrap();
-    let samples = bench.layers(shape, Level::Operations, 1).unwrap();
-    let attention = samples.iter().find(|sample| sample.operation.parts() == [Part::Attention]).unwrap();
-    assert!(attention.device > attention.host, "{attention:?}");
+    let mut samples = bench.layers(shape, Level::Operations, 1).unwrap();
+    samples.extend(bench.layers(shape, Level::Layers, 1).unwrap());
+    samples.extend(bench.pass(shape, Level::Model).unwrap());
+    for part in [Part::Attention, Part::Layer, Part::Model] {
+        let sample = samples.iter().find(|sample| sample.operation.parts() == [part]).unwrap();
+        assert!(sample.device > sample.host, "{sample:?}");
+    }
 }
 
 #[test]

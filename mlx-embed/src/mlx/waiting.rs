@@ -4,12 +4,8 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 thread_local! {
+    /// All of this thread's waiting so far.
     static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-}
-
-/// All of this thread's waiting so far.
-pub(crate) fn waited() -> Duration {
-    WAITED.get()
 }
 
 /// Counts the time that `compute` takes as waiting.
@@ -18,4 +14,26 @@ pub(super) fn waiting<T>(compute: impl FnOnce() -> T) -> T {
     let made = compute();
     WAITED.set(WAITED.get() + start.elapsed());
     made
+}
+
+/// Tells building a graph from waiting for what of it is computed meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Building {
+    start: Instant,
+    waited: Duration,
+}
+
+impl Building {
+    pub(crate) fn start() -> Self {
+        Self { start: Instant::now(), waited: WAITED.get() }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// What of it this thread did not wait.
+    pub(crate) fn host(&self) -> Duration {
+        self.elapsed().saturating_sub(WAITED.get() - self.waited)
+    }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::mlx::{Array, Dtype, MlxError, ops, waited};
+use crate::mlx::{Array, Building, Dtype, MlxError, ops};
 
 use super::{Hidden, Kernels, Output, State, cuda};
 
@@ -213,10 +213,9 @@ impl Watch {
         build: impl FnOnce() -> Result<T, MlxError>,
     ) -> Result<T, MlxError> {
         let inner = self.records().len();
-        let (start, waited_before) = (Instant::now(), waited());
+        let building = Building::start();
         let made = build()?;
-        // Attention in steps is computed while it is built: that is the device's time.
-        let host = start.elapsed().saturating_sub(waited() - waited_before);
+        let host = building.host();
         let arrays = made.arrays();
         if !arrays.is_empty() {
             ops::eval(arrays.iter().copied())?;
@@ -224,7 +223,7 @@ impl Watch {
         if let Some(kernels) = kernels {
             kernels.wait()?;
         }
-        let whole = start.elapsed();
+        let whole = building.elapsed();
         let within: Vec<Duration> =
             self.records()[inner..].iter().map(|record| record.host + record.device).collect();
         if within.is_empty() {

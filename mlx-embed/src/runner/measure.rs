@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::mlx::{Array, Backend, Dtype, MlxError, ops};
+use crate::mlx::{Array, Backend, Building, Dtype, MlxError, ops};
 use crate::model::{Arithmetic, Level, Output, Part, Record, Reuse, Rows, Watch};
 use crate::pooling::Before;
 
@@ -39,7 +39,7 @@ impl Runner {
         let rows = if whole { self.pooling.rows(&batch) } else { None };
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let watch = (level != Level::Model).then(|| Arc::new(Watch::new(level)));
-        let start = Instant::now();
+        let building = Building::start();
         let hidden = self.decoder.forward_through(
             layers,
             &batch,
@@ -49,7 +49,8 @@ impl Runner {
             watch.as_ref(),
             &self.stream,
         )?;
-        let built = start.elapsed();
+        let host = building.host();
+        let computed = building.elapsed() - host;
         let mut records = watch.map_or_else(Vec::new, |watch| watch.take());
         if !whole {
             if let Output::Array(hidden) = &hidden {
@@ -72,7 +73,8 @@ impl Runner {
             }),
             Level::Layers => {}
             Level::Model => {
-                records.push(Record { parts: &[Part::Model], arithmetic, layer, host: built, device: pooled })
+                let device = computed + pooled;
+                records.push(Record { parts: &[Part::Model], arithmetic, layer, host, device });
             }
         }
         Ok(records)
