@@ -112,7 +112,8 @@ pub struct Work {
 impl Work {
     /// Multiplies and adds of all kinds.
     pub fn total_operations(&self) -> f64 {
-        self.operations.iter().map(|(_, count)| count).sum()
+        // An empty sum of floats is -0.
+        self.operations.iter().map(|(_, count)| count).fold(0.0, |sum, count| sum + count)
     }
 }
 
