@@ -13,14 +13,15 @@ import statistics
 import subprocess
 import sys
 
+from memory import command
+
 PRODUCTS = ("queries, keys, values", "output", "gate, up", "down")
 
 
 def bench(program: str, model: str, shapes: list, before: tuple = ()) -> str:
-    command = [*before, program, "bench", "--stdin", "--quiet", "--model", model, "--device", "gpu",
-               "--batch-tokens", "16384"]
+    whole = [*before, *command(program, model), "--batch-tokens", "16384"]
     lines = "".join(json.dumps({"batch": batch, "tokens": tokens}) + "\n" for batch, tokens in shapes)
-    return subprocess.run(command, input=lines, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return subprocess.run(whole, input=lines, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def kernels(output: str) -> list:

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from memory import command
+
 # Some 110 launches load the model (it expands or packs its matrices), the others are of batches.
 LAUNCHES = (1, 100, 200, 300)
 BETWEEN = r"""
@@ -53,9 +55,9 @@ def main() -> int:
                        check=True)
         batches = 2 * (json.dumps({"batch": 10, "tokens": 16}) + "\n")
         for number in LAUNCHES:
-            ended = subprocess.run(
-                [program, "bench", "--stdin", "--quiet", "--model", model, "--device", "gpu"], input=batches, text=True,
-                capture_output=True, timeout=120, env={**os.environ, "LD_PRELOAD": str(library), "BAD_LAUNCH": str(number)})
+            environment = {**os.environ, "LD_PRELOAD": str(library), "BAD_LAUNCH": str(number)}
+            ended = subprocess.run(command(program, model), input=batches, text=True, capture_output=True, timeout=120,
+                                   env=environment)
             as_it_should = ended.returncode == 1 and "illegal memory access" in ended.stderr
             failed += not as_it_should
             print(f"launch {number}: {'' if as_it_should else 'WRONG: '}code {ended.returncode}, {ended.stderr.strip()}")

@@ -20,10 +20,14 @@ def memory() -> int:
     return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
 
 
+def command(program: str, model: str) -> list:
+    """Answers a line {"batch": B, "tokens": T} with one of the time that it took."""
+    return [program, "bench", "--stdin", "--quiet", "--model", model, "--device", "gpu"]
+
+
 class Model:
     def __init__(self, program: str, model: str):
-        self.process = subprocess.Popen([program, "bench", "--stdin", "--quiet", "--model", model, "--device", "gpu"],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command(program, model), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def call(self, batch: int, tokens: int) -> float:
         """Milliseconds."""

@@ -73,8 +73,8 @@ pub(crate) fn survive_failure() {
 /// Comes before whatever makes MLX allocate memory, and does something once.
 pub(super) fn start() {
     static ONCE: Once = Once::new();
-    install_handler();
     ONCE.call_once(|| {
+        install_handler();
         // It is for using less memory: where it fails, nothing but that is lost.
         // SAFETY: takes no arguments.
         let _ = check("cuda_prepare", unsafe { mlx_sys::mlxsys_cuda_prepare() });
