@@ -13,8 +13,8 @@ const FREE_PADDING: usize = 128;
 pub(crate) enum Sharing {
     /// Padded on the right to the longest.
     Padded,
-    /// One behind the other, without padding.
-    Joined,
+    /// Packed one behind the other, without padding.
+    Packed,
     /// Only texts of one length, for models whose rows depend on the longest one's.
     EqualLengths,
 }
@@ -44,7 +44,7 @@ impl Packing {
         let padded = longest * (self.texts + 1);
         let allowed = FREE_PADDING.max((padded as f64 * PADDING_SHARE) as usize);
         let fits = match self.sharing {
-            Sharing::Joined => tokens <= self.budget,
+            Sharing::Packed => tokens <= self.budget,
             Sharing::Padded => padded <= self.budget && padded - tokens <= allowed,
             Sharing::EqualLengths => padded <= self.budget && length == self.longest,
         };
@@ -71,7 +71,7 @@ impl Packing {
 pub(crate) struct Batch {
     /// Token ids, `shape[0] * shape[1]`.
     pub(crate) ids: Vec<u32>,
-    /// `[B, L]` if padded, `[1, T]` if joined.
+    /// `[B, L]` if padded, `[1, T]` if packed.
     pub(crate) shape: [i32; 2],
     /// Tokens of each text.
     pub(crate) lengths: Arc<[usize]>,
@@ -96,8 +96,8 @@ impl Batch {
         }
     }
 
-    /// Texts one behind the other.
-    pub(crate) fn joined(texts: &[&[u32]]) -> Self {
+    /// Texts packed one behind the other.
+    pub(crate) fn packed(texts: &[&[u32]]) -> Self {
         let ids = texts.concat();
         let starts = texts.iter().scan(0, |next, text| {
             *next += text.len();
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn sharing() -> impl Strategy<Value = Sharing> {
-        prop_oneof![Just(Sharing::Padded), Just(Sharing::Joined), Just(Sharing::EqualLengths)]
+        prop_oneof![Just(Sharing::Padded), Just(Sharing::Packed), Just(Sharing::EqualLengths)]
     }
 
     proptest! {
@@ -152,7 +152,7 @@ mod tests {
                         prop_assert!(padded - tokens <= FREE_PADDING.max(padded / 4));
                     }
                     Sharing::EqualLengths => prop_assert_eq!(padded, tokens),
-                    Sharing::Joined => {}
+                    Sharing::Packed => {}
                 }
                 taken.extend(batch);
             }
@@ -168,7 +168,7 @@ mod tests {
         ) {
             let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
             let tokens: usize = texts.iter().map(|text| text.len()).sum();
-            for batch in [Batch::padded(&texts), Batch::joined(&texts)] {
+            for batch in [Batch::padded(&texts), Batch::packed(&texts)] {
                 for ((text, &start), &length) in texts.iter().zip(&batch.starts).zip(&batch.lengths[..]) {
                     prop_assert_eq!(&batch.ids[start..start + length], *text);
                 }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     /// Which of `lengths` one batch takes, in order.
-    fn packed(lengths: &[usize], budget: usize, sharing: Sharing) -> Vec<usize> {
+    fn taken(lengths: &[usize], budget: usize, sharing: Sharing) -> Vec<usize> {
         let mut packing = Packing::new(budget, sharing);
         lengths.iter().copied().filter(|&length| packing.add(length)).collect()
     }
@@ -189,7 +189,7 @@ mod tests {
     fn no_batch_exceeds_the_budget_or_its_share_of_padding() {
         let lengths: Vec<usize> = (0..500).map(|i| 1 + (i * 7919) % 613).collect();
         for start in 0..lengths.len() {
-            let batch = packed(&lengths[start..], 2048, Sharing::Padded);
+            let batch = taken(&lengths[start..], 2048, Sharing::Padded);
             let tokens = batch.iter().max().unwrap() * batch.len();
             let real: usize = batch.iter().sum();
             assert!(tokens <= 2048, "{tokens} tokens");
@@ -199,25 +199,25 @@ mod tests {
 
     #[test]
     fn a_text_over_the_budget_runs_alone() {
-        for sharing in [Sharing::Padded, Sharing::Joined, Sharing::EqualLengths] {
-            assert_eq!(packed(&[100, 5, 100], 10, sharing), [100]);
-            assert_eq!(packed(&[5, 100, 5], 10, sharing), [5, 5]);
+        for sharing in [Sharing::Padded, Sharing::Packed, Sharing::EqualLengths] {
+            assert_eq!(taken(&[100, 5, 100], 10, sharing), [100]);
+            assert_eq!(taken(&[5, 100, 5], 10, sharing), [5, 5]);
         }
     }
 
     #[test]
     fn a_handful_of_short_texts_share_one_batch() {
-        assert_eq!(packed(&[3, 20, 8, 15], 4096, Sharing::Padded), [3, 20, 8, 15]);
+        assert_eq!(taken(&[3, 20, 8, 15], 4096, Sharing::Padded), [3, 20, 8, 15]);
     }
 
     #[test]
     fn equal_lengths_never_pad() {
-        assert_eq!(packed(&[4, 2, 4, 3, 2], 4096, Sharing::EqualLengths), [4, 4]);
+        assert_eq!(taken(&[4, 2, 4, 3, 2], 4096, Sharing::EqualLengths), [4, 4]);
     }
 
     #[test]
-    fn joined_batches_are_bounded_by_their_own_tokens() {
-        assert_eq!(packed(&[100, 1, 1, 1, 50, 30], 103, Sharing::Joined), [100, 1, 1, 1]);
+    fn packed_batches_are_bounded_by_their_own_tokens() {
+        assert_eq!(taken(&[100, 1, 1, 1, 50, 30], 103, Sharing::Packed), [100, 1, 1, 1]);
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         let mut packing = Packing::new(4, Sharing::Padded);
         assert!(packing.add(3) && !packing.is_full());
         assert!(!packing.add(3) && !packing.is_full());
-        let mut packing = Packing::new(4, Sharing::Joined);
+        let mut packing = Packing::new(4, Sharing::Packed);
         assert!(packing.add(3) && packing.add(1) && packing.is_full());
     }
 
@@ -237,8 +237,8 @@ mod tests {
     }
 
     #[test]
-    fn joined_texts_have_no_padding() {
-        let batch = Batch::joined(&[&[1, 2, 3], &[4], &[5, 6]]);
+    fn packed_texts_have_no_padding() {
+        let batch = Batch::packed(&[&[1, 2, 3], &[4], &[5, 6]]);
         assert_eq!((batch.ids, batch.shape), (vec![1, 2, 3, 4, 5, 6], [1, 6]));
         assert_eq!((&batch.lengths[..], batch.starts), (&[3, 1, 2][..], vec![0, 3, 4]));
     }

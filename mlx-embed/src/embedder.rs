@@ -12,7 +12,6 @@ use crate::info::Info;
 use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
 use crate::request::{Pending, Results, Shared};
-use crate::runner::Runner;
 use crate::stream::{EmbedIter, Patience, WINDOW_TEXTS, Windows};
 use crate::verify::{self, Golden, GoldenError, Verification};
 use crate::warm_up::{self, WarmUp};
@@ -364,7 +363,7 @@ impl Embedder {
     pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
         self.check_ids(token_ids).map_err(|source| Error::Input { index: 0, source })?;
         let ids = token_ids.to_vec();
-        let mut states = self.shared.engine.ask(move |runner: &Runner| runner.hidden_states(&[&ids]))?;
+        let mut states = self.shared.engine.ask(move |model| model.hidden_states(&[&ids]))?;
         Ok(states.texts.pop().unwrap_or_default())
     }
 
@@ -402,9 +401,7 @@ impl Embedder {
         let vocab_size = config.vocab_size.unsigned_abs();
         let run = |[texts, tokens]: [usize; 2]| {
             let ids = warm_up::texts(texts, tokens, vocab_size);
-            self.shared
-                .engine
-                .ask(move |runner: &Runner| warm_up::run(&ids, |ids| runner.embed_batch(ids, None)))
+            self.shared.engine.ask(move |model| warm_up::run(&ids, |ids| model.embed(ids)))
         };
         shapes.into_iter().map(run).collect()
     }

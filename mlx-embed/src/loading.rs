@@ -14,7 +14,7 @@ use crate::batch::Sharing;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
-use crate::engine::{Engine, EngineOptions, Meters, Ticket, VectorCache};
+use crate::engine::{EngineOptions, Meters, Ticket, VectorCache};
 use crate::error::{Error, panic_message};
 use crate::file::Files;
 use crate::info::{EndTokenInfo, Info, Source};
@@ -22,7 +22,7 @@ use crate::mlx::{self, Backend};
 use crate::options::LoadOptions;
 use crate::pooling::Pooling;
 use crate::request::Shared;
-use crate::runner::{self, Kind, Runner, RunnerOptions};
+use crate::runner::{self, Kind, RunnerOptions};
 use crate::text::{Prompts, TextEncoder};
 
 /// On the CPU the time of a batch is proportional to its tokens from about here on; a GPU has room for more.
@@ -142,7 +142,7 @@ pub(crate) fn load(
     let sharing = if config.frequencies_depend_on_length(max_tokens) {
         Sharing::EqualLengths
     } else if !matches!(kind, Kind::Mlx) {
-        Sharing::Joined
+        Sharing::Packed
     } else {
         Sharing::Padded
     };
@@ -196,10 +196,7 @@ pub(crate) fn load(
     };
     steps.of.store(config.layers, Ordering::Relaxed);
     // The checkpoint goes with the closure: its mapped files live on in the runner.
-    let starting = Engine::start(
-        move || Runner::load(&checkpoint, &runner_options, &mut || steps.layer()),
-        engine_options,
-    )?;
+    let starting = runner::start(checkpoint, runner_options, engine_options, move || steps.layer())?;
 
     let text = TextEncoder::open(
         &place,

@@ -3,8 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
-use crate::mlx::{Array, Backend, Dtype, MlxError, Stream, ops};
-use crate::model::Output;
 
 /// How a text's hidden states become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,36 +63,17 @@ impl Pooling {
     /// One f32 vector a text, row after row, of what the batch holds of it and of what was before.
     ///
     /// # Shape
-    /// `hidden` `[B, D]` if [`Pooling::rows`] named rows, else `[.., D]` with the batch's shape before it; result
-    /// `B * D` numbers.
-    pub(crate) fn pool(
-        self,
-        hidden: Output,
-        batch: &Batch,
-        before: &Before,
-        stream: &Stream,
-    ) -> Result<Vec<f32>, MlxError> {
-        let hidden = match (hidden, self) {
-            (Output::Host(hidden), Self::Mean) => return Ok(mean_at_hand(&hidden, batch, before)),
-            (Output::Host(hidden), Self::LastToken | Self::Cls) => return Ok(hidden),
-            (Output::Array(hidden), _) => ops::astype(&hidden, Dtype::F32, stream)?,
-        };
+    /// `hidden` `[B, D]` if [`Pooling::rows`] named rows, else `[T, D]` as the batch lies; result `B * D` numbers.
+    pub(crate) fn pool(self, hidden: Vec<f32>, batch: &Batch, before: &Before) -> Vec<f32> {
         match self {
-            Self::LastToken | Self::Cls => hidden.to_vec(stream),
-            Self::Mean if stream.backend() == Backend::Cpu => mean_here(&hidden, batch, before),
-            Self::Mean => mean(&hidden, batch, before, stream),
+            Self::LastToken | Self::Cls => hidden,
+            Self::Mean => mean(&hidden, batch, before),
         }
     }
 }
 
-/// The mean on the CPU, where the hidden states are at hand.
-fn mean_here(hidden: &Array, batch: &Batch, before: &Before) -> Result<Vec<f32>, MlxError> {
-    hidden.eval()?;
-    Ok(mean_at_hand(hidden.as_slice::<f32>()?, batch, before))
-}
-
-/// The mean of joined texts' rows.
-fn mean_at_hand(hidden: &[f32], batch: &Batch, before: &Before) -> Vec<f32> {
+/// The mean of each text's rows.
+fn mean(hidden: &[f32], batch: &Batch, before: &Before) -> Vec<f32> {
     let width = hidden.len() / batch.ids.len().max(1);
     let mut pooled = Vec::with_capacity(batch.lengths.len() * width);
     for (&start, &length) in batch.starts.iter().zip(batch.lengths.iter()) {
@@ -107,24 +86,6 @@ fn mean_at_hand(hidden: &[f32], batch: &Batch, before: &Before) -> Vec<f32> {
         pooled.extend(sums.iter().map(|sum| sum / (before.tokens + length) as f32));
     }
     pooled
-}
-
-/// The mean of padded rows as a product with a matrix that holds `1 / length` at real tokens and 0 at padding.
-fn mean(hidden: &Array, batch: &Batch, before: &Before, stream: &Stream) -> Result<Vec<f32>, MlxError> {
-    let padded = batch.shape[1] as usize;
-    let mut shares = vec![0.0_f32; batch.lengths.len() * padded];
-    for (row, &length) in shares.chunks_mut(padded).zip(batch.lengths.iter()) {
-        row[..length].fill(1.0 / (before.tokens + length) as f32);
-    }
-    let shares = Array::from_slice(&shares, &[batch.shape[0], 1, batch.shape[1]])?; // [B, 1, L]
-    let mut pooled = ops::matmul(&shares, hidden, stream)?.to_vec::<f32>(stream)?; // [B, 1, D]
-    if before.tokens > 0 {
-        for (vector, &length) in pooled.chunks_mut(before.sums.len()).zip(batch.lengths.iter()) {
-            let tokens = (before.tokens + length) as f32;
-            vector.iter_mut().zip(&before.sums).for_each(|(x, sum)| *x += sum / tokens);
-        }
-    }
-    Ok(pooled)
 }
 
 /// Cuts `vector` to its first `dims` numbers and scales it to length 1: `x / max(|x|, 1e-12)`.
@@ -158,12 +119,12 @@ mod tests {
     }
 
     /// The texts' states as a batch lays them out; padding is NaN, so that whoever reads it shows.
-    fn laid_out(texts: &[Vec<f32>], batch: &Batch) -> Array {
+    fn laid_out(texts: &[Vec<f32>], batch: &Batch) -> Vec<f32> {
         let mut all = vec![f32::NAN; batch.ids.len() * WIDTH];
         for (text, start) in texts.iter().zip(&batch.starts) {
             all[start * WIDTH..start * WIDTH + text.len()].copy_from_slice(text);
         }
-        Array::from_slice(&all, &[batch.shape[0], batch.shape[1], WIDTH as i32]).unwrap()
+        all
     }
 
     proptest! {
@@ -171,10 +132,10 @@ mod tests {
         fn a_mean_is_its_texts_own_however_the_batch_lies(texts in hidden_states()) {
             let ids: Vec<Vec<u32>> = texts.iter().map(|text| vec![1; text.len() / WIDTH]).collect();
             let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-            let (padded, joined) = (Batch::padded(&ids), Batch::joined(&ids));
-            let of = |batch: &Batch| mean_here(&laid_out(&texts, batch), batch, &Before::default()).unwrap();
-            prop_assert_eq!(of(&padded), of(&joined));
-            for (text, mean) in texts.iter().zip(of(&joined).chunks(WIDTH)) {
+            let (padded, packed) = (Batch::padded(&ids), Batch::packed(&ids));
+            let of = |batch: &Batch| mean(&laid_out(&texts, batch), batch, &Before::default());
+            prop_assert_eq!(of(&padded), of(&packed));
+            for (text, mean) in texts.iter().zip(of(&packed).chunks(WIDTH)) {
                 for (column, mean) in mean.iter().enumerate() {
                     let exact: f64 = text.iter().skip(column).step_by(WIDTH).map(|&x| f64::from(x)).sum();
                     let exact = exact / (text.len() / WIDTH) as f64;
@@ -188,8 +149,8 @@ mod tests {
         fn a_mean_has_the_same_bits_wherever_a_prefix_ends(text in vec(-1e3_f32..1e3, 20 * WIDTH), at in 1_usize..20) {
             let mean = |text: &[f32], before: &Before| {
                 let ids = vec![1; text.len() / WIDTH];
-                let batch = Batch::joined(&[&ids]);
-                mean_here(&laid_out(&[text.to_vec()], &batch), &batch, before).unwrap()
+                let batch = Batch::packed(&[&ids]);
+                mean(&laid_out(&[text.to_vec()], &batch), &batch, before)
             };
             let (before, rest) = text.split_at(at * WIDTH);
             prop_assert_eq!(mean(rest, &Before::new(before, WIDTH)), mean(&text, &Before::default()));
@@ -229,15 +190,11 @@ mod tests {
 
     #[test]
     fn mean_ignores_padding() {
-        let stream = Stream::cpu().unwrap();
         let hidden = [1.0_f32, 2.0, 3.0, 4.0, 9.0, 9.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0];
-        let hidden = Array::from_slice(&hidden, &[2, 3, 2]).unwrap();
         let batch = Batch::padded(&[&[1, 1], &[1, 1, 1]]);
         let of = |before: &Before, expected: [f32; 4]| {
-            let here = mean_here(&hidden, &batch, before).unwrap();
-            approx::assert_relative_eq!(here[..], expected[..], max_relative = 1e-6);
-            let product = mean(&hidden, &batch, before, &stream).unwrap();
-            approx::assert_relative_eq!(product[..], expected[..], max_relative = 1e-6);
+            let mean = mean(&hidden, &batch, before);
+            approx::assert_relative_eq!(mean[..], expected[..], max_relative = 1e-6);
         };
         of(&Before::default(), [2.0, 3.0, 7.0, 8.0]);
         // Two more tokens before each text.
@@ -245,13 +202,13 @@ mod tests {
     }
 
     #[test]
-    fn mean_keeps_joined_texts_apart() {
-        let hidden = Array::from_slice(&[1.0_f32, 3.0, f32::NAN, 5.0], &[1, 4, 1]).unwrap();
-        let batch = Batch::joined(&[&[1, 1], &[1], &[1]]);
-        let pooled = mean_here(&hidden, &batch, &Before::default()).unwrap();
+    fn mean_keeps_packed_texts_apart() {
+        let hidden = [1.0_f32, 3.0, f32::NAN, 5.0];
+        let batch = Batch::packed(&[&[1, 1], &[1], &[1]]);
+        let pooled = mean(&hidden, &batch, &Before::default());
         assert!(pooled[0] == 2.0 && pooled[1].is_nan() && pooled[2] == 5.0, "{pooled:?}");
         let before = Before::new(&[7.0, 9.0], 1);
-        let pooled = mean_here(&hidden, &batch, &before).unwrap();
+        let pooled = mean(&hidden, &batch, &before);
         assert!(pooled[0] == 5.0 && pooled[1].is_nan() && pooled[2] == 7.0, "{pooled:?}");
     }
 
@@ -259,11 +216,11 @@ mod tests {
     fn rows_point_at_the_pooled_token() {
         let rows = |pooling: Pooling, batch: &Batch| pooling.rows(batch);
         let texts: [&[u32]; 2] = [&[1, 2], &[1, 2, 3, 4]];
-        let (padded, joined) = (Batch::padded(&texts), Batch::joined(&texts));
+        let (padded, packed) = (Batch::padded(&texts), Batch::packed(&texts));
         assert_eq!(rows(Pooling::LastToken, &padded), Some(vec![1, 7]));
-        assert_eq!(rows(Pooling::LastToken, &joined), Some(vec![1, 5]));
+        assert_eq!(rows(Pooling::LastToken, &packed), Some(vec![1, 5]));
         assert_eq!(rows(Pooling::Cls, &padded), Some(vec![0, 4]));
-        assert_eq!(rows(Pooling::Cls, &joined), Some(vec![0, 2]));
+        assert_eq!(rows(Pooling::Cls, &packed), Some(vec![0, 2]));
         assert_eq!(rows(Pooling::Mean, &padded), None);
     }
 }

@@ -16,6 +16,7 @@ use crate::file::Files;
 use crate::info::Info;
 use crate::options::{EmbedOptions, Embedding, Lane, WhenFull};
 use crate::pooling;
+use crate::runner::Inspect;
 use crate::text::{Prompts, TextEncoder};
 
 /// Text that is tokenised where it is submitted: a millisecond's worth. More goes to a thread for it, so that an async
@@ -40,7 +41,7 @@ pub(crate) struct Shared {
     /// Whether texts with a beginning in common may share its keys and values.
     pub(crate) shares_prompts: bool,
     pub(crate) tokenizing: OnceLock<Option<ThreadPool>>,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Engine<dyn Inspect>,
 }
 
 /// Each text's embedding or why it has none.

@@ -7,22 +7,23 @@ mod prefix;
 mod tests;
 
 use std::num::NonZeroUsize;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use crate::batch::Batch;
-use crate::checkpoint::Checkpoint;
-use crate::engine::Model;
+use crate::checkpoint::spec::ModelSpec;
+use crate::checkpoint::{Checkpoint, Weights};
+use crate::engine::{Engine, EngineOptions, Model, Starting};
 use crate::error::{Error, InputError};
 use crate::info::CompiledKernels;
-use crate::kernels::{Engine, Family, KEYS_AT_ONCE};
-use crate::mlx::{self, Array, Backend, Dtype, Stream, cuda, memory, ops};
-use crate::model::cuda::{Cuda, Form};
+use crate::kernels::{self, Family};
+use crate::mlx::{self, Array, Dtype, Stream, cuda, memory, ops};
 use crate::model::{
-    self, Decoder, Kernels, KeysValues, LEAST_REUSED, MatmulPolicy, Output, Precision, Reuse, Rows,
+    self, Backend, Cache, Cpu, Cuda, Decoder, Form, LEAST_REUSED, MatmulPolicy, Mlx, Precision, Rows,
 };
 use crate::pooling::{Before, Pooling};
 
+#[cfg(feature = "bench")]
+pub(crate) use measure::Measured;
 pub(crate) use prefix::Prefix;
 
 /// Where the model runs.
@@ -40,10 +41,10 @@ pub enum Device {
 
 impl Device {
     /// What runs the model on this machine.
-    pub(crate) fn backend(self) -> Result<Backend, Error> {
+    pub(crate) fn backend(self) -> Result<mlx::Backend, Error> {
         let cpu = || {
             if mlx::has_cpu() {
-                return Ok(Backend::Cpu);
+                return Ok(mlx::Backend::Cpu);
             }
             Err(Error::Option {
                 option: "device",
@@ -65,8 +66,8 @@ impl Device {
 }
 
 /// The index of the GPU that was asked for, where there is one.
-pub(crate) fn gpu(backend: Backend, wanted: usize) -> Result<i32, Error> {
-    let count = if backend == Backend::Cpu { 0 } else { mlx::gpu_count() };
+pub(crate) fn gpu(backend: mlx::Backend, wanted: usize) -> Result<i32, Error> {
+    let count = if backend == mlx::Backend::Cpu { 0 } else { mlx::gpu_count() };
     match i32::try_from(wanted) {
         Ok(gpu) if gpu == 0 || gpu < count => Ok(gpu),
         _ => {
@@ -83,7 +84,7 @@ pub(crate) fn gpu(backend: Backend, wanted: usize) -> Result<i32, Error> {
 /// What the runner needs to know besides the checkpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct RunnerOptions {
-    pub(crate) backend: Backend,
+    pub(crate) backend: mlx::Backend,
     /// The index of the GPU.
     pub(crate) gpu: i32,
     pub(crate) threads: Option<NonZeroUsize>,
@@ -95,110 +96,174 @@ pub(crate) struct RunnerOptions {
     pub(crate) memory_limit: Option<usize>,
 }
 
-/// A decoder on its stream. Belongs to the thread that made it.
+/// A decoder on its device. Belongs to the thread that made it.
 #[derive(Debug)]
-pub(crate) struct Runner {
-    decoder: Decoder,
-    stream: Stream,
+pub(crate) struct Runner<B: Backend> {
+    decoder: Decoder<B>,
+    spec: ModelSpec,
     pooling: Pooling,
-    hidden: usize,
-    prefix_bytes_per_token: usize,
     #[cfg(feature = "bench")]
     threads: usize,
 }
 
-impl Runner {
-    /// Loads the model, and calls `loaded` after each layer. Where it fails the thread is to end.
-    pub(crate) fn load(
-        checkpoint: &Checkpoint,
-        options: &RunnerOptions,
-        loaded: &mut dyn FnMut(),
-    ) -> Result<Self, Error> {
-        let turn = options.backend.turn();
-        let runner = Self::load_within_turn(checkpoint, options, loaded);
-        if runner.is_err() {
-            mlx::end_thread(turn);
-        }
-        runner
-    }
+/// What a backend has to be for its model to be inspected.
+#[cfg(feature = "bench")]
+use crate::bench::Measurable as Inspectable;
+#[cfg(not(feature = "bench"))]
+use crate::model::Backend as Inspectable;
 
-    fn load_within_turn(
+/// What is asked of a model besides the vectors of its queue, whatever it runs on.
+pub(crate) trait Inspect {
+    /// Vectors as of a batch from the queue.
+    fn embed(&self, texts: &[&[u32]]) -> Result<Vectors, Error>;
+
+    /// Every hidden state of each text of one batch.
+    fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error>;
+
+    /// For whoever measures it.
+    #[cfg(feature = "bench")]
+    fn measured(&self) -> &dyn Measured;
+}
+
+/// A text's vector each, not normalised yet, or why it has none.
+pub(crate) type Vectors = Vec<Result<Vec<f32>, InputError>>;
+
+/// Starts the engine of a checkpoint's model on the device that `options` name. It calls `loaded` after each layer.
+pub(crate) fn start(
+    checkpoint: Checkpoint,
+    options: RunnerOptions,
+    engine: EngineOptions,
+    loaded: impl FnMut() + Send + 'static,
+) -> Result<Starting<dyn Inspect>, Error> {
+    match options.kind.clone() {
+        Kind::Host(family) => Engine::start(move || on_cpu(&checkpoint, &options, family, loaded), engine),
+        Kind::Mlx => Engine::start(move || on_mlx(&checkpoint, &options, loaded), engine),
+        Kind::Cuda(kernels, form) => {
+            Engine::start(move || on_cuda(&checkpoint, &options, &kernels, form, loaded), engine)
+        }
+    }
+}
+
+/// On this crate's kernels for the CPU.
+fn on_cpu(
+    checkpoint: &Checkpoint,
+    options: &RunnerOptions,
+    family: &'static Family,
+    mut loaded: impl FnMut(),
+) -> Result<Runner<Cpu>, Error> {
+    let threads = options.threads.map_or_else(default_threads, NonZeroUsize::get);
+    let engine = kernels::Engine::new(family, threads).map_err(|error| Error::Stopped {
+        reason: format!("its {threads} threads could not start: {error}"),
+    })?;
+    let spec = checkpoint.spec();
+    let cpu = Cpu::new(engine, options.precision, &spec);
+    Runner::load(checkpoint, spec, cpu, options, &mut loaded)
+}
+
+/// On MLX's own operations. Where it fails the thread is to end.
+fn on_mlx(
+    checkpoint: &Checkpoint,
+    options: &RunnerOptions,
+    mut loaded: impl FnMut(),
+) -> Result<Runner<Mlx>, Error> {
+    within_turn(options, || {
+        let stream = prepare_mlx(checkpoint, options)?;
+        let spec = checkpoint.spec();
+        let mlx = Mlx::new(&Weights::new(checkpoint), &spec, stream)?;
+        Runner::load(checkpoint, spec, mlx, options, &mut loaded)
+    })
+}
+
+/// On this crate's kernels for NVIDIA GPUs. Where it fails the thread is to end.
+fn on_cuda(
+    checkpoint: &Checkpoint,
+    options: &RunnerOptions,
+    kernels: &Arc<cuda::Kernels>,
+    form: Form,
+    mut loaded: impl FnMut(),
+) -> Result<Runner<Cuda>, Error> {
+    within_turn(options, || {
+        let stream = prepare_mlx(checkpoint, options)?;
+        let spec = checkpoint.spec();
+        let weights = Weights::new(checkpoint);
+        let cuda = Cuda::new(&weights, &spec, kernels, options.gpu, form, options.matmul, stream)?;
+        Runner::load(checkpoint, spec, cuda, options, &mut loaded)
+    })
+}
+
+fn within_turn<T>(options: &RunnerOptions, load: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let turn = options.backend.turn();
+    let loaded = load();
+    if loaded.is_err() {
+        mlx::end_thread(turn);
+    }
+    loaded
+}
+
+/// A stream for a model, and MLX's limits.
+fn prepare_mlx(checkpoint: &Checkpoint, options: &RunnerOptions) -> Result<Stream, Error> {
+    let stream = Stream::new(options.backend, options.gpu)?;
+    if let Some(threads) = options.threads {
+        mlx::set_blas_threads(threads.get())?;
+    }
+    memory::set_cache_limit(options.cache_limit)?;
+    match options.memory_limit {
+        Some(bytes) => {
+            memory::set_limit(bytes)?;
+        }
+        // On top of what other models have.
+        None if options.backend == mlx::Backend::Cuda => {
+            let weights = usize::try_from(checkpoint.weights_bytes()).unwrap_or(usize::MAX);
+            let times = if options.matmul == MatmulPolicy::Resident { 6 } else { 2 };
+            let room = weights.saturating_mul(times).saturating_add(ROOM_FOR_BATCHES);
+            memory::set_limit(memory::active()?.saturating_add(room))?;
+        }
+        None => {}
+    }
+    Ok(stream)
+}
+
+impl<B: Backend> Runner<B> {
+    fn load(
         checkpoint: &Checkpoint,
+        spec: ModelSpec,
+        backend: B,
         options: &RunnerOptions,
         loaded: &mut dyn FnMut(),
     ) -> Result<Self, Error> {
-        let stream = Stream::new(options.backend, options.gpu)?;
-        if let Some(threads) = options.threads {
-            mlx::set_blas_threads(threads.get())?;
-        }
-        memory::set_cache_limit(options.cache_limit)?;
-        match options.memory_limit {
-            Some(bytes) => {
-                memory::set_limit(bytes)?;
-            }
-            // On top of what other models have.
-            None if options.backend == Backend::Cuda => {
-                let weights = usize::try_from(checkpoint.weights_bytes()).unwrap_or(usize::MAX);
-                let times = if options.matmul == MatmulPolicy::Resident { 6 } else { 2 };
-                let room = weights.saturating_mul(times).saturating_add(ROOM_FOR_BATCHES);
-                memory::set_limit(memory::active()?.saturating_add(room))?;
-            }
-            None => {}
-        }
-        let config = checkpoint.config();
-        let kernels = match &options.kind {
-            Kind::Host(family) => {
-                let threads = options.threads.map_or_else(default_threads, NonZeroUsize::get);
-                let engine = Engine::new(family, threads).map_err(|error| Error::Stopped {
-                    reason: format!("its {threads} threads could not start: {error}"),
-                })?;
-                Kernels::Host(Arc::new(engine), options.precision)
-            }
-            Kind::Cuda(kernels, form) => {
-                Kernels::Cuda(Rc::new(Cuda::new(kernels, options.gpu, *form, options.matmul)?))
-            }
-            Kind::Mlx => Kernels::Mlx,
-        };
-        let decoder = Decoder::load(checkpoint, kernels, loaded, &stream)?;
-        let hidden = config.hidden_size as usize;
-        let head_dim = (config.head_dim as usize).next_multiple_of(KEYS_AT_ONCE);
-        let keys_values = config.layers * 2 * config.kv_heads as usize * head_dim;
         Ok(Self {
-            decoder,
-            stream,
+            decoder: Decoder::load(checkpoint, &spec, backend, loaded)?,
+            spec,
             pooling: options.pooling,
-            hidden,
-            // And its id.
-            prefix_bytes_per_token: size_of::<f32>() * (keys_values + hidden + 1),
             #[cfg(feature = "bench")]
             threads: options.threads.map_or_else(default_threads, NonZeroUsize::get),
         })
     }
 
+    /// Held around everything that touches a GPU.
+    fn turn(&self) -> Option<MutexGuard<'static, ()>> {
+        self.decoder.backend().stream().and_then(Stream::turn)
+    }
+
     /// Computes what texts that begin with `ids` have in common.
-    pub(crate) fn prefix(&self, ids: &[u32]) -> Result<Prefix, Error> {
-        // Before all arrays, so that they are dropped within it.
-        let _turn = self.stream.turn();
+    pub(crate) fn prefix(&self, ids: &[u32]) -> Result<Prefix<B>, Error> {
+        // Before all states, so that they are dropped within it.
+        let _turn = self.turn();
         let mut layers = Vec::new();
         let mut hidden = Vec::new();
         if ids.len() >= LEAST_REUSED {
             self.decoder.check_weights()?;
-            let batch = Batch::joined(&[ids]);
+            let batch = Batch::packed(&[ids]);
             let rows = self.pooling.rows(&batch);
             let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
-            let keep = Reuse::Keep(&mut layers);
-            let states = self.decoder.forward(&batch, rows, keep, None, &self.stream)?;
-            match states {
-                Output::Array(states) if self.pooling == Pooling::Mean => {
-                    hidden = ops::astype(&states, Dtype::F32, &self.stream)?.to_vec(&self.stream)?;
-                }
-                Output::Host(states) if self.pooling == Pooling::Mean => hidden = states,
-                _ => {}
+            let states = self.decoder.forward(&batch, rows, Cache::Keep(&mut layers), None)?;
+            if self.pooling == Pooling::Mean {
+                hidden = states;
             }
-            // On MLX's graph, what follows the last layer's attention is computed only if the mean asked for it.
-            KeysValues::eval(&layers)?;
+            self.decoder.backend().finish_cache(&layers)?;
         }
-        Ok(Prefix { ids: ids.to_vec(), layers, hidden, backend: self.stream.backend() })
+        let device = self.decoder.backend().stream().map(Stream::backend);
+        Ok(Prefix { ids: ids.to_vec(), layers, hidden, device })
     }
 
     /// Pooled vectors, not normalised yet, of one batch, in the order of `texts`; no text is empty. A text whose vector
@@ -208,69 +273,77 @@ impl Runner {
     pub(crate) fn embed_batch(
         &self,
         texts: &[&[u32]],
-        prefix: Option<(&Prefix, usize)>,
-    ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
+        prefix: Option<(&Prefix<B>, usize)>,
+    ) -> Result<Vectors, Error> {
         match prefix {
             Some((prefix, shared)) if shared >= LEAST_REUSED => {
                 debug_assert!(self.pooling != Pooling::Cls && shared <= prefix.len());
                 let before = match self.pooling {
-                    Pooling::Mean => Before::new(&prefix.hidden[..shared * self.hidden], self.hidden),
+                    Pooling::Mean => {
+                        Before::new(&prefix.hidden[..shared * self.spec.hidden], self.spec.hidden)
+                    }
                     Pooling::LastToken | Pooling::Cls => Before::default(),
                 };
-                self.run(texts, Reuse::Continue { layers: &prefix.layers, tokens: shared }, &before)
+                self.run(texts, Cache::Continue { layers: &prefix.layers, tokens: shared }, &before)
             }
             Some((prefix, shared)) => {
                 let whole: Vec<_> = texts.iter().map(|text| [&prefix.ids[..shared], text].concat()).collect();
                 let whole: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
-                self.run(&whole, Reuse::Nothing, &Before::default())
+                self.run(&whole, Cache::None, &Before::default())
             }
-            None => self.run(texts, Reuse::Nothing, &Before::default()),
+            None => self.run(texts, Cache::None, &Before::default()),
         }
     }
 
     fn run(
         &self,
         texts: &[&[u32]],
-        reuse: Reuse<'_>,
+        cache: Cache<'_, B::KeysValues>,
         before: &Before,
-    ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
-        let _turn = self.stream.turn();
+    ) -> Result<Vectors, Error> {
+        let _turn = self.turn();
         self.decoder.check_weights()?;
         let batch = self.batch(texts);
         let rows = self.pooling.rows(&batch);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
-        let hidden = self.decoder.forward(&batch, rows, reuse, None, &self.stream)?;
-        let pooled = self.pooling.pool(hidden, &batch, before, &self.stream)?;
-        let vectors = pooled.chunks(self.hidden).map(|vector| {
+        let hidden = self.decoder.forward(&batch, rows, cache, None)?;
+        let pooled = self.pooling.pool(hidden, &batch, before);
+        let vectors = pooled.chunks(self.spec.hidden).map(|vector| {
             let finite = vector.iter().all(|x| x.is_finite());
             if finite { Ok(vector.to_vec()) } else { Err(InputError::NotFinite) }
         });
         Ok(vectors.collect())
     }
 
-    /// Every hidden state of each text of one batch.
-    pub(crate) fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error> {
-        let _turn = self.stream.turn();
-        self.decoder.check_weights()?;
-        let batch = self.batch(texts);
-        let mut found = HiddenStates { dtype: Dtype::F32, texts: vec![Vec::new(); texts.len()] };
-        let mut keep = |state: &Array| {
-            found.dtype = state.dtype().unwrap_or(Dtype::F32);
-            let state = ops::astype(state, Dtype::F32, &self.stream)?.to_vec::<f32>(&self.stream)?;
-            let places = batch.starts.iter().zip(batch.lengths.iter());
-            for (text, (&start, &length)) in found.texts.iter_mut().zip(places) {
-                text.push(state[start * self.hidden..(start + length) * self.hidden].to_vec());
-            }
-            Ok(())
-        };
-        self.decoder.forward(&batch, Rows::All, Reuse::Nothing, Some(&mut keep), &self.stream)?;
-        // The probe sees those of the kernels for NVIDIA GPUs in f32.
-        found.dtype = self.decoder.activation().unwrap_or(found.dtype);
-        Ok(found)
+    fn batch(&self, texts: &[&[u32]]) -> Batch {
+        if self.decoder.backend().packs() { Batch::packed(texts) } else { Batch::padded(texts) }
+    }
+}
+
+impl<B: Inspectable> Inspect for Runner<B> {
+    fn embed(&self, texts: &[&[u32]]) -> Result<Vectors, Error> {
+        self.embed_batch(texts, None)
     }
 
-    fn batch(&self, texts: &[&[u32]]) -> Batch {
-        if self.decoder.joins() { Batch::joined(texts) } else { Batch::padded(texts) }
+    fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error> {
+        let _turn = self.turn();
+        self.decoder.check_weights()?;
+        let batch = self.batch(texts);
+        let width = self.spec.hidden;
+        let mut found = vec![Vec::new(); texts.len()];
+        let mut keep = |state: Vec<f32>| {
+            let places = batch.starts.iter().zip(batch.lengths.iter());
+            for (text, (&start, &length)) in found.iter_mut().zip(places) {
+                text.push(state[start * width..(start + length) * width].to_vec());
+            }
+        };
+        self.decoder.forward(&batch, Rows::All, Cache::None, Some(&mut keep))?;
+        Ok(HiddenStates { dtype: self.decoder.backend().activation(), texts: found })
+    }
+
+    #[cfg(feature = "bench")]
+    fn measured(&self) -> &dyn Measured {
+        self
     }
 }
 
@@ -283,29 +356,33 @@ pub(crate) struct HiddenStates {
     pub(crate) texts: Vec<Vec<Vec<f32>>>,
 }
 
-impl Model for Runner {
-    type Prefix = Prefix;
+impl<B: Inspectable + 'static> Model for Runner<B> {
+    type Prefix = Prefix<B>;
+    type Seen = dyn Inspect;
 
-    fn prefix(&self, ids: &[u32]) -> Result<Prefix, Error> {
+    fn seen(&self) -> &(dyn Inspect + 'static) {
+        self
+    }
+
+    fn prefix(&self, ids: &[u32]) -> Result<Prefix<B>, Error> {
         self.prefix(ids)
     }
 
     fn prefix_bytes(&self, tokens: usize) -> usize {
-        self.prefix_bytes_per_token.saturating_mul(tokens.next_multiple_of(KEYS_AT_ONCE))
+        // And hidden states and ids.
+        let beside = size_of::<f32>() * (self.spec.hidden + 1);
+        self.decoder.backend().cache_bytes(&self.spec, tokens).saturating_add(tokens.saturating_mul(beside))
     }
 
-    fn embed_batch(
-        &self,
-        texts: &[&[u32]],
-        prefix: Option<(&Prefix, usize)>,
-    ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
+    fn embed_batch(&self, texts: &[&[u32]], prefix: Option<(&Prefix<B>, usize)>) -> Result<Vectors, Error> {
         self.embed_batch(texts, prefix)
     }
 
     fn check_device(&self) -> Result<(), Error> {
-        let _turn = self.stream.turn();
+        let Some(stream) = self.decoder.backend().stream() else { return Ok(()) };
+        let _turn = self.turn();
         let one = Array::from_slice(&[1.0_f32], &[1])?;
-        let two = ops::add(&one, &one, &self.stream)?.to_vec::<f32>(&self.stream)?;
+        let two = ops::add(&one, &one, stream)?.to_vec::<f32>(stream)?;
         if two == [2.0] {
             Ok(())
         } else {
@@ -314,7 +391,10 @@ impl Model for Runner {
     }
 
     fn unload(self) {
-        let turn = self.stream.turn();
+        if self.decoder.backend().stream().is_none() {
+            return;
+        }
+        let turn = self.turn();
         mlx::survive_failure();
         drop(self);
         mlx::end_thread(turn);
@@ -370,7 +450,7 @@ const CUDA: &str = "cuda";
 /// The kernels to run `checkpoint` with on `backend`.
 pub(crate) fn kind(
     checkpoint: &Checkpoint,
-    backend: Backend,
+    backend: mlx::Backend,
     gpu: i32,
     wanted: Option<&str>,
 ) -> Result<Kind, Error> {
@@ -380,8 +460,8 @@ pub(crate) fn kind(
         (None, variable) => (KERNELS_VARIABLE, variable.as_deref().filter(|name| !name.is_empty())),
     };
     match (backend, wanted) {
-        (_, Some("mlx")) | (Backend::Metal, _) => Ok(Kind::Mlx),
-        (Backend::Cuda, wanted) => match for_cuda(checkpoint, gpu)? {
+        (_, Some("mlx")) | (mlx::Backend::Metal, _) => Ok(Kind::Mlx),
+        (mlx::Backend::Cuda, wanted) => match for_cuda(checkpoint, gpu)? {
             Ok(kind) => Ok(kind),
             Err(reason) if wanted == Some(CUDA) => {
                 Err(Error::Option { option, reason: format!("is {CUDA}, but {reason}; leave it out") })
@@ -391,8 +471,8 @@ pub(crate) fn kind(
                 Ok(Kind::Mlx)
             }
         },
-        (Backend::Cpu, None) => Ok(Family::available().next().map_or(Kind::Mlx, Kind::Host)),
-        (Backend::Cpu, Some(name)) => match Family::available().find(|family| family.name() == name) {
+        (mlx::Backend::Cpu, None) => Ok(Family::available().next().map_or(Kind::Mlx, Kind::Host)),
+        (mlx::Backend::Cpu, Some(name)) => match Family::available().find(|family| family.name() == name) {
             Some(family) => Ok(Kind::Host(family)),
             None => {
                 let names: Vec<&str> = Family::available().map(Family::name).collect();
@@ -408,7 +488,7 @@ pub(crate) fn kind(
 
 /// This crate's kernels for NVIDIA GPUs, compiled, or why not.
 fn for_cuda(checkpoint: &Checkpoint, gpu: i32) -> Result<Result<Kind, String>, Error> {
-    let form = match model::cuda::form(checkpoint)? {
+    let form = match model::form(checkpoint, &checkpoint.spec())? {
         Ok(form) => form,
         Err(why) => return Ok(Err(format!("this crate's kernels can't run the checkpoint: {why}"))),
     };

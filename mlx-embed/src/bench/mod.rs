@@ -37,6 +37,9 @@
 //! [`Work::bytes`] is the least that has to move: weights as the checkpoint stores them, once, and what an operation
 //! reads and writes, of which a small shape's stays in caches.
 
+mod measurable;
+mod parts;
+mod watched;
 mod work;
 
 use std::collections::BTreeMap;
@@ -46,15 +49,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use crate::model::{Arithmetic, Level, Part};
+pub(crate) use measurable::Measurable;
+pub(crate) use parts::Record;
+pub use parts::{Arithmetic, Level, Part};
+pub(crate) use watched::Watched;
 
 use crate::checkpoint::Checkpoint;
 use crate::embedder::Embedder;
 use crate::error::{Error, InputError};
 use crate::kernels::{Pool, peak};
 use crate::mlx::Dtype;
-use crate::model::Record;
-use crate::runner::Runner;
 use work::Geometry;
 
 /// Memory that is read to measure reading, and to have weights out of the caches: 512 MiB, about twice what the largest
@@ -212,7 +216,8 @@ impl Bench {
     /// When the model fails, its files have gone, or threads can't be started.
     pub fn new(embedder: &Embedder) -> Result<Self, Error> {
         let shared = embedder.shared();
-        let (threads, gpu, waiting) = shared.engine.ask(|runner: &Runner| {
+        let (threads, gpu, waiting) = shared.engine.ask(|model| {
+            let runner = model.measured();
             let mut waiting = runner.waiting()?;
             for _ in 0..20 {
                 waiting = waiting.min(runner.waiting()?);
@@ -281,7 +286,8 @@ impl Bench {
             });
         }
         let half = self.half;
-        self.embedder.shared().engine.ask(move |runner: &Runner| {
+        self.embedder.shared().engine.ask(move |model| {
+            let runner = model.measured();
             Ok(Roofline {
                 f32: Some(runner.gpu_products(Dtype::F32)?),
                 half: if half { Some(runner.gpu_products(Dtype::Bf16)?) } else { None },
@@ -368,7 +374,8 @@ impl Bench {
         let id = |index: usize| ((first + index).wrapping_mul(2_654_435_761) >> 7) % vocabulary;
         let ids: Vec<u32> = (0..shape.texts * shape.tokens).map(|index| id(index) as u32).collect();
         let ids = Arc::new(ids);
-        self.embedder.shared().engine.ask(move |runner: &Runner| {
+        self.embedder.shared().engine.ask(move |model| {
+            let runner = model.measured();
             let texts: Vec<&[u32]> = ids.chunks(shape.tokens).collect();
             runner.measure(&texts, level, layers)
         })

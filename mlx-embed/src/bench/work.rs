@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, ModelConfig};
-use crate::model::{Arithmetic, Part, Record};
 use crate::pooling::Pooling;
 
+use super::parts::{Arithmetic, Part, Record};
 use super::{Shape, Work};
 
 /// Sizes of a decoder. Numbers are f64, since they are divided by times.
@@ -194,7 +194,7 @@ impl Geometry {
             }
             Part::Pooling if self.one_row_a_text => piece(0.0, 0.0, rows * hidden, rows * hidden),
             Part::Pooling => piece(tokens * hidden, 0.0, tokens * hidden, texts * hidden),
-            Part::Dispatch | Part::Layer | Part::Model => Piece::default(),
+            Part::Layer | Part::Model => Piece::default(),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! A checkpoint directory, opened and checked: config, weights, quantisation, sentence-transformers files.
 //!
-//! Opening maps the weights and reads their headers only. Nothing here touches MLX until [`Weights`] makes arrays of
-//! the tensors for one stream.
+//! Opening maps the weights and reads their headers only. [`Weights`] hands out tensors where they lie.
 
 mod config;
 mod error;
+mod families;
 mod files;
 mod json;
 mod quantization;
-mod rope;
+pub(crate) mod rope;
 mod sentence_transformers;
+pub(crate) mod spec;
+mod tensor;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -21,7 +23,8 @@ pub(crate) use json::JsonObject;
 pub use quantization::Quantization;
 pub use rope::RopeScaling;
 pub use sentence_transformers::SentenceTransformers;
-pub(crate) use weights::{Matrix, Weights};
+pub(crate) use tensor::{Groups, Matrix, Tensor};
+pub(crate) use weights::Weights;
 
 use crate::file::Files;
 use crate::mlx::Dtype;
@@ -89,6 +92,11 @@ impl Checkpoint {
     /// The decoder's geometry.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What the model is.
+    pub(crate) fn spec(&self) -> spec::ModelSpec {
+        families::spec(self)
     }
 
     /// What the sentence-transformers files say.

@@ -66,6 +66,20 @@ pub enum RopeScaling {
     },
 }
 
+/// A rotary embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RopeSpec {
+    /// Numbers of a head.
+    pub(crate) dims: usize,
+    /// Base of the frequencies.
+    pub(crate) base: f32,
+    /// Whether neighbours rotate together, as in the paper, rather than halves.
+    pub(crate) traditional: bool,
+    pub(crate) scaling: RopeScaling,
+    /// Longest input that the model was made for, in tokens.
+    pub(crate) longest: usize,
+}
+
 /// The base of the frequencies, and how they are stretched.
 pub(super) fn read(
     config: &JsonObject,

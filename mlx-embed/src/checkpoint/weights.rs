@@ -1,184 +1,183 @@
-//! Tensors as MLX arrays on one stream.
+//! The tensors that a model asks for, with the shapes and types that it needs.
 
-use std::io;
 use std::sync::Arc;
 
 use super::files::TensorEntry;
-use super::{Checkpoint, CheckpointError};
-use crate::checkpoint::Quantization;
-use crate::mlx::ops::{self, QuantizedRef};
-use crate::mlx::{Array, Backend, Dtype, MappedArrays, MappedFile, MlxError, Stream};
+use super::spec::{NormKind, NormSpec, PartSpec, TableSpec};
+use super::tensor::{Groups, Matrix, Tensor};
+use super::{Checkpoint, CheckpointError, Quantization};
+use crate::mlx::ops::QuantMode;
+use crate::mlx::{Dtype, MappedFile};
 
-/// A matrix, `[rows, columns]`, as the checkpoint stores it.
-#[derive(Debug)]
-pub(crate) enum Matrix {
-    Dense(Array),
-    Quantized {
-        /// u32 `[rows, columns * bits / 32]`
-        weight: Array,
-        /// `[rows, columns / group_size]`
-        scales: Array,
-        /// As `scales`; affine only.
-        biases: Option<Array>,
-        quantization: Quantization,
-    },
-}
-
-impl Matrix {
-    /// A quantised matrix's parts as MLX takes them.
-    pub(crate) fn parts<'a>(
-        weight: &'a Array,
-        scales: &'a Array,
-        biases: Option<&'a Array>,
-        quantization: Quantization,
-    ) -> QuantizedRef<'a> {
-        let Quantization { bits, group_size, mode } = quantization;
-        QuantizedRef { weight, scales, biases, group_size, bits, mode }
-    }
-}
-
-/// The tensors of a checkpoint for one stream. Holds the mapped files that the arrays lie in.
-#[derive(Debug)]
+/// A checkpoint's tensors by what the model's parts are.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
-    files: Vec<MappedArrays>,
-    stream: &'a Stream,
-    activation: Dtype,
 }
 
 impl<'a> Weights<'a> {
-    pub(crate) fn new(checkpoint: &'a Checkpoint, stream: &'a Stream) -> Result<Self, CheckpointError> {
-        let mut files = Vec::new();
-        for file in &checkpoint.weights.files {
-            files.push(MappedArrays::new(Arc::clone(file), stream).map_err(|source| {
-                CheckpointError::Mlx {
-                    path: file.path().to_owned(),
-                    tensor: "(the whole file)".into(),
-                    source,
-                }
-            })?);
-        }
-        let mut weights = Self { checkpoint, files, stream, activation: Dtype::F32 };
-        // On x86, MLX's CPU kernels accumulate in the activation's type: f32 or the result is worthless. f16 ends at 65504,
-        // and residual streams of trained models don't: that of the model inside reaches 245,001.
-        if stream.backend() != Backend::Cpu && weights.dtype_of_norm()? == Dtype::Bf16 {
-            weights.activation = Dtype::Bf16;
-        }
-        Ok(weights)
+    pub(crate) fn new(checkpoint: &'a Checkpoint) -> Self {
+        Self { checkpoint }
     }
 
-    /// The type that activations have on this stream.
-    pub(crate) fn activation(&self) -> Dtype {
-        self.activation
+    /// The files that tensors lie in, by their index.
+    pub(crate) fn files(&self) -> &'a [Arc<MappedFile>] {
+        &self.checkpoint.weights.files
     }
 
-    /// Hands over what keeps the arrays' memory mapped.
-    pub(crate) fn into_mappings(self) -> Vec<MappedArrays> {
-        self.files
+    /// The checkpoint, for messages.
+    pub(crate) fn dir(&self) -> &'a std::path::Path {
+        self.checkpoint.dir()
     }
 
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.checkpoint.has(name)
+    /// What a norm multiplies with, `[size]`.
+    pub(crate) fn norm_weight(&self, norm: &NormSpec) -> Result<Tensor, CheckpointError> {
+        self.vector(&format!("{}.weight", norm.path), norm.size)
     }
 
-    /// A vector `[size]`, in the activation's type.
-    pub(crate) fn vector(&self, name: &str, size: i32) -> Result<Array, CheckpointError> {
-        let entry = self.entry(name)?;
-        self.expect_shape(name, entry, &[size])?;
-        self.float(name, entry)
-    }
-
-    /// The matrix `path.weight`, with `path.scales` and `path.biases` where it is quantised.
-    pub(crate) fn matrix(&self, path: &str, rows: i32, columns: i32) -> Result<Matrix, CheckpointError> {
-        let name = format!("{path}.weight");
-        let entry = self.entry(&name)?;
-        let Some(quantization) = self.checkpoint.quantization_of(path)? else {
-            self.expect_shape(&name, entry, &[rows, columns])?;
-            return Ok(Matrix::Dense(self.matrix_of_floats(&name, entry)?));
-        };
-        let unsupported = |reason: String| CheckpointError::UnsupportedQuantization {
-            path: self.file(entry).path().to_owned(),
-            tensor: path.to_owned(),
-            reason,
-        };
-        let Quantization { bits, group_size, mode } = quantization;
-        if columns % group_size != 0 {
-            return Err(unsupported(format!(
-                "{columns} inputs are not a multiple of the group size {group_size}"
-            )));
-        }
-        if entry.mlx_dtype() != Some(Dtype::U32) {
-            return Err(self.wrong_dtype(&name, entry, "u32 (packed, as MLX quantises)"));
-        }
-        let packed = i64::from(columns) * i64::from(bits) / 32;
-        let packed = i32::try_from(packed).map_err(|_| unsupported("the matrix is too large".into()))?;
-        self.expect_shape(&name, entry, &[rows, packed])?;
-        let weight = self.array(&name, entry)?;
-
-        let group_shape = [rows, columns / group_size];
-        let of_groups = |name: String| -> Result<Array, CheckpointError> {
-            let entry = self.entry(&name)?;
-            self.expect_shape(&name, entry, &group_shape)?;
-            match mode {
-                ops::QuantMode::Affine => self.matrix_of_floats(&name, entry),
-                _ if entry.mlx_dtype() == Some(Dtype::U8) => self.array(&name, entry),
-                _ => Err(self.wrong_dtype(&name, entry, "u8 (a group's exponent)")),
+    /// What a layer norm adds, `[size]`, if it does.
+    pub(crate) fn norm_bias(&self, norm: &NormSpec) -> Result<Option<Tensor>, CheckpointError> {
+        match norm.kind {
+            NormKind::Layer { bias: true } => {
+                self.vector(&format!("{}.bias", norm.path), norm.size).map(Some)
             }
-        };
-        Ok(Matrix::Quantized {
-            weight,
-            scales: of_groups(format!("{path}.scales"))?,
-            biases: match mode {
-                ops::QuantMode::Affine => Some(of_groups(format!("{path}.biases"))?),
-                _ => None,
-            },
-            quantization,
+            NormKind::Layer { bias: false } | NormKind::Rms { .. } => Ok(None),
+        }
+    }
+
+    /// The matrix of a part of a projection, `[outputs, inputs]`.
+    pub(crate) fn matrix(&self, part: &PartSpec, inputs: usize) -> Result<Matrix, CheckpointError> {
+        let matrix = self.whole(&part.path, [part.of, inputs])?;
+        let rows = |tensor: Tensor| tensor.rows(part.rows.clone()).aligned();
+        Ok(Matrix {
+            weight: rows(matrix.weight),
+            groups: matrix.groups.map(|groups| Groups {
+                scales: rows(groups.scales),
+                biases: groups.biases.map(rows),
+                quantization: groups.quantization,
+            }),
         })
     }
 
-    /// Lets go of the memory that the pages of matrix `path` took when they were read. They can be read again.
-    pub(crate) fn release(&self, path: &str) {
-        for part in ["weight", "scales", "biases"] {
-            if let Some(entry) = self.checkpoint.weights.tensors.get(&format!("{path}.{part}")) {
-                self.file(entry).release(entry.start..entry.start + entry.nbytes);
-            }
+    /// What a part of a projection adds, `[outputs]`, if it does.
+    pub(crate) fn bias(&self, part: &PartSpec) -> Result<Option<Tensor>, CheckpointError> {
+        if !part.bias {
+            return Ok(None);
         }
+        let bias = self.of_shape(&format!("{}.bias", part.path), &[part.of], Self::float)?;
+        Ok(Some(bias.rows(part.rows.clone()).aligned()))
     }
 
-    /// What went wrong with tensor `name`.
-    #[cold]
-    pub(crate) fn tensor_error(&self, name: &str, source: MlxError) -> CheckpointError {
-        CheckpointError::Mlx { path: self.checkpoint.dir().to_owned(), tensor: name.to_owned(), source }
+    /// A table, `[rows, width]`.
+    pub(crate) fn table(&self, table: &TableSpec) -> Result<Matrix, CheckpointError> {
+        let part = PartSpec::whole(table.path.clone(), table.rows, false);
+        self.matrix(&part, table.width)
     }
 
     /// There is no memory for the packed form of matrix `path`.
     #[cold]
-    pub(crate) fn memory_error(&self, path: &str, source: io::Error) -> CheckpointError {
+    pub(crate) fn memory_error(&self, path: &str, source: std::io::Error) -> CheckpointError {
         CheckpointError::Memory { path: self.checkpoint.dir().to_owned(), tensor: path.to_owned(), source }
     }
 
-    fn entry(&self, name: &str) -> Result<&TensorEntry, CheckpointError> {
+    fn vector(&self, name: &str, size: usize) -> Result<Tensor, CheckpointError> {
+        Ok(self.of_shape(name, &[size], Self::float)?.aligned())
+    }
+
+    /// The matrix `path.weight`, with `path.scales` and `path.biases` where it is quantised.
+    fn whole(&self, path: &str, [rows, columns]: [usize; 2]) -> Result<Matrix, CheckpointError> {
+        let name = format!("{path}.weight");
+        let Some(quantization) = self.checkpoint.quantization_of(path)? else {
+            return Ok(Matrix { weight: self.of_shape(&name, &[rows, columns], Self::float)?, groups: None });
+        };
+        let Quantization { bits, group_size, mode } = quantization;
+        let [bits, group_size] = [bits, group_size].map(|number| number as usize);
+        if columns % group_size != 0 {
+            return Err(CheckpointError::UnsupportedQuantization {
+                path: self.file(self.entry(&name)?).path().to_owned(),
+                tensor: path.to_owned(),
+                reason: format!("{columns} inputs are not a multiple of the group size {group_size}"),
+            });
+        }
+        let packed = columns / 32 * bits + columns % 32 * bits / 32;
+        let weight = self.of_shape(&name, &[rows, packed], |weights, name, entry| {
+            weights.of_type(name, entry, Dtype::U32, "u32 (packed, as MLX quantises)")
+        })?;
+        let of_groups = |name: String| {
+            self.of_shape(&name, &[rows, columns / group_size], |weights, name, entry| match mode {
+                QuantMode::Affine => weights.float(name, entry),
+                _ => weights.of_type(name, entry, Dtype::U8, "u8 (a group's exponent)"),
+            })
+        };
+        let biases = match mode {
+            QuantMode::Affine => Some(of_groups(format!("{path}.biases"))?),
+            _ => None,
+        };
+        let scales = of_groups(format!("{path}.scales"))?;
+        Ok(Matrix { weight, groups: Some(Groups { scales, biases, quantization }) })
+    }
+
+    fn entry(&self, name: &str) -> Result<&'a TensorEntry, CheckpointError> {
         self.checkpoint.weights.tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor {
             path: self.checkpoint.dir().to_owned(),
             tensor: name.to_owned(),
         })
     }
 
-    fn file(&self, entry: &TensorEntry) -> &MappedFile {
+    fn file(&self, entry: &TensorEntry) -> &'a Arc<MappedFile> {
         &self.checkpoint.weights.files[entry.file]
     }
 
-    fn expect_shape(&self, name: &str, entry: &TensorEntry, expected: &[i32]) -> Result<(), CheckpointError> {
-        let expected: Vec<usize> = expected.iter().map(|&dim| dim as usize).collect();
-        if entry.shape == expected {
-            return Ok(());
+    /// The tensor, whose type `check` decides on.
+    fn of_shape(
+        &self,
+        name: &str,
+        expected: &[usize],
+        check: impl Fn(&Self, &str, &TensorEntry) -> Result<Dtype, CheckpointError>,
+    ) -> Result<Tensor, CheckpointError> {
+        let entry = self.entry(name)?;
+        let file = self.file(entry);
+        let path = || file.path().to_owned();
+        let dtype = check(self, name, entry)?;
+        if entry.shape != expected {
+            return Err(CheckpointError::WrongShape {
+                path: path(),
+                tensor: name.to_owned(),
+                expected: expected.to_vec(),
+                found: entry.shape.clone(),
+            });
         }
-        Err(CheckpointError::WrongShape {
-            path: self.file(entry).path().to_owned(),
-            tensor: name.to_owned(),
-            expected,
-            found: entry.shape.clone(),
+        file.check_length().map_err(|source| CheckpointError::Io { path: path(), source })?;
+        Ok(Tensor {
+            name: name.to_owned(),
+            file: Arc::clone(file),
+            index: entry.file,
+            range: entry.start..entry.start + entry.nbytes,
+            shape: entry.shape.clone(),
+            dtype,
+            copy: None,
         })
+    }
+
+    fn of_type(
+        &self,
+        name: &str,
+        entry: &TensorEntry,
+        dtype: Dtype,
+        expected: &'static str,
+    ) -> Result<Dtype, CheckpointError> {
+        if entry.mlx_dtype() == Some(dtype) {
+            Ok(dtype)
+        } else {
+            Err(self.wrong_dtype(name, entry, expected))
+        }
+    }
+
+    fn float(&self, name: &str, entry: &TensorEntry) -> Result<Dtype, CheckpointError> {
+        entry
+            .mlx_dtype()
+            .filter(|dtype| dtype.is_float())
+            .ok_or_else(|| self.wrong_dtype(name, entry, "f32, f16 or bf16"))
     }
 
     #[cold]
@@ -190,63 +189,4 @@ impl<'a> Weights<'a> {
             found: format!("{:?}", entry.dtype),
         }
     }
-
-    fn float_dtype(&self, name: &str, entry: &TensorEntry) -> Result<Dtype, CheckpointError> {
-        entry
-            .mlx_dtype()
-            .filter(|dtype| dtype.is_float())
-            .ok_or_else(|| self.wrong_dtype(name, entry, "f32, f16 or bf16"))
-    }
-
-    /// A floating-point tensor in the activation's type.
-    fn float(&self, name: &str, entry: &TensorEntry) -> Result<Array, CheckpointError> {
-        self.float_dtype(name, entry)?;
-        let array = self.array(name, entry)?;
-        self.convert(name, entry, &array)
-    }
-
-    /// A matrix of numbers, be it weights or the scales of groups. The CPU keeps the file's type in place, since f32
-    /// copies take twice that memory; its products convert as they go.
-    fn matrix_of_floats(&self, name: &str, entry: &TensorEntry) -> Result<Array, CheckpointError> {
-        if self.stream.backend() == Backend::Cpu {
-            self.float_dtype(name, entry)?;
-            self.array(name, entry)
-        } else {
-            self.float(name, entry)
-        }
-    }
-
-    fn array(&self, name: &str, entry: &TensorEntry) -> Result<Array, CheckpointError> {
-        let Some(dtype) = entry.mlx_dtype() else {
-            return Err(self.wrong_dtype(name, entry, "one of f32, f16, bf16, u32 and u8"));
-        };
-        let path = self.file(entry).path();
-        self.file(entry).check_length().map_err(|source| io_error(path, source))?;
-        // `expect_shape` compared them with an i32 shape.
-        let shape: Vec<i32> = entry.shape.iter().map(|&dim| dim as i32).collect();
-        self.files[entry.file]
-            .tensor(entry.start, entry.nbytes, &shape, dtype, self.stream)
-            .map_err(|source| self.mlx_error(name, entry, source))
-    }
-
-    fn convert(&self, name: &str, entry: &TensorEntry, array: &Array) -> Result<Array, CheckpointError> {
-        let converted = ops::astype(array, self.activation, self.stream)
-            .and_then(|converted| converted.eval().map(|()| converted));
-        converted.map_err(|source| self.mlx_error(name, entry, source))
-    }
-
-    fn dtype_of_norm(&self) -> Result<Dtype, CheckpointError> {
-        let name = "norm.weight";
-        self.float_dtype(name, self.entry(name)?)
-    }
-
-    #[cold]
-    fn mlx_error(&self, name: &str, entry: &TensorEntry, source: MlxError) -> CheckpointError {
-        CheckpointError::Mlx { path: self.file(entry).path().to_owned(), tensor: name.to_owned(), source }
-    }
-}
-
-#[cold]
-fn io_error(path: &std::path::Path, source: io::Error) -> CheckpointError {
-    CheckpointError::Io { path: path.to_owned(), source }
 }

@@ -137,7 +137,7 @@ impl Job for Text {
     }
 }
 
-pub(crate) type TextQueue = Queue<Text, Task>;
+pub(crate) type TextQueue<S> = Queue<Text, Task<S>>;
 
 /// Whether an [`Embedder`](crate::Embedder) still works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,10 +187,10 @@ pub(crate) struct EngineOptions {
     pub(crate) meters: Arc<Meters>,
 }
 
-/// The queue and the thread behind it. The thread ends, and frees the model, when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Engine {
-    queue: Arc<TextQueue>,
+/// The queue and the thread behind it. The thread ends, and frees the model, when this is dropped. `S` is what is seen of
+/// the model.
+pub(crate) struct Engine<S: ?Sized + 'static> {
+    queue: Arc<TextQueue<S>>,
     fate: Arc<Fate>,
     thread: Mutex<Option<WorkerThread>>,
     thread_id: ThreadId,
@@ -204,15 +204,14 @@ struct WorkerThread {
 }
 
 /// An engine whose model is still being loaded.
-#[derive(Debug)]
-pub(crate) struct Starting {
-    engine: Engine,
+pub(crate) struct Starting<S: ?Sized + 'static> {
+    engine: Engine<S>,
     started: mpsc::Receiver<Result<(), Error>>,
 }
 
-impl Starting {
+impl<S: ?Sized + 'static> Starting<S> {
     /// Waits for the model.
-    pub(crate) fn wait(self) -> Result<Engine, Error> {
+    pub(crate) fn wait(self) -> Result<Engine<S>, Error> {
         match self.started.recv() {
             Ok(result) => result.map(|()| self.engine),
             Err(_) => Err(Error::Stopped { reason: "it panicked while loading".into() }),
@@ -220,12 +219,12 @@ impl Starting {
     }
 }
 
-impl Engine {
+impl<S: ?Sized + 'static> Engine<S> {
     /// Loads the model on a thread of its own.
-    pub(crate) fn start<M: Model>(
+    pub(crate) fn start<M: Model<Seen = S>>(
         load: impl FnOnce() -> Result<M, Error> + Send + 'static,
         options: EngineOptions,
-    ) -> Result<Starting, Error> {
+    ) -> Result<Starting<S>, Error> {
         let queue = Arc::new(Queue::new(options.limits));
         let fate = Arc::new(Fate::default());
         let (started, start) = mpsc::sync_channel(1);
@@ -303,12 +302,12 @@ impl Engine {
     }
 
     /// Runs `work` on the model's thread, before what is queued, and waits for its result.
-    pub(crate) fn ask<M: Model, T: Send + 'static>(
+    pub(crate) fn ask<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&M) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&S) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = mpsc::sync_channel(1);
-        let task = Task::new(move |model: &M| {
+        let task = Task(Box::new(move |model: &S| {
             let (result, payload) = match panic::catch_unwind(AssertUnwindSafe(|| work(model))) {
                 Ok(result) => (result, None),
                 Err(payload) => {
@@ -321,7 +320,7 @@ impl Engine {
             if let Some(payload) = payload {
                 panic::resume_unwind(payload);
             }
-        });
+        }));
         self.queue.ask(task).map_err(|_| self.fate.error())?;
         // The task is dropped without an answer when the engine ends before it.
         answer.recv().map_err(|_| self.fate.error())?
@@ -358,7 +357,13 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+impl<S: ?Sized + 'static> std::fmt::Debug for Engine<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("queue", &self.queue).field("fate", &self.fate).finish_non_exhaustive()
+    }
+}
+
+impl<S: ?Sized + 'static> Drop for Engine<S> {
     fn drop(&mut self) {
         // With the last handle gone nobody waits for an answer.
         self.shut_down(Ending::Return);

@@ -1,6 +1,5 @@
 //! The thread that owns a model: takes work from the queue, runs it, and brings the results to those who wait.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -15,6 +14,11 @@ use crate::error::{Error, InputError, panic_message};
 pub(crate) trait Model: 'static {
     /// Keys and values of tokens that many texts begin with.
     type Prefix;
+
+    /// What of the model is seen by those who ask for something else than vectors.
+    type Seen: ?Sized + 'static;
+
+    fn seen(&self) -> &Self::Seen;
 
     fn prefix(&self, ids: &[u32]) -> Result<Self::Prefix, Error>;
 
@@ -39,25 +43,12 @@ pub(crate) trait Model: 'static {
     fn may_end_thread() -> bool;
 }
 
-/// Something else that the model's thread is asked to do.
-pub(crate) struct Task(TaskBody);
+/// Something else that the model's thread is asked to do with what is seen of the model.
+pub(crate) struct Task<S: ?Sized>(pub(super) Box<dyn FnOnce(&S) + Send>);
 
-type TaskBody = Box<dyn FnOnce(&dyn Any) + Send>;
-
-impl std::fmt::Debug for Task {
+impl<S: ?Sized> std::fmt::Debug for Task<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Task")
-    }
-}
-
-impl Task {
-    pub(super) fn new<M: Model>(work: impl FnOnce(&M) + Send + 'static) -> Self {
-        Self(Box::new(move |model| {
-            // The engine's one model has this type; another would make the task end without an answer.
-            if let Some(model) = model.downcast_ref() {
-                work(model);
-            }
-        }))
     }
 }
 
@@ -71,7 +62,7 @@ enum Failure {
 
 pub(super) struct Worker<M: Model> {
     model: M,
-    queue: Arc<TextQueue>,
+    queue: Arc<TextQueue<M::Seen>>,
     fate: Arc<Fate>,
     cache: Option<Arc<VectorCache>>,
     prefixes: Prefixes<M::Prefix>,
@@ -81,7 +72,7 @@ pub(super) struct Worker<M: Model> {
 impl<M: Model> Worker<M> {
     pub(super) fn new(
         model: M,
-        queue: Arc<TextQueue>,
+        queue: Arc<TextQueue<M::Seen>>,
         fate: Arc<Fate>,
         EngineOptions { cache, prompt_cache, meters, .. }: EngineOptions,
     ) -> Self {
@@ -95,8 +86,8 @@ impl<M: Model> Worker<M> {
         loop {
             match self.queue.next() {
                 Work::Task(Task(task)) => {
-                    let model: &dyn Any = &self.model;
-                    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| task(model))) {
+                    let task = AssertUnwindSafe(|| task(self.model.seen()));
+                    if let Err(payload) = panic::catch_unwind(task) {
                         self.die(format!("a panic: {}", panic_message(&*payload)));
                     }
                 }
@@ -283,12 +274,12 @@ impl<M: Model> Worker<M> {
 }
 
 /// Ends the queue if the thread leaves [`Worker::run`] in any other way than by the queue's end.
-struct LastWord {
-    queue: Arc<TextQueue>,
+struct LastWord<S: ?Sized + 'static> {
+    queue: Arc<TextQueue<S>>,
     fate: Arc<Fate>,
 }
 
-impl Drop for LastWord {
+impl<S: ?Sized + 'static> Drop for LastWord<S> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let _ = self.fate.death.set("a panic in the engine itself".into());

@@ -1,4 +1,4 @@
-//! Causal attention with grouped keys and values, without ever holding all scores of a text.
+//! Attention with grouped keys and values, without ever holding all scores of a text.
 //!
 //! Queries go in tiles, keys in blocks, and the softmax is kept up to date block by block: Milakov and Gimelshein
 //! (2018), Dao et al. (2022). Texts lie one behind the other with no padding between them.
@@ -8,6 +8,7 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
+use super::attention::Rotation;
 use super::prepare::copy;
 use super::product::float_tile;
 use super::simd::{LANES, Simd, exp};
@@ -49,17 +50,29 @@ impl Heads {
     }
 }
 
+/// Which keys a query sees: those from so many positions before its own to so many behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) before: usize,
+    pub(crate) after: usize,
+}
+
+impl Span {
+    /// All before a token and itself.
+    pub(crate) const CAUSAL: Self = Self { before: usize::MAX, after: 0 };
+}
+
 /// Keys and values, laid out, of tokens that all texts of a batch continue.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Past<'a> {
+pub(super) struct Past<'a> {
     /// How many of the tokens they continue: the first ones.
-    pub(crate) tokens: usize,
+    pub(super) tokens: usize,
     /// How many tokens keys and values are there of.
-    pub(crate) length: usize,
+    pub(super) length: usize,
     /// [`Heads::keys_shape`] of `length`.
-    pub(crate) keys: &'a [f32],
+    pub(super) keys: &'a [f32],
     /// [`Heads::values_shape`] of `length`.
-    pub(crate) values: &'a [f32],
+    pub(super) values: &'a [f32],
 }
 
 /// A text's place in the batch. Its positions count from the start of the past, its tokens from the end of it.
@@ -79,11 +92,9 @@ pub(super) struct Attention<'a> {
     /// Norms of queries and keys, and their epsilon.
     pub(super) q_norm: Option<(&'a [f32], f32)>,
     pub(super) k_norm: Option<(&'a [f32], f32)>,
-    /// Cosine and sine of each position's angles, `[positions, 2, head_dim / 2]`.
-    pub(super) angles: &'a [f32],
-    /// Whether neighbours rotate together rather than halves.
-    pub(super) traditional: bool,
+    pub(super) rotation: Option<Rotation<'a>>,
     pub(super) scale: f32,
+    pub(super) span: Span,
     pub(super) past: Past<'a>,
     /// `[tokens, width]`
     pub(super) qkv: &'a [f32],
@@ -157,9 +168,12 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
     let mut max = [f32::NEG_INFINITY; M];
     let mut total = [0.0_f32; M];
     let past = at.past.tokens;
-    // Keys that the last query sees.
-    let seen = past + first + M;
-    let mut start = 0;
+    let Span { before, after } = at.span;
+    // Keys that the last query sees end here, and those that the first sees begin in this block.
+    let ends = past + text.tokens;
+    let seen = ends.min((past + first + M).saturating_add(after));
+    let first_block = (past + first).saturating_sub(before) / BLOCK * BLOCK;
+    let mut start = first_block;
     while start < seen {
         let count = BLOCK.min(seen - start);
         let panels = count.div_ceil(KEYS);
@@ -180,9 +194,11 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
         }
         for m in 0..M {
             let row = scores.add(m * BLOCK);
-            // Past a query's own position, and past the last key, nothing counts.
-            let visible = (past + first + m + 1).saturating_sub(start);
-            for key in visible.min(panels * KEYS)..panels * KEYS {
+            // What a query doesn't see, and what is past the last key, doesn't count.
+            let position = past + first + m;
+            let hidden = position.saturating_sub(before).saturating_sub(start).min(panels * KEYS);
+            let visible = ends.min((position + 1).saturating_add(after)).saturating_sub(start);
+            for key in (0..hidden).chain(visible.min(panels * KEYS)..panels * KEYS) {
                 *row.add(key) = f32::NEG_INFINITY;
             }
             let mut largest = S::splat(max[m]);
@@ -190,7 +206,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
                 largest = S::max(largest, S::load(row.add(v * LANES)));
             }
             let largest = S::reduce_max(largest);
-            // A first query of a block may see nothing of it; then both are what they were.
+            // A query may see nothing of a block; then both are what they were.
             let shift = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
             let mut sum = S::splat(0.0);
             for v in 0..2 * panels {
@@ -199,14 +215,14 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
                 sum = S::add(sum, p);
             }
             // Masked scores became e^-87 rather than 0: too small to count, but they must not meet what lies there.
-            for key in visible.min(panels * KEYS)..panels * KEYS {
+            for key in (0..hidden).chain(visible.min(panels * KEYS)..panels * KEYS) {
                 *row.add(key) = 0.0;
             }
             let keep = if max[m] == f32::NEG_INFINITY { 0.0 } else { (max[m] - shift).exp() };
             total[m] = total[m] * keep + S::reduce_add(sum);
             max[m] = largest;
             let row = sums.add(m * value_width);
-            if start > 0 {
+            if start > first_block {
                 for e in (0..value_width).step_by(LANES) {
                     S::store(row.add(e), S::mul(S::load(row.add(e)), S::splat(keep)));
                 }

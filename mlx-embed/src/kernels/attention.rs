@@ -1,11 +1,10 @@
 //! Whole attention layers over batches of texts that lie one behind the other.
 
 use std::cell::RefCell;
-use std::mem::MaybeUninit;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::Engine;
-use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, Past, Text, scratch_floats};
+use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, Past, Span, Text, scratch_floats};
 use super::buffer::Scratch;
 use super::prepare::PREPARED;
 use super::tiles::Tiles;
@@ -30,24 +29,91 @@ pub(crate) struct AttentionOptions<'a> {
     pub(crate) q_norm: Option<(&'a [f32], f32)>,
     /// The same for keys.
     pub(crate) k_norm: Option<(&'a [f32], f32)>,
-    pub(crate) rotation: Rotation<'a>,
+    pub(crate) rotation: Option<Rotation<'a>>,
     /// Factor on scores.
     pub(crate) scale: f32,
+    pub(crate) span: Span,
 }
 
 /// How the keys and values of one call serve another.
 #[derive(Debug)]
-pub(crate) enum Reuse<'a> {
+pub(crate) enum Cache {
     /// They don't.
-    Nothing,
-    /// Those of one text are laid out here, to be a [`Past`]. What of the last block is behind the last key stays as it
-    /// is.
-    Keep { keys: &'a mut [f32], values: &'a mut [f32] },
-    /// All texts continue these.
-    Continue(Past<'a>),
+    None,
+    /// Those of one text are kept.
+    Keep,
+    /// All texts continue the first `tokens` tokens of these.
+    Continue { past: Arc<KeysValues>, tokens: usize },
 }
 
-#[derive(Default)]
+/// Keys and values of one text, laid out.
+#[derive(Debug)]
+pub(crate) struct KeysValues {
+    heads: Heads,
+    tokens: usize,
+    keys: Scratch,
+    values: Scratch,
+}
+
+impl KeysValues {
+    fn new(heads: Heads, tokens: usize) -> Self {
+        let [mut keys, mut values] = [Scratch::default(), Scratch::default()];
+        keys.floats(heads.keys_shape(tokens).iter().product());
+        values.floats(heads.values_shape(tokens).iter().product());
+        Self { heads, tokens, keys, values }
+    }
+
+    /// Memory that it holds.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.keys.len() + self.values.len()
+    }
+
+    /// Memory that those of so many tokens take.
+    pub(crate) fn bytes_of(heads: Heads, tokens: usize) -> usize {
+        let numbers = heads.keys_shape(tokens).iter().product::<usize>()
+            + heads.values_shape(tokens).iter().product::<usize>();
+        // Each of the two ends with a whole cache line.
+        numbers * size_of::<f32>() + 2 * 64
+    }
+
+    /// The first `tokens` tokens of it.
+    fn past(&self, tokens: usize) -> Past<'_> {
+        let keys: usize = self.heads.keys_shape(self.tokens).iter().product();
+        let values: usize = self.heads.values_shape(self.tokens).iter().product();
+        // SAFETY: `new` made room for so many numbers, which any bytes are; they are written before anybody reads them.
+        let [keys, values] = unsafe {
+            [
+                std::slice::from_raw_parts(self.keys.start(), keys),
+                std::slice::from_raw_parts(self.values.start(), values),
+            ]
+        };
+        Past { tokens, length: self.tokens, keys, values }
+    }
+}
+
+/// Queries, keys and values of a batch, normed, rotated and laid out.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    heads: Heads,
+    scale: f32,
+    span: Span,
+    tokens: usize,
+    blocks: usize,
+    workspace: Workspace,
+    past: Option<(Arc<KeysValues>, usize)>,
+    /// In place of the workspace's keys and values.
+    kept: Option<Arc<KeysValues>>,
+}
+
+impl Prepared {
+    /// The keys and values that were to be kept.
+    pub(crate) fn kept(&self) -> Option<&Arc<KeysValues>> {
+        self.kept.as_ref()
+    }
+}
+
+#[derive(Debug, Default)]
 pub(super) struct Workspace {
     q: Scratch,
     k: Scratch,
@@ -55,110 +121,129 @@ pub(super) struct Workspace {
     texts: Vec<Text>,
 }
 
-impl std::fmt::Debug for Workspace {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Workspace")
-    }
-}
-
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl Engine {
-    /// Causal attention of every text on itself, and on what it continues. `qkv` is
-    /// `[tokens, (heads + 2 * kv_heads) * head_dim]`, texts of the given lengths one behind the other; `out` is
-    /// `[tokens, heads * head_dim]`. `prepared` is called when queries, keys and values are normed, rotated and laid out.
+    /// Norms, rotates and lays out queries, keys and values. `qkv` is `[tokens, (heads + 2 * kv_heads) * head_dim]`, texts
+    /// of the given lengths one behind the other.
     ///
     /// # Panics
     /// When a size does not fit the others.
-    pub(crate) fn attention<'a>(
+    pub(crate) fn prepare(
         &self,
         qkv: &[f32],
         lengths: &[usize],
         options: &AttentionOptions<'_>,
-        reuse: Reuse<'_>,
-        prepared: &mut dyn FnMut(),
-        out: &'a mut [MaybeUninit<f32>],
-    ) -> &'a mut [f32] {
+        cache: Cache,
+    ) -> Prepared {
         let heads = options.heads;
         let tokens: usize = lengths.iter().sum();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         assert_eq!(qkv.len(), tokens * heads.width());
-        assert_eq!(out.len(), tokens * heads.heads * heads.head_dim);
         assert!(heads.head_dim <= MAX_HEAD_DIM && heads.head_dim.is_multiple_of(2));
         assert!(heads.heads.is_multiple_of(heads.kv_heads));
-        let past = match &reuse {
-            Reuse::Continue(past) => *past,
-            Reuse::Nothing | Reuse::Keep { .. } => Past::default(),
+        let (past, mut kept) = match cache {
+            Cache::None => (None, None),
+            Cache::Keep => {
+                assert_eq!(lengths.len(), 1);
+                (None, Some(KeysValues::new(heads, tokens)))
+            }
+            Cache::Continue { past, tokens } => {
+                assert!(tokens <= past.tokens && past.heads == heads);
+                (Some((past, tokens)), None)
+            }
         };
-        assert!(past.tokens <= past.length);
-        assert_eq!(past.keys.len(), heads.keys_shape(past.length).iter().product::<usize>());
-        assert_eq!(past.values.len(), heads.values_shape(past.length).iter().product::<usize>());
-        assert!(options.rotation.angles.len() >= (past.tokens + longest) * heads.head_dim);
+        let before = past.as_ref().map_or(0, |&(_, tokens)| tokens);
+        if let Some(rotation) = options.rotation {
+            assert!(rotation.angles.len() >= (before + longest) * heads.head_dim);
+        }
         for (weight, _) in [options.q_norm, options.k_norm].into_iter().flatten() {
             assert_eq!(weight.len(), heads.head_dim);
         }
-        if tokens == 0 {
-            return &mut [];
-        }
-        let mut workspace = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
-        let Workspace { q, k, v, texts } = &mut *workspace;
+        let mut workspace =
+            std::mem::take(&mut *self.attention.lock().unwrap_or_else(PoisonError::into_inner));
+        let Workspace { q, k, v, texts } = &mut workspace;
         texts.clear();
-        let (mut first, mut block) = (0, 0);
+        let (mut first, mut blocks) = (0, 0);
         for &tokens in lengths {
-            texts.push(Text { first, tokens, block });
+            texts.push(Text { first, tokens, block: blocks });
             first += tokens;
-            block += (past.tokens % KEYS + tokens).div_ceil(KEYS);
+            blocks += (before % KEYS + tokens).div_ceil(KEYS);
         }
-        let (k, v) = match reuse {
-            Reuse::Keep { keys, values } => {
-                assert_eq!(lengths.len(), 1);
-                assert_eq!(keys.len(), heads.keys_shape(tokens).iter().product::<usize>());
-                assert_eq!(values.len(), heads.values_shape(tokens).iter().product::<usize>());
-                (keys.as_mut_ptr(), values.as_mut_ptr())
-            }
-            Reuse::Nothing | Reuse::Continue(_) => (
-                k.floats(heads.kv_heads * block * heads.head_dim * KEYS),
-                v.floats(heads.kv_heads * tokens * heads.value_width()),
-            ),
+        let (k, v) = match &mut kept {
+            Some(KeysValues { keys, values, .. }) => (keys, values),
+            None => (k, v),
         };
         let at = Attention {
             heads,
             q_norm: options.q_norm,
             k_norm: options.k_norm,
-            angles: options.rotation.angles,
-            traditional: options.rotation.traditional,
+            rotation: options.rotation,
             scale: options.scale,
-            past,
+            span: options.span,
+            past: past.as_ref().map_or_else(Past::default, |(past, tokens)| past.past(*tokens)),
             qkv,
             q: q.floats(tokens * heads.heads * heads.head_dim),
-            k,
-            v,
+            k: k.floats(heads.kv_heads * blocks * heads.head_dim * KEYS),
+            v: v.floats(heads.kv_heads * tokens * heads.value_width()),
             tokens,
-            blocks: block,
-            out: out.as_mut_ptr().cast(),
+            blocks,
+            out: std::ptr::null_mut(),
         };
         let texts = &*texts;
         // Tokens prepared at once have their keys in one block, and blocks begin where the past does.
-        let before = past.tokens % PREPARED;
-        let spans = Spans::new(texts.iter().map(|text| (before + text.tokens).div_ceil(PREPARED)));
+        let lead = before % PREPARED;
+        let spans = Spans::new(texts.iter().map(|text| (lead + text.tokens).div_ceil(PREPARED)));
         self.pool.run(spans.count(), &|task| {
             let (text, part) = spans.find(task);
             let text = texts[text];
-            let start = past.tokens - before + part * PREPARED;
-            let range = past.tokens.max(start)..(past.tokens + text.tokens).min(start + PREPARED);
+            let start = before - lead + part * PREPARED;
+            let range = before.max(start)..(before + text.tokens).min(start + PREPARED);
             // SAFETY: the family was detected; there is room for all tokens and blocks, and the past is as long as it
             // says; tokens are the task's own.
             unsafe { (self.family.prepare)(&at, text, range) };
         });
-        prepared();
+        let (scale, span) = (options.scale, options.span);
+        Prepared { heads, scale, span, tokens, blocks, workspace, past, kept: kept.map(Arc::new) }
+    }
+
+    /// Attention of every text on itself, and on what it continues: `[tokens, heads * head_dim]`.
+    ///
+    /// # Panics
+    /// When the result's size does not fit.
+    pub(crate) fn attend(&self, prepared: Prepared, out: &mut [f32]) {
+        let Prepared { heads, scale, span, tokens, blocks, workspace, past, kept } = prepared;
+        assert_eq!(out.len(), tokens * heads.heads * heads.head_dim);
+        let (k, v) = match &kept {
+            Some(kept) => (&kept.keys, &kept.values),
+            None => (&workspace.k, &workspace.v),
+        };
+        let at = Attention {
+            heads,
+            q_norm: None,
+            k_norm: None,
+            rotation: None,
+            scale,
+            span,
+            past: past.as_ref().map_or_else(Past::default, |(past, tokens)| past.past(*tokens)),
+            qkv: &[],
+            // From here on these are read.
+            q: workspace.q.start().cast_mut(),
+            k: k.start().cast_mut(),
+            v: v.start().cast_mut(),
+            tokens,
+            blocks,
+            out: out.as_mut_ptr(),
+        };
+        let texts = &workspace.texts;
         let rows = self.family.rows();
         let tiles = |text: &Text| Tiles::new(text.tokens, rows);
         let spans =
             Spans::new(texts.iter().map(|text| tiles(text).count().div_ceil(TASK_TILES) * heads.heads));
         self.pool.run(spans.count(), &|task| {
-            // From the end: later queries see more keys, and long tasks should not be left for last.
+            // From the end: under a causal mask later queries see more keys, and long tasks should not be left for last.
             let (text, part) = spans.find(spans.count() - 1 - task);
             let text = texts[text];
             let tiles = tiles(&text);
@@ -167,15 +252,14 @@ impl Engine {
                 let scratch = scratch.floats(scratch_floats(&heads, rows));
                 for index in span * TASK_TILES..tiles.count().min((span + 1) * TASK_TILES) {
                     let tile = tiles.get(index);
-                    // SAFETY: as above, and all tokens are prepared; queries and head are the task's own.
+                    // SAFETY: as in `prepare`, and all tokens are prepared; queries and head are the task's own.
                     unsafe {
                         (self.family.tiles[tile.rows - 1].attend)(&at, text, head, tile.first, scratch)
                     };
                 }
             });
         });
-        // SAFETY: the tasks above were all queries of all heads.
-        unsafe { super::written(out) }
+        *self.attention.lock().unwrap_or_else(PoisonError::into_inner) = workspace;
     }
 }
 

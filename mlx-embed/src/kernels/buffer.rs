@@ -1,6 +1,8 @@
-//! Memory for packed weights and scratch: aligned to cache lines, and on huge pages where the system has them.
+//! Memory for packed weights, states and scratch: aligned to cache lines, and on huge pages where the system has them.
 
 use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::MmapMut;
 
@@ -28,6 +30,95 @@ impl Scratch {
             self.lines.resize(lines, Line([0; 64]));
         }
         self.lines.as_mut_ptr().cast()
+    }
+}
+
+impl Scratch {
+    /// What [`Scratch::floats`] returned last.
+    pub(super) fn start(&self) -> *const f32 {
+        self.lines.as_ptr().cast()
+    }
+
+    /// Bytes that it holds.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+}
+
+/// Memory of states between operations. It is the same memory each time, so it stays in the caches, where memory from
+/// the system would come page by page.
+#[derive(Default)]
+pub(crate) struct Buffers(Mutex<Vec<Vec<Line>>>);
+
+/// What one long text needed is not kept: lines of a buffer that is, 32 MiB.
+const MOST_KEPT: usize = (32 << 20) / size_of::<Line>();
+
+/// Buffers that are kept: a layer never uses more at once.
+const KEPT: usize = 4;
+
+impl Buffers {
+    /// `len` numbers that may be anything.
+    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
+        let needed = (len * size_of::<f32>()).div_ceil(size_of::<Line>());
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = (0..kept.len()).filter(|&i| kept[i].len() >= needed).min_by_key(|&i| kept[i].len());
+        let lines = match fitting {
+            Some(index) => kept.swap_remove(index),
+            None => {
+                // A smaller one would stay behind unused.
+                if kept.len() >= KEPT {
+                    kept.pop();
+                }
+                drop(kept);
+                vec![Line([0; 64]); needed]
+            }
+        };
+        Buffer { lines, len, home: Arc::clone(self) }
+    }
+}
+
+/// Numbers in memory that goes back to [`Buffers`].
+pub(crate) struct Buffer {
+    lines: Vec<Line>,
+    len: usize,
+    home: Arc<Buffers>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut kept = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT && self.lines.len() <= MOST_KEPT {
+            kept.push(std::mem::take(&mut self.lines));
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the lines hold at least `len` numbers, and any bytes are numbers.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and they are this buffer's own.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Buffers")
     }
 }
 

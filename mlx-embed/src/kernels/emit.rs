@@ -10,6 +10,19 @@ use super::product::Products;
 use super::simd::{LANES, Simd, exp};
 use super::tiles::Tile;
 
+/// The function between two products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// `x / (1 + e^-x)`
+    Silu,
+    /// `x * Phi(x)`
+    GeluErf,
+    /// The same with Phi by tanh.
+    GeluTanh,
+    /// `max(x, 0)`
+    Relu,
+}
+
 /// What a product becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -17,8 +30,10 @@ pub(super) enum Kind {
     Store,
     /// Its sum with what is there.
     Add,
-    /// `silu(gate) * up`; a pair's first panel are gates and its second ups.
-    SwiGlu,
+    /// Its activation.
+    Activated(Activation),
+    /// `act(gate) * up`; a pair's first panel are gates and its second ups.
+    Gated(Activation),
 }
 
 /// Where one matrix's products go. Tasks write disjoint tiles and pairs of it.
@@ -42,7 +57,7 @@ impl Sink<'_> {
     #[inline(always)]
     fn span(&self, pair: usize) -> (usize, usize) {
         match self.kind {
-            Kind::SwiGlu => (pair * LANES, LANES.min(self.columns / 2 - pair * LANES)),
+            Kind::Gated(_) => (pair * LANES, LANES.min(self.columns / 2 - pair * LANES)),
             _ => (self.first_column + pair * PAIR, PAIR.min(self.columns - pair * PAIR)),
         }
     }
@@ -81,58 +96,109 @@ pub(super) unsafe fn emit<S: Simd>(sink: &Sink<'_>, tile: Tile, pair: usize, pro
     for m in 0..tile.rows {
         let from = products.0.as_ptr().add(m * PAIR);
         let to = sink.out.add((tile.first + m) * sink.stride + first);
-        if sink.kind == Kind::SwiGlu {
-            swiglu::<S>(from, from.add(LANES), to, count);
+        if let Kind::Gated(activation) = sink.kind {
+            gated::<S>(activation, from, from.add(LANES), to, count);
             continue;
         }
-        if count == PAIR {
-            let mut x = [S::load(from), S::load(from.add(LANES))];
+        for (panel, start) in [0, LANES].into_iter().enumerate() {
+            if count <= start {
+                break;
+            }
+            let here = LANES.min(count - start);
+            let mut x = S::load(from.add(start));
             if let Some(bias) = sink.bias {
-                let bias = bias.as_ptr().add(pair * PAIR);
-                x = [S::add(x[0], S::load(bias)), S::add(x[1], S::load(bias.add(LANES)))];
+                x = S::add(x, load_some::<S>(bias.as_ptr().add(pair * PAIR + panel * LANES), here));
             }
-            if sink.kind == Kind::Add {
-                x = [S::add(x[0], S::load(to)), S::add(x[1], S::load(to.add(LANES)))];
+            match sink.kind {
+                Kind::Add => x = S::add(x, load_some::<S>(to.add(start), here)),
+                Kind::Activated(activation) => x = act::<S>(activation, x),
+                Kind::Store | Kind::Gated(_) => {}
             }
-            S::store(to, x[0]);
-            S::store(to.add(LANES), x[1]);
-        } else {
-            for i in 0..count {
-                let mut x = *from.add(i);
-                if let Some(bias) = sink.bias {
-                    x += bias[pair * PAIR + i];
-                }
-                if sink.kind == Kind::Add {
-                    x += *to.add(i);
-                }
-                *to.add(i) = x;
-            }
+            store_some::<S>(to.add(start), x, here);
         }
     }
 }
 
-/// `x / (1 + e^-x) * y`
+/// A vector of which there are `count` numbers; the rest is 0.
 #[inline(always)]
-unsafe fn silu_times<S: Simd>(x: S::F, y: S::F) -> S::F {
-    let grown = S::add(S::splat(1.0), exp::<S>(S::sub(S::splat(0.0), x)));
-    S::mul(S::div(x, grown), y)
+unsafe fn load_some<S: Simd>(from: *const f32, count: usize) -> S::F {
+    if count == LANES {
+        return S::load(from);
+    }
+    let mut vector = [0.0_f32; LANES];
+    std::ptr::copy_nonoverlapping(from, vector.as_mut_ptr(), count);
+    S::load(vector.as_ptr())
 }
 
-/// `silu(gate) * up` of `count` numbers.
+/// The first `count` numbers of a vector.
+#[inline(always)]
+unsafe fn store_some<S: Simd>(to: *mut f32, x: S::F, count: usize) {
+    if count == LANES {
+        return S::store(to, x);
+    }
+    let mut vector = [0.0_f32; LANES];
+    S::store(vector.as_mut_ptr(), x);
+    std::ptr::copy_nonoverlapping(vector.as_ptr(), to, count);
+}
+
+#[inline(always)]
+unsafe fn act<S: Simd>(activation: Activation, x: S::F) -> S::F {
+    match activation {
+        Activation::Silu => silu::<S>(x),
+        Activation::GeluErf => gelu_erf::<S>(x),
+        Activation::GeluTanh => gelu_tanh::<S>(x),
+        // NaN stays.
+        Activation::Relu => S::max(S::splat(0.0), x),
+    }
+}
+
+/// `x / (1 + e^-x)`
+#[inline(always)]
+unsafe fn silu<S: Simd>(x: S::F) -> S::F {
+    S::div(x, S::add(S::splat(1.0), exp::<S>(S::sub(S::splat(0.0), x))))
+}
+
+/// `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, which is `x / (1 + e^-2u)`.
+#[inline(always)]
+unsafe fn gelu_tanh<S: Simd>(x: S::F) -> S::F {
+    let cube = S::mul(S::mul(x, x), x);
+    let inner = S::fma(S::splat(0.044_715), cube, x);
+    let power = S::mul(S::splat(-1.595_769_2), inner);
+    S::div(x, S::add(S::splat(1.0), exp::<S>(power)))
+}
+
+/// `x / 2 * (1 + erf(x / sqrt(2)))`, with Abramowitz and Stegun's 7.1.26 for erf, which is off by 1.5e-7 at most.
+#[inline(always)]
+unsafe fn gelu_erf<S: Simd>(x: S::F) -> S::F {
+    let one = S::splat(1.0);
+    let z = S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2));
+    let t = S::div(one, S::fma(S::splat(0.327_591_1), S::abs(z), one));
+    let mut series = S::splat(1.061_405_4);
+    for factor in [-1.453_152_1, 1.421_413_7, -0.284_496_72, 0.254_829_6] {
+        series = S::fma(series, t, S::splat(factor));
+    }
+    // 1 - erf(|z|), halved: what Phi leaves out on that side.
+    let tail =
+        S::mul(S::mul(S::splat(0.5), S::mul(series, t)), exp::<S>(S::sub(S::splat(0.0), S::mul(z, z))));
+    // x * Phi(x) is max(x, 0) - |x| * tail, on either side.
+    S::sub(S::max(x, S::splat(0.0)), S::mul(S::abs(x), tail))
+}
+
+/// `act(gate) * up` of `count` numbers.
 ///
 /// # Safety
 /// The instruction set of `S` is enabled; `gate` and `up` can be read, past `count`, to the end of a vector; `out` has
 /// room for `count`.
 #[inline(always)]
-pub(super) unsafe fn swiglu<S: Simd>(gate: *const f32, up: *const f32, out: *mut f32, count: usize) {
+pub(super) unsafe fn gated<S: Simd>(
+    activation: Activation,
+    gate: *const f32,
+    up: *const f32,
+    out: *mut f32,
+    count: usize,
+) {
     for i in (0..count).step_by(LANES) {
-        let product = silu_times::<S>(S::load(gate.add(i)), S::load(up.add(i)));
-        if i + LANES <= count {
-            S::store(out.add(i), product);
-        } else {
-            let mut vector = [0.0_f32; LANES];
-            S::store(vector.as_mut_ptr(), product);
-            std::ptr::copy_nonoverlapping(vector.as_ptr(), out.add(i), count - i);
-        }
+        let product = S::mul(act::<S>(activation, S::load(gate.add(i))), S::load(up.add(i)));
+        store_some::<S>(out.add(i), product, LANES.min(count - i));
     }
 }

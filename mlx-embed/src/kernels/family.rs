@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::attend::{self, Attention, Text};
-use super::emit::{self, Sink};
+use super::emit::{self, Activation, Sink};
+use super::matmul::Norm;
 use super::packed::Layout;
 use super::prepare;
 use super::product::{self, BYTES, NIBBLES, PairWeights, Products, SPREAD, TileRows};
@@ -41,10 +42,10 @@ pub(crate) struct Family {
     pub(super) unpack: unsafe fn(&Layout, *const u8, usize, *mut u8, *mut u8) -> PairWeights,
     pub(super) round_tile: unsafe fn(&Input<'_>, &Rounded, usize, Range<usize>),
     pub(super) lay_tile: unsafe fn(&Input<'_>, &Laid, usize),
-    pub(super) norm_rows: unsafe fn(&Input<'_>, Range<usize>, *mut f32),
+    pub(super) norm_rows: unsafe fn(&[f32], Norm<'_>, Range<usize>, *mut f32),
     pub(super) prepare: unsafe fn(&Attention<'_>, Text, Range<usize>),
     pub(super) emit: unsafe fn(&Sink<'_>, Tile, usize, &Products),
-    pub(super) swiglu: unsafe fn(*const f32, *const f32, *mut f32, usize),
+    pub(super) gated: unsafe fn(Activation, *const f32, *const f32, *mut f32, usize),
 }
 
 /// Compiles every kernel for one instruction set.
@@ -97,8 +98,8 @@ macro_rules! family {
                 round::lay_tile::<S>(input, to, index);
             }
             $(#[target_feature(enable = $feature)])*
-            pub(super) unsafe fn norm_rows(input: &Input<'_>, rows: Range<usize>, out: *mut f32) {
-                round::norm_rows::<S>(input, rows, out);
+            pub(super) unsafe fn norm_rows(x: &[f32], norm: Norm<'_>, rows: Range<usize>, out: *mut f32) {
+                round::norm_rows::<S>(x, norm, rows, out);
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn prepare(at: &Attention<'_>, text: Text, range: Range<usize>) {
@@ -109,8 +110,10 @@ macro_rules! family {
                 emit::emit::<S>(sink, tile, pair, products);
             }
             $(#[target_feature(enable = $feature)])*
-            pub(super) unsafe fn swiglu(gate: *const f32, up: *const f32, out: *mut f32, count: usize) {
-                emit::swiglu::<S>(gate, up, out, count);
+            pub(super) unsafe fn gated(
+                activation: Activation, gate: *const f32, up: *const f32, out: *mut f32, count: usize,
+            ) {
+                emit::gated::<S>(activation, gate, up, out, count);
             }
         }
 
@@ -131,7 +134,7 @@ macro_rules! family {
             norm_rows: $module::norm_rows,
             prepare: $module::prepare,
             emit: $module::emit,
-            swiglu: $module::swiglu,
+            gated: $module::gated,
         };
     };
 }

@@ -2,11 +2,10 @@
 //! its way to memory.
 
 use std::cell::RefCell;
-use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::buffer::Scratch;
-use super::emit::{Kind, Sink};
+use super::emit::{Activation, Kind, Sink};
 use super::packed::{Layout, PAIR, Packed};
 use super::product::{BYTES, NIBBLES, PairWeights, Products, SPREAD, TileRows, all_rows, unpacked_bytes};
 use super::round::{Input, Laid, MAX_ROWS, Rounded};
@@ -41,15 +40,15 @@ fn prefetch(from: *const u8, bytes: usize) {
 pub(crate) enum Weights<'a> {
     /// Rounded activations times packed weights.
     Packed(&'a Packed),
-    /// f32 activations times weights expanded as they are needed.
-    Expanded { source: Source<'a>, outputs: usize },
+    /// f32 activations times weights dequantised as they are needed.
+    Stored { source: Source<'a>, outputs: usize },
 }
 
 impl Weights<'_> {
     fn outputs(&self) -> usize {
         match self {
             Self::Packed(packed) => packed.layout.outputs,
-            Self::Expanded { outputs, .. } => *outputs,
+            Self::Stored { outputs, .. } => *outputs,
         }
     }
 }
@@ -65,11 +64,13 @@ pub(crate) struct Part<'a> {
 /// Where products go.
 pub(crate) enum Output<'a> {
     /// `[rows, outputs]`, the parts side by side.
-    Store(&'a mut [MaybeUninit<f32>]),
+    Store(&'a mut [f32]),
     /// The same, added to what is there.
     Add(&'a mut [f32]),
-    /// `silu(gate) * up`, `[rows, outputs / 2]`, of one part with the two interleaved or of two parts, gate first.
-    SwiGlu(&'a mut [MaybeUninit<f32>]),
+    /// Each product's activation, as `Store`.
+    Activated(Activation, &'a mut [f32]),
+    /// `act(gate) * up`, `[rows, outputs / 2]`, of one part with the two interleaved or of two parts, gate first.
+    Gated(Activation, &'a mut [f32]),
 }
 
 thread_local! {
@@ -93,15 +94,15 @@ impl Engine {
     ///
     /// # Panics
     /// When a size does not fit the others.
-    pub(crate) fn project<'a>(
+    pub(crate) fn project(
         &self,
         x: &[f32],
         norm: Option<(&[f32], f32)>,
         inputs: usize,
         digits: Digits<'_>,
         parts: &[Part<'_>],
-        output: Output<'a>,
-    ) -> &'a mut [f32] {
+        output: Output<'_>,
+    ) {
         let rows = x.len() / inputs;
         let outputs: usize = parts.iter().map(|part| part.weights.outputs()).sum();
         assert_eq!(rows * inputs, x.len());
@@ -112,36 +113,32 @@ impl Engine {
         let input = Input { x, inputs, norm, digits };
         let mut workspace = self.workspace();
         let workspace = &mut *workspace;
+        let kind = match &output {
+            Output::Store(_) => Kind::Store,
+            Output::Add(_) => Kind::Add,
+            Output::Activated(activation, _) => Kind::Activated(*activation),
+            Output::Gated(activation, _) => Kind::Gated(*activation),
+        };
         match output {
-            Output::Store(out) => {
+            Output::Store(out) | Output::Add(out) | Output::Activated(_, out) => {
                 assert_eq!(out.len(), rows * outputs);
-                let to = out.as_mut_ptr().cast();
-                self.project_parts(&input, rows, parts, Kind::Store, to, outputs, workspace);
-                // SAFETY: the parts' columns are all columns.
-                unsafe { super::written(out) }
+                self.project_parts(&input, rows, parts, kind, out.as_mut_ptr(), outputs, workspace);
             }
-            Output::Add(out) => {
-                assert_eq!(out.len(), rows * outputs);
-                self.project_parts(&input, rows, parts, Kind::Add, out.as_mut_ptr(), outputs, workspace);
-                out
-            }
-            Output::SwiGlu(out) => {
+            Output::Gated(activation, out) => {
                 assert_eq!(out.len(), rows * outputs / 2);
-                let to: *mut f32 = out.as_mut_ptr().cast();
+                let to = out.as_mut_ptr();
                 if let [part] = parts {
                     assert!(matches!(part.weights, Weights::Packed(_)) && part.bias.is_none());
-                    self.project_parts(&input, rows, parts, Kind::SwiGlu, to, outputs / 2, workspace);
+                    self.project_parts(&input, rows, parts, kind, to, outputs / 2, workspace);
                 } else {
                     assert_eq!(parts.len(), 2);
                     let mut scratch = std::mem::take(&mut workspace.wide_output);
                     // Whole vectors are read of the last half row.
                     let both = scratch.floats(rows * outputs + LANES);
                     self.project_parts(&input, rows, parts, Kind::Store, both, outputs, workspace);
-                    self.swiglu_rows(both, to, rows, outputs / 2);
+                    self.gate_rows(activation, both, to, rows, outputs / 2);
                     workspace.wide_output = scratch;
                 }
-                // SAFETY: either way wrote every row's every column.
-                unsafe { super::written(out) }
             }
         }
     }
@@ -178,9 +175,9 @@ impl Engine {
                     };
                     self.multiply_packed(packed, &rounded, sink);
                 }
-                Weights::Expanded { source, .. } => {
+                Weights::Stored { source, .. } => {
                     let laid = *laid.get_or_insert_with(|| self.lay(input, rows, tiles, workspace));
-                    self.multiply_expanded(&source, &laid, sink);
+                    self.multiply_stored(&source, &laid, sink);
                 }
             }
             first_column += columns;
@@ -365,7 +362,7 @@ impl Engine {
         }
     }
 
-    fn multiply_expanded(&self, source: &Source<'_>, laid: &Laid, sink: Sink<'_>) {
+    fn multiply_stored(&self, source: &Source<'_>, laid: &Laid, sink: Sink<'_>) {
         let inputs = laid.inputs;
         self.pool.run(sink.columns.div_ceil(PAIR), &|pair| {
             SCRATCH.with_borrow_mut(|[panel, row, ..]| {
@@ -400,69 +397,70 @@ impl Engine {
     }
 
     /// `both` is `[rows, 2 * width]`, gate before up, and readable for a vector past its end; `out` `[rows, width]`.
-    fn swiglu_rows(&self, both: *const f32, out: *mut f32, rows: usize, width: usize) {
+    fn gate_rows(&self, activation: Activation, both: *const f32, out: *mut f32, rows: usize, width: usize) {
         for row in 0..rows {
             // SAFETY: the family was detected; the caller's sizes.
             unsafe {
                 let gate = both.add(row * 2 * width);
-                (self.family.swiglu)(gate, gate.add(width), out.add(row * width), width);
+                (self.family.gated)(activation, gate, gate.add(width), out.add(row * width), width);
             }
         }
     }
 }
 
+/// A norm's kind, weights and epsilon.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Norm<'a> {
+    /// By the root mean square.
+    Rms { weight: &'a [f32], eps: f32 },
+    /// By mean and variance.
+    Layer { weight: &'a [f32], bias: Option<&'a [f32]>, eps: f32 },
+}
+
 impl Engine {
-    /// RMSNorm of every row.
+    /// The norm of every row.
     ///
     /// # Panics
     /// When a size does not fit the others.
-    pub(crate) fn norm<'a>(
-        &self,
-        x: &[f32],
-        weight: &[f32],
-        eps: f32,
-        out: &'a mut [MaybeUninit<f32>],
-    ) -> &'a mut [f32] {
-        let inputs = weight.len();
-        assert_eq!([x.len(), x.len() % inputs], [out.len(), 0]);
-        let input = Input { x, inputs, norm: Some((weight, eps)), digits: Digits::Two };
-        let rows = x.len() / inputs;
-        let to = Laid { tiles: Tiles::new(rows, 8), inputs, x: out.as_mut_ptr().cast() };
-        self.pool.run(to.tiles.count(), &|index| {
+    pub(crate) fn norm(&self, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
+        let (Norm::Rms { weight, .. } | Norm::Layer { weight, .. }) = norm;
+        let width = weight.len();
+        assert_eq!([x.len(), x.len() % width], [out.len(), 0]);
+        if let Norm::Layer { bias: Some(bias), .. } = norm {
+            assert_eq!(bias.len(), width);
+        }
+        let tiles = Tiles::new(x.len() / width, 8);
+        let to = Laid { tiles, inputs: width, x: out.as_mut_ptr() };
+        self.pool.run(tiles.count(), &|index| {
             let (tile, to) = (to.tiles.get(index), &to);
             // SAFETY: the family was detected; each task has its own rows of a result as long as `x`.
-            unsafe { (self.family.norm_rows)(&input, tile.first..tile.first + tile.rows, to.x) };
+            unsafe { (self.family.norm_rows)(x, norm, tile.first..tile.first + tile.rows, to.x) };
         });
-        // SAFETY: the tiles are all rows.
-        unsafe { super::written(out) }
+    }
+
+    /// Adds `y` to `x`.
+    ///
+    /// # Panics
+    /// When they differ in length.
+    pub(crate) fn add(&self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len());
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
     }
 
     /// Rows `ids` of an embedding table.
     ///
     /// # Panics
     /// When a size does not fit the others.
-    pub(crate) fn gather<'a>(
-        &self,
-        table: &Source<'_>,
-        ids: &[u32],
-        width: usize,
-        out: &'a mut [MaybeUninit<f32>],
-    ) -> &'a mut [f32] {
+    pub(crate) fn gather(&self, table: &Source<'_>, ids: &[u32], width: usize, out: &mut [f32]) {
         assert_eq!(out.len(), ids.len() * width);
-        let to = Laid { tiles: Tiles::new(ids.len(), 16), inputs: width, x: out.as_mut_ptr().cast() };
+        let to = Laid { tiles: Tiles::new(ids.len(), 16), inputs: width, x: out.as_mut_ptr() };
         self.pool.run(to.tiles.count(), &|index| {
             let (tile, to) = (to.tiles.get(index), &to);
             for row in tile.first..tile.first + tile.rows {
-                // SAFETY: the row is within `out` and this task's, and zeros are numbers.
-                let to = unsafe {
-                    let to = to.x.add(row * width);
-                    std::ptr::write_bytes(to, 0, width);
-                    std::slice::from_raw_parts_mut(to, width)
-                };
+                // SAFETY: the row is within `out` and this task's.
+                let to = unsafe { std::slice::from_raw_parts_mut(to.x.add(row * width), width) };
                 table.row(ids[row] as usize, to);
             }
         });
-        // SAFETY: the tiles are all rows.
-        unsafe { super::written(out) }
     }
 }

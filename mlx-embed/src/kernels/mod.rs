@@ -36,22 +36,21 @@ mod source;
 mod tests;
 mod tiles;
 
-use std::mem::MaybeUninit;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use attend::{Heads, KEYS as KEYS_AT_ONCE, Past};
-pub(crate) use attention::{AttentionOptions, Reuse, Rotation};
+pub(crate) use attend::{Heads, Span};
+pub(crate) use attention::{AttentionOptions, Cache, KeysValues, Prepared, Rotation};
+pub(crate) use buffer::Buffer;
+use buffer::Buffers;
+pub(crate) use emit::Activation;
 pub(crate) use family::Family;
-pub(crate) use matmul::{Output, Part, Weights};
+pub(crate) use matmul::{Norm, Output, Part, Weights};
 pub(crate) use packed::{Order, Packed};
 pub(crate) use pool::Pool;
 pub(crate) use round::Digits;
 pub(crate) use source::{Floats, Scales, Source};
 
 use matmul::Workspace;
-
-/// Numbers that stay allocated between operations: 32 MiB.
-const MOST_BETWEEN: usize = 8 << 20;
 
 /// Threads, an instruction set and scratch memory: what a model on the CPU computes with.
 #[derive(Debug)]
@@ -60,7 +59,7 @@ pub(crate) struct Engine {
     pool: Pool,
     workspace: Mutex<Workspace>,
     attention: Mutex<attention::Workspace>,
-    between: Mutex<buffer::Scratch>,
+    buffers: Arc<Buffers>,
 }
 
 impl Engine {
@@ -71,7 +70,7 @@ impl Engine {
             pool: Pool::new(threads)?,
             workspace: Mutex::default(),
             attention: Mutex::default(),
-            between: Mutex::default(),
+            buffers: Arc::default(),
         })
     }
 
@@ -79,17 +78,9 @@ impl Engine {
         &self.pool
     }
 
-    /// Hands `work` memory for `len` numbers that one operation leaves for the next. It is the same memory each time, so
-    /// it stays in the caches, where memory from the system would come page by page.
-    pub(crate) fn between<R>(&self, len: usize, work: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> R {
-        let mut scratch = self.between.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: room for `len` numbers that nobody else uses while the lock is held; they need not be anything.
-        let result = work(unsafe { std::slice::from_raw_parts_mut(scratch.floats(len).cast(), len) });
-        // What one long text needed is not kept.
-        if len > MOST_BETWEEN {
-            *scratch = buffer::Scratch::default();
-        }
-        result
+    /// Memory for `len` numbers that one operation leaves for the next.
+    pub(crate) fn buffer(&self, len: usize) -> Buffer {
+        self.buffers.take(len)
     }
 
     fn workspace(&self) -> MutexGuard<'_, Workspace> {
@@ -102,13 +93,4 @@ impl std::fmt::Debug for Workspace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Workspace")
     }
-}
-
-/// The same memory as numbers.
-///
-/// # Safety
-/// All of it has been written.
-unsafe fn written(out: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    // SAFETY: the caller's promise; the layouts are the same.
-    unsafe { &mut *(std::ptr::from_mut(out) as *mut [f32]) }
 }

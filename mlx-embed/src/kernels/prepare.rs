@@ -6,6 +6,7 @@
 )]
 
 use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, Text};
+use super::attention::Rotation;
 use super::round::inverse_rms;
 use super::simd::{LANES, Simd};
 
@@ -24,7 +25,12 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
     let width = at.heads.width();
     let token = |position: usize| text.first + position - past;
     let row = |position: usize, from: usize| &at.qkv[token(position) * width + from..][..head_dim];
-    let angles = |position: usize| &at.angles[position * head_dim..(position + 1) * head_dim];
+    let turn = |position: usize| {
+        at.rotation.map(|Rotation { angles, traditional }| Rotation {
+            angles: &angles[position * head_dim..(position + 1) * head_dim],
+            traditional,
+        })
+    };
     if range.start == past {
         share_block::<S>(at, text);
     }
@@ -33,7 +39,7 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
         for h in 0..heads {
             let to = std::slice::from_raw_parts_mut(at.q.add((token * heads + h) * head_dim), head_dim);
             let x = row(position, h * head_dim);
-            norm_and_rotate::<S>(x, at.q_norm, at.scale, angles(position), at.traditional, to);
+            norm_and_rotate::<S>(x, at.q_norm, at.scale, turn(position), to);
         }
         for h in 0..kv_heads {
             let to = at.value(h, token);
@@ -49,14 +55,7 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
     for h in 0..kv_heads {
         for (i, position) in range.clone().enumerate() {
             let x = row(position, (heads + h) * head_dim);
-            norm_and_rotate::<S>(
-                x,
-                at.k_norm,
-                1.0,
-                angles(position),
-                at.traditional,
-                &mut keys[i][..head_dim],
-            );
+            norm_and_rotate::<S>(x, at.k_norm, 1.0, turn(position), &mut keys[i][..head_dim]);
         }
         let to = at.key_block(h, text.block + range.start / KEYS - past / KEYS).add(range.start % KEYS);
         for e in 0..head_dim {
@@ -100,8 +99,7 @@ unsafe fn norm_and_rotate<S: Simd>(
     x: &[f32],
     norm: Option<(&[f32], f32)>,
     scale: f32,
-    angles: &[f32],
-    traditional: bool,
+    rotation: Option<Rotation<'_>>,
     out: &mut [f32],
 ) {
     let factor = match norm {
@@ -110,6 +108,12 @@ unsafe fn norm_and_rotate<S: Simd>(
     };
     let half = out.len() / 2;
     let weight = |e: usize| norm.map_or(1.0, |(weight, _)| weight[e]);
+    let Some(Rotation { angles, traditional }) = rotation else {
+        for e in 0..out.len() {
+            out[e] = x[e] * factor * weight(e);
+        }
+        return;
+    };
     if traditional || !half.is_multiple_of(LANES) {
         for i in 0..half {
             let (first, second) = if traditional { (2 * i, 2 * i + 1) } else { (i, half + i) };

@@ -13,6 +13,7 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
+use super::matmul::Norm;
 use super::simd::{LANES, Simd};
 use super::tiles::{Tile, Tiles};
 
@@ -265,18 +266,46 @@ pub(super) unsafe fn lay_tile<S: Simd>(input: &Input<'_>, to: &Laid, index: usiz
     }
 }
 
-/// RMSNorm of rows `rows`: `x / sqrt(mean(x^2) + eps) * weight`.
+/// The norm of rows `rows` of `x`.
 ///
 /// # Safety
-/// The instruction set of `S` is enabled; `out` has room for all rows of `input` and nobody else touches these rows.
+/// The instruction set of `S` is enabled; `x` has these rows; `out` has room for as many numbers and nobody else touches
+/// these rows.
 #[inline(always)]
-pub(super) unsafe fn norm_rows<S: Simd>(input: &Input<'_>, rows: std::ops::Range<usize>, out: *mut f32) {
-    let Some((weight, eps)) = input.norm else { return };
+pub(super) unsafe fn norm_rows<S: Simd>(
+    x: &[f32],
+    norm: Norm<'_>,
+    rows: std::ops::Range<usize>,
+    out: *mut f32,
+) {
+    let (Norm::Rms { weight, .. } | Norm::Layer { weight, .. }) = norm;
+    let width = weight.len();
     for row in rows {
-        let x = input.row(row);
-        let factor = inverse_rms::<S>(x, eps);
-        for (k, (x, w)) in x.iter().zip(weight).enumerate() {
-            *out.add(row * input.inputs + k) = x * factor * w;
+        let x = &x[row * width..(row + 1) * width];
+        let out = out.add(row * width);
+        match norm {
+            Norm::Rms { weight, eps } => {
+                let factor = inverse_rms::<S>(x, eps);
+                for (k, (x, w)) in x.iter().zip(weight).enumerate() {
+                    *out.add(k) = x * factor * w;
+                }
+            }
+            Norm::Layer { weight, bias, eps } => {
+                let mean = x.iter().sum::<f32>() / width as f32;
+                let mut sum = 0.0_f32;
+                for x in x {
+                    sum += (x - mean) * (x - mean);
+                }
+                let factor = 1.0 / (sum / width as f32 + eps).sqrt();
+                for (k, (x, w)) in x.iter().zip(weight).enumerate() {
+                    *out.add(k) = (x - mean) * factor * w;
+                }
+                if let Some(bias) = bias {
+                    for (k, b) in bias.iter().enumerate() {
+                        *out.add(k) += b;
+                    }
+                }
+            }
         }
     }
 }

@@ -7,8 +7,6 @@ mod draw;
 mod products;
 mod weights;
 
-use std::mem::MaybeUninit;
-
 use super::*;
 use draw::Draw;
 
@@ -46,8 +44,8 @@ impl Drop for Named {
 }
 
 /// Memory for a result, with numbers in it that no result has.
-fn unwritten(count: usize) -> Vec<MaybeUninit<f32>> {
-    vec![MaybeUninit::new(1e33); count]
+fn unwritten(count: usize) -> Vec<f32> {
+    vec![1e33; count]
 }
 
 fn bits(numbers: &[f32]) -> Vec<u32> {
@@ -70,7 +68,7 @@ fn a_norm_divides_by_the_root_mean_square() {
         let (x, weight) = (draw.numbers(rows * width), draw.numbers(width));
         for engine in engines {
             let mut out = unwritten(x.len());
-            let out = engine.norm(&x, &weight, 1e-6, &mut out);
+            engine.norm(&x, Norm::Rms { weight: &weight, eps: 1e-6 }, &mut out);
             for (row, x) in x.chunks_exact(width).enumerate() {
                 let got = &out[row * width..(row + 1) * width];
                 for (k, (&got, want)) in got.iter().zip(normed(x, Some((&weight, 1e-6)))).enumerate() {
@@ -78,8 +76,40 @@ fn a_norm_divides_by_the_root_mean_square() {
                     assert!(far <= 3e-5 * want.abs(), "{:?}: {row}, {k}: {got}, not {want}", engine.family);
                 }
                 let mut alone = unwritten(width);
-                let alone = engine.norm(x, &weight, 1e-6, &mut alone);
-                assert_eq!(bits(got), bits(alone), "{:?}: row {row} alone", engine.family);
+                engine.norm(x, Norm::Rms { weight: &weight, eps: 1e-6 }, &mut alone);
+                assert_eq!(bits(got), bits(&alone), "{:?}: row {row} alone", engine.family);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_layer_norm_takes_the_mean_off_and_divides_by_the_deviation() {
+    for_cases(60, |engines, draw| {
+        let (rows, width) = (draw.within(1, 40), draw.within(2, 300));
+        let (x, weight) = (draw.numbers(rows * width), draw.numbers(width));
+        let bias = draw.one_in(2).then(|| draw.numbers(width));
+        for engine in engines {
+            let mut out = unwritten(x.len());
+            let norm = Norm::Layer { weight: &weight, bias: bias.as_deref(), eps: 1e-5 };
+            engine.norm(&x, norm, &mut out);
+            for (row, (x, got)) in x.chunks_exact(width).zip(out.chunks_exact(width)).enumerate() {
+                let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+                let mean = wide.iter().sum::<f64>() / width as f64;
+                let variance = wide.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+                let largest = wide.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+                for (k, &got) in got.iter().enumerate() {
+                    let factor = f64::from(weight[k]) / (variance + 1e-5).sqrt();
+                    let added = bias.as_ref().map_or(0.0, |bias| f64::from(bias[k]));
+                    let want = (wide[k] - mean) * factor + added;
+                    // The mean is a sum of as many numbers, and the difference to it keeps that sum's error.
+                    let most = 1e-5 * (largest * factor.abs() + added.abs());
+                    let far = (f64::from(got) - want).abs();
+                    assert!(far <= most, "{:?}: {row}, {k}: {got}, not {want}", engine.family);
+                }
+                let mut alone = unwritten(width);
+                engine.norm(x, norm, &mut alone);
+                assert_eq!(bits(got), bits(&alone), "{:?}: row {row} alone", engine.family);
             }
         }
     });
@@ -93,7 +123,7 @@ fn a_gathered_row_is_what_its_words_say() {
         let ids: Vec<u32> = (0..draw.within(1, 40)).map(|_| draw.below(rows) as u32).collect();
         for engine in engines {
             let mut out = unwritten(ids.len() * width);
-            let out = engine.gather(&matrix.source(), &ids, width, &mut out);
+            engine.gather(&matrix.source(), &ids, width, &mut out);
             for (&id, got) in ids.iter().zip(out.chunks_exact(width)) {
                 for (k, &got) in got.iter().enumerate() {
                     let (want, magnitude) = matrix.parts(id as usize, k);

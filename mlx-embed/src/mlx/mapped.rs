@@ -153,15 +153,6 @@ impl MappedArrays {
         Ok(Some(array))
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        self.file.path()
-    }
-
-    /// Whether the file, if arrays lie in it, is still as long as it was.
-    pub(crate) fn check_length(&self) -> io::Result<()> {
-        if self.base.is_some() { self.file.check_length() } else { Ok(()) }
-    }
-
     /// The tensor at `offset..offset + nbytes` of the file.
     pub(crate) fn tensor(
         &self,

@@ -37,6 +37,7 @@ pub(crate) use device::{end_thread, gpu_count, has_cpu, may_end_thread, survive_
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;
 pub(crate) use mapped::{MappedArrays, MappedFile};
+#[cfg(feature = "bench")]
 pub(crate) use waiting::Building;
 
 /// Version of mlx-c that this crate is built with, such as `0.7.0`.

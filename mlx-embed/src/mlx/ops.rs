@@ -48,6 +48,12 @@ simple_ops! {
     matmul(a, b) = mlx_matmul;
     /// `1 / (1 + exp(-a))`.
     sigmoid(a) = mlx_sigmoid;
+    /// The error function.
+    erf(a) = mlx_erf;
+    /// The hyperbolic tangent.
+    tanh(a) = mlx_tanh;
+    /// The larger of each pair, broadcast.
+    maximum(a, b) = mlx_maximum;
 }
 
 /// Copies `a` into row-major order unless it is so already.
@@ -313,6 +319,20 @@ pub fn rms_norm(x: &Array, weight: &Array, eps: f32, stream: &Stream) -> Result<
     })
 }
 
+/// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension (Ba et al., 2016).
+pub fn layer_norm(
+    x: &Array,
+    weight: &Array,
+    bias: Option<&Array>,
+    eps: f32,
+    stream: &Stream,
+) -> Result<Array> {
+    Array::from_call("layer_norm", |out| {
+        // SAFETY: live handles (the bias may be empty); mlx-c stores a new array in `out`.
+        unsafe { sys::mlx_fast_layer_norm(out, x.raw(), weight.raw(), optional(bias), eps, stream.raw()) }
+    })
+}
+
 /// Where RoPE takes its angular frequencies from.
 #[derive(Debug, Clone, Copy)]
 pub enum RopeFrequencies<'a> {
@@ -373,6 +393,34 @@ pub fn rope(x: &Array, settings: RopeSettings<'_>, stream: &Stream) -> Result<Ar
 /// # Shape
 /// `q` `[B, H, Lq, E]`, `k` and `v` `[B, K, Lk, E]` with `K` a divisor of `H`; result `[B, H, Lq, E]`.
 pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32, stream: &Stream) -> Result<Array> {
+    attention(q, k, v, scale, c"causal", None, stream)
+}
+
+/// Attention, `softmax(scale * q @ k.T + mask) @ v`, with grouped keys and values; without a mask every query sees
+/// every key.
+///
+/// # Shape
+/// As [`causal_attention`]; `mask` is of the type of `q` and broadcast to `[B, H, Lq, Lk]`.
+pub fn masked_attention(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    scale: f32,
+    mask: Option<&Array>,
+    stream: &Stream,
+) -> Result<Array> {
+    attention(q, k, v, scale, if mask.is_some() { c"array" } else { c"" }, mask, stream)
+}
+
+fn attention(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    scale: f32,
+    mode: &CStr,
+    mask: Option<&Array>,
+    stream: &Stream,
+) -> Result<Array> {
     Array::from_call("scaled_dot_product_attention", |out| {
         // SAFETY: live handles (mask and sinks may be empty); mlx-c stores a new array in `out`.
         unsafe {
@@ -382,8 +430,8 @@ pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32, stream: &St
                 k.raw(),
                 v.raw(),
                 scale,
-                c"causal".as_ptr(),
-                NO_ARRAY,
+                mode.as_ptr(),
+                optional(mask),
                 NO_ARRAY,
                 false,
                 stream.raw(),

@@ -17,12 +17,14 @@ pub(super) fn waiting<T>(compute: impl FnOnce() -> T) -> T {
 }
 
 /// Tells building a graph from waiting for what of it is computed meanwhile.
+#[cfg(feature = "bench")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Building {
     start: Instant,
     waited: Duration,
 }
 
+#[cfg(feature = "bench")]
 impl Building {
     pub(crate) fn start() -> Self {
         Self { start: Instant::now(), waited: WAITED.get() }

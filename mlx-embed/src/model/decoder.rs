@@ -1,255 +1,225 @@
-//! The stack of layers. Qwen2, Qwen3 and Llama are this with other parameters.
+//! The stack of layers: the one place that knows the order of operations.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::batch::Batch;
-use crate::checkpoint::{Checkpoint, Weights};
+use crate::checkpoint::spec::{
+    Activation, AttentionSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Sees,
+};
+use crate::checkpoint::{Checkpoint, CheckpointError, Weights};
 use crate::error::Error;
-use crate::mlx::{Array, Dtype, MappedArrays, MlxError, Stream, ops};
+use crate::mlx::{MappedFile, MlxError};
 
-use super::attention::Attention;
-use super::linear::Embedding;
-use super::mlp::Mlp;
-use super::norm::FinalNorm;
-use super::reuse::LayerReuse;
-use super::rope::Rope;
-use super::{Hidden, Kernels, Part, Pass, Reuse, State, Texts, Watch, cuda};
+use super::backend::{Backend, Operations, Place, Role};
+use super::cache::Cache;
 
-/// What calibration runs: few layers, as they are alike, and texts so short that attention counts for little.
-const LAYERS_TO_MEASURE: usize = 8;
-const TEXT_TO_MEASURE: usize = 64;
-
-/// What sees the hidden states on the way.
-pub(crate) type Probe<'a> = dyn FnMut(&Array) -> Result<(), MlxError> + 'a;
-
-/// Hidden states after the final norm.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// On MLX's graph: `[.., D]`.
-    Array(Array),
-    /// At hand: f32, in rows of D.
-    Host(Vec<f32>),
-}
+/// What sees the hidden states on the way: f32, row after row.
+pub(crate) type Probe<'a> = dyn FnMut(Vec<f32>) + 'a;
 
 /// Which rows of the last layer the caller needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rows<'a> {
-    /// All; the result is `[B, L, D]`.
     All,
-    /// These, counted over `B * L`; the result is `[N, D]`. Other rows skip what follows the last attention.
+    /// These, counted over all tokens of the batch. Other rows skip what follows the last attention.
     Selected(&'a [u32]),
 }
 
-#[derive(Debug)]
-pub(crate) struct Decoder {
-    embed_tokens: Embedding, // [vocab, D]
-    layers: Vec<Layer>,
-    norm: FinalNorm, // [D]
-    rope: Rope,
-    /// D.
-    width: usize,
-    kernels: Kernels,
-    /// Arrays above lie in these.
-    mappings: Vec<MappedArrays>,
+/// A model whose weights are in `B`'s form.
+pub(crate) struct Decoder<B: Backend> {
+    backend: B,
+    embedding: B::Embedding,
+    layers: Vec<Layer<B>>,
+    norm: Option<B::Norm>,
+    /// Weights may lie in these.
+    files: Vec<Arc<MappedFile>>,
 }
 
-#[derive(Debug)]
-struct Layer {
-    attention: Attention,
-    mlp: Mlp,
+pub(crate) struct Layer<B: Backend> {
+    attention: Attention<B>,
+    mlp: Mlp<B>,
 }
 
-impl Layer {
-    /// # Shape
-    /// The result is as [`Rows`] says.
-    fn forward(
-        &self,
-        hidden: Hidden,
-        pass: &Pass<'_>,
-        rows: Rows<'_>,
-        reuse: LayerReuse<'_>,
-        kernels: &Kernels,
-    ) -> Result<Hidden, MlxError> {
-        let watched = pass.texts.watched().beside(kernels);
-        let mixed = watched
-            .stage(&[Part::InputNorm, Part::Qkv, Part::HeadNorms, Part::Rope, Part::Attention], || {
-                self.attention.mix(&hidden, pass, reuse)
-            })?; // [B, L, H * E]
-        let after = watched.stage(&[Part::Output], || match rows {
-            Rows::All => self.attention.output(&hidden.x, &mixed, hidden.ahead.as_ref(), pass),
-            Rows::Selected(rows) => {
-                let (x, mixed) =
-                    (select(&hidden.x, rows, kernels, pass)?, select(&mixed, rows, kernels, pass)?);
-                self.attention.output(&x, &mixed, hidden.ahead.as_ref(), pass)
-            }
-        })?;
-        // Their memory is free for what follows.
-        drop((hidden, mixed));
-        watched.stage(&[Part::PostAttentionNorm, Part::GateUp, Part::SwiGlu, Part::Down], || {
-            self.mlp.forward(&after, pass)
-        })
-    }
+/// The first half of a layer; see [`AttentionSpec`].
+pub(crate) struct Attention<B: Backend> {
+    pub(super) norms: HalfNorms<B::Norm>,
+    pub(super) qkv: B::Projection,
+    pub(super) heads: HeadsSpec,
+    pub(super) head_norms: B::HeadNorms,
+    pub(super) rope: Option<usize>,
+    pub(super) scale: f32,
+    pub(super) sees: Sees,
+    output: B::Projection,
 }
 
-impl Decoder {
+/// The second half of a layer; see [`MlpSpec`].
+pub(crate) struct Mlp<B: Backend> {
+    pub(super) norms: HalfNorms<B::Norm>,
+    pub(super) up: B::Projection,
+    pub(super) activation: Activation,
+    pub(super) gated: bool,
+    down: B::Projection,
+}
+
+impl<B: Backend> Decoder<B> {
     /// Loads every layer, and calls `loaded` after each.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
-        kernels: Kernels,
+        spec: &ModelSpec,
+        backend: B,
         loaded: &mut dyn FnMut(),
-        stream: &Stream,
     ) -> Result<Self, Error> {
-        let config = checkpoint.config();
-        let weights = Weights::new(checkpoint, stream)?;
-        let hidden = config.hidden_size;
-        let embed_tokens = Embedding::load(&weights, "embed_tokens", config, &kernels, stream)?;
+        let weights = &Weights::new(checkpoint);
+        let embedding = backend.load_embedding(weights, &spec.embedding)?;
         let mut layers = Vec::new();
-        for index in 0..config.layers {
-            layers.push(Layer {
-                attention: Attention::load(&weights, index, config, &kernels, stream)?,
-                mlp: Mlp::load(&weights, index, config, &kernels, stream)?,
-            });
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let place = |role| Place { layer: index, layers: spec.layers.len(), role };
+            layers.push(Layer::load(&backend, weights, layer, place)?);
             loaded();
         }
-        let decoder = Self {
-            embed_tokens,
-            layers,
-            norm: FinalNorm::load(&weights, hidden, config.rms_norm_eps, &kernels)?,
-            rope: Rope::new(config)?,
-            width: hidden as usize,
-            kernels,
-            mappings: weights.into_mappings(),
-        };
-        if let Kernels::Cuda(cuda) = &decoder.kernels {
-            decoder.calibrate(cuda, config.vocab_size, stream)?;
-            // What the weights were made of; batches have memory of their own.
-            cuda.trim()?;
-        }
+        let norm = spec.norm.as_ref().map(|norm| backend.load_norm(weights, norm)).transpose()?;
+        let decoder = Self { backend, embedding, layers, norm, files: weights.files().to_vec() };
+        decoder.backend.loaded(&decoder)?;
         Ok(decoder)
     }
 
-    /// Whether texts of a batch lie one behind the other ([`Batch::joined`]) rather than padded.
-    pub(crate) fn joins(&self) -> bool {
-        !matches!(self.kernels, Kernels::Mlx)
+    pub(crate) fn backend(&self) -> &B {
+        &self.backend
     }
 
-    #[cfg(feature = "bench")]
     pub(crate) fn layers(&self) -> usize {
         self.layers.len()
-    }
-
-    /// The type that activations have, where it isn't that of the states that a probe sees.
-    pub(crate) fn activation(&self) -> Option<Dtype> {
-        matches!(self.kernels, Kernels::Cuda(_)).then_some(Dtype::Bf16)
     }
 
     /// Whether the mapped weights are still all there. Cheap, and better than the signal that ends a process which
     /// touches pages that a shrunken file no longer has.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
-        for mapping in &self.mappings {
-            mapping.check_length().map_err(|error| Error::WeightsChanged {
-                path: mapping.path().display().to_string(),
+        for file in &self.files {
+            file.check_length().map_err(|error| Error::WeightsChanged {
+                path: file.path().display().to_string(),
                 reason: error.to_string(),
             })?;
         }
         Ok(())
     }
 
-    /// Hidden states after the final norm.
+    /// Hidden states after the final norm: f32, row after row, `[T, D]` or as many as `rows` selects.
     ///
     /// `probe` sees every hidden state on the way: the embeddings, then the residual stream after each layer, then the
-    /// result. It is the hook of verification and tracing.
-    ///
-    /// # Shape
-    /// Token ids `[B, L]`; result as [`Rows`] says.
+    /// result.
     pub(crate) fn forward(
         &self,
         batch: &Batch,
         rows: Rows<'_>,
-        reuse: Reuse<'_>,
+        cache: Cache<'_, B::KeysValues>,
         probe: Option<&mut Probe<'_>>,
-        stream: &Stream,
-    ) -> Result<Output, MlxError> {
-        self.forward_through(0..self.layers.len(), batch, rows, reuse, probe, None, stream)
+    ) -> Result<Vec<f32>, MlxError> {
+        self.forward_with(&self.backend, 0..self.layers.len(), batch, rows, cache, probe)
     }
 
-    /// As [`Decoder::forward`], through some of the layers, watched or not.
-    #[expect(clippy::too_many_arguments, reason = "what a pass is, and who measures it")]
-    pub(crate) fn forward_through(
+    /// As [`Decoder::forward`], through some of the layers, by the operations `b`.
+    pub(crate) fn forward_with(
         &self,
+        b: &impl Operations<B>,
         layers: Range<usize>,
         batch: &Batch,
         rows: Rows<'_>,
-        mut reuse: Reuse<'_>,
+        mut cache: Cache<'_, B::KeysValues>,
         mut probe: Option<&mut Probe<'_>>,
-        watch: Option<&Arc<Watch>>,
-        stream: &Stream,
-    ) -> Result<Output, MlxError> {
-        let texts = Arc::new(Texts::new(&batch.lengths, &reuse, watch));
-        let watched = texts.watched().beside(&self.kernels);
-        let (mut hidden, cuda) = watched
-            .stage(&[Part::Gather], || self.embed_tokens.forward(batch, texts.past, &self.rope, stream))?;
-        let pass = Pass { texts: Arc::clone(&texts), cuda, rope: &self.rope, stream };
-        self.show(&hidden.x, probe.as_deref_mut(), stream)?;
+    ) -> Result<Vec<f32>, MlxError> {
+        let mut show = |x: &B::Hidden| match &mut probe {
+            Some(probe) => self.backend.read(x).map(probe),
+            None => Ok(()),
+        };
+        let keeps = matches!(cache, Cache::Keep(_));
+        let pass = &self.backend.begin(batch, cache.past(), keeps)?;
+        let mut x = b.embed(&self.embedding, self.norm_before(layers.start), pass)?;
+        show(&x)?;
         for index in layers {
-            let last = index + 1 == self.layers.len();
-            let rows = if last { rows } else { Rows::All };
-            hidden = watched.layer(index, || {
-                self.layers[index].forward(hidden, &pass, rows, reuse.layer(index), &self.kernels)
-            })?;
-            self.show(&hidden.x, probe.as_deref_mut(), stream)?;
-        }
-        let output = watched.stage(&[Part::FinalNorm], || self.norm.forward(&hidden, stream))?;
-        match (&output, probe) {
-            (Output::Array(x), Some(probe)) => probe(x)?,
-            (Output::Host(x), Some(probe)) => {
-                let width = self.width as i32;
-                probe(&Array::from_slice(x, &[x.len() as i32 / width, width])?)?;
+            let Layer { attention, mlp } = &self.layers[index];
+            let qkv = b.qkv(&x, attention, pass)?;
+            let heads = b.heads(qkv, attention, cache.layer(index), pass)?;
+            let mut mixed = b.attend(heads, attention, pass)?;
+            if let (Rows::Selected(rows), true) = (rows, index + 1 == self.layers.len()) {
+                (x, mixed) = b.rows(&x, &mixed, rows, pass)?;
             }
-            (_, None) => {}
+            x = b.add(x, &mixed, &attention.output, &attention.norms, mlp.norms.input.as_ref(), pass)?;
+            drop(mixed);
+            let inner = b.up(&x, mlp, pass)?;
+            x = b.add(x, &inner, &mlp.down, &mlp.norms, self.norm_before(index + 1), pass)?;
+            show(&x)?;
         }
-        Ok(output)
+        let states = b.finish(&x, self.norm.as_ref())?;
+        if let Some(probe) = probe {
+            probe(states.clone());
+        }
+        Ok(states)
     }
 
-    fn show(&self, x: &State, probe: Option<&mut Probe<'_>>, stream: &Stream) -> Result<(), MlxError> {
-        match (x, probe, &self.kernels) {
-            (_, None, _) => Ok(()),
-            (State::Array(x), Some(probe), _) => probe(x),
-            (State::Tensor(x), Some(probe), Kernels::Cuda(cuda)) => probe(&cuda.read(x, stream)?),
-            (State::Tensor(_), Some(_), _) => x.array().map(drop),
+    /// The norm that layer `index` begins with, or that follows the last.
+    fn norm_before(&self, index: usize) -> Option<&B::Norm> {
+        match self.layers.get(index) {
+            Some(layer) => layer.attention.norms.input.as_ref(),
+            None => self.norm.as_ref(),
         }
     }
+}
 
-    /// Lets the kernels for NVIDIA GPUs find out how products are computed best.
-    fn calibrate(&self, cuda: &cuda::Cuda, vocab: i32, stream: &Stream) -> Result<(), MlxError> {
-        let Some(layer) = self.layers.first() else { return Ok(()) };
-        cuda.calibrate(|tokens| {
-            let ids: Vec<u32> = (0..tokens as u32).map(|i| i * 31 % vocab as u32).collect();
-            let texts: Vec<&[u32]> = ids.chunks(TEXT_TO_MEASURE).collect();
-            let batch = Batch::joined(&texts);
-            let texts = Arc::new(Texts::new(&batch.lengths, &Reuse::Nothing, None));
-            let (mut hidden, call) = self.embed_tokens.forward(&batch, 0, &self.rope, stream)?;
-            let pass = Pass { texts, cuda: call, rope: &self.rope, stream };
-            for _ in 0..LAYERS_TO_MEASURE {
-                hidden = layer.forward(hidden, &pass, Rows::All, LayerReuse::Nothing, &self.kernels)?;
-            }
-            cuda.wait()
+#[cfg(feature = "bench")]
+impl<B: Backend> Attention<B> {
+    pub(crate) fn qkv(&self) -> &B::Projection {
+        &self.qkv
+    }
+}
+
+#[cfg(feature = "bench")]
+impl<B: Backend> Mlp<B> {
+    pub(crate) fn up(&self) -> &B::Projection {
+        &self.up
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    fn load(
+        b: &B,
+        weights: &Weights<'_>,
+        LayerSpec { attention, mlp }: &LayerSpec,
+        place: impl Fn(Role) -> Place,
+    ) -> Result<Self, CheckpointError> {
+        let norms = |of: &HalfNorms| -> Result<HalfNorms<B::Norm>, CheckpointError> {
+            let load =
+                |norm: &Option<NormSpec>| norm.as_ref().map(|norm| b.load_norm(weights, norm)).transpose();
+            Ok(HalfNorms { input: load(&of.input)?, output: load(&of.output)?, sum: load(&of.sum)? })
+        };
+        let projection = |spec, role| b.load_projection(weights, spec, place(role));
+        let AttentionSpec { heads, rope, scale, sees, .. } = *attention;
+        let MlpSpec { activation, gated, .. } = *mlp;
+        Ok(Self {
+            attention: Attention {
+                norms: norms(&attention.norms)?,
+                qkv: projection(&attention.qkv, Role::Qkv)?,
+                head_norms: b
+                    .load_head_norms(weights, [attention.q_norm.as_ref(), attention.k_norm.as_ref()])?,
+                output: projection(&attention.output, Role::Output)?,
+                heads,
+                rope,
+                scale,
+                sees,
+            },
+            mlp: Mlp {
+                norms: norms(&mlp.norms)?,
+                up: projection(&mlp.up, if gated { Role::GateUp } else { Role::Up })?,
+                down: projection(&mlp.down, Role::Down)?,
+                activation,
+                gated,
+            },
         })
     }
 }
 
-/// # Shape
-/// `x` `[.., W]`, result `[N, W]`.
-fn select(x: &State, rows: &[u32], kernels: &Kernels, pass: &Pass<'_>) -> Result<State, MlxError> {
-    let stream = pass.stream;
-    match (x, kernels) {
-        (State::Tensor(x), Kernels::Cuda(cuda)) => cuda.rows(x, rows, stream).map(State::Tensor),
-        _ => {
-            let x = x.array()?;
-            let width = x.shape().last().copied().unwrap_or(0);
-            let rows = Array::from_slice(rows, &[rows.len() as i32])?;
-            ops::take(&ops::reshape(x, &[-1, width], stream)?, &rows, 0, stream).map(State::Array)
-        }
+impl<B: Backend> fmt::Debug for Decoder<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("layers", &self.layers.len()).finish_non_exhaustive()
     }
 }

@@ -5,27 +5,24 @@
 use std::f64::consts::TAU;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{ModelConfig, RopeScaling};
-use crate::mlx::ops::{self, RopeFrequencies, RopeSettings};
-use crate::mlx::{Array, MlxError, Stream};
+use crate::checkpoint::RopeScaling;
+use crate::checkpoint::rope::RopeSpec;
 
-/// Rotates queries and keys.
+/// The angles of one rotary embedding.
 #[derive(Debug)]
 pub(super) struct Rope {
-    dims: i32,
+    dims: usize,
     traditional: bool,
     frequencies: Frequencies,
     /// Factor on positions.
     position_scale: f32,
     /// Factor on the rotated vectors.
     magnitude: f32,
-    /// The reciprocals of the frequencies where they don't follow from a base.
-    periods: Option<Vec<f32>>,
     angles: AngleCache,
 }
 
 #[derive(Debug)]
-enum Frequencies {
+pub(super) enum Frequencies {
     Base(f32),
     /// The base for a batch of `L` tokens is `base * (factor * L / longest - (factor - 1))^(E / (E - 2))`, from
     /// `L = longest` on.
@@ -34,104 +31,84 @@ enum Frequencies {
         factor: f64,
         longest: usize,
     },
-    /// f32 `[E / 2]`
-    Periods(Array),
+    /// The reciprocals of the frequencies, `[E / 2]`, where they don't follow from a base.
+    Periods(Vec<f32>),
 }
 
 impl Rope {
-    pub(super) fn new(config: &ModelConfig) -> Result<Self, MlxError> {
-        let base = f64::from(config.rope_theta);
-        let dims = f64::from(config.head_dim);
+    pub(super) fn new(spec: &RopeSpec) -> Self {
+        let base = f64::from(spec.base);
+        let dims = spec.dims as f64;
         // base^(2i / E), the reciprocal of the i-th frequency.
-        let periods = |count: i32| (0..count).map(move |i| base.powf(2.0 * f64::from(i) / dims));
-        let half = config.head_dim / 2;
+        let periods = |count: usize| (0..count).map(move |i| base.powf(2.0 * i as f64 / dims));
+        let half = spec.dims / 2;
 
         let mut position_scale = 1.0;
         let mut magnitude = 1.0;
-        let frequencies = match &config.rope_scaling {
-            RopeScaling::None => Frequencies::Base(config.rope_theta),
+        let frequencies = match &spec.scaling {
+            RopeScaling::None => Frequencies::Base(spec.base),
             RopeScaling::Linear { factor } => {
                 position_scale = 1.0 / factor;
-                Frequencies::Base(config.rope_theta)
+                Frequencies::Base(spec.base)
             }
-            RopeScaling::Dynamic { factor } => Frequencies::Dynamic {
-                base,
-                factor: f64::from(*factor),
-                longest: config.max_position_embeddings,
-            },
+            RopeScaling::Dynamic { factor } => {
+                Frequencies::Dynamic { base, factor: f64::from(*factor), longest: spec.longest }
+            }
             RopeScaling::Llama3 { .. } => {
-                array(periods(half).map(|period| llama3(period, &config.rope_scaling)))?
+                Frequencies::periods(periods(half).map(|period| llama3(period, &spec.scaling)))
             }
             RopeScaling::Yarn { factor, attention_factor, mscale, mscale_all_dim, .. } => {
                 magnitude = match attention_factor {
                     Some(attention_factor) => f64::from(*attention_factor),
                     None => yarn_mscale(*factor, *mscale) / yarn_mscale(*factor, *mscale_all_dim),
                 };
-                let ramp = yarn_ramp(config, dims);
-                array(periods(half).enumerate().map(|(i, period)| {
+                let ramp = yarn_ramp(spec);
+                Frequencies::periods(periods(half).enumerate().map(|(i, period)| {
                     let stretched = f64::from(*factor) * period;
                     let keep = 1.0 - ramp(i);
                     stretched * period / (stretched * keep + period * (1.0 - keep))
-                }))?
+                }))
             }
             RopeScaling::LongRope { original_max_position_embeddings, long_factor } => {
                 let original = f64::from(*original_max_position_embeddings);
-                let stretch = config.max_position_embeddings as f64 / original;
+                let stretch = spec.longest as f64 / original;
                 if stretch > 1.0 {
                     magnitude = (1.0 + stretch.ln() / original.ln()).sqrt();
                 }
                 let factor = |i: usize| f64::from(*long_factor.get(i).unwrap_or(&long_factor[0]));
-                array(periods(half).enumerate().map(|(i, period)| factor(i) * period))?
+                Frequencies::periods(periods(half).enumerate().map(|(i, period)| factor(i) * period))
             }
             RopeScaling::Proportional { partial_rotary_factor, factor } => {
-                let rotated = (dims * f64::from(*partial_rotary_factor)) as i32;
-                let rotating = periods((rotated + 1) / 2).map(|period| f64::from(*factor) * period);
-                let still = std::iter::repeat_n(f64::INFINITY, ((config.head_dim - rotated) / 2) as usize);
-                array(rotating.chain(still))?
+                let rotated = (dims * f64::from(*partial_rotary_factor)) as usize;
+                let rotating = periods(rotated.div_ceil(2)).map(|period| f64::from(*factor) * period);
+                let still = std::iter::repeat_n(f64::INFINITY, (spec.dims - rotated) / 2);
+                Frequencies::periods(rotating.chain(still))
             }
         };
-        let periods = match &frequencies {
-            Frequencies::Periods(periods) => Some(periods.as_slice::<f32>()?.to_vec()),
-            Frequencies::Base(_) | Frequencies::Dynamic { .. } => None,
-        };
-        Ok(Self {
-            dims: config.head_dim,
-            traditional: config.rope_traditional,
+        Self {
+            dims: spec.dims,
+            traditional: spec.traditional,
             frequencies,
             position_scale,
             magnitude: magnitude as f32,
-            periods,
             angles: AngleCache::default(),
-        })
+        }
     }
 
-    /// Rotates, without the magnitude: see [`Rope::score_scale`].
-    ///
-    /// # Shape
-    /// `x` and result `[B, H, L, E]`; positions are `past..past + L`.
-    pub(super) fn forward(&self, x: &Array, past: i32, stream: &Stream) -> Result<Array, MlxError> {
-        let frequencies = match &self.frequencies {
-            Frequencies::Base(base) => RopeFrequencies::Base(*base),
-            Frequencies::Dynamic { .. } => {
-                let tokens = past + x.shape().get(2).copied().unwrap_or(0);
-                RopeFrequencies::Base(self.base(tokens as usize) as f32)
-            }
-            Frequencies::Periods(periods) => RopeFrequencies::Periods(periods),
-        };
-        let settings = RopeSettings {
-            dims: self.dims,
-            traditional: self.traditional,
-            frequencies,
-            scale: self.position_scale,
-            offset: past,
-        };
-        ops::rope(x, settings, stream)
+    pub(super) fn dims(&self) -> usize {
+        self.dims
     }
 
-    /// What scores of attention are multiplied with: `E^-1/2`, and the magnitude of both queries and keys. There it is a
-    /// number of f32; on the vectors it would be one of theirs, and bf16 has 8 bits.
-    pub(super) fn score_scale(&self) -> f32 {
-        (self.dims as f32).powf(-0.5) * self.magnitude * self.magnitude
+    pub(super) fn frequencies(&self) -> &Frequencies {
+        &self.frequencies
+    }
+
+    pub(super) fn position_scale(&self) -> f32 {
+        self.position_scale
+    }
+
+    pub(super) fn magnitude(&self) -> f32 {
+        self.magnitude
     }
 
     /// The base for a batch whose longest text has `tokens`.
@@ -140,7 +117,7 @@ impl Rope {
             Frequencies::Base(base) => f64::from(base),
             Frequencies::Dynamic { base, factor, longest } => {
                 let growth = factor * tokens.max(longest) as f64 / longest as f64 - (factor - 1.0);
-                let dims = f64::from(self.dims);
+                let dims = self.dims as f64;
                 base * growth.powf(dims / (dims - 2.0))
             }
             Frequencies::Periods(_) => f64::NAN,
@@ -157,16 +134,15 @@ impl Rope {
     pub(super) fn angles(&self, tokens: usize) -> Arc<[f32]> {
         // Every layer asks, and what it asks for is nearly always there.
         let base = self.base(tokens);
-        self.angles
-            .get(base, tokens * self.dims as usize, || self.make_angles(base, tokens.next_power_of_two()))
+        self.angles.get(base, tokens * self.dims, || self.make_angles(base, tokens.next_power_of_two()))
     }
 
     fn make_angles(&self, base: f64, positions: usize) -> Vec<f32> {
-        let half = (self.dims / 2) as usize;
-        let frequencies: Vec<f32> = match &self.periods {
-            Some(periods) => periods.iter().map(|period| period.recip()).collect(),
-            None => {
-                let dims = f64::from(self.dims);
+        let half = self.dims / 2;
+        let frequencies: Vec<f32> = match &self.frequencies {
+            Frequencies::Periods(periods) => periods.iter().map(|period| period.recip()).collect(),
+            Frequencies::Base(_) | Frequencies::Dynamic { .. } => {
+                let dims = self.dims as f64;
                 (0..half).map(|i| base.powf(-2.0 * i as f64 / dims) as f32).collect()
             }
         };
@@ -204,10 +180,10 @@ impl AngleCache {
     }
 }
 
-fn array(periods: impl Iterator<Item = f64>) -> Result<Frequencies, MlxError> {
-    let periods: Vec<f32> = periods.map(|period| period as f32).collect();
-    let count = periods.len() as i32;
-    Ok(Frequencies::Periods(Array::from_slice(&periods, &[count])?))
+impl Frequencies {
+    fn periods(periods: impl Iterator<Item = f64>) -> Self {
+        Self::Periods(periods.map(|period| period as f32).collect())
+    }
 }
 
 fn llama3(period: f64, scaling: &RopeScaling) -> f64 {
@@ -235,10 +211,11 @@ fn yarn_mscale(factor: f32, mscale: f32) -> f64 {
 }
 
 /// How far the i-th frequency is stretched: 0 not at all, 1 in full.
-fn yarn_ramp(config: &ModelConfig, dims: f64) -> impl Fn(usize) -> f64 + use<> {
-    let (low, high) = match config.rope_scaling {
+fn yarn_ramp(spec: &RopeSpec) -> impl Fn(usize) -> f64 + use<> {
+    let dims = spec.dims as f64;
+    let (low, high) = match spec.scaling {
         RopeScaling::Yarn { original_max_position_embeddings, beta_fast, beta_slow, .. } => {
-            let base = f64::from(config.rope_theta);
+            let base = f64::from(spec.base);
             let dim_of = |rotations: f32| {
                 dims * (f64::from(original_max_position_embeddings) / (f64::from(rotations) * TAU)).ln()
                     / (2.0 * base.ln())

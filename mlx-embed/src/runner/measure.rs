@@ -1,12 +1,12 @@
 //! Passes that are measured, and what the device could do at best.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bench::{Arithmetic, Level, Measurable, Part, Record, Watched};
 use crate::error::Error;
-use crate::mlx::{Array, Backend, Building, Dtype, MlxError, ops};
-use crate::model::{Arithmetic, Level, Output, Part, Record, Reuse, Rows, Watch};
+use crate::mlx::{self, Array, Building, Dtype, MlxError, Stream, ops};
+use crate::model::{Cache, Rows};
 use crate::pooling::Before;
 
 use super::Runner;
@@ -18,114 +18,117 @@ const GPU_PRODUCTS: u32 = 8;
 /// Numbers that a GPU is asked to read and write: 512 MiB each way, more than its caches hold.
 const GPU_NUMBERS: i32 = 128 << 20;
 
-impl Runner {
+/// A model whose passes and device are measured.
+pub(crate) trait Measured {
     /// Threads on the CPU.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads
-    }
+    fn threads(&self) -> usize;
+
+    /// Whether passes run on a GPU.
+    fn on_gpu(&self) -> bool;
 
     /// Runs texts through some of the layers and returns the time of everything on the way. What follows the last layer
     /// is told only if that is among them.
-    pub(crate) fn measure(
-        &self,
-        texts: &[&[u32]],
-        level: Level,
-        layers: Range<usize>,
-    ) -> Result<Vec<Record>, Error> {
-        let _turn = self.stream.turn();
+    fn measure(&self, texts: &[&[u32]], level: Level, layers: Range<usize>) -> Result<Vec<Record>, Error>;
+
+    /// Reads and writes more than the GPU's caches hold, and returns the bytes a second.
+    fn gpu_reading(&self) -> Result<f64, Error>;
+
+    /// Operations a second of large matrix products in `dtype`.
+    fn gpu_products(&self, dtype: Dtype) -> Result<f64, Error>;
+
+    /// How long MLX's device takes for the least that it can be asked; nothing where the model doesn't use it.
+    fn waiting(&self) -> Result<Duration, Error>;
+}
+
+impl<B: Measurable> Measured for Runner<B> {
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn on_gpu(&self) -> bool {
+        self.decoder.backend().stream().is_some_and(|stream| stream.backend() != mlx::Backend::Cpu)
+    }
+
+    fn measure(&self, texts: &[&[u32]], level: Level, layers: Range<usize>) -> Result<Vec<Record>, Error> {
+        let _turn = self.turn();
         self.decoder.check_weights()?;
         let batch = self.batch(texts);
         let whole = layers.end == self.decoder.layers();
         let rows = if whole { self.pooling.rows(&batch) } else { None };
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
-        let watch = (level != Level::Model).then(|| Arc::new(Watch::new(level)));
         let building = Building::start();
-        let hidden = self.decoder.forward_through(
-            layers,
-            &batch,
-            rows,
-            Reuse::Nothing,
-            None,
-            watch.as_ref(),
-            &self.stream,
-        )?;
+        let backend = self.decoder.backend();
+        let (hidden, mut records) = if level == Level::Model {
+            (self.decoder.forward_with(backend, layers, &batch, rows, Cache::None, None)?, Vec::new())
+        } else {
+            let watched = Watched::new(backend, &self.spec, level, layers.start);
+            let hidden = self.decoder.forward_with(&watched, layers, &batch, rows, Cache::None, None)?;
+            (hidden, watched.into_records())
+        };
         let host = building.host();
-        let computed = building.elapsed() - host;
-        let mut records = watch.map_or_else(Vec::new, |watch| watch.take());
+        let computed = building.elapsed().saturating_sub(host);
         if !whole {
-            if let Output::Array(hidden) = &hidden {
-                hidden.eval()?;
-            }
             records.retain(|record| record.layer.is_some());
             return Ok(records);
         }
         let behind = Instant::now();
-        self.pooling.pool(hidden, &batch, &Before::default(), &self.stream)?;
+        self.pooling.pool(hidden, &batch, &Before::default());
         let pooled = behind.elapsed();
         let (arithmetic, layer) = (Arithmetic::F32, None);
+        let record = |parts, host, device| Record { parts, arithmetic, layer, host, device };
         match level {
-            Level::Operations => records.push(Record {
-                parts: &[Part::Pooling],
-                arithmetic,
-                layer,
-                host: Duration::ZERO,
-                device: pooled,
-            }),
+            Level::Operations => records.push(record(&[Part::Pooling], Duration::ZERO, pooled)),
             Level::Layers => {}
-            Level::Model => {
-                let device = computed + pooled;
-                records.push(Record { parts: &[Part::Model], arithmetic, layer, host, device });
-            }
+            Level::Model => records.push(record(&[Part::Model], host, computed + pooled)),
         }
         Ok(records)
     }
 
-    /// Reads and writes more than the GPU's caches hold, and returns the bytes a second.
-    pub(crate) fn gpu_reading(&self) -> Result<f64, Error> {
-        let _turn = self.stream.turn();
-        let numbers = ops::broadcast_to(&Array::from_slice(&[1.0_f32], &[1])?, &[GPU_NUMBERS], &self.stream)?;
+    fn gpu_reading(&self) -> Result<f64, Error> {
+        let _turn = self.turn();
+        let stream = self.mlx()?;
+        let numbers = ops::broadcast_to(&Array::from_slice(&[1.0_f32], &[1])?, &[GPU_NUMBERS], stream)?;
         let one = Array::from_slice(&[1.0_f32], &[1])?;
-        let numbers = ops::add(&ops::contiguous(&numbers, &self.stream)?, &one, &self.stream)?;
-        let time = self.timed(&numbers, |numbers| ops::add(numbers, &one, &self.stream))?;
+        let numbers = ops::add(&ops::contiguous(&numbers, stream)?, &one, stream)?;
+        let time = timed(&numbers, |numbers| ops::add(numbers, &one, stream))?;
         Ok(2.0 * f64::from(GPU_NUMBERS) * size_of::<f32>() as f64 / time.as_secs_f64())
     }
 
-    /// Operations a second of large matrix products in `dtype`.
-    pub(crate) fn gpu_products(&self, dtype: Dtype) -> Result<f64, Error> {
-        let _turn = self.stream.turn();
+    fn gpu_products(&self, dtype: Dtype) -> Result<f64, Error> {
+        let _turn = self.turn();
+        let stream = self.mlx()?;
         // So that products of products stay where they are.
         let value = Array::from_slice(&[1.0 / GPU_MATRIX as f32], &[1, 1])?;
-        let matrix = ops::broadcast_to(&value, &[GPU_MATRIX, GPU_MATRIX], &self.stream)?;
-        let matrix = ops::contiguous(&ops::astype(&matrix, dtype, &self.stream)?, &self.stream)?;
-        let time = self.timed(&matrix, |x| {
-            (0..GPU_PRODUCTS).try_fold(x.clone(), |x, _| ops::matmul(&x, &matrix, &self.stream))
+        let matrix = ops::broadcast_to(&value, &[GPU_MATRIX, GPU_MATRIX], stream)?;
+        let matrix = ops::contiguous(&ops::astype(&matrix, dtype, stream)?, stream)?;
+        let time = timed(&matrix, |x| {
+            (0..GPU_PRODUCTS).try_fold(x.clone(), |x, _| ops::matmul(&x, &matrix, stream))
         })?;
         let operations = 2.0 * f64::from(GPU_MATRIX).powi(3) * f64::from(GPU_PRODUCTS);
         Ok(operations / time.as_secs_f64())
     }
 
-    /// How long the device is asked for the least that it can be asked.
-    pub(crate) fn waiting(&self) -> Result<Duration, Error> {
-        let _turn = self.stream.turn();
+    fn waiting(&self) -> Result<Duration, Error> {
+        let Some(stream) = self.decoder.backend().stream() else { return Ok(Duration::ZERO) };
+        let _turn = self.turn();
         let one = Array::from_slice(&[1.0_f32], &[1])?;
-        Ok(self.timed(&one, |one| ops::add(one, one, &self.stream))?)
+        Ok(timed(&one, |one| ops::add(one, one, stream))?)
     }
+}
 
-    /// The time of computing what `build` makes of `x`.
-    fn timed(
-        &self,
-        x: &Array,
-        build: impl Fn(&Array) -> Result<Array, MlxError>,
-    ) -> Result<Duration, MlxError> {
-        x.eval()?;
-        let result = build(x)?;
-        let start = Instant::now();
-        result.eval()?;
-        Ok(start.elapsed())
+impl<B: Measurable> Runner<B> {
+    fn mlx(&self) -> Result<&Stream, Error> {
+        let none =
+            || Error::Stopped { reason: "it runs without MLX, whose device was to be measured".into() };
+        self.decoder.backend().stream().ok_or_else(none)
     }
+}
 
-    /// Whether passes run on a GPU.
-    pub(crate) fn on_gpu(&self) -> bool {
-        self.stream.backend() != Backend::Cpu
-    }
+/// The time of computing what `build` makes of `x`.
+fn timed(x: &Array, build: impl Fn(&Array) -> Result<Array, MlxError>) -> Result<Duration, MlxError> {
+    x.eval()?;
+    let result = build(x)?;
+    let start = Instant::now();
+    result.eval()?;
+    Ok(start.elapsed())
 }

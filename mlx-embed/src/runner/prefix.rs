@@ -1,38 +1,32 @@
 //! What texts that begin alike have in common.
 
-use crate::mlx::Backend;
-use crate::model::KeysValues;
+use crate::mlx;
+use crate::model::Backend;
 
 /// Keys and values of tokens that many texts begin with, such as those of an instruction.
 ///
-/// Belongs to the thread of the runner that made it, and holds memory of MLX's, on a GPU the GPU's.
+/// Belongs to the thread of the runner that made it, and on a GPU holds the GPU's memory.
 #[derive(Debug)]
-pub(crate) struct Prefix {
+pub(crate) struct Prefix<B: Backend> {
     pub(super) ids: Vec<u32>,
     /// A layer each; none where there are too few tokens to reuse.
-    pub(super) layers: Vec<KeysValues>,
+    pub(super) layers: Vec<B::KeysValues>,
     /// After the final norm, `[L, D]`, where pooling needs them.
     pub(super) hidden: Vec<f32>,
-    pub(super) backend: Backend,
+    /// Where MLX holds the memory, its device.
+    pub(super) device: Option<mlx::Backend>,
 }
 
-impl Prefix {
+impl<B: Backend> Prefix<B> {
     /// Number of tokens.
     pub(crate) fn len(&self) -> usize {
         self.ids.len()
     }
-
-    /// Memory that it holds.
-    #[cfg(test)]
-    pub(crate) fn bytes(&self) -> usize {
-        let layers: usize = self.layers.iter().map(KeysValues::bytes).sum();
-        layers + size_of_val(&self.hidden[..]) + size_of_val(&self.ids[..])
-    }
 }
 
-impl Drop for Prefix {
+impl<B: Backend> Drop for Prefix<B> {
     fn drop(&mut self) {
-        let _turn = self.backend.turn();
+        let _turn = self.device.and_then(mlx::Backend::turn);
         self.layers.clear();
     }
 }

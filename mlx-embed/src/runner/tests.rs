@@ -34,25 +34,29 @@ fn directory(case: &str) -> Option<PathBuf> {
     golden.is_dir().then(|| golden.join(case))
 }
 
-fn load(
-    case: &str,
-    family: Option<&'static Family>,
-    precision: Precision,
-    pooling: Pooling,
-) -> Option<Runner> {
-    let checkpoint = Checkpoint::open(directory(case)?).unwrap();
-    let options = RunnerOptions {
-        backend: Backend::Cpu,
+fn options(kind: Kind, precision: Precision, pooling: Pooling) -> RunnerOptions {
+    RunnerOptions {
+        backend: mlx::Backend::Cpu,
         gpu: 0,
         threads: NonZeroUsize::new(2),
-        kind: family.map_or(Kind::Mlx, Kind::Host),
+        kind,
         matmul: MatmulPolicy::Auto,
         precision,
         pooling,
         cache_limit: 64 << 20,
         memory_limit: None,
-    };
-    Some(Runner::load(&checkpoint, &options, &mut || ()).unwrap())
+    }
+}
+
+fn cpu(case: &str, family: &'static Family, precision: Precision, pooling: Pooling) -> Option<Runner<Cpu>> {
+    let checkpoint = Checkpoint::open(directory(case)?).unwrap();
+    let options = options(Kind::Host(family), precision, pooling);
+    Some(on_cpu(&checkpoint, &options, family, || ()).unwrap())
+}
+
+fn mlx(case: &str, pooling: Pooling) -> Option<Runner<Mlx>> {
+    let checkpoint = Checkpoint::open(directory(case)?).unwrap();
+    Some(on_mlx(&checkpoint, &options(Kind::Mlx, Precision::Exact, pooling), || ()).unwrap())
 }
 
 /// Ids below the smallest vocabulary, without a pattern.
@@ -60,14 +64,22 @@ fn ids(count: usize, seed: u32) -> Vec<u32> {
     (0..count as u32).map(|i| ((i * 31 + seed) ^ 0x55).wrapping_mul(2_654_435_761) % 280).collect()
 }
 
-fn embed(runner: &Runner, texts: &[Vec<u32>], prefix: Option<(&Prefix, usize)>) -> Vec<Vec<f32>> {
+fn embed<B: Backend>(
+    runner: &Runner<B>,
+    texts: &[Vec<u32>],
+    prefix: Option<(&Prefix<B>, usize)>,
+) -> Vec<Vec<f32>> {
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     runner.embed_batch(&texts, prefix).unwrap().into_iter().map(Result::unwrap).collect()
 }
 
 /// Calls `check` with what texts that continue a prefix and whole texts come to: for prefixes of so many tokens, and
 /// so many of them shared.
-fn compare(runner: &Runner, prefixes: &[(usize, &[usize])], check: impl Fn(&[Vec<f32>], &[Vec<f32>], &str)) {
+fn compare<B: Backend>(
+    runner: &Runner<B>,
+    prefixes: &[(usize, &[usize])],
+    check: impl Fn(&[Vec<f32>], &[Vec<f32>], &str),
+) {
     let own: Vec<Vec<u32>> = OWN.iter().zip(1..).map(|(&count, seed)| ids(count, 100 * seed)).collect();
     for &(length, shares) in prefixes {
         let ids = ids(length, 7);
@@ -95,7 +107,7 @@ fn on_kernels_for_the_cpu_a_prefix_changes_no_bit() {
         let cases = if index == 0 { &CASES[..] } else { &CASES[..2] };
         for (case, pooling) in cases.iter().flat_map(|case| POOLINGS.map(|pooling| (case, pooling))) {
             for precision in [Precision::Exact, Precision::Fast] {
-                let Some(runner) = load(case, Some(family), precision, pooling) else { return };
+                let Some(runner) = cpu(case, family, precision, pooling) else { return };
                 compare(&runner, &PREFIXES, |found, expected, what| {
                     assert!(
                         bits(found) == bits(expected),
@@ -115,7 +127,7 @@ fn on_operations_of_mlx_a_prefix_changes_the_order_of_sums_alone() {
         vector
     };
     for (case, pooling) in CASES.iter().flat_map(|case| POOLINGS.map(|pooling| (case, pooling))) {
-        let Some(runner) = load(case, None, Precision::Exact, pooling) else { return };
+        let Some(runner) = mlx(case, pooling) else { return };
         // MLX takes its time for a model that isn't tiny.
         let shares: &[usize] = if *case == "default-model" { &[33] } else { &[1, 31, 32, 33, 70, 75] };
         compare(&runner, &[(75, shares)], |found, expected, what| {
@@ -133,55 +145,53 @@ fn on_operations_of_mlx_a_prefix_changes_the_order_of_sums_alone() {
 
 #[test]
 fn a_prefix_outlives_other_batches_and_says_what_it_holds() {
-    for family in [Family::available().next(), None] {
-        let Some(runner) = load("qwen3-affine-4bit-g64", family, Precision::Exact, Pooling::Mean) else {
-            return;
-        };
+    fn check<B: Inspectable + 'static>(runner: &Runner<B>, bytes: impl Fn(&B::KeysValues) -> usize) {
         let (prefix, text) = (runner.prefix(&ids(40, 7)).unwrap(), [ids(10, 1)]);
-        let first = embed(&runner, &text, Some((&prefix, 40)));
-        embed(&runner, &[ids(90, 3), ids(20, 4)], None);
+        let first = embed(runner, &text, Some((&prefix, 40)));
+        embed(runner, &[ids(90, 3), ids(20, 4)], None);
         drop(runner.prefix(&ids(60, 8)).unwrap());
-        assert_eq!(bits(&embed(&runner, &text, Some((&prefix, 40)))), bits(&first));
+        assert_eq!(bits(&embed(runner, &text, Some((&prefix, 40)))), bits(&first));
         // Two layers with keys and values of two heads of 16, and the hidden states.
         let least = 40 * (2 * 2 * 2 * 16 + 128) * 4;
-        assert!((least..3 * least).contains(&prefix.bytes()), "{} bytes, not {least}", prefix.bytes());
-        assert!(prefix.bytes() <= runner.prefix_bytes(40), "{} bytes", prefix.bytes());
+        let held: usize = prefix.layers.iter().map(bytes).sum::<usize>()
+            + size_of_val(&prefix.hidden[..])
+            + size_of_val(&prefix.ids[..]);
+        assert!((least..3 * least).contains(&held), "{held} bytes, not {least}");
+        assert!(held <= runner.prefix_bytes(40), "{held} bytes");
     }
+    let (case, pooling) = ("qwen3-affine-4bit-g64", Pooling::Mean);
+    let family = Family::available().next().unwrap();
+    let Some(runner) = cpu(case, family, Precision::Exact, pooling) else { return };
+    check(&runner, |kept| kept.bytes());
+    check(&mlx(case, pooling).unwrap(), |kept| kept.bytes());
 }
 
 /// Hidden states have the same bits whether or not someone watches, so that what is measured is what runs.
 #[cfg(feature = "bench")]
 #[test]
 fn watching_changes_no_bit() {
-    use crate::model::{Level, Watch};
+    use crate::bench::{Level, Watched};
 
-    let families = Family::available().map(Some).chain([None]);
-    for (family, case) in families.flat_map(|family| CASES.map(|case| (family, case))) {
-        let Some(runner) = load(case, family, Precision::Fast, Pooling::Mean) else { return };
+    fn check<B: Inspectable>(runner: &Runner<B>, what: &str) {
         let (a, b) = (ids(40, 1), ids(3, 2));
-        let batch = if runner.decoder.joins() { Batch::joined(&[&a, &b]) } else { Batch::padded(&[&a, &b]) };
-        let states = |watch: Option<Arc<Watch>>| {
-            let layers = 0..runner.decoder.layers();
-            let states = runner.decoder.forward_through(
-                layers,
-                &batch,
-                Rows::All,
-                Reuse::Nothing,
-                None,
-                watch.as_ref(),
-                &runner.stream,
-            );
-            let Output::Array(states) = states.unwrap() else { panic!("the CPU's are arrays") };
-            let states = ops::astype(&states, Dtype::F32, &runner.stream).unwrap();
-            states.to_vec::<f32>(&runner.stream).unwrap()
-        };
-        let plain = states(None);
+        let batch = runner.batch(&[&a, &b]);
+        let backend = runner.decoder.backend();
+        let bits = |states: Vec<f32>| states.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let plain = bits(runner.decoder.forward(&batch, Rows::All, Cache::None, None).unwrap());
         for level in [Level::Operations, Level::Layers] {
-            let watch = Arc::new(Watch::new(level));
-            let watched = states(Some(Arc::clone(&watch)));
-            let bits = |states: &[f32]| states.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert!(bits(&watched) == bits(&plain), "{case} {family:?} {level:?}");
-            assert!(!watch.take().is_empty(), "{case} {family:?} {level:?}");
+            let watched = Watched::new(backend, &runner.spec, level, 0);
+            let layers = 0..runner.decoder.layers();
+            let states =
+                runner.decoder.forward_with(&watched, layers, &batch, Rows::All, Cache::None, None).unwrap();
+            assert!(bits(states) == plain, "{what} {level:?}");
+            assert!(!watched.into_records().is_empty(), "{what} {level:?}");
         }
+    }
+    for case in CASES {
+        for family in Family::available() {
+            let Some(runner) = cpu(case, family, Precision::Fast, Pooling::Mean) else { return };
+            check(&runner, &format!("{case} {family:?}"));
+        }
+        check(&mlx(case, Pooling::Mean).unwrap(), case);
     }
 }

@@ -32,7 +32,7 @@ use crate::error::{Error, InputError};
 use crate::info::Info;
 use crate::mlx::Dtype;
 use crate::options::EmbedOptions;
-use crate::runner::{HiddenStates, Runner};
+use crate::runner::HiddenStates;
 use crate::text::TextError;
 
 use company::{SHUFFLES, batches, equals_of, shuffle};
@@ -176,7 +176,7 @@ impl Verifier<'_> {
 
     fn hidden_states<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<HiddenStates, Error> {
         let texts: Vec<Vec<u32>> = texts.iter().map(|ids| ids.as_ref().to_vec()).collect();
-        self.embedder.shared().engine.ask(move |runner: &Runner| runner.hidden_states(&refs(&texts)))
+        self.embedder.shared().engine.ask(move |model| model.hidden_states(&refs(&texts)))
     }
 
     /// Adds each token's error of `found` to its state's worst.

@@ -10,6 +10,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::*;
 use crate::batch::Sharing;
 
+type Engine = super::Engine<Fake>;
+
 const FAILS: u32 = 13;
 const PANICS: u32 = 666;
 const NOT_FINITE: u32 = 7;
@@ -73,7 +75,12 @@ impl Lab {
 struct Fake(Arc<Lab>);
 
 impl Model for Fake {
+    type Seen = Self;
     type Prefix = Vec<u32>;
+
+    fn seen(&self) -> &Self {
+        self
+    }
 
     fn prefix(&self, ids: &[u32]) -> Result<Vec<u32>, Error> {
         self.0.lock().prefixes.push(ids.to_vec());
@@ -148,7 +155,7 @@ fn options() -> EngineOptions {
             batch_tokens: 64,
             enough_tokens: 64,
             batch_time: Duration::from_secs(1),
-            sharing: Sharing::Joined,
+            sharing: Sharing::Packed,
         },
         cache: None,
         prompt_cache: 10_000,
@@ -425,7 +432,7 @@ fn a_panic_ends_every_request_and_the_engine_says_that_it_is_dead() {
     assert!(is_stopped(&QUERY.send(&engine, &[&[4]])), "one that comes later ends, too");
     let State::Dead { reason } = engine.state() else { panic!("{:?}", engine.state()) };
     assert!(reason.contains("told to panic"), "{reason}");
-    let asked = engine.ask(|_: &Fake| Ok(()));
+    let asked = engine.ask(|_| Ok(()));
     assert!(matches!(asked, Err(Error::Stopped { reason }) if reason.contains("told to panic")));
 }
 
@@ -442,7 +449,7 @@ fn a_lost_device_ends_the_engine() {
 #[test]
 fn a_task_that_panics_ends_the_engine_and_not_its_caller() {
     let (_lab, engine) = start();
-    let asked: Result<(), Error> = engine.ask(|_: &Fake| panic!("in a task"));
+    let asked: Result<(), Error> = engine.ask(|_| panic!("in a task"));
     assert!(matches!(asked, Err(Error::Stopped { reason }) if reason.contains("in a task")));
 }
 

@@ -1,6 +1,8 @@
 //! Attention against a softmax over all scores.
 
 use super::draw::Draw;
+use std::sync::Arc;
+
 use super::*;
 
 /// An attention layer over random texts.
@@ -13,6 +15,7 @@ struct Case {
     angles: Vec<f32>,
     traditional: bool,
     scale: f32,
+    span: Span,
 }
 
 const EPS: f32 = 1e-6;
@@ -47,6 +50,14 @@ impl Case {
                 cos.into_iter().chain(angles.into_iter().map(f32::sin))
             })
             .collect();
+        let [before, after] = [draw.within(0, longest), draw.within(0, longest)];
+        let span = draw.one_of(&[
+            Span::CAUSAL,
+            Span::CAUSAL,
+            Span { before, after: 0 },
+            Span { before: usize::MAX, after: usize::MAX },
+            Span { before, after },
+        ]);
         let norm = |draw: &mut Draw| (!draw.one_in(3)).then(|| draw.numbers(head_dim));
         Self {
             heads,
@@ -54,18 +65,20 @@ impl Case {
             lengths,
             q_norm: norm(draw),
             k_norm: norm(draw),
-            angles,
+            angles: if draw.one_in(6) { Vec::new() } else { angles },
             traditional: draw.one_in(3),
+            span,
             // Sharp ones too, so that what came first counts for nothing after a later key.
             scale: draw.one_of(&[1.0, 1.0, 8.0]) / (head_dim as f32).sqrt(),
         }
     }
 
     fn run(&self, engine: &Engine) -> Vec<f32> {
-        self.run_with(engine, Reuse::Nothing)
+        self.run_with(engine, Cache::None).0
     }
 
-    fn run_with(&self, engine: &Engine, reuse: Reuse<'_>) -> Vec<f32> {
+    /// The result, and what was to be kept.
+    fn run_with(&self, engine: &Engine, cache: Cache) -> (Vec<f32>, Option<Arc<KeysValues>>) {
         fn norm(weight: &Option<Vec<f32>>) -> Option<(&[f32], f32)> {
             weight.as_deref().map(|weight| (weight, EPS))
         }
@@ -73,12 +86,17 @@ impl Case {
             heads: self.heads,
             q_norm: norm(&self.q_norm),
             k_norm: norm(&self.k_norm),
-            rotation: Rotation { angles: &self.angles, traditional: self.traditional },
+            rotation: (!self.angles.is_empty())
+                .then_some(Rotation { angles: &self.angles, traditional: self.traditional }),
             scale: self.scale,
+            span: self.span,
         };
         let tokens: usize = self.lengths.iter().sum();
         let mut out = unwritten(tokens * self.heads.heads * self.heads.head_dim);
-        engine.attention(&self.qkv, &self.lengths, &options, reuse, &mut || {}, &mut out).to_vec()
+        let prepared = engine.prepare(&self.qkv, &self.lengths, &options, cache);
+        let kept = prepared.kept().cloned();
+        engine.attend(prepared, &mut out);
+        (out, kept)
     }
 
     /// Tokens `range` of the whole batch as a text of their own.
@@ -106,6 +124,9 @@ impl Case {
         let x = &self.qkv[token * self.heads.width() + head * head_dim..][..head_dim];
         let x = normed(x, norm.as_deref().map(|weight| (weight, EPS)));
         let mut out = vec![0.0; head_dim];
+        if self.angles.is_empty() {
+            return x;
+        }
         for i in 0..head_dim / 2 {
             let (a, b) = if self.traditional { (2 * i, 2 * i + 1) } else { (i, i + head_dim / 2) };
             let angles = &self.angles[position * head_dim..(position + 1) * head_dim];
@@ -132,7 +153,9 @@ impl Case {
                     let dot = |k: &Vec<f64>| q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>();
                     let size = |k: &Vec<f64>| q.iter().zip(k).map(|(q, k)| (q * k).abs()).sum::<f64>();
                     let scale = f64::from(self.scale);
-                    let seen = &keys[..=position];
+                    let Span { before, after } = self.span;
+                    let first_seen = position.saturating_sub(before);
+                    let seen = &keys[first_seen..length.min((position + 1).saturating_add(after))];
                     let scores: Vec<f64> = seen.iter().map(|k| scale * dot(k)).collect();
                     let largest_term = seen.iter().map(|k| scale * size(k)).fold(0.0, f64::max);
                     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -144,7 +167,11 @@ impl Case {
                             f64::from(self.qkv[at + (heads + kv_heads + kv_head) * head_dim + e])
                         };
                         let sum = |f: fn(f64) -> f64| {
-                            weights.iter().enumerate().map(|(p, w)| w / total * f(value(p))).sum::<f64>()
+                            weights
+                                .iter()
+                                .zip(first_seen..)
+                                .map(|(w, p)| w / total * f(value(p)))
+                                .sum::<f64>()
                         };
                         // A score that is off by d changes its weight by a factor of 1 + d.
                         let share = 2e-6 + 2e-6 * largest_term;
@@ -160,7 +187,7 @@ impl Case {
 }
 
 #[test]
-fn attention_is_a_softmax_over_what_came_before() {
+fn attention_is_a_softmax_over_what_is_seen() {
     for_cases(25, |engines, draw| {
         let case = Case::draw(draw);
         let naive = case.naive();
@@ -188,7 +215,8 @@ fn a_text_attends_to_itself_whatever_lies_beside_or_behind() {
             let whole = case.run(engine);
             let mut first = 0;
             for &length in &case.lengths {
-                let count = draw.within(1, length);
+                // What sees what lies behind it is whole or another text.
+                let count = if case.span.after == 0 { draw.within(1, length) } else { length };
                 let alone = case.text(first..first + count).run(engine);
                 let beside = &whole[first * width..(first + count) * width];
                 assert_eq!(
@@ -218,6 +246,7 @@ fn texts_that_continue_kept_keys_and_values_have_the_bits_of_whole_texts() {
         // What is kept, then texts that begin with the first `past` tokens of it.
         let lengths = std::iter::once(length).chain(own.iter().map(|own| past + own)).collect();
         let mut case = Case::of(lengths, draw);
+        case.span.after = 0;
         let width = case.heads.width();
         let starts: Vec<usize> = (0..case.lengths.len()).map(|i| case.lengths[..i].iter().sum()).collect();
         for &start in &starts[1..] {
@@ -228,12 +257,9 @@ fn texts_that_continue_kept_keys_and_values_have_the_bits_of_whole_texts() {
 
         for engine in engines {
             let whole = case.run(engine);
-            let mut keys = vec![0.0; case.heads.keys_shape(length).iter().product()];
-            let mut values = vec![0.0; case.heads.values_shape(length).iter().product()];
-            let keep = Reuse::Keep { keys: &mut keys, values: &mut values };
-            let kept = case.text(0..length).run_with(engine, keep);
-            let past = Past { tokens: past, length, keys: &keys, values: &values };
-            let continued = case.texts(&ranges).run_with(engine, Reuse::Continue(past));
+            let (kept, keys_values) = case.text(0..length).run_with(engine, Cache::Keep);
+            let cache = Cache::Continue { past: keys_values.unwrap(), tokens: past };
+            let (continued, _) = case.texts(&ranges).run_with(engine, cache);
 
             let width = case.heads.heads * case.heads.head_dim;
             let of = |range: &std::ops::Range<usize>| &whole[range.start * width..range.end * width];
@@ -245,7 +271,7 @@ fn texts_that_continue_kept_keys_and_values_have_the_bits_of_whole_texts() {
                 "{:?}: {:?}: {own:?} after {} of {length}",
                 engine.family,
                 case.heads,
-                past.tokens,
+                past,
             );
         }
     });

@@ -19,7 +19,7 @@ impl Factor {
     fn part(&self) -> Part<'_> {
         let weights = match &self.packed {
             Some(packed) => Weights::Packed(packed),
-            None => Weights::Expanded { source: self.matrices[0].source(), outputs: self.outputs() },
+            None => Weights::Stored { source: self.matrices[0].source(), outputs: self.outputs() },
         };
         Part { weights, bias: self.bias.as_deref() }
     }
@@ -44,7 +44,8 @@ impl Rule {
 enum Kind {
     Store,
     Add,
-    SwiGlu,
+    Activated(Activation),
+    Gated(Activation),
 }
 
 /// A projection.
@@ -84,7 +85,7 @@ impl Draw {
             let (some, more) = (draw.within(1, 20), draw.within(1, 100));
             if cfg!(miri) { draw.one_of(&[some, 32]) } else { draw.one_of(&[some, more, 32, 64]) }
         };
-        if kind == Kind::SwiGlu {
+        if matches!(kind, Kind::Gated(_)) {
             let rows = height(self);
             if self.one_in(2) {
                 return vec![self.packed(inputs, bits, group_size, &[rows, rows], Order::Interleaved)];
@@ -120,7 +121,9 @@ impl Draw {
         let inputs = 32 * if cfg!(miri) { self.within(1, 4) } else { self.one_of(&[1, 2, 4, 8, 12, 20]) };
         let (tile, tiles) = (self.within(1, 12), self.within(1, if cfg!(miri) { 5 } else { 40 }));
         let rows = self.one_of(&[1, 2, tile, tiles]);
-        let kind = self.one_of(&[Kind::Store, Kind::Add, Kind::SwiGlu]);
+        let activation = self.one_of(&ACTIVATIONS);
+        let kind =
+            self.one_of(&[Kind::Store, Kind::Add, Kind::Activated(activation), Kind::Gated(activation)]);
         let factors = self.factors(inputs, kind);
         let outputs: usize = factors.iter().map(Factor::outputs).sum();
         // About as many groups above as below; or none, or almost all.
@@ -144,10 +147,39 @@ fn pack(matrices: Vec<Matrix>, inputs: usize, order: Order) -> Factor {
     Factor { packed: Some(packed), matrices, bias: None }
 }
 
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::Silu, Activation::GeluErf, Activation::GeluTanh, Activation::Relu];
+
+/// An activation of a number that is off by `most`, and how far it may be off.
+fn act(activation: Activation, x: f64, most: f64) -> (f64, f64) {
+    let value = match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluErf => x * normal(x),
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            x / 2.0 * (1.0 + u.tanh())
+        }
+        Activation::Relu => x.max(0.0),
+    };
+    // No slope is above 1.13. Erf is an approximation.
+    let approximate = if activation == Activation::GeluErf { 2e-7 * x.abs() } else { 0.0 };
+    (value, 1.13 * most + 2e-6 * value.abs() + approximate + 1e-30)
+}
+
+/// The normal distribution: the integral of its density, by Simpson's rule.
+fn normal(x: f64) -> f64 {
+    let x = x.clamp(-40.0, 40.0);
+    let steps = 2000;
+    let step = x / f64::from(steps);
+    let density = |i: i32| (-(f64::from(i) * step).powi(2) / 2.0).exp();
+    let inner: f64 = (1..steps).map(|i| density(i) * if i % 2 == 0 { 2.0 } else { 4.0 }).sum();
+    0.5 + (density(0) + inner + density(steps)) * step / 3.0 / (2.0 * std::f64::consts::PI).sqrt()
+}
+
 impl Case {
     fn width(&self) -> usize {
         let outputs: usize = self.factors.iter().map(Factor::outputs).sum();
-        if self.kind == Kind::SwiGlu { outputs / 2 } else { outputs }
+        if matches!(self.kind, Kind::Gated(_)) { outputs / 2 } else { outputs }
     }
 
     /// Rows `range` of the result, computed without the others.
@@ -160,10 +192,12 @@ impl Case {
             self.residual.get(range.start * self.width()..range.end * self.width()).map(<[f32]>::to_vec);
         let output = match (self.kind, &mut sum) {
             (Kind::Add, Some(sum)) => Output::Add(sum),
-            (Kind::SwiGlu, _) => Output::SwiGlu(&mut out),
+            (Kind::Gated(activation), _) => Output::Gated(activation, &mut out),
+            (Kind::Activated(activation), _) => Output::Activated(activation, &mut out),
             _ => Output::Store(&mut out),
         };
-        engine.project(x, norm, self.inputs, self.rule.digits(range), &parts, output).to_vec()
+        engine.project(x, norm, self.inputs, self.rule.digits(range), &parts, output);
+        sum.filter(|_| self.kind == Kind::Add).unwrap_or(out)
     }
 
     /// The result of a row, and how far a kernel may be from it.
@@ -195,13 +229,14 @@ impl Case {
                 };
                 products.into_iter().zip(residual).map(add).collect()
             }
-            Kind::SwiGlu => {
+            Kind::Activated(activation) => {
+                products.into_iter().map(|(x, most)| act(activation, x, most)).collect()
+            }
+            Kind::Gated(activation) => {
                 let (gates, ups) = products.split_at(products.len() / 2);
                 let mix = |(&(gate, gate_most), &(up, up_most)): (&(f64, f64), &(f64, f64))| {
-                    let silu = gate / (1.0 + (-gate).exp());
-                    // The slope of silu is at most 1.1.
-                    let silu_most = 1.1 * gate_most + 2e-6 * silu.abs() + 1e-30;
-                    (silu * up, silu.abs() * up_most + silu_most * (up.abs() + up_most))
+                    let (gate, most) = act(activation, gate, gate_most);
+                    (gate * up, gate.abs() * up_most + most * (up.abs() + up_most))
                 };
                 gates.iter().zip(ups).map(mix).collect()
             }
@@ -338,8 +373,8 @@ fn the_largest_digits_and_weights_overflow_nothing() {
         for engine in engines {
             let mut out = unwritten(rows * outputs);
             let output = Output::Store(&mut out);
-            let got = engine.project(&x, None, group_size, Digits::Two, &[factor.part()], output);
-            for (i, &got) in got.iter().enumerate() {
+            engine.project(&x, None, group_size, Digits::Two, &[factor.part()], output);
+            for (i, &got) in out.iter().enumerate() {
                 let (row, output) = (i / outputs, i % outputs);
                 let terms = (0..group_size)
                     .map(|k| f64::from(x[row * group_size + k]) * factor.matrices[0].value(output, k));

@@ -45,7 +45,7 @@ pub(crate) struct Calibration {
     of: String,
     /// Tokens, and the times of both ways.
     pub(crate) times: Vec<(i32, Duration, Duration)>,
-    pub(crate) expand_from: i32,
+    pub(crate) dequantize_from: i32,
 }
 
 /// Numbers of tokens to measure at.
@@ -75,8 +75,8 @@ impl Calibration {
             }
             times.push((tokens, fastest[0], fastest[1]));
         }
-        let expand_from = overtaken(&times);
-        Ok(Self { of, times, expand_from })
+        let dequantize_from = crossover(&times);
+        Ok(Self { of, times, dequantize_from })
     }
 
     /// What was measured before for the same, if it was.
@@ -92,7 +92,7 @@ impl Calibration {
 
 /// From how many tokens on expanded weights are faster: between the last measured number at which they were not and the
 /// next, where straight lines through the times cross.
-fn overtaken(times: &[(i32, Duration, Duration)]) -> i32 {
+fn crossover(times: &[(i32, Duration, Duration)]) -> i32 {
     let behind =
         |&(_, packed, expanded): &(i32, Duration, Duration)| packed.as_secs_f64() - expanded.as_secs_f64();
     let Some(last) = times.iter().rposition(|time| behind(time) <= 0.0) else { return 0 };
@@ -113,12 +113,12 @@ mod tests {
 
     #[test]
     fn the_crossing_lies_between_measurements() {
-        assert_eq!(overtaken(&times([10, 20, 40], [20, 20, 20])), 201);
-        assert_eq!(overtaken(&times([10, 20, 40], [20, 30, 30])), 250);
-        assert_eq!(overtaken(&times([10, 20, 30], [20, 30, 40])), i32::MAX);
-        assert_eq!(overtaken(&times([20, 30, 40], [10, 20, 30])), 0);
+        assert_eq!(crossover(&times([10, 20, 40], [20, 20, 20])), 201);
+        assert_eq!(crossover(&times([10, 20, 40], [20, 30, 30])), 250);
+        assert_eq!(crossover(&times([10, 20, 30], [20, 30, 40])), i32::MAX);
+        assert_eq!(crossover(&times([20, 30, 40], [10, 20, 30])), 0);
         // One that is out of line doesn't count against what comes behind it.
-        assert_eq!(overtaken(&times([30, 10, 40], [20, 20, 20])), 234);
+        assert_eq!(crossover(&times([30, 10, 40], [20, 20, 20])), 234);
     }
 
     #[test]

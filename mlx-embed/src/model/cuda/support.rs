@@ -1,5 +1,8 @@
 //! Which checkpoints the kernels can run.
 
+use crate::checkpoint::spec::{
+    Activation, EmbeddingSpec, LayerSpec, ModelSpec, NormKind, NormSpec, ProjectionSpec, Sees,
+};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::mlx::Dtype;
 use crate::mlx::cuda::Geometry;
@@ -13,52 +16,40 @@ pub(crate) struct Form {
     pub(crate) packed: bool,
 }
 
-/// A layer's matrices.
-const MATRICES: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
-
 /// The checkpoint's form, or why it runs on MLX's own operations instead.
-pub(crate) fn form(checkpoint: &Checkpoint) -> Result<Result<Form, String>, CheckpointError> {
-    let config = checkpoint.config();
-    let has = |name: &str| checkpoint.has(name);
+pub(crate) fn form(
+    checkpoint: &Checkpoint,
+    spec: &ModelSpec,
+) -> Result<Result<Form, String>, CheckpointError> {
     let not = |reason: &str| Ok(Err(reason.to_owned()));
-    if checkpoint.dtype_of("norm.weight") != Some(Dtype::Bf16) {
+    let Some(norm) = &spec.norm else { return not("no norm follows its layers") };
+    if checkpoint.dtype_of(&format!("{}.weight", norm.path)) != Some(Dtype::Bf16) {
         return not("its norms are not bf16");
     }
-    if ![64, 128].contains(&config.head_dim) {
+    let [LayerSpec { attention, mlp }, ..] = &spec.layers[..] else { return not("it has no layers") };
+    let head_dim = attention.heads.head_dim;
+    if ![64, 128].contains(&head_dim) {
         return not("its heads have neither 64 nor 128 elements");
     }
-    if [config.hidden_size, config.intermediate_size, config.heads * config.head_dim]
-        .iter()
-        .any(|n| n % 64 != 0)
-    {
+    if [spec.hidden, mlp.down.inputs, attention.heads.queries()].iter().any(|n| n % 64 != 0) {
         return not("one of its sizes is not a multiple of 64");
     }
-    let mut forms = Vec::new();
-    let (mut biases, mut head_norms) = (Vec::new(), Vec::new());
-    for layer in 0..config.layers {
-        let of = |name: &str| format!("layers.{layer}.{name}");
-        for (index, name) in MATRICES.iter().enumerate() {
-            forms.push(checkpoint.quantization_of(&of(name))?);
-            let bias = has(&of(&format!("{name}.bias")));
-            match index {
-                0..3 => biases.push(bias),
-                _ if bias => {
-                    return not(
-                        "one of its matrices has a bias that queries, keys and values alone may have",
-                    );
-                }
-                _ => {}
+    if let Some(what) = beyond_the_kernels(spec) {
+        return Ok(Err(format!("these kernels don't compute {what}")));
+    }
+    let biased = |projection: &ProjectionSpec| projection.parts.iter().any(|part| part.bias);
+    let (mut forms, mut biases, mut head_norms) = (Vec::new(), Vec::new(), Vec::new());
+    for LayerSpec { attention, mlp } in &spec.layers {
+        for projection in [&attention.qkv, &attention.output, &mlp.up, &mlp.down] {
+            for part in &projection.parts {
+                forms.push(checkpoint.quantization_of(&part.path)?);
             }
         }
-        head_norms.extend(["q_norm", "k_norm"].map(|name| has(&of(&format!("self_attn.{name}.weight")))));
+        if [&attention.output, &mlp.up, &mlp.down].into_iter().any(biased) {
+            return not("one of its matrices has a bias that queries, keys and values alone may have");
+        }
+        biases.extend(attention.qkv.parts.iter().map(|part| part.bias));
+        head_norms.extend([attention.q_norm.is_some(), attention.k_norm.is_some()]);
     }
     let same = |all: &[bool]| all.iter().all(|one| *one == all[0]);
     if !same(&biases) || !same(&head_norms) {
@@ -74,27 +65,67 @@ pub(crate) fn form(checkpoint: &Checkpoint) -> Result<Result<Form, String>, Chec
         }
         Some(other) => return Ok(Err(format!("its matrices are stored as {other}"))),
     };
-    let table = match checkpoint.quantization_of("embed_tokens")? {
+    let table = match checkpoint.quantization_of(&spec.embedding.tokens.path)? {
         None => (16, 64),
         Some(q) if q.mode == QuantMode::Affine && [4, 8].contains(&q.bits) => (q.bits, q.group_size),
         Some(other) => return Ok(Err(format!("its embedding table is stored as {other}"))),
     };
     Ok(Ok(Form {
         geometry: Geometry {
-            hidden: config.hidden_size,
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            vocab: config.vocab_size,
+            hidden: spec.hidden as i32,
+            heads: attention.heads.heads as i32,
+            kv_heads: attention.heads.kv_heads as i32,
+            head_dim: head_dim as i32,
+            vocab: spec.embedding.tokens.rows as i32,
             group: group.unwrap_or(64),
             table,
-            traditional: config.rope_traditional,
+            traditional: spec.ropes[0].traditional,
             bias: biases[0],
             head_norms: head_norms[0],
-            eps: config.rms_norm_eps,
+            eps: norm.eps,
         },
         packed: group.is_some(),
     }))
+}
+
+/// What of the model they were not written for.
+fn beyond_the_kernels(spec: &ModelSpec) -> Option<&'static str> {
+    let EmbeddingSpec { scale, positions, token_types, norm, .. } = &spec.embedding;
+    if *scale != 1.0 || positions.is_some() || token_types.is_some() || norm.is_some() {
+        return Some("an embedding that is more than rows of a table");
+    }
+    if spec.ropes.len() != 1 {
+        return Some("several rotary embeddings, or none");
+    }
+    let first = &spec.layers[0];
+    let eps = spec.norm.as_ref().map(|norm| norm.eps);
+    let plain = |norm: &NormSpec| norm.kind == NormKind::Rms { offset: 0.0 } && Some(norm.eps) == eps;
+    for LayerSpec { attention, mlp } in &spec.layers {
+        for norms in [&attention.norms, &mlp.norms] {
+            if norms.output.is_some() || norms.sum.is_some() || !norms.input.as_ref().is_some_and(plain) {
+                return Some("norms other than an RMSNorm before each half of a layer");
+            }
+        }
+        if ![&attention.q_norm, &attention.k_norm].into_iter().flatten().all(plain) {
+            return Some("head norms other than RMSNorm");
+        }
+        if attention.sees != Sees::Before {
+            return Some("attention other than to all tokens before");
+        }
+        if attention.rope != Some(0) || attention.scale != (attention.heads.head_dim as f32).powf(-0.5) {
+            return Some("scores that are not scaled by the head's width, or layers without rotation");
+        }
+        if attention.heads != first.attention.heads {
+            return Some("layers with other heads than the first");
+        }
+        if mlp.activation != Activation::Silu || !mlp.gated {
+            return Some("feed-forward parts other than SwiGLU");
+        }
+        if attention.qkv.parts.len() != 3 || mlp.up.parts.len() != 2 {
+            return Some("fused matrices");
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -105,7 +136,10 @@ mod tests {
 
     fn of(case: &str) -> Option<Result<Form, String>> {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
-        golden.is_dir().then(|| form(&Checkpoint::open(golden.join(case)).unwrap()).unwrap())
+        golden.is_dir().then(|| {
+            let checkpoint = Checkpoint::open(golden.join(case)).unwrap();
+            form(&checkpoint, &checkpoint.spec()).unwrap()
+        })
     }
 
     #[test]

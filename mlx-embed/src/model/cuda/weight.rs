@@ -1,10 +1,10 @@
 //! Weight matrices, several in one, in the forms that products read.
 
-use crate::checkpoint::{CheckpointError, Matrix, Weights};
 use crate::mlx::cuda;
 use crate::mlx::{Array, MlxError, Stream, ops};
+use crate::model::mlx::{Table, quantized_ref};
 
-use super::{Ahead, Cuda, MatmulPolicy};
+use super::{Cuda, MatmulPolicy};
 
 /// A matrix `[out, in]`.
 #[derive(Debug)]
@@ -24,35 +24,19 @@ pub(super) enum Order {
 }
 
 impl Weight {
-    /// Loads matrices of so many outputs each as one.
-    pub(super) fn load(
+    /// Several matrices as one.
+    pub(super) fn new(
         cuda: &Cuda,
-        weights: &Weights<'_>,
-        matrices: &[(String, i32)],
-        inputs: i32,
+        matrices: &[Table],
         order: Order,
         stream: &Stream,
-    ) -> Result<Self, CheckpointError> {
-        let mut loaded = Vec::new();
-        for (path, outputs) in matrices {
-            loaded.push(weights.matrix(path, *outputs, inputs)?);
-        }
-        let name = matrices.first().map_or("", |(path, _)| path);
-        let weight = Self::of(cuda, &loaded, order, stream);
-        let weight = weight.map_err(|source| weights.tensor_error(name, source))?;
-        for (path, _) in matrices {
-            weights.release(path);
-        }
-        Ok(weight)
-    }
-
-    fn of(cuda: &Cuda, matrices: &[Matrix], order: Order, stream: &Stream) -> Result<Self, MlxError> {
+    ) -> Result<Self, MlxError> {
         let mut parts: [Vec<Array>; 3] = Default::default();
         let mut quantization = None;
         for matrix in matrices {
             match matrix {
-                Matrix::Dense(weight) => parts[0].push(weight.clone()),
-                Matrix::Quantized { weight, scales, biases, quantization: own } => {
+                Table::Dense(weight) => parts[0].push(weight.clone()),
+                Table::Quantized { weight, scales, biases, quantization: own } => {
                     quantization = Some(*own);
                     parts[0].push(weight.clone());
                     parts[1].push(scales.clone());
@@ -73,21 +57,21 @@ impl Weight {
             joined(&parts[1], order, stream)?,
             joined(&parts[2], order, stream)?,
         ];
-        let packed = cuda.ops.pack(Matrix::parts(&weight, &scales, Some(&biases), quantization), stream)?;
+        let packed = cuda.ops.pack(quantized_ref(&weight, &scales, Some(&biases), quantization), stream)?;
         let resident = cuda.policy == MatmulPolicy::Resident;
         let dense = if resident { Some(cuda.ops.expand(&packed, stream)?) } else { None };
         Ok(Self { packed: Some(packed), dense })
     }
 
-    /// The matrix in the form in which a product of so many tokens, computed like that, reads it.
+    /// The matrix in the form in which a product of so many tokens reads it; `fused` as in [`Pass`](super::Pass).
     pub(super) fn matrix(
         &self,
         cuda: &Cuda,
-        ahead: &Ahead,
+        fused: bool,
         tokens: i32,
         stream: &Stream,
     ) -> Result<cuda::Matrix<'_>, MlxError> {
-        let may_be_packed = matches!(ahead, Ahead::Scaled(_)) && cuda.is_packed(tokens);
+        let may_be_packed = fused && cuda.is_packed(tokens);
         match (&self.packed, &self.dense) {
             (Some(packed), _) if may_be_packed => Ok(cuda::Matrix::Packed(packed)),
             (_, Some(dense)) => Ok(cuda::Matrix::Dense(dense)),

@@ -1,0 +1,208 @@
+//! A model as data: which operations its layers are, in which order, and where their weights are.
+//!
+//! The readers in `families` make it of `config.json`; the decoder runs it. Names of tensors stand in these readers and
+//! nowhere else. Paths are without a leading `model.`; `path.weight` is the tensor.
+//!
+//! Shapes in comments use one set of letters: D hidden, H heads, K key and value heads, E head_dim, I intermediate.
+
+use super::rope::RopeSpec;
+
+/// A model from token ids to hidden states.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ModelSpec {
+    /// D, the width of the residual stream.
+    pub(crate) hidden: usize,
+    pub(crate) embedding: EmbeddingSpec,
+    /// The rotary embeddings that layers name by their index.
+    pub(crate) ropes: Vec<RopeSpec>,
+    pub(crate) layers: Vec<LayerSpec>,
+    /// Behind the last layer.
+    pub(crate) norm: Option<NormSpec>,
+}
+
+/// Token ids to the first hidden state.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EmbeddingSpec {
+    pub(crate) tokens: TableSpec, // [vocabulary, D]
+    /// What rows are multiplied with.
+    pub(crate) scale: f32,
+    /// A row is added for each token's position.
+    pub(crate) positions: Option<PositionsSpec>,
+    /// Its first row is added to each token.
+    pub(crate) token_types: Option<TableSpec>,
+    /// Of the sum.
+    pub(crate) norm: Option<NormSpec>,
+}
+
+/// A matrix that is looked up row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TableSpec {
+    pub(crate) path: String,
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+}
+
+/// Positions as rows of a table.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PositionsSpec {
+    pub(crate) table: TableSpec,
+    /// The row of a text's first token.
+    pub(crate) first: usize,
+}
+
+/// One layer: attention, then the feed-forward part, each added to the residual stream.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LayerSpec {
+    pub(crate) attention: AttentionSpec,
+    pub(crate) mlp: MlpSpec,
+}
+
+/// The norms around half a layer: `sum(x + output(f(input(x))))`. What is `None` is left out.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HalfNorms<N = NormSpec> {
+    /// Of what the half reads.
+    pub(crate) input: Option<N>,
+    /// Of what it computes, before that is added.
+    pub(crate) output: Option<N>,
+    /// Of the sum: the norm of models in which the residual stream itself is normalised.
+    pub(crate) sum: Option<N>,
+}
+
+impl<N> Default for HalfNorms<N> {
+    fn default() -> Self {
+        Self { input: None, output: None, sum: None }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AttentionSpec {
+    pub(crate) norms: HalfNorms,
+    pub(crate) qkv: ProjectionSpec, // D -> (H + 2K) * E
+    pub(crate) heads: HeadsSpec,
+    /// Norms of each head of queries and of keys, `[E]`.
+    pub(crate) q_norm: Option<NormSpec>,
+    pub(crate) k_norm: Option<NormSpec>,
+    /// Index into [`ModelSpec::ropes`]; without one nothing rotates.
+    pub(crate) rope: Option<usize>,
+    /// Factor on scores, without what the rotary embedding adds.
+    pub(crate) scale: f32,
+    pub(crate) sees: Sees,
+    pub(crate) output: ProjectionSpec, // H * E -> D
+}
+
+/// Sizes of attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeadsSpec {
+    /// H
+    pub(crate) heads: usize,
+    /// K, which divides H.
+    pub(crate) kv_heads: usize,
+    /// E
+    pub(crate) head_dim: usize,
+}
+
+impl HeadsSpec {
+    /// Numbers of a token's queries.
+    pub(crate) fn queries(&self) -> usize {
+        self.heads * self.head_dim
+    }
+}
+
+/// Which tokens of its text a token attends to. Every token sees itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sees {
+    /// Those before it.
+    Before,
+    /// Of those before it as many as make this number with itself: key j for query i where `i - n < j <= i`.
+    BeforeWithin(usize),
+    /// All.
+    All,
+    /// Those at most so far away: `|i - j| <= n`.
+    AllWithin(usize),
+}
+
+impl Sees {
+    /// Whether what comes later changes nothing for a token.
+    pub(crate) fn is_causal(self) -> bool {
+        matches!(self, Self::Before | Self::BeforeWithin(_))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MlpSpec {
+    pub(crate) norms: HalfNorms,
+    /// D -> I, or, gated, D -> 2I: gate, then up.
+    pub(crate) up: ProjectionSpec,
+    pub(crate) activation: Activation,
+    pub(crate) gated: bool,
+    pub(crate) down: ProjectionSpec, // I -> D
+}
+
+/// The function inside the feed-forward part; gated, of the gate, times up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// `x * sigmoid(x)` (Elfwing et al., 2017).
+    Silu,
+    /// `x * Phi(x)` (Hendrycks and Gimpel, 2016).
+    GeluErf,
+    /// The same with the approximation of Phi by tanh.
+    GeluTanh,
+    /// `max(x, 0)`
+    Relu,
+}
+
+/// A norm and its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct NormSpec {
+    pub(crate) path: String,
+    pub(crate) size: usize,
+    pub(crate) kind: NormKind,
+    pub(crate) eps: f32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum NormKind {
+    /// By the root mean square (Zhang and Sennrich, 2019), times `offset + weight`.
+    Rms { offset: f32 },
+    /// By mean and variance (Ba et al., 2016), times weight, plus bias.
+    Layer { bias: bool },
+}
+
+/// Matrices that read the same rows; their outputs lie one behind the other.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ProjectionSpec {
+    pub(crate) parts: Vec<PartSpec>,
+    pub(crate) inputs: usize,
+}
+
+impl ProjectionSpec {
+    /// Of one matrix.
+    pub(crate) fn one(path: String, outputs: usize, inputs: usize, bias: bool) -> Self {
+        Self { parts: vec![PartSpec::whole(path, outputs, bias)], inputs }
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.parts.iter().map(PartSpec::outputs).sum()
+    }
+}
+
+/// Rows of a matrix, `[outputs, inputs]`, and of its bias.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PartSpec {
+    pub(crate) path: String,
+    /// Those of the file's matrix that are meant, and how many it has.
+    pub(crate) rows: std::ops::Range<usize>,
+    pub(crate) of: usize,
+    pub(crate) bias: bool,
+}
+
+impl PartSpec {
+    /// All rows.
+    pub(crate) fn whole(path: String, outputs: usize, bias: bool) -> Self {
+        Self { path, rows: 0..outputs, of: outputs, bias }
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.rows.len()
+    }
+}

@@ -1,0 +1,160 @@
+//! What a device has to be able to do.
+
+use crate::batch::Batch;
+use crate::checkpoint::spec::{EmbeddingSpec, HalfNorms, ModelSpec, NormSpec, ProjectionSpec};
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::mlx::{Dtype, MlxError, Stream};
+
+use super::cache::LayerCache;
+use super::decoder::{Attention, Decoder, Mlp};
+
+/// A device's form of weights and states, and how they are made. What it computes with them is [`Operations`].
+///
+/// Shapes use one set of letters: T tokens of a batch, padding included, D hidden, H heads, K key and value heads,
+/// E head_dim, I intermediate.
+pub(crate) trait Backend: Sized + Operations<Self> {
+    /// What one batch needs besides its states: where its texts are, masks, angles.
+    type Pass;
+    /// The residual stream, `[T, D]`, and what the device has computed of it ahead.
+    type Hidden;
+    /// What lies between two projections of one half of a layer: `[T, width]`.
+    type Wide;
+    /// Queries, keys and values, normed and rotated.
+    type Heads;
+    /// Keys and values of one layer, kept for texts that begin alike.
+    type KeysValues;
+    /// The embedding tables.
+    type Embedding;
+    /// Matrices that read the same rows, with their biases.
+    type Projection;
+    type Norm;
+    /// The norms of heads of queries and keys.
+    type HeadNorms;
+
+    fn load_embedding(
+        &self,
+        weights: &Weights<'_>,
+        spec: &EmbeddingSpec,
+    ) -> Result<Self::Embedding, CheckpointError>;
+
+    /// `place` says what of a layer it is.
+    fn load_projection(
+        &self,
+        weights: &Weights<'_>,
+        spec: &ProjectionSpec,
+        place: Place,
+    ) -> Result<Self::Projection, CheckpointError>;
+
+    fn load_norm(&self, weights: &Weights<'_>, spec: &NormSpec) -> Result<Self::Norm, CheckpointError>;
+
+    fn load_head_norms(
+        &self,
+        weights: &Weights<'_>,
+        queries_keys: [Option<&NormSpec>; 2],
+    ) -> Result<Self::HeadNorms, CheckpointError>;
+
+    /// Comes after all weights. A backend that finds out what is fastest runs the decoder here.
+    fn loaded(&self, _decoder: &Decoder<Self>) -> Result<(), MlxError> {
+        Ok(())
+    }
+
+    /// Whether texts of a batch lie one behind the other ([`Batch::joined`]) rather than padded.
+    fn packs(&self) -> bool;
+
+    /// The type of activations.
+    fn activation(&self) -> Dtype;
+
+    /// The stream of MLX's that it uses, if it uses MLX.
+    fn stream(&self) -> Option<&Stream>;
+
+    /// Bytes that keys and values of `tokens` tokens take, of all layers.
+    fn cache_bytes(&self, spec: &ModelSpec, tokens: usize) -> usize {
+        let numbers =
+            |heads: crate::checkpoint::spec::HeadsSpec| 2 * heads.kv_heads * heads.head_dim * tokens;
+        spec.layers.iter().map(|layer| numbers(layer.attention.heads)).sum::<usize>()
+            * self.activation().size()
+    }
+
+    /// Starts a batch whose texts continue `past` tokens. Where `keeps`, the batch is what longer texts begin with.
+    fn begin(&self, batch: &Batch, past: usize, keeps: bool) -> Result<Self::Pass, MlxError>;
+
+    /// Computes what was built so far, so that nothing else of it is held.
+    fn finish_cache(&self, layers: &[Self::KeysValues]) -> Result<(), MlxError>;
+
+    /// A state as f32, row after row, `[T, D]`.
+    fn read(&self, x: &Self::Hidden) -> Result<Vec<f32>, MlxError>;
+}
+
+/// The operations of a layer, on what the backend `B` has. A backend implements them for itself, and whoever measures
+/// implements them around it.
+///
+/// `next` is the norm that will be asked for next, for a backend that computes it, or part of it, together with a sum.
+pub(crate) trait Operations<B: Backend> {
+    /// The first hidden state.
+    fn embed(
+        &self,
+        embedding: &B::Embedding,
+        next: Option<&B::Norm>,
+        pass: &B::Pass,
+    ) -> Result<B::Hidden, MlxError>;
+
+    /// `norm(x) W^T + b`, for queries, keys and values: `[T, (H + 2K) * E]`.
+    fn qkv(&self, x: &B::Hidden, layer: &Attention<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
+
+    /// Norms of heads, rotation by each token's position, and the keys and values of what texts continue.
+    fn heads(
+        &self,
+        qkv: B::Wide,
+        layer: &Attention<B>,
+        cache: LayerCache<'_, B::KeysValues>,
+        pass: &B::Pass,
+    ) -> Result<B::Heads, MlxError>;
+
+    /// `softmax(scale * q k^T) v` over the keys that each token sees: `[T, H * E]`.
+    fn attend(&self, heads: B::Heads, layer: &Attention<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
+
+    /// `act(norm(x) W^T + b)`, or, gated, `act(gate) * up`: `[T, I]`.
+    fn up(&self, x: &B::Hidden, layer: &Mlp<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
+
+    /// `x + y W^T + b`, with the norms of the product and of the sum where a layer has them.
+    fn add(
+        &self,
+        x: B::Hidden,
+        y: &B::Wide,
+        weight: &B::Projection,
+        norms: &HalfNorms<B::Norm>,
+        next: Option<&B::Norm>,
+        pass: &B::Pass,
+    ) -> Result<B::Hidden, MlxError>;
+
+    /// These rows, counted over all tokens of the batch.
+    fn rows(
+        &self,
+        x: &B::Hidden,
+        y: &B::Wide,
+        rows: &[u32],
+        pass: &B::Pass,
+    ) -> Result<(B::Hidden, B::Wide), MlxError>;
+
+    /// `norm(x)` as f32, row after row, `[T, D]`.
+    fn finish(&self, x: &B::Hidden, norm: Option<&B::Norm>) -> Result<Vec<f32>, MlxError>;
+}
+
+/// What of a model a projection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) layer: usize,
+    /// Of so many.
+    pub(crate) layers: usize,
+    pub(crate) role: Role,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Qkv,
+    Output,
+    Up,
+    /// Gate and up, of which pairs of outputs are multiplied.
+    GateUp,
+    Down,
+}

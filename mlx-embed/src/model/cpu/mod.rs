@@ -1,0 +1,317 @@
+//! The decoder on this crate's kernels for the CPU. MLX has no part in it.
+//!
+//! States are f32, all tokens of a batch, text behind text, without padding.
+
+mod precision;
+mod projection;
+mod weights;
+
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::checkpoint::spec::{
+    Activation, EmbeddingSpec, HalfNorms, HeadsSpec, ModelSpec, NormSpec, ProjectionSpec, Sees,
+};
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::kernels::{
+    self, AttentionOptions, Buffer, Cache, Engine, Heads, Output, Prepared, Rotation, Span,
+};
+use crate::mlx::{Dtype, MlxError, Stream};
+
+use super::backend::{Backend, Operations, Place};
+use super::cache::LayerCache;
+use super::decoder::{Attention, Mlp};
+use super::rope::Rope;
+pub use precision::Precision;
+use precision::SHORT_TEXT;
+pub(crate) use precision::{LEAST_REUSED, Rule};
+use projection::Projection;
+use weights::{Norm, Table};
+
+/// The kernels, and what their batches share.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    engine: Engine,
+    precision: Precision,
+    ropes: Vec<Rope>,
+}
+
+impl Cpu {
+    pub(crate) fn new(engine: Engine, precision: Precision, spec: &ModelSpec) -> Self {
+        Self { engine, precision, ropes: spec.ropes.iter().map(Rope::new).collect() }
+    }
+}
+
+/// A batch on its way through the layers.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    ids: Vec<u32>,
+    lengths: Arc<[usize]>,
+    /// Tokens that each text continues.
+    past: usize,
+    /// For each token whether it is one of a short text.
+    short: Vec<bool>,
+    /// For each text whether it is short.
+    short_texts: Vec<bool>,
+    /// Of each rotary embedding.
+    angles: Vec<Arc<[f32]>>,
+}
+
+/// The embedding tables and the norm of their sum.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    tokens: Table,
+    width: usize,
+    scale: f32,
+    /// And the row of the first position.
+    positions: Option<(Table, usize)>,
+    /// `[D]`
+    token_type: Option<Vec<f32>>,
+    norm: Option<Norm>,
+}
+
+impl Backend for Cpu {
+    type Pass = Pass;
+    type Hidden = Buffer;
+    type Wide = Buffer;
+    type Heads = Prepared;
+    type KeysValues = Arc<kernels::KeysValues>;
+    type Embedding = Embedding;
+    type Projection = Projection;
+    type Norm = Norm;
+    type HeadNorms = [Option<Norm>; 2];
+
+    fn load_embedding(
+        &self,
+        weights: &Weights<'_>,
+        spec: &EmbeddingSpec,
+    ) -> Result<Embedding, CheckpointError> {
+        let width = spec.tokens.width;
+        let token_type = match &spec.token_types {
+            Some(table) => {
+                let mut row = vec![0.0; width];
+                Table::new(weights.table(table)?).source().row(0, &mut row);
+                Some(row)
+            }
+            None => None,
+        };
+        Ok(Embedding {
+            tokens: Table::new(weights.table(&spec.tokens)?),
+            width,
+            scale: spec.scale,
+            positions: match &spec.positions {
+                Some(positions) => Some((Table::new(weights.table(&positions.table)?), positions.first)),
+                None => None,
+            },
+            token_type,
+            norm: spec.norm.as_ref().map(|norm| Norm::load(weights, norm)).transpose()?,
+        })
+    }
+
+    fn load_projection(
+        &self,
+        weights: &Weights<'_>,
+        spec: &ProjectionSpec,
+        place: Place,
+    ) -> Result<Projection, CheckpointError> {
+        let rule = self.precision.rule(place.layer, place.layers);
+        Projection::load(&self.engine, weights, spec, place.role, rule)
+    }
+
+    fn load_norm(&self, weights: &Weights<'_>, spec: &NormSpec) -> Result<Norm, CheckpointError> {
+        Norm::load(weights, spec)
+    }
+
+    fn load_head_norms(
+        &self,
+        weights: &Weights<'_>,
+        queries_keys: [Option<&NormSpec>; 2],
+    ) -> Result<[Option<Norm>; 2], CheckpointError> {
+        let load = |norm: Option<&NormSpec>| norm.map(|norm| Norm::load(weights, norm)).transpose();
+        Ok([load(queries_keys[0])?, load(queries_keys[1])?])
+    }
+
+    fn packs(&self) -> bool {
+        true
+    }
+
+    fn activation(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn stream(&self) -> Option<&Stream> {
+        None
+    }
+
+    fn cache_bytes(&self, spec: &ModelSpec, tokens: usize) -> usize {
+        let bytes = |heads: HeadsSpec| kernels::KeysValues::bytes_of(sizes(heads), tokens);
+        spec.layers.iter().map(|layer| bytes(layer.attention.heads)).sum()
+    }
+
+    fn begin(&self, batch: &Batch, past: usize, keeps: bool) -> Result<Pass, MlxError> {
+        let lengths = &batch.lengths;
+        // What is kept is the start of longer texts.
+        let short = |length: usize| !keeps && past + length <= SHORT_TEXT;
+        let longest = past + lengths.iter().copied().max().unwrap_or(0);
+        Ok(Pass {
+            ids: batch.ids.clone(),
+            lengths: Arc::clone(lengths),
+            past,
+            short: lengths.iter().flat_map(|&length| std::iter::repeat_n(short(length), length)).collect(),
+            short_texts: lengths.iter().map(|&length| short(length)).collect(),
+            angles: self.ropes.iter().map(|rope| rope.angles(longest)).collect(),
+        })
+    }
+
+    fn finish_cache(&self, _layers: &[Arc<kernels::KeysValues>]) -> Result<(), MlxError> {
+        Ok(())
+    }
+
+    fn read(&self, x: &Buffer) -> Result<Vec<f32>, MlxError> {
+        Ok(x.to_vec())
+    }
+}
+
+impl Operations<Self> for Cpu {
+    fn embed(&self, embedding: &Embedding, _next: Option<&Norm>, pass: &Pass) -> Result<Buffer, MlxError> {
+        let Embedding { tokens, width, scale, positions, token_type, norm } = embedding;
+        let mut x = self.engine.buffer(pass.ids.len() * width);
+        self.engine.gather(&tokens.source(), &pass.ids, *width, &mut x);
+        if *scale != 1.0 {
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
+        if let Some((table, first)) = positions {
+            let first = first + pass.past;
+            let of_text = |&length: &usize| (first..first + length).map(|position| position as u32);
+            let rows: Vec<u32> = pass.lengths.iter().flat_map(of_text).collect();
+            let mut added = self.engine.buffer(x.len());
+            self.engine.gather(&table.source(), &rows, *width, &mut added);
+            self.engine.add(&mut x, &added);
+        }
+        if let Some(row) = token_type {
+            x.chunks_exact_mut(*width).for_each(|x| x.iter_mut().zip(row).for_each(|(x, y)| *x += y));
+        }
+        Ok(self.normed(norm.as_ref(), x))
+    }
+
+    fn qkv(&self, x: &Buffer, layer: &Attention<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
+        let mut qkv = self.engine.buffer(layer.qkv.rows(x) * layer.qkv.outputs);
+        layer.qkv.run(&self.engine, x, layer.norms.input.as_ref(), pass, Output::Store(&mut qkv));
+        Ok(qkv)
+    }
+
+    fn heads(
+        &self,
+        qkv: Buffer,
+        layer: &Attention<Self>,
+        cache: LayerCache<'_, Arc<kernels::KeysValues>>,
+        pass: &Pass,
+    ) -> Result<Prepared, MlxError> {
+        let [q_norm, k_norm] = &layer.head_norms;
+        let rotation = layer
+            .rope
+            .map(|rope| Rotation { angles: &pass.angles[rope], traditional: self.ropes[rope].traditional() });
+        let options = AttentionOptions {
+            heads: sizes(layer.heads),
+            q_norm: q_norm.as_ref().and_then(Norm::rms),
+            k_norm: k_norm.as_ref().and_then(Norm::rms),
+            rotation,
+            scale: layer.scale,
+            span: span(layer.sees),
+        };
+        Ok(match cache {
+            LayerCache::None => self.engine.prepare(&qkv, &pass.lengths, &options, Cache::None),
+            LayerCache::Keep(kept) => {
+                let prepared = self.engine.prepare(&qkv, &pass.lengths, &options, Cache::Keep);
+                kept.extend(prepared.kept().cloned());
+                prepared
+            }
+            LayerCache::Continue(past) => {
+                let cache = Cache::Continue { past: Arc::clone(past), tokens: pass.past };
+                self.engine.prepare(&qkv, &pass.lengths, &options, cache)
+            }
+        })
+    }
+
+    fn attend(&self, heads: Prepared, layer: &Attention<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
+        let mut mixed = self.engine.buffer(pass.ids.len() * layer.heads.queries());
+        self.engine.attend(heads, &mut mixed);
+        Ok(mixed)
+    }
+
+    fn up(&self, x: &Buffer, layer: &Mlp<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
+        let activation = match layer.activation {
+            Activation::Silu => kernels::Activation::Silu,
+            Activation::GeluErf => kernels::Activation::GeluErf,
+            Activation::GeluTanh => kernels::Activation::GeluTanh,
+            Activation::Relu => kernels::Activation::Relu,
+        };
+        let width = if layer.gated { layer.up.outputs / 2 } else { layer.up.outputs };
+        let mut inner = self.engine.buffer(layer.up.rows(x) * width);
+        let output = if layer.gated { Output::Gated } else { Output::Activated }(activation, &mut inner);
+        layer.up.run(&self.engine, x, layer.norms.input.as_ref(), pass, output);
+        Ok(inner)
+    }
+
+    fn add(
+        &self,
+        mut x: Buffer,
+        y: &Buffer,
+        weight: &Projection,
+        norms: &HalfNorms<Norm>,
+        _next: Option<&Norm>,
+        pass: &Pass,
+    ) -> Result<Buffer, MlxError> {
+        match &norms.output {
+            None => weight.run(&self.engine, y, None, pass, Output::Add(&mut x)),
+            Some(norm) => {
+                let mut product = self.engine.buffer(x.len());
+                weight.run(&self.engine, y, None, pass, Output::Store(&mut product));
+                let product = self.normed(Some(norm), product);
+                self.engine.add(&mut x, &product);
+            }
+        }
+        Ok(self.normed(norms.sum.as_ref(), x))
+    }
+
+    fn rows(&self, x: &Buffer, y: &Buffer, rows: &[u32], pass: &Pass) -> Result<(Buffer, Buffer), MlxError> {
+        let select = |from: &Buffer| {
+            let width = from.len() / pass.ids.len();
+            let mut to = self.engine.buffer(rows.len() * width);
+            for (&row, to) in rows.iter().zip(to.chunks_exact_mut(width)) {
+                to.copy_from_slice(&from[row as usize * width..][..width]);
+            }
+            to
+        };
+        Ok((select(x), select(y)))
+    }
+
+    fn finish(&self, x: &Buffer, norm: Option<&Norm>) -> Result<Vec<f32>, MlxError> {
+        let Some(norm) = norm else { return Ok(x.to_vec()) };
+        let mut states = vec![0.0; x.len()];
+        self.engine.norm(x, norm.as_kernel(), &mut states);
+        Ok(states)
+    }
+}
+
+impl Cpu {
+    fn normed(&self, norm: Option<&Norm>, x: Buffer) -> Buffer {
+        let Some(norm) = norm else { return x };
+        let mut normed = self.engine.buffer(x.len());
+        self.engine.norm(&x, norm.as_kernel(), &mut normed);
+        normed
+    }
+}
+
+fn sizes(HeadsSpec { heads, kv_heads, head_dim }: HeadsSpec) -> Heads {
+    Heads { heads, kv_heads, head_dim }
+}
+
+fn span(sees: Sees) -> Span {
+    match sees {
+        Sees::Before => Span::CAUSAL,
+        Sees::BeforeWithin(window) => Span { before: window.saturating_sub(1), after: 0 },
+        Sees::All => Span { before: usize::MAX, after: usize::MAX },
+        Sees::AllWithin(away) => Span { before: away, after: away },
+    }
+}

@@ -1,0 +1,370 @@
+//! The decoder on MLX's own operations, on any device: Metal's way, the fallback elsewhere, and what this crate's kernels
+//! are held to.
+//!
+//! States are `[B, L, width]`, padded on the right.
+
+mod attention;
+mod linear;
+mod weights;
+
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::checkpoint::spec::{
+    Activation, EmbeddingSpec, HalfNorms, ModelSpec, NormKind, NormSpec, ProjectionSpec,
+};
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::mlx::{Array, Backend as Device, Dtype, MlxError, Stream, ops};
+
+use super::backend::{Backend, Operations, Place};
+use super::cache::LayerCache;
+use super::decoder::{Attention, Mlp};
+use super::rope::{Frequencies, Rope};
+use attention::Masks;
+use linear::{Linear, gather};
+pub(super) use linear::{Table, quantized_ref};
+pub(super) use weights::Arrays;
+
+/// MLX on one stream.
+#[derive(Debug)]
+pub(crate) struct Mlx {
+    stream: Stream,
+    arrays: Arrays,
+    ropes: Vec<(Rope, Option<Array>)>,
+}
+
+impl Mlx {
+    /// For a checkpoint's model, whose files must outlive what is computed.
+    pub(crate) fn new(
+        weights: &Weights<'_>,
+        spec: &ModelSpec,
+        stream: Stream,
+    ) -> Result<Self, CheckpointError> {
+        let arrays = Arrays::new(weights, spec, &stream)?;
+        let mut ropes = Vec::new();
+        for rope in spec.ropes.iter().map(Rope::new) {
+            let periods = match rope.frequencies() {
+                Frequencies::Periods(periods) => {
+                    let array = Array::from_slice(periods, &[periods.len() as i32]);
+                    Some(array.map_err(|source| arrays.error("rope", source))?)
+                }
+                Frequencies::Base(_) | Frequencies::Dynamic { .. } => None,
+            };
+            ropes.push((rope, periods));
+        }
+        Ok(Self { stream, arrays, ropes })
+    }
+}
+
+/// A batch on its way through the layers.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    ids: Array, // [B, L]
+    lengths: Arc<[usize]>,
+    /// L
+    tokens: usize,
+    /// Tokens that each text continues.
+    past: usize,
+    masks: Masks,
+}
+
+/// Keys and values, rotated: `[B, K, L, E]`.
+#[derive(Debug)]
+pub(crate) struct KeysValues {
+    keys: Array,
+    values: Array,
+}
+
+#[cfg(test)]
+impl KeysValues {
+    pub(crate) fn bytes(&self) -> usize {
+        self.keys.nbytes() + self.values.nbytes()
+    }
+}
+
+/// The embedding tables and the norm of their sum.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    tokens: Table,
+    scale: f32,
+    /// And the row of the first position.
+    positions: Option<(Table, usize)>,
+    token_types: Option<Table>,
+    norm: Option<Norm>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Norm {
+    weight: Array,
+    bias: Option<Array>,
+    kind: NormKind,
+    eps: f32,
+}
+
+impl Norm {
+    fn forward(&self, x: &Array, stream: &Stream) -> Result<Array, MlxError> {
+        match self.kind {
+            NormKind::Rms { .. } => ops::rms_norm(x, &self.weight, self.eps, stream),
+            NormKind::Layer { .. } => ops::layer_norm(x, &self.weight, self.bias.as_ref(), self.eps, stream),
+        }
+    }
+}
+
+/// `norm(x)`, or `x` without one.
+fn normed(norm: Option<&Norm>, x: &Array, stream: &Stream) -> Result<Array, MlxError> {
+    norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x, stream))
+}
+
+impl Backend for Mlx {
+    type Pass = Pass;
+    type Hidden = Array;
+    /// What each part of a projection comes to.
+    type Wide = Vec<Array>;
+    type Heads = [Array; 3];
+    type KeysValues = KeysValues;
+    type Embedding = Embedding;
+    type Projection = Vec<Linear>;
+    type Norm = Norm;
+    type HeadNorms = [Option<Norm>; 2];
+
+    fn load_embedding(
+        &self,
+        weights: &Weights<'_>,
+        spec: &EmbeddingSpec,
+    ) -> Result<Embedding, CheckpointError> {
+        let table = |spec| self.arrays.matrix(&weights.table(spec)?, &self.stream);
+        Ok(Embedding {
+            tokens: table(&spec.tokens)?,
+            scale: spec.scale,
+            positions: match &spec.positions {
+                Some(positions) => Some((table(&positions.table)?, positions.first)),
+                None => None,
+            },
+            token_types: spec.token_types.as_ref().map(table).transpose()?,
+            norm: spec.norm.as_ref().map(|norm| self.load_norm(weights, norm)).transpose()?,
+        })
+    }
+
+    fn load_projection(
+        &self,
+        weights: &Weights<'_>,
+        spec: &ProjectionSpec,
+        _place: Place,
+    ) -> Result<Vec<Linear>, CheckpointError> {
+        let part = |part| -> Result<Linear, CheckpointError> {
+            let weight = self.arrays.matrix(&weights.matrix(part, spec.inputs)?, &self.stream)?;
+            let bias = match weights.bias(part)? {
+                Some(bias) => Some(self.arrays.vector(&bias, &self.stream)?),
+                None => None,
+            };
+            Ok(Linear { weight, bias })
+        };
+        spec.parts.iter().map(part).collect()
+    }
+
+    fn load_norm(&self, weights: &Weights<'_>, spec: &NormSpec) -> Result<Norm, CheckpointError> {
+        let weight = weights.norm_weight(spec)?;
+        let bias = weights.norm_bias(spec)?;
+        Ok(Norm {
+            weight: match spec.kind {
+                NormKind::Rms { offset } if offset != 0.0 => {
+                    let numbers: Vec<f32> = weight.to_f32().iter().map(|x| x + offset).collect();
+                    self.arrays.numbers(&weight, &numbers, &self.stream)?
+                }
+                _ => self.arrays.vector(&weight, &self.stream)?,
+            },
+            bias: bias.map(|bias| self.arrays.vector(&bias, &self.stream)).transpose()?,
+            kind: spec.kind,
+            eps: spec.eps,
+        })
+    }
+
+    fn load_head_norms(
+        &self,
+        weights: &Weights<'_>,
+        queries_keys: [Option<&NormSpec>; 2],
+    ) -> Result<[Option<Norm>; 2], CheckpointError> {
+        let load = |norm: Option<&NormSpec>| norm.map(|norm| self.load_norm(weights, norm)).transpose();
+        Ok([load(queries_keys[0])?, load(queries_keys[1])?])
+    }
+
+    fn packs(&self) -> bool {
+        false
+    }
+
+    fn activation(&self) -> Dtype {
+        self.arrays.activation()
+    }
+
+    fn stream(&self) -> Option<&Stream> {
+        Some(&self.stream)
+    }
+
+    fn begin(&self, batch: &Batch, past: usize, _keeps: bool) -> Result<Pass, MlxError> {
+        Ok(Pass {
+            ids: Array::from_slice(&batch.ids, &batch.shape)?,
+            lengths: Arc::clone(&batch.lengths),
+            tokens: batch.shape[1] as usize,
+            past,
+            masks: Masks::default(),
+        })
+    }
+
+    fn finish_cache(&self, layers: &[KeysValues]) -> Result<(), MlxError> {
+        ops::eval(layers.iter().flat_map(|layer| [&layer.keys, &layer.values]))
+    }
+
+    fn read(&self, x: &Array) -> Result<Vec<f32>, MlxError> {
+        ops::astype(x, Dtype::F32, &self.stream)?.to_vec(&self.stream)
+    }
+}
+
+impl Operations<Self> for Mlx {
+    fn embed(&self, embedding: &Embedding, _next: Option<&Norm>, pass: &Pass) -> Result<Array, MlxError> {
+        let (stream, activation) = (&self.stream, self.activation());
+        let mut x = gather(&embedding.tokens, activation, &pass.ids, stream)?; // [B, L, D]
+        if embedding.scale != 1.0 {
+            x = ops::multiply(&x, &self.number(embedding.scale)?, stream)?;
+        }
+        let rows = |table: &Table, rows: Vec<u32>| {
+            let ids = Array::from_slice(&rows, &[1, rows.len() as i32])?;
+            gather(table, activation, &ids, stream)
+        };
+        if let Some((table, first)) = &embedding.positions {
+            let first = first + pass.past;
+            let positions = (first..first + pass.tokens).map(|position| position as u32).collect();
+            x = ops::add(&x, &rows(table, positions)?, stream)?;
+        }
+        if let Some(table) = &embedding.token_types {
+            x = ops::add(&x, &rows(table, vec![0])?, stream)?;
+        }
+        normed(embedding.norm.as_ref(), &x, stream)
+    }
+
+    fn qkv(&self, x: &Array, layer: &Attention<Self>, _pass: &Pass) -> Result<Vec<Array>, MlxError> {
+        let x = normed(layer.norms.input.as_ref(), x, &self.stream)?;
+        layer.qkv.iter().map(|part| part.forward(&x, &self.stream)).collect()
+    }
+
+    fn heads(
+        &self,
+        qkv: Vec<Array>,
+        layer: &Attention<Self>,
+        cache: LayerCache<'_, KeysValues>,
+        pass: &Pass,
+    ) -> Result<[Array; 3], MlxError> {
+        let [q, k, v] = self.rotate(&qkv, layer, pass)?;
+        Ok(match cache {
+            LayerCache::None => [q, k, v],
+            LayerCache::Keep(kept) => {
+                kept.push(KeysValues { keys: k.clone(), values: v.clone() });
+                [q, k, v]
+            }
+            LayerCache::Continue(before) => [
+                q,
+                self.continued(&before.keys, pass.past, k)?,
+                self.continued(&before.values, pass.past, v)?,
+            ],
+        })
+    }
+
+    fn attend(
+        &self,
+        [q, k, v]: [Array; 3],
+        layer: &Attention<Self>,
+        pass: &Pass,
+    ) -> Result<Vec<Array>, MlxError> {
+        self.mix(&q, &k, &v, layer, pass).map(|mixed| vec![mixed])
+    }
+
+    fn up(&self, x: &Array, layer: &Mlp<Self>, _pass: &Pass) -> Result<Vec<Array>, MlxError> {
+        let stream = &self.stream;
+        let x = normed(layer.norms.input.as_ref(), x, stream)?;
+        let parts = layer.up.iter().map(|part| part.forward(&x, stream)).collect::<Result<Vec<_>, _>>()?;
+        let inner = match &parts[..] {
+            [gate, up] if layer.gated => ops::multiply(&self.act(layer.activation, gate)?, up, stream)?,
+            [up] if !layer.gated => self.act(layer.activation, up)?,
+            _ => return Err(MlxError::new("up", format!("{} parts where 2 are gate and up", parts.len()))),
+        };
+        Ok(vec![inner])
+    }
+
+    fn add(
+        &self,
+        x: Array,
+        y: &Vec<Array>,
+        weight: &Vec<Linear>,
+        norms: &HalfNorms<Norm>,
+        _next: Option<&Norm>,
+        _pass: &Pass,
+    ) -> Result<Array, MlxError> {
+        let ([y], [weight]) = (&y[..], &weight[..]) else {
+            return Err(MlxError::new("add", "one matrix of one state is added"));
+        };
+        let product = normed(norms.output.as_ref(), &weight.forward(y, &self.stream)?, &self.stream)?;
+        normed(norms.sum.as_ref(), &ops::add(&x, &product, &self.stream)?, &self.stream)
+    }
+
+    fn rows(
+        &self,
+        x: &Array,
+        y: &Vec<Array>,
+        rows: &[u32],
+        _pass: &Pass,
+    ) -> Result<(Array, Vec<Array>), MlxError> {
+        let list = Array::from_slice(rows, &[rows.len() as i32])?;
+        let select = |x: &Array| {
+            let width = x.shape().last().copied().unwrap_or(0);
+            ops::take(&ops::reshape(x, &[-1, width], &self.stream)?, &list, 0, &self.stream)
+        };
+        Ok((select(x)?, y.iter().map(select).collect::<Result<_, _>>()?))
+    }
+
+    fn finish(&self, x: &Array, norm: Option<&Norm>) -> Result<Vec<f32>, MlxError> {
+        self.read(&normed(norm, x, &self.stream)?)
+    }
+}
+
+impl Mlx {
+    /// A scalar in the activation's type.
+    fn number(&self, number: f32) -> Result<Array, MlxError> {
+        ops::astype(&Array::from_slice(&[number], &[1])?, self.activation(), &self.stream)
+    }
+
+    fn act(&self, activation: Activation, x: &Array) -> Result<Array, MlxError> {
+        let stream = &self.stream;
+        let times = |a: &Array, number| ops::multiply(a, &self.number(number)?, stream);
+        let plus = |a: &Array, number| ops::add(a, &self.number(number)?, stream);
+        match activation {
+            Activation::Silu => ops::multiply(x, &ops::sigmoid(x, stream)?, stream),
+            // x / 2 * (1 + erf(x / sqrt(2)))
+            Activation::GeluErf => {
+                let erf = ops::erf(&times(x, std::f32::consts::FRAC_1_SQRT_2)?, stream)?;
+                ops::multiply(&times(x, 0.5)?, &plus(&erf, 1.0)?, stream)
+            }
+            // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))
+            Activation::GeluTanh => {
+                let cube = ops::multiply(&ops::multiply(x, x, stream)?, x, stream)?;
+                let inner = times(&ops::add(x, &times(&cube, 0.044_715)?, stream)?, 0.797_884_6)?;
+                ops::multiply(&times(x, 0.5)?, &plus(&ops::tanh(&inner, stream)?, 1.0)?, stream)
+            }
+            Activation::Relu => ops::maximum(x, &self.number(0.0)?, stream),
+        }
+    }
+
+    /// The first `past` of the keys or values `before`, in front of each text's `own`.
+    ///
+    /// # Shape
+    /// `before` `[1, K, at least past, E]`, `own` `[B, K, L, E]`, result `[B, K, past + L, E]`.
+    fn continued(&self, before: &Array, past: usize, own: Array) -> Result<Array, MlxError> {
+        let past = past as i32;
+        let shared = ops::slice_axis(before, 2, 0, past, &self.stream)?;
+        let shape = [own.shape()[0], own.shape()[1], past, own.shape()[3]];
+        ops::concatenate(&[ops::broadcast_to(&shared, &shape, &self.stream)?, own], 2, &self.stream)
+    }
+
+    /// Whether arrays are computed on the CPU, where MLX holds the scores of attention.
+    fn on_cpu(&self) -> bool {
+        self.stream.backend() == Device::Cpu
+    }
+}
