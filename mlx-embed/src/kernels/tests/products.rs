@@ -341,8 +341,11 @@ fn a_row_that_is_no_number_stays_alone() {
             for (i, (clean, broken)) in rows.enumerate() {
                 if i != row {
                     assert_eq!(bits(clean), bits(broken), "{}: row {i}", case.describe(engine));
-                } else {
-                    // Dense weights have zeros, and silu of minus infinity may pass for one.
+                } else if !matches!(
+                    case.kind,
+                    Kind::Activated(Activation::Relu) | Kind::Gated(Activation::Relu)
+                ) {
+                    // ReLU makes a number of minus infinity.
                     let lost = broken.iter().filter(|x| x.is_finite()).count();
                     assert_eq!(lost, 0, "{}: row {row}: {broken:?}", case.describe(engine));
                 }
