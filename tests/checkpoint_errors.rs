@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mlx_embed::{CheckpointError, Embedder, Error, InputError, TextError};
+use mlx_embed::{CheckpointError, Embedder, Error, InputError, LoadOptions, TextError};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
@@ -330,13 +330,17 @@ fn rope_scaling_without_its_factor() {
 }
 
 #[test]
-fn a_sliding_window_of_unknown_width() {
+fn a_window_that_texts_outgrow() {
     let scratch = Scratch::of("qwen2-f32");
     scratch.edit_json("config.json", |config| {
         config.insert("use_sliding_window".into(), json!(true));
-        config.remove("sliding_window");
+        config.insert("sliding_window".into(), json!(16));
+        config.insert("max_window_layers".into(), json!(1));
     });
-    assert_error!(scratch.path(), ["sliding_window"], MissingField { .. });
+    assert_error!(scratch.path(), ["sliding_window", "16", "--max-tokens"], InvalidField { .. });
+    let within = LoadOptions { max_tokens: Some(16), ..golden::load_options() };
+    let embedder = Embedder::load_with(scratch.path(), within).unwrap();
+    assert_eq!(embedder.info().config.layer_windows, [None, Some(16)]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::batch::Sharing;
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, ModelConfig};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
 use crate::engine::{Engine, EngineOptions, Meters, Ticket, VectorCache};
@@ -139,6 +139,7 @@ pub(crate) fn load(
     let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref())?;
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
     let max_tokens = max_tokens(&checkpoint, options.max_tokens)?;
+    refuse_what_the_graph_lacks(&config, max_tokens, &place)?;
     let sharing = if config.frequencies_depend_on_length(max_tokens) {
         Sharing::EqualLengths
     } else if !matches!(kind, Kind::Mlx) {
@@ -232,20 +233,38 @@ pub(crate) fn load(
 
 /// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets.
 fn max_tokens(checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<usize, Error> {
-    let config = checkpoint.config();
-    // Within the window, windowed and full attention are the same; beyond it they aren't.
-    let window = config.sliding_window.unwrap_or(usize::MAX);
-    let reject = |reason: String| Err(Error::Option { option: "max_tokens", reason });
     match wanted {
         None => {
             let files = checkpoint.sentence_transformers();
-            Ok(files.max_seq_length.unwrap_or(config.max_position_embeddings).min(window))
+            Ok(files.max_seq_length.unwrap_or(checkpoint.config().max_position_embeddings))
         }
-        Some(0) => reject("is 0; give at least 1".into()),
-        Some(wanted) if wanted > window => reject(format!(
-            "is {wanted}, but this model attends to {window} tokens at most; give at most that"
-        )),
+        Some(0) => Err(Error::Option { option: "max_tokens", reason: "is 0; give at least 1".into() }),
         Some(wanted) => Ok(wanted),
+    }
+}
+
+/// Refuses what `model/` would compute as something else, for texts of up to `max_tokens`.
+fn refuse_what_the_graph_lacks(config: &ModelConfig, max_tokens: usize, place: &Files) -> Result<(), Error> {
+    let refuse = |field: &str, reason: String| {
+        let path = place.path("config.json");
+        Err(Error::Checkpoint(CheckpointError::InvalidField { path, field: field.into(), reason }))
+    };
+    if !config.causal {
+        return refuse(
+            "is_causal",
+            "(or use_bidirectional_attention, or auto_map) asks for bidirectional attention, which is not supported"
+                .into(),
+        );
+    }
+    // Within the window, windowed and full attention are the same; beyond it they aren't.
+    match config.layer_windows.iter().flatten().min() {
+        Some(&window) if max_tokens > window => refuse(
+            "sliding_window",
+            format!(
+                "is {window}, and texts of up to {max_tokens} tokens are to be embedded; windows are not supported: set max_tokens (--max-tokens) to {window} at most"
+            ),
+        ),
+        _ => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::CheckpointError;
 use super::json::JsonObject;
 use super::rope::{self, RopeScaling};
+use super::sight;
 
 /// Families of decoders that this crate builds. They are parameters of one description, not separate models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -41,8 +42,19 @@ pub struct ModelConfig {
     pub vocab_size: i32,
     /// Longest input that the model was made for, in tokens.
     pub max_position_embeddings: usize,
-    /// Attention window, where the config turns one on. Inputs up to this length don't notice it.
-    pub sliding_window: Option<usize>,
+    /// Whether a token sees those before it only. Otherwise all tokens of a text see each other.
+    pub causal: bool,
+    /// For each layer how many tokens a token sees, itself included; `None` means no limit. In a window of `w` the
+    /// token at position `i` sees those at `j` with `i - w < j <= i`.
+    pub layer_windows: Vec<Option<usize>>,
+    /// Whether the projections of queries, keys and values have a bias, in all layers.
+    pub qkv_bias: bool,
+    /// Whether attention's output projection has a bias, in all layers.
+    pub o_bias: bool,
+    /// Whether the gate, up and down projections have a bias, in all layers.
+    pub mlp_bias: bool,
+    /// Whether each head of queries and keys has an RMSNorm, in all layers.
+    pub head_norms: bool,
     /// Epsilon of every RMSNorm.
     pub rms_norm_eps: f32,
     /// Base of the rotary frequencies.
@@ -114,18 +126,26 @@ impl ModelConfig {
             } else {
                 positive(config, "max_position_embeddings")? as usize
             };
+        let layers = positive(config, "num_hidden_layers")? as usize;
+        // Qwen2 has its biases whatever this key says; transformers and mlx-lm don't read it there.
+        let attention_bias = architecture != Architecture::Qwen2 && flag(config, "attention_bias")?;
         let (rope_theta, rope_scaling) = rope::read(config, architecture, head_dim)?;
         Ok(Self {
             architecture,
             hidden_size,
-            layers: positive(config, "num_hidden_layers")? as usize,
+            layers,
             intermediate_size: positive(config, "intermediate_size")?,
             heads,
             kv_heads,
             head_dim,
             vocab_size: positive(config, "vocab_size")?,
             max_position_embeddings,
-            sliding_window: sliding_window(config)?,
+            causal: sight::causal(config)?,
+            layer_windows: sight::layer_windows(config, architecture, layers)?,
+            qkv_bias: architecture == Architecture::Qwen2 || attention_bias,
+            o_bias: attention_bias,
+            mlp_bias: architecture == Architecture::Llama && flag(config, "mlp_bias")?,
+            head_norms: architecture == Architecture::Qwen3,
             rms_norm_eps,
             rope_theta,
             rope_traditional: config.optional("rope_traditional")?.unwrap_or(false),
@@ -151,13 +171,10 @@ fn refuse_what_would_be_wrong(config: &JsonObject) -> Result<(), CheckpointError
             return Err(config.invalid(activation, format!("is `{name}`; only silu is supported")));
         }
     }
-    if config.optional::<bool>("is_causal")? == Some(false) {
-        return Err(config.invalid("is_causal", "is false; bidirectional attention is not supported"));
-    }
     Ok(())
 }
 
-fn positive(config: &JsonObject, field: &str) -> Result<i32, CheckpointError> {
+pub(super) fn positive(config: &JsonObject, field: &str) -> Result<i32, CheckpointError> {
     let value: i64 = config.required(field)?;
     match i32::try_from(value) {
         Ok(value) if value > 0 => Ok(value),
@@ -165,11 +182,9 @@ fn positive(config: &JsonObject, field: &str) -> Result<i32, CheckpointError> {
     }
 }
 
-fn sliding_window(config: &JsonObject) -> Result<Option<usize>, CheckpointError> {
-    let layer_types: Vec<String> = config.optional("layer_types")?.unwrap_or_default();
-    let in_use = config.optional::<bool>("use_sliding_window")? == Some(true)
-        || layer_types.iter().any(|kind| kind == "sliding_attention");
-    if in_use { Ok(Some(positive(config, "sliding_window")? as usize)) } else { Ok(None) }
+/// A field that is true or false; missing and null mean false.
+fn flag(config: &JsonObject, field: &str) -> Result<bool, CheckpointError> {
+    Ok(config.optional(field)?.unwrap_or(false))
 }
 
 /// The field may be one id or a list; the first of a list is the one that ends a document.

@@ -7,9 +7,11 @@ mod config;
 mod error;
 mod files;
 mod json;
+mod parts;
 mod quantization;
 mod rope;
 mod sentence_transformers;
+mod sight;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -67,13 +69,12 @@ impl Checkpoint {
             path: place.path(name),
             hint: "it describes the model, and every checkpoint has one",
         })?;
-        Ok(Self {
-            sentence_transformers: SentenceTransformers::read(&place)?,
-            quantization: QuantizationTable::read(&config)?,
-            config: ModelConfig::read(&config)?,
-            weights: TensorFiles::open(&place)?,
-            place,
-        })
+        let sentence_transformers = SentenceTransformers::read(&place)?;
+        let quantization = QuantizationTable::read(&config)?;
+        let mut config = ModelConfig::read(&config)?;
+        let weights = TensorFiles::open(&place)?;
+        parts::settle(&mut config, &weights);
+        Ok(Self { place, config, sentence_transformers, quantization, weights })
     }
 
     /// The directory, or what stands for it in messages where the checkpoint is part of the program.
