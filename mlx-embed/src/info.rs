@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::checkpoint::{ModelConfig, SentenceTransformers};
+use crate::checkpoint::{Doubt, ModelConfig, SentenceTransformers};
 use crate::mlx::Backend;
 use crate::model::Precision;
 use crate::pooling::Pooling;
@@ -74,6 +74,11 @@ pub struct Info {
     pub normalize: bool,
     /// Pooling, prompts and limits of the sentence-transformers files.
     pub sentence_transformers: SentenceTransformers,
+    /// What of the checkpoint was left out though it may change vectors: with
+    /// [`LoadOptions::lenient`](crate::LoadOptions::lenient) only.
+    pub warnings: Vec<Doubt>,
+    /// Fields of `config.json` that nobody here knows, and that look harmless.
+    pub unknown_fields: Vec<String>,
     /// The token that ends every text.
     pub end_token: Option<EndTokenInfo>,
     /// Longest input in tokens, end token included; longer ones are cut, and their results say so.

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::batch::Sharing;
-use crate::checkpoint::{Checkpoint, CheckpointError, ModelConfig};
+use crate::checkpoint::{Checkpoint, CheckpointError, ModelConfig, RopeScaling};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
 use crate::engine::{Engine, EngineOptions, Meters, Ticket, VectorCache};
@@ -126,6 +126,11 @@ pub(crate) fn load(
     options: &LoadOptions,
     steps: Arc<Steps>,
 ) -> Result<Shared, Error> {
+    if !options.lenient
+        && let Some(doubt) = checkpoint.doubts().first()
+    {
+        return Err(Error::Checkpoint(doubt.error()));
+    }
     let config = checkpoint.config().clone();
     let files = checkpoint.sentence_transformers().clone();
     let place = checkpoint.place().clone();
@@ -158,6 +163,8 @@ pub(crate) fn load(
         pooling_source,
         normalize: files.normalize.unwrap_or(true),
         sentence_transformers: files.clone(),
+        warnings: checkpoint.doubts().to_vec(),
+        unknown_fields: checkpoint.unknown_fields().to_vec(),
         end_token: None,
         max_tokens,
         batch_tokens,
@@ -254,6 +261,19 @@ fn refuse_what_the_graph_lacks(config: &ModelConfig, max_tokens: usize, place: &
             "is_causal",
             "(or use_bidirectional_attention, or auto_map) asks for bidirectional attention, which is not supported"
                 .into(),
+        );
+    }
+    if let RopeScaling::LongRope {
+        original_max_position_embeddings: original, short_factor, long_factor, ..
+    } = &config.rope_scaling
+        && max_tokens as f32 > *original
+        && short_factor != long_factor
+    {
+        return refuse(
+            "rope_scaling.long_factor",
+            format!(
+                "is for texts of more than {original} tokens, and texts of up to {max_tokens} are to be embedded; factors that depend on a text's length are not supported: set max_tokens (--max-tokens) to {original} at most"
+            ),
         );
     }
     // Within the window, windowed and full attention are the same; beyond it they aren't.

@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 use super::CheckpointError;
+use super::doubt::Doubt;
+use super::files::TensorFiles;
 use super::json::JsonObject;
 use super::rope::{self, RopeScaling};
 use super::sight;
@@ -18,6 +20,27 @@ pub enum Architecture {
     Qwen3,
     /// Llama: neither.
     Llama,
+}
+
+impl Architecture {
+    pub(super) fn read(config: &JsonObject) -> Result<Self, CheckpointError> {
+        let model_type: String = config.required("model_type")?;
+        match model_type.as_str() {
+            "qwen2" => Ok(Self::Qwen2),
+            "qwen3" => Ok(Self::Qwen3),
+            "llama" => Ok(Self::Llama),
+            _ => Err(CheckpointError::UnsupportedArchitecture { path: config.path().to_owned(), model_type }),
+        }
+    }
+
+    /// What transformers' classes begin with.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Qwen2 => "Qwen2",
+            Self::Qwen3 => "Qwen3",
+            Self::Llama => "Llama",
+        }
+    }
 }
 
 /// The decoder's geometry, as `config.json` gives it.
@@ -68,46 +91,24 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    pub(super) fn read(config: &JsonObject) -> Result<Self, CheckpointError> {
-        let model_type: String = config.required("model_type")?;
-        let architecture = match model_type.as_str() {
-            "qwen2" => Architecture::Qwen2,
-            "qwen3" => Architecture::Qwen3,
-            "llama" => Architecture::Llama,
-            _ => {
-                return Err(CheckpointError::UnsupportedArchitecture {
-                    path: config.path().to_owned(),
-                    model_type,
-                });
-            }
-        };
+    pub(super) fn read(
+        config: &JsonObject,
+        weights: &TensorFiles,
+        doubts: &mut Vec<Doubt>,
+    ) -> Result<Self, CheckpointError> {
+        let architecture = Architecture::read(config)?;
         refuse_what_would_be_wrong(config)?;
 
         let hidden_size = positive(config, "hidden_size")?;
         let heads = positive(config, "num_attention_heads")?;
-        let kv_heads = match (config.raw("num_key_value_heads"), architecture) {
-            (None, Architecture::Llama) => heads,
-            _ => positive(config, "num_key_value_heads")?,
-        };
+        let head_dim = head_dim(config, architecture, hidden_size, heads, weights)?;
+        let kv_heads = kv_heads(config, heads, head_dim, weights)?;
         if heads % kv_heads != 0 {
             return Err(config.invalid(
                 "num_attention_heads",
                 format!("is {heads}, which num_key_value_heads ({kv_heads}) does not divide"),
             ));
         }
-        let head_dim = match (config.raw("head_dim"), architecture) {
-            // mlx-lm's qwen2 knows no head_dim; a checkpoint that gives one means it.
-            (None, Architecture::Qwen2 | Architecture::Llama) => {
-                if hidden_size % heads != 0 {
-                    return Err(config.invalid(
-                        "hidden_size",
-                        format!("is {hidden_size}, which is not a multiple of {heads} heads, and there is no head_dim"),
-                    ));
-                }
-                hidden_size / heads
-            }
-            _ => positive(config, "head_dim")?,
-        };
         if head_dim % 2 != 0 {
             return Err(
                 config.invalid("head_dim", format!("is {head_dim}; rotary embedding needs an even one"))
@@ -129,7 +130,8 @@ impl ModelConfig {
         let layers = positive(config, "num_hidden_layers")? as usize;
         // Qwen2 has its biases whatever this key says; transformers and mlx-lm don't read it there.
         let attention_bias = architecture != Architecture::Qwen2 && flag(config, "attention_bias")?;
-        let (rope_theta, rope_scaling) = rope::read(config, architecture, head_dim)?;
+        let (rope_theta, rope_scaling) =
+            rope::read(config, architecture, head_dim, max_position_embeddings, doubts)?;
         Ok(Self {
             architecture,
             hidden_size,
@@ -140,7 +142,7 @@ impl ModelConfig {
             head_dim,
             vocab_size: positive(config, "vocab_size")?,
             max_position_embeddings,
-            causal: sight::causal(config)?,
+            causal: sight::causal(config, architecture)?,
             layer_windows: sight::layer_windows(config, architecture, layers)?,
             qkv_bias: architecture == Architecture::Qwen2 || attention_bias,
             o_bias: attention_bias,
@@ -148,7 +150,8 @@ impl ModelConfig {
             head_norms: architecture == Architecture::Qwen3,
             rms_norm_eps,
             rope_theta,
-            rope_traditional: config.optional("rope_traditional")?.unwrap_or(false),
+            // mlx-lm's key, which its Qwen3 has not: there it is one of those that nobody knows.
+            rope_traditional: architecture != Architecture::Qwen3 && flag(config, "rope_traditional")?,
             rope_scaling,
             eos_token_id: eos_token_id(config),
         })
@@ -179,6 +182,50 @@ pub(super) fn positive(config: &JsonObject, field: &str) -> Result<i32, Checkpoi
     match i32::try_from(value) {
         Ok(value) if value > 0 => Ok(value),
         _ => Err(config.invalid(field, format!("is {value}; it must be between 1 and {}", i32::MAX))),
+    }
+}
+
+/// Key and value heads. Where the config doesn't say, as with transformers as many as query heads or 32, whichever the
+/// weights have.
+fn kv_heads(
+    config: &JsonObject,
+    heads: i32,
+    head_dim: i32,
+    weights: &TensorFiles,
+) -> Result<i32, CheckpointError> {
+    let field = "num_key_value_heads";
+    if config.raw(field).is_some() {
+        return positive(config, field);
+    }
+    let rows = weights.rows("layers.0.self_attn.k_proj.weight");
+    let is_32 = heads % 32 == 0 && rows == usize::try_from(32 * i64::from(head_dim)).ok();
+    Ok(if is_32 { 32 } else { heads })
+}
+
+/// The width of a head. Where the config doesn't say, as with transformers 128 in a Qwen3 or else the hidden size shared
+/// out, whichever the weights have.
+fn head_dim(
+    config: &JsonObject,
+    architecture: Architecture,
+    hidden_size: i32,
+    heads: i32,
+    weights: &TensorFiles,
+) -> Result<i32, CheckpointError> {
+    const QWEN3: i32 = 128;
+    let field = "head_dim";
+    if config.raw(field).is_some() {
+        return positive(config, field);
+    }
+    let rows = weights.rows("layers.0.self_attn.q_proj.weight");
+    let fits = |head_dim: i32| rows == usize::try_from(i64::from(heads) * i64::from(head_dim)).ok();
+    let shared = (hidden_size % heads == 0).then_some(hidden_size / heads);
+    match shared {
+        Some(shared) if architecture != Architecture::Qwen3 || fits(shared) && !fits(QWEN3) => Ok(shared),
+        _ if architecture == Architecture::Qwen3 => Ok(QWEN3),
+        _ => Err(config.invalid(
+            "hidden_size",
+            format!("is {hidden_size}, which is not a multiple of {heads} heads, and there is no head_dim"),
+        )),
     }
 }
 

@@ -4,20 +4,26 @@
 //! the tensors for one stream.
 
 mod config;
+mod doubt;
 mod error;
 mod files;
 mod json;
+mod keys;
+mod marks;
 mod parts;
 mod quantization;
 mod rope;
 mod sentence_transformers;
 mod sight;
+mod strict;
 mod weights;
+mod weights_files;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use config::{Architecture, ModelConfig};
+pub use doubt::Doubt;
 pub use error::CheckpointError;
 pub(crate) use json::JsonObject;
 pub use quantization::Quantization;
@@ -27,8 +33,8 @@ pub(crate) use weights::{Matrix, Weights};
 
 use crate::file::Files;
 use crate::mlx::Dtype;
-use files::TensorFiles;
-use quantization::QuantizationTable;
+use files::{TensorEntry, TensorFiles};
+use quantization::{QuantizationTable, Stored};
 
 /// An opened checkpoint.
 #[derive(Debug)]
@@ -38,6 +44,9 @@ pub struct Checkpoint {
     sentence_transformers: SentenceTransformers,
     quantization: QuantizationTable,
     weights: TensorFiles,
+    doubts: Vec<Doubt>,
+    /// Fields of config.json that nobody knows and that look harmless.
+    unknown_fields: Vec<String>,
 }
 
 impl Checkpoint {
@@ -71,10 +80,13 @@ impl Checkpoint {
         })?;
         let sentence_transformers = SentenceTransformers::read(&place)?;
         let quantization = QuantizationTable::read(&config)?;
-        let mut config = ModelConfig::read(&config)?;
-        let weights = TensorFiles::open(&place)?;
+        let mut doubts = marks::of_another_model(&place, &config)?;
+        let unknown_fields = keys::hold(&config, &mut doubts)?;
+        let mut weights = TensorFiles::open(&place)?;
+        let mut config = ModelConfig::read(&config, &weights, &mut doubts)?;
         parts::settle(&mut config, &weights);
-        Ok(Self { place, config, sentence_transformers, quantization, weights })
+        doubts.extend(strict::hold(&mut weights, &config, &quantization, &place)?);
+        Ok(Self { place, config, sentence_transformers, quantization, weights, doubts, unknown_fields })
     }
 
     /// The directory, or what stands for it in messages where the checkpoint is part of the program.
@@ -97,6 +109,18 @@ impl Checkpoint {
         &self.sentence_transformers
     }
 
+    /// What the checkpoint holds and this crate leaves out, where that may change vectors. Loading refuses it unless
+    /// [`LoadOptions::lenient`](crate::LoadOptions::lenient) says otherwise.
+    pub fn doubts(&self) -> &[Doubt] {
+        &self.doubts
+    }
+
+    /// Fields of `config.json` that this crate does not know, and that neither turn anything on nor have a name that a
+    /// model's arithmetic might.
+    pub fn unknown_fields(&self) -> &[String] {
+        &self.unknown_fields
+    }
+
     /// Bytes of all weights files.
     pub fn weights_bytes(&self) -> u64 {
         self.weights.files.iter().map(|file| file.bytes().len() as u64).sum()
@@ -117,7 +141,7 @@ impl Checkpoint {
         let mut kinds: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
         for (name, entry) in &self.weights.tensors {
             let Some(path) = name.strip_suffix(".weight") else { continue };
-            if entry.shape.len() != 2 || is_ignored(path) {
+            if entry.shape.len() != 2 {
                 continue;
             }
             let storage = match self.quantization_of(path)? {
@@ -138,7 +162,7 @@ impl Checkpoint {
         let mut sum = 0;
         for (name, entry) in &self.weights.tensors {
             let path = name.rsplit_once('.').map_or(name.as_str(), |(path, _)| path);
-            if name.ends_with(".scales") || name.ends_with(".biases") || is_ignored(path) {
+            if name.ends_with(".scales") || name.ends_with(".biases") {
                 continue;
             }
             let stored: u64 = entry.shape.iter().map(|&dim| dim as u64).product();
@@ -153,8 +177,7 @@ impl Checkpoint {
     /// Every tensor that embedding uses, by name without a leading `model.`, and its bytes.
     #[cfg(feature = "bench")]
     pub(crate) fn tensor_bytes(&self) -> impl Iterator<Item = (&str, usize)> {
-        let tensors = self.weights.tensors.iter().filter(|(name, _)| !is_ignored(name));
-        tensors.map(|(name, entry)| (name.as_str(), entry.nbytes))
+        self.weights.tensors.iter().map(|(name, entry)| (name.as_str(), entry.nbytes))
     }
 
     /// Whether there is a tensor of this name.
@@ -169,18 +192,27 @@ impl Checkpoint {
 
     /// How the matrix `path.weight` is quantised, if it is.
     pub(crate) fn quantization_of(&self, path: &str) -> Result<Option<Quantization>, CheckpointError> {
-        let has_scales = self.weights.tensors.contains_key(&format!("{path}.scales"));
-        self.quantization.of(path, has_scales).map_err(|reason| CheckpointError::UnsupportedQuantization {
-            path: self.place.path("config.json"),
-            tensor: path.to_owned(),
-            reason: reason.to_owned(),
+        let stored = stored(&self.weights, &self.config, path);
+        self.quantization.of(path, stored.as_ref()).map_err(|reason| {
+            CheckpointError::UnsupportedQuantization {
+                path: self.place.path("config.json"),
+                tensor: path.to_owned(),
+                reason,
+            }
         })
     }
 }
 
-/// Tensors that embedding never needs.
-fn is_ignored(path: &str) -> bool {
-    path.starts_with("lm_head")
+/// How the file has the matrix at `path`, where it has scales.
+fn stored(weights: &TensorFiles, config: &ModelConfig, path: &str) -> Option<Stored> {
+    let scales = weights.tensors.get(&format!("{path}.scales"))?;
+    let columns = |entry: &TensorEntry| entry.shape.last().copied().unwrap_or(0);
+    Some(Stored {
+        inputs: parts::inputs(config, path),
+        packed: weights.tensors.get(&format!("{path}.weight")).map_or(0, columns),
+        groups: columns(scales),
+        byte_scales: scales.mlx_dtype() == Some(Dtype::U8),
+    })
 }
 
 /// A tensor's or matrix's name without the `model.` that some checkpoints put before all of them.

@@ -1,6 +1,7 @@
 //! `config.json`: which tokens a token sees.
 
 use super::json::JsonObject;
+use super::marks::is_gte_qwen2;
 use super::{Architecture, CheckpointError};
 
 /// transformers' value where a Qwen's config has no such key; `null` turns the window off.
@@ -12,7 +13,7 @@ const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
 /// Whether a token sees those before it only.
-pub(super) fn causal(config: &JsonObject) -> Result<bool, CheckpointError> {
+pub(super) fn causal(config: &JsonObject, architecture: Architecture) -> Result<bool, CheckpointError> {
     let is_causal: Option<bool> = config.optional("is_causal")?;
     let bidirectional: Option<bool> = config.optional("use_bidirectional_attention")?;
     match (is_causal, bidirectional) {
@@ -22,6 +23,7 @@ pub(super) fn causal(config: &JsonObject) -> Result<bool, CheckpointError> {
                 "is {causal}, and use_bidirectional_attention is {bidirectional}, which contradict each other"
             ),
         )),
+        _ if is_gte_qwen2(config, architecture)? => Ok(false),
         _ => Ok(is_causal != Some(false) && bidirectional != Some(true)),
     }
 }
@@ -84,10 +86,11 @@ fn layer_types(config: &JsonObject, layers: usize) -> Result<Option<Vec<bool>>, 
 }
 
 fn window(config: &JsonObject) -> Result<Option<usize>, CheckpointError> {
-    let window = match config.entries().find(|(field, _)| *field == "sliding_window") {
-        None => SLIDING_WINDOW,
-        Some((_, value)) if value.is_null() => return Ok(None),
-        Some(_) => config.required("sliding_window")?,
+    let field = "sliding_window";
+    let window = match (config.has(field), config.optional(field)?) {
+        (_, Some(window)) => window,
+        (true, None) => return Ok(None),
+        (false, None) => SLIDING_WINDOW,
     };
     match usize::try_from(window) {
         Ok(window) if window > 0 => Ok(Some(window)),

@@ -74,13 +74,10 @@ impl Rope {
                     stretched * period / (stretched * keep + period * (1.0 - keep))
                 }))?
             }
-            RopeScaling::LongRope { original_max_position_embeddings, long_factor } => {
-                let original = f64::from(*original_max_position_embeddings);
-                let stretch = config.max_position_embeddings as f64 / original;
-                if stretch > 1.0 {
-                    magnitude = (1.0 + stretch.ln() / original.ln()).sqrt();
-                }
-                let factor = |i: usize| f64::from(*long_factor.get(i).unwrap_or(&long_factor[0]));
+            // Longer texts than these factors are for are refused when the model is loaded.
+            RopeScaling::LongRope { short_factor, attention_factor, .. } => {
+                magnitude = f64::from(*attention_factor);
+                let factor = |i: usize| f64::from(*short_factor.get(i).unwrap_or(&short_factor[0]));
                 array(periods(half).enumerate().map(|(i, period)| factor(i) * period))?
             }
             RopeScaling::Proportional { partial_rotary_factor, factor } => {
@@ -237,13 +234,15 @@ fn yarn_mscale(factor: f32, mscale: f32) -> f64 {
 /// How far the i-th frequency is stretched: 0 not at all, 1 in full.
 fn yarn_ramp(config: &ModelConfig, dims: f64) -> impl Fn(usize) -> f64 + use<> {
     let (low, high) = match config.rope_scaling {
-        RopeScaling::Yarn { original_max_position_embeddings, beta_fast, beta_slow, .. } => {
+        RopeScaling::Yarn { original_max_position_embeddings, beta_fast, beta_slow, truncate, .. } => {
             let base = f64::from(config.rope_theta);
             let dim_of = |rotations: f32| {
                 dims * (f64::from(original_max_position_embeddings) / (f64::from(rotations) * TAU)).ln()
                     / (2.0 * base.ln())
             };
-            (dim_of(beta_fast).floor().max(0.0), dim_of(beta_slow).ceil().min(dims - 1.0))
+            let (low, high) = (dim_of(beta_fast), dim_of(beta_slow));
+            let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+            (low.max(0.0), high.min(dims - 1.0))
         }
         _ => (0.0, dims),
     };
