@@ -1,5 +1,6 @@
 //! From a checkpoint and options to a running embedder.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::panic::{self, AssertUnwindSafe};
@@ -17,7 +18,7 @@ use crate::engine::queue::Limits;
 use crate::engine::{Engine, EngineOptions, Meters, Ticket, VectorCache};
 use crate::error::{Error, panic_message};
 use crate::file::Files;
-use crate::info::{EndTokenInfo, Info, Source};
+use crate::info::{self, EndTokenInfo, Info, Source};
 use crate::mlx::{self, Backend};
 use crate::options::LoadOptions;
 use crate::pooling::Pooling;
@@ -165,6 +166,7 @@ pub(crate) fn load(
         sentence_transformers: files.clone(),
         warnings: checkpoint.doubts().to_vec(),
         unknown_fields: checkpoint.unknown_fields().to_vec(),
+        decided_by: BTreeMap::new(),
         end_token: None,
         max_tokens,
         batch_tokens,
@@ -203,6 +205,7 @@ pub(crate) fn load(
         memory_limit: options.memory_limit,
     };
     steps.of.store(config.layers, Ordering::Relaxed);
+    let given = checkpoint.given_fields().clone();
     // The checkpoint goes with the closure: its mapped files live on in the runner.
     let starting = Engine::start(
         move || Runner::load(&checkpoint, &runner_options, &mut || steps.layer()),
@@ -222,6 +225,7 @@ pub(crate) fn load(
         token: text.token(id).unwrap_or_default(),
         appended_by,
     });
+    info.decided_by = info::decided_by(&info, &given, options);
     Ok(Shared {
         prompts: Prompts::new(files.prompts, files.default_prompt_name.as_deref()),
         // The first token's vector is the prompt's own, and where positions stretch with a text's length, so do its keys.

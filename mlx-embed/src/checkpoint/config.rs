@@ -43,6 +43,16 @@ impl Architecture {
     }
 }
 
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Llama => "llama",
+        })
+    }
+}
+
 /// The decoder's geometry, as `config.json` gives it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]

@@ -19,7 +19,7 @@ mod strict;
 mod weights;
 mod weights_files;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 pub use config::{Architecture, ModelConfig};
@@ -45,6 +45,8 @@ pub struct Checkpoint {
     quantization: QuantizationTable,
     weights: TensorFiles,
     doubts: Vec<Doubt>,
+    /// Fields of config.json that are there and not null.
+    given_fields: BTreeSet<String>,
     /// Fields of config.json that nobody knows and that look harmless.
     unknown_fields: Vec<String>,
 }
@@ -82,11 +84,22 @@ impl Checkpoint {
         let quantization = QuantizationTable::read(&config)?;
         let mut doubts = marks::of_another_model(&place, &config)?;
         let unknown_fields = keys::hold(&config, &mut doubts)?;
+        let given = config.entries().filter(|(_, value)| !value.is_null());
+        let given_fields = given.map(|(field, _)| field.clone()).collect();
         let mut weights = TensorFiles::open(&place)?;
         let mut config = ModelConfig::read(&config, &weights, &mut doubts)?;
         parts::settle(&mut config, &weights);
         doubts.extend(strict::hold(&mut weights, &config, &quantization, &place)?);
-        Ok(Self { place, config, sentence_transformers, quantization, weights, doubts, unknown_fields })
+        Ok(Self {
+            place,
+            config,
+            sentence_transformers,
+            quantization,
+            weights,
+            doubts,
+            given_fields,
+            unknown_fields,
+        })
     }
 
     /// The directory, or what stands for it in messages where the checkpoint is part of the program.
@@ -119,6 +132,11 @@ impl Checkpoint {
     /// model's arithmetic might.
     pub fn unknown_fields(&self) -> &[String] {
         &self.unknown_fields
+    }
+
+    /// Fields of `config.json` that are there and not null.
+    pub(crate) fn given_fields(&self) -> &BTreeSet<String> {
+        &self.given_fields
     }
 
     /// Bytes of all weights files.
