@@ -85,7 +85,7 @@ impl Files {
     /// Whether there is such a file. One that can't be reached is an error: unreachable is not absent.
     pub(crate) fn holds(&self, name: &str) -> io::Result<bool> {
         let found = match self {
-            Self::Directory(dir) => metadata(&dir.join(name)).map(drop),
+            Self::Directory(dir) => reach(&dir.join(name)).map(drop),
             Self::Embedded(embedded) => embedded.get(Path::new(name)).map(drop),
         };
         match found {
@@ -109,7 +109,7 @@ impl Files {
 /// Fails unless `path` is a regular file. To be asked before opening: a pipe waits for its other end, and a device may
 /// have no end at all.
 pub(crate) fn require_regular(path: &Path) -> io::Result<()> {
-    if metadata(path)?.is_file() {
+    if reach(path)?.is_file() {
         Ok(())
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
@@ -118,7 +118,7 @@ pub(crate) fn require_regular(path: &Path) -> io::Result<()> {
 
 /// What the system says of a file. It finds nothing behind a dangling link either, and an optional file that is linked
 /// but not there is no file left out: half a download looks like that.
-fn metadata(path: &Path) -> io::Result<fs::Metadata> {
+pub(crate) fn reach(path: &Path) -> io::Result<fs::Metadata> {
     fs::metadata(path).map_err(|error| {
         if error.kind() != io::ErrorKind::NotFound {
             return error;

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import json
 import logging
 import sys
 import warnings
@@ -39,9 +40,12 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / length
 
 
-def token_ids(folder: Path, texts: list[str]) -> list[list[int]]:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    return [tokenizer(text)["input_ids"] for text in texts]
+def token_ids(tokenizer: Path, model: Path, texts: list[str]) -> list[list[int]]:
+    """Cut at the model's own limit, as sentence-transformers cuts them."""
+    limit = json.loads((model / "config.json").read_text()).get("max_position_embeddings")
+    options = {"truncation": True, "max_length": limit} if isinstance(limit, int) and limit > 1 else {}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
+    return [tokenizer(text, **options)["input_ids"] for text in texts]
 
 
 def by_transformers(folder: Path, ids: list[list[int]], attention: str) -> list[np.ndarray]:
@@ -73,9 +77,9 @@ def by_sentence_transformers(folder: Path, texts: list[str]) -> list[np.ndarray]
     return [unit(vector) for vector in vectors]
 
 
-def by_mlx_lm(folder: Path, ids: list[list[int]]) -> list[np.ndarray]:
+def by_mlx_lm(folder: Path, ids: list[list[int]], pooling: str) -> list[np.ndarray]:
     model = reference.load(folder)
-    return [unit(reference.hidden_states(model, text)[-1][-1]) for text in ids]
+    return [unit(reference.pool(pooling, reference.hidden_states(model, text)[-1])) for text in ids]
 
 
 def attempt(oracle, *arguments):

@@ -6,8 +6,8 @@ use super::CheckpointError;
 use super::doubt::Doubt;
 use super::files::TensorFiles;
 use super::json::JsonObject;
-use super::rope::{self, RopeScaling};
-use super::sight;
+use super::rope::RopeScaling;
+use super::{rope_fields, sight};
 
 /// Families of decoders that this crate builds. They are parameters of one description, not separate models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -141,7 +141,7 @@ impl ModelConfig {
         // Qwen2 has its biases whatever this key says; transformers and mlx-lm don't read it there.
         let attention_bias = architecture != Architecture::Qwen2 && flag(config, "attention_bias")?;
         let (rope_theta, rope_scaling) =
-            rope::read(config, architecture, head_dim, max_position_embeddings, doubts)?;
+            rope_fields::read(config, architecture, head_dim, max_position_embeddings, doubts)?;
         Ok(Self {
             architecture,
             hidden_size,

@@ -13,6 +13,7 @@ mod marks;
 mod parts;
 mod quantization;
 mod rope;
+mod rope_fields;
 mod sentence_transformers;
 mod sight;
 mod strict;
@@ -20,6 +21,7 @@ mod weights;
 mod weights_files;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 
 pub use config::{Architecture, ModelConfig};
@@ -31,7 +33,7 @@ pub use rope::RopeScaling;
 pub use sentence_transformers::SentenceTransformers;
 pub(crate) use weights::{Matrix, Weights};
 
-use crate::file::Files;
+use crate::file::{self, Files};
 use crate::mlx::Dtype;
 use files::{TensorEntry, TensorFiles};
 use quantization::{QuantizationTable, Stored};
@@ -58,8 +60,12 @@ impl Checkpoint {
     /// [`CheckpointError`] says which file is missing or damaged, and where.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = dir.as_ref();
-        if !dir.is_dir() {
-            return Err(CheckpointError::NoDirectory { path: dir.to_owned() });
+        match file::reach(dir) {
+            Ok(found) if found.is_dir() => {}
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(CheckpointError::Io { path: dir.to_owned(), source });
+            }
+            _ => return Err(CheckpointError::NoDirectory { path: dir.to_owned() }),
         }
         Self::read(Files::Directory(dir.to_owned()))
     }
