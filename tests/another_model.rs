@@ -1,5 +1,6 @@
 //! Checkpoints of a model that this crate does not compute: an error names what tells it, and with
 //! `LoadOptions::lenient` a warning does.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::path::Path;
 

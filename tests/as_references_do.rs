@@ -1,4 +1,5 @@
 //! What mlx-lm or transformers loads is loaded, and gives the vectors that the golden files have.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::fs;
 

@@ -131,12 +131,17 @@ impl ModelConfig {
         if !(rms_norm_eps >= 0.0 && rms_norm_eps.is_finite()) {
             return Err(config.invalid("rms_norm_eps", format!("is {rms_norm_eps}")));
         }
-        let max_position_embeddings =
-            if config.raw("max_position_embeddings").is_none() && architecture == Architecture::Qwen2 {
-                32768
-            } else {
-                positive(config, "max_position_embeddings")? as usize
-            };
+        // transformers' own, and mlx-lm does without as well. In a Qwen3 mlx-lm doesn't.
+        let by_default = match architecture {
+            Architecture::Qwen2 => Some(32_768),
+            Architecture::Llama => Some(2048),
+            Architecture::Qwen3 => None,
+        };
+        let field = "max_position_embeddings";
+        let max_position_embeddings = match by_default {
+            Some(tokens) if !config.has(field) => tokens,
+            _ => positive(config, field)? as usize,
+        };
         let layers = positive(config, "num_hidden_layers")? as usize;
         // Qwen2 has its biases whatever this key says; transformers and mlx-lm don't read it there.
         let attention_bias = architecture != Architecture::Qwen2 && flag(config, "attention_bias")?;

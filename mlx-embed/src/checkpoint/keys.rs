@@ -58,10 +58,11 @@ const HARMLESS: &str = "\
 /// Words in the names of what changes a model's arithmetic.
 const ARITHMETIC: &str = "\
     act activation adapter alibi attention attn bias bidirectional block causal chunk clip conv decoder depth \
-    dilation dim dims embed embedding embeddings encoder eps epsilon expert experts factor ffn frequency gate \
-    gated group groups head heads hidden intermediate interval kv layer layernorm layers lora mask mlp moe \
-    mscale multiplier norm parallel pattern pool pooler pooling position positions proj projection qk qkv rank \
-    residual rope rotary scalar scale scaling sink sinks sliding softcap softcapping window";
+    dilation dim dims embed embedding embeddings encoder eps epsilon expert experts factor ffn frequency gamma \
+    gate gated group groups head heads hidden intermediate interval kv layer layernorm layers logn lora mask mlp \
+    moe mrope mscale multiplier norm ntk parallel partial pattern pool pooler pooling position positions proj \
+    projection qk qkv rank residual rmsnorm rope rotary scalar scale scaling sink sinks sliding softcap \
+    softcapping swiglu unidirectional window yarn";
 
 /// Objects that describe the model once more.
 const OBJECTS: [&str; 4] = ["text_config", "llm_config", "language_config", "decoder_config"];
