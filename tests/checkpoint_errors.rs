@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mlx_embed::{CheckpointError, Embedder, Error, InputError, TextError};
+use mlx_embed::{CheckpointError, Embedder, Error, InputError, LoadOptions, TextError};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
@@ -110,7 +110,9 @@ fn a_shard_outside_the_directory() {
 #[test]
 fn the_same_tensor_in_two_files() {
     let scratch = Scratch::of("qwen3-f32");
-    fs::copy(scratch.file(WEIGHTS), scratch.file("model-copy.safetensors")).unwrap();
+    // Beside model.safetensors other files don't count.
+    fs::copy(scratch.file(WEIGHTS), scratch.file("model-00001.safetensors")).unwrap();
+    fs::rename(scratch.file(WEIGHTS), scratch.file("model-00002.safetensors")).unwrap();
     assert_error!(scratch.path(), ["twice"], InvalidTensor { .. });
 }
 
@@ -122,6 +124,67 @@ fn pipes_in_place_of_files_do_not_hang() {
         let made = std::process::Command::new("mkfifo").arg(scratch.file(file)).status().unwrap();
         assert!(made.success());
         assert_error!(scratch.path(), [file, replaced], Io { .. });
+    }
+}
+
+#[test]
+fn weights_in_another_format_are_named() {
+    for (name, format) in [
+        ("pytorch_model.bin", "PyTorch"),
+        ("pytorch_model-00001-of-00002.bin", "PyTorch"),
+        ("model-q4_k_m.gguf", "GGUF"),
+        ("adapter_model.safetensors", "LoRA"),
+    ] {
+        let scratch = Scratch::of("qwen3-f32");
+        fs::rename(scratch.file(WEIGHTS), scratch.file(name)).unwrap();
+        assert_error!(scratch.path(), [name, format], WeightsFormat { .. });
+    }
+}
+
+#[test]
+fn what_stands_in_place_of_safetensors_is_named() {
+    for (start, format) in [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS pointer"),
+        ("GGUF\u{3}\0\0\0", "GGUF"),
+        ("PK\u{3}\u{4}archive/data.pkl", "PyTorch"),
+    ] {
+        let scratch = Scratch::of("qwen3-f32");
+        scratch.write(WEIGHTS, start);
+        assert_error!(scratch.path(), [WEIGHTS, format], NotSafetensors { .. });
+    }
+}
+
+#[test]
+fn a_git_lfs_pointer_in_place_of_any_file() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+    let scratch = Scratch::of("st-mean");
+    scratch.write("1_Pooling/config.json", pointer);
+    assert_error!(scratch.path(), ["1_Pooling/config.json", "git lfs pull"], Io { .. });
+    let scratch = Scratch::of("st-mean");
+    scratch.write("tokenizer.json", pointer);
+    error(scratch.path(), &["tokenizer.json", "git lfs pull"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_dangling_link_is_no_file_left_out() {
+    for name in [
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+        "modules.json",
+        "1_Pooling",
+        "adapter_config.json",
+        "model.safetensors",
+    ] {
+        let scratch = Scratch::of("st-last-token");
+        let path = scratch.file(name);
+        if path.is_dir() {
+            fs::remove_dir_all(&path).unwrap();
+        } else if path.exists() {
+            fs::remove_file(&path).unwrap();
+        }
+        std::os::unix::fs::symlink("../../blobs/gone", &path).unwrap();
+        assert_error!(scratch.path(), [name, "blobs/gone", "which is not there"], Io { .. });
     }
 }
 
@@ -233,6 +296,7 @@ fn a_missing_tensor() {
 fn missing_head_norms_of_a_qwen3() {
     let scratch = Scratch::of("qwen2-f32");
     set(&scratch, "model_type", json!("qwen3"));
+    set(&scratch, "architectures", json!(["Qwen3ForCausalLM"]));
     set(&scratch, "head_dim", json!(8));
     assert_error!(scratch.path(), ["q_norm"], MissingTensor { .. });
 }
@@ -268,8 +332,6 @@ fn every_needed_field_is_asked_for_by_name() {
         "num_hidden_layers",
         "intermediate_size",
         "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
         "vocab_size",
         "max_position_embeddings",
         "rms_norm_eps",
@@ -309,7 +371,7 @@ fn numbers_that_make_no_model() {
         ("rope_scaling", json!({"type": "linear", "factor": 0})),
         (
             "rope_scaling",
-            json!({"type": "longrope", "long_factor": [1, 2], "original_max_position_embeddings": 9}),
+            json!({"type": "longrope", "short_factor": [1, 2], "long_factor": [1, 2], "original_max_position_embeddings": 9}),
         ),
     ] {
         let scratch = Scratch::of("qwen3-f32");
@@ -330,13 +392,17 @@ fn rope_scaling_without_its_factor() {
 }
 
 #[test]
-fn a_sliding_window_of_unknown_width() {
+fn a_window_that_texts_outgrow() {
     let scratch = Scratch::of("qwen2-f32");
     scratch.edit_json("config.json", |config| {
         config.insert("use_sliding_window".into(), json!(true));
-        config.remove("sliding_window");
+        config.insert("sliding_window".into(), json!(16));
+        config.insert("max_window_layers".into(), json!(1));
     });
-    assert_error!(scratch.path(), ["sliding_window"], MissingField { .. });
+    assert_error!(scratch.path(), ["sliding_window", "16", "--max-tokens"], InvalidField { .. });
+    let within = LoadOptions { max_tokens: Some(16), ..golden::load_options() };
+    let embedder = Embedder::load_with(scratch.path(), within).unwrap();
+    assert_eq!(embedder.info().config.layer_windows, [None, Some(16)]);
 }
 
 #[test]
@@ -381,10 +447,22 @@ fn scales_without_a_quantisation_entry() {
 }
 
 #[test]
-fn bits_that_contradict_the_weights() {
+fn an_entry_that_contradicts_the_weights() {
     let scratch = Scratch::of("qwen3-affine-4bit-g64");
-    set(&scratch, "quantization", json!({"group_size": 64, "bits": 8}));
+    let entry = json!({"group_size": 64, "bits": 4, "model.embed_tokens": {"group_size": 64, "bits": 8}});
+    set(&scratch, "quantization", entry);
     assert_error!(scratch.path(), ["embed_tokens.weight"], WrongShape { .. });
+}
+
+#[test]
+fn scales_that_fit_no_packing() {
+    let scratch = Scratch::of("qwen3-affine-4bit-g64");
+    scratch.edit_tensors(WEIGHTS, |tensors| {
+        let (_, shape, bytes) = tensors.get_mut("model.embed_tokens.scales").unwrap();
+        shape[1] *= 3;
+        *bytes = bytes.repeat(3);
+    });
+    assert_error!(scratch.path(), ["embed_tokens", "no packing"], UnsupportedQuantization { .. });
 }
 
 #[test]

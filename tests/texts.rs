@@ -106,18 +106,6 @@ fn the_limit_is_the_models_own_by_default() {
     assert_eq!(embedder.info().max_tokens, embedder.info().config.max_position_embeddings);
 }
 
-#[test]
-fn a_sliding_window_bounds_the_limit() {
-    let scratch = Scratch::of("qwen2-f32");
-    scratch.edit_json("config.json", |config| {
-        config.insert("use_sliding_window".into(), true.into());
-        config.insert("sliding_window".into(), 16.into());
-    });
-    assert_eq!(Embedder::load(scratch.path()).unwrap().info().max_tokens, 16);
-    let error = Embedder::load_with(scratch.path(), golden::load_options()).unwrap_err();
-    assert!(matches!(error, Error::Option { option: "max_tokens", .. }), "{error:?}");
-}
-
 /// Slow in MLX's scalar kernels with more layers or width; the point is that scores of 32,768 x 32,768 never exist.
 #[test]
 fn thirty_two_thousand_tokens_get_a_vector() {

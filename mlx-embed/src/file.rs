@@ -56,7 +56,13 @@ impl Files {
             Self::Directory(dir) => {
                 let path = dir.join(name);
                 require_regular(&path)?;
-                fs::read(path).map(Cow::Owned)
+                let bytes = fs::read(path)?;
+                match Foreign::of(&bytes) {
+                    Some(Foreign::LfsPointer) => {
+                        Err(io::Error::new(io::ErrorKind::InvalidData, Foreign::LfsPointer.to_string()))
+                    }
+                    _ => Ok(Cow::Owned(bytes)),
+                }
             }
             Self::Embedded(embedded) => embedded.get(name.as_ref()).map(Cow::Borrowed),
         }
@@ -76,10 +82,16 @@ impl Files {
         Ok(hex(&hasher.finalize()))
     }
 
-    pub(crate) fn holds(&self, name: &str) -> bool {
-        match self {
-            Self::Directory(dir) => dir.join(name).exists(),
-            Self::Embedded(embedded) => embedded.get(Path::new(name)).is_ok(),
+    /// Whether there is such a file. One that can't be reached is an error: unreachable is not absent.
+    pub(crate) fn holds(&self, name: &str) -> io::Result<bool> {
+        let found = match self {
+            Self::Directory(dir) => reach(&dir.join(name)).map(drop),
+            Self::Embedded(embedded) => embedded.get(Path::new(name)).map(drop),
+        };
+        match found {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -97,10 +109,77 @@ impl Files {
 /// Fails unless `path` is a regular file. To be asked before opening: a pipe waits for its other end, and a device may
 /// have no end at all.
 pub(crate) fn require_regular(path: &Path) -> io::Result<()> {
-    if fs::metadata(path)?.is_file() {
+    if reach(path)?.is_file() {
         Ok(())
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    }
+}
+
+/// What the system says of a file. It finds nothing behind a dangling link either, and an optional file that is linked
+/// but not there is no file left out: half a download looks like that.
+pub(crate) fn reach(path: &Path) -> io::Result<fs::Metadata> {
+    fs::metadata(path).map_err(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            return error;
+        }
+        let dangling =
+            path.ancestors().find(|part| fs::symlink_metadata(part).is_ok_and(|found| found.is_symlink()));
+        match dangling {
+            Some(link) if fs::metadata(link).is_err() => {
+                let target = fs::read_link(link).unwrap_or_default();
+                let reason = format!(
+                    "{} is a link to {}, which is not there; fetch the checkpoint again or remove the link",
+                    link.display(),
+                    target.display()
+                );
+                io::Error::new(io::ErrorKind::InvalidInput, reason)
+            }
+            _ => error,
+        }
+    })
+}
+
+/// What files begin with that are often found in place of a checkpoint's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    LfsPointer,
+    Gguf,
+    Pickle,
+    Zip,
+    Hdf5,
+    Html,
+}
+
+impl Foreign {
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
+        let start = &bytes[..bytes.len().min(64)];
+        let text = start.trim_ascii_start().to_ascii_lowercase();
+        Some(match start {
+            _ if start.starts_with(b"version https://git-lfs.") => Self::LfsPointer,
+            _ if start.starts_with(b"GGUF") => Self::Gguf,
+            _ if start.starts_with(b"\x80\x02") => Self::Pickle,
+            _ if start.starts_with(b"PK\x03\x04") => Self::Zip,
+            _ if start.starts_with(b"\x89HDF") => Self::Hdf5,
+            _ if text.starts_with(b"<!doctype") || text.starts_with(b"<html") => Self::Html,
+            _ => return None,
+        })
+    }
+}
+
+impl std::fmt::Display for Foreign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::LfsPointer => {
+                "a Git LFS pointer stands in place of the file's contents; fetch them with `git lfs pull`"
+            }
+            Self::Gguf => "it is a GGUF file; pass a folder with the model's safetensors weights",
+            Self::Pickle | Self::Zip => {
+                "it is a PyTorch file (pickle); save the weights as safetensors: model.save_pretrained(dir)"
+            }
+            Self::Hdf5 => "it is an HDF5 file; pass the model's safetensors weights",
+            Self::Html => "it is an HTML page, such as servers send in place of a file; fetch it again",
+        })
     }
 }
 

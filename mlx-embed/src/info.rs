@@ -1,16 +1,17 @@
 //! What an embedder is made of, for logs and for `mlx-embed inspect`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::checkpoint::{ModelConfig, SentenceTransformers};
+use crate::checkpoint::{Doubt, ModelConfig, SentenceTransformers};
 use crate::mlx::Backend;
 use crate::model::Precision;
+use crate::options::LoadOptions;
 use crate::pooling::Pooling;
-use crate::text::EndTokenSource;
+use crate::text::{EndToken, EndTokenSource};
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -74,6 +75,14 @@ pub struct Info {
     pub normalize: bool,
     /// Pooling, prompts and limits of the sentence-transformers files.
     pub sentence_transformers: SentenceTransformers,
+    /// What of the checkpoint was left out though it may change vectors: with
+    /// [`LoadOptions::lenient`](crate::LoadOptions::lenient) only.
+    pub warnings: Vec<Doubt>,
+    /// Fields of `config.json` that nobody here knows, and that look harmless.
+    pub unknown_fields: Vec<String>,
+    /// For every setting of the model and its vectors, what decided it: a file of the checkpoint with its fields, the
+    /// caller, or a default.
+    pub decided_by: BTreeMap<&'static str, String>,
     /// The token that ends every text.
     pub end_token: Option<EndTokenInfo>,
     /// Longest input in tokens, end token included; longer ones are cut, and their results say so.
@@ -92,4 +101,59 @@ pub struct Info {
     pub mlx_version: String,
     /// Version of mlx-c.
     pub mlx_c_version: String,
+}
+
+/// What decided each setting, as [`Info::decided_by`] has it; `given` are the fields of config.json.
+pub(crate) fn decided_by(
+    info: &Info,
+    given: &BTreeSet<String>,
+    options: &LoadOptions,
+) -> BTreeMap<&'static str, String> {
+    let (config, files) = (&info.config, &info.sentence_transformers);
+    let caller = || "the caller".to_owned();
+    let pooling = match info.pooling_source {
+        Source::Caller => caller(),
+        Source::Checkpoint => "the pooling's config.json".into(),
+        Source::Default => "default, as no file says it".into(),
+    };
+    let normalize = match files.normalize {
+        Some(_) => "modules.json".to_owned(),
+        None => "default, as there is no modules.json".into(),
+    };
+    let max_tokens = match (options.max_tokens, files.max_seq_length) {
+        (Some(_), _) => caller(),
+        (None, Some(_)) => "sentence_bert_config.json (max_seq_length)".into(),
+        (None, None) => "config.json (max_position_embeddings)".into(),
+    };
+    let prompt = match &files.default_prompt_name {
+        Some(_) => "config_sentence_transformers.json (default_prompt_name)",
+        None => "default, as no file names one",
+    };
+    let end_token = match info.end_token.as_ref().map(|end| end.appended_by) {
+        Some(EndTokenSource::Tokenizer) => "tokenizer.json (post_processor)".into(),
+        Some(EndTokenSource::Embedder) if matches!(options.end_token, EndToken::Token(_)) => caller(),
+        Some(EndTokenSource::Embedder) => "config.json (eos_token_id), as the tokenizer appends none".into(),
+        None => "tokenizer.json, which appends none".into(),
+    };
+    let family = format!("the family, {}", config.architecture);
+    let field = |fields: &[&str], otherwise: &str| {
+        let named: Vec<&str> = fields.iter().copied().filter(|field| given.contains(*field)).collect();
+        if named.is_empty() { otherwise.to_owned() } else { format!("config.json ({})", named.join(", ")) }
+    };
+    let attention = ["is_causal", "use_bidirectional_attention", "auto_map"];
+    let windows = ["layer_types", "use_sliding_window", "sliding_window", "max_window_layers"];
+    BTreeMap::from([
+        ("attention", field(&attention, &family)),
+        ("biases", field(&["attention_bias", "mlp_bias"], &family)),
+        ("end_token", end_token),
+        ("head_dim", field(&["head_dim"], "the weights' shapes and the family")),
+        ("kv_heads", field(&["num_key_value_heads"], "the weights' shapes and the family")),
+        ("max_tokens", max_tokens),
+        ("normalize", normalize),
+        ("pooling", pooling),
+        ("prompt", prompt.to_owned()),
+        ("quantization", field(&["quantization", "quantization_config"], "the weights: none is quantised")),
+        ("rope", field(&["rope_theta", "rope_scaling", "rope_parameters", "rope_traditional"], &family)),
+        ("windows", field(&windows, "default")),
+    ])
 }

@@ -56,7 +56,8 @@ pub mod verify;
 mod warm_up;
 
 pub use checkpoint::{
-    Architecture, Checkpoint, CheckpointError, ModelConfig, Quantization, RopeScaling, SentenceTransformers,
+    Architecture, Checkpoint, CheckpointError, Doubt, ModelConfig, Quantization, RopeScaling,
+    SentenceTransformers,
 };
 pub use embedder::{Embedder, Shutdown};
 pub use engine::State;

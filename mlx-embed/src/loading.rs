@@ -1,5 +1,6 @@
 //! From a checkpoint and options to a running embedder.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::panic::{self, AssertUnwindSafe};
@@ -11,13 +12,13 @@ use std::thread;
 use std::time::Duration;
 
 use crate::batch::Sharing;
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, ModelConfig, RopeScaling};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
 use crate::engine::{EngineOptions, Meters, Ticket, VectorCache};
 use crate::error::{Error, panic_message};
 use crate::file::Files;
-use crate::info::{EndTokenInfo, Info, Source};
+use crate::info::{self, EndTokenInfo, Info, Source};
 use crate::mlx::{self, Backend};
 use crate::options::LoadOptions;
 use crate::pooling::Pooling;
@@ -126,6 +127,11 @@ pub(crate) fn load(
     options: &LoadOptions,
     steps: Arc<Steps>,
 ) -> Result<Shared, Error> {
+    if !options.lenient
+        && let Some(doubt) = checkpoint.doubts().first()
+    {
+        return Err(Error::Checkpoint(doubt.error()));
+    }
     let config = checkpoint.config().clone();
     let files = checkpoint.sentence_transformers().clone();
     let place = checkpoint.place().clone();
@@ -139,6 +145,7 @@ pub(crate) fn load(
     let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref())?;
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
     let max_tokens = max_tokens(&checkpoint, options.max_tokens)?;
+    refuse_longer_than_factors(&config, max_tokens, &place)?;
     let sharing = if config.frequencies_depend_on_length(max_tokens) {
         Sharing::EqualLengths
     } else if !matches!(kind, Kind::Mlx) {
@@ -157,6 +164,9 @@ pub(crate) fn load(
         pooling_source,
         normalize: files.normalize.unwrap_or(true),
         sentence_transformers: files.clone(),
+        warnings: checkpoint.doubts().to_vec(),
+        unknown_fields: checkpoint.unknown_fields().to_vec(),
+        decided_by: BTreeMap::new(),
         end_token: None,
         max_tokens,
         batch_tokens,
@@ -195,6 +205,7 @@ pub(crate) fn load(
         memory_limit: options.memory_limit,
     };
     steps.of.store(config.layers, Ordering::Relaxed);
+    let given = checkpoint.given_fields().clone();
     // The checkpoint goes with the closure: its mapped files live on in the runner.
     let starting = runner::start(checkpoint, runner_options, engine_options, move || steps.layer())?;
 
@@ -211,11 +222,14 @@ pub(crate) fn load(
         token: text.token(id).unwrap_or_default(),
         appended_by,
     });
+    info.decided_by = info::decided_by(&info, &given, options);
     Ok(Shared {
         prompts: Prompts::new(files.prompts, files.default_prompt_name.as_deref()),
-        // The first token's vector is the prompt's own, and where positions stretch with a text's length, so do its keys.
+        // The first token's vector is the prompt's own, where tokens see what lies behind them so are its keys, and so are
+        // they where positions stretch with a text's length.
         shares_prompts: options.prompt_cache != Some(0)
             && pooling != Pooling::Cls
+            && config.causal
             && sharing != Sharing::EqualLengths,
         text,
         place,
@@ -229,21 +243,33 @@ pub(crate) fn load(
 
 /// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets.
 fn max_tokens(checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<usize, Error> {
-    let config = checkpoint.config();
-    // Within the window, windowed and full attention are the same; beyond it they aren't.
-    let window = config.sliding_window.unwrap_or(usize::MAX);
-    let reject = |reason: String| Err(Error::Option { option: "max_tokens", reason });
     match wanted {
         None => {
             let files = checkpoint.sentence_transformers();
-            Ok(files.max_seq_length.unwrap_or(config.max_position_embeddings).min(window))
+            Ok(files.max_seq_length.unwrap_or(checkpoint.config().max_position_embeddings))
         }
-        Some(0) => reject("is 0; give at least 1".into()),
-        Some(wanted) if wanted > window => reject(format!(
-            "is {wanted}, but this model attends to {window} tokens at most; give at most that"
-        )),
+        Some(0) => Err(Error::Option { option: "max_tokens", reason: "is 0; give at least 1".into() }),
         Some(wanted) => Ok(wanted),
     }
+}
+
+/// Refuses texts for which rotary factors would depend on each one's length.
+fn refuse_longer_than_factors(config: &ModelConfig, max_tokens: usize, place: &Files) -> Result<(), Error> {
+    if let RopeScaling::LongRope {
+        original_max_position_embeddings: original, short_factor, long_factor, ..
+    } = &config.rope_scaling
+        && max_tokens as f32 > *original
+        && short_factor != long_factor
+    {
+        return Err(Error::Checkpoint(CheckpointError::InvalidField {
+            path: place.path("config.json"),
+            field: "rope_scaling.long_factor".into(),
+            reason: format!(
+                "is for texts of more than {original} tokens, and texts of up to {max_tokens} are to be embedded; factors that depend on a text's length are not supported: set max_tokens (--max-tokens) to {original} at most"
+            ),
+        }));
+    }
+    Ok(())
 }
 
 /// The limit has to leave room for content beside the `added` special tokens.

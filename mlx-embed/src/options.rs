@@ -32,6 +32,11 @@ pub struct LoadOptions {
     /// Longest input in tokens. Default: `max_seq_length` of the sentence-transformers files, else the model's
     /// `max_position_embeddings`.
     pub max_tokens: Option<usize>,
+    /// Leave out what the checkpoint holds and this crate doesn't know (tensors, keys, code of its own), and say so in
+    /// [`Info::warnings`](crate::Info::warnings). The vectors may then be other ones than the checkpoint's maker has.
+    /// Default: loading fails with [`CheckpointError::UnknownTensor`](crate::CheckpointError::UnknownTensor) or
+    /// [`CheckpointError::UnknownField`](crate::CheckpointError::UnknownField).
+    pub lenient: bool,
     /// Most tokens that run at once, padding included; a longer text runs alone. Default: 4096 on a GPU; 512 on the
     /// CPU, where more take memory and save no time.
     pub batch_tokens: Option<NonZeroUsize>,

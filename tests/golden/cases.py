@@ -213,6 +213,9 @@ def rope(name: str, about: str, scaling: dict, **fields) -> Case:
 
 LLAMA3_NESTED = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
                  "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 1024,
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+            "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0]}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 ROPE = [
     rope("qwen3-rope-parameters", "theta nested as transformers 5 writes it", None,
@@ -237,12 +240,29 @@ ROPE = [
          "key; the reference gets the mscale that comes to 1.3, as transformers computes",
          YARN | {"attention_factor": 1.3},
          reference_config={"rope_scaling": YARN | {"mscale": 0.3 / (0.1 * log(4.0))}}),
-    rope("qwen3-rope-longrope", "longrope. As in mlx-lm the long factors hold at every length; "
-         "transformers takes the short ones up to original_max_position_embeddings tokens",
-         {"rope_type": "longrope", "original_max_position_embeddings": 16,
-          "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
-          "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0]},
-         extra={"max_position_embeddings": 64}),
+    rope("qwen3-rope-longrope", "longrope. As in transformers the short factors hold up to "
+         "original_max_position_embeddings tokens; mlx-lm takes the long ones at every length, so "
+         "the reference gets the short ones in their place", LONGROPE,
+         extra={"max_position_embeddings": 4096},
+         reference_config={"rope_scaling": LONGROPE | {"long_factor": LONGROPE["short_factor"]}}),
+    rope("qwen3-rope-yarn-exact-bounds", "yarn with truncate false: the ramp's bounds are no whole "
+         "numbers. mlx-lm doesn't read that key; it gets the frequencies that transformers has",
+         YARN | {"original_max_position_embeddings": 64, "truncate": False},
+         extra={"rope_theta": 100.0}),
+    rope("qwen3-rope-type-beside-type", "an older `type` left at its default beside rope_type, as "
+         "transformers reads it; mlx-lm prefers `type`, so the reference gets rope_type alone",
+         YARN | {"type": "default"}, reference_config={"rope_scaling": YARN}),
+    rope("qwen3-rope-original-at-the-top", "original_max_position_embeddings at the top, where "
+         "transformers looks first; the reference gets it where mlx-lm looks",
+         {"rope_type": "yarn", "factor": 4.0},
+         extra={"original_max_position_embeddings": 16}, reference_config={"rope_scaling": YARN}),
+    rope("qwen3-rope-original-by-default", "yarn without original_max_position_embeddings: "
+         "max_position_embeddings stands in for it in transformers, 4096 in mlx-lm",
+         {"rope_type": "yarn", "factor": 4.0}, extra={"max_position_embeddings": 128},
+         reference_config={"rope_scaling": YARN | {"original_max_position_embeddings": 128}}),
+    rope("qwen3-rope-mscale-alone", "mscale without mscale_all_dim does not count in transformers; "
+         "mlx-lm would, so the reference gets none", YARN | {"mscale": 3.0},
+         reference_config={"rope_scaling": YARN}),
     rope("qwen3-rope-dynamic", "dynamic: beyond max_position_embeddings (here 16, so a reader must "
          "set its token limit itself) the base depends on the text's own length, padding excluded",
          {"rope_type": "dynamic", "factor": 2.0}, extra={"max_position_embeddings": 16}),

@@ -43,11 +43,31 @@ def model_classes(case: Case):
 
 def load(case: Case, folder: Path) -> nn.Module:
     """What the reference loads of the case's folder."""
-    return reference.load(
+    model = reference.load(
         folder,
         model_config=case.reference_config,
         get_model_classes=lambda config: model_classes(case),
     )
+    scaling = case.config().get("rope_scaling") or {}
+    if scaling.get("truncate") is False:
+        for layer in model.model.layers:
+            layer.self_attn.rope._freqs = exact_yarn_periods(case.config())
+    return model
+
+
+def exact_yarn_periods(config: dict) -> mx.array:
+    """YaRN's reciprocal frequencies with bounds that are not rounded, which mlx-lm hasn't."""
+    scaling, dims, base = config["rope_scaling"], config["head_dim"], config["rope_theta"]
+
+    def bound(rotations: float) -> float:
+        length = scaling["original_max_position_embeddings"] / (2 * np.pi * rotations)
+        return dims * np.log(length) / (2 * np.log(base))
+
+    low, high = max(bound(32), 0), min(bound(1), dims - 1)
+    stretched = np.clip((np.arange(dims // 2) - low) / (high - low), 0, 1)
+    frequencies = base ** (-np.arange(0, dims, 2) / dims)
+    frequencies *= 1 - stretched + stretched / scaling["factor"]
+    return mx.array((1 / frequencies).astype(np.float32))
 
 
 def biased_qwen3_attention(case: Case) -> nn.Module:

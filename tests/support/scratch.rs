@@ -1,13 +1,18 @@
 //! Copies of golden checkpoints that a test may damage.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
 use crate::golden;
+
+/// Dtype, shape and bytes of tensors by name.
+pub type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 /// A checkpoint directory that disappears with this value.
 #[derive(Debug)]
@@ -72,6 +77,37 @@ impl Scratch {
         out.extend(text);
         out.extend(&bytes[8 + length..]);
         self.write(name, out);
+    }
+
+    /// Writes a safetensors file anew with other tensors: dtype, shape and bytes by name.
+    ///
+    /// # Panics
+    /// When the file is not valid, before or after.
+    pub fn edit_tensors(&self, name: &str, edit: impl FnOnce(&mut Tensors)) {
+        let bytes = fs::read(self.file(name)).expect("readable");
+        let file = SafeTensors::deserialize(&bytes).expect("valid");
+        let mut tensors: Tensors = file
+            .iter()
+            .map(|(name, tensor)| {
+                (name.to_owned(), (tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec()))
+            })
+            .collect();
+        edit(&mut tensors);
+        let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("a tensor"))
+        });
+        self.write(name, safetensors::serialize(views, None).expect("tensors"));
+    }
+
+    /// Adds a tensor of f32 ones.
+    ///
+    /// # Panics
+    /// As [`Scratch::edit_tensors`].
+    pub fn add_tensor(&self, name: &str, tensor: &str, shape: &[usize]) {
+        let ones = 1_f32.to_le_bytes().repeat(shape.iter().product());
+        self.edit_tensors(name, |tensors| {
+            tensors.insert(tensor.to_owned(), (Dtype::F32, shape.to_vec(), ones));
+        });
     }
 
     /// Changes the bytes of one tensor in a safetensors file.

@@ -24,6 +24,9 @@ impl Notes {
 
     /// What was decided for the user that changes the vectors.
     pub(crate) fn about_model(self, info: &Info) {
+        for doubt in &info.warnings {
+            self.say(&doubt.to_string());
+        }
         if info.pooling_source == Source::Default {
             self.say(&format!(
                 "the checkpoint doesn't say how to pool; {} is used (--pooling chooses)",

@@ -86,6 +86,11 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_name = "TOKEN", default_value = "auto", value_parser = end_token)]
     end_token: EndToken,
 
+    /// Load a checkpoint that holds what this program doesn't know, and leave that out: vectors may be other ones than
+    /// its maker's
+    #[arg(long)]
+    lenient: bool,
+
     /// No notes and no progress bar on stderr
     #[arg(short, long)]
     quiet: bool,
@@ -195,6 +200,7 @@ impl CommonArgs {
             end_token: self.end_token.clone(),
             max_tokens: self.max_tokens.map(NonZeroUsize::get),
             batch_tokens: self.batch_tokens,
+            lenient: self.lenient,
             ..Default::default()
         }
     }

@@ -3,8 +3,11 @@
 use serde::Serialize;
 
 use super::CheckpointError;
+use super::doubt::Doubt;
+use super::files::TensorFiles;
 use super::json::JsonObject;
-use super::rope::{self, RopeScaling};
+use super::rope::RopeScaling;
+use super::{rope_fields, sight};
 
 /// Families of decoders that this crate builds. They are parameters of one description, not separate models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -17,6 +20,37 @@ pub enum Architecture {
     Qwen3,
     /// Llama: neither.
     Llama,
+}
+
+impl Architecture {
+    pub(super) fn read(config: &JsonObject) -> Result<Self, CheckpointError> {
+        let model_type: String = config.required("model_type")?;
+        match model_type.as_str() {
+            "qwen2" => Ok(Self::Qwen2),
+            "qwen3" => Ok(Self::Qwen3),
+            "llama" => Ok(Self::Llama),
+            _ => Err(CheckpointError::UnsupportedArchitecture { path: config.path().to_owned(), model_type }),
+        }
+    }
+
+    /// What transformers' classes begin with.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Qwen2 => "Qwen2",
+            Self::Qwen3 => "Qwen3",
+            Self::Llama => "Llama",
+        }
+    }
+}
+
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Llama => "llama",
+        })
+    }
 }
 
 /// The decoder's geometry, as `config.json` gives it.
@@ -41,8 +75,19 @@ pub struct ModelConfig {
     pub vocab_size: i32,
     /// Longest input that the model was made for, in tokens.
     pub max_position_embeddings: usize,
-    /// Attention window, where the config turns one on. Inputs up to this length don't notice it.
-    pub sliding_window: Option<usize>,
+    /// Whether a token sees those before it only. Otherwise all tokens of a text see each other.
+    pub causal: bool,
+    /// For each layer how many tokens a token sees, itself included; `None` means no limit. In a window of `w` the
+    /// token at position `i` sees those at `j` with `i - w < j <= i`.
+    pub layer_windows: Vec<Option<usize>>,
+    /// Whether the projections of queries, keys and values have a bias, in all layers.
+    pub qkv_bias: bool,
+    /// Whether attention's output projection has a bias, in all layers.
+    pub o_bias: bool,
+    /// Whether the gate, up and down projections have a bias, in all layers.
+    pub mlp_bias: bool,
+    /// Whether each head of queries and keys has an RMSNorm, in all layers.
+    pub head_norms: bool,
     /// Epsilon of every RMSNorm.
     pub rms_norm_eps: f32,
     /// Base of the rotary frequencies.
@@ -56,46 +101,24 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    pub(super) fn read(config: &JsonObject) -> Result<Self, CheckpointError> {
-        let model_type: String = config.required("model_type")?;
-        let architecture = match model_type.as_str() {
-            "qwen2" => Architecture::Qwen2,
-            "qwen3" => Architecture::Qwen3,
-            "llama" => Architecture::Llama,
-            _ => {
-                return Err(CheckpointError::UnsupportedArchitecture {
-                    path: config.path().to_owned(),
-                    model_type,
-                });
-            }
-        };
+    pub(super) fn read(
+        config: &JsonObject,
+        weights: &TensorFiles,
+        doubts: &mut Vec<Doubt>,
+    ) -> Result<Self, CheckpointError> {
+        let architecture = Architecture::read(config)?;
         refuse_what_would_be_wrong(config)?;
 
         let hidden_size = positive(config, "hidden_size")?;
         let heads = positive(config, "num_attention_heads")?;
-        let kv_heads = match (config.raw("num_key_value_heads"), architecture) {
-            (None, Architecture::Llama) => heads,
-            _ => positive(config, "num_key_value_heads")?,
-        };
+        let head_dim = head_dim(config, architecture, hidden_size, heads, weights)?;
+        let kv_heads = kv_heads(config, heads, head_dim, weights)?;
         if heads % kv_heads != 0 {
             return Err(config.invalid(
                 "num_attention_heads",
                 format!("is {heads}, which num_key_value_heads ({kv_heads}) does not divide"),
             ));
         }
-        let head_dim = match (config.raw("head_dim"), architecture) {
-            // mlx-lm's qwen2 knows no head_dim; a checkpoint that gives one means it.
-            (None, Architecture::Qwen2 | Architecture::Llama) => {
-                if hidden_size % heads != 0 {
-                    return Err(config.invalid(
-                        "hidden_size",
-                        format!("is {hidden_size}, which is not a multiple of {heads} heads, and there is no head_dim"),
-                    ));
-                }
-                hidden_size / heads
-            }
-            _ => positive(config, "head_dim")?,
-        };
         if head_dim % 2 != 0 {
             return Err(
                 config.invalid("head_dim", format!("is {head_dim}; rotary embedding needs an even one"))
@@ -108,27 +131,42 @@ impl ModelConfig {
         if !(rms_norm_eps >= 0.0 && rms_norm_eps.is_finite()) {
             return Err(config.invalid("rms_norm_eps", format!("is {rms_norm_eps}")));
         }
-        let max_position_embeddings =
-            if config.raw("max_position_embeddings").is_none() && architecture == Architecture::Qwen2 {
-                32768
-            } else {
-                positive(config, "max_position_embeddings")? as usize
-            };
-        let (rope_theta, rope_scaling) = rope::read(config, architecture, head_dim)?;
+        // transformers' own, and mlx-lm does without as well. In a Qwen3 mlx-lm doesn't.
+        let by_default = match architecture {
+            Architecture::Qwen2 => Some(32_768),
+            Architecture::Llama => Some(2048),
+            Architecture::Qwen3 => None,
+        };
+        let field = "max_position_embeddings";
+        let max_position_embeddings = match by_default {
+            Some(tokens) if !config.has(field) => tokens,
+            _ => positive(config, field)? as usize,
+        };
+        let layers = positive(config, "num_hidden_layers")? as usize;
+        // Qwen2 has its biases whatever this key says; transformers and mlx-lm don't read it there.
+        let attention_bias = architecture != Architecture::Qwen2 && flag(config, "attention_bias")?;
+        let (rope_theta, rope_scaling) =
+            rope_fields::read(config, architecture, head_dim, max_position_embeddings, doubts)?;
         Ok(Self {
             architecture,
             hidden_size,
-            layers: positive(config, "num_hidden_layers")? as usize,
+            layers,
             intermediate_size: positive(config, "intermediate_size")?,
             heads,
             kv_heads,
             head_dim,
             vocab_size: positive(config, "vocab_size")?,
             max_position_embeddings,
-            sliding_window: sliding_window(config)?,
+            causal: sight::causal(config, architecture)?,
+            layer_windows: sight::layer_windows(config, architecture, layers)?,
+            qkv_bias: architecture == Architecture::Qwen2 || attention_bias,
+            o_bias: attention_bias,
+            mlp_bias: architecture == Architecture::Llama && flag(config, "mlp_bias")?,
+            head_norms: architecture == Architecture::Qwen3,
             rms_norm_eps,
             rope_theta,
-            rope_traditional: config.optional("rope_traditional")?.unwrap_or(false),
+            // mlx-lm's key, which its Qwen3 has not: there it is one of those that nobody knows.
+            rope_traditional: architecture != Architecture::Qwen3 && flag(config, "rope_traditional")?,
             rope_scaling,
             eos_token_id: eos_token_id(config),
         })
@@ -151,13 +189,10 @@ fn refuse_what_would_be_wrong(config: &JsonObject) -> Result<(), CheckpointError
             return Err(config.invalid(activation, format!("is `{name}`; only silu is supported")));
         }
     }
-    if config.optional::<bool>("is_causal")? == Some(false) {
-        return Err(config.invalid("is_causal", "is false; bidirectional attention is not supported"));
-    }
     Ok(())
 }
 
-fn positive(config: &JsonObject, field: &str) -> Result<i32, CheckpointError> {
+pub(super) fn positive(config: &JsonObject, field: &str) -> Result<i32, CheckpointError> {
     let value: i64 = config.required(field)?;
     match i32::try_from(value) {
         Ok(value) if value > 0 => Ok(value),
@@ -165,11 +200,53 @@ fn positive(config: &JsonObject, field: &str) -> Result<i32, CheckpointError> {
     }
 }
 
-fn sliding_window(config: &JsonObject) -> Result<Option<usize>, CheckpointError> {
-    let layer_types: Vec<String> = config.optional("layer_types")?.unwrap_or_default();
-    let in_use = config.optional::<bool>("use_sliding_window")? == Some(true)
-        || layer_types.iter().any(|kind| kind == "sliding_attention");
-    if in_use { Ok(Some(positive(config, "sliding_window")? as usize)) } else { Ok(None) }
+/// Key and value heads. Where the config doesn't say, as with transformers as many as query heads or 32, whichever the
+/// weights have.
+fn kv_heads(
+    config: &JsonObject,
+    heads: i32,
+    head_dim: i32,
+    weights: &TensorFiles,
+) -> Result<i32, CheckpointError> {
+    let field = "num_key_value_heads";
+    if config.raw(field).is_some() {
+        return positive(config, field);
+    }
+    let rows = weights.rows("layers.0.self_attn.k_proj.weight");
+    let is_32 = heads % 32 == 0 && rows == usize::try_from(32 * i64::from(head_dim)).ok();
+    Ok(if is_32 { 32 } else { heads })
+}
+
+/// The width of a head. Where the config doesn't say, as with transformers 128 in a Qwen3 or else the hidden size shared
+/// out, whichever the weights have.
+fn head_dim(
+    config: &JsonObject,
+    architecture: Architecture,
+    hidden_size: i32,
+    heads: i32,
+    weights: &TensorFiles,
+) -> Result<i32, CheckpointError> {
+    const QWEN3: i32 = 128;
+    let field = "head_dim";
+    if config.raw(field).is_some() {
+        return positive(config, field);
+    }
+    let rows = weights.rows("layers.0.self_attn.q_proj.weight");
+    let fits = |head_dim: i32| rows == usize::try_from(i64::from(heads) * i64::from(head_dim)).ok();
+    let shared = (hidden_size % heads == 0).then_some(hidden_size / heads);
+    match shared {
+        Some(shared) if architecture != Architecture::Qwen3 || fits(shared) && !fits(QWEN3) => Ok(shared),
+        _ if architecture == Architecture::Qwen3 => Ok(QWEN3),
+        _ => Err(config.invalid(
+            "hidden_size",
+            format!("is {hidden_size}, which is not a multiple of {heads} heads, and there is no head_dim"),
+        )),
+    }
+}
+
+/// A field that is true or false; missing and null mean false.
+fn flag(config: &JsonObject, field: &str) -> Result<bool, CheckpointError> {
+    Ok(config.optional(field)?.unwrap_or(false))
 }
 
 /// The field may be one id or a list; the first of a list is the one that ends a document.

@@ -3,12 +3,15 @@
 use std::io;
 use std::path::PathBuf;
 
+/// How to turn doubts into warnings.
+const LENIENT: &str = "--lenient (LoadOptions::lenient)";
+
 /// Why a checkpoint could not be opened. Each message names the file and, where there is one, the tensor or field.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The directory isn't there or isn't a directory.
-    #[error("{}: no checkpoint directory; pass the folder that holds config.json", path.display())]
+    #[error("{}: no checkpoint directory; pass the folder that holds config.json and model.safetensors", path.display())]
     NoDirectory {
         /// What was given.
         path: PathBuf,
@@ -28,6 +31,16 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Where it comes from.
         hint: &'static str,
+    },
+    /// The weights are there in a format that this crate does not read.
+    #[error("{}: the folder holds {format}, and no safetensors; {remedy}", path.display())]
+    WeightsFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        format: &'static str,
+        /// What would do.
+        remedy: &'static str,
     },
     /// A JSON file can't be parsed.
     #[error("{}: not valid JSON: {source}", path.display())]
@@ -141,6 +154,26 @@ pub enum CheckpointError {
         /// The matrix, by its path in the model.
         tensor: String,
         /// What is wrong.
+        reason: String,
+    },
+    /// The weights hold a tensor that this crate does not compute with.
+    #[error("{}: tensor `{tensor}` is not part of the model that config.json describes: it looks like {looks_like}; leaving it out may give other vectors, which {LENIENT} would do", path.display())]
+    UnknownTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor, as the file names it.
+        tensor: String,
+        /// What it may be, and what would do.
+        looks_like: String,
+    },
+    /// A file says something that this crate does not do, and that may change vectors.
+    #[error("{}: `{field}` {reason}; leaving it out may give other vectors, which {LENIENT} would do", path.display())]
+    UnknownField {
+        /// The file.
+        path: PathBuf,
+        /// The field; dots separate levels.
+        field: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// The index names a weights file that isn't there.

@@ -8,8 +8,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as FileDtype, SafeTensorError};
 use serde_json::Value;
 
-use super::{CheckpointError, json};
-use crate::file::Files;
+use super::{CheckpointError, weights_files};
+use crate::file::{Files, Foreign};
 use crate::mlx::{Dtype, MappedFile};
 
 /// Where a tensor lies.
@@ -48,10 +48,15 @@ pub(super) struct TensorFiles {
 impl TensorFiles {
     pub(super) fn open(files: &Files) -> Result<Self, CheckpointError> {
         let mut all = Self { files: Vec::new(), tensors: BTreeMap::new() };
-        for name in weights_files(files)? {
+        for name in weights_files::find(files)? {
             all.add(files, &name)?;
         }
         Ok(all)
+    }
+
+    /// Rows of the matrix `name`.
+    pub(super) fn rows(&self, name: &str) -> Option<usize> {
+        self.tensors.get(name)?.shape.first().copied()
     }
 
     fn add(&mut self, files: &Files, name: &str) -> Result<(), CheckpointError> {
@@ -84,39 +89,6 @@ impl TensorFiles {
     }
 }
 
-/// The shards that the index names, or every `model*.safetensors`.
-fn weights_files(files: &Files) -> Result<Vec<String>, CheckpointError> {
-    let index = "model.safetensors.index.json";
-    if let Some(object) = json::JsonObject::open(files, index)? {
-        let weight_map: BTreeMap<String, String> = object.required("weight_map")?;
-        let mut shards: Vec<&String> = weight_map.values().collect();
-        shards.sort();
-        shards.dedup();
-        return shards
-            .into_iter()
-            .map(|shard| {
-                let stays_inside = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
-                if stays_inside && files.holds(shard) {
-                    Ok(shard.clone())
-                } else {
-                    Err(CheckpointError::MissingShard { path: files.path(index), shard: shard.clone() })
-                }
-            })
-            .collect();
-    }
-    let names = files.names();
-    let mut names = names.map_err(|source| CheckpointError::Io { path: files.root().to_owned(), source })?;
-    names.retain(|name| name.starts_with("model") && name.ends_with(".safetensors"));
-    names.sort();
-    if names.is_empty() {
-        return Err(CheckpointError::MissingFile {
-            path: files.path("model.safetensors"),
-            hint: "a checkpoint holds model.safetensors, or shards and model.safetensors.index.json",
-        });
-    }
-    Ok(names)
-}
-
 /// Says what the safetensors library found, with the names that it leaves out.
 #[cold]
 fn diagnose(path: &Path, bytes: &[u8], error: &SafeTensorError) -> CheckpointError {
@@ -126,6 +98,9 @@ fn diagnose(path: &Path, bytes: &[u8], error: &SafeTensorError) -> CheckpointErr
         tensor: tensor.to_owned(),
         reason,
     };
+    if let Some(foreign) = Foreign::of(bytes) {
+        return not_safetensors(foreign.to_string());
+    }
     let header_len = bytes.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
     match error {
         SafeTensorError::HeaderTooSmall => not_safetensors(format!(

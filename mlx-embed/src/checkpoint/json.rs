@@ -38,6 +38,16 @@ impl JsonObject {
         &self.path
     }
 
+    /// The field with the levels above it.
+    pub(crate) fn name(&self, field: &str) -> String {
+        format!("{}{field}", self.prefix)
+    }
+
+    /// Whether there is such a field, `null` included.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.value.contains_key(field)
+    }
+
     pub(crate) fn raw(&self, field: &str) -> Option<&Value> {
         self.value.get(field).filter(|value| !value.is_null())
     }

@@ -3,21 +3,31 @@
 //! Opening maps the weights and reads their headers only. [`Weights`] hands out tensors where they lie.
 
 mod config;
+mod doubt;
 mod error;
 mod families;
 mod files;
 mod json;
+mod keys;
+mod marks;
+mod parts;
 mod quantization;
 pub(crate) mod rope;
+mod rope_fields;
 mod sentence_transformers;
+mod sight;
 pub(crate) mod spec;
+mod strict;
 mod tensor;
 mod weights;
+mod weights_files;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 
 pub use config::{Architecture, ModelConfig};
+pub use doubt::Doubt;
 pub use error::CheckpointError;
 pub(crate) use json::JsonObject;
 pub use quantization::Quantization;
@@ -26,10 +36,10 @@ pub use sentence_transformers::SentenceTransformers;
 pub(crate) use tensor::{Groups, Matrix, Tensor};
 pub(crate) use weights::Weights;
 
-use crate::file::Files;
+use crate::file::{self, Files};
 use crate::mlx::Dtype;
-use files::TensorFiles;
-use quantization::QuantizationTable;
+use files::{TensorEntry, TensorFiles};
+use quantization::{QuantizationTable, Stored};
 
 /// An opened checkpoint.
 #[derive(Debug)]
@@ -39,6 +49,11 @@ pub struct Checkpoint {
     sentence_transformers: SentenceTransformers,
     quantization: QuantizationTable,
     weights: TensorFiles,
+    doubts: Vec<Doubt>,
+    /// Fields of config.json that are there and not null.
+    given_fields: BTreeSet<String>,
+    /// Fields of config.json that nobody knows and that look harmless.
+    unknown_fields: Vec<String>,
 }
 
 impl Checkpoint {
@@ -48,8 +63,12 @@ impl Checkpoint {
     /// [`CheckpointError`] says which file is missing or damaged, and where.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = dir.as_ref();
-        if !dir.is_dir() {
-            return Err(CheckpointError::NoDirectory { path: dir.to_owned() });
+        match file::reach(dir) {
+            Ok(found) if found.is_dir() => {}
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(CheckpointError::Io { path: dir.to_owned(), source });
+            }
+            _ => return Err(CheckpointError::NoDirectory { path: dir.to_owned() }),
         }
         Self::read(Files::Directory(dir.to_owned()))
     }
@@ -70,12 +89,25 @@ impl Checkpoint {
             path: place.path(name),
             hint: "it describes the model, and every checkpoint has one",
         })?;
+        let sentence_transformers = SentenceTransformers::read(&place)?;
+        let quantization = QuantizationTable::read(&config)?;
+        let mut doubts = marks::of_another_model(&place, &config)?;
+        let unknown_fields = keys::hold(&config, &mut doubts)?;
+        let given = config.entries().filter(|(_, value)| !value.is_null());
+        let given_fields = given.map(|(field, _)| field.clone()).collect();
+        let mut weights = TensorFiles::open(&place)?;
+        let mut config = ModelConfig::read(&config, &weights, &mut doubts)?;
+        parts::settle(&mut config, &weights);
+        doubts.extend(strict::hold(&mut weights, &config, &quantization, &place)?);
         Ok(Self {
-            sentence_transformers: SentenceTransformers::read(&place)?,
-            quantization: QuantizationTable::read(&config)?,
-            config: ModelConfig::read(&config)?,
-            weights: TensorFiles::open(&place)?,
             place,
+            config,
+            sentence_transformers,
+            quantization,
+            weights,
+            doubts,
+            given_fields,
+            unknown_fields,
         })
     }
 
@@ -104,6 +136,23 @@ impl Checkpoint {
         &self.sentence_transformers
     }
 
+    /// What the checkpoint holds and this crate leaves out, where that may change vectors. Loading refuses it unless
+    /// [`LoadOptions::lenient`](crate::LoadOptions::lenient) says otherwise.
+    pub fn doubts(&self) -> &[Doubt] {
+        &self.doubts
+    }
+
+    /// Fields of `config.json` that this crate does not know, and that neither turn anything on nor have a name that a
+    /// model's arithmetic might.
+    pub fn unknown_fields(&self) -> &[String] {
+        &self.unknown_fields
+    }
+
+    /// Fields of `config.json` that are there and not null.
+    pub(crate) fn given_fields(&self) -> &BTreeSet<String> {
+        &self.given_fields
+    }
+
     /// Bytes of all weights files.
     pub fn weights_bytes(&self) -> u64 {
         self.weights.files.iter().map(|file| file.bytes().len() as u64).sum()
@@ -124,7 +173,7 @@ impl Checkpoint {
         let mut kinds: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
         for (name, entry) in &self.weights.tensors {
             let Some(path) = name.strip_suffix(".weight") else { continue };
-            if entry.shape.len() != 2 || is_ignored(path) {
+            if entry.shape.len() != 2 {
                 continue;
             }
             let storage = match self.quantization_of(path)? {
@@ -145,7 +194,7 @@ impl Checkpoint {
         let mut sum = 0;
         for (name, entry) in &self.weights.tensors {
             let path = name.rsplit_once('.').map_or(name.as_str(), |(path, _)| path);
-            if name.ends_with(".scales") || name.ends_with(".biases") || is_ignored(path) {
+            if name.ends_with(".scales") || name.ends_with(".biases") {
                 continue;
             }
             let stored: u64 = entry.shape.iter().map(|&dim| dim as u64).product();
@@ -160,8 +209,7 @@ impl Checkpoint {
     /// Every tensor that embedding uses, by name without a leading `model.`, and its bytes.
     #[cfg(feature = "bench")]
     pub(crate) fn tensor_bytes(&self) -> impl Iterator<Item = (&str, usize)> {
-        let tensors = self.weights.tensors.iter().filter(|(name, _)| !is_ignored(name));
-        tensors.map(|(name, entry)| (name.as_str(), entry.nbytes))
+        self.weights.tensors.iter().map(|(name, entry)| (name.as_str(), entry.nbytes))
     }
 
     /// Whether there is a tensor of this name.
@@ -176,18 +224,27 @@ impl Checkpoint {
 
     /// How the matrix `path.weight` is quantised, if it is.
     pub(crate) fn quantization_of(&self, path: &str) -> Result<Option<Quantization>, CheckpointError> {
-        let has_scales = self.weights.tensors.contains_key(&format!("{path}.scales"));
-        self.quantization.of(path, has_scales).map_err(|reason| CheckpointError::UnsupportedQuantization {
-            path: self.place.path("config.json"),
-            tensor: path.to_owned(),
-            reason: reason.to_owned(),
+        let stored = stored(&self.weights, &self.config, path);
+        self.quantization.of(path, stored.as_ref()).map_err(|reason| {
+            CheckpointError::UnsupportedQuantization {
+                path: self.place.path("config.json"),
+                tensor: path.to_owned(),
+                reason,
+            }
         })
     }
 }
 
-/// Tensors that embedding never needs.
-fn is_ignored(path: &str) -> bool {
-    path.starts_with("lm_head")
+/// How the file has the matrix at `path`, where it has scales.
+fn stored(weights: &TensorFiles, config: &ModelConfig, path: &str) -> Option<Stored> {
+    let scales = weights.tensors.get(&format!("{path}.scales"))?;
+    let columns = |entry: &TensorEntry| entry.shape.last().copied().unwrap_or(0);
+    Some(Stored {
+        inputs: parts::inputs(config, path),
+        packed: weights.tensors.get(&format!("{path}.weight")).map_or(0, columns),
+        groups: columns(scales),
+        byte_scales: scales.mlx_dtype() == Some(Dtype::U8),
+    })
 }
 
 /// A tensor's or matrix's name without the `model.` that some checkpoints put before all of them.

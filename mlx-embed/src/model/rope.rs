@@ -69,13 +69,10 @@ impl Rope {
                     stretched * period / (stretched * keep + period * (1.0 - keep))
                 }))
             }
-            RopeScaling::LongRope { original_max_position_embeddings, long_factor } => {
-                let original = f64::from(*original_max_position_embeddings);
-                let stretch = spec.longest as f64 / original;
-                if stretch > 1.0 {
-                    magnitude = (1.0 + stretch.ln() / original.ln()).sqrt();
-                }
-                let factor = |i: usize| f64::from(*long_factor.get(i).unwrap_or(&long_factor[0]));
+            // Longer texts than these factors are for are refused when the model is loaded.
+            RopeScaling::LongRope { short_factor, attention_factor, .. } => {
+                magnitude = f64::from(*attention_factor);
+                let factor = |i: usize| f64::from(*short_factor.get(i).unwrap_or(&short_factor[0]));
                 Frequencies::periods(periods(half).enumerate().map(|(i, period)| factor(i) * period))
             }
             RopeScaling::Proportional { partial_rotary_factor, factor } => {
@@ -214,13 +211,15 @@ fn yarn_mscale(factor: f32, mscale: f32) -> f64 {
 fn yarn_ramp(spec: &RopeSpec) -> impl Fn(usize) -> f64 + use<> {
     let dims = spec.dims as f64;
     let (low, high) = match spec.scaling {
-        RopeScaling::Yarn { original_max_position_embeddings, beta_fast, beta_slow, .. } => {
+        RopeScaling::Yarn { original_max_position_embeddings, beta_fast, beta_slow, truncate, .. } => {
             let base = f64::from(spec.base);
             let dim_of = |rotations: f32| {
                 dims * (f64::from(original_max_position_embeddings) / (f64::from(rotations) * TAU)).ln()
                     / (2.0 * base.ln())
             };
-            (dim_of(beta_fast).floor().max(0.0), dim_of(beta_slow).ceil().min(dims - 1.0))
+            let (low, high) = (dim_of(beta_fast), dim_of(beta_slow));
+            let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+            (low.max(0.0), high.min(dims - 1.0))
         }
         _ => (0.0, dims),
     };

@@ -146,10 +146,10 @@ impl Golden {
 
     /// The one beside a checkpoint, if there is one.
     pub(super) fn beside(files: &Files) -> Result<Option<Self>, GoldenError> {
-        if !files.holds(FILE_NAME) {
+        let path = files.path(FILE_NAME);
+        if !files.holds(FILE_NAME).map_err(|source| GoldenError::Io { path: path.clone(), source })? {
             return Ok(None);
         }
-        let path = files.path(FILE_NAME);
         let bytes: Cow<'_, [u8]> =
             files.read(FILE_NAME).map_err(|source| GoldenError::Io { path: path.clone(), source })?;
         Self::parse(path, &bytes).map(Some)

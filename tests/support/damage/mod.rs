@@ -193,6 +193,8 @@ impl Damaged {
             device: Device::Cpu,
             threads: NonZeroUsize::new(1),
             max_tokens: options.max_tokens.or(Some(64)),
+            // What is only unknown ends the way early, before anything can go wrong.
+            lenient: true,
             ..options.clone()
         };
         match Embedder::load_with(dir.path(), options) {

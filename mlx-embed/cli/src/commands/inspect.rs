@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use mlx_embed::mlx::memory;
 use mlx_embed::verify::SAMPLES;
-use mlx_embed::{Embedding, EndTokenSource, Error, Info, RopeScaling, Source};
+use mlx_embed::{Embedding, EndTokenSource, Error, Info, ModelConfig, Prompt, RopeScaling};
 use serde::Serialize;
 
 use crate::cosine::cosine;
@@ -103,7 +103,14 @@ impl Memory {
 pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let model = args.common.load()?;
     let mut info = model.embedder.info().clone();
-    info.normalize = model.options.normalize.unwrap_or(info.normalize);
+    let caller = || "the caller".to_owned();
+    if let Some(normalize) = model.options.normalize {
+        info.normalize = normalize;
+        info.decided_by.insert("normalize", caller());
+    }
+    if model.options.prompt != Prompt::Default {
+        info.decided_by.insert("prompt", caller());
+    }
     let report = Report {
         info,
         dims: model.dims(),
@@ -174,6 +181,13 @@ impl Report {
             "attention",
             format!("{} heads of {}, {} for keys and values", config.heads, config.head_dim, config.kv_heads),
         );
+        lines.add("  sees", format!("{}{}", sees(config), self.by("attention")));
+        let windows = match windows(&config.layer_windows) {
+            Some(windows) => format!("{windows}{}", self.by("windows")),
+            None => "none".to_owned(),
+        };
+        lines.add("  windows", windows);
+        lines.add("  biases", format!("{}{}", biases(config), self.by("biases")));
         lines.add("vocabulary", format!("{} tokens", config.vocab_size));
         lines.add("parameters", format!("{} ({})", millions(info.parameters), info.parameters));
         lines.add("weights", format!("{} in files", mebibytes(info.weights_bytes)));
@@ -186,31 +200,38 @@ impl Report {
             RopeScaling::None => "not scaled".to_owned(),
             scaling => format!("scaled: {}", written(scaling)),
         };
-        lines.add("rotary embedding", format!("theta {}, {rope}", config.rope_theta));
+        lines.add("rotary embedding", format!("theta {}, {rope}{}", config.rope_theta, self.by("rope")));
+        for doubt in &info.warnings {
+            lines.add("left out", doubt.to_string());
+        }
+        if !info.unknown_fields.is_empty() {
+            lines.add("unknown fields", format!("{} of config.json", info.unknown_fields.join(", ")));
+        }
+    }
+
+    /// What decided a setting, as the end of a line.
+    fn by(&self, setting: &str) -> String {
+        self.info.decided_by.get(setting).map_or(String::new(), |by| format!(", by {by}"))
     }
 
     fn vectors(&self, lines: &mut Lines) {
         let info = &self.info;
-        let by = match info.pooling_source {
-            Source::Caller => "as you chose",
-            Source::Checkpoint => "as the checkpoint says",
-            _ => "by default: the checkpoint doesn't say",
-        };
-        lines.add("pooling", format!("{}, {by}", info.pooling));
-        lines.add("normalised", if info.normalize { "yes" } else { "no" }.to_owned());
+        lines.add("pooling", format!("{}{}", info.pooling, self.by("pooling")));
+        let normalised = if info.normalize { "yes" } else { "no" };
+        lines.add("normalised", format!("{normalised}{}", self.by("normalize")));
         lines.add("numbers a vector", self.dims.to_string());
         let end = match &info.end_token {
-            None => "none".to_owned(),
+            None => format!("none{}", self.by("end_token")),
             Some(end) => {
                 let by = match end.appended_by {
                     EndTokenSource::Tokenizer => "the tokenizer",
                     _ => "mlx-embed, since the tokenizer doesn't",
                 };
-                format!("{} ({}), appended by {by}", end.token, end.id)
+                format!("{} ({}), appended by {by}{}", end.token, end.id, self.by("end_token"))
             }
         };
         lines.add("end token", end);
-        lines.add("longest text", format!("{} tokens", info.max_tokens));
+        lines.add("longest text", format!("{} tokens{}", info.max_tokens, self.by("max_tokens")));
         lines.add("batches", format!("up to {} tokens", info.batch_tokens));
         let files = &info.sentence_transformers;
         if files.prompts.is_empty() {
@@ -221,6 +242,29 @@ impl Report {
             lines.add(&format!("prompt {name}{default}"), format!("{prompt:?}"));
         }
     }
+}
+
+fn sees(config: &ModelConfig) -> &'static str {
+    if config.causal { "the tokens before, causal" } else { "all tokens, bidirectional" }
+}
+
+/// Which layers have a window, and of how many tokens.
+fn windows(layers: &[Option<usize>]) -> Option<String> {
+    let window = layers.iter().flatten().next()?;
+    let count = layers.iter().flatten().count();
+    Some(format!("{window} tokens in {count} of {} layers", layers.len()))
+}
+
+fn biases(config: &ModelConfig) -> String {
+    let parts = [
+        (config.qkv_bias, "queries, keys and values"),
+        (config.o_bias, "attention's output"),
+        (config.mlp_bias, "feed-forward part"),
+    ];
+    let with: Vec<&str> = parts.iter().filter(|(has, _)| *has).map(|(_, part)| *part).collect();
+    let head_norms = if config.head_norms { "; a norm on each head" } else { "" };
+    let with = if with.is_empty() { "none".to_owned() } else { with.join(", ") };
+    format!("{with}{head_norms}")
 }
 
 /// Lines of a name and a value, the values in one column.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{golden, on, run};
+use crate::support::{binary, golden, on, run};
 
 fn inspect(case: &str, arguments: &[&str]) -> Value {
     let ran = run(on("inspect", case).arg("--json").args(arguments));
@@ -87,6 +87,59 @@ fn text_tells_the_quantisation_of_each_kind_of_matrix() {
     }
     let yarn = run(&mut on("inspect", "qwen3-rope-yarn")).stdout;
     assert!(yarn.contains("scaled: type yarn factor"), "{yarn}");
+}
+
+#[test]
+fn every_setting_names_what_decided_it() {
+    let decided = inspect("st-last-token", &["--max-tokens", "77"])["decided_by"].clone();
+    assert_eq!(decided["max_tokens"], "the caller");
+    assert_eq!(decided["rope"], "config.json (rope_theta)");
+    assert_eq!(decided["windows"], "default");
+    for (setting, file) in
+        [("pooling", "config.json"), ("normalize", "modules.json"), ("end_token", "tokenizer.json")]
+    {
+        assert!(decided[setting].as_str().is_some_and(|by| by.contains(file)), "{setting}: {decided}");
+    }
+    let text = run(&mut on("inspect", "llama-biases-f32")).stdout;
+    for line in [
+        "  sees             the tokens before, causal, by the family, llama",
+        "  biases           queries, keys and values, attention's output, feed-forward part, by config.json",
+        "longest text       512 tokens, by config.json (max_position_embeddings)",
+        "normalised         yes, by default",
+    ] {
+        assert!(text.lines().any(|found| found.starts_with(line)), "{line:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn what_was_left_out_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(golden("qwen3-f32").join(file), dir.path().join(file)).unwrap();
+    }
+    let config = std::fs::read(golden("qwen3-f32").join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    config["embedding_multiplier"] = json!(12.0);
+    config["favourite_colour"] = json!("green");
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let model = dir.path().to_str().unwrap();
+    let inspect = |arguments: &[&str]| {
+        run(binary().args(["inspect", "--device", "cpu", "--model", model]).args(arguments))
+    };
+
+    let strict = inspect(&[]);
+    assert_eq!(strict.code, 1, "{}", strict.stdout);
+    assert!(
+        strict.stderr.contains("embedding_multiplier") && strict.stderr.contains("--lenient"),
+        "{}",
+        strict.stderr
+    );
+    let text = inspect(&["--lenient"]).stdout;
+    assert!(text.contains("left out") && text.contains("`embedding_multiplier`"), "{text}");
+    assert!(text.contains("unknown fields     favourite_colour"), "{text}");
+    let report: Value = serde_json::from_str(&inspect(&["--lenient", "--json"]).stdout).unwrap();
+    assert_eq!(report["warnings"][0]["name"], "embedding_multiplier");
+    assert_eq!(report["unknown_fields"], json!(["favourite_colour"]));
 }
 
 #[test]

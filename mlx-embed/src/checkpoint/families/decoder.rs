@@ -1,13 +1,13 @@
 //! Qwen2, Qwen3 and Llama: RMSNorm before each half, rotary embedding, SwiGLU.
 
-use crate::checkpoint::config::{Architecture, ModelConfig};
+use crate::checkpoint::config::ModelConfig;
 use crate::checkpoint::rope::RopeSpec;
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormKind,
     NormSpec, PartSpec, ProjectionSpec, Sees, TableSpec,
 };
 
-pub(super) fn spec(config: &ModelConfig, has: impl Fn(&str) -> bool) -> ModelSpec {
+pub(super) fn spec(config: &ModelConfig) -> ModelSpec {
     let [hidden, intermediate, vocabulary] =
         [config.hidden_size, config.intermediate_size, config.vocab_size].map(|size| size as usize);
     let [heads, kv_heads, head_dim] =
@@ -20,27 +20,26 @@ pub(super) fn spec(config: &ModelConfig, has: impl Fn(&str) -> bool) -> ModelSpe
         eps: config.rms_norm_eps,
     };
     let before = |path: String| HalfNorms { input: Some(norm(path, hidden)), ..HalfNorms::default() };
-    let part = |path: String, outputs| {
-        let bias = has(&format!("{path}.bias"));
-        PartSpec::whole(path, outputs, bias)
-    };
-    let one = |path: String, outputs, inputs| ProjectionSpec { parts: vec![part(path, outputs)], inputs };
+    let part = PartSpec::whole;
     let layer = |index: usize| {
         let of = |name: &str| format!("layers.{index}.{name}");
-        // A Qwen2 config whose checkpoint has them means them.
-        let head_norm = |name: &str| {
-            let path = of(&format!("self_attn.{name}"));
-            let present = config.architecture == Architecture::Qwen3 || has(&format!("{path}.weight"));
-            present.then(|| norm(path, head_dim))
+        let head_norm =
+            |name: &str| config.head_norms.then(|| norm(of(&format!("self_attn.{name}")), head_dim));
+        let sees = match (config.causal, config.layer_windows.get(index).copied().flatten()) {
+            (true, None) => Sees::Before,
+            (true, Some(window)) => Sees::BeforeWithin(window),
+            (false, None) => Sees::All,
+            // As transformers has it: as many on each side.
+            (false, Some(window)) => Sees::AllWithin(window),
         };
         LayerSpec {
             attention: AttentionSpec {
                 norms: before(of("input_layernorm")),
                 qkv: ProjectionSpec {
                     parts: vec![
-                        part(of("self_attn.q_proj"), heads.queries()),
-                        part(of("self_attn.k_proj"), kv_heads * head_dim),
-                        part(of("self_attn.v_proj"), kv_heads * head_dim),
+                        part(of("self_attn.q_proj"), heads.queries(), config.qkv_bias),
+                        part(of("self_attn.k_proj"), kv_heads * head_dim, config.qkv_bias),
+                        part(of("self_attn.v_proj"), kv_heads * head_dim, config.qkv_bias),
                     ],
                     inputs: hidden,
                 },
@@ -49,21 +48,21 @@ pub(super) fn spec(config: &ModelConfig, has: impl Fn(&str) -> bool) -> ModelSpe
                 k_norm: head_norm("k_norm"),
                 rope: Some(0),
                 scale: (head_dim as f32).powf(-0.5),
-                sees: Sees::Before,
-                output: one(of("self_attn.o_proj"), hidden, heads.queries()),
+                sees,
+                output: ProjectionSpec::one(of("self_attn.o_proj"), hidden, heads.queries(), config.o_bias),
             },
             mlp: MlpSpec {
                 norms: before(of("post_attention_layernorm")),
                 up: ProjectionSpec {
                     parts: vec![
-                        part(of("mlp.gate_proj"), intermediate),
-                        part(of("mlp.up_proj"), intermediate),
+                        part(of("mlp.gate_proj"), intermediate, config.mlp_bias),
+                        part(of("mlp.up_proj"), intermediate, config.mlp_bias),
                     ],
                     inputs: hidden,
                 },
                 activation: Activation::Silu,
                 gated: true,
-                down: one(of("mlp.down_proj"), hidden, intermediate),
+                down: ProjectionSpec::one(of("mlp.down_proj"), hidden, intermediate, config.mlp_bias),
             },
         }
     };

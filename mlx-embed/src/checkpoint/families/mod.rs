@@ -7,5 +7,5 @@ use super::spec::ModelSpec;
 
 /// What the checkpoint's model is.
 pub(super) fn spec(checkpoint: &Checkpoint) -> ModelSpec {
-    decoder::spec(checkpoint.config(), |name| checkpoint.has(name))
+    decoder::spec(checkpoint.config())
 }

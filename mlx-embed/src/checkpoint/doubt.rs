@@ -1,0 +1,54 @@
+//! What a checkpoint says that this crate does not do.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::CheckpointError;
+
+/// Something in a checkpoint that this crate leaves out and that may change vectors. Loading fails on it, or with
+/// [`LoadOptions::lenient`](crate::LoadOptions::lenient) goes on without it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Doubt {
+    /// The file.
+    pub file: PathBuf,
+    /// The tensor or field that is left out.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+    /// Whether it is a tensor.
+    pub tensor: bool,
+}
+
+impl Doubt {
+    pub(super) fn tensor(file: PathBuf, name: String, looks_like: String) -> Self {
+        Self { file, name, reason: looks_like, tensor: true }
+    }
+
+    pub(super) fn field(file: PathBuf, name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { file, name: name.into(), reason: reason.into(), tensor: false }
+    }
+
+    /// It as the reason not to load.
+    pub(crate) fn error(&self) -> CheckpointError {
+        let (path, name, reason) = (self.file.clone(), self.name.clone(), self.reason.clone());
+        if self.tensor {
+            CheckpointError::UnknownTensor { path, tensor: name, looks_like: reason }
+        } else {
+            CheckpointError::UnknownField { path, field: name, reason }
+        }
+    }
+}
+
+impl std::fmt::Display for Doubt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { file, name, reason, tensor } = self;
+        let file = file.display();
+        if *tensor {
+            write!(f, "{file}: tensor `{name}` was left out; it looks like {reason}")
+        } else {
+            write!(f, "{file}: `{name}` {reason}; it was left out")
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! `config.json`: rotary frequencies.
+
+use super::doubt::Doubt;
+use super::json::JsonObject;
+use super::rope::RopeScaling;
+use super::{Architecture, CheckpointError};
+
+/// The base of the frequencies, and how they are stretched.
+///
+/// As transformers reads them, where these fields come from: `rope_scaling` goes before `rope_parameters`, `rope_type`
+/// before `type`, and what a kind leaves out is taken from the rest of the config. mlx-lm reads some of it otherwise.
+/// What says one thing in one place and another in the next is refused.
+pub(super) fn read(
+    config: &JsonObject,
+    architecture: Architecture,
+    head_dim: i32,
+    max_position_embeddings: usize,
+    doubts: &mut Vec<Doubt>,
+) -> Result<(f32, RopeScaling), CheckpointError> {
+    let mut objects = Vec::new();
+    for field in ["rope_scaling", "rope_parameters"] {
+        // An empty object is none.
+        objects.extend(config.object(field)?.filter(|object| object.entries().next().is_some()));
+    }
+    let mut thetas: Vec<f32> = config.optional("rope_theta")?.into_iter().collect();
+    let mut scalings = Vec::new();
+    for object in &objects {
+        refuse_layer_types(object)?;
+        thetas.extend(object.optional::<f32>("rope_theta")?);
+        let around = Around { config, head_dim, max_position_embeddings };
+        scalings.push(rope_scaling(object, &around)?);
+        let unknown =
+            object.entries().filter(|(key, value)| !value.is_null() && !KNOWN.contains(&key.as_str()));
+        doubts.extend(unknown.map(|(key, _)| {
+            let reason = "is not known to this crate, and may change how positions are computed";
+            Doubt::field(config.path().to_owned(), object.name(key), reason)
+        }));
+    }
+    if scalings.iter().any(|scaling| *scaling != scalings[0]) {
+        return Err(
+            config.invalid("rope_scaling", "and rope_parameters contradict each other; leave one of them")
+        );
+    }
+    if thetas.iter().any(|theta| *theta != thetas[0]) {
+        return Err(config.invalid(
+            "rope_theta",
+            format!("has the values {thetas:?} in different places; leave one of them"),
+        ));
+    }
+    let theta = match (thetas.first(), architecture) {
+        (Some(theta), _) => *theta,
+        (None, Architecture::Qwen2 | Architecture::Llama) if !config.has("rope_theta") => 10_000.0,
+        (None, _) => config.required("rope_theta")?,
+    };
+    if !(theta > 1.0 && theta.is_finite()) {
+        return Err(config.invalid("rope_theta", format!("is {theta}; it must be a number above 1")));
+    }
+    let scaling = scalings.into_iter().next().unwrap_or(RopeScaling::None);
+    if !matches!(scaling, RopeScaling::Proportional { .. }) {
+        for object in [Some(config), objects.first()].into_iter().flatten() {
+            if let Some(share) = object.optional::<f32>(PARTIAL)?
+                && share != 1.0
+            {
+                return Err(object.invalid(
+                    PARTIAL,
+                    format!(
+                        "is {share}; heads that rotate in part are supported with rope_type proportional only"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok((theta, scaling))
+}
+
+const ORIGINAL: &str = "original_max_position_embeddings";
+const PARTIAL: &str = "partial_rotary_factor";
+
+/// What these objects may hold.
+const KNOWN: [&str; 17] = [
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "factor",
+    "high_freq_factor",
+    "long_factor",
+    "low_freq_factor",
+    // Which frequencies are whose where positions have several axes; a text's axes are all the same.
+    "mrope_section",
+    "mscale",
+    "mscale_all_dim",
+    ORIGINAL,
+    PARTIAL,
+    "rope_theta",
+    "rope_type",
+    "short_factor",
+    "truncate",
+    "type",
+];
+
+/// What stands around an object of parameters.
+struct Around<'a> {
+    config: &'a JsonObject,
+    head_dim: i32,
+    max_position_embeddings: usize,
+}
+
+impl Around<'_> {
+    /// A number above 0 that may stand in the object, at the top of the config or in both.
+    fn at_either_level(&self, object: &JsonObject, field: &str) -> Result<Option<f32>, CheckpointError> {
+        match (object.optional::<f32>(field)?, self.config.optional::<f32>(field)?) {
+            (Some(inner), Some(outer)) if inner != outer => Err(object.invalid(
+                field,
+                format!("is {inner}, and {outer} at the top of the file; leave one of them"),
+            )),
+            (inner, outer) => match inner.or(outer) {
+                Some(value) if value <= 0.0 || !value.is_finite() => {
+                    Err(object.invalid(field, format!("is {value}; it must be above 0")))
+                }
+                value => Ok(value),
+            },
+        }
+    }
+
+    /// The context length before stretching.
+    fn original(&self, object: &JsonObject) -> Result<f32, CheckpointError> {
+        Ok(self.at_either_level(object, ORIGINAL)?.unwrap_or(self.max_position_embeddings as f32))
+    }
+}
+
+/// Parameters of its own for each type of layers.
+fn refuse_layer_types(object: &JsonObject) -> Result<(), CheckpointError> {
+    match object.entries().find(|(_, value)| value.is_object()) {
+        None => Ok(()),
+        Some((layers, _)) => Err(object.invalid(
+            layers,
+            "holds parameters of its own for a type of layers; these families have one set for all",
+        )),
+    }
+}
+
+/// The kind by `rope_type`, or by the older `type`.
+fn kind(scaling: &JsonObject) -> Result<String, CheckpointError> {
+    let plain = |kind: &str| kind == "default" || kind == "mrope";
+    match (scaling.optional::<String>("rope_type")?, scaling.optional::<String>("type")?) {
+        (Some(kind), None) | (None, Some(kind)) => Ok(kind),
+        (None, None) => Ok("default".into()),
+        // Some writers leave the older key at its default.
+        (Some(kind), Some(old)) if kind == old || plain(&old) => Ok(kind),
+        (Some(kind), Some(old)) => Err(scaling.invalid(
+            "rope_type",
+            format!("is `{kind}`, and type is `{old}`, which contradict each other; leave one of them"),
+        )),
+    }
+}
+
+fn rope_scaling(scaling: &JsonObject, around: &Around<'_>) -> Result<RopeScaling, CheckpointError> {
+    let or = |field: &str, default: f32| -> Result<f32, CheckpointError> {
+        let value = scaling.optional(field)?.unwrap_or(default);
+        if value.is_finite() { Ok(value) } else { Err(scaling.invalid(field, "is not finite")) }
+    };
+    let above_zero = |field: &str, default: Option<f32>| -> Result<f32, CheckpointError> {
+        let value = match default {
+            Some(default) => or(field, default)?,
+            None => scaling.required(field)?,
+        };
+        if value > 0.0 && value.is_finite() {
+            Ok(value)
+        } else {
+            Err(scaling.invalid(field, format!("is {value}; it must be above 0")))
+        }
+    };
+    let attention_factor = || match scaling.raw("attention_factor") {
+        Some(_) => above_zero("attention_factor", None).map(Some),
+        None => Ok(None),
+    };
+    let kind = kind(scaling)?;
+    Ok(match kind.as_str() {
+        // mrope sections concern images; for text alone it is plain RoPE.
+        "default" | "mrope" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: above_zero("factor", None)? },
+        "dynamic" => RopeScaling::Dynamic { factor: above_zero("factor", None)? },
+        "llama3" => {
+            let low = above_zero("low_freq_factor", Some(1.0))?;
+            let high = above_zero("high_freq_factor", Some(4.0))?;
+            if high <= low {
+                return Err(scaling.invalid("high_freq_factor", "must be above low_freq_factor"));
+            }
+            RopeScaling::Llama3 {
+                factor: above_zero("factor", None)?,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings: around.original(scaling)?,
+            }
+        }
+        "yarn" => {
+            let original = around.original(scaling)?;
+            // A factor of null means the whole stretch.
+            let stretch = scaling.has("factor").then(|| around.max_position_embeddings as f32 / original);
+            // One without the other doesn't count.
+            let (mscale, mscale_all_dim) = match (or("mscale", 0.0)?, or("mscale_all_dim", 0.0)?) {
+                (mscale, all) if mscale != 0.0 && all != 0.0 => (mscale, all),
+                _ => (1.0, 0.0),
+            };
+            RopeScaling::Yarn {
+                factor: above_zero("factor", stretch)?,
+                original_max_position_embeddings: original,
+                beta_fast: above_zero("beta_fast", Some(32.0))?,
+                beta_slow: above_zero("beta_slow", Some(1.0))?,
+                truncate: scaling.optional("truncate")?.unwrap_or(true),
+                attention_factor: attention_factor()?,
+                mscale,
+                mscale_all_dim,
+            }
+        }
+        "longrope" => longrope(scaling, around, attention_factor()?)?,
+        "proportional" => {
+            let share = around.at_either_level(scaling, PARTIAL)?.unwrap_or(1.0);
+            let rotating = (f64::from(around.head_dim) * f64::from(share)) as i32;
+            if share > 1.0 || rotating % 2 != 0 {
+                return Err(scaling.invalid(
+                    PARTIAL,
+                    format!(
+                        "is {share}; of {} elements it must leave an even number that rotate",
+                        around.head_dim
+                    ),
+                ));
+            }
+            RopeScaling::Proportional {
+                partial_rotary_factor: share,
+                factor: above_zero("factor", Some(1.0))?,
+            }
+        }
+        _ => {
+            return Err(scaling.invalid(
+                "rope_type",
+                format!("(or type) is `{kind}`; supported are default, linear, dynamic, llama3, yarn, longrope, proportional and mrope"),
+            ));
+        }
+    })
+}
+
+fn longrope(
+    scaling: &JsonObject,
+    around: &Around<'_>,
+    attention_factor: Option<f32>,
+) -> Result<RopeScaling, CheckpointError> {
+    let frequencies = around.head_dim as usize / 2;
+    let factors = |field: &str| -> Result<Vec<f32>, CheckpointError> {
+        let factors = match scaling.required(field)? {
+            OneOrMany::One(factor) => vec![factor; frequencies],
+            OneOrMany::Many(factors) => factors,
+        };
+        if factors.len() == frequencies && factors.iter().all(|factor| *factor > 0.0 && factor.is_finite()) {
+            Ok(factors)
+        } else {
+            Err(scaling.invalid(field, format!("must be one number above 0 or {frequencies} of them")))
+        }
+    };
+    let original = around.original(scaling)?;
+    if original <= 1.0 {
+        return Err(scaling.invalid(ORIGINAL, "must be above 1"));
+    }
+    let stretch = match around.at_either_level(scaling, "factor")? {
+        Some(factor) => factor,
+        None => around.max_position_embeddings as f32 / original,
+    };
+    Ok(RopeScaling::LongRope {
+        original_max_position_embeddings: original,
+        short_factor: factors("short_factor")?,
+        long_factor: factors("long_factor")?,
+        attention_factor: attention_factor.unwrap_or(if stretch > 1.0 {
+            (1.0 + stretch.ln() / original.ln()).sqrt()
+        } else {
+            1.0
+        }),
+    })
+}
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(f32),
+    Many(Vec<f32>),
+}

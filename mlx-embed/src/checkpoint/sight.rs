@@ -1,0 +1,99 @@
+//! `config.json`: which tokens a token sees.
+
+use super::json::JsonObject;
+use super::marks::is_gte_qwen2;
+use super::{Architecture, CheckpointError};
+
+/// transformers' value where a Qwen's config has no such key; `null` turns the window off.
+const SLIDING_WINDOW: i64 = 4096;
+/// transformers' value where a Qwen's config has no such key.
+const MAX_WINDOW_LAYERS: usize = 28;
+
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+
+/// Whether a token sees those before it only.
+pub(super) fn causal(config: &JsonObject, architecture: Architecture) -> Result<bool, CheckpointError> {
+    let is_causal: Option<bool> = config.optional("is_causal")?;
+    let bidirectional: Option<bool> = config.optional("use_bidirectional_attention")?;
+    match (is_causal, bidirectional) {
+        (Some(causal), Some(bidirectional)) if causal == bidirectional => Err(config.invalid(
+            "is_causal",
+            format!(
+                "is {causal}, and use_bidirectional_attention is {bidirectional}, which contradict each other"
+            ),
+        )),
+        _ if is_gte_qwen2(config, architecture)? => Ok(false),
+        _ => Ok(is_causal != Some(false) && bidirectional != Some(true)),
+    }
+}
+
+/// Each layer's window.
+///
+/// As transformers reads them. In its Qwen2 and Qwen3 a window counts with `use_sliding_window` only, and without
+/// `layer_types` the layers from `max_window_layers` on slide. Its Llama has no windows, while mlx-lm's has them: what
+/// one of these would leave out is refused.
+pub(super) fn layer_windows(
+    config: &JsonObject,
+    architecture: Architecture,
+    layers: usize,
+) -> Result<Vec<Option<usize>>, CheckpointError> {
+    let types = layer_types(config, layers)?;
+    if architecture == Architecture::Llama {
+        return match types {
+            Some(types) if types.contains(&true) => Err(config.invalid(
+                "layer_types",
+                format!("asks for {SLIDING} in a Llama, where mlx-lm computes with a window and transformers without"),
+            )),
+            _ => Ok(vec![None; layers]),
+        };
+    }
+    let in_use = config.optional::<bool>("use_sliding_window")? == Some(true);
+    let window = if in_use { window(config)? } else { None };
+    let slides = match types {
+        Some(types) => types,
+        None => {
+            let full = config.optional("max_window_layers")?.unwrap_or(MAX_WINDOW_LAYERS);
+            (0..layers).map(|layer| window.is_some() && layer >= full).collect()
+        }
+    };
+    if window.is_none() && slides.contains(&true) {
+        return Err(config.invalid(
+            "layer_types",
+            format!("asks for {SLIDING}, but no window is in use: set use_sliding_window to true and sliding_window to its tokens, or the layers to {FULL}"),
+        ));
+    }
+    Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
+}
+
+/// For each layer whether it slides, where `layer_types` says so.
+fn layer_types(config: &JsonObject, layers: usize) -> Result<Option<Vec<bool>>, CheckpointError> {
+    let Some(types) = config.optional::<Vec<String>>("layer_types")? else { return Ok(None) };
+    if types.len() != layers {
+        return Err(config.invalid(
+            "layer_types",
+            format!("has {} entries, but num_hidden_layers is {layers}", types.len()),
+        ));
+    }
+    let slides = types.iter().map(|kind| match kind.as_str() {
+        FULL => Ok(false),
+        SLIDING => Ok(true),
+        _ => {
+            Err(config.invalid("layer_types", format!("holds `{kind}`; supported are {FULL} and {SLIDING}")))
+        }
+    });
+    slides.collect::<Result<_, _>>().map(Some)
+}
+
+fn window(config: &JsonObject) -> Result<Option<usize>, CheckpointError> {
+    let field = "sliding_window";
+    let window = match (config.has(field), config.optional(field)?) {
+        (_, Some(window)) => window,
+        (true, None) => return Ok(None),
+        (false, None) => SLIDING_WINDOW,
+    };
+    match usize::try_from(window) {
+        Ok(window) if window > 0 => Ok(Some(window)),
+        _ => Err(config.invalid("sliding_window", format!("is {window}; it must be above 0"))),
+    }
+}

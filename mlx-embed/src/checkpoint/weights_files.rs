@@ -1,0 +1,113 @@
+//! Which files of a folder hold the weights.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+use super::CheckpointError;
+use super::json::JsonObject;
+use crate::file::Files;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// What a folder may hold in place of safetensors: the start and the end of a name, what it is, and what would do.
+const FOREIGN: [(&str, &str, &str, &str); 9] = [
+    (
+        "pytorch_model",
+        ".bin",
+        "PyTorch weights (pickle)",
+        "save them as safetensors: model.save_pretrained(dir)",
+    ),
+    ("", ".pth", "PyTorch weights (pickle)", "save them as safetensors"),
+    ("", ".pt", "PyTorch weights (pickle)", "save them as safetensors"),
+    ("", ".gguf", "GGUF weights", "pass a folder with the model's safetensors weights"),
+    (
+        "adapter_model",
+        ".safetensors",
+        "a LoRA adapter without its model",
+        "merge it into the model's weights",
+    ),
+    ("consolidated", ".safetensors", "weights in another layout", "convert them with transformers"),
+    ("weights", ".npz", "MLX weights of the oldest form", "convert them to safetensors with mlx_lm.convert"),
+    ("", ".h5", "TensorFlow weights", "save them as safetensors"),
+    ("", ".onnx", "an ONNX graph", "pass a folder with the model's safetensors weights"),
+];
+
+/// The names of the weights files, in order.
+///
+/// As transformers looks for them: `model.safetensors` goes before an index, whatever that names, and before the same
+/// weights in another precision (`model.fp16.safetensors`). An index none of whose files is there is left over from
+/// other weights; then, as with mlx-lm, every `model*.safetensors` counts.
+pub(super) fn find(files: &Files) -> Result<Vec<String>, CheckpointError> {
+    if holds(files, SINGLE)? {
+        return Ok(vec![SINGLE.to_owned()]);
+    }
+    let all = files.names().map_err(|source| io_error(files, ".", source))?;
+    let mut found: Vec<String> = all
+        .iter()
+        .filter(|name| name.starts_with("model") && name.ends_with(".safetensors"))
+        .cloned()
+        .collect();
+    found.sort();
+    let indexed = match JsonObject::open(files, INDEX)? {
+        Some(index) => shards(files, &index, !found.is_empty())?,
+        None => None,
+    };
+    if let Some(shards) = indexed {
+        return Ok(shards);
+    }
+    // What has the precision in its name is the same once more.
+    if found.iter().any(|name| !is_variant(name)) {
+        found.retain(|name| !is_variant(name));
+    }
+    if found.is_empty() { Err(missing(files, &all)) } else { Ok(found) }
+}
+
+/// The index's shards; `None` where none of them is there, and other weights (`others`) are.
+fn shards(files: &Files, index: &JsonObject, others: bool) -> Result<Option<Vec<String>>, CheckpointError> {
+    let weight_map: BTreeMap<String, String> = index.required("weight_map")?;
+    let named: BTreeSet<String> = weight_map.into_values().collect();
+    let mut missing = None;
+    let mut present = Vec::new();
+    for shard in named {
+        let stays_inside = Path::new(&shard).file_name().is_some_and(|name| name == shard.as_str());
+        if stays_inside && holds(files, &shard)? {
+            present.push(shard);
+        } else {
+            missing.get_or_insert(shard);
+        }
+    }
+    match missing {
+        None => Ok(Some(present)),
+        Some(_) if present.is_empty() && others => Ok(None),
+        Some(shard) => Err(CheckpointError::MissingShard { path: files.path(INDEX), shard }),
+    }
+}
+
+/// Whether the name is that of a variant: `model.VARIANT.safetensors`, or a shard of one.
+fn is_variant(name: &str) -> bool {
+    let stem = name.strip_suffix(".safetensors").unwrap_or(name);
+    stem.strip_prefix("model.").is_some_and(|rest| !rest.is_empty())
+}
+
+#[cold]
+fn missing(files: &Files, names: &[String]) -> CheckpointError {
+    let foreign = FOREIGN.iter().find_map(|&(start, end, format, remedy)| {
+        let name = names.iter().find(|name| name.starts_with(start) && name.ends_with(end))?;
+        Some(CheckpointError::WeightsFormat { path: files.path(name), format, remedy })
+    });
+    foreign.unwrap_or_else(|| CheckpointError::MissingFile {
+        path: files.path(SINGLE),
+        hint: "a checkpoint holds model.safetensors, or shards and model.safetensors.index.json",
+    })
+}
+
+fn holds(files: &Files, name: &str) -> Result<bool, CheckpointError> {
+    files.holds(name).map_err(|source| io_error(files, name, source))
+}
+
+#[cold]
+fn io_error(files: &Files, name: &str, source: io::Error) -> CheckpointError {
+    CheckpointError::Io { path: files.path(name), source }
+}

@@ -1,0 +1,263 @@
+//! Checkpoints of a model that this crate does not compute: an error names what tells it, and with
+//! `LoadOptions::lenient` a warning does.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
+use std::path::Path;
+
+use mlx_embed::{CheckpointError, Embedder, Error, LoadOptions};
+use mlx_embed_tests::golden;
+use mlx_embed_tests::scratch::Scratch;
+use serde_json::{Value, json};
+
+const WEIGHTS: &str = "model.safetensors";
+
+fn error(dir: &Path) -> CheckpointError {
+    match Embedder::load_with(dir, golden::load_options()).map(drop) {
+        Err(Error::Checkpoint(error)) => error,
+        other => panic!("no error of the checkpoint's: {other:?}"),
+    }
+}
+
+/// Loading fails with a message that names all of `mentions`.
+fn refused(scratch: &Scratch, mentions: &[&str]) -> CheckpointError {
+    let error = error(scratch.path());
+    let text = error.to_string();
+    for mention in mentions {
+        assert!(text.contains(mention), "{text:?} does not mention {mention:?}");
+    }
+    error
+}
+
+/// Loading fails because of something unknown; leniently it doesn't, and the vectors are those of the case without it.
+fn doubted(case: &str, scratch: &Scratch, mentions: &[&str]) {
+    let error = refused(scratch, mentions);
+    assert!(
+        matches!(error, CheckpointError::UnknownTensor { .. } | CheckpointError::UnknownField { .. }),
+        "{error:?}"
+    );
+    let lenient = LoadOptions { lenient: true, ..golden::load_options() };
+    let embedder = Embedder::load_with(scratch.path(), lenient).unwrap();
+    let warnings: Vec<String> = embedder.info().warnings.iter().map(ToString::to_string).collect();
+    assert!(warnings.iter().any(|warning| warning.contains(mentions[0])), "{warnings:?}");
+    let text = &["Hello, world!"];
+    assert_eq!(embedder.embed(text).unwrap()[0].vector, golden::load(case).embed(text).unwrap()[0].vector);
+}
+
+fn with(case: &str, fields: &[(&str, Value)]) -> Scratch {
+    let scratch = Scratch::of(case);
+    scratch.edit_json("config.json", |config| {
+        for (field, value) in fields {
+            config.insert((*field).into(), value.clone());
+        }
+    });
+    scratch
+}
+
+#[test]
+fn a_tensor_that_the_model_has_not() {
+    for (tensor, shape, looks_like) in [
+        ("linear.weight", &[48, 32][..], "a projection"),
+        ("score.weight", &[2, 32], "classifier"),
+        ("model.layers.0.self_attn.sinks", &[4], "attention sinks"),
+        ("model.layers.0.self_attn.q_proj.lora_A.weight", &[4, 32], "LoRA"),
+        ("base_model.model.layers.1.mlp.up_proj.lora_B.default.weight", &[64, 4], "LoRA"),
+        ("model.layers.2.input_layernorm.weight", &[32], "num_hidden_layers in config.json is 2"),
+        ("model.layers.1.input_layernorm.bias", &[32], "a norm's bias"),
+        ("model.norm.bias", &[32], "a norm's bias"),
+        ("model.layers.0.self_attn.o_proj.bias", &[32], "attention_bias"),
+        ("model.layers.0.mlp.down_proj.bias", &[32], "mlp_bias"),
+        ("model.layers.0.post_feedforward_layernorm.weight", &[32], "a norm that this family has not"),
+        ("model.layers.0.mlp.experts.0.up_proj.weight", &[64, 32], "mixture of experts"),
+        ("model.embed_positions.weight", &[512, 32], "absolute positions"),
+        ("something.else", &[1], "a part that this model has not"),
+    ] {
+        let scratch = Scratch::of("qwen3-f32");
+        scratch.add_tensor(WEIGHTS, tensor, shape);
+        doubted("qwen3-f32", &scratch, &[tensor.trim_start_matches("model."), looks_like]);
+    }
+}
+
+#[test]
+fn tensors_known_to_be_no_part_are_left_out() {
+    let scratch = Scratch::of("llama-f32");
+    for tensor in [
+        "lm_head.weight",
+        "lm_head.bias",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.rotary_emb.inv_freq",
+        "visual.blocks.0.attn.qkv.weight",
+        "vision_tower.encoder.layers.0.mlp.fc1.bias",
+        "multi_modal_projector.linear_1.weight",
+    ] {
+        scratch.add_tensor(WEIGHTS, tensor, &[3, 5]);
+    }
+    let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+    let plain = golden::load("llama-f32");
+    assert!(embedder.info().warnings.is_empty());
+    assert_eq!(embedder.info().parameters, plain.info().parameters);
+    let text = &["Hello, world!"];
+    assert_eq!(embedder.embed(text).unwrap()[0].vector, plain.embed(text).unwrap()[0].vector);
+}
+
+#[test]
+fn a_part_that_not_all_layers_have() {
+    for (case, tensor) in [
+        ("qwen2-f32", "model.layers.0.self_attn.k_proj.bias"),
+        ("qwen2-f32", "model.layers.1.self_attn.v_proj.bias"),
+        ("llama-biases-f32", "model.layers.0.mlp.gate_proj.bias"),
+        ("llama-biases-f32", "model.layers.0.self_attn.o_proj.bias"),
+        ("qwen3-f32", "model.layers.1.self_attn.k_norm.weight"),
+        ("qwen3-f32", "model.norm.weight"),
+        ("qwen3-f32", "model.layers.1.post_attention_layernorm.weight"),
+    ] {
+        let scratch = Scratch::of(case);
+        scratch.edit_tensors(WEIGHTS, |tensors| {
+            tensors.remove(tensor).unwrap();
+        });
+        let error = refused(&scratch, &[tensor.trim_start_matches("model.")]);
+        assert!(matches!(error, CheckpointError::MissingTensor { .. }), "{error:?}");
+    }
+    // Head norms of a Qwen2 are all there or are not known.
+    let scratch = Scratch::of("qwen2-with-qk-norm-f32");
+    scratch.edit_tensors(WEIGHTS, |tensors| {
+        tensors.remove("model.layers.0.self_attn.k_norm.weight").unwrap();
+    });
+    let error = refused(&scratch, &["layers.0.self_attn.q_norm.weight", "not all layers"]);
+    assert!(matches!(error, CheckpointError::UnknownTensor { .. }), "{error:?}");
+}
+
+#[test]
+fn biases_follow_the_config() {
+    let scratch = with("llama-biases-f32", &[("attention_bias", json!(false))]);
+    refused(&scratch, &["self_attn", "bias", "attention_bias: true"]);
+    let scratch = with("llama-biases-f32", &[("mlp_bias", Value::Null)]);
+    refused(&scratch, &["mlp", "bias", "mlp_bias: true"]);
+    let scratch = with("qwen3-f32", &[("attention_bias", json!(true))]);
+    let error = refused(&scratch, &["self_attn.q_proj.bias"]);
+    assert!(matches!(error, CheckpointError::MissingTensor { .. }), "{error:?}");
+}
+
+#[test]
+fn marks_of_another_model() {
+    for (field, value, mentions) in [
+        ("architectures", json!(["LlamaBidirectionalModel"]), ["architectures", "LlamaBidirectionalModel"]),
+        ("architectures", json!(["Qwen3ForSequenceClassification"]), ["architectures", "Qwen3Model"]),
+        ("architectures", json!("Qwen2ForCausalLM"), ["architectures", "Qwen3ForCausalLM"]),
+        ("auto_map", json!({"AutoModel": "modeling.NewModel"}), ["auto_map.AutoModel", "modeling.NewModel"]),
+        ("auto_map", json!({"AutoConfig": "configuration.NewConfig"}), ["auto_map.AutoConfig", "code"]),
+        ("model_file", json!("model.py"), ["model_file", "model.py"]),
+    ] {
+        doubted("qwen3-f32", &with("qwen3-f32", &[(field, value)]), &mentions);
+    }
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.write("adapter_config.json", json!({"peft_type": "LORA", "r": 4}).to_string());
+    doubted("qwen3-f32", &scratch, &["adapter_config.json", "LORA", "merge"]);
+    // A tokenizer's code is no model's.
+    let scratch = with("qwen3-f32", &[("auto_map", json!({"AutoTokenizer": ["tok.New", null]}))]);
+    Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+}
+
+/// Refused as long as there is no bidirectional attention; then these have to give what `tests/sweep.json` has.
+#[test]
+fn marks_of_bidirectional_attention() {
+    let gte = json!({"AutoModel": "Alibaba-NLP/gte-Qwen2-1.5B-instruct--modeling_qwen.Qwen2Model"});
+    for (case, field, value) in [
+        ("qwen3-f32", "is_causal", json!(false)),
+        ("llama-f32", "use_bidirectional_attention", json!(true)),
+        ("qwen2-f32", "auto_map", gte),
+    ] {
+        refused(&with(case, &[(field, value)]), &["config.json", field, "bidirectional"]);
+    }
+    let both = [("is_causal", json!(true)), ("use_bidirectional_attention", json!(true))];
+    refused(&with("qwen3-f32", &both), &["is_causal", "contradict"]);
+    let causal = [("is_causal", json!(true)), ("use_bidirectional_attention", json!(false))];
+    Embedder::load_with(with("qwen3-f32", &causal).path(), golden::load_options()).unwrap();
+}
+
+#[test]
+fn keys_that_may_change_numbers() {
+    for (key, value) in [
+        ("embedding_multiplier", json!(12.0)),
+        ("attn_logit_softcapping", json!(50.0)),
+        ("use_qk_norm", json!(true)),
+        ("num_experts", json!(4)),
+        ("per_layer_config", json!({"0": {"head_dim": 8}})),
+        ("text_config", json!({"hidden_size": 8})),
+        ("rope_traditional", json!(true)),
+    ] {
+        doubted("qwen3-f32", &with("qwen3-f32", &[(key, value)]), &[key, "not known"]);
+    }
+    let harmless = [
+        ("embedding_multiplier", json!(1.0)),
+        ("use_qk_norm", json!(false)),
+        ("num_experts", Value::Null),
+        ("favourite_colour", json!("green")),
+        ("num_labels", json!(96)),
+    ];
+    let embedder = Embedder::load_with(with("qwen3-f32", &harmless).path(), golden::load_options()).unwrap();
+    let unknown = &embedder.info().unknown_fields;
+    assert_eq!(unknown, &["embedding_multiplier", "favourite_colour", "num_experts", "use_qk_norm"]);
+}
+
+#[test]
+fn layer_types_that_do_not_fit() {
+    for (types, mentions) in [
+        (json!(["chunked_attention", "full_attention"]), ["layer_types", "chunked_attention"]),
+        (json!(["full_attention"]), ["layer_types", "num_hidden_layers is 2"]),
+        (json!(["sliding_attention", "full_attention"]), ["layer_types", "use_sliding_window"]),
+    ] {
+        refused(&with("qwen3-f32", &[("layer_types", types)]), &mentions);
+    }
+    let types = json!(["full_attention", "sliding_attention"]);
+    refused(
+        &with("llama-f32", &[("layer_types", types), ("sliding_window", json!(8))]),
+        &["layer_types", "Llama"],
+    );
+    for window in [json!(0), json!(-4)] {
+        let fields = [("use_sliding_window", json!(true)), ("sliding_window", window)];
+        refused(&with("qwen3-f32", &fields), &["sliding_window", "above 0"]);
+    }
+}
+
+#[test]
+fn positions_that_contradict_themselves() {
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
+    let mut other = yarn.clone();
+    other["type"] = json!("linear");
+    let nested = |theta: f64| json!({"rope_type": "default", "rope_theta": theta});
+    for (fields, mentions) in [
+        (vec![("rope_parameters", nested(5e5))], ["rope_theta", "different places"]),
+        (vec![("rope_scaling", other)], ["rope_scaling.rope_type", "contradict"]),
+        (
+            vec![("rope_scaling", yarn.clone()), ("rope_parameters", nested(1e6))],
+            ["rope_scaling", "contradict"],
+        ),
+        (
+            vec![("rope_scaling", yarn.clone()), ("original_max_position_embeddings", json!(32))],
+            ["rope_scaling.original_max_position_embeddings", "at the top"],
+        ),
+        (vec![("partial_rotary_factor", json!(0.5))], ["partial_rotary_factor", "in part"]),
+        (
+            vec![(
+                "rope_parameters",
+                json!({"full_attention": nested(1e6), "sliding_attention": nested(1e4)}),
+            )],
+            ["rope_parameters.full_attention", "type of layers"],
+        ),
+    ] {
+        let error = refused(&with("qwen3-f32", &fields), &mentions);
+        assert!(matches!(error, CheckpointError::InvalidField { .. }), "{error:?}");
+    }
+    let mut unknown = yarn;
+    unknown["long_mscale"] = json!(1.2);
+    refused(&with("qwen3-f32", &[("rope_scaling", unknown)]), &["rope_scaling.long_mscale", "not known"]);
+}
+
+#[test]
+fn texts_longer_than_long_factors_allow() {
+    let scratch = with("qwen3-rope-longrope", &[]);
+    scratch.edit_json("config.json", |config| {
+        config["rope_scaling"]["original_max_position_embeddings"] = json!(16);
+    });
+    refused(&scratch, &["rope_scaling.long_factor", "--max-tokens"]);
+}

@@ -1,0 +1,168 @@
+//! What mlx-lm or transformers loads is loaded, and gives the vectors that the golden files have.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
+use std::fs;
+
+use mlx_embed::{EmbedOptions, Embedder};
+use mlx_embed_tests::compare::max_abs;
+use mlx_embed_tests::golden::{self, Golden};
+use mlx_embed_tests::scratch::Scratch;
+use serde_json::{Map, Value, json};
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The checkpoint gives the reference's vectors of `case`.
+fn gives(case: &str, scratch: &Scratch) -> Embedder {
+    let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+    let golden = Golden::read(case);
+    for (index, text) in golden.texts.iter().enumerate() {
+        let vector = embedder
+            .embed_token_ids(vec![text.ids.clone()], &EmbedOptions::default())
+            .unwrap()
+            .remove(0)
+            .vector;
+        let off = max_abs(&vector, &golden.embedding(index));
+        assert!(off < 1e-4, "{case}, text {index}: off by {off}");
+    }
+    embedder
+}
+
+fn with(case: &str, edit: impl FnOnce(&mut Map<String, Value>)) -> Scratch {
+    let scratch = Scratch::of(case);
+    scratch.edit_json("config.json", edit);
+    scratch
+}
+
+#[test]
+fn an_index_of_other_weights() {
+    let scratch = Scratch::of("qwen3-f32");
+    let index = json!({"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}});
+    scratch.write(INDEX, index.to_string());
+    gives("qwen3-f32", &scratch);
+    // Also where the weights have another name.
+    fs::rename(scratch.file(WEIGHTS), scratch.file("model-00001-of-00001.safetensors")).unwrap();
+    gives("qwen3-f32", &scratch);
+}
+
+#[test]
+fn the_same_weights_in_another_precision_beside() {
+    let scratch = Scratch::of("qwen3-f32");
+    let other = golden::directory("qwen3-f16").join(WEIGHTS);
+    fs::copy(&other, scratch.file("model.fp16.safetensors")).unwrap();
+    gives("qwen3-f32", &scratch);
+    fs::copy(&other, scratch.file("model-fp16.safetensors")).unwrap();
+    gives("qwen3-f32", &scratch);
+
+    let sharded = Scratch::of("qwen3-sharded-bf16");
+    fs::remove_file(sharded.file(INDEX)).unwrap();
+    fs::copy(&other, sharded.file("model.fp16-00001-of-00001.safetensors")).unwrap();
+    gives("qwen3-sharded-bf16", &sharded);
+}
+
+#[test]
+fn a_quantisation_map_with_layers_missing() {
+    let case = "qwen3-mixed-bits";
+    let scratch = with(case, |config| {
+        for name in ["quantization", "quantization_config"] {
+            if let Some(Value::Object(entry)) = config.get_mut(name) {
+                entry.retain(|_, value| !value.is_object());
+            }
+        }
+    });
+    gives(case, &scratch);
+    // Nor do the defaults count where no matrix is stored so.
+    let case = "qwen3-affine-4bit-g64";
+    gives(
+        case,
+        &with(case, |config| {
+            config.insert("quantization".into(), json!({"group_size": 32, "bits": 8}));
+        }),
+    );
+}
+
+#[test]
+fn names_of_a_packing_that_is_mlx_s() {
+    let case = "qwen3-affine-4bit-g64";
+    for method in ["mlx", "affine", "MLX-LM"] {
+        let scratch = with(case, |config| {
+            config.remove("quantization");
+            let entry = json!({"group_size": 64, "bits": 4, "quant_method": method});
+            config.insert("quantization_config".into(), entry);
+        });
+        gives(case, &scratch);
+    }
+    let case = "qwen3-mxfp4";
+    gives(
+        case,
+        &with(case, |config| {
+            config.remove("quantization");
+            config.insert("quantization_config".into(), json!({"quant_method": "mxfp4"}));
+        }),
+    );
+}
+
+#[test]
+fn sizes_that_follow_from_others() {
+    for value in [None, Some(Value::Null)] {
+        let set = |config: &mut Map<String, Value>, field: &str| match &value {
+            Some(value) => config.insert(field.into(), value.clone()),
+            None => config.remove(field),
+        };
+        let wide = gives(
+            "qwen3-head-dim-128-bf16",
+            &with("qwen3-head-dim-128-bf16", |config| {
+                set(config, "head_dim");
+            }),
+        );
+        assert_eq!(wide.info().config.head_dim, 128);
+        gives(
+            "llama-defaults-bf16",
+            &with("llama-defaults-bf16", |config| {
+                set(config, "head_dim");
+                set(config, "num_key_value_heads");
+            }),
+        );
+        gives(
+            "qwen2-f32",
+            &with("qwen2-f32", |config| {
+                set(config, "head_dim");
+            }),
+        );
+    }
+}
+
+#[test]
+fn windows_that_no_layer_has() {
+    for fields in [
+        json!({"use_sliding_window": false, "sliding_window": 2, "max_window_layers": 0}),
+        json!({"use_sliding_window": true, "sliding_window": 2, "max_window_layers": 2}),
+        json!({"use_sliding_window": true, "sliding_window": 2}),
+        json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0}),
+        json!({"layer_types": ["full_attention", "full_attention"], "use_sliding_window": true, "sliding_window": 2}),
+    ] {
+        let scratch = with("qwen2-f32", |config| config.extend(fields.as_object().unwrap().clone()));
+        let embedder = gives("qwen2-f32", &scratch);
+        assert_eq!(embedder.info().config.layer_windows, [None, None]);
+        assert_eq!(embedder.info().max_tokens, 1024, "a window cuts no text");
+    }
+    let scratch = with("llama-f32", |config| {
+        config.insert("sliding_window".into(), json!(2));
+    });
+    gives("llama-f32", &scratch);
+}
+
+#[test]
+fn the_same_said_twice() {
+    let scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
+    let mut twice = scaling.clone();
+    twice["type"] = json!("yarn");
+    twice["rope_theta"] = json!(1e6);
+    let scratch = with("qwen3-rope-yarn", |config| {
+        config.insert("rope_parameters".into(), twice);
+        config.insert("original_max_position_embeddings".into(), json!(16));
+        config.insert("partial_rotary_factor".into(), json!(1.0));
+        config.insert("architectures".into(), json!("Qwen3Model"));
+    });
+    gives("qwen3-rope-yarn", &scratch);
+}

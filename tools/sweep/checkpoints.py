@@ -1,0 +1,85 @@
+"""Good checkpoints, and edits made to copies of them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests/golden"
+WEIGHTS = "model.safetensors"
+
+# One of each family, with biases, quantised, and with the files of sentence-transformers.
+BASES = ("qwen3-f32", "qwen2-f32", "llama-f32", "llama-biases-f32", "qwen3-affine-4bit-g64", "st-mean")
+
+
+def copy(base: str, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for file in sorted((GOLDEN / base).rglob("*")):
+        here = folder / file.relative_to(GOLDEN / base)
+        if file.is_dir():
+            here.mkdir(parents=True, exist_ok=True)
+        elif file.name != "golden.safetensors":
+            here.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, here)
+
+
+def edit(folder: Path, changes) -> None:
+    tensors = None
+    for change in changes:
+        if "file" in change:
+            edit_json(folder / change["file"], change)
+        else:
+            tensors = mx.load(str(folder / WEIGHTS)) if tensors is None else tensors
+            edit_tensor(tensors, change)
+    if tensors is not None:
+        mx.eval(tensors)
+        # MLX reads as it goes, so not over what it reads.
+        (folder / WEIGHTS).unlink()
+        mx.save_safetensors(str(folder / WEIGHTS), tensors, {"format": "mlx"})
+
+
+def edit_json(path: Path, change: dict) -> None:
+    content = json.loads(path.read_text())
+    if change.get("drop"):
+        content.pop(change["key"], None)
+    else:
+        content[change["key"]] = change["value"]
+    path.write_text(json.dumps(content))
+
+
+def edit_tensor(tensors: dict, change: dict) -> None:
+    name = change["tensor"]
+    if change["do"] == "add":
+        tensors[name] = mx.full(change["shape"], 0.5)
+        return
+    value = tensors.pop(name)
+    match change["do"]:
+        case "double":
+            tensors[name] = value * 2
+        case "f16":
+            tensors[name] = value.astype(mx.float16)
+        case "i32":
+            tensors[name] = value.astype(mx.int32)
+        case "rename":
+            tensors[f"{name}_"] = value
+        case "shape":
+            tensors[name] = mx.concatenate([value, value], axis=0)
+
+
+def dequantise(folder: Path, dense: Path) -> None:
+    """A copy with the affine matrices of 4 bits in groups of 64 as f32, which transformers reads."""
+    shutil.copytree(folder, dense)
+    tensors = mx.load(str(folder / WEIGHTS))
+    for scales in [name for name in tensors if name.endswith(".scales")]:
+        path = scales.removesuffix(".scales")
+        parts = [tensors.pop(f"{path}.{part}").astype(mx.float32) if part != "weight"
+                 else tensors.pop(f"{path}.{part}") for part in ("weight", "scales", "biases")]
+        tensors[f"{path}.weight"] = mx.dequantize(*parts, group_size=64, bits=4)
+    mx.save_safetensors(str(dense / WEIGHTS), tensors, {"format": "pt"})
+    for index in dense.glob("*.index.json"):
+        index.unlink()
+    config = json.loads((dense / "config.json").read_text())
+    config = {key: value for key, value in config.items() if "quantization" not in key}
+    (dense / "config.json").write_text(json.dumps(config))
