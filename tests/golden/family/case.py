@@ -91,8 +91,13 @@ class Case:
     kind: str = "vector"  # vector, tokens, sparse, lexical, logits or labels
     pairs: tuple = PAIRS
     extra: Callable | None = None  # writes further files: (case, folder, draw)
-    behind: Callable | None = None  # (final states, folder) to the states that pooling sees
-    finish: Callable | None = None  # (final states, folder) to a vector, where no module does it
+    more: dict = field(default_factory=dict)  # shapes of matrices beside transformers' own
+    projected: bool = False  # pooling sees what the model itself makes of the final states
+    encodes: bool = True  # sentence-transformers reads the folder, where transformers does
+    behind: Callable | None = None  # (final states, values of `more`) to the states that pooling sees
+    finish: Callable | None = None  # the same to a vector, where no module does it
+    unit: bool = False  # what `finish` gives is a unit vector
+    weights_of: str | None = None  # a case whose weights this one links to, since they are the same
     files: dict = field(default_factory=dict)  # further JSON files of the folder
 
     def transformers_config(self) -> dict:
@@ -101,9 +106,9 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    from family import decoders, encoders
+    from family import decoders, embedding_gemma2, encoders, gemma, mistral, modernbert
 
-    tables = (decoders, encoders)
+    tables = (decoders, encoders, gemma, modernbert, mistral, embedding_gemma2)
     cases = [case for table in tables for case in table.CASES]
     names = [case.name for case in cases]
     if len(set(names)) != len(names):

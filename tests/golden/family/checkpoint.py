@@ -57,16 +57,16 @@ def store(case: Case, tensors: Tensors) -> tuple[dict[str, mx.array], Tensors]:
     return stored, meant
 
 
-def write(case: Case, folder: Path) -> torch.nn.Module:
-    """Writes everything but golden.safetensors; returns transformers' model with those weights."""
+def write(case: Case, folder: Path) -> tuple[torch.nn.Module, Tensors]:
+    """Writes everything but golden.safetensors; returns transformers' model with those weights, and
+    what stands beside them."""
     folder.mkdir(parents=True)
     model = empty_model(case)
-    names = fill(model, centred_norms(case))
-    stored, meant = store(case, names)
+    stored, meant = store(case, fill(model, centred_norms(case)))
     load_values(model, meant)
     stored = case.stored(stored) if case.stored else stored
-    kind = "mlx" if case.quantization else "pt"
-    mx.save_safetensors(str(folder / "model.safetensors"), stored, {"format": kind})
+    beside, more = store(case, {name: draw(name, shape) for name, shape in case.more.items()})
+    write_weights(case, folder, stored | beside)
     config = case.config | {"torch_dtype": case.dtype}
     if case.quantization:
         config |= {"quantization": case.quantization, "quantization_config": case.quantization}
@@ -79,7 +79,18 @@ def write(case: Case, folder: Path) -> torch.nn.Module:
         write_json(folder / file, value)
     if case.extra:
         case.extra(case, folder)
-    return model
+    return model, more
+
+
+def write_weights(case: Case, folder: Path, tensors: dict[str, mx.array]) -> None:
+    file = folder / "model.safetensors"
+    mx.save_safetensors(str(file), tensors, {"format": "mlx" if case.quantization else "pt"})
+    if case.weights_of:
+        other = folder.parent / case.weights_of / file.name
+        if other.read_bytes() != file.read_bytes():
+            raise ValueError(f"{case.name} has other weights than {case.weights_of}")
+        file.unlink()
+        file.symlink_to(f"../{case.weights_of}/{file.name}")
 
 
 def load_values(model: torch.nn.Module, values: Tensors) -> None:
@@ -122,7 +133,9 @@ def write_modules(case: Case, folder: Path) -> None:
 
 
 def module_weights(case: Case, module) -> Tensors:
-    config = module.config or {}
+    config = module.config
+    if config is None:
+        return {}
     if module.kind == "LayerNorm":
         shapes = {f"norm.{name}": (config["dimension"],) for name in ("weight", "bias")}
     elif module.kind == "Dense":

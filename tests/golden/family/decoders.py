@@ -1,12 +1,8 @@
 """Decoders without the causal mask, and causal ones with a window."""
 
-from pathlib import Path
-
-import mlx.core as mx
 import numpy as np
 
-from family.case import DECODER, Case, Module, normalize, pipeline, pooling
-from family.draw import draw
+from family.case import DECODER, Case, Module, Tensors, normalize, pipeline, pooling
 
 QUERY_PROMPTS = {"query": "Instruct: Given a web search query, retrieve relevant passages that "
                           "answer the query\nQuery:", "document": ""}
@@ -32,18 +28,13 @@ def prefixed(tensors: dict) -> dict:
     return {f"model.{name}": value for name, value in tensors.items()}
 
 
-def with_linear(tensors: dict) -> dict:
-    drawn = draw("linear.weight", (PROJECTED, DECODER["hidden_size"]))
-    return prefixed(tensors) | {"linear.weight": mx.array(drawn).astype(mx.bfloat16)}
-
-
-def voyage_linear(final: np.ndarray, folder: Path) -> np.ndarray:
+def voyage_linear(final: np.ndarray, beside: Tensors) -> np.ndarray:
     """A linear layer to `num_labels` for every token."""
-    weight = mx.load(str(folder / "model.safetensors"))["linear.weight"].astype(mx.float32)
-    return (final.astype(np.float64) @ np.array(weight).astype(np.float64).T).astype(np.float32)
+    weight = beside["linear.weight"].astype(np.float64)
+    return (final.astype(np.float64) @ weight.T).astype(np.float32)
 
 
-def pplx_vector(final: np.ndarray, _folder: Path) -> np.ndarray:
+def pplx_vector(final: np.ndarray, _beside: Tensors) -> np.ndarray:
     """The mean, then tanh times 127, rounded (halves to even) and held within -128 to 127: whole
     numbers, not normalised."""
     scaled = np.tanh(final.astype(np.float64).mean(0)) * 127
@@ -68,7 +59,7 @@ BIDIRECTIONAL = [
              "AutoModelForSequenceClassification": "modeling_qwen.Qwen2ForSequenceClassification",
          }),
          reference={"auto_map": None, "is_causal": False}, loads=False, stored=prefixed,
-         lengths=LENGTHS, modules=LAST, prompts=QUERY_PROMPTS),
+         dtype="bfloat16", lengths=LENGTHS, modules=LAST, prompts=QUERY_PROMPTS),
     Case("qwen2-is-causal-false-mean", "Qwen2 with is_causal false, names without prefix, mean",
          qwen2(is_causal=False), lengths=LENGTHS, modules=MEAN, dtype="bfloat16"),
     Case("qwen3-is-causal-false-affine-4bit-g64", "the same of Qwen3, 4 bits",
@@ -83,11 +74,9 @@ BIDIRECTIONAL = [
                     "AutoModel": "modeling_qwen3_bidirectional.VoyageQwen3BidirectionalEmbedModel"
                 }),
          reference={"auto_map": None, "is_causal": False, "num_labels": None}, loads=False,
-         stored=with_linear, dtype="bfloat16", lengths=LENGTHS, behind=voyage_linear,
+         stored=prefixed, dtype="bfloat16", more={"linear.weight": (PROJECTED, 64)},
+         lengths=LENGTHS, behind=voyage_linear,
          modules=pipeline(pooling("mean_tokens", width=PROJECTED), normalize("2_Normalize"))),
-    Case("llama-is-causal-false", "Llama with is_causal false, mean",
-         config("llama", "LlamaModel", is_causal=False), lengths=LENGTHS, modules=MEAN,
-         dtype="bfloat16"),
     Case("llama-bidirec", "llama-nemotron-embed: model_type llama_bidirec, names without prefix, "
          "pooling avg, llama3 RoPE",
          config("llama_bidirec", "LlamaBidirectionalModel", pooling="avg", temperature=0.02,
@@ -98,14 +87,17 @@ BIDIRECTIONAL = [
                 rope_scaling={"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
                               "high_freq_factor": 4.0, "original_max_position_embeddings": 64}),
          reference={"model_type": "llama", "auto_map": None, "is_causal": False, "pooling": None,
-                    "temperature": None}, loads=False,
+                    "temperature": None}, loads=False, dtype="bfloat16",
          lengths=LENGTHS, modules=MEAN, prompts={"query": "query: ", "document": "passage: "}),
+    Case("llama-is-causal-false", "Llama with is_causal false, mean",
+         config("llama", "LlamaModel", is_causal=False), lengths=LENGTHS, modules=MEAN,
+         dtype="bfloat16", weights_of="llama-bidirec"),
     Case("pplx-qwen3", "pplx-embed: bidirectional_pplx_qwen3, mean, then tanh times 127, rounded",
          config("bidirectional_pplx_qwen3", "PPLXQwen3Model", use_bidirectional_attention=True,
                 auto_map={"AutoConfig": "configuration.PPLXQwen3Config",
                           "AutoModel": "modeling.PPLXQwen3Model"}),
          reference={"model_type": "qwen3", "auto_map": None, "is_causal": False}, loads=False,
-         lengths=LENGTHS, finish=pplx_vector, modules=pipeline(
+         dtype="bfloat16", lengths=LENGTHS, finish=pplx_vector, modules=pipeline(
              pooling("mean_tokens"),
              Module("", "FlexibleQuantizer", namespace="st_quantize", kwargs=("quantization",)))),
     Case("eurobert", "EuroBERT: as Llama, bidirectional, names with model., lm_head beside, mean",
@@ -118,10 +110,11 @@ CAUSAL_WINDOWS = [
     Case("qwen2-sliding-window", "use_sliding_window: layers from max_window_layers on see the last "
          "16 tokens, themselves included", windowed("qwen2", use_sliding_window=True,
                                                     max_window_layers=1),
-         stored=prefixed, lengths=AROUND_WINDOW, modules=LAST),
+         stored=prefixed, lengths=AROUND_WINDOW, modules=LAST, dtype="bfloat16"),
     Case("qwen2-sliding-window-unused", "use_sliding_window false: the window beside it counts for "
          "nothing", windowed("qwen2", use_sliding_window=False, max_window_layers=1),
-         stored=prefixed, lengths=(15, 18, 70), modules=LAST, dtype="bfloat16"),
+         stored=prefixed, lengths=(15, 18, 70), modules=LAST, dtype="bfloat16",
+         weights_of="qwen2-sliding-window"),
     Case("qwen3-sliding-window-layer-types", "the same by layer_types, in Qwen3",
          windowed("qwen3", use_sliding_window=True, max_window_layers=3, layer_types=[
              "sliding_attention", "full_attention", "sliding_attention"]),

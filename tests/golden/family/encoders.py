@@ -5,7 +5,7 @@ from family.case import Case, dense, normalize, pipeline, pooling
 BERT = dict(
     architectures=["BertModel"], model_type="bert", hidden_size=64, num_hidden_layers=2,
     num_attention_heads=4, intermediate_size=128, hidden_act="gelu", layer_norm_eps=1e-12,
-    vocab_size=280, type_vocab_size=2, max_position_embeddings=96, pad_token_id=0,
+    vocab_size=208, type_vocab_size=2, max_position_embeddings=96, pad_token_id=0,
     position_embedding_type="absolute", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
     initializer_range=0.02, use_cache=True,
 )
@@ -60,9 +60,9 @@ OF_BERT = [
     bert("bert-gamma-beta-bf16", "names with bert. and gamma, beta; bf16; no Normalize",
          dtype="bfloat16", stored=old_names, lengths=(31, 64),
          modules=pipeline(pooling("mean_tokens"))),
-    bert("bert-without-modules-f32", "no sentence-transformers files; gelu_new; one layer",
+    bert("bert-without-modules-bf16", "no sentence-transformers files; gelu_new; one layer",
          {"num_hidden_layers": 1, "hidden_act": "gelu_new"}, modules=(), pooling="cls",
-         lengths=(31,)),
+         lengths=(31,), dtype="bfloat16"),
     bert("bert-relu-bf16", "hidden_act relu, another epsilon",
          {"num_hidden_layers": 1, "hidden_act": "relu", "layer_norm_eps": 1e-5}, lengths=(31,),
          dtype="bfloat16"),

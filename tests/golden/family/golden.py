@@ -32,9 +32,9 @@ def pooling_name(case: Case) -> str:
 
 def normalized(case: Case) -> bool:
     """Whether vectors are unit ones: without modules and code of their own they are."""
-    if case.modules:
+    if case.modules and case.finish is None:
         return any(module.kind == "Normalize" for module in case.modules)
-    return case.finish is None
+    return case.finish is None or case.unit
 
 
 def entries(case: Case, encoder: Encoder) -> list[dict]:
@@ -49,7 +49,8 @@ def entries(case: Case, encoder: Encoder) -> list[dict]:
 
 
 def make(case: Case, folder: Path, command: str) -> None:
-    model = reference.load(case, folder, checkpoint.write(case, folder))
+    written, beside = checkpoint.write(case, folder)
+    model = reference.load(case, folder, written)
     encoder = Encoder(tokenizer_folder(folder.parent, case.tokenizer), case.appended)
     pipeline = None
     if case.modules and case.kind == "vector" and case.finish is None:
@@ -65,9 +66,10 @@ def make(case: Case, folder: Path, command: str) -> None:
         if head is not None:
             tensors |= {f"{name}.{i}": value for name, value in head(entry, states[-1], output).items()}
         elif case.finish is not None:
-            tensors[f"embedding.{i}"] = case.finish(states[-1], folder)[None]
+            tensors[f"embedding.{i}"] = case.finish(states[-1], beside)[None]
         elif pipeline is not None:
-            seen = case.behind(states[-1], folder) if case.behind else states[-1]
+            seen = output.last_hidden_state[0].numpy() if case.projected else states[-1]
+            seen = case.behind(seen, beside) if case.behind else seen
             tensors[f"embedding.{i}"] = pipeline(seen, entry)[None]
         else:
             tensors[f"embedding.{i}"] = mlx_reference.pool(case.pooling, states[-1])[None]

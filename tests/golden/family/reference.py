@@ -99,7 +99,7 @@ class Pipeline:
             for module in listed[1:]
         ]
         self.whole = None
-        if case.loads and not case.quantization:
+        if case.loads and case.encodes and not case.quantization:
             options = {"dtype": torch.float32, "attn_implementation": "eager"}
             self.whole = SentenceTransformer(
                 str(folder), device="cpu", local_files_only=True, model_kwargs=options

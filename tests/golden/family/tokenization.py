@@ -4,6 +4,9 @@ The byte-level one with an end token is ../tokenizer, which the other golden che
 """
 
 import json
+import math
+import re
+from collections import Counter
 from pathlib import Path
 
 from tokenizers import (
@@ -23,6 +26,15 @@ LETTERS = [chr(c) for c in range(33, 127)]
 FOLDER = "tokenizers"
 
 
+def counted(words: list[str], most: int) -> list[tuple[str, int]]:
+    """Parts of words of at least two letters and how often they occur, the heaviest first. The
+    trainers of WordPiece and Unigram do not give the same vocabulary twice."""
+    counts = Counter(word[start:end] for word in words for start in range(len(word))
+                     for end in range(start + 2, len(word) + 1))
+    heaviest = sorted(counts.items(), key=lambda part: (-part[1] * (len(part[0]) - 1), part[0]))
+    return heaviest[:most]
+
+
 def between(first: str, last: str, tokenizer: Tokenizer, separators: int = 1, types: bool = False):
     """`first $A last`, and for a pair `first $A last (last) $B last`."""
     second = ":1" if types else ""
@@ -35,13 +47,19 @@ def between(first: str, last: str, tokenizer: Tokenizer, separators: int = 1, ty
 
 def wordpiece() -> tuple[Tokenizer, dict]:
     """BERT's: lower case, accents stripped, [CLS] and [SEP], token types of a pair."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [word for line in CORPUS for word in re.findall(r"[a-z]+", line.lower())]
+    letters = [letter for letter in LETTERS if letter == letter.lower()]
+    parts = [part for part, _ in counted(words, 65)]
+    whole = sorted(set(parts) & set(words))
+    vocabulary = [*special, *letters, *(f"##{x}" for x in letters if x.isalnum()), *whole,
+                  *(f"##{part}" for part in parts)]
+    tokenizer = Tokenizer(models.WordPiece(
+        {token: i for i, token in enumerate(vocabulary)}, unk_token="[UNK]"
+    ))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=280, special_tokens=special, show_progress=False,
-                                        initial_alphabet=[c for c in LETTERS if c == c.lower()])
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = between("[CLS]", "[SEP]", tokenizer, types=True)
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer, dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"),
@@ -56,15 +74,17 @@ ROBERTA = dict(bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</
 def unigram() -> tuple[Tokenizer, dict]:
     """XLM-RoBERTa's: Unigram over Metaspace; <s>, <pad>, </s>, <unk> are 0 to 3, <mask> the last."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
-    tokenizer = Tokenizer(models.Unigram())
+    words = [f"\u2581{word}" for line in CORPUS for word in line.split()]
+    letters = ["\u2581", *LETTERS, "é", "東", "京"]
+    pieces = counted(words, 90) + [(letter, "".join(words).count(letter) + 1) for letter in letters]
+    total = sum(count for _, count in pieces)
+    scored = [(piece, math.log(count / total)) for piece, count in pieces]
+    tokenizer = Tokenizer(models.Unigram([(token, 0.0) for token in special] + scored, unk_id=3))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=270, special_tokens=special, unk_token="<unk>",
-                                      initial_alphabet=[*LETTERS, "é", "東", "京"],
-                                      show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens(special)
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
     tokenizer.post_processor = between("<s>", "</s>", tokenizer, separators=2)
     tokenizer.decoder = decoders.Metaspace()
