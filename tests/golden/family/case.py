@@ -88,7 +88,7 @@ class Case:
     modules: tuple = ()
     max_seq_length: int | None = None
     prompts: dict = field(default_factory=dict)
-    kind: str = "vector"  # vector, tokens, sparse, lexical, logits or labels
+    kind: str = "vector"  # or a head's: bge-m3, splade, late, labels, yes-no
     pairs: tuple = PAIRS
     extra: Callable | None = None  # writes further files: (case, folder, draw)
     more: dict = field(default_factory=dict)  # shapes of matrices beside transformers' own
@@ -106,9 +106,11 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    from family import decoders, embedding_gemma2, encoders, gemma, mistral, modernbert
+    from family import (
+        decoders, embedding_gemma2, encoders, gemma, mistral, modernbert, rerankers, sentence,
+    )
 
-    tables = (decoders, encoders, gemma, modernbert, mistral, embedding_gemma2)
+    tables = (decoders, encoders, gemma, modernbert, mistral, embedding_gemma2, sentence, rerankers)
     cases = [case for table in tables for case in table.CASES]
     names = [case.name for case in cases]
     if len(set(names)) != len(names):

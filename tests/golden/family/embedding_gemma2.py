@@ -5,13 +5,13 @@ from family.case import Case, normalize, pipeline, pooling
 # sliding_window is a radius: eight tokens on each side.
 AROUND_WINDOW = (9, 10, 11, 17, 18, 33, 70, 150)
 TEXT = dict(
-    model_type="embedding_gemma2_text", hidden_size=64, intermediate_size=96, num_hidden_layers=4,
+    model_type="embedding_gemma2_text", hidden_size=64, intermediate_size=96, num_hidden_layers=2,
     num_attention_heads=2, num_key_value_heads=2, head_dim=16, embedding_dim=96,
     hidden_activation="gelu_pytorch_tanh", hidden_size_per_layer_input=32, rms_norm_eps=1e-6,
     sliding_window=8, vocab_size=384, max_position_embeddings=512, attention_bias=False,
     pad_token_id=0, eos_token_id=1, bos_token_id=2,
-    layer_types=["sliding_attention", "full_attention"] * 2,
-    per_layer_config={layer: {"head_dim": 32, "num_key_value_heads": 1} for layer in ("1", "3")},
+    layer_types=["sliding_attention", "full_attention"],
+    per_layer_config={"1": {"head_dim": 32, "num_key_value_heads": 1}},
     rope_parameters={
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25,
                            "rope_theta": 1000000.0},
@@ -47,11 +47,9 @@ def case(name: str, about: str, settings: dict, **fields) -> Case:
 CASES = [
     case("embedding-gemma2-f32", "full layers with another head_dim and one KV head, rotary in a "
          "quarter of it; inputs of each layer; layer_scalar; a projection for every token; tensors "
-         "of other towers beside", config(num_hidden_layers=2, layer_types=[
-             "sliding_attention", "full_attention"], per_layer_config={
-                 "1": {"head_dim": 32, "num_key_value_heads": 1}}),
+         "of other towers beside", config(),
          prompts={"query": "task: search result | query: ", "document": "title: none | text: "}),
-    case("embedding-gemma2-bf16", "four layers; the full ones by sliding_window_pattern, "
+    case("embedding-gemma2-bf16", "full layers by sliding_window_pattern, "
          "global_head_dim and num_global_key_value_heads; rotary in all of a head",
          config(layer_types=None, per_layer_config=None, sliding_window_pattern=2,
                 global_head_dim=32, num_global_key_value_heads=1, rope_parameters={

@@ -16,6 +16,7 @@ from family.tokenization import Encoder, folder as tokenizer_folder
 PLAIN, EXTENDED = 1, 2
 FILE = "golden.safetensors"
 KNOWN_POOLINGS = ("last-token", "mean", "cls")
+# sentence-transformers' names, in the order in which it joins several.
 OF_FLAG = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean",
            "mean_sqrt_len_tokens": "mean-sqrt-len", "weightedmean_tokens": "weighted-mean",
            "lasttoken": "last-token"}
@@ -24,7 +25,7 @@ OF_FLAG = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean",
 def pooling_name(case: Case) -> str:
     """The ways in the order in which sentence-transformers joins them."""
     for module in case.modules:
-        if module.kind == "Pooling":
+        if module.kind == "Pooling" and "pooling_mode" not in module.config:
             flags = [flag for flag in OF_FLAG if module.config[f"pooling_mode_{flag}"]]
             return "+".join(OF_FLAG[flag] for flag in flags)
     return case.pooling
@@ -38,8 +39,10 @@ def normalized(case: Case) -> bool:
 
 
 def entries(case: Case, encoder: Encoder) -> list[dict]:
-    if case.kind in ("logits", "labels"):
+    if case.kind in ("labels", "yes-no"):
         return heads.pair_entries(case, encoder)
+    if case.kind == "late":
+        return heads.late_entries(case, encoder, texts.texts(encoder, case.lengths, case.texts))
     found = []
     for name, prompt in [(None, ""), *case.prompts.items()]:
         for text in texts.texts(encoder, case.lengths, case.texts)[: None if name is None else 3]:
@@ -58,7 +61,7 @@ def make(case: Case, folder: Path, command: str) -> None:
     head = heads.of(case, folder)
     kept, tensors, width = [], {}, 0
     for i, entry in enumerate(entries(case, encoder)):
-        inputs = {"token_type_ids": entry.get("token_type_ids")}
+        inputs = {name: entry.get(name) for name in ("token_type_ids", "attention_mask")}
         states, output = reference.run(model, entry["ids"], **heads.tensors(inputs))
         entry["rows"] = texts.rows(i, len(entry["ids"]))
         if entry["rows"]:
@@ -83,7 +86,7 @@ def make(case: Case, folder: Path, command: str) -> None:
         "model": {"layers": shape[0] - 2, "hidden_size": shape[2],
                   "vocab_size": vocab_size(model), "embedding_size": width},
         "weights_sha256": golden_file.weights_sha256(folder),
-        "poolings": [pooling_name(case)], "kind": case.kind, "normalized": normalized(case),
+        "poolings": [pooling_name(case)], "outputs": ["vector"], "normalized": normalized(case),
         "texts": kept,
     }
     if head is not None:
@@ -103,7 +106,7 @@ def vocab_size(model) -> int:
 def is_plain(facts: dict) -> bool:
     """Whether a reader of version 1 reads it rightly."""
     model = facts["model"]
-    return (facts["kind"] == "vector" and facts["normalized"]
+    return (facts["outputs"] == ["vector"] and facts["normalized"]
             and model["embedding_size"] == model["hidden_size"]
             and facts["poolings"][0] in KNOWN_POOLINGS)
 

@@ -14,6 +14,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+import tokenizer as qwen
 from family.texts import PROSE
 
 CORPUS = [
@@ -62,8 +63,10 @@ def wordpiece() -> tuple[Tokenizer, dict]:
     tokenizer.add_special_tokens(special)
     tokenizer.post_processor = between("[CLS]", "[SEP]", tokenizer, types=True)
     tokenizer.decoder = decoders.WordPiece()
-    return tokenizer, dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"),
-                               special, strict=True))
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return tokenizer, dict(zip(names, special, strict=True)) | {
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]
+    }
 
 
 ROBERTA = dict(bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
@@ -158,7 +161,35 @@ def mistral() -> tuple[Tokenizer, dict]:
     return tokenizer, dict(pad_token="</s>", eos_token="</s>", bos_token="<s>", unk_token="<unk>")
 
 
-BUILDERS = dict(wordpiece=wordpiece, unigram=unigram, roberta=roberta, modernbert=modernbert,
+def with_markers(build) -> tuple[Tokenizer, dict]:
+    """PyLate's markers are added tokens."""
+    tokenizer, settings = build()
+    tokenizer.add_tokens([AddedToken("[Q] "), AddedToken("[D] ")])
+    return tokenizer, settings
+
+
+def yes_no() -> tuple[Tokenizer, dict]:
+    """Qwen's with chat tokens, where yes and no are single tokens; nothing is appended."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(qwen.SPLIT), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=300, show_progress=False,
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator([*CORPUS, *["yes", "no"] * 200], trainer)
+    tokenizer.add_special_tokens(qwen.SPECIAL)
+    tokenizer.add_tokens([AddedToken("<think>", normalized=False),
+                          AddedToken("</think>", normalized=False)])
+    return tokenizer, dict(eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left")
+
+
+BUILDERS = {
+    "wordpiece-markers": lambda: with_markers(wordpiece),
+    "modernbert-markers": lambda: with_markers(modernbert), "byte-level-yes-no": yes_no,
+} | dict(wordpiece=wordpiece, unigram=unigram, roberta=roberta, modernbert=modernbert,
                 gemma=gemma, mistral=mistral)
 
 
@@ -188,7 +219,10 @@ class Encoder:
     def __call__(self, text: str) -> list[int]:
         return self.tokenizer(text)["input_ids"] + self.end
 
+    def bare(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
     def pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
-        """Token ids and token types."""
-        encoded = self.tokenizer(first, second, return_token_type_ids=True)
-        return encoded["input_ids"], encoded["token_type_ids"]
+        """Token ids and token types; in lists, since an empty second text alone counts as none."""
+        encoded = self.tokenizer([first], [second], return_token_type_ids=True)
+        return encoded["input_ids"][0], encoded["token_type_ids"][0]
