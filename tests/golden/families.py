@@ -21,6 +21,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tools/golden"))
 
+from compare import differences  # noqa: E402
 from family import golden, tokenization  # noqa: E402
 from family.case import Case, all_cases, root  # noqa: E402
 
@@ -36,8 +37,6 @@ def make(cases: list[Case], folder: Path) -> None:
 
 
 def check(cases: list[Case]) -> int:
-    from make import differences
-
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / "families"
         shared = [HERE / name for name in ("tokenizer", "tokenizer-plain")]

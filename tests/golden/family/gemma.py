@@ -11,14 +11,14 @@ WINDOW = 16
 AROUND_CAUSAL = (15, 16, 17, 18, 33, 70, 150)
 AROUND_BIDIRECTIONAL = (9, 10, 11, 17, 18, 33, 70, 150)
 SHAPE = dict(
-    hidden_size=64, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
+    hidden_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
     intermediate_size=96, hidden_activation="gelu_pytorch_tanh", rms_norm_eps=1e-6, vocab_size=384,
     max_position_embeddings=512, sliding_window=WINDOW, query_pre_attn_scalar=24,
     attention_bias=False, attn_logit_softcapping=None, final_logit_softcapping=None,
     bos_token_id=2, eos_token_id=1, pad_token_id=0, use_cache=True,
 )
 TWO_BASES = dict(rope_theta=1e6, rope_local_base_freq=1e4, rope_scaling=None)
-TYPES = ["sliding_attention", "sliding_attention", "full_attention"]
+TYPES = ["sliding_attention", "full_attention"]
 PROMPTS = {"query": "task: search result | query: ", "document": "title: none | text: "}
 
 
@@ -52,7 +52,7 @@ ENCODER = config("Gemma3TextModel", TWO_BASES, use_bidirectional_attention=True)
 CAUSAL = [
     Case("gemma3-causal-sliding-window-pattern", "as harrier-oss-v1-270m: causal, last token, the "
          "period by sliding_window_pattern; names with model.",
-         config("Gemma3ForCausalLM", TWO_BASES, sliding_window_pattern=3), dtype="bfloat16",
+         config("Gemma3ForCausalLM", TWO_BASES, sliding_window_pattern=2), dtype="bfloat16",
          stored=prefixed, lengths=AROUND_CAUSAL, modules=LAST, tokenizer="gemma"),
     Case("gemma3-causal-layer-types", "the same by layer_types and rope_parameters, as transformers 5 "
          "writes them; mean; no pattern",
@@ -67,23 +67,23 @@ CAUSAL = [
          dtype="bfloat16", stored=prefixed, lengths=(15, 16, 17, 70), modules=LAST,
          tokenizer="gemma"),
     Case("gemma3-causal-affine-4bit-g64", "4 bits, the embedding too",
-         config("Gemma3ForCausalLM", TWO_BASES, sliding_window_pattern=3, intermediate_size=128),
+         config("Gemma3ForCausalLM", TWO_BASES, sliding_window_pattern=2, intermediate_size=128),
          dtype="bfloat16", stored=prefixed, lengths=(16, 17, 70), modules=LAST, tokenizer="gemma",
          quantization={"group_size": 64, "bits": 4, "mode": "affine"}),
 ]
 BIDIRECTIONAL = [
     Case("embedding-gemma-f32", "as EmbeddingGemma 300M: bidirectional, layer_types with "
          "_sliding_window_pattern beside, mean, 2_Dense, 3_Dense, Normalize; prompts",
-         ENCODER | {"layer_types": TYPES, "_sliding_window_pattern": 3}, lengths=AROUND_BIDIRECTIONAL,
+         ENCODER | {"layer_types": TYPES, "_sliding_window_pattern": 2}, lengths=AROUND_BIDIRECTIONAL,
          modules=EMBEDDING_GEMMA, tokenizer="gemma", prompts=PROMPTS),
     Case("embedding-gemma-underscore-pattern", "only _sliding_window_pattern tells the period; "
          "transformers does not read it, and is told the layer types",
-         ENCODER | {"_sliding_window_pattern": 3}, reference={"layer_types": TYPES}, loads=False,
+         ENCODER | {"_sliding_window_pattern": 2}, reference={"layer_types": TYPES}, loads=False,
          lengths=(10, 17, 70), modules=MEAN, tokenizer="gemma",
          weights_of="embedding-gemma-f32"),
     Case("embedding-gemma-mlx-bf16", "MLX's conversion: dense.0 and dense.1 in model.safetensors; "
          "modules.json lists folders that are not there",
-         ENCODER | {"sliding_window_pattern": 3}, dtype="bfloat16", stored=prefixed,
+         ENCODER | {"sliding_window_pattern": 2}, dtype="bfloat16", stored=prefixed,
          loads=False, more=DENSE_INSIDE, finish=mlx_vector, unit=True, lengths=AROUND_BIDIRECTIONAL,
          modules=WITHOUT_DENSE_FILES, tokenizer="gemma", prompts=PROMPTS),
     Case("embedding-gemma-mlx-affine-4bit-g64", "the same in 4 bits, dense.0 and dense.1 too; no "

@@ -9,12 +9,12 @@ from safetensors.numpy import save_file
 
 import golden_file
 import reference as mlx_reference
+from compare import GOLDEN
 from family import checkpoint, heads, reference, texts
 from family.case import Case
 from family.tokenization import Encoder, folder as tokenizer_folder
 
 PLAIN, EXTENDED = 1, 2
-FILE = "golden.safetensors"
 KNOWN_POOLINGS = ("last-token", "mean", "cls")
 # sentence-transformers' names, in the order in which it joins several.
 OF_FLAG = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean",
@@ -96,7 +96,7 @@ def make(case: Case, folder: Path, command: str) -> None:
     array = {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
     if not all(np.isfinite(value).all() for value in array.values()):
         raise ValueError(f"{case.name}: not finite")
-    save_file(array, folder / FILE, metadata={"golden": json.dumps(facts, ensure_ascii=False)})
+    save_file(array, folder / GOLDEN, metadata={"golden": json.dumps(facts, ensure_ascii=False)})
 
 
 def vocab_size(model) -> int:

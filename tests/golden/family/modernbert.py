@@ -88,14 +88,14 @@ OF_MODERN = [
            quantization={"group_size": 64, "bits": 4, "mode": "affine"}),
 ]
 OF_NOMIC = [
-    Case("nomic-bert-f32", "nomic-embed v1.5's names with transformers' config: rotary BERT, SwiGLU, "
+    Case("nomic-bert-bf16", "nomic-embed v1.5's names with transformers' config: rotary BERT, SwiGLU, "
          "no biases but the norms'", NOMIC_OF_TRANSFORMERS, stored=nomic_names,
-         tokenizer="wordpiece", lengths=(33, 70, 150), modules=MEAN,
+         dtype="bfloat16", tokenizer="wordpiece", lengths=(33, 70, 150), modules=MEAN,
          prompts={"search_query": "search_query: ", "search_document": "search_document: "}),
     Case("nomic-bert-own-config", "the same with the config that its checkpoints have", NOMIC,
          reference={key: None for key in NOMIC if key not in ALIKE}
          | {key: value for key, value in NOMIC_OF_TRANSFORMERS.items() if key not in ALIKE},
-         loads=False, stored=nomic_names, tokenizer="wordpiece", lengths=(33, 70, 150), modules=MEAN,
-         weights_of="nomic-bert-f32"),
+         loads=False, dtype="bfloat16", stored=nomic_names, tokenizer="wordpiece", lengths=(33, 70, 150), modules=MEAN,
+         weights_of="nomic-bert-bf16"),
 ]
 CASES = OF_MODERN + OF_NOMIC
