@@ -53,6 +53,9 @@ def xlm_roberta(name: str, about: str, config: dict | None = None, **fields) -> 
 OF_BERT = [
     bert("bert-f32", "as all-MiniLM-L6-v2: no prefix, a pooler beside, mean, normalised",
          max_seq_length=96),
+    bert("bert-padded-tokenizer-f32", "tokenizer.json wants 16 tokens, cut and filled up, as "
+         "all-MiniLM-L6-v2's does; max_seq_length wins", tokenizer="wordpiece-padded",
+         max_seq_length=96, lengths=(33, 96), weights_of="bert-f32"),
     bert("bert-prefix-cls-f16", "names with bert., an MLM head beside, cls as bge, f16, prompts",
          {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM", dtype="float16",
          modules=CLS, prompts={"query": "Represent this sentence for searching relevant passages: ",

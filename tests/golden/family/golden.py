@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 import golden_file
 import reference as mlx_reference
+import torch_reference
 from compare import GOLDEN
 from family import checkpoint, heads, reference, texts
 from family.case import Case
@@ -62,7 +63,7 @@ def make(case: Case, folder: Path, command: str) -> None:
     kept, tensors, width = [], {}, 0
     for i, entry in enumerate(entries(case, encoder)):
         inputs = {name: entry.get(name) for name in ("token_type_ids", "attention_mask")}
-        states, output = reference.run(model, entry["ids"], **heads.tensors(inputs))
+        states, output = torch_reference.run(model, entry["ids"], **heads.tensors(inputs))
         entry["rows"] = texts.rows(i, len(entry["ids"]))
         if entry["rows"]:
             tensors[f"hidden.{i}"] = states[:, entry["rows"]]

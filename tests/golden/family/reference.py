@@ -1,6 +1,5 @@
 """What transformers and sentence-transformers compute on torch, in f32 on the CPU, each text alone."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -10,20 +9,11 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import import_from_string
 
-from family import checkpoint
 from family.case import Case
 
 transformers.utils.logging.disable_progress_bar()
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "mlx", "numpy",
             "safetensors")
-# Where a model has its embedding, its layers and the norm behind them.
-PARTS = (
-    ("embed_tokens", "layers", "norm"),
-    ("embeddings", "layers", "final_norm"),
-    ("embeddings", "encoder.layer", None),
-    ("embeddings", "layers", None),
-)
-INNER = ("model", "bert", "roberta", "nomic_bert", "language_model")
 CLOSE = 2e-6
 
 
@@ -40,53 +30,6 @@ def load(case: Case, folder: Path, written: torch.nn.Module) -> torch.nn.Module:
     if wrong or read.keys() != meant.keys() or any(not read[n].equal(meant[n]) for n in read):
         raise ValueError(f"{case.name}: transformers reads other weights than were meant: {wrong}")
     return model.eval()
-
-
-def named(model: torch.nn.Module, path: str):
-    for part in path.split("."):
-        model = getattr(model, part, None)
-    return model
-
-
-def base(model: torch.nn.Module) -> torch.nn.Module:
-    """The model without heads."""
-    for name in INNER:
-        inner = getattr(model, name, None)
-        if isinstance(inner, torch.nn.Module):
-            return base(inner)
-    return model
-
-
-def parts(model: torch.nn.Module) -> tuple:
-    for embedding, layers, norm in PARTS:
-        found = [named(model, path) if path else None for path in (embedding, layers, norm)]
-        if found[0] is not None and found[1] is not None and (norm is None or found[2] is not None):
-            return tuple(found)
-    raise ValueError(f"where are the layers of {type(model).__name__}?")
-
-
-def run(model: torch.nn.Module, ids: list[int], **inputs) -> tuple[np.ndarray, object]:
-    """Hidden states [layers + 2, tokens, hidden], and what the call gives.
-
-    Hidden states are the embedding (with its norm, scale, positions and types, where there are
-    any), after each layer, and after the last norm. Without one the last state is there twice.
-    """
-    model = copy.deepcopy(model)
-    states = []
-
-    def keep(_module, _inputs, output):
-        states.append((output[0] if isinstance(output, tuple) else output).detach().clone())
-
-    embedding, layers, norm = parts(base(model))
-    for module in (embedding, *layers, *([norm] if norm is not None else [])):
-        module.register_forward_hook(keep)
-    with torch.no_grad():
-        output = model(torch.tensor([ids]), **inputs)
-    if norm is None:
-        states.append(states[-1])
-    if len(states) != len(layers) + 2:
-        raise ValueError(f"{len(states)} states of {len(layers)} layers")
-    return np.stack([state.reshape(len(ids), -1).numpy() for state in states]), output
 
 
 class Pipeline:

@@ -168,6 +168,14 @@ def with_markers(build) -> tuple[Tokenizer, dict]:
     return tokenizer, settings
 
 
+def padded() -> tuple[Tokenizer, dict]:
+    """all-MiniLM-L6-v2's file wants texts cut and filled up to a length, which nobody obeys."""
+    tokenizer, settings = wordpiece()
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding(length=16, pad_token="[PAD]")
+    return tokenizer, settings
+
+
 def yes_no() -> tuple[Tokenizer, dict]:
     """Qwen's with chat tokens, where yes and no are single tokens; nothing is appended."""
     tokenizer = Tokenizer(models.BPE())
@@ -189,6 +197,7 @@ def yes_no() -> tuple[Tokenizer, dict]:
 BUILDERS = {
     "wordpiece-markers": lambda: with_markers(wordpiece),
     "modernbert-markers": lambda: with_markers(modernbert), "byte-level-yes-no": yes_no,
+    "wordpiece-padded": padded,
 } | dict(wordpiece=wordpiece, unigram=unigram, roberta=roberta, modernbert=modernbert,
                 gemma=gemma, mistral=mistral)
 
