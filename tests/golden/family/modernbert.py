@@ -95,7 +95,7 @@ OF_NOMIC = [
     Case("nomic-bert-own-config", "the same with the config that its checkpoints have", NOMIC,
          reference={key: None for key in NOMIC if key not in ALIKE}
          | {key: value for key, value in NOMIC_OF_TRANSFORMERS.items() if key not in ALIKE},
-         loads=False, dtype="bfloat16", stored=nomic_names, tokenizer="wordpiece", lengths=(33, 70, 150), modules=MEAN,
-         weights_of="nomic-bert-bf16"),
+         loads=False, dtype="bfloat16", stored=nomic_names, tokenizer="wordpiece",
+         lengths=(33, 70, 150), modules=MEAN, weights_of="nomic-bert-bf16"),
 ]
 CASES = OF_MODERN + OF_NOMIC
