@@ -33,9 +33,9 @@ def pooling_name(case: Case) -> str:
 
 
 def normalized(case: Case) -> bool:
-    """Whether vectors are unit ones: without modules and code of their own they are."""
+    """Whether the last module makes unit vectors; without modules and code of their own they are."""
     if case.modules and case.finish is None:
-        return any(module.kind == "Normalize" for module in case.modules)
+        return case.modules[-1].kind == "Normalize"
     return case.finish is None or case.unit
 
 
