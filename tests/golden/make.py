@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tools/golden"))
@@ -26,9 +25,7 @@ import golden_file  # noqa: E402
 import reference  # noqa: E402
 import tokenizer  # noqa: E402
 from cases import CASES, TEXTS, Case  # noqa: E402
-
-GOLDEN = "golden.safetensors"
-
+from compare import GOLDEN, differences  # noqa: E402
 
 def prompted_texts(case: Case) -> list[dict]:
     """Every text without a prompt, then with each of the case's prompts."""
@@ -67,35 +64,6 @@ def make(cases: list[Case], root: Path) -> None:
         make_case(case, root)
         size = sum(f.stat().st_size for f in (root / case.name).iterdir() if not f.is_symlink())
         print(f"{case.name:42} {size / 1024:7.0f} KiB", flush=True)
-
-
-def differences(committed: Path, fresh: Path) -> list[str]:
-    """What differs between two folders: floats of the reference may by 2e-5, nothing else may."""
-    found = []
-    names = {p.relative_to(r) for r in (committed, fresh) for p in r.rglob("*") if p.is_file()}
-    for name in sorted(names):
-        old, new = committed / name, fresh / name
-        if not (old.exists() and new.exists()):
-            found.append(f"{name}: only in {committed if old.exists() else fresh}")
-        elif name.name == GOLDEN:
-            (a, old_tensors), (b, new_tensors) = golden_file.read(old), golden_file.read(new)
-            same = a | {"versions": None} == b | {"versions": None}
-            found += [] if same else [f"{name}: says something else"]
-            found += tensor_differences(name, old_tensors, new_tensors)
-        elif old.read_bytes() != new.read_bytes():
-            found.append(f"{name}: differs")
-    return found
-
-
-def tensor_differences(name: Path, old: dict, new: dict) -> list[str]:
-    if old.keys() != new.keys():
-        return [f"{name}: other tensors"]
-    return [
-        f"{name}: {key} is off by {np.abs(old[key] - new[key]).max():.2e}"
-        for key in old
-        if old[key].shape != new[key].shape
-        or not np.allclose(old[key], new[key], rtol=0, atol=2e-5)
-    ]
 
 
 def check() -> int:

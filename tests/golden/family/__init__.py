@@ -1,0 +1,1 @@
+"""Golden checkpoints of the model families that transformers computes. See ../README.md."""

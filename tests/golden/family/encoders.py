@@ -1,0 +1,96 @@
+"""BERT, RoBERTa and XLM-RoBERTa: norms behind each half, absolute positions, biases."""
+
+from family.case import Case, dense, normalize, pipeline, pooling
+
+BERT = dict(
+    architectures=["BertModel"], model_type="bert", hidden_size=64, num_hidden_layers=2,
+    num_attention_heads=4, intermediate_size=128, hidden_act="gelu", layer_norm_eps=1e-12,
+    vocab_size=208, type_vocab_size=2, max_position_embeddings=96, pad_token_id=0,
+    position_embedding_type="absolute", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
+    initializer_range=0.02, use_cache=True,
+)
+ROBERTA = BERT | dict(
+    architectures=["XLMRobertaModel"], model_type="xlm-roberta", vocab_size=200, type_vocab_size=1,
+    layer_norm_eps=1e-5, pad_token_id=1, bos_token_id=0, eos_token_id=2, max_position_embeddings=98,
+    output_past=True,
+)
+# All positions of the table: 96 tokens.
+LENGTHS = (31, 33, 64, 95, 96)
+MEAN = pipeline(pooling("mean_tokens"), normalize("2_Normalize"))
+CLS = pipeline(pooling("cls_token"), normalize("2_Normalize"))
+PAD_INSIDE = ("the <pad> cat", "<mask> in the garden")
+
+
+def prefixed(prefix: str):
+    return lambda tensors: {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
+def old_names(tensors: dict) -> dict:
+    """As files from TensorFlow's days have them: bert., and gamma and beta in norms."""
+    renamed = {}
+    for name, value in tensors.items():
+        if "LayerNorm" in name:
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+            name = name.replace("LayerNorm.bias", "LayerNorm.beta")
+        renamed[f"bert.{name}"] = value
+    return renamed
+
+
+def quantised(bits: int) -> dict:
+    return {"group_size": 64, "bits": bits, "mode": "affine"}
+
+
+def bert(name: str, about: str, config: dict | None = None, **fields) -> Case:
+    defaults = dict(tokenizer="wordpiece", lengths=LENGTHS, modules=MEAN)
+    return Case(name, about, BERT | (config or {}), **defaults | fields)
+
+
+def xlm_roberta(name: str, about: str, config: dict | None = None, **fields) -> Case:
+    defaults = dict(tokenizer="unigram", lengths=LENGTHS, modules=MEAN, texts=PAD_INSIDE)
+    return Case(name, about, ROBERTA | (config or {}), **defaults | fields)
+
+
+OF_BERT = [
+    bert("bert-f32", "as all-MiniLM-L6-v2: no prefix, a pooler beside, mean, normalised",
+         max_seq_length=96),
+    bert("bert-padded-tokenizer-f32", "tokenizer.json wants 16 tokens, cut and filled up, as "
+         "all-MiniLM-L6-v2's does; max_seq_length wins", tokenizer="wordpiece-padded",
+         max_seq_length=96, lengths=(33, 96), weights_of="bert-f32"),
+    bert("bert-prefix-cls-f16", "names with bert., an MLM head beside, cls as bge, f16, prompts",
+         {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM", dtype="float16",
+         modules=CLS, prompts={"query": "Represent this sentence for searching relevant passages: ",
+                               "document": ""}, lengths=(31, 64)),
+    bert("bert-gamma-beta-bf16", "names with bert. and gamma, beta; bf16; no Normalize",
+         dtype="bfloat16", stored=old_names, lengths=(31, 64),
+         modules=pipeline(pooling("mean_tokens"))),
+    bert("bert-without-modules-bf16", "no sentence-transformers files; gelu_new; one layer",
+         {"num_hidden_layers": 1, "hidden_act": "gelu_new"}, modules=(), pooling="cls",
+         lengths=(31,), dtype="bfloat16"),
+    bert("bert-relu-bf16", "hidden_act relu, another epsilon",
+         {"num_hidden_layers": 1, "hidden_act": "relu", "layer_norm_eps": 1e-5}, lengths=(31,),
+         dtype="bfloat16"),
+    bert("bert-head-dim-64-bf16", "head_dim 64, as bge-large",
+         {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 1}, dtype="bfloat16",
+         lengths=(33, 96),
+         modules=pipeline(pooling("cls_token", width=128), normalize("2_Normalize"))),
+    bert("bert-affine-4bit-g64", "MLX's 4 bits: linear layers and all three embeddings",
+         dtype="bfloat16", quantization=quantised(4), lengths=(31, 96)),
+    bert("bert-affine-8bit-g64", "8 bits, f32 scales, a dense word embedding", dtype="float32",
+         quantization=quantised(8), keeps=("word_embeddings",), lengths=(31, 96)),
+]
+OF_XLM_ROBERTA = [
+    xlm_roberta("xlm-roberta-f32", "as multilingual-e5: positions from the pad id on, <pad> in a "
+                "text keeps the pad's position; mean; prompts",
+                prompts={"query": "query: ", "passage": "passage: "}),
+    xlm_roberta("xlm-roberta-prefix-cls-bf16", "names with roberta., cls as bge-m3",
+                dtype="bfloat16", stored=prefixed("roberta."), modules=CLS, lengths=(33, 96)),
+    xlm_roberta("xlm-roberta-affine-4bit-g64", "4 bits", dtype="bfloat16",
+                quantization=quantised(4), lengths=(33, 96)),
+    xlm_roberta("roberta-dense-tanh-bf16", "model_type roberta, byte-level BPE; a Dense with "
+                "bias and tanh, not normalised",
+                {"architectures": ["RobertaModel"], "model_type": "roberta", "vocab_size": 288},
+                tokenizer="roberta", lengths=(33, 96), texts=PAD_INSIDE, dtype="bfloat16",
+                modules=pipeline(pooling("mean_tokens"), dense("2_Dense", 64, 48, bias=True,
+                                                               activation="Tanh"))),
+]
+CASES = OF_BERT + OF_XLM_ROBERTA

@@ -1,0 +1,210 @@
+"""What stands beside a vector or in its place: vectors of tokens, sparse vectors, scores of pairs.
+
+Each head is made of a case and its folder, and called with a text's entry, its final hidden states
+and what the model's call gave; it returns tensors by name. Where sentence-transformers reads the
+folder, its own result is held against the formula's.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder
+
+from family.case import Case
+
+OPTIONS = {"dtype": torch.float32, "attn_implementation": "eager"}
+SAFETENSORS, PICKLE = ".safetensors", ".pt"
+
+
+def tensors(inputs: dict) -> dict:
+    """Lists to a batch of one; what is None is left out."""
+    return {name: torch.tensor([value]) for name, value in inputs.items() if value is not None}
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def agree(what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    if ours.shape != theirs.shape or np.abs(ours - theirs).max() > 2e-6 * max(1, np.abs(ours).max()):
+        raise ValueError(f"{what}: sentence-transformers gives another result")
+
+
+class Lexical:
+    """bge-m3: a vector (cls), sparse weights of token ids, vectors of tokens.
+
+    sparse = relu(hidden W + b), the largest of each token id, without <s>, <pad>, </s> and <unk>;
+    tokens = hidden V + c of every token but the first, as unit vectors.
+    """
+
+    facts = {"outputs": ["vector", "sparse", "tokens"], "normalized": True}
+    LEFT_OUT = (0, 1, 2, 3)
+
+    def __init__(self, case: Case, folder: Path):
+        self.sparse, self.colbert = (self.linear(folder, name) for name in ("sparse", "colbert"))
+        self.vocab = case.config["vocab_size"]
+
+    @staticmethod
+    def linear(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+        file = folder / f"{name}_linear{SAFETENSORS}"
+        state = (load_file(file) if file.exists()
+                 else torch.load(file.with_suffix(PICKLE), weights_only=True))
+        return state["weight"].float().numpy(), state["bias"].float().numpy()
+
+    def __call__(self, entry: dict, final: np.ndarray, _output) -> dict:
+        final = final.astype(np.float64)
+        weight, bias = self.sparse
+        of_tokens = np.maximum(final @ weight.T + bias, 0)[:, 0]
+        sparse = np.zeros(self.vocab)
+        for token, value in zip(entry["ids"], of_tokens, strict=True):
+            if token not in self.LEFT_OUT:
+                sparse[token] = max(sparse[token], value)
+        weight, bias = self.colbert
+        return {"embedding": unit(final[:1]), "sparse": sparse,
+                "tokens": unit(final[1:] @ weight.T + bias)}
+
+
+class Splade:
+    """The largest log(1 + relu(logit)) over all tokens, of each entry of the vocabulary."""
+
+    facts = {"outputs": ["sparse"]}
+
+    def __init__(self, case: Case, folder: Path):
+        self.encoder = None
+        if case.modules:
+            self.encoder = SparseEncoder(str(folder), device="cpu", model_kwargs=OPTIONS,
+                                         local_files_only=True)
+
+    def __call__(self, entry: dict, _final, output) -> dict:
+        sparse = np.log1p(np.maximum(output.logits[0].numpy(), 0)).max(0)
+        if self.encoder is not None:
+            theirs = self.encoder.encode([entry["text"]], convert_to_sparse_tensor=False)
+            agree(entry["text"], sparse, np.asarray(theirs[0]))
+        return {"sparse": sparse}
+
+
+class Late:
+    """PyLate's late interaction: the Dense layer on each token, unit vectors.
+
+    A query is filled up with [MASK] to query_length; these see the real tokens, and are seen by
+    none unless attend_to_expansion_tokens. A document loses the tokens of the skip list.
+    """
+
+    def __init__(self, case: Case, folder: Path):
+        self.settings = case.files["config_sentence_transformers.json"]
+        self.weight = load_file(folder / "1_Dense/model.safetensors")["linear.weight"].float().numpy()
+        self.encoder = MultiVectorEncoder(str(folder), device="cpu", model_kwargs=OPTIONS,
+                                          local_files_only=True)
+        # MaxSim of each query with each document, [queries, documents] in the order of `texts`.
+        self.facts = {"outputs": ["tokens"], "maxsim": []}
+        self.of = {"query": [], "document": []}
+
+    def __call__(self, entry: dict, final: np.ndarray, _output) -> dict:
+        vectors = unit(final.astype(np.float64) @ self.weight.T.astype(np.float64))[entry["kept"]]
+        text = [entry["text"]]
+        whole = (self.encoder.encode_query(text) if entry["side"] == "query"
+                 else self.encoder.encode_document(text))
+        agree(entry["text"], vectors, np.asarray(whole[0]))
+        self.of[entry["side"]].append(vectors)
+        self.facts["maxsim"] = [[round(float((query @ document.T).max(1).sum()), 6)
+                                 for document in self.of["document"]] for query in self.of["query"]]
+        return {"tokens": vectors}
+
+
+def late_entries(case: Case, encoder, listed: list[str]) -> list[dict]:
+    """Every text as a query and as a document, as far as they fit."""
+    settings = case.files["config_sentence_transformers.json"]
+    tokenizer = encoder.tokenizer
+    mask = tokenizer.convert_tokens_to_ids("[MASK]")
+    skipped = {tokenizer.convert_tokens_to_ids(word) for word in settings["skiplist_words"]}
+    found = []
+    for side in ("query", "document"):
+        prefix, most = settings[f"{side}_prefix"], settings[f"{side}_length"]
+        for text in listed:
+            ids = encoder(prefix + text)
+            if len(ids) > most:
+                continue
+            entry = {"text": text, "prompt_name": None, "prompt": prefix, "side": side, "ids": ids}
+            if side == "document":
+                entry["kept"] = [i for i, token in enumerate(ids) if token not in skipped]
+            elif settings["do_query_expansion"]:
+                hidden = most - len(ids)
+                entry["ids"] = ids + [mask] * hidden
+                sees = 1 if settings["attend_to_expansion_tokens"] else 0
+                entry["attention_mask"] = [1] * len(ids) + [sees] * hidden
+                entry["kept"] = list(range(most))
+            else:
+                entry["kept"] = list(range(len(ids)))
+            found.append(entry)
+    return found
+
+
+class Labels:
+    """A sequence classifier's one label: the logit, and what the activation makes of it."""
+
+    def __init__(self, case: Case, folder: Path):
+        named = case.config.get("sentence_transformers", {}).get("activation_fn", "")
+        self.identity = named.endswith("Identity")
+        self.facts = {"outputs": ["score"], "activation": "identity" if self.identity else "sigmoid"}
+        self.encoder = None
+        if case.loads and not case.quantization:
+            self.encoder = CrossEncoder(str(folder), device="cpu", model_kwargs=OPTIONS,
+                                        local_files_only=True)
+
+    def __call__(self, entry: dict, _final, output) -> dict:
+        logit = output.logits[0].numpy().astype(np.float64)
+        score = logit if self.identity else 1 / (1 + np.exp(-logit))
+        if self.encoder is not None:
+            theirs = self.encoder.predict([(entry["query"], entry["text"])])
+            agree(entry["text"], score, np.asarray(theirs).reshape(-1))
+        return {"logits": logit, "score": score}
+
+
+JUDGE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
+    "the Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n"
+    "<|im_start|>user\n"
+)
+ANSWER = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+class YesNo:
+    """Qwen3-Reranker: softmax of the logits of "no" and "yes" behind the last token."""
+
+    def __init__(self, case: Case, folder: Path):
+        from family.tokenization import Encoder, folder as tokenizer_folder
+
+        tokenizer = Encoder(tokenizer_folder(folder.parent, case.tokenizer)).tokenizer
+        self.rows = [tokenizer.convert_tokens_to_ids(word) for word in ("no", "yes")]
+        self.facts = {"outputs": ["score"], "activation": "softmax", "no": self.rows[0],
+                      "yes": self.rows[1], "prefix": JUDGE, "suffix": ANSWER,
+                      "instruction": INSTRUCTION}
+
+    def __call__(self, entry: dict, _final, output) -> dict:
+        logits = output.logits[0, -1, self.rows].numpy().astype(np.float64)
+        return {"logits": logits, "score": 1 / (1 + np.exp(logits[:1] - logits[1:]))}
+
+
+def pair_entries(case: Case, encoder) -> list[dict]:
+    found = []
+    for query, document in case.pairs:
+        entry = {"text": document, "query": query, "prompt_name": None, "prompt": ""}
+        if case.kind == "yes-no":
+            body = f"<Instruct>: {INSTRUCTION}\n<Query>: {query}\n<Document>: {document}"
+            entry["ids"] = [token for part in (JUDGE, body, ANSWER) for token in encoder.bare(part)]
+        else:
+            entry["ids"], types = encoder.pair(query, document)
+            if any(types):
+                entry["token_type_ids"] = types
+        found.append(entry)
+    return found
+
+
+HEADS = {"bge-m3": Lexical, "splade": Splade, "late": Late, "labels": Labels, "yes-no": YesNo}
+
+
+def of(case: Case, folder: Path):
+    return HEADS[case.kind](case, folder) if case.kind in HEADS else None

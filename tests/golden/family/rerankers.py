@@ -1,0 +1,50 @@
+"""Rerankers: scores of pairs."""
+
+from family.case import DECODER, Case
+from family.encoders import BERT, ROBERTA, quantised
+from family.modernbert import MODERN
+
+ONE_LABEL = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+IDENTITY = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity",
+                                      "version": "4.1.0"}}
+SMALL = {"max_position_embeddings": 200, "num_hidden_layers": 1}
+QWEN3 = dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3") | DECODER | dict(
+    num_hidden_layers=1, max_position_embeddings=1024, vocab_size=320)
+
+
+def classifier(name: str, about: str, config: dict, **fields) -> Case:
+    defaults = dict(auto="AutoModelForSequenceClassification", dtype="bfloat16", kind="labels",
+                    tokenizer="wordpiece")
+    return Case(name, about, config | ONE_LABEL, **defaults | fields)
+
+
+def qwen3(name: str, about: str, config: dict | None = None, **fields) -> Case:
+    defaults = dict(auto="AutoModelForCausalLM", dtype="bfloat16", kind="yes-no",
+                    tokenizer="byte-level-yes-no")
+    return Case(name, about, QWEN3 | (config or {}), **defaults | fields)
+
+
+OF_BERT = BERT | SMALL | {"architectures": ["BertForSequenceClassification"]}
+MODERNBERT = MODERN | {"architectures": ["ModernBertForSequenceClassification"],
+                      "num_hidden_layers": 2}
+CASES = [
+    classifier("reranker-bert-identity", "as ms-marco-MiniLM: pooler with tanh, one label, raw "
+               "logits; token types of the pair", OF_BERT | IDENTITY),
+    classifier("reranker-bert-sigmoid", "the same without a word on the activation: sigmoid",
+               OF_BERT, weights_of="reranker-bert-identity"),
+    classifier("reranker-bert-affine-4bit-g64", "4 bits, pooler too; the classifier has one row",
+               OF_BERT, quantization=quantised(4)),
+    classifier("reranker-xlm-roberta", "as bge-reranker-v2-m3: dense with tanh, then one label; "
+               "</s></s> between", ROBERTA | SMALL | {
+                   "architectures": ["XLMRobertaForSequenceClassification"]},
+               tokenizer="unigram"),
+    classifier("reranker-modernbert-mean", "as gte-reranker-modernbert: mean, then dense, GELU, norm "
+               "and one label", MODERNBERT,
+               tokenizer="modernbert"),
+    classifier("reranker-modernbert-cls", "classifier_pooling cls",
+               MODERNBERT | {"classifier_pooling": "cls"},
+        tokenizer="modernbert", weights_of="reranker-modernbert-mean"),
+    qwen3("reranker-qwen3-tied", "Qwen3-Reranker: yes and no at the last position, tied head"),
+    qwen3("reranker-qwen3-untied-affine-4bit-g64", "an lm_head of its own, all in 4 bits",
+          {"tie_word_embeddings": False, "intermediate_size": 128}, quantization=quantised(4)),
+]

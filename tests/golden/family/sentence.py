@@ -1,0 +1,139 @@
+"""What sentence-transformers puts behind the transformer: modules, token vectors, sparse vectors."""
+
+import string
+from pathlib import Path
+
+import mlx.core as mx
+import torch
+
+from family.case import Case, Module, dense, layer_norm, normalize, pipeline, pooling
+from family.draw import draw
+from family.encoders import BERT, ROBERTA
+from family.modernbert import MODERN
+
+ONE_LAYER = BERT | {"num_hidden_layers": 1}
+BASE = "modules-dense-activations"
+HIDDEN = 64
+TOKEN_WIDTH = 32
+
+
+def bert(name: str, about: str, *modules: Module, **fields) -> Case:
+    defaults = dict(tokenizer="wordpiece", lengths=(33,), dtype="bfloat16",
+                    weights_of=None if name == BASE else BASE)
+    return Case(name, about, ONE_LAYER, modules=pipeline(*modules), **defaults | fields)
+
+
+MODULES = [
+    bert(BASE, "cls, Dense with bias and GELU, Dense with ReLU, Normalize: 64 to 96 to 40",
+         pooling("cls_token"), dense("2_Dense", 64, 96, bias=True, activation="GELU"),
+         dense("3_Dense", 96, 40, bias=True, activation="ReLU"), normalize("4_Normalize")),
+    bert("modules-dense-tanh-residual", "Dense with tanh, as distiluse; Dense with a residual of its "
+         "own, without one of its own; no Normalize", pooling("mean_tokens"),
+         dense("2_Dense", 64, 48, bias=True, activation="Tanh"),
+         dense("3_Dense", 48, 48, use_residual=True), dense("4_Dense", 48, 32, use_residual=True)),
+    bert("modules-layer-norm", "LayerNorm behind the mean, then Normalize", pooling("mean_tokens"),
+         layer_norm("2_LayerNorm", 64), normalize("3_Normalize")),
+    bert("modules-normalize-before-dense", "Normalize stands before the last Dense: no unit vectors",
+         pooling("mean_tokens"), normalize("2_Normalize"), dense("3_Dense", 64, 24, bias=True)),
+    bert("pooling-max", "max over tokens", pooling("max_tokens"), normalize("2_Normalize")),
+    bert("pooling-mean-sqrt-len", "sum by the root of the length", pooling("mean_sqrt_len_tokens")),
+    bert("pooling-weighted-mean", "weights 1, 2, 3, ... as SGPT", pooling("weightedmean_tokens"),
+         normalize("2_Normalize")),
+    bert("pooling-all-joined", "all six ways in sentence-transformers' order, then Dense: 384 to 32",
+         pooling("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens",
+                 "weightedmean_tokens", "lasttoken"), dense("2_Dense", 384, 32),
+         normalize("3_Normalize")),
+    bert("pooling-cls-mean", "two ways joined, not normalised: 128", pooling("cls_token",
+                                                                            "mean_tokens")),
+    bert("pooling-without-prompt", "include_prompt false: tokens of the prompt, [CLS] too, are seen "
+         "but not pooled", pooling("mean_tokens", include_prompt=False), normalize("2_Normalize"),
+         prompts={"query": "represent the question: ", "document": ""}),
+    Case("pooling-mode-by-name", "sentence-transformers 6's spelling: pooling_mode and "
+         "embedding_dimension, its own class paths", ONE_LAYER, tokenizer="wordpiece", lengths=(33,),
+         dtype="bfloat16", weights_of=BASE, pooling="mean+max",
+         modules=(Module("", "Transformer",
+                         namespace="sentence_transformers.base.modules.transformer"),
+                  Module("1_Pooling", "Pooling", dict(embedding_dimension=HIDDEN,
+                                                      pooling_mode=["mean", "max"],
+                                                      include_prompt=True),
+                         namespace="sentence_transformers.sentence_transformer.modules.pooling"),
+                  Module("2_Normalize", "Normalize",
+                         namespace="sentence_transformers.base.modules.normalize"))),
+]
+
+
+def bge_m3_heads(suffix: str):
+    def write(case: Case, folder: Path) -> None:
+        """Upstream's are PyTorch's pickles in a zip: state dicts of one linear layer each."""
+        for name, outputs in (("sparse", 1), ("colbert", HIDDEN)):
+            values = {part: draw(f"{name}_linear.{part}", shape)
+                      for part, shape in (("weight", (outputs, HIDDEN)), ("bias", (outputs,)))}
+            file = folder / f"{name}_linear{suffix}"
+            if suffix == ".pt":
+                torch.save({key: torch.from_numpy(value) for key, value in values.items()}, file)
+            else:
+                mx.save_safetensors(str(file), {key: mx.array(value) for key, value in values.items()},
+                                    {"format": "pt"})
+    return write
+
+
+def bge_m3(name: str, about: str, suffix: str, **fields) -> Case:
+    return Case(name, about, ROBERTA | {"num_hidden_layers": 1}, tokenizer="unigram",
+                lengths=(33,), dtype="bfloat16", kind="bge-m3", pooling="cls",
+                extra=bge_m3_heads(suffix), modules=pipeline(pooling("cls_token"),
+                                                             normalize("2_Normalize")), **fields)
+
+
+SPLADE = Module("1_SpladePooling", "SpladePooling",
+                dict(pooling_strategy="max", activation_function="relu",
+                     word_embedding_dimension=BERT["vocab_size"]),
+                namespace="sentence_transformers.sparse_encoder.models")
+MLM = Module("", "MLMTransformer", namespace="sentence_transformers.sparse_encoder.models")
+SPARSE = [
+    bge_m3("bge-m3-pickled-heads", "bge-m3's heads as upstream has them: .pt", ".pt"),
+    bge_m3("bge-m3-safetensors-heads", "the same heads as safetensors", ".safetensors",
+           weights_of="bge-m3-pickled-heads"),
+    Case("splade-bert", "SPLADE: the MLM head, max over tokens of log(1 + relu)",
+         ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
+         tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
+         modules=(MLM, SPLADE), files={"config_sentence_transformers.json": {
+             "model_type": "SparseEncoder", "prompts": {"query": "", "document": ""},
+             "default_prompt_name": None, "similarity_fn_name": "dot"}}),
+    Case("splade-bert-without-modules", "the same, with config.json and weights only",
+         ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
+         tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
+         weights_of="splade-bert"),
+]
+
+
+def pylate(**settings) -> dict:
+    return {"config_sentence_transformers.json": {
+        "model_type": "ColBERT", "prompts": {}, "default_prompt_name": None,
+        "similarity_fn_name": "MaxSim", "query_prefix": "[Q] ", "document_prefix": "[D] ",
+        "query_length": 16, "document_length": 48, "attend_to_expansion_tokens": False,
+        "skiplist_words": list(string.punctuation), "do_query_expansion": True,
+    } | settings}
+
+
+LATE_MODULES = (
+    Module("", "Transformer"),
+    Module("1_Dense", "Dense", dict(
+        in_features=HIDDEN, out_features=TOKEN_WIDTH, bias=False, use_residual=False,
+        activation_function="torch.nn.modules.linear.Identity"), namespace="pylate.models.Dense"),
+)
+LATE = [
+    Case("late-interaction-bert", "PyLate: markers of queries and documents, queries filled up with "
+         "[MASK] that none sees, punctuation skipped in documents", ONE_LAYER,
+         tokenizer="wordpiece-markers", lengths=(33,), dtype="bfloat16", kind="late",
+         modules=LATE_MODULES, files=pylate()),
+    Case("late-interaction-bert-attended", "the same, but [MASK] is seen", ONE_LAYER,
+         tokenizer="wordpiece-markers", dtype="bfloat16", kind="late", modules=LATE_MODULES,
+         files=pylate(attend_to_expansion_tokens=True), weights_of="late-interaction-bert"),
+    Case("late-interaction-modernbert", "ModernBERT, queries as they are (no expansion), no skip "
+         "list, texts longer than the local window",
+         MODERN | {"num_hidden_layers": 2, "global_attn_every_n_layers": 2},
+         tokenizer="modernbert-markers", lengths=(18, 33), dtype="bfloat16", kind="late",
+         modules=LATE_MODULES, files=pylate(do_query_expansion=False, skiplist_words=[],
+                                            query_length=48)),
+]
+CASES = MODULES + SPARSE + LATE
