@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use mlx_embed::bench::{Bench, Level, Operation, Part, Roofline, Sample, Shape};
+use mlx_embed::bench::{Bench, Level, Operation, Roofline, Sample, Shape};
 use mlx_embed::mlx::gpu_backend;
 use mlx_embed::{Device, EmbedOptions, Embedder, Error, LoadOptions};
 
@@ -219,14 +219,11 @@ fn operations(
             let samples = bench.pass(shape, level)?;
             found.splice(0..0, targets(shape, level, &samples));
         }
-        // First what has no throughput: a group's can be set, but not taken away.
-        found.sort_by_key(|(target, _)| target.operation.parts() != [Part::Dispatch]);
         let mut group = criterion.benchmark_group(&name);
         group.sampling_mode(SamplingMode::Flat).sample_size(SAMPLES).warm_up_time(Duration::from_millis(1));
         let mut spare = Vec::new();
         for (target, first) in found {
-            let dispatch = target.operation.parts() == [Part::Dispatch];
-            let time = |sample: &Sample| if dispatch { sample.host } else { sample.device };
+            let time = |sample: &Sample| sample.device;
             let counted = [first.work.total_operations(), first.work.bytes].map(|count| count as u64);
             match counted {
                 [0, 0] => {}

@@ -50,7 +50,6 @@ fn every_part_of_every_layer_is_measured_once() {
                 .iter()
                 .flat_map(|sample| sample.operation.parts())
                 .copied()
-                .filter(|part| *part != Part::Dispatch)
                 .collect();
             assert_eq!(parts, LAYER, "{kernels}, layer {layer}");
         }
@@ -160,8 +159,7 @@ fn times_are_there_and_apart() {
     let mut bench = Bench::new(&load("mlx", Precision::Exact)).unwrap();
     for level in [Level::Operations, Level::Layers, Level::Model] {
         for sample in bench.pass(SHAPE, level).unwrap() {
-            let dispatch = sample.operation.parts() == [Part::Dispatch];
-            assert_eq!(sample.device > Duration::ZERO, !dispatch, "{sample:?}");
+            assert!(sample.device > Duration::ZERO, "{sample:?}");
             let in_a_kernel = sample.operation.parts() == [Part::Pooling];
             assert!(sample.host > Duration::ZERO || in_a_kernel, "{sample:?}");
         }

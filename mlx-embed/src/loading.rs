@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::batch::Sharing;
+use crate::checkpoint::spec::PositionsSpec;
 use crate::checkpoint::{Checkpoint, CheckpointError, ModelConfig, RopeScaling};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
@@ -138,6 +139,8 @@ pub(crate) fn load(
     let (pooling, pooling_source) = match (options.pooling, files.pooling) {
         (Some(pooling), _) => (pooling, Source::Caller),
         (None, Some(pooling)) => (pooling, Source::Checkpoint),
+        // As sentence-transformers does without a word about pooling; a decoder's last token has seen the whole text.
+        (None, None) if !config.architecture.is_decoder() => (Pooling::Mean, Source::Default),
         (None, None) => (Pooling::LastToken, Source::Default),
     };
     let backend = options.device.backend()?;
@@ -243,13 +246,20 @@ pub(crate) fn load(
 
 /// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets.
 fn max_tokens(checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<usize, Error> {
-    match wanted {
-        None => {
+    // Where positions are rows of a table, it ends.
+    let rows = checkpoint.spec().embedding.positions.as_ref().map(PositionsSpec::longest);
+    let reject = |reason: String| Err(Error::Option { option: "max_tokens", reason });
+    match (wanted, rows) {
+        (None, rows) => {
             let files = checkpoint.sentence_transformers();
-            Ok(files.max_seq_length.unwrap_or(checkpoint.config().max_position_embeddings))
+            let limit = files.max_seq_length.unwrap_or(checkpoint.config().max_position_embeddings);
+            Ok(limit.min(rows.unwrap_or(limit)))
         }
-        Some(0) => Err(Error::Option { option: "max_tokens", reason: "is 0; give at least 1".into() }),
-        Some(wanted) => Ok(wanted),
+        (Some(0), _) => reject("is 0; give at least 1".into()),
+        (Some(wanted), Some(rows)) if wanted > rows => {
+            reject(format!("is {wanted}, but this model has positions for {rows} tokens; give at most that"))
+        }
+        (Some(wanted), _) => Ok(wanted),
     }
 }
 

@@ -155,7 +155,7 @@ fn on_cpu(
     let engine = kernels::Engine::new(family, threads).map_err(|error| Error::Stopped {
         reason: format!("its {threads} threads could not start: {error}"),
     })?;
-    let spec = checkpoint.spec();
+    let spec = checkpoint.spec().clone();
     let cpu = Cpu::new(engine, options.precision, &spec);
     Runner::load(checkpoint, spec, cpu, options, &mut loaded)
 }
@@ -168,7 +168,7 @@ fn on_mlx(
 ) -> Result<Runner<Mlx>, Error> {
     within_turn(options, || {
         let stream = prepare_mlx(checkpoint, options)?;
-        let spec = checkpoint.spec();
+        let spec = checkpoint.spec().clone();
         let mlx = Mlx::new(&Weights::new(checkpoint), &spec, stream)?;
         Runner::load(checkpoint, spec, mlx, options, &mut loaded)
     })
@@ -184,7 +184,7 @@ fn on_cuda(
 ) -> Result<Runner<Cuda>, Error> {
     within_turn(options, || {
         let stream = prepare_mlx(checkpoint, options)?;
-        let spec = checkpoint.spec();
+        let spec = checkpoint.spec().clone();
         let weights = Weights::new(checkpoint);
         let cuda = Cuda::new(&weights, &spec, kernels, options.gpu, form, options.matmul, stream)?;
         Runner::load(checkpoint, spec, cuda, options, &mut loaded)
@@ -488,7 +488,7 @@ pub(crate) fn kind(
 
 /// This crate's kernels for NVIDIA GPUs, compiled, or why not.
 fn for_cuda(checkpoint: &Checkpoint, gpu: i32) -> Result<Result<Kind, String>, Error> {
-    let form = match model::form(checkpoint, &checkpoint.spec())? {
+    let form = match model::form(checkpoint, checkpoint.spec())? {
         Ok(form) => form,
         Err(why) => return Ok(Err(format!("this crate's kernels can't run the checkpoint: {why}"))),
     };

@@ -7,6 +7,9 @@ use super::parts::Arithmetic;
 
 /// A backend whose operations can be waited for.
 pub(crate) trait Measurable: Backend {
+    /// Whether operations are computed after they return, when they are waited for.
+    const DEFERS: bool;
+
     /// Whether [`Operations::qkv`](crate::model::Operations::qkv) norms heads and rotates, too.
     const ROTATES_WITH_QKV: bool;
 
@@ -19,6 +22,7 @@ pub(crate) trait Measurable: Backend {
 }
 
 impl Measurable for Mlx {
+    const DEFERS: bool = true;
     const ROTATES_WITH_QKV: bool = false;
 
     fn arithmetic(&self, _projection: Option<&Self::Projection>) -> Arithmetic {
@@ -43,6 +47,7 @@ impl Measurable for Mlx {
 
 /// Its operations are done when they return.
 impl Measurable for Cpu {
+    const DEFERS: bool = false;
     const ROTATES_WITH_QKV: bool = false;
 
     fn arithmetic(&self, projection: Option<&Self::Projection>) -> Arithmetic {
@@ -67,6 +72,7 @@ impl Measurable for Cpu {
 }
 
 impl Measurable for Cuda {
+    const DEFERS: bool = true;
     const ROTATES_WITH_QKV: bool = true;
 
     fn arithmetic(&self, _projection: Option<&Self::Projection>) -> Arithmetic {

@@ -20,10 +20,8 @@
 //! ```
 //!
 //! # What is timed
-//! - **Operations** ([`Level::Operations`]): each is built and computed before the next one is. Inside this crate's
-//!   kernels for the CPU, which compute several in one node of the graph, the kernel's own clock tells them apart. What
-//!   lies between operations is [`Part::Dispatch`]: MLX's graph and threads, and the copy that MLX makes of a residual
-//!   stream that the measurement still holds.
+//! - **Operations** ([`Level::Operations`]): each is built and computed before the next one is. Kernels that compute
+//!   several parts at once are timed as one operation.
 //! - **Layers** ([`Level::Layers`]) and the **model** ([`Level::Model`]) are computed at once, as users' passes are.
 //!   They take less than the sum of their operations.
 //! - **Host** time is spent building the graph; **device** time computing it. A GPU's operations are computed one at a

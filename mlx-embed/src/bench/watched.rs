@@ -75,7 +75,7 @@ impl<'a, B: Measurable> Watched<'a, B> {
     ) -> Result<(T, [Duration; 2]), MlxError> {
         let building = Building::start();
         let made = build()?;
-        let host = building.host();
+        let host = if B::DEFERS { building.host() } else { Duration::ZERO };
         wait(&made)?;
         Ok((made, [host, building.elapsed().saturating_sub(host)]))
     }
@@ -199,7 +199,7 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
             Half::Attention => self.half.set(Half::Mlp),
             Half::Mlp => {
                 if let Some(building) = self.began.take() {
-                    let host = building.host();
+                    let host = if B::DEFERS { building.host() } else { Duration::ZERO };
                     b.wait_hidden(&sum)?;
                     let times = [host, building.elapsed().saturating_sub(host)];
                     self.record(&[Part::Layer], b.arithmetic(None), Some(self.layer.get()), times);

@@ -1,4 +1,4 @@
-//! `config.json`: the decoder's geometry.
+//! `config.json`: the model's geometry.
 
 use serde::Serialize;
 
@@ -9,9 +9,8 @@ use super::json::JsonObject;
 use super::rope::RopeScaling;
 use super::{rope_fields, sight};
 
-/// Families of decoders that this crate builds. They are parameters of one description, not separate models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// Families of models that this crate builds. They are parameters of one description, not separate models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Architecture {
     /// Qwen2: biases on q, k and v.
@@ -20,40 +19,71 @@ pub enum Architecture {
     Qwen3,
     /// Llama: neither.
     Llama,
+    /// Llama whose tokens all see each other, as in llama-nemotron-embed.
+    LlamaBidirectional,
+    /// EuroBERT, which is the same.
+    EuroBert,
+    /// Mistral: Llama with a window.
+    Mistral,
+    /// Gemma 3's text model, EmbeddingGemma among them: four norms a layer, GeGLU, sliding layers.
+    Gemma3,
+    /// BERT: absolute positions, norms of sums, GELU.
+    Bert,
+    /// RoBERTa and XLM-RoBERTa: BERT with positions counted from the padding id.
+    Roberta,
+    /// ModernBERT: norms before each half, rotary embedding, GeGLU, local layers.
+    ModernBert,
+    /// nomic-bert: BERT with rotary embedding and SwiGLU.
+    NomicBert,
 }
 
 impl Architecture {
+    /// Each with its `model_type` and what transformers' classes begin with. Several types may be one family.
+    pub(super) const ALL: [(&str, Self, &str); 12] = [
+        ("qwen2", Self::Qwen2, "Qwen2"),
+        ("qwen3", Self::Qwen3, "Qwen3"),
+        ("llama", Self::Llama, "Llama"),
+        ("llama_bidirec", Self::LlamaBidirectional, "LlamaBidirectional"),
+        ("eurobert", Self::EuroBert, "EuroBert"),
+        ("mistral", Self::Mistral, "Mistral"),
+        ("gemma3_text", Self::Gemma3, "Gemma3Text"),
+        ("bert", Self::Bert, "Bert"),
+        ("roberta", Self::Roberta, "Roberta"),
+        ("xlm-roberta", Self::Roberta, "XLMRoberta"),
+        ("modernbert", Self::ModernBert, "ModernBert"),
+        ("nomic_bert", Self::NomicBert, "NomicBert"),
+    ];
+
     pub(super) fn read(config: &JsonObject) -> Result<Self, CheckpointError> {
         let model_type: String = config.required("model_type")?;
-        match model_type.as_str() {
-            "qwen2" => Ok(Self::Qwen2),
-            "qwen3" => Ok(Self::Qwen3),
-            "llama" => Ok(Self::Llama),
-            _ => Err(CheckpointError::UnsupportedArchitecture { path: config.path().to_owned(), model_type }),
+        match Self::ALL.iter().find(|(name, ..)| *name == model_type) {
+            Some((_, architecture, _)) => Ok(*architecture),
+            None => {
+                Err(CheckpointError::UnsupportedArchitecture { path: config.path().to_owned(), model_type })
+            }
         }
     }
 
-    /// What transformers' classes begin with.
-    pub(super) fn class(self) -> &'static str {
-        match self {
-            Self::Qwen2 => "Qwen2",
-            Self::Qwen3 => "Qwen3",
-            Self::Llama => "Llama",
-        }
+    /// Whether its layers are those of a Llama, more or less.
+    pub(crate) fn is_decoder(self) -> bool {
+        !matches!(self, Self::Bert | Self::Roberta | Self::ModernBert | Self::NomicBert)
     }
 }
 
 impl std::fmt::Display for Architecture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-            Self::Llama => "llama",
-        })
+        let named = Self::ALL.iter().find(|(_, architecture, _)| architecture == self);
+        f.write_str(named.map_or("unknown", |(name, ..)| name))
     }
 }
 
-/// The decoder's geometry, as `config.json` gives it.
+impl Serialize for Architecture {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The model's geometry, as `config.json` gives it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ModelConfig {
@@ -88,10 +118,14 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// Whether each head of queries and keys has an RMSNorm, in all layers.
     pub head_norms: bool,
-    /// Epsilon of every RMSNorm.
-    pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f32,
+    /// Epsilon of every norm.
+    pub norm_eps: f32,
+    /// Base of the rotary frequencies, where positions are rotations.
+    pub rope_theta: Option<f32>,
+    /// The same in layers with a window, where it is another.
+    pub rope_local_theta: Option<f32>,
+    /// Scores of attention are divided by the square root of this, where it isn't `head_dim`.
+    pub query_pre_attn_scalar: Option<f32>,
     /// Whether rotary embedding pairs neighbours, as in the paper, rather than halves.
     pub rope_traditional: bool,
     /// Changes to the rotary frequencies for longer inputs.
@@ -101,13 +135,13 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    pub(super) fn read(
+    pub(super) fn read_decoder(
         config: &JsonObject,
         weights: &TensorFiles,
         doubts: &mut Vec<Doubt>,
     ) -> Result<Self, CheckpointError> {
         let architecture = Architecture::read(config)?;
-        refuse_what_would_be_wrong(config)?;
+        refuse_what_would_be_wrong(config, architecture)?;
 
         let hidden_size = positive(config, "hidden_size")?;
         let heads = positive(config, "num_attention_heads")?;
@@ -127,15 +161,15 @@ impl ModelConfig {
         if heads.checked_mul(head_dim).is_none() {
             return Err(config.invalid("head_dim", "times num_attention_heads is too large"));
         }
-        let rms_norm_eps: f32 = config.required("rms_norm_eps")?;
-        if !(rms_norm_eps >= 0.0 && rms_norm_eps.is_finite()) {
-            return Err(config.invalid("rms_norm_eps", format!("is {rms_norm_eps}")));
-        }
+        let norm_eps =
+            epsilon(config, "rms_norm_eps", (architecture == Architecture::Gemma3).then_some(1e-6))?;
         // transformers' own, and mlx-lm does without as well. In a Qwen3 mlx-lm doesn't.
         let by_default = match architecture {
             Architecture::Qwen2 => Some(32_768),
-            Architecture::Llama => Some(2048),
-            Architecture::Qwen3 => None,
+            Architecture::Llama | Architecture::LlamaBidirectional => Some(2048),
+            Architecture::EuroBert => Some(8192),
+            Architecture::Mistral | Architecture::Gemma3 => Some(131_072),
+            _ => None,
         };
         let field = "max_position_embeddings";
         let max_position_embeddings = match by_default {
@@ -145,8 +179,8 @@ impl ModelConfig {
         let layers = positive(config, "num_hidden_layers")? as usize;
         // Qwen2 has its biases whatever this key says; transformers and mlx-lm don't read it there.
         let attention_bias = architecture != Architecture::Qwen2 && flag(config, "attention_bias")?;
-        let (rope_theta, rope_scaling) =
-            rope_fields::read(config, architecture, head_dim, max_position_embeddings, doubts)?;
+        let gemma = architecture == Architecture::Gemma3;
+        let rope = rope_fields::read(config, architecture, head_dim, max_position_embeddings, doubts)?;
         Ok(Self {
             architecture,
             hidden_size,
@@ -161,13 +195,15 @@ impl ModelConfig {
             layer_windows: sight::layer_windows(config, architecture, layers)?,
             qkv_bias: architecture == Architecture::Qwen2 || attention_bias,
             o_bias: attention_bias,
-            mlp_bias: architecture == Architecture::Llama && flag(config, "mlp_bias")?,
-            head_norms: architecture == Architecture::Qwen3,
-            rms_norm_eps,
-            rope_theta,
+            mlp_bias: has_mlp_bias(architecture) && flag(config, "mlp_bias")?,
+            head_norms: architecture == Architecture::Qwen3 || gemma,
+            norm_eps,
+            rope_theta: Some(rope.theta),
+            rope_local_theta: rope.local_theta,
+            query_pre_attn_scalar: if gemma { Some(pre_attn_scalar(config)?) } else { None },
             // mlx-lm's key, which its Qwen3 has not: there it is one of those that nobody knows.
-            rope_traditional: architecture != Architecture::Qwen3 && flag(config, "rope_traditional")?,
-            rope_scaling,
+            rope_traditional: keeps_rope_traditional(architecture) && flag(config, "rope_traditional")?,
+            rope_scaling: rope.scaling,
             eos_token_id: eos_token_id(config),
         })
     }
@@ -179,14 +215,62 @@ impl ModelConfig {
     }
 }
 
-/// Settings under which this crate's graph would silently compute something else.
-fn refuse_what_would_be_wrong(config: &JsonObject) -> Result<(), CheckpointError> {
+/// Where mlx-lm reads `rope_traditional`.
+fn keeps_rope_traditional(architecture: Architecture) -> bool {
+    matches!(architecture, Architecture::Qwen2 | Architecture::Llama | Architecture::Mistral)
+}
+
+fn has_mlp_bias(architecture: Architecture) -> bool {
+    matches!(architecture, Architecture::Llama | Architecture::LlamaBidirectional | Architecture::EuroBert)
+}
+
+fn pre_attn_scalar(config: &JsonObject) -> Result<f32, CheckpointError> {
+    let field = "query_pre_attn_scalar";
+    let value = config.optional(field)?.unwrap_or(256.0_f32);
+    if value > 0.0 && value.is_finite() {
+        Ok(value)
+    } else {
+        Err(config.invalid(field, format!("is {value}; it must be above 0")))
+    }
+}
+
+/// A norm's epsilon.
+pub(super) fn epsilon(
+    config: &JsonObject,
+    field: &str,
+    default: Option<f32>,
+) -> Result<f32, CheckpointError> {
+    let eps: f32 = match (config.optional(field)?, default) {
+        (Some(eps), _) | (None, Some(eps)) => eps,
+        (None, None) => config.required(field)?,
+    };
+    if eps >= 0.0 && eps.is_finite() { Ok(eps) } else { Err(config.invalid(field, format!("is {eps}"))) }
+}
+
+/// Activations and caps under which this crate's graph would silently compute something else.
+fn refuse_what_would_be_wrong(
+    config: &JsonObject,
+    architecture: Architecture,
+) -> Result<(), CheckpointError> {
+    let supported: &[&str] = match architecture {
+        Architecture::Gemma3 => &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"],
+        _ => &["silu", "swish"],
+    };
     for activation in ["hidden_act", "hidden_activation"] {
         if let Some(name) = config.optional::<String>(activation)?
-            && name != "silu"
-            && name != "swish"
+            && !supported.contains(&name.as_str())
+            // transformers' Gemma 3 reads hidden_activation only.
+            && !(architecture == Architecture::Gemma3 && activation == "hidden_act")
         {
-            return Err(config.invalid(activation, format!("is `{name}`; only silu is supported")));
+            return Err(config.invalid(
+                activation,
+                format!("is `{name}`; supported with this model_type is {}", supported[0]),
+            ));
+        }
+    }
+    for cap in ["attn_logit_softcapping"] {
+        if config.optional::<f32>(cap)?.is_some_and(|cap| cap != 0.0) {
+            return Err(config.invalid(cap, "caps scores, which is not supported; Gemma 3 has null here"));
         }
     }
     Ok(())
@@ -227,9 +311,13 @@ fn head_dim(
     weights: &TensorFiles,
 ) -> Result<i32, CheckpointError> {
     const QWEN3: i32 = 128;
+    const GEMMA3: i32 = 256;
     let field = "head_dim";
     if config.raw(field).is_some() {
         return positive(config, field);
+    }
+    if architecture == Architecture::Gemma3 {
+        return Ok(GEMMA3);
     }
     let rows = weights.rows("layers.0.self_attn.q_proj.weight");
     let fits = |head_dim: i32| rows == usize::try_from(i64::from(heads) * i64::from(head_dim)).ok();
@@ -245,12 +333,12 @@ fn head_dim(
 }
 
 /// A field that is true or false; missing and null mean false.
-fn flag(config: &JsonObject, field: &str) -> Result<bool, CheckpointError> {
+pub(super) fn flag(config: &JsonObject, field: &str) -> Result<bool, CheckpointError> {
     Ok(config.optional(field)?.unwrap_or(false))
 }
 
 /// The field may be one id or a list; the first of a list is the one that ends a document.
-fn eos_token_id(config: &JsonObject) -> Option<u32> {
+pub(super) fn eos_token_id(config: &JsonObject) -> Option<u32> {
     let value = config.raw("eos_token_id")?;
     let id = value.as_array().map_or(Some(value), |list| list.first())?;
     u32::try_from(id.as_u64()?).ok()

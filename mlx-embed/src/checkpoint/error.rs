@@ -69,7 +69,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// The model is of a kind that this crate does not build.
-    #[error("{}: model_type `{model_type}` is not supported; supported are qwen2, qwen3 and llama", path.display())]
+    #[error("{}: model_type `{model_type}` is not supported; supported are {}", path.display(), supported_types())]
     UnsupportedArchitecture {
         /// The file.
         path: PathBuf,
@@ -194,4 +194,8 @@ pub enum CheckpointError {
         /// MLX's reason.
         source: crate::mlx::MlxError,
     },
+}
+
+fn supported_types() -> String {
+    super::Architecture::ALL.map(|(name, ..)| name).join(", ")
 }

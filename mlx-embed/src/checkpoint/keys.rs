@@ -28,6 +28,30 @@ fn read_by(architecture: Architecture) -> &'static str {
         Architecture::Llama => {
             "attention_bias max_window_layers mlp_bias pretraining_tp rope_traditional sliding_window use_sliding_window"
         }
+        // Pooling and temperature are sentence-transformers' affair and training's.
+        Architecture::LlamaBidirectional => "attention_bias mlp_bias pooling pretraining_tp temperature",
+        Architecture::EuroBert => "attention_bias mlp_bias pretraining_tp",
+        Architecture::Mistral => "rope_traditional sliding_window",
+        // Its logits are capped where nobody asks for them.
+        Architecture::Gemma3 => {
+            "_sliding_window_pattern attention_bias attn_logit_softcapping final_logit_softcapping \
+             query_pre_attn_scalar rope_local_base_freq sliding_window sliding_window_pattern"
+        }
+        Architecture::Bert | Architecture::Roberta => {
+            "layer_norm_eps position_embedding_type type_vocab_size"
+        }
+        Architecture::ModernBert => {
+            "attention_bias classifier_activation classifier_bias classifier_pooling decoder_bias \
+             global_attn_every_n_layers global_rope_theta layer_norm_eps local_attention local_rope_theta mlp_bias \
+             norm_bias norm_eps position_embedding_type"
+        }
+        Architecture::NomicBert => {
+            "activation_function causal dense_seq_output fused_bias_fc fused_dropout_add_ln layer_norm_eps \
+             layer_norm_epsilon max_trained_positions mlp_fc1_bias mlp_fc2_bias n_embd n_head n_inner n_layer \
+             n_positions pad_vocab_size_multiple parallel_block parallel_block_tied_norm prenorm qkv_proj_bias \
+             rotary_emb_base rotary_emb_fraction rotary_emb_interleaved rotary_emb_scale_base \
+             rotary_scaling_factor scale_attn_weights type_vocab_size use_rms_norm use_xentropy"
+        }
     }
 }
 

@@ -15,13 +15,11 @@ pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec
         doubts.push(Doubt::field(config.path().to_owned(), field, reason));
     };
     for class in classes(config)? {
-        let base = architecture.class();
-        if class != format!("{base}Model") && class != format!("{base}ForCausalLM") {
+        let names = class_names(architecture);
+        if !names.contains(&class) {
             doubt(
                 "architectures".into(),
-                format!(
-                    "names `{class}`; supported with this model_type are {base}Model and {base}ForCausalLM"
-                ),
+                format!("names `{class}`; supported with this model_type are {}", names.join(" and ")),
             );
         }
     }
@@ -29,13 +27,13 @@ pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec
         for (key, value) in auto_map.entries() {
             // What reads texts is the tokenizer's affair; see `text/`.
             let is_model = key.starts_with("AutoModel") || key == "AutoConfig";
-            if is_model && !is_gte_qwen2(config, architecture)? {
-                let code = value.as_str().unwrap_or("code");
+            let code = value.as_str().unwrap_or("code");
+            if is_model && !is_gte_qwen2(config, architecture)? && !is_known_code(architecture, code) {
                 doubt(
                     format!("auto_map.{key}"),
                     format!(
                         "names {code}, code that comes with the checkpoint and may compute something else; if it is a plain {}, remove auto_map",
-                        architecture.class()
+                        architecture
                     ),
                 );
             }
@@ -57,6 +55,32 @@ pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec
         ));
     }
     Ok(doubts)
+}
+
+/// What `architectures` may name: the model, or the model with a head that embedding leaves out.
+fn class_names(architecture: Architecture) -> Vec<String> {
+    let heads = if architecture.is_decoder() { ["Model", "ForCausalLM"] } else { ["Model", "ForMaskedLM"] };
+    let bases = Architecture::ALL.iter().filter(|(_, of, _)| *of == architecture);
+    let mut names: Vec<String> =
+        bases.flat_map(|(_, _, base)| heads.map(|head| format!("{base}{head}"))).collect();
+    match architecture {
+        Architecture::Gemma3 => names.push("Gemma3ForCausalLM".into()),
+        Architecture::EuroBert => names.push("EuroBertForMaskedLM".into()),
+        _ => {}
+    }
+    names
+}
+
+/// Code beside a checkpoint that computes what this crate does for the family.
+fn is_known_code(architecture: Architecture, code: &str) -> bool {
+    let file = code.rsplit("--").next().unwrap_or(code).split('.').next().unwrap_or_default();
+    let known: &[&str] = match architecture {
+        Architecture::LlamaBidirectional => &["llama_bidirectional_model"],
+        Architecture::EuroBert => &["configuration_eurobert", "modeling_eurobert"],
+        Architecture::NomicBert => &["configuration_hf_nomic_bert", "modeling_hf_nomic_bert"],
+        _ => &[],
+    };
+    known.contains(&file)
 }
 
 /// Alibaba's gte-Qwen2: code that is Qwen2 without the causal mask, and the only place where its config says so.

@@ -46,6 +46,7 @@ use quantization::{QuantizationTable, Stored};
 pub struct Checkpoint {
     place: Files,
     config: ModelConfig,
+    spec: spec::ModelSpec,
     sentence_transformers: SentenceTransformers,
     quantization: QuantizationTable,
     weights: TensorFiles,
@@ -96,12 +97,12 @@ impl Checkpoint {
         let given = config.entries().filter(|(_, value)| !value.is_null());
         let given_fields = given.map(|(field, _)| field.clone()).collect();
         let mut weights = TensorFiles::open(&place)?;
-        let mut config = ModelConfig::read(&config, &weights, &mut doubts)?;
-        parts::settle(&mut config, &weights);
-        doubts.extend(strict::hold(&mut weights, &config, &quantization, &place)?);
+        let (config, spec) = families::read(&config, &weights, &mut doubts)?;
+        doubts.extend(strict::hold(&mut weights, &config, &spec, &quantization, &place)?);
         Ok(Self {
             place,
             config,
+            spec,
             sentence_transformers,
             quantization,
             weights,
@@ -127,8 +128,8 @@ impl Checkpoint {
     }
 
     /// What the model is.
-    pub(crate) fn spec(&self) -> spec::ModelSpec {
-        families::spec(self)
+    pub(crate) fn spec(&self) -> &spec::ModelSpec {
+        &self.spec
     }
 
     /// What the sentence-transformers files say.
@@ -212,19 +213,14 @@ impl Checkpoint {
         self.weights.tensors.iter().map(|(name, entry)| (name.as_str(), entry.nbytes))
     }
 
-    /// Whether there is a tensor of this name.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.weights.tensors.contains_key(name)
-    }
-
-    /// Its type, if there is one that MLX has too.
+    /// The type of the tensor `name`, if there is one that MLX has too.
     pub(crate) fn dtype_of(&self, name: &str) -> Option<Dtype> {
         self.weights.tensors.get(name)?.mlx_dtype()
     }
 
     /// How the matrix `path.weight` is quantised, if it is.
     pub(crate) fn quantization_of(&self, path: &str) -> Result<Option<Quantization>, CheckpointError> {
-        let stored = stored(&self.weights, &self.config, path);
+        let stored = stored(&self.weights, &self.spec, path);
         self.quantization.of(path, stored.as_ref()).map_err(|reason| {
             CheckpointError::UnsupportedQuantization {
                 path: self.place.path("config.json"),
@@ -236,18 +232,18 @@ impl Checkpoint {
 }
 
 /// How the file has the matrix at `path`, where it has scales.
-fn stored(weights: &TensorFiles, config: &ModelConfig, path: &str) -> Option<Stored> {
+fn stored(weights: &TensorFiles, spec: &spec::ModelSpec, path: &str) -> Option<Stored> {
     let scales = weights.tensors.get(&format!("{path}.scales"))?;
     let columns = |entry: &TensorEntry| entry.shape.last().copied().unwrap_or(0);
     Some(Stored {
-        inputs: parts::inputs(config, path),
+        inputs: parts::inputs(spec, path),
         packed: weights.tensors.get(&format!("{path}.weight")).map_or(0, columns),
         groups: columns(scales),
         byte_scales: scales.mlx_dtype() == Some(Dtype::U8),
     })
 }
 
-/// A tensor's or matrix's name without the `model.` that some checkpoints put before all of them.
+/// A tensor's or matrix's name without what some checkpoints put before all of them: the model's place in a larger one.
 fn without_prefix(name: &str) -> &str {
-    name.strip_prefix("model.").unwrap_or(name)
+    ["model.", "bert.", "roberta."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }

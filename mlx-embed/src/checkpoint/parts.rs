@@ -1,19 +1,8 @@
-//! The tensors that a model is made of: which there have to be, which there may be, and what others look like.
-
-use std::collections::BTreeSet;
+//! Tensors that are no part of a model: which are known, and what others look like.
 
 use super::files::{TensorEntry, TensorFiles};
+use super::spec::ModelSpec;
 use super::{Architecture, ModelConfig};
-
-const PROJECTIONS: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
 
 /// Decides what the config leaves to the weights.
 pub(super) fn settle(config: &mut ModelConfig, weights: &TensorFiles) {
@@ -26,65 +15,13 @@ pub(super) fn settle(config: &mut ModelConfig, weights: &TensorFiles) {
     }
 }
 
-/// The names of a model's tensors, without a leading `model.`.
-#[derive(Debug, Default)]
-pub(super) struct Parts {
-    /// Each `path.weight` of a matrix, without `.weight`.
-    pub(super) matrices: Vec<String>,
-    /// Weights of norms, and biases.
-    pub(super) vectors: Vec<String>,
-}
-
-impl Parts {
-    pub(super) fn of(config: &ModelConfig) -> Self {
-        let mut parts = Self { matrices: vec!["embed_tokens".into()], vectors: vec!["norm.weight".into()] };
-        for layer in 0..config.layers {
-            for (index, name) in PROJECTIONS.iter().enumerate() {
-                let bias = match index {
-                    0..3 => config.qkv_bias,
-                    3 => config.o_bias,
-                    _ => config.mlp_bias,
-                };
-                parts.matrices.push(format!("layers.{layer}.{name}"));
-                if bias {
-                    parts.vectors.push(format!("layers.{layer}.{name}.bias"));
-                }
-            }
-            let norms: &[&str] = if config.head_norms {
-                &["input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"]
-            } else {
-                &["input_layernorm", "post_attention_layernorm"]
-            };
-            parts.vectors.extend(norms.iter().map(|norm| format!("layers.{layer}.{norm}.weight")));
-        }
-        parts
-    }
-
-    /// Every tensor that there has to be. Scales are up to the quantisation.
-    pub(super) fn needed(&self) -> impl Iterator<Item = String> {
-        self.matrices.iter().map(|path| format!("{path}.weight")).chain(self.vectors.iter().cloned())
-    }
-
-    /// Every tensor that there may be.
-    pub(super) fn all(&self) -> BTreeSet<String> {
-        let scales =
-            self.matrices.iter().flat_map(|path| [format!("{path}.scales"), format!("{path}.biases")]);
-        self.needed().chain(scales).collect()
-    }
-}
-
-/// How many values a row of matrix `path` has.
-pub(super) fn inputs(config: &ModelConfig, path: &str) -> usize {
-    let inputs = match path.rsplit('.').next() {
-        Some("o_proj") => config.heads * config.head_dim,
-        Some("down_proj") => config.intermediate_size,
-        _ => config.hidden_size,
-    };
-    inputs.unsigned_abs() as usize
+/// How many values a row of matrix `path` has; 0 if the model has no such matrix.
+pub(super) fn inputs(spec: &ModelSpec, path: &str) -> usize {
+    spec.matrices().find(|(of, _)| *of == path).map_or(0, |(_, inputs)| inputs)
 }
 
 /// Whether tensor `name` is known to be no part of what embedding computes, in whichever checkpoint it is.
-pub(super) fn is_known_to_be_left_out(name: &str) -> bool {
+pub(super) fn is_known_to_be_left_out(name: &str, architecture: Architecture) -> bool {
     // The head that makes logits, and the towers for other inputs than text.
     const FIRST: [&str; 8] = [
         "lm_head",
@@ -98,7 +35,17 @@ pub(super) fn is_known_to_be_left_out(name: &str) -> bool {
     ];
     // What RoPE is computed from, where a version of transformers saved it.
     const LAST: [&str; 3] = [".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached"];
+    // Heads of encoders for pre-training, and a vector for the whole text that sentence-transformers doesn't ask for.
+    let heads: &[&str] = match architecture {
+        Architecture::Bert | Architecture::NomicBert => &["pooler", "cls"],
+        Architecture::Roberta => &["pooler", "lm_head"],
+        Architecture::ModernBert => &["head", "decoder"],
+        _ => &[],
+    };
     let first = name.split('.').next().unwrap_or(name);
+    if heads.contains(&first) || name == "embeddings.position_ids" {
+        return true;
+    }
     FIRST.contains(&first) || LAST.iter().any(|end| name.ends_with(end)) || name.starts_with("rotary_emb.")
 }
 

@@ -16,7 +16,10 @@ pub(super) fn read(
     head_dim: i32,
     max_position_embeddings: usize,
     doubts: &mut Vec<Doubt>,
-) -> Result<(f32, RopeScaling), CheckpointError> {
+) -> Result<Rope, CheckpointError> {
+    if architecture == Architecture::Gemma3 {
+        return gemma3(config, head_dim, max_position_embeddings);
+    }
     let mut objects = Vec::new();
     for field in ["rope_scaling", "rope_parameters"] {
         // An empty object is none.
@@ -49,7 +52,8 @@ pub(super) fn read(
     }
     let theta = match (thetas.first(), architecture) {
         (Some(theta), _) => *theta,
-        (None, Architecture::Qwen2 | Architecture::Llama) if !config.has("rope_theta") => 10_000.0,
+        (None, Architecture::EuroBert) if !config.has("rope_theta") => 250_000.0,
+        (None, architecture) if architecture != Architecture::Qwen3 && !config.has("rope_theta") => 10_000.0,
         (None, _) => config.required("rope_theta")?,
     };
     if !(theta > 1.0 && theta.is_finite()) {
@@ -70,7 +74,63 @@ pub(super) fn read(
             }
         }
     }
-    Ok((theta, scaling))
+    Ok(Rope { theta, local_theta: None, scaling })
+}
+
+/// The rotary embedding of a decoder.
+#[derive(Debug)]
+pub(super) struct Rope {
+    pub(super) theta: f32,
+    /// Of layers with a window, where it is another; these are never stretched.
+    pub(super) local_theta: Option<f32>,
+    pub(super) scaling: RopeScaling,
+}
+
+/// Two bases: `rope_theta` and `rope_local_base_freq`, or with transformers 5 one set of parameters for each type of layers.
+fn gemma3(
+    config: &JsonObject,
+    head_dim: i32,
+    max_position_embeddings: usize,
+) -> Result<Rope, CheckpointError> {
+    let around = Around { config, head_dim, max_position_embeddings };
+    let number = |object: &JsonObject, field: &str, default: f32| -> Result<f32, CheckpointError> {
+        let value = object.optional(field)?.unwrap_or(default);
+        if value > 1.0 && value.is_finite() {
+            Ok(value)
+        } else {
+            Err(object.invalid(field, format!("is {value}; it must be a number above 1")))
+        }
+    };
+    let nested = match config.object("rope_parameters")? {
+        Some(all) => Some((all.object("full_attention")?, all.object("sliding_attention")?)),
+        None => None,
+    };
+    if let Some((Some(full), Some(sliding))) = nested {
+        if rope_scaling(&sliding, &around)? != RopeScaling::None {
+            return Err(
+                sliding.invalid("rope_type", "stretches layers with a window, which is not supported")
+            );
+        }
+        return Ok(Rope {
+            theta: number(&full, "rope_theta", 1e6)?,
+            local_theta: Some(number(&sliding, "rope_theta", 1e4)?),
+            scaling: rope_scaling(&full, &around)?,
+        });
+    }
+    if config.object("rope_parameters")?.is_some_and(|object| object.entries().next().is_some()) {
+        return Err(config.invalid(
+            "rope_parameters",
+            "has no full_attention and sliding_attention, which Gemma 3 needs both",
+        ));
+    }
+    Ok(Rope {
+        theta: number(config, "rope_theta", 1e6)?,
+        local_theta: Some(number(config, "rope_local_base_freq", 1e4)?),
+        scaling: match config.object("rope_scaling")? {
+            Some(object) => rope_scaling(&object, &around)?,
+            None => RopeScaling::None,
+        },
+    })
 }
 
 const ORIGINAL: &str = "original_max_position_embeddings";

@@ -24,6 +24,8 @@ pub(super) fn causal(config: &JsonObject, architecture: Architecture) -> Result<
             ),
         )),
         _ if is_gte_qwen2(config, architecture)? => Ok(false),
+        // Their code has no causal mask.
+        _ if matches!(architecture, Architecture::LlamaBidirectional | Architecture::EuroBert) => Ok(false),
         _ => Ok(is_causal != Some(false) && bidirectional != Some(true)),
     }
 }
@@ -39,7 +41,18 @@ pub(super) fn layer_windows(
     layers: usize,
 ) -> Result<Vec<Option<usize>>, CheckpointError> {
     let types = layer_types(config, layers)?;
-    if architecture == Architecture::Llama {
+    match architecture {
+        Architecture::Gemma3 => return gemma3_windows(config, layers, types),
+        // All layers or none, as in transformers; mlx-lm leaves it out.
+        Architecture::Mistral => {
+            let given = config.has("sliding_window");
+            let window = if given { window(config)? } else { Some(SLIDING_WINDOW as usize) };
+            return Ok(vec![window; layers]);
+        }
+        _ => {}
+    }
+    if matches!(architecture, Architecture::Llama | Architecture::LlamaBidirectional | Architecture::EuroBert)
+    {
         return match types {
             Some(types) if types.contains(&true) => Err(config.invalid(
                 "layer_types",
@@ -66,8 +79,35 @@ pub(super) fn layer_windows(
     Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
 }
 
+/// Gemma 3: of every so many layers the last one sees all.
+fn gemma3_windows(
+    config: &JsonObject,
+    layers: usize,
+    types: Option<Vec<bool>>,
+) -> Result<Vec<Option<usize>>, CheckpointError> {
+    let mut patterns = Vec::new();
+    for field in ["sliding_window_pattern", "_sliding_window_pattern"] {
+        match config.optional::<usize>(field)? {
+            Some(0) => return Err(config.invalid(field, "is 0; it must be at least 1")),
+            pattern => patterns.extend(pattern),
+        }
+    }
+    if patterns.iter().any(|pattern| *pattern != patterns[0]) {
+        return Err(
+            config.invalid("sliding_window_pattern", "and _sliding_window_pattern contradict each other")
+        );
+    }
+    let period = patterns.first().copied().unwrap_or(6);
+    let slides = types.unwrap_or_else(|| (0..layers).map(|layer| (layer + 1) % period != 0).collect());
+    let window = if config.has("sliding_window") { window(config)? } else { Some(SLIDING_WINDOW as usize) };
+    if window.is_none() && slides.contains(&true) {
+        return Err(config.invalid("sliding_window", "is null, but layers slide"));
+    }
+    Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
+}
+
 /// For each layer whether it slides, where `layer_types` says so.
-fn layer_types(config: &JsonObject, layers: usize) -> Result<Option<Vec<bool>>, CheckpointError> {
+pub(super) fn layer_types(config: &JsonObject, layers: usize) -> Result<Option<Vec<bool>>, CheckpointError> {
     let Some(types) = config.optional::<Vec<String>>("layer_types")? else { return Ok(None) };
     if types.len() != layers {
         return Err(config.invalid(

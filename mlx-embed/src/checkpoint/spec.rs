@@ -48,6 +48,15 @@ pub(crate) struct PositionsSpec {
     pub(crate) table: TableSpec,
     /// The row of a text's first token.
     pub(crate) first: usize,
+    /// Tokens with this id don't count, and have the row of that number.
+    pub(crate) padding: Option<u32>,
+}
+
+impl PositionsSpec {
+    /// Most tokens that it has rows for.
+    pub(crate) fn longest(&self) -> usize {
+        self.table.rows.saturating_sub(self.first)
+    }
 }
 
 /// One layer: attention, then the feed-forward part, each added to the residual stream.
@@ -99,6 +108,43 @@ pub(crate) struct HeadsSpec {
     pub(crate) kv_heads: usize,
     /// E
     pub(crate) head_dim: usize,
+}
+
+impl ModelSpec {
+    /// Every matrix, by its path, and how many values a row of it has.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = (&str, usize)> {
+        let EmbeddingSpec { tokens, positions, token_types, .. } = &self.embedding;
+        let positions = positions.as_ref().map(|positions| &positions.table);
+        let tables = [Some(tokens), positions, token_types.as_ref()].into_iter().flatten();
+        let tables = tables.map(|table| (table.path.as_str(), table.width));
+        tables.chain(self.parts().map(|(part, inputs)| (part.path.as_str(), inputs)))
+    }
+
+    /// The name of every other tensor: weights of norms, and biases.
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = String> {
+        let norms = self.norms().flat_map(|norm| [Some(norm.weight.clone()), norm.bias.clone()]).flatten();
+        norms.chain(self.parts().filter(|(part, _)| part.bias).map(|(part, _)| format!("{}.bias", part.path)))
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (&PartSpec, usize)> {
+        let projections = self
+            .layers
+            .iter()
+            .flat_map(|LayerSpec { attention, mlp }| [&attention.qkv, &attention.output, &mlp.up, &mlp.down]);
+        projections.flat_map(|projection| projection.parts.iter().map(|part| (part, projection.inputs)))
+    }
+
+    fn norms(&self) -> impl Iterator<Item = &NormSpec> {
+        let mut all = vec![self.embedding.norm.as_ref(), self.norm.as_ref()];
+        for LayerSpec { attention, mlp } in &self.layers {
+            let halves = [&attention.norms, &mlp.norms];
+            for norms in halves {
+                all.extend([&norms.input, &norms.output, &norms.sum].map(Option::as_ref));
+            }
+            all.extend([&attention.q_norm, &attention.k_norm].map(Option::as_ref));
+        }
+        all.into_iter().flatten()
+    }
 }
 
 impl HeadsSpec {
@@ -154,7 +200,10 @@ pub(crate) enum Activation {
 /// A norm and its weights.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NormSpec {
-    pub(crate) path: String,
+    /// The tensor that it multiplies with.
+    pub(crate) weight: String,
+    /// The tensor that it adds; layer norms only.
+    pub(crate) bias: Option<String>,
     pub(crate) size: usize,
     pub(crate) kind: NormKind,
     pub(crate) eps: f32,
@@ -165,7 +214,7 @@ pub(crate) enum NormKind {
     /// By the root mean square (Zhang and Sennrich, 2019), times `offset + weight`.
     Rms { offset: f32 },
     /// By mean and variance (Ba et al., 2016), times weight, plus bias.
-    Layer { bias: bool },
+    Layer,
 }
 
 /// Matrices that read the same rows; their outputs lie one behind the other.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::files::TensorEntry;
-use super::spec::{NormKind, NormSpec, PartSpec, TableSpec};
+use super::spec::{NormSpec, PartSpec, TableSpec};
 use super::tensor::{Groups, Matrix, Tensor};
 use super::{Checkpoint, CheckpointError, Quantization};
 use crate::mlx::ops::QuantMode;
@@ -32,17 +32,12 @@ impl<'a> Weights<'a> {
 
     /// What a norm multiplies with, `[size]`.
     pub(crate) fn norm_weight(&self, norm: &NormSpec) -> Result<Tensor, CheckpointError> {
-        self.vector(&format!("{}.weight", norm.path), norm.size)
+        self.vector(&norm.weight, norm.size)
     }
 
-    /// What a layer norm adds, `[size]`, if it does.
+    /// What a norm adds, `[size]`, if it does.
     pub(crate) fn norm_bias(&self, norm: &NormSpec) -> Result<Option<Tensor>, CheckpointError> {
-        match norm.kind {
-            NormKind::Layer { bias: true } => {
-                self.vector(&format!("{}.bias", norm.path), norm.size).map(Some)
-            }
-            NormKind::Layer { bias: false } | NormKind::Rms { .. } => Ok(None),
-        }
+        norm.bias.as_ref().map(|name| self.vector(name, norm.size)).transpose()
     }
 
     /// The matrix of a part of a projection, `[outputs, inputs]`.

@@ -1,7 +1,9 @@
 //! What a device has to be able to do.
 
 use crate::batch::Batch;
-use crate::checkpoint::spec::{EmbeddingSpec, HalfNorms, ModelSpec, NormSpec, ProjectionSpec};
+use crate::checkpoint::spec::{
+    EmbeddingSpec, HalfNorms, HeadsSpec, ModelSpec, NormSpec, PositionsSpec, ProjectionSpec,
+};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::mlx::{Dtype, MlxError, Stream};
 
@@ -69,8 +71,7 @@ pub(crate) trait Backend: Sized + Operations<Self> {
 
     /// Bytes that keys and values of `tokens` tokens take, of all layers.
     fn cache_bytes(&self, spec: &ModelSpec, tokens: usize) -> usize {
-        let numbers =
-            |heads: crate::checkpoint::spec::HeadsSpec| 2 * heads.kv_heads * heads.head_dim * tokens;
+        let numbers = |heads: HeadsSpec| 2 * heads.kv_heads * heads.head_dim * tokens;
         spec.layers.iter().map(|layer| numbers(layer.attention.heads)).sum::<usize>()
             * self.activation().size()
     }
@@ -157,4 +158,28 @@ pub(crate) enum Role {
     /// Gate and up, of which pairs of outputs are multiplied.
     GateUp,
     Down,
+}
+
+/// Rows of a table of positions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Positions {
+    first: usize,
+    padding: Option<u32>,
+}
+
+impl Positions {
+    pub(super) fn new(spec: &PositionsSpec) -> Self {
+        Self { first: spec.first, padding: spec.padding }
+    }
+
+    /// The row of each token of a text that continues `past` tokens.
+    pub(super) fn rows(self, ids: &[u32], past: usize) -> impl Iterator<Item = u32> {
+        ids.iter().scan(self.first + past, move |next, &id| match self.padding {
+            Some(padding) if id == padding => Some(padding),
+            _ => {
+                *next += 1;
+                Some((*next - 1) as u32)
+            }
+        })
+    }
 }

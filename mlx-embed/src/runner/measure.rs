@@ -65,7 +65,7 @@ impl<B: Measurable> Measured for Runner<B> {
             let hidden = self.decoder.forward_with(&watched, layers, &batch, rows, Cache::None, None)?;
             (hidden, watched.into_records())
         };
-        let host = building.host();
+        let host = if B::DEFERS { building.host() } else { Duration::ZERO };
         let computed = building.elapsed().saturating_sub(host);
         if !whole {
             records.retain(|record| record.layer.is_some());

@@ -200,7 +200,11 @@ impl Report {
             RopeScaling::None => "not scaled".to_owned(),
             scaling => format!("scaled: {}", written(scaling)),
         };
-        lines.add("rotary embedding", format!("theta {}, {rope}{}", config.rope_theta, self.by("rope")));
+        let local = config.rope_local_theta.map(|theta| format!(", {theta} in layers with a window"));
+        if let Some(theta) = config.rope_theta {
+            let theta = format!("theta {theta}{}", local.unwrap_or_default());
+            lines.add("rotary embedding", format!("{theta}, {rope}{}", self.by("rope")));
+        }
         for doubt in &info.warnings {
             lines.add("left out", doubt.to_string());
         }

@@ -1,7 +1,7 @@
-//! Qwen2, Qwen3 and Llama: RMSNorm before each half, rotary embedding, SwiGLU.
+//! Qwen2, Qwen3, Llama, Mistral and Gemma 3: RMSNorm before each half, rotary embedding, a gated feed-forward part.
 
-use crate::checkpoint::config::ModelConfig;
-use crate::checkpoint::rope::RopeSpec;
+use crate::checkpoint::config::{Architecture, ModelConfig};
+use crate::checkpoint::rope::{RopeScaling, RopeSpec};
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormKind,
     NormSpec, PartSpec, ProjectionSpec, Sees, TableSpec,
@@ -13,28 +13,36 @@ pub(super) fn spec(config: &ModelConfig) -> ModelSpec {
     let [heads, kv_heads, head_dim] =
         [config.heads, config.kv_heads, config.head_dim].map(|size| size as usize);
     let heads = HeadsSpec { heads, kv_heads, head_dim };
+    let gemma = config.architecture == Architecture::Gemma3;
     let norm = |path: String, size| NormSpec {
-        path,
+        weight: format!("{path}.weight"),
+        bias: None,
         size,
-        kind: NormKind::Rms { offset: 0.0 },
-        eps: config.rms_norm_eps,
+        kind: NormKind::Rms { offset: if gemma { 1.0 } else { 0.0 } },
+        eps: config.norm_eps,
     };
-    let before = |path: String| HalfNorms { input: Some(norm(path, hidden)), ..HalfNorms::default() };
+    let norms = |input: String, output: String| HalfNorms {
+        input: Some(norm(input, hidden)),
+        output: gemma.then(|| norm(output, hidden)),
+        sum: None,
+    };
     let part = PartSpec::whole;
     let layer = |index: usize| {
         let of = |name: &str| format!("layers.{index}.{name}");
         let head_norm =
             |name: &str| config.head_norms.then(|| norm(of(&format!("self_attn.{name}")), head_dim));
-        let sees = match (config.causal, config.layer_windows.get(index).copied().flatten()) {
+        let window = config.layer_windows.get(index).copied().flatten();
+        let sees = match (config.causal, window) {
             (true, None) => Sees::Before,
             (true, Some(window)) => Sees::BeforeWithin(window),
             (false, None) => Sees::All,
-            // As transformers has it: as many on each side.
-            (false, Some(window)) => Sees::AllWithin(window),
+            // As transformers has them: EmbeddingGemma shares its window out to both sides, the others don't.
+            (false, Some(window)) => Sees::AllWithin(if gemma { window / 2 } else { window }),
         };
+        let mlp_norm = if gemma { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
         LayerSpec {
             attention: AttentionSpec {
-                norms: before(of("input_layernorm")),
+                norms: norms(of("input_layernorm"), of("post_attention_layernorm")),
                 qkv: ProjectionSpec {
                     parts: vec![
                         part(of("self_attn.q_proj"), heads.queries(), config.qkv_bias),
@@ -46,13 +54,13 @@ pub(super) fn spec(config: &ModelConfig) -> ModelSpec {
                 heads,
                 q_norm: head_norm("q_norm"),
                 k_norm: head_norm("k_norm"),
-                rope: Some(0),
-                scale: (head_dim as f32).powf(-0.5),
+                rope: Some(usize::from(window.is_some() && config.rope_local_theta.is_some())),
+                scale: config.query_pre_attn_scalar.unwrap_or(head_dim as f32).powf(-0.5),
                 sees,
                 output: ProjectionSpec::one(of("self_attn.o_proj"), hidden, heads.queries(), config.o_bias),
             },
             mlp: MlpSpec {
-                norms: before(of("post_attention_layernorm")),
+                norms: norms(of(mlp_norm), of("post_feedforward_layernorm")),
                 up: ProjectionSpec {
                     parts: vec![
                         part(of("mlp.gate_proj"), intermediate, config.mlp_bias),
@@ -60,7 +68,7 @@ pub(super) fn spec(config: &ModelConfig) -> ModelSpec {
                     ],
                     inputs: hidden,
                 },
-                activation: Activation::Silu,
+                activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
                 gated: true,
                 down: ProjectionSpec::one(of("mlp.down_proj"), hidden, intermediate, config.mlp_bias),
             },
@@ -70,18 +78,23 @@ pub(super) fn spec(config: &ModelConfig) -> ModelSpec {
         hidden,
         embedding: EmbeddingSpec {
             tokens: TableSpec { path: "embed_tokens".into(), rows: vocabulary, width: hidden },
-            scale: 1.0,
+            scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
             positions: None,
             token_types: None,
             norm: None,
         },
-        ropes: vec![RopeSpec {
-            dims: head_dim,
-            base: config.rope_theta,
-            traditional: config.rope_traditional,
-            scaling: config.rope_scaling.clone(),
-            longest: config.max_position_embeddings,
-        }],
+        ropes: [config.rope_theta, config.rope_local_theta]
+            .into_iter()
+            .flatten()
+            .zip([&config.rope_scaling, &RopeScaling::None])
+            .map(|(base, scaling)| RopeSpec {
+                dims: head_dim,
+                base,
+                traditional: config.rope_traditional,
+                scaling: scaling.clone(),
+                longest: config.max_position_embeddings,
+            })
+            .collect(),
         layers: (0..config.layers).map(layer).collect(),
         norm: Some(norm("norm".into(), hidden)),
     }

@@ -1,11 +1,56 @@
 //! A reader a family: `config.json` and the names of tensors to a [`ModelSpec`].
+//!
+//! `bert.rs` is the shortest example. A reader gives the geometry as users see it and the model as the decoder runs it.
 
+mod bert;
 mod decoder;
+mod modernbert;
+mod nomic;
 
-use super::Checkpoint;
-use super::spec::ModelSpec;
+use super::doubt::Doubt;
+use super::files::TensorFiles;
+use super::json::JsonObject;
+use super::spec::{ModelSpec, NormKind, NormSpec};
+use super::{Architecture, CheckpointError, ModelConfig, parts};
 
 /// What the checkpoint's model is.
-pub(super) fn spec(checkpoint: &Checkpoint) -> ModelSpec {
-    decoder::spec(checkpoint.config())
+pub(super) fn read(
+    config: &JsonObject,
+    weights: &TensorFiles,
+    doubts: &mut Vec<Doubt>,
+) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
+    let architecture = Architecture::read(config)?;
+    match architecture {
+        Architecture::Bert | Architecture::Roberta => bert::read(config, weights, architecture),
+        Architecture::ModernBert => modernbert::read(config),
+        Architecture::NomicBert => nomic::read(config),
+        _ => {
+            let mut config = ModelConfig::read_decoder(config, weights, doubts)?;
+            parts::settle(&mut config, weights);
+            let spec = decoder::spec(&config);
+            Ok((config, spec))
+        }
+    }
+}
+
+/// A layer norm with a bias.
+fn layer_norm(path: &str, size: usize, eps: f32) -> NormSpec {
+    NormSpec {
+        weight: format!("{path}.weight"),
+        bias: Some(format!("{path}.bias")),
+        size,
+        kind: NormKind::Layer,
+        eps,
+    }
+}
+
+/// Heads that share the hidden size.
+fn shared_out(config: &JsonObject, field: &str, hidden: i32, heads: i32) -> Result<i32, CheckpointError> {
+    if hidden % heads == 0 && hidden / heads % 2 == 0 {
+        return Ok(hidden / heads);
+    }
+    Err(config.invalid(
+        field,
+        format!("is {heads}, which does not share the hidden size {hidden} out in even numbers"),
+    ))
 }

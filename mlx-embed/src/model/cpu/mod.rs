@@ -18,7 +18,7 @@ use crate::kernels::{
 };
 use crate::mlx::{Dtype, MlxError, Stream};
 
-use super::backend::{Backend, Operations, Place};
+use super::backend::{Backend, Operations, Place, Positions};
 use super::cache::LayerCache;
 use super::decoder::{Attention, Mlp};
 use super::rope::Rope;
@@ -63,8 +63,7 @@ pub(crate) struct Embedding {
     tokens: Table,
     width: usize,
     scale: f32,
-    /// And the row of the first position.
-    positions: Option<(Table, usize)>,
+    positions: Option<(Table, Positions)>,
     /// `[D]`
     token_type: Option<Vec<f32>>,
     norm: Option<Norm>,
@@ -100,7 +99,9 @@ impl Backend for Cpu {
             width,
             scale: spec.scale,
             positions: match &spec.positions {
-                Some(positions) => Some((Table::new(weights.table(&positions.table)?), positions.first)),
+                Some(positions) => {
+                    Some((Table::new(weights.table(&positions.table)?), Positions::new(positions)))
+                }
                 None => None,
             },
             token_type,
@@ -180,10 +181,14 @@ impl Operations<Self> for Cpu {
         if *scale != 1.0 {
             x.iter_mut().for_each(|x| *x *= scale);
         }
-        if let Some((table, first)) = positions {
-            let first = first + pass.past;
-            let of_text = |&length: &usize| (first..first + length).map(|position| position as u32);
-            let rows: Vec<u32> = pass.lengths.iter().flat_map(of_text).collect();
+        if let Some((table, positions)) = positions {
+            let mut rows = Vec::with_capacity(pass.ids.len());
+            let mut rest = &pass.ids[..];
+            for &length in pass.lengths.iter() {
+                let (text, behind) = rest.split_at(length);
+                rows.extend(positions.rows(text, pass.past));
+                rest = behind;
+            }
             let mut added = self.engine.buffer(x.len());
             self.engine.gather(&table.source(), &rows, *width, &mut added);
             self.engine.add(&mut x, &added);

@@ -31,7 +31,7 @@ impl Norm {
         let Self { weight, bias, kind, eps } = self;
         match kind {
             NormKind::Rms { .. } => kernels::Norm::Rms { weight, eps: *eps },
-            NormKind::Layer { .. } => kernels::Norm::Layer { weight, bias: bias.as_deref(), eps: *eps },
+            NormKind::Layer => kernels::Norm::Layer { weight, bias: bias.as_deref(), eps: *eps },
         }
     }
 

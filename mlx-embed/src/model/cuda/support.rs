@@ -23,7 +23,7 @@ pub(crate) fn form(
 ) -> Result<Result<Form, String>, CheckpointError> {
     let not = |reason: &str| Ok(Err(reason.to_owned()));
     let Some(norm) = &spec.norm else { return not("no norm follows its layers") };
-    if checkpoint.dtype_of(&format!("{}.weight", norm.path)) != Some(Dtype::Bf16) {
+    if checkpoint.dtype_of(&norm.weight) != Some(Dtype::Bf16) {
         return not("its norms are not bf16");
     }
     let [LayerSpec { attention, mlp }, ..] = &spec.layers[..] else { return not("it has no layers") };
@@ -138,7 +138,7 @@ mod tests {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
         golden.is_dir().then(|| {
             let checkpoint = Checkpoint::open(golden.join(case)).unwrap();
-            form(&checkpoint, &checkpoint.spec()).unwrap()
+            form(&checkpoint, checkpoint.spec()).unwrap()
         })
     }
 

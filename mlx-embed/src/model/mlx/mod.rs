@@ -16,7 +16,7 @@ use crate::checkpoint::spec::{
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::mlx::{Array, Backend as Device, Dtype, MlxError, Stream, ops};
 
-use super::backend::{Backend, Operations, Place};
+use super::backend::{Backend, Operations, Place, Positions};
 use super::cache::LayerCache;
 use super::decoder::{Attention, Mlp};
 use super::rope::{Frequencies, Rope};
@@ -60,6 +60,7 @@ impl Mlx {
 #[derive(Debug)]
 pub(crate) struct Pass {
     ids: Array, // [B, L]
+    host_ids: Vec<u32>,
     lengths: Arc<[usize]>,
     /// L
     tokens: usize,
@@ -87,8 +88,7 @@ impl KeysValues {
 pub(crate) struct Embedding {
     tokens: Table,
     scale: f32,
-    /// And the row of the first position.
-    positions: Option<(Table, usize)>,
+    positions: Option<(Table, Positions)>,
     token_types: Option<Table>,
     norm: Option<Norm>,
 }
@@ -105,7 +105,7 @@ impl Norm {
     fn forward(&self, x: &Array, stream: &Stream) -> Result<Array, MlxError> {
         match self.kind {
             NormKind::Rms { .. } => ops::rms_norm(x, &self.weight, self.eps, stream),
-            NormKind::Layer { .. } => ops::layer_norm(x, &self.weight, self.bias.as_ref(), self.eps, stream),
+            NormKind::Layer => ops::layer_norm(x, &self.weight, self.bias.as_ref(), self.eps, stream),
         }
     }
 }
@@ -137,7 +137,7 @@ impl Backend for Mlx {
             tokens: table(&spec.tokens)?,
             scale: spec.scale,
             positions: match &spec.positions {
-                Some(positions) => Some((table(&positions.table)?, positions.first)),
+                Some(positions) => Some((table(&positions.table)?, Positions::new(positions))),
                 None => None,
             },
             token_types: spec.token_types.as_ref().map(table).transpose()?,
@@ -203,6 +203,7 @@ impl Backend for Mlx {
     fn begin(&self, batch: &Batch, past: usize, _keeps: bool) -> Result<Pass, MlxError> {
         Ok(Pass {
             ids: Array::from_slice(&batch.ids, &batch.shape)?,
+            host_ids: batch.ids.clone(),
             lengths: Arc::clone(&batch.lengths),
             tokens: batch.shape[1] as usize,
             past,
@@ -226,17 +227,19 @@ impl Operations<Self> for Mlx {
         if embedding.scale != 1.0 {
             x = ops::multiply(&x, &self.number(embedding.scale)?, stream)?;
         }
-        let rows = |table: &Table, rows: Vec<u32>| {
-            let ids = Array::from_slice(&rows, &[1, rows.len() as i32])?;
-            gather(table, activation, &ids, stream)
-        };
-        if let Some((table, first)) = &embedding.positions {
-            let first = first + pass.past;
-            let positions = (first..first + pass.tokens).map(|position| position as u32).collect();
-            x = ops::add(&x, &rows(table, positions)?, stream)?;
+        if let Some((table, positions)) = &embedding.positions {
+            let mut rows = Vec::with_capacity(pass.ids.size());
+            for (text, &length) in pass.host_ids.chunks(pass.tokens).zip(pass.lengths.iter()) {
+                rows.extend(positions.rows(&text[..length], pass.past));
+                // Nobody sees what is added to padding.
+                rows.resize(rows.len() + pass.tokens - length, 0);
+            }
+            let rows = Array::from_slice(&rows, pass.ids.shape())?;
+            x = ops::add(&x, &gather(table, activation, &rows, stream)?, stream)?;
         }
         if let Some(table) = &embedding.token_types {
-            x = ops::add(&x, &rows(table, vec![0])?, stream)?;
+            let first = Array::from_slice(&[0_u32], &[1, 1])?;
+            x = ops::add(&x, &gather(table, activation, &first, stream)?, stream)?;
         }
         normed(embedding.norm.as_ref(), &x, stream)
     }

@@ -88,7 +88,7 @@ pub(super) fn escape(text: &str) -> String {
 
 /// The colour class of an operation: that of what most of its time goes into.
 pub(super) fn class(parts: &[Part]) -> &'static str {
-    const CLASSES: [(Part, &str); 13] = [
+    const CLASSES: [(Part, &str); 12] = [
         (Part::Attention, "attention"),
         (Part::GateUp, "gate-up"),
         (Part::Qkv, "qkv"),
@@ -101,7 +101,6 @@ pub(super) fn class(parts: &[Part]) -> &'static str {
         (Part::Gather, "gather"),
         (Part::FinalNorm, "final-norm"),
         (Part::Pooling, "pooling"),
-        (Part::Dispatch, "dispatch"),
     ];
     CLASSES.iter().find(|(part, _)| parts.contains(part)).map_or("other", |(_, class)| class)
 }

@@ -1,0 +1,155 @@
+//! ModernBERT: norms before each half, rotary embedding, GeGLU, and layers that see a window.
+
+use super::bert::{activation, heads, table};
+use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use crate::checkpoint::json::JsonObject;
+use crate::checkpoint::rope::RopeSpec;
+use crate::checkpoint::spec::{
+    AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, PartSpec,
+    ProjectionSpec, Sees,
+};
+use crate::checkpoint::{CheckpointError, RopeScaling};
+
+pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
+    let size = |field: &str| config::positive(config, field);
+    let (hidden_size, heads_count) = (size("hidden_size")?, size("num_attention_heads")?);
+    let head_dim = super::shared_out(config, "num_attention_heads", hidden_size, heads_count)?;
+    let activation = activation(config, "hidden_activation", "gelu")?;
+    let [attention_bias, mlp_bias, norm_bias] =
+        ["attention_bias", "mlp_bias", "norm_bias"].map(|field| config::flag(config, field));
+    let (attention_bias, mlp_bias, norm_bias) = (attention_bias?, mlp_bias?, norm_bias?);
+    let layers = size("num_hidden_layers")? as usize;
+    let local = config.optional::<usize>("local_attention")?.unwrap_or(128);
+    let slides = slides(config, layers)?;
+    let [global_theta, local_theta] = thetas(config)?;
+    let eps = config::epsilon(config, "norm_eps", Some(1e-5))?;
+    let own = ModelConfig {
+        architecture: Architecture::ModernBert,
+        hidden_size,
+        layers,
+        intermediate_size: size("intermediate_size")?,
+        heads: heads_count,
+        kv_heads: heads_count,
+        head_dim,
+        vocab_size: size("vocab_size")?,
+        max_position_embeddings: size("max_position_embeddings")? as usize,
+        causal: false,
+        layer_windows: slides.iter().map(|slides| slides.then_some(local)).collect(),
+        qkv_bias: attention_bias,
+        o_bias: attention_bias,
+        mlp_bias,
+        head_norms: false,
+        norm_eps: eps,
+        rope_theta: Some(global_theta),
+        rope_local_theta: Some(local_theta),
+        query_pre_attn_scalar: None,
+        rope_traditional: false,
+        rope_scaling: RopeScaling::None,
+        eos_token_id: config::eos_token_id(config),
+    };
+    let [hidden, intermediate] = [own.hidden_size, own.intermediate_size].map(|size| size as usize);
+    let norm = |path: String| NormSpec {
+        weight: format!("{path}.weight"),
+        bias: norm_bias.then(|| format!("{path}.bias")),
+        size: hidden,
+        kind: NormKind::Layer,
+        eps,
+    };
+    let layer = |index: usize| {
+        let of = |name: &str| format!("layers.{index}.{name}");
+        // A third each of one matrix, and a half each.
+        let third = |part: usize| PartSpec {
+            path: of("attn.Wqkv"),
+            rows: part * hidden..(part + 1) * hidden,
+            of: 3 * hidden,
+            bias: attention_bias,
+        };
+        let half = |part: usize| PartSpec {
+            path: of("mlp.Wi"),
+            rows: part * intermediate..(part + 1) * intermediate,
+            of: 2 * intermediate,
+            bias: mlp_bias,
+        };
+        let before = |name: &str| HalfNorms { input: Some(norm(of(name))), ..HalfNorms::default() };
+        LayerSpec {
+            attention: AttentionSpec {
+                // The first layer reads what the embedding's norm made.
+                norms: if index == 0 { HalfNorms::default() } else { before("attn_norm") },
+                qkv: ProjectionSpec { parts: vec![third(0), third(1), third(2)], inputs: hidden },
+                heads: heads(&own),
+                q_norm: None,
+                k_norm: None,
+                rope: Some(usize::from(slides[index])),
+                scale: (head_dim as f32).powf(-0.5),
+                // Half of it on each side.
+                sees: if slides[index] { Sees::AllWithin(local / 2) } else { Sees::All },
+                output: ProjectionSpec::one(of("attn.Wo"), hidden, hidden, attention_bias),
+            },
+            mlp: MlpSpec {
+                norms: before("mlp_norm"),
+                up: ProjectionSpec { parts: vec![half(0), half(1)], inputs: hidden },
+                activation,
+                gated: true,
+                down: ProjectionSpec::one(of("mlp.Wo"), hidden, intermediate, mlp_bias),
+            },
+        }
+    };
+    let rope = |base| RopeSpec {
+        dims: head_dim as usize,
+        base,
+        traditional: false,
+        scaling: RopeScaling::None,
+        longest: own.max_position_embeddings,
+    };
+    let spec = ModelSpec {
+        hidden,
+        embedding: EmbeddingSpec {
+            tokens: table("embeddings.tok_embeddings", own.vocab_size as usize, hidden_size),
+            scale: 1.0,
+            positions: None,
+            token_types: None,
+            norm: Some(norm("embeddings.norm".into())),
+        },
+        ropes: vec![rope(global_theta), rope(local_theta)],
+        layers: (0..layers).map(layer).collect(),
+        norm: Some(norm("final_norm".into())),
+    };
+    Ok((own, spec))
+}
+
+/// Which layers see a window.
+fn slides(config: &JsonObject, layers: usize) -> Result<Vec<bool>, CheckpointError> {
+    if let Some(types) = crate::checkpoint::sight::layer_types(config, layers)? {
+        return Ok(types);
+    }
+    let period = config.optional::<usize>("global_attn_every_n_layers")?.unwrap_or(3);
+    if period == 0 {
+        return Err(config.invalid("global_attn_every_n_layers", "is 0; it must be at least 1"));
+    }
+    Ok((0..layers).map(|layer| layer % period != 0).collect())
+}
+
+/// Bases of layers that see all and of those that see a window.
+fn thetas(config: &JsonObject) -> Result<[f32; 2], CheckpointError> {
+    let theta = |object: &JsonObject, field: &str, default: f32| -> Result<f32, CheckpointError> {
+        let theta = object.optional(field)?.unwrap_or(default);
+        if theta > 1.0_f32 && theta.is_finite() {
+            Ok(theta)
+        } else {
+            Err(object.invalid(field, format!("is {theta}; it must be a number above 1")))
+        }
+    };
+    let mut thetas =
+        [theta(config, "global_rope_theta", 160_000.0)?, theta(config, "local_rope_theta", 10_000.0)?];
+    if let Some(all) = config.object("rope_parameters")? {
+        for (kind, of) in ["full_attention", "sliding_attention"].into_iter().zip(&mut thetas) {
+            let Some(object) = all.object(kind)? else { continue };
+            if object.optional::<String>("rope_type")?.is_some_and(|kind| kind != "default") {
+                return Err(object
+                    .invalid("rope_type", "stretches positions, which is not supported in a ModernBERT"));
+            }
+            *of = theta(&object, "rope_theta", *of)?;
+        }
+    }
+    Ok(thetas)
+}

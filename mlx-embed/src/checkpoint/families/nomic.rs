@@ -1,0 +1,158 @@
+//! nomic-bert: BERT's order of norms with rotary embedding and SwiGLU.
+
+use super::bert::{heads, table};
+use super::layer_norm;
+use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use crate::checkpoint::json::JsonObject;
+use crate::checkpoint::rope::RopeSpec;
+use crate::checkpoint::spec::{
+    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, PartSpec,
+    ProjectionSpec, Sees,
+};
+use crate::checkpoint::{CheckpointError, RopeScaling};
+
+pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
+    // The names of its own code, or transformers'.
+    let size = |own: &str, theirs: &str| config::positive(config, if config.has(own) { own } else { theirs });
+    let (hidden_size, heads_count) = (size("n_embd", "hidden_size")?, size("n_head", "num_attention_heads")?);
+    let head_dim = super::shared_out(config, "num_attention_heads", hidden_size, heads_count)?;
+    refuse_other_forms(config)?;
+    let layers = size("n_layer", "num_hidden_layers")? as usize;
+    let eps_field = if config.has("layer_norm_epsilon") { "layer_norm_epsilon" } else { "layer_norm_eps" };
+    let eps = config::epsilon(config, eps_field, Some(1e-12))?;
+    let nested = config.object("rope_parameters")?;
+    let theta = match (config.optional("rotary_emb_base")?, &nested) {
+        (Some(theta), _) => theta,
+        (None, Some(nested)) => nested.optional("rope_theta")?.unwrap_or(1000.0),
+        (None, None) => config.optional("rope_theta")?.unwrap_or(1000.0),
+    };
+    if !(theta > 1.0_f32 && theta.is_finite()) {
+        return Err(config.invalid("rotary_emb_base", format!("is {theta}; it must be a number above 1")));
+    }
+    let own = ModelConfig {
+        architecture: Architecture::NomicBert,
+        hidden_size,
+        layers,
+        intermediate_size: size("n_inner", "intermediate_size")?,
+        heads: heads_count,
+        kv_heads: heads_count,
+        head_dim,
+        vocab_size: config::positive(config, "vocab_size")?,
+        max_position_embeddings: size("n_positions", "max_position_embeddings")? as usize,
+        causal: false,
+        layer_windows: vec![None; layers],
+        qkv_bias: false,
+        o_bias: false,
+        mlp_bias: false,
+        head_norms: false,
+        norm_eps: eps,
+        rope_theta: Some(theta),
+        rope_local_theta: None,
+        query_pre_attn_scalar: None,
+        rope_traditional: false,
+        rope_scaling: RopeScaling::None,
+        eos_token_id: config::eos_token_id(config),
+    };
+    let [hidden, intermediate] = [own.hidden_size, own.intermediate_size].map(|size| size as usize);
+    let layer = |index: usize| {
+        let of = |name: &str| format!("encoder.layers.{index}.{name}");
+        let third = |part: usize| PartSpec {
+            path: of("attn.Wqkv"),
+            rows: part * hidden..(part + 1) * hidden,
+            of: 3 * hidden,
+            bias: false,
+        };
+        let sum =
+            |name: &str| HalfNorms { sum: Some(layer_norm(&of(name), hidden, eps)), ..HalfNorms::default() };
+        LayerSpec {
+            attention: AttentionSpec {
+                norms: sum("norm1"),
+                qkv: ProjectionSpec { parts: vec![third(0), third(1), third(2)], inputs: hidden },
+                heads: heads(&own),
+                q_norm: None,
+                k_norm: None,
+                rope: Some(0),
+                scale: (head_dim as f32).powf(-0.5),
+                sees: Sees::All,
+                output: ProjectionSpec::one(of("attn.out_proj"), hidden, hidden, false),
+            },
+            mlp: MlpSpec {
+                norms: sum("norm2"),
+                // fc12 is the gate.
+                up: ProjectionSpec {
+                    parts: ["mlp.fc12", "mlp.fc11"]
+                        .map(|name| PartSpec::whole(of(name), intermediate, false))
+                        .to_vec(),
+                    inputs: hidden,
+                },
+                activation: Activation::Silu,
+                gated: true,
+                down: ProjectionSpec::one(of("mlp.fc2"), hidden, intermediate, false),
+            },
+        }
+    };
+    let types = config::positive(config, "type_vocab_size")? as usize;
+    let spec = ModelSpec {
+        hidden,
+        embedding: EmbeddingSpec {
+            tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden_size),
+            scale: 1.0,
+            positions: None,
+            token_types: Some(table("embeddings.token_type_embeddings", types, hidden_size)),
+            norm: Some(layer_norm("emb_ln", hidden, eps)),
+        },
+        ropes: vec![RopeSpec {
+            dims: head_dim as usize,
+            base: theta,
+            traditional: false,
+            scaling: RopeScaling::None,
+            longest: own.max_position_embeddings,
+        }],
+        layers: (0..layers).map(layer).collect(),
+        norm: None,
+    };
+    Ok((own, spec))
+}
+
+/// Its code has many switches; these are how the published models stand.
+fn refuse_other_forms(config: &JsonObject) -> Result<(), CheckpointError> {
+    let off = [
+        "causal",
+        "mlp_fc1_bias",
+        "mlp_fc2_bias",
+        "parallel_block",
+        "prenorm",
+        "qkv_proj_bias",
+        "rotary_emb_interleaved",
+        "use_rms_norm",
+    ];
+    for field in off {
+        if config::flag(config, field)? {
+            return Err(config.invalid(field, "is true; only false is supported with nomic_bert"));
+        }
+    }
+    if config.optional::<f32>("rotary_emb_fraction")?.is_some_and(|share| share != 1.0) {
+        return Err(
+            config.invalid("rotary_emb_fraction", "is not 1; heads that rotate in part are not supported")
+        );
+    }
+    for field in ["rotary_emb_scale_base", "rotary_scaling_factor"] {
+        if config.raw(field).is_some_and(|value| !value.is_null()) {
+            return Err(config.invalid(field, "stretches positions, which is not supported with nomic_bert"));
+        }
+    }
+    let activation = config.optional::<String>("activation_function")?;
+    if activation.as_deref().is_some_and(|name| name != "swiglu") {
+        return Err(config.invalid("activation_function", "is not swiglu, the only one that is supported"));
+    }
+    if config
+        .optional::<String>("hidden_act")?
+        .is_some_and(|name| !["silu", "swish"].contains(&name.as_str()))
+    {
+        return Err(config.invalid("hidden_act", "is not silu, the only one that is supported"));
+    }
+    if config.optional::<bool>("scale_attn_weights")? == Some(false) {
+        return Err(config.invalid("scale_attn_weights", "is false; only true is supported"));
+    }
+    Ok(())
+}
