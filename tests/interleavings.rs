@@ -56,7 +56,7 @@ type Tasks = Queue<Numbered, &'static str>;
 
 fn queue(capacity: usize) -> Arc<Tasks> {
     let batch_time = Duration::from_secs(1);
-    let sharing = Sharing::Joined;
+    let sharing = Sharing::Packed;
     Arc::new(Queue::new(Limits { capacity, batch_tokens: 2, enough_tokens: 2, batch_time, sharing }))
 }
 
