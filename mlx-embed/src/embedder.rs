@@ -404,7 +404,7 @@ impl Embedder {
             let ids = warm_up::texts(texts, tokens, vocab_size);
             self.shared
                 .engine
-                .ask(move |runner: &Runner| warm_up::run(&ids, |ids| runner.embed_batch(ids, None)))
+                .ask(move |runner: &Runner| warm_up::run(&ids, |ids| runner.embed_batch(ids, None, 0)))
         };
         shapes.into_iter().map(run).collect()
     }

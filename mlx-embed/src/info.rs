@@ -10,7 +10,7 @@ use crate::checkpoint::{ModelConfig, SentenceTransformers};
 use crate::mlx::Backend;
 use crate::model::Precision;
 use crate::pooling::Pooling;
-use crate::text::EndTokenSource;
+use crate::text::{AddedTokenInfo, EndTokenSource, TruncationSide};
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -78,6 +78,12 @@ pub struct Info {
     pub end_token: Option<EndTokenInfo>,
     /// Longest input in tokens, end token included; longer ones are cut, and their results say so.
     pub max_tokens: usize,
+    /// Who sets that limit: the caller, or a field of one of the checkpoint's files.
+    pub max_tokens_source: String,
+    /// The side on which longer ones are cut.
+    pub truncation_side: TruncationSide,
+    /// Tokens that texts are searched for, though `tokenizer.json` doesn't have them as such.
+    pub added_tokens: Vec<AddedTokenInfo>,
     /// Most tokens that run at once.
     pub batch_tokens: usize,
     /// What runs the model.

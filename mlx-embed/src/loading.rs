@@ -23,7 +23,7 @@ use crate::options::LoadOptions;
 use crate::pooling::Pooling;
 use crate::request::Shared;
 use crate::runner::{self, Kind, Runner, RunnerOptions};
-use crate::text::{Prompts, TextEncoder};
+use crate::text::{Overrides, Prompts, Settings, TextEncoder, TruncationSide};
 
 /// On the CPU the time of a batch is proportional to its tokens from about here on; a GPU has room for more.
 const CPU_ENOUGH_TOKENS: usize = 128;
@@ -129,6 +129,15 @@ pub(crate) fn load(
     let config = checkpoint.config().clone();
     let files = checkpoint.sentence_transformers().clone();
     let place = checkpoint.place().clone();
+    let tokenizer = Settings::read(
+        &place,
+        &Overrides {
+            settings: &files.processor_kwargs,
+            path: files.processor_kwargs_at.0.clone(),
+            field: files.processor_kwargs_at.1,
+            lower_case: files.do_lower_case,
+        },
+    )?;
     let (pooling, pooling_source) = match (options.pooling, files.pooling) {
         (Some(pooling), _) => (pooling, Source::Caller),
         (None, Some(pooling)) => (pooling, Source::Checkpoint),
@@ -138,7 +147,7 @@ pub(crate) fn load(
     let gpu = runner::gpu(backend, options.gpu)?;
     let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref())?;
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
-    let max_tokens = max_tokens(&checkpoint, options.max_tokens)?;
+    let (max_tokens, max_tokens_source) = max_tokens(&checkpoint, &tokenizer, options.max_tokens)?;
     let sharing = if config.frequencies_depend_on_length(max_tokens) {
         Sharing::EqualLengths
     } else if !matches!(kind, Kind::Mlx) {
@@ -159,6 +168,9 @@ pub(crate) fn load(
         sentence_transformers: files.clone(),
         end_token: None,
         max_tokens,
+        max_tokens_source,
+        truncation_side: TruncationSide::Right,
+        added_tokens: Vec::new(),
         batch_tokens,
         backend,
         kernels: kind.name(),
@@ -203,6 +215,7 @@ pub(crate) fn load(
 
     let text = TextEncoder::open(
         &place,
+        &tokenizer,
         &options.end_token,
         pooling == Pooling::LastToken,
         config.eos_token_id,
@@ -214,7 +227,10 @@ pub(crate) fn load(
         token: text.token(id).unwrap_or_default(),
         appended_by,
     });
+    info.truncation_side = text.truncation_side();
+    info.added_tokens = text.added().to_vec();
     Ok(Shared {
+        leaves_out_prompts: !files.include_prompt && pooling != Pooling::LastToken,
         prompts: Prompts::new(files.prompts, files.default_prompt_name.as_deref()),
         // The first token's vector is the prompt's own, and where positions stretch with a text's length, so do its keys.
         shares_prompts: options.prompt_cache != Some(0)
@@ -230,22 +246,41 @@ pub(crate) fn load(
     })
 }
 
-/// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets.
-fn max_tokens(checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<usize, Error> {
+/// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets, and who sets it.
+fn max_tokens(
+    checkpoint: &Checkpoint,
+    tokenizer: &Settings,
+    wanted: Option<usize>,
+) -> Result<(usize, String), Error> {
     let config = checkpoint.config();
     // Within the window, windowed and full attention are the same; beyond it they aren't.
     let window = config.sliding_window.unwrap_or(usize::MAX);
     let reject = |reason: String| Err(Error::Option { option: "max_tokens", reason });
     match wanted {
         None => {
-            let files = checkpoint.sentence_transformers();
-            Ok(files.max_seq_length.unwrap_or(config.max_position_embeddings).min(window))
+            let (limit, source) = checkpoint_limit(checkpoint, tokenizer);
+            Ok((limit.min(window), source))
         }
         Some(0) => reject("is 0; give at least 1".into()),
         Some(wanted) if wanted > window => reject(format!(
             "is {wanted}, but this model attends to {window} tokens at most; give at most that"
         )),
-        Some(wanted) => Ok(wanted),
+        Some(wanted) => Ok((wanted, "the caller".to_owned())),
+    }
+}
+
+/// The checkpoint's limit, as sentence-transformers finds it: one of its own files goes over the tokenizer's, of which
+/// the model's positions may be less.
+fn checkpoint_limit(checkpoint: &Checkpoint, tokenizer: &Settings) -> (usize, String) {
+    let positions = checkpoint.config().max_position_embeddings;
+    let by_model = (positions, "max_position_embeddings in config.json".to_owned());
+    match (&checkpoint.sentence_transformers().limit, tokenizer.model_max_length()) {
+        (Some((field, Some(limit))), _) => (*limit, format!("{field} in sentence_bert_config.json")),
+        (None, Some(limit)) if limit < positions => {
+            (limit, "model_max_length in tokenizer_config.json".to_owned())
+        }
+        // A limit without end still leaves the model's own.
+        _ => by_model,
     }
 }
 
@@ -263,8 +298,8 @@ fn check_room_for_content(max_tokens: usize, added: usize, wanted: bool, place: 
             path: place.path("config.json"),
             field: "max_position_embeddings".into(),
             reason: format!(
-                "(or max_seq_length in sentence_bert_config.json) leaves no room: it is {max_tokens}, of which \
-                 special tokens take {added}"
+                "(or max_seq_length in sentence_bert_config.json, or model_max_length in tokenizer_config.json) leaves \
+                 no room: it is {max_tokens}, of which special tokens take {added}"
             ),
         }))
     }

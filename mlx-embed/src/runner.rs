@@ -184,7 +184,7 @@ impl Runner {
         if ids.len() >= LEAST_REUSED {
             self.decoder.check_weights()?;
             let batch = Batch::joined(&[ids]);
-            let rows = self.pooling.rows(&batch);
+            let rows = self.pooling.rows(&batch, 0);
             let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
             let keep = Reuse::Keep(&mut layers);
             let states = self.decoder.forward(&batch, rows, keep, None, &self.stream)?;
@@ -205,26 +205,31 @@ impl Runner {
     /// is not finite has an error in its place.
     ///
     /// With a prefix, which then is this runner's own, `texts` are what follows its first tokens, as many as said.
+    /// Pooling leaves out the first `left_out` tokens of each whole text.
     pub(crate) fn embed_batch(
         &self,
         texts: &[&[u32]],
         prefix: Option<(&Prefix, usize)>,
+        left_out: usize,
     ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
         match prefix {
             Some((prefix, shared)) if shared >= LEAST_REUSED => {
                 debug_assert!(self.pooling != Pooling::Cls && shared <= prefix.len());
                 let before = match self.pooling {
-                    Pooling::Mean => Before::new(&prefix.hidden[..shared * self.hidden], self.hidden),
-                    Pooling::LastToken | Pooling::Cls => Before::default(),
+                    Pooling::Mean if left_out < shared => {
+                        let counts = left_out * self.hidden..shared * self.hidden;
+                        Before::new(&prefix.hidden[counts], self.hidden)
+                    }
+                    _ => Before::leaving_out(left_out.saturating_sub(shared)),
                 };
-                self.run(texts, Reuse::Continue { layers: &prefix.layers, tokens: shared }, &before)
+                self.run(texts, Reuse::Continue { layers: &prefix.layers, tokens: shared }, &before, 0)
             }
             Some((prefix, shared)) => {
                 let whole: Vec<_> = texts.iter().map(|text| [&prefix.ids[..shared], text].concat()).collect();
                 let whole: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
-                self.run(&whole, Reuse::Nothing, &Before::default())
+                self.run(&whole, Reuse::Nothing, &Before::leaving_out(left_out), left_out)
             }
-            None => self.run(texts, Reuse::Nothing, &Before::default()),
+            None => self.run(texts, Reuse::Nothing, &Before::leaving_out(left_out), left_out),
         }
     }
 
@@ -233,11 +238,12 @@ impl Runner {
         texts: &[&[u32]],
         reuse: Reuse<'_>,
         before: &Before,
+        left_out: usize,
     ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
         let _turn = self.stream.turn();
         self.decoder.check_weights()?;
         let batch = self.batch(texts);
-        let rows = self.pooling.rows(&batch);
+        let rows = self.pooling.rows(&batch, left_out);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, reuse, None, &self.stream)?;
         let pooled = self.pooling.pool(hidden, &batch, before, &self.stream)?;
@@ -298,8 +304,9 @@ impl Model for Runner {
         &self,
         texts: &[&[u32]],
         prefix: Option<(&Prefix, usize)>,
+        left_out: usize,
     ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
-        self.embed_batch(texts, prefix)
+        self.embed_batch(texts, prefix, left_out)
     }
 
     fn check_device(&self) -> Result<(), Error> {

@@ -36,7 +36,7 @@ impl Runner {
         self.decoder.check_weights()?;
         let batch = self.batch(texts);
         let whole = layers.end == self.decoder.layers();
-        let rows = if whole { self.pooling.rows(&batch) } else { None };
+        let rows = if whole { self.pooling.rows(&batch, 0) } else { None };
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let watch = (level != Level::Model).then(|| Arc::new(Watch::new(level)));
         let building = Building::start();

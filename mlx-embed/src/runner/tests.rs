@@ -62,7 +62,7 @@ fn ids(count: usize, seed: u32) -> Vec<u32> {
 
 fn embed(runner: &Runner, texts: &[Vec<u32>], prefix: Option<(&Prefix, usize)>) -> Vec<Vec<f32>> {
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-    runner.embed_batch(&texts, prefix).unwrap().into_iter().map(Result::unwrap).collect()
+    runner.embed_batch(&texts, prefix, 0).unwrap().into_iter().map(Result::unwrap).collect()
 }
 
 /// Calls `check` with what texts that continue a prefix and whole texts come to: for prefixes of so many tokens, and
