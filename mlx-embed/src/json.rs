@@ -13,9 +13,9 @@ const REPLACEMENT: &[u8; 4] = b"FFFD";
 
 /// The same JSON without what Python's `json` module writes beyond the standard.
 ///
-/// Outside strings `NaN`, `Infinity`, `-Infinity` and numbers beyond f64, which Python reads as infinite, become strings
-/// of that name: whoever takes such a field for a number gets an error, and one that nobody reads does no harm. In
-/// strings, surrogates without their other half become U+FFFD, as no UTF-8 holds them. Everything else stays as it is,
+/// Outside strings `NaN`, `Infinity`, `-Infinity` and numbers beyond f64, which Python reads as infinite, become
+/// `[{"float":"NaN"}]` and so on: whoever takes such a field for a number, a text or a list of texts gets an error, and
+/// one that nobody reads does no harm. In strings, surrogates without their other half become U+FFFD, as no UTF-8 holds them. Everything else stays as it is,
 /// mistakes included.
 pub fn from_python(json: &[u8]) -> Cow<'_, [u8]> {
     let mut fixed = Fixed { json, copied: 0, out: Vec::new() };
@@ -44,12 +44,18 @@ pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::E
 
 /// A limit on tokens; `None` for one so large that it stands for none.
 pub(crate) fn token_limit(value: &Value) -> Result<Option<usize>, String> {
-    let number = if value == "Infinity" { Some(f64::INFINITY) } else { value.as_f64() };
+    let is_infinite = value.pointer("/0/float").is_some_and(|name| name == "Infinity");
+    let number = if is_infinite { Some(f64::INFINITY) } else { value.as_f64() };
     match number {
         Some(number) if number > NO_LIMIT => Ok(None),
         Some(number) if number >= 1.0 && number.fract() == 0.0 => Ok(Some(number as usize)),
         _ => Err(format!("is {value}; it must be a whole number of tokens above 0")),
     }
+}
+
+/// What stands for the number that Python has by this name and JSON has not.
+fn no_number(name: &str) -> String {
+    format!(r#"[{{"float":"{name}"}}]"#)
 }
 
 struct Fixed<'a> {
@@ -118,7 +124,7 @@ impl Fixed<'_> {
         if let Some(name) = name
             && behind != Some(&b':')
         {
-            self.replace(start..end, format!("\"{name}\"").as_bytes());
+            self.replace(start..end, no_number(name).as_bytes());
         }
         end
     }
@@ -136,11 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn what_python_calls_numbers_becomes_their_names() {
+    fn what_only_python_calls_a_number_becomes_what_nobody_takes_for_one() {
         let read: Value =
             parse(br#"{"a": NaN, "b": [Infinity,-Infinity], "c": 1e999, "d": -1E400, "e": 1e3}"#).unwrap();
-        let expected =
-            json!({"a": "NaN", "b": ["Infinity", "-Infinity"], "c": "Infinity", "d": "-Infinity", "e": 1e3});
+        let float = |name: &str| json!([{"float": name}]);
+        let expected = json!({
+            "a": float("NaN"), "b": [float("Infinity"), float("-Infinity")],
+            "c": float("Infinity"), "d": float("-Infinity"), "e": 1e3
+        });
         assert_eq!(read, expected);
     }
 
@@ -151,7 +160,7 @@ mod tests {
         {
             assert!(matches!(from_python(json.as_bytes()), Cow::Borrowed(_)), "{json}");
         }
-        assert_eq!(fixed(r#"["\\", NaN, "\"NaN"]"#), r#"["\\", "NaN", "\"NaN"]"#);
+        assert_eq!(fixed(r#"["\\",NaN,"\"NaN"]"#), r#"["\\",[{"float":"NaN"}],"\"NaN"]"#);
     }
 
     #[test]
@@ -234,7 +243,7 @@ mod tests {
         fn names_in_any_place_are_read(value in values(), name in prop::sample::select(vec!["NaN", "Infinity", "-Infinity"])) {
             let written = |name: &str| format!("[{value}, {name}, {{\"a\":{name},\"b\":{value}}}]");
             let read: Value = parse(written(name).as_bytes()).unwrap();
-            let expected: Value = serde_json::from_str(&written(&format!("\"{name}\""))).unwrap();
+            let expected: Value = serde_json::from_str(&written(&no_number(name))).unwrap();
             prop_assert_eq!(read, expected);
         }
     }

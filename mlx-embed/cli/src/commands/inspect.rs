@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use mlx_embed::mlx::memory;
 use mlx_embed::verify::SAMPLES;
-use mlx_embed::{Embedding, EndTokenSource, Error, Info, RopeScaling, Source};
+use mlx_embed::{Embedding, EndTokenSource, Error, Info, RopeScaling, Source, TruncationSide};
 use serde::Serialize;
 
 use crate::cosine::cosine;
@@ -191,12 +191,16 @@ impl Report {
 
     fn vectors(&self, lines: &mut Lines) {
         let info = &self.info;
+        let files = &info.sentence_transformers;
         let by = match info.pooling_source {
-            Source::Caller => "as you chose",
-            Source::Checkpoint => "as the checkpoint says",
-            _ => "by default: the checkpoint doesn't say",
+            Source::Caller => "as you chose".to_owned(),
+            Source::Checkpoint => {
+                format!("as the checkpoint says in {}", files.pooling_file.as_deref().unwrap_or_default())
+            }
+            _ => "by default: the checkpoint doesn't say".to_owned(),
         };
-        lines.add("pooling", format!("{}, {by}", info.pooling));
+        let part = if files.include_prompt { "" } else { " without the prompt's tokens" };
+        lines.add("pooling", format!("{}{part}, {by}", info.pooling));
         lines.add("normalised", if info.normalize { "yes" } else { "no" }.to_owned());
         lines.add("numbers a vector", self.dims.to_string());
         let end = match &info.end_token {
@@ -210,9 +214,21 @@ impl Report {
             }
         };
         lines.add("end token", end);
-        lines.add("longest text", format!("{} tokens", info.max_tokens));
+        let cut = if info.truncation_side == TruncationSide::Left { "beginning" } else { "end" };
+        lines.add(
+            "longest text",
+            format!(
+                "{} tokens, by {}; of longer ones the {cut} is cut",
+                info.max_tokens, info.max_tokens_source
+            ),
+        );
+        if files.do_lower_case {
+            lines.add("lower case", "texts are put into it, as sentence_bert_config.json says".to_owned());
+        }
+        for token in &info.added_tokens {
+            lines.add("added token", format!("{:?} ({}), by {}", token.token, token.id, token.file));
+        }
         lines.add("batches", format!("up to {} tokens", info.batch_tokens));
-        let files = &info.sentence_transformers;
         if files.prompts.is_empty() {
             lines.add("prompts", "none".to_owned());
         }

@@ -22,6 +22,8 @@ use crate::pooling::Pooling;
 pub struct SentenceTransformers {
     /// How hidden states become one vector; `None` where no file says so.
     pub pooling: Option<Pooling>,
+    /// That file.
+    pub pooling_file: Option<String>,
     /// Whether the prompt's tokens are part of what is pooled.
     pub include_prompt: bool,
     /// Whether vectors are scaled to length 1; `None` where no file says so.
@@ -39,9 +41,6 @@ pub struct SentenceTransformers {
     /// Their file and field.
     #[serde(skip)]
     pub(crate) processor_kwargs_at: (PathBuf, &'static str),
-    /// Where the pooling stands.
-    #[serde(skip)]
-    pub(crate) pooling_file: String,
     /// What sets the limit, where a file of these does, and what it is; `None` for one without end.
     #[serde(skip)]
     pub(crate) limit: Option<(&'static str, Option<usize>)>,
@@ -51,6 +50,7 @@ impl Default for SentenceTransformers {
     fn default() -> Self {
         Self {
             pooling: None,
+            pooling_file: None,
             include_prompt: true,
             normalize: None,
             prompts: BTreeMap::new(),
@@ -59,7 +59,6 @@ impl Default for SentenceTransformers {
             do_lower_case: false,
             processor_kwargs: Map::new(),
             processor_kwargs_at: (PathBuf::new(), "processor_kwargs"),
-            pooling_file: String::new(),
             limit: None,
         }
     }

@@ -112,7 +112,7 @@ impl SentenceTransformers {
         };
         self.pooling = Some(pooling::mode(&config)?);
         self.include_prompt = config.optional("include_prompt")?.unwrap_or(true);
-        self.pooling_file = file.display().to_string();
+        self.pooling_file = Some(file.display().to_string());
         Ok(true)
     }
 }
