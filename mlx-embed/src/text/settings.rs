@@ -88,7 +88,7 @@ impl Settings {
         if let Some(tokens) = config.get("added_tokens_decoder").filter(|value| !value.is_null()) {
             added = side_files::added_tokens_decoder(files, tokens)?;
         } else {
-            side_files::legacy(files, &mut added, &mut special)?;
+            side_files::legacy(files, &config, &mut added, &mut special)?;
         }
         added.sort_by_key(|(id, ..)| *id);
         // Tokens get their ids in this order: the common names first, as transformers lists them.

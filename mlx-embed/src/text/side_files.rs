@@ -1,5 +1,6 @@
 //! Reading the JSON files beside `tokenizer.json`, so that an error names the file and the field.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -52,6 +53,9 @@ const HONOURED: [&str; 8] = [
     "split_special_tokens",
     "truncation_side",
 ];
+
+/// The lists of further special tokens. The first has been the name since transformers 5.
+const FURTHER: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 
 /// The file's object, or `None` if there is no such file.
 pub(super) fn object(files: &Files, name: &str) -> Result<Option<Map<String, Value>>, TextError> {
@@ -182,8 +186,7 @@ fn read_special(
         add(Some(name), name, value)?;
     }
     let is_there = |field: &&str| config.get(*field).is_some_and(|value| !is_empty(value));
-    // The first has been the name since transformers 5.
-    let Some(field) = ["extra_special_tokens", "additional_special_tokens"].into_iter().find(is_there) else {
+    let Some(field) = FURTHER.into_iter().find(is_there) else {
         return Ok(found);
     };
     match &config[field] {
@@ -206,20 +209,28 @@ fn is_empty(value: &Value) -> bool {
 /// The files of older versions, which count where `tokenizer_config.json` lists no added tokens.
 pub(super) fn legacy(
     files: &Files,
+    config: &Map<String, Value>,
     added: &mut Vec<(u32, AddedToken, &'static str)>,
     special: &mut Vec<Special>,
 ) -> Result<(), TextError> {
+    let mut special_too: HashSet<String> = special.iter().map(|each| each.token.content.clone()).collect();
     if let Some(map) = object(files, SPECIAL_TOKENS_MAP)? {
-        let further_known = special.iter().any(|special| special.name.is_none());
+        let new_name = map.get(FURTHER[0]).is_some_and(|value| !is_empty(value));
+        // The old name counts where no other file has one of the two, and says nothing of added_tokens.json's tokens.
+        let old_name = !FURTHER.iter().any(|field| config.contains_key(*field));
         for found in read_special(files, SPECIAL_TOKENS_MAP, &map)? {
             match &found.name {
-                Some(name) => {
-                    special.retain(|known| known.name.as_ref() != Some(name));
-                    special.push(found);
+                Some(name) => special.retain(|each| each.name.as_ref() != Some(name)),
+                None if new_name => {
+                    special.retain(|each| each.name.is_some() || each.token.content != found.token.content)
                 }
-                None if further_known => {}
-                None => special.push(found),
+                None if old_name => {}
+                None => continue,
             }
+            if found.name.is_some() || new_name {
+                special_too.insert(found.token.content.clone());
+            }
+            special.push(found);
         }
     }
     if let Some(tokens) = object(files, ADDED_TOKENS)? {
@@ -228,8 +239,8 @@ pub(super) fn legacy(
             let number = number.ok_or_else(|| {
                 invalid((files.path(ADDED_TOKENS), content), format!("is {id}; it must be a token id"))
             })?;
-            let is_special = special.iter().any(|special| special.token.content == *content);
-            added.push((number, AddedToken::from(content.clone(), is_special), ADDED_TOKENS));
+            let token = AddedToken::from(content.clone(), special_too.contains(content));
+            added.push((number, token, ADDED_TOKENS));
         }
     }
     Ok(())

@@ -90,6 +90,19 @@ fn text_tells_the_quantisation_of_each_kind_of_matrix() {
 }
 
 #[test]
+fn text_tells_from_which_file_a_decision_comes() {
+    let text = run(&mut on("inspect", "st-mean")).stdout;
+    for line in [
+        "pooling            mean, as the checkpoint says in 1_Pooling/config.json",
+        "longest text       512 tokens, by max_position_embeddings in config.json; of longer ones the end is cut",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
+    let text = run(on("inspect", "st-mean").args(["--max-tokens", "9"])).stdout;
+    assert!(text.contains("longest text       9 tokens, by the caller;"), "{text}");
+}
+
+#[test]
 fn prompts_are_shown_with_their_texts() {
     let text = run(&mut on("inspect", "st-last-token")).stdout;
     assert!(text.contains("prompt query       \"Instruct: "), "{text}");
