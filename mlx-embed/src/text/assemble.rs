@@ -39,9 +39,9 @@ pub enum TruncationSide {
     Right,
 }
 
-impl From<TruncationDirection> for TruncationSide {
-    fn from(side: TruncationDirection) -> Self {
-        match side {
+impl TruncationSide {
+    pub(super) fn of(direction: TruncationDirection) -> Self {
+        match direction {
             TruncationDirection::Left => Self::Left,
             TruncationDirection::Right => Self::Right,
         }

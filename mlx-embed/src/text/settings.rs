@@ -147,7 +147,9 @@ impl Settings {
 
 /// Whether a setting's name is that of a special token: one of the common names or one of the model's own.
 pub(super) fn names_a_token(name: &str, value: &Value) -> bool {
-    NAMED.contains(&name) || (name.ends_with("_token") && (value.is_string() || value.is_object()))
+    let own =
+        || name.ends_with("_token") && name != "use_auth_token" && (value.is_string() || value.is_object());
+    NAMED.contains(&name) || own()
 }
 
 /// Refuses another tokenizer.json, which newer versions of transformers take.

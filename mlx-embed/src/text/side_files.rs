@@ -15,8 +15,7 @@ use crate::file::Files;
 use crate::json;
 
 /// Arguments of a tokenizer that change no ids of a text: names, padding, decoding, and where files come from.
-const WITHOUT_EFFECT: [&str; 24] = [
-    "added_tokens_decoder",
+const WITHOUT_EFFECT: [&str; 23] = [
     "cache_dir",
     "chat_template",
     "clean_up_tokenization_spaces",
@@ -106,12 +105,10 @@ pub(super) fn ends(overrides: &Overrides<'_>) -> Result<Option<Ends>, TextError>
 /// the file says the same.
 pub(super) fn lay_over(config: &mut Map<String, Value>, overrides: &Overrides<'_>) -> Result<(), TextError> {
     for (name, value) in overrides.settings {
-        if value.is_null() || config.get(name) == Some(value) {
-            continue;
-        }
+        let same = config.get(name) == Some(value);
         if HONOURED.contains(&name.as_str()) || names_a_token(name, value) {
             config.insert(name.clone(), value.clone());
-        } else if !WITHOUT_EFFECT.contains(&name.as_str()) {
+        } else if !same && !value.is_null() && !WITHOUT_EFFECT.contains(&name.as_str()) {
             let field = format!("{}.{name}", overrides.field);
             let reason =
                 format!("is {value}, an argument of the tokenizer that this crate does not know; remove it");

@@ -184,7 +184,7 @@ impl TextEncoder {
 
     /// The side on which long texts are cut.
     pub(crate) fn truncation_side(&self) -> TruncationSide {
-        self.truncation_side.into()
+        TruncationSide::of(self.truncation_side)
     }
 
     /// The end token's id and who appends it.

@@ -10,6 +10,7 @@ use crate::cosine::dot;
 use crate::error::CliError;
 use crate::input::{Input, InputArgs, OnError};
 use crate::options::CommonArgs;
+use crate::stdout;
 
 /// Arguments of `similarity`.
 #[derive(Debug, Args)]
@@ -38,6 +39,7 @@ direction, 0 has nothing in common.";
 const LABEL: usize = 32;
 
 pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
+    stdout::check_open()?;
     let mut input = Input::open(args.input)?;
     let (texts, indices) = read_all(&mut input)?;
     if texts.len() < 2 {

@@ -36,9 +36,9 @@ pub struct SentenceTransformers {
     pub max_seq_length: Option<usize>,
     /// Whether texts are put into lower case.
     pub do_lower_case: bool,
-    /// Further settings that go to the tokenizer, over those of its own files.
-    pub processor_kwargs: Map<String, Value>,
-    /// Their file and field.
+    /// Further settings that go to the tokenizer, over those of its own files; and their file and field.
+    #[serde(skip)]
+    pub(crate) processor_kwargs: Map<String, Value>,
     #[serde(skip)]
     pub(crate) processor_kwargs_at: (PathBuf, &'static str),
     /// What sets the limit, where a file of these does, and what it is; `None` for one without end.
