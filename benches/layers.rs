@@ -260,7 +260,7 @@ fn operations(
                 return Err(error);
             }
             hosts.sort_unstable();
-            if let Some(host) = hosts.get(hosts.len() / 2).filter(|_| !dispatch) {
+            if let Some(host) = hosts.get(hosts.len() / 2) {
                 println!(
                     "{:24}host:   {:.1} us to build the graph, median of {} calls",
                     "",

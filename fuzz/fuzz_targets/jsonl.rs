@@ -16,16 +16,17 @@ mod error;
 mod lines;
 
 use error::CliError;
+use lines::Line;
 
-/// The texts up to the first error, and how many bytes were read.
-fn texts(input: &[u8], field: Option<&str>) -> (Vec<String>, Option<CliError>, u64) {
+/// The lines, the last of them the end or the first error; and how many bytes were read.
+fn texts(input: &[u8], field: Option<&str>) -> (Vec<Line>, Option<CliError>, u64) {
     let reader = Box::new(std::io::Cursor::new(input.to_vec()));
     let mut lines = lines::Lines::new(reader, "input".to_owned(), field.map(str::to_owned));
     let mut texts = Vec::new();
     loop {
         match lines.next() {
-            Ok(Some(text)) => texts.push(text),
-            Ok(None) => return (texts, None, lines.read()),
+            Ok(Line::End) => return (texts, None, lines.read()),
+            Ok(line) => texts.push(line),
             Err(error) => return (texts, Some(error), lines.read()),
         }
     }
@@ -53,6 +54,10 @@ fuzz_target!(init: mlx_embed_fuzz::catch_panics(), |input: &[u8]| {
         }
         assert!(texts.len() + bad <= lines.len());
         for (text, line) in texts.iter().zip(&lines) {
+            let Line::Text(text) = text else {
+                assert!(field.is_some() && String::from_utf8_lossy(line).trim_start_matches('\u{feff}').trim().is_empty());
+                continue;
+            };
             match field {
                 None => {
                     let line = line.strip_suffix(b"\n").map_or(*line, |line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -60,12 +65,13 @@ fuzz_target!(init: mlx_embed_fuzz::catch_panics(), |input: &[u8]| {
                 }
                 Some(field) => {
                     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-                    let object: serde_json::Value = serde_json::from_slice(line).expect("it was read as JSON");
+                    let line = mlx_embed::json::from_python(line);
+                    let object: serde_json::Value = serde_json::from_slice(&line).expect("it was read as JSON");
                     assert_eq!(object[field].as_str(), Some(text.as_str()));
                 }
             }
         }
-        if let Some(text) = texts.first() {
+        if let Some(Line::Text(text)) = texts.first() {
             damage::check_vectors(&EMBEDDER, text);
         }
     }

@@ -11,7 +11,7 @@ use crate::mlx::Backend;
 use crate::model::Precision;
 use crate::options::LoadOptions;
 use crate::pooling::Pooling;
-use crate::text::{EndToken, EndTokenSource};
+use crate::text::{AddedTokenInfo, EndToken, EndTokenSource, TruncationSide};
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -87,6 +87,12 @@ pub struct Info {
     pub end_token: Option<EndTokenInfo>,
     /// Longest input in tokens, end token included; longer ones are cut, and their results say so.
     pub max_tokens: usize,
+    /// Who sets that limit: the caller, or a field of one of the checkpoint's files.
+    pub max_tokens_source: String,
+    /// The side on which longer ones are cut.
+    pub truncation_side: TruncationSide,
+    /// Tokens that texts are searched for, though `tokenizer.json` doesn't have them as such.
+    pub added_tokens: Vec<AddedTokenInfo>,
     /// Most tokens that run at once.
     pub batch_tokens: usize,
     /// What runs the model.
@@ -113,17 +119,12 @@ pub(crate) fn decided_by(
     let caller = || "the caller".to_owned();
     let pooling = match info.pooling_source {
         Source::Caller => caller(),
-        Source::Checkpoint => "the pooling's config.json".into(),
+        Source::Checkpoint => files.pooling_file.clone().unwrap_or_else(|| "modules.json".into()),
         Source::Default => "default, as no file says it".into(),
     };
     let normalize = match files.normalize {
         Some(_) => "modules.json".to_owned(),
         None => "default, as there is no modules.json".into(),
-    };
-    let max_tokens = match (options.max_tokens, files.max_seq_length) {
-        (Some(_), _) => caller(),
-        (None, Some(_)) => "sentence_bert_config.json (max_seq_length)".into(),
-        (None, None) => "config.json (max_position_embeddings)".into(),
     };
     let prompt = match &files.default_prompt_name {
         Some(_) => "config_sentence_transformers.json (default_prompt_name)",
@@ -148,7 +149,7 @@ pub(crate) fn decided_by(
         ("end_token", end_token),
         ("head_dim", field(&["head_dim"], "the weights' shapes and the family")),
         ("kv_heads", field(&["num_key_value_heads"], "the weights' shapes and the family")),
-        ("max_tokens", max_tokens),
+        ("max_tokens", info.max_tokens_source.clone()),
         ("normalize", normalize),
         ("pooling", pooling),
         ("prompt", prompt.to_owned()),

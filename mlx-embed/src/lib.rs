@@ -27,6 +27,7 @@
 //! | [`Embedder`] | text in, vectors out; `Clone + Send + Sync` |
 //! | [`verify`] | whether a checkpoint computes here what it computes elsewhere, layer by layer |
 //! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
+//! | [`json`] | JSON as Python writes it |
 //! | [`mlx`] | safe MLX arrays and operations, for one thread |
 //! | `mlx_sys` | the raw C API |
 #![deny(missing_docs, unsafe_code)]
@@ -42,6 +43,7 @@ mod engine;
 mod error;
 mod file;
 mod info;
+pub mod json;
 mod kernels;
 mod loading;
 pub mod mlx;
@@ -70,7 +72,7 @@ pub use pooling::Pooling;
 pub use request::Pending;
 pub use runner::Device;
 pub use stream::EmbedIter;
-pub use text::{EndToken, EndTokenSource, Prompt, TextError};
+pub use text::{AddedTokenInfo, EndToken, EndTokenSource, Prompt, TextError, TruncationSide};
 pub use warm_up::WarmUp;
 
 /// Names of the kernel families that this machine's CPU runs, fastest first, for [`LoadOptions::kernels`].

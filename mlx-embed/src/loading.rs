@@ -25,7 +25,7 @@ use crate::options::LoadOptions;
 use crate::pooling::Pooling;
 use crate::request::Shared;
 use crate::runner::{self, Kind, RunnerOptions};
-use crate::text::{Prompts, TextEncoder};
+use crate::text::{Overrides, Prompts, Settings, TextEncoder, TruncationSide};
 
 /// On the CPU the time of a batch is proportional to its tokens from about here on; a GPU has room for more.
 const CPU_ENOUGH_TOKENS: usize = 128;
@@ -136,6 +136,15 @@ pub(crate) fn load(
     let config = checkpoint.config().clone();
     let files = checkpoint.sentence_transformers().clone();
     let place = checkpoint.place().clone();
+    let tokenizer = Settings::read(
+        &place,
+        &Overrides {
+            settings: &files.processor_kwargs,
+            path: files.processor_kwargs_at.0.clone(),
+            field: files.processor_kwargs_at.1,
+            lower_case: files.do_lower_case,
+        },
+    )?;
     let (pooling, pooling_source) = match (options.pooling, files.pooling) {
         (Some(pooling), _) => (pooling, Source::Caller),
         (None, Some(pooling)) => (pooling, Source::Checkpoint),
@@ -147,7 +156,7 @@ pub(crate) fn load(
     let gpu = runner::gpu(backend, options.gpu)?;
     let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref())?;
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
-    let max_tokens = max_tokens(&checkpoint, options.max_tokens)?;
+    let (max_tokens, max_tokens_source) = max_tokens(&checkpoint, &tokenizer, options.max_tokens)?;
     refuse_longer_than_factors(&config, max_tokens, &place)?;
     let sharing = if config.frequencies_depend_on_length(max_tokens) {
         Sharing::EqualLengths
@@ -172,6 +181,9 @@ pub(crate) fn load(
         decided_by: BTreeMap::new(),
         end_token: None,
         max_tokens,
+        max_tokens_source,
+        truncation_side: TruncationSide::Right,
+        added_tokens: Vec::new(),
         batch_tokens,
         backend,
         kernels: kind.name(),
@@ -214,6 +226,7 @@ pub(crate) fn load(
 
     let text = TextEncoder::open(
         &place,
+        &tokenizer,
         &options.end_token,
         pooling == Pooling::LastToken,
         config.eos_token_id,
@@ -225,8 +238,11 @@ pub(crate) fn load(
         token: text.token(id).unwrap_or_default(),
         appended_by,
     });
+    info.truncation_side = text.truncation_side();
+    info.added_tokens = text.added().to_vec();
     info.decided_by = info::decided_by(&info, &given, options);
     Ok(Shared {
+        leaves_out_prompts: !files.include_prompt && pooling != Pooling::LastToken,
         prompts: Prompts::new(files.prompts, files.default_prompt_name.as_deref()),
         // The first token's vector is the prompt's own, where tokens see what lies behind them so are its keys, and so are
         // they where positions stretch with a text's length.
@@ -244,22 +260,43 @@ pub(crate) fn load(
     })
 }
 
-/// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets.
-fn max_tokens(checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<usize, Error> {
+/// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets, and who sets it.
+fn max_tokens(
+    checkpoint: &Checkpoint,
+    tokenizer: &Settings,
+    wanted: Option<usize>,
+) -> Result<(usize, String), Error> {
     // Where positions are rows of a table, it ends.
     let rows = checkpoint.spec().embedding.positions.as_ref().map(PositionsSpec::longest);
     let reject = |reason: String| Err(Error::Option { option: "max_tokens", reason });
     match (wanted, rows) {
         (None, rows) => {
-            let files = checkpoint.sentence_transformers();
-            let limit = files.max_seq_length.unwrap_or(checkpoint.config().max_position_embeddings);
-            Ok(limit.min(rows.unwrap_or(limit)))
+            let (limit, source) = checkpoint_limit(checkpoint, tokenizer);
+            match rows {
+                Some(rows) if rows < limit => Ok((rows, "config.json (max_position_embeddings)".to_owned())),
+                _ => Ok((limit, source)),
+            }
         }
         (Some(0), _) => reject("is 0; give at least 1".into()),
         (Some(wanted), Some(rows)) if wanted > rows => {
             reject(format!("is {wanted}, but this model has positions for {rows} tokens; give at most that"))
         }
-        (Some(wanted), _) => Ok(wanted),
+        (Some(wanted), _) => Ok((wanted, "the caller".to_owned())),
+    }
+}
+
+/// The checkpoint's limit, as sentence-transformers finds it: one of its own files goes over the tokenizer's, of which
+/// the model's positions may be less.
+fn checkpoint_limit(checkpoint: &Checkpoint, tokenizer: &Settings) -> (usize, String) {
+    let positions = checkpoint.config().max_position_embeddings;
+    let by_model = (positions, "config.json (max_position_embeddings)".to_owned());
+    match (&checkpoint.sentence_transformers().limit, tokenizer.model_max_length()) {
+        (Some((field, Some(limit))), _) => (*limit, format!("sentence_bert_config.json ({field})")),
+        (None, Some(limit)) if limit < positions => {
+            (limit, "tokenizer_config.json (model_max_length)".to_owned())
+        }
+        // A limit without end still leaves the model's own.
+        _ => by_model,
     }
 }
 
@@ -296,8 +333,8 @@ fn check_room_for_content(max_tokens: usize, added: usize, wanted: bool, place: 
             path: place.path("config.json"),
             field: "max_position_embeddings".into(),
             reason: format!(
-                "(or max_seq_length in sentence_bert_config.json) leaves no room: it is {max_tokens}, of which \
-                 special tokens take {added}"
+                "(or max_seq_length in sentence_bert_config.json, or model_max_length in tokenizer_config.json) leaves \
+                 no room: it is {max_tokens}, of which special tokens take {added}"
             ),
         }))
     }

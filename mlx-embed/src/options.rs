@@ -29,8 +29,8 @@ pub struct LoadOptions {
     pub pooling: Option<Pooling>,
     /// Which token ends a text.
     pub end_token: EndToken,
-    /// Longest input in tokens. Default: `max_seq_length` of the sentence-transformers files, else the model's
-    /// `max_position_embeddings`.
+    /// Longest input in tokens. Default: as sentence-transformers has it: `max_seq_length` of its files, else the less of
+    /// the tokenizer's `model_max_length` and the model's `max_position_embeddings`.
     pub max_tokens: Option<usize>,
     /// Leave out what the checkpoint holds and this crate doesn't know (tensors, keys, code of its own), and say so in
     /// [`Info::warnings`](crate::Info::warnings). The vectors may then be other ones than the checkpoint's maker has.

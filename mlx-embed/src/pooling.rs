@@ -11,7 +11,7 @@ use crate::batch::Batch;
 pub enum Pooling {
     /// The last token's, which under causal attention is the only one that has seen the whole text.
     LastToken,
-    /// The mean over all tokens.
+    /// The mean over all tokens, or over those behind the prompt where the checkpoint says so.
     Mean,
     /// The first token's.
     Cls,
@@ -27,12 +27,15 @@ impl std::fmt::Display for Pooling {
     }
 }
 
-/// Tokens that all texts of a batch begin with and whose hidden states are no longer in it, as a mean needs them.
+/// Tokens that all texts of a batch begin with and whose hidden states are no longer in it, as a mean needs them, and
+/// those in it that are left out.
 #[derive(Debug, Default)]
 pub(crate) struct Before {
     tokens: usize,
     /// `[D]`, or nothing without tokens.
     sums: Vec<f32>,
+    /// The first tokens of each of the batch's texts, so many, are no part of what is pooled.
+    left_out: usize,
 }
 
 impl Before {
@@ -42,7 +45,19 @@ impl Before {
         let rows = hidden.chunks_exact(width);
         let tokens = rows.len();
         rows.for_each(|row| add(&mut sums, row));
-        Self { tokens, sums }
+        Self { tokens, sums, left_out: 0 }
+    }
+
+    /// Nothing before, and so many tokens at the beginning of each text left out.
+    pub(crate) fn leaving_out(tokens: usize) -> Self {
+        Self { left_out: tokens, ..Self::default() }
+    }
+
+    /// How many of a text's tokens in the batch are left out, and how many the mean is over. A text of which nothing
+    /// is left has a mean of zeros, as in sentence-transformers.
+    fn share(&self, length: usize) -> (usize, f32) {
+        let left_out = self.left_out.min(length);
+        (left_out, (self.tokens + length - left_out).max(1) as f32)
     }
 }
 
@@ -52,9 +67,11 @@ fn add(sums: &mut [f32], row: &[f32]) {
 
 impl Pooling {
     /// The one row of each text that pooling needs, counted over the batch's tokens; `None` if it needs them all.
-    pub(crate) fn rows(self, batch: &Batch) -> Option<Vec<u32>> {
-        let row = |(start, length): (&usize, &usize)| match self {
+    /// The first `left_out` tokens of each text don't count.
+    pub(crate) fn rows(self, batch: &Batch, left_out: usize) -> Option<Vec<u32>> {
+        let row = |(start, &length): (&usize, &usize)| match self {
             Self::LastToken => (start + length.saturating_sub(1)) as u32,
+            Self::Mean | Self::Cls if left_out < length => (start + left_out) as u32,
             Self::Mean | Self::Cls => *start as u32,
         };
         (self != Self::Mean).then(|| batch.starts.iter().zip(batch.lengths.iter()).map(row).collect())
@@ -80,10 +97,11 @@ fn mean(hidden: &[f32], batch: &Batch, before: &Before) -> Vec<f32> {
         // From the first token on, so that the sum's bits don't depend on where it was broken off.
         let mut sums = before.sums.clone();
         sums.resize(width, 0.0);
-        for row in hidden[start * width..(start + length) * width].chunks_exact(width) {
+        let (left_out, tokens) = before.share(length);
+        for row in hidden[(start + left_out) * width..(start + length) * width].chunks_exact(width) {
             add(&mut sums, row);
         }
-        pooled.extend(sums.iter().map(|sum| sum / (before.tokens + length) as f32));
+        pooled.extend(sums.iter().map(|sum| sum / tokens));
     }
     pooled
 }
@@ -145,6 +163,32 @@ mod tests {
             }
         }
 
+        /// As if the rest were all there is, however the batch lies.
+        #[test]
+        fn tokens_that_are_left_out_leave_no_trace(texts in hidden_states(), left_out in 0_usize..22) {
+            let lay = |texts: &[Vec<f32>], before: &Before| {
+                let ids: Vec<Vec<u32>> = texts.iter().map(|text| vec![1; text.len() / WIDTH]).collect();
+                let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+                let batch = Batch::packed(&ids);
+                super::mean(&laid_out(texts, &batch), &batch, before)
+            };
+            let mut dirty = texts.clone();
+            dirty.iter_mut().for_each(|text| {
+                let end = text.len().min(left_out * WIDTH);
+                text[..end].fill(f32::NAN);
+            });
+            let rest: Vec<Vec<f32>> =
+                texts.iter().map(|text| text[text.len().min(left_out * WIDTH)..].to_vec()).collect();
+            let found = lay(&dirty, &Before::leaving_out(left_out));
+            for (text, found) in rest.iter().zip(found.chunks(WIDTH)) {
+                let expected = match text.is_empty() {
+                    true => vec![0.0; WIDTH],
+                    false => lay(std::slice::from_ref(text), &Before::default()),
+                };
+                prop_assert_eq!(found, &expected[..]);
+            }
+        }
+
         #[test]
         fn a_mean_has_the_same_bits_wherever_a_prefix_ends(text in vec(-1e3_f32..1e3, 20 * WIDTH), at in 1_usize..20) {
             let mean = |text: &[f32], before: &Before| {
@@ -197,6 +241,8 @@ mod tests {
             approx::assert_relative_eq!(mean[..], expected[..], max_relative = 1e-6);
         };
         of(&Before::default(), [2.0, 3.0, 7.0, 8.0]);
+        of(&Before::leaving_out(1), [3.0, 4.0, 8.0, 9.0]);
+        of(&Before::leaving_out(2), [0.0, 0.0, 9.0, 10.0]);
         // Two more tokens before each text.
         of(&Before::new(&[3.0, 1.0, 5.0, 2.0], 2), [3.0, 2.25, 5.8, 5.4]);
     }
@@ -214,7 +260,7 @@ mod tests {
 
     #[test]
     fn rows_point_at_the_pooled_token() {
-        let rows = |pooling: Pooling, batch: &Batch| pooling.rows(batch);
+        let rows = |pooling: Pooling, batch: &Batch| pooling.rows(batch, 0);
         let texts: [&[u32]; 2] = [&[1, 2], &[1, 2, 3, 4]];
         let (padded, packed) = (Batch::padded(&texts), Batch::packed(&texts));
         assert_eq!(rows(Pooling::LastToken, &padded), Some(vec![1, 7]));
@@ -222,5 +268,8 @@ mod tests {
         assert_eq!(rows(Pooling::Cls, &padded), Some(vec![0, 4]));
         assert_eq!(rows(Pooling::Cls, &packed), Some(vec![0, 2]));
         assert_eq!(rows(Pooling::Mean, &padded), None);
+        // A prompt of two tokens leaves nothing of the first text.
+        assert_eq!(Pooling::Cls.rows(&padded, 2), Some(vec![0, 6]));
+        assert_eq!(Pooling::LastToken.rows(&padded, 2), Some(vec![1, 7]));
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) meters: Arc<Meters>,
     /// Whether texts with a beginning in common may share its keys and values.
     pub(crate) shares_prompts: bool,
+    /// Whether pooling leaves out the tokens of a text's prompt.
+    pub(crate) leaves_out_prompts: bool,
     pub(crate) tokenizing: OnceLock<Option<ThreadPool>>,
     pub(crate) engine: Engine<dyn Inspect>,
 }
@@ -256,6 +258,11 @@ impl Shared {
 
     fn tokenize<T: AsRef<str>>(&self, caller: &Arc<Caller>, plan: &Plan, texts: &[T]) {
         let prompt = if self.shares_prompts { self.text.prompt_ids(&plan.prompt) } else { None };
+        let left_out = if self.leaves_out_prompts {
+            self.text.prompt_length(&plan.prompt, self.info.max_tokens)
+        } else {
+            0
+        };
         let mut jobs = Vec::with_capacity(texts.len());
         for (slot, text) in texts.iter().enumerate() {
             if caller.is_gone() {
@@ -269,7 +276,7 @@ impl Shared {
                 Ok(tokens) => {
                     let ids: Arc<[u32]> = tokens.ids.into();
                     let prompt = prompt.as_ref().and_then(|prompt| shared_part(prompt, &ids));
-                    jobs.extend(self.job(caller, slot, ids, tokens.truncated, prompt));
+                    jobs.extend(self.job(caller, slot, ids, left_out, tokens.truncated, prompt));
                 }
             }
         }
@@ -293,7 +300,7 @@ impl Shared {
         self.begin(texts.len(), plan, timeout, convert, |caller, plan| {
             let mut jobs = Vec::with_capacity(texts.len());
             for (slot, ids) in texts.into_iter().enumerate() {
-                jobs.extend(self.job(caller, slot, ids.into(), false, None));
+                jobs.extend(self.job(caller, slot, ids.into(), 0, false, None));
             }
             self.queue(caller, &plan, jobs);
         })
@@ -305,11 +312,12 @@ impl Shared {
         caller: &Arc<Caller>,
         slot: usize,
         ids: Arc<[u32]>,
+        left_out: usize,
         truncated: bool,
         prompt: Option<SharedPrompt>,
     ) -> Option<Text> {
         if let Some(cache) = &self.cache {
-            let found = cache.get(&ids);
+            let found = cache.get(&ids, left_out);
             self.meters.cache(found.is_some());
             if let Some(vector) = found {
                 let computed = Computed {
@@ -324,7 +332,7 @@ impl Shared {
                 return None;
             }
         }
-        Some(Text::new(caller, slot, ids, truncated, prompt))
+        Some(Text::new(caller, slot, ids, left_out, truncated, prompt))
     }
 }
 

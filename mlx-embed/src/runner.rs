@@ -254,7 +254,7 @@ impl<B: Backend> Runner<B> {
         if ids.len() >= LEAST_REUSED {
             self.decoder.check_weights()?;
             let batch = Batch::packed(&[ids]);
-            let rows = self.pooling.rows(&batch);
+            let rows = self.pooling.rows(&batch, 0);
             let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
             let states = self.decoder.forward(&batch, rows, Cache::Keep(&mut layers), None)?;
             if self.pooling == Pooling::Mean {
@@ -270,28 +270,31 @@ impl<B: Backend> Runner<B> {
     /// is not finite has an error in its place.
     ///
     /// With a prefix, which then is this runner's own, `texts` are what follows its first tokens, as many as said.
+    /// Pooling leaves out the first `left_out` tokens of each whole text.
     pub(crate) fn embed_batch(
         &self,
         texts: &[&[u32]],
         prefix: Option<(&Prefix<B>, usize)>,
+        left_out: usize,
     ) -> Result<Vectors, Error> {
         match prefix {
             Some((prefix, shared)) if shared >= LEAST_REUSED => {
                 debug_assert!(self.pooling != Pooling::Cls && shared <= prefix.len());
                 let before = match self.pooling {
-                    Pooling::Mean => {
-                        Before::new(&prefix.hidden[..shared * self.spec.hidden], self.spec.hidden)
+                    Pooling::Mean if left_out < shared => {
+                        let counts = left_out * self.spec.hidden..shared * self.spec.hidden;
+                        Before::new(&prefix.hidden[counts], self.spec.hidden)
                     }
-                    Pooling::LastToken | Pooling::Cls => Before::default(),
+                    _ => Before::leaving_out(left_out.saturating_sub(shared)),
                 };
-                self.run(texts, Cache::Continue { layers: &prefix.layers, tokens: shared }, &before)
+                self.run(texts, Cache::Continue { layers: &prefix.layers, tokens: shared }, &before, 0)
             }
             Some((prefix, shared)) => {
                 let whole: Vec<_> = texts.iter().map(|text| [&prefix.ids[..shared], text].concat()).collect();
                 let whole: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
-                self.run(&whole, Cache::None, &Before::default())
+                self.run(&whole, Cache::None, &Before::leaving_out(left_out), left_out)
             }
-            None => self.run(texts, Cache::None, &Before::default()),
+            None => self.run(texts, Cache::None, &Before::leaving_out(left_out), left_out),
         }
     }
 
@@ -300,11 +303,12 @@ impl<B: Backend> Runner<B> {
         texts: &[&[u32]],
         cache: Cache<'_, B::KeysValues>,
         before: &Before,
+        left_out: usize,
     ) -> Result<Vectors, Error> {
         let _turn = self.turn();
         self.decoder.check_weights()?;
         let batch = self.batch(texts);
-        let rows = self.pooling.rows(&batch);
+        let rows = self.pooling.rows(&batch, left_out);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, cache, None)?;
         let pooled = self.pooling.pool(hidden, &batch, before);
@@ -322,7 +326,7 @@ impl<B: Backend> Runner<B> {
 
 impl<B: Inspectable> Inspect for Runner<B> {
     fn embed(&self, texts: &[&[u32]]) -> Result<Vectors, Error> {
-        self.embed_batch(texts, None)
+        self.embed_batch(texts, None, 0)
     }
 
     fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error> {
@@ -374,8 +378,13 @@ impl<B: Inspectable + 'static> Model for Runner<B> {
         self.decoder.backend().cache_bytes(&self.spec, tokens).saturating_add(tokens.saturating_mul(beside))
     }
 
-    fn embed_batch(&self, texts: &[&[u32]], prefix: Option<(&Prefix<B>, usize)>) -> Result<Vectors, Error> {
-        self.embed_batch(texts, prefix)
+    fn embed_batch(
+        &self,
+        texts: &[&[u32]],
+        prefix: Option<(&Prefix<B>, usize)>,
+        left_out: usize,
+    ) -> Result<Vectors, Error> {
+        self.embed_batch(texts, prefix, left_out)
     }
 
     fn check_device(&self) -> Result<(), Error> {

@@ -23,8 +23,11 @@ pub(crate) enum CliError {
     #[error("{name}: {source}")]
     Read { name: String, source: io::Error },
     /// The output can't be written.
-    #[error("{name}: {source}")]
+    #[error("{name}: {}", why_not_written(source))]
     Write { name: String, source: io::Error },
+    /// Texts were left out, each of them with a reason that is printed.
+    #[error("{skipped} of {} texts were skipped", skipped + done)]
+    Skipped { skipped: usize, done: usize },
     /// A command that streams got this far.
     #[error("{cause}\n{}", how_far(*.written, .output))]
     Stopped { cause: Box<CliError>, written: usize, output: String },
@@ -49,17 +52,13 @@ impl CliError {
         Self::Write { name: "standard output".to_owned(), source }
     }
 
-    /// Whether the reader of our output has gone away, as `head` does: it has what it wanted.
-    pub(crate) fn is_closed_pipe(&self) -> bool {
-        matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
-    }
-
     /// The process's exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
             Self::Embed(error) if concerns_an_option(error) => 2,
             Self::Stopped { cause, .. } => cause.exit_code(),
+            Self::Skipped { .. } => 3,
             _ => 1,
         }
     }
@@ -80,6 +79,13 @@ fn in_command_line_words(error: &Error) -> String {
     match error {
         Error::Option { option, reason } => format!("--{} {reason}", option.replace('_', "-")),
         _ => error.to_string(),
+    }
+}
+
+fn why_not_written(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::BrokenPipe => "its reader is gone before everything was written".to_owned(),
+        _ => source.to_string(),
     }
 }
 

@@ -1,11 +1,12 @@
 //! `mlx-embed`: text in, vectors out, from the command line.
 //!
 //! A command a file in `commands/`; what commands share is beside it. Exit codes: 0 done, 1 failed, 2 the command line
-//! can't be right.
+//! can't be right, 3 done but for texts that were skipped.
 #![deny(unsafe_code)]
 
 mod commands;
 mod cosine;
+mod embedded;
 mod error;
 mod input;
 mod notes;
@@ -15,6 +16,7 @@ mod process;
 mod progress;
 mod random;
 mod report;
+mod stdout;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -42,7 +44,8 @@ Without --model DIR, the small English model inside this program is used. DIR
 holds config.json, tokenizer.json and safetensors weights; it may come from the
 environment variable MLX_EMBED_MODEL, too. Nothing is fetched. `mlx-embed COMMAND --help` has examples for each command.
 
-Exit codes: 0 done, 1 failed, 2 the command line can't be right.";
+Exit codes: 0 done, 1 failed, 2 the command line can't be right, 3 done but for
+texts that were skipped.";
 
 /// As `--version` prints it.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -59,7 +62,6 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             // With stderr closed there is nobody left to tell.
             let _ = writeln!(io::stderr(), "error: {error}");

@@ -237,21 +237,38 @@ impl Model {
         self.options.dims.map_or(hidden, NonZeroUsize::get)
     }
 
+    /// What becomes of each of `texts`. `place` names a text of the call.
+    pub(crate) fn embed_each(
+        &self,
+        texts: &[String],
+        place: impl Fn(usize) -> String,
+    ) -> Result<Vec<Result<Embedding, CliError>>, CliError> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let results = self.embedder.embed_each(texts, &self.options);
+        let results = results.map_err(|error| CliError::of_texts(error, place(0)))?;
+        let named = |(index, result): (usize, Result<_, _>)| {
+            result.map_err(|error| CliError::of_text(&error, place(index)))
+        };
+        Ok(results.into_iter().enumerate().map(named).collect())
+    }
+
     /// The vectors of `texts` up to the first that fails, and that failure. `place` names a text of the call.
     pub(crate) fn embed(
         &self,
         texts: &[String],
         place: impl Fn(usize) -> String,
     ) -> (Vec<Embedding>, Option<CliError>) {
-        let results = match self.embedder.embed_each(texts, &self.options) {
+        let results = match self.embed_each(texts, place) {
             Ok(results) => results,
-            Err(error) => return (Vec::new(), Some(CliError::of_texts(error, place(0)))),
+            Err(error) => return (Vec::new(), Some(error)),
         };
         let mut embeddings = Vec::with_capacity(results.len());
-        for (index, result) in results.into_iter().enumerate() {
+        for result in results {
             match result {
                 Ok(embedding) => embeddings.push(embedding),
-                Err(error) => return (embeddings, Some(CliError::of_text(&error, place(index)))),
+                Err(error) => return (embeddings, Some(error)),
             }
         }
         (embeddings, None)

@@ -1,9 +1,11 @@
 //! A progress bar for long input, for people only.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+use crate::error::CliError;
 
 /// Texts in a first window that are too few to be worth a bar.
 const FEW: usize = 32;
@@ -40,6 +42,20 @@ impl Progress {
         }
         bar.set_message(format!("{done} texts"));
         bar.set_position(read);
+    }
+
+    /// Tells what is wrong with texts that are skipped, above the bar.
+    pub(crate) fn say(&self, skipped: &[CliError]) {
+        let say = || {
+            for error in skipped {
+                // With stderr closed there is nobody left to tell.
+                let _ = writeln!(io::stderr(), "skipped: {error}");
+            }
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
     }
 
     /// Removes the bar, so that what follows on stderr stands alone.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::CheckpointError;
 use crate::file::Files;
+use crate::json;
 
 /// A JSON object and where it came from.
 pub(crate) struct JsonObject {
@@ -54,6 +55,10 @@ impl JsonObject {
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.value.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.value.is_empty()
     }
 
     /// The field, or `None` where it is missing or null.
@@ -106,7 +111,5 @@ pub(crate) fn read<T: DeserializeOwned>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(CheckpointError::Io { path: files.path(name), source }),
     };
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|source| CheckpointError::Json { path: files.path(name), source })
+    json::parse(&text).map(Some).map_err(|source| CheckpointError::Json { path: files.path(name), source })
 }

@@ -8,8 +8,8 @@ use quick_cache::sync::Cache;
 /// What an entry takes beside its numbers: two allocations' headers and the table's own.
 const ENTRY_BYTES: usize = 96;
 
-/// Vectors by token ids, bounded in bytes. The ids are all that a vector depends on for one model: prompt, end token
-/// and truncation are in them; cutting and normalising come later.
+/// Vectors by token ids, bounded in bytes. The ids are all that a vector depends on for one model, but for how many of
+/// them pooling leaves out: prompt, end token and truncation are in them; cutting and normalising come later.
 #[derive(Debug)]
 pub(crate) struct VectorCache {
     vectors: Cache<Arc<[u32]>, Arc<[f32]>, Bytes>,
@@ -31,12 +31,21 @@ impl VectorCache {
         Self { vectors: Cache::with_weighter(entries, bytes as u64, Bytes) }
     }
 
-    pub(crate) fn get(&self, ids: &Arc<[u32]>) -> Option<Arc<[f32]>> {
-        self.vectors.get(ids)
+    pub(crate) fn get(&self, ids: &Arc<[u32]>, left_out: usize) -> Option<Arc<[f32]>> {
+        self.vectors.get(&key(ids, left_out))
     }
 
-    pub(crate) fn insert(&self, ids: &Arc<[u32]>, vector: &Arc<[f32]>) {
-        self.vectors.insert(Arc::clone(ids), Arc::clone(vector));
+    pub(crate) fn insert(&self, ids: &Arc<[u32]>, left_out: usize, vector: &Arc<[f32]>) {
+        self.vectors.insert(key(ids, left_out), Arc::clone(vector));
+    }
+}
+
+/// The ids themselves, mostly. Where some of them are left out, what says so stands behind an id that no vocabulary
+/// has.
+fn key(ids: &Arc<[u32]>, left_out: usize) -> Arc<[u32]> {
+    match left_out {
+        0 => Arc::clone(ids),
+        _ => ids.iter().copied().chain([u32::MAX, left_out as u32]).collect(),
     }
 }
 
@@ -48,7 +57,7 @@ mod tests {
     fn bytes_bound_it() {
         let cache = VectorCache::new(10_000, 100);
         for id in 0..1000_u32 {
-            cache.insert(&Arc::from([id, 1]), &Arc::from([0.5; 100]));
+            cache.insert(&Arc::from([id, 1]), 0, &Arc::from([0.5; 100]));
         }
         assert!(cache.vectors.weight() <= 10_000, "{}", cache.vectors.weight());
         assert!(cache.vectors.len() >= 5, "{}", cache.vectors.len());
@@ -57,8 +66,12 @@ mod tests {
     #[test]
     fn other_ids_are_another_text() {
         let cache = VectorCache::new(10_000, 1);
-        cache.insert(&Arc::from([1, 2]), &Arc::from([0.5]));
-        assert_eq!(cache.get(&Arc::from([1, 2])).as_deref(), Some(&[0.5][..]));
-        assert_eq!(cache.get(&Arc::from([2, 1])), None);
+        cache.insert(&Arc::from([1, 2]), 0, &Arc::from([0.5]));
+        assert_eq!(cache.get(&Arc::from([1, 2]), 0).as_deref(), Some(&[0.5][..]));
+        assert_eq!(cache.get(&Arc::from([2, 1]), 0), None);
+        assert_eq!(cache.get(&Arc::from([1, 2]), 1), None);
+        cache.insert(&Arc::from([1, 2]), 1, &Arc::from([0.25]));
+        assert_eq!(cache.get(&Arc::from([1, 2]), 1).as_deref(), Some(&[0.25][..]));
+        assert_eq!(cache.get(&Arc::from([1, 2]), 0).as_deref(), Some(&[0.5][..]));
     }
 }

@@ -98,6 +98,8 @@ pub(crate) struct SharedPrompt {
 pub(crate) struct Text {
     ids: Arc<[u32]>,
     hash: u64,
+    /// How many of its first tokens pooling leaves out.
+    left_out: usize,
     prompt: Option<SharedPrompt>,
     truncated: bool,
     /// Which of its caller's texts it is.
@@ -110,16 +112,17 @@ impl Text {
         caller: &Arc<Caller>,
         slot: usize,
         ids: Arc<[u32]>,
+        left_out: usize,
         truncated: bool,
         prompt: Option<SharedPrompt>,
     ) -> Self {
         let mut hasher = DefaultHasher::new();
-        ids.hash(&mut hasher);
-        Self { hash: hasher.finish(), ids, prompt, truncated, slot, caller: Arc::clone(caller) }
+        (&ids, left_out).hash(&mut hasher);
+        Self { hash: hasher.finish(), ids, left_out, prompt, truncated, slot, caller: Arc::clone(caller) }
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.ids == other.ids
+        self.hash == other.hash && self.ids == other.ids && self.left_out == other.left_out
     }
 }
 
@@ -129,11 +132,12 @@ impl Job for Text {
     }
 
     fn goes_with(&self, other: &Self) -> bool {
-        match (&self.prompt, &other.prompt) {
+        let same_prompt = match (&self.prompt, &other.prompt) {
             (None, None) => true,
             (Some(a), Some(b)) => a.shared == b.shared && a.ids == b.ids,
             _ => false,
-        }
+        };
+        same_prompt && self.left_out == other.left_out
     }
 }
 

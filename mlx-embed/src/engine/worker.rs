@@ -26,11 +26,12 @@ pub(crate) trait Model: 'static {
     fn prefix_bytes(&self, tokens: usize) -> usize;
 
     /// One vector a text, in order, neither cut nor normalised. `texts` are what follows the first tokens of the
-    /// prefix, so many as the number beside it says.
+    /// prefix, so many as the number beside it says. Pooling leaves out the first `left_out` tokens of each whole text.
     fn embed_batch(
         &self,
         texts: &[&[u32]],
         prefix: Option<(&Self::Prefix, usize)>,
+        left_out: usize,
     ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error>;
 
     /// Whether the device still computes, asked after a failure.
@@ -192,7 +193,7 @@ impl<M: Model> Worker<M> {
         if let Some(cache) = &self.cache {
             for (text, vector) in unique.iter().zip(&vectors) {
                 if let Ok(vector) = vector {
-                    cache.insert(&text.ids, vector);
+                    cache.insert(&text.ids, text.left_out, vector);
                 }
             }
         }
@@ -208,7 +209,8 @@ impl<M: Model> Worker<M> {
     }
 
     fn forward(&mut self, texts: &[&Text]) -> Result<Vectors, Failure> {
-        // All of them have the same prompt: that is what `goes_with` is about.
+        // All of them have the same prompt, left out or not: that is what `goes_with` is about.
+        let left_out = texts.first().map_or(0, |text| text.left_out);
         let prompt = texts.first().and_then(|text| text.prompt.as_ref());
         let prefix = match prompt {
             Some(prompt) => self
@@ -221,7 +223,7 @@ impl<M: Model> Worker<M> {
         let skipped = prefix.as_ref().map_or(0, |(_, shared)| *shared);
         self.meters.reused(skipped * texts.len());
         let ids: Vec<&[u32]> = texts.iter().map(|text| &text.ids[skipped..]).collect();
-        self.model.embed_batch(&ids, prefix).map_err(Failure::Error)
+        self.model.embed_batch(&ids, prefix, left_out).map_err(Failure::Error)
     }
 
     /// Gives texts that are queued the vectors that identical ones have just got.

@@ -54,7 +54,7 @@ impl<B: Measurable> Measured for Runner<B> {
         self.decoder.check_weights()?;
         let batch = self.batch(texts);
         let whole = layers.end == self.decoder.layers();
-        let rows = if whole { self.pooling.rows(&batch) } else { None };
+        let rows = if whole { self.pooling.rows(&batch, 0) } else { None };
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let building = Building::start();
         let backend = self.decoder.backend();

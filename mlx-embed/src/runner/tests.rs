@@ -70,7 +70,7 @@ fn embed<B: Backend>(
     prefix: Option<(&Prefix<B>, usize)>,
 ) -> Vec<Vec<f32>> {
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-    runner.embed_batch(&texts, prefix).unwrap().into_iter().map(Result::unwrap).collect()
+    runner.embed_batch(&texts, prefix, 0).unwrap().into_iter().map(Result::unwrap).collect()
 }
 
 /// Calls `check` with what texts that continue a prefix and whole texts come to: for prefixes of so many tokens, and
@@ -164,6 +164,40 @@ fn a_prefix_outlives_other_batches_and_says_what_it_holds() {
     let Some(runner) = cpu(case, family, Precision::Exact, pooling) else { return };
     check(&runner, |kept| kept.bytes());
     check(&mlx(case, pooling).unwrap(), |kept| kept.bytes());
+}
+
+/// The mean's share of a prefix is cut short, or part of what follows is left out too.
+#[test]
+fn tokens_are_left_out_of_the_mean_on_either_side_of_a_prefixs_end() {
+    let family = Family::available().next().unwrap();
+    let Some(runner) = cpu("qwen3-bf16", family, Precision::Exact, Pooling::Mean) else { return };
+    let (prefix_ids, own) = (ids(40, 7), [ids(10, 1), ids(3, 2)]);
+    let prefix = runner.prefix(&prefix_ids).unwrap();
+    let vectors = |texts: &[Vec<u32>], prefix, left_out| -> Vec<Vec<f32>> {
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        runner.embed_batch(&texts, prefix, left_out).unwrap().into_iter().map(Result::unwrap).collect()
+    };
+    for (shared, left_out) in
+        [(40, 0), (40, 1), (40, 39), (40, 40), (40, 42), (40, 60), (33, 35), (33, 10), (4, 3)]
+    {
+        let whole: Vec<Vec<u32>> = own.iter().map(|own| [&prefix_ids[..shared], own].concat()).collect();
+        let found = vectors(&own, Some((&prefix, shared)), left_out);
+        let expected = vectors(&whole, None, left_out);
+        assert!(bits(&found) == bits(&expected), "{shared} shared, {left_out} left out");
+        for (text, found) in whole.iter().zip(&found) {
+            let states = runner.hidden_states(&[text]).unwrap().texts.remove(0).pop().unwrap();
+            let width = found.len();
+            let counts = &states[width * left_out.min(text.len())..];
+            for (column, found) in found.iter().enumerate() {
+                let sum: f64 = counts.iter().skip(column).step_by(width).map(|&x| f64::from(x)).sum();
+                let mean = sum / (counts.len() / width).max(1) as f64;
+                assert!(
+                    (f64::from(*found) - mean).abs() < 1e-5,
+                    "{shared} shared, {left_out} left out: {found}, {mean}"
+                );
+            }
+        }
+    }
 }
 
 /// Hidden states have the same bits whether or not someone watches, so that what is measured is what runs.

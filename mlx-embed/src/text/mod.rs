@@ -1,12 +1,19 @@
 //! Text to token ids: prompts, tokenizer, truncation, end token. Knows nothing of MLX and may run on any thread.
 
+mod assemble;
+mod class;
 mod prompts;
+mod settings;
+mod side_files;
 mod tokenizer;
 
+use std::io;
 use std::path::PathBuf;
 
+pub use assemble::{AddedTokenInfo, TruncationSide};
 pub use prompts::Prompt;
 pub(crate) use prompts::Prompts;
+pub(crate) use settings::{Overrides, Settings};
 pub(crate) use tokenizer::TextEncoder;
 pub use tokenizer::{EndToken, EndTokenSource};
 
@@ -27,6 +34,32 @@ pub enum TextError {
         /// The file.
         path: PathBuf,
         /// The tokenizer library's reason.
+        reason: String,
+    },
+    /// A file beside the tokenizer can't be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file beside the tokenizer is not JSON, or not an object.
+    #[error("{}: not a valid JSON object: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A field of a file beside the tokenizer makes no sense, or asks for what this crate does not do.
+    #[error("{}: `{field}` {reason}", path.display())]
+    InvalidField {
+        /// The file.
+        path: PathBuf,
+        /// The field; dots separate levels.
+        field: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// The wanted end token isn't in the vocabulary.

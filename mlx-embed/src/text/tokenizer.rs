@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 use serde::Serialize;
-use tokenizers::models::ModelWrapper;
-use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
+use tokenizers::{AddedToken, PostProcessor, Tokenizer, TruncationDirection};
 
 use super::TextError;
+use super::assemble::{AddedTokenInfo, Assembled, TruncationSide, assemble};
+use super::settings::{Settings, TOKENIZER_CONFIG};
+use super::side_files::invalid as invalid_field;
 use crate::error::{InputError, panic_message};
 use crate::file::Files;
 
@@ -50,23 +52,30 @@ pub(crate) struct Tokens {
 #[derive(Debug)]
 pub(crate) struct TextEncoder {
     tokenizer: Tokenizer,
+    added: Vec<AddedTokenInfo>,
+    truncation_side: TruncationDirection,
+    /// Ids of the special tokens that the files name.
+    special_ids: Vec<u32>,
     /// Appended here, behind whatever the tokenizer adds.
     appended: Option<u32>,
     end_token: Option<(u32, EndTokenSource)>,
     vocab_size: u32,
     /// Tokens of prompts, of as many as are used side by side.
     prompts: Cache<String, Arc<[u32]>>,
+    /// How many tokens of a text they are, by prompt.
+    prompt_lengths: Cache<String, usize>,
 }
 
 /// Prompts whose tokens are kept.
 const PROMPTS: usize = 64;
 
 impl TextEncoder {
-    /// Reads `tokenizer.json`.
+    /// Reads `tokenizer.json`, of which `settings` says what the files beside it do to it.
     ///
     /// `last_token` says that the vector is read off the last token; `eos_token_id` is the config's.
     pub(crate) fn open(
         files: &Files,
+        settings: &Settings,
         end_token: &EndToken,
         last_token: bool,
         eos_token_id: Option<u32>,
@@ -78,27 +87,55 @@ impl TextEncoder {
             io::ErrorKind::NotFound => TextError::MissingTokenizer { path: path.clone() },
             _ => invalid(&path, error.to_string()),
         })?;
-        let tokenizer = guarded(|| {
-            let mut tokenizer = Tokenizer::from_bytes(&json)?;
-            // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
-            tokenizer.with_padding(None);
-            tokenizer.with_truncation(None)?;
-            // Another such setting: merges left out at random, so that one text gets other tokens each time.
-            if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
-                && bpe.dropout.is_some()
-            {
-                let mut bpe = bpe.clone();
-                bpe.dropout = None;
-                tokenizer.with_model(bpe);
+        let Assembled { tokenizer, added, truncation_side, special_ids, bos_eos } =
+            assemble(&json, settings, files, &path)?;
+        let mut encoder = Self {
+            tokenizer,
+            added,
+            truncation_side,
+            special_ids,
+            appended: None,
+            end_token: None,
+            vocab_size,
+            prompts: Cache::new(PROMPTS),
+            prompt_lengths: Cache::new(PROMPTS),
+        };
+        let [first, last] = encoder.outer_tokens(&path)?;
+        encoder.choose_end_token(end_token, last, last_token, eos_token_id)?;
+        if settings.classes.llama_before && settings.ends.is_none() {
+            let [bos, eos] = settings.declared_ends;
+            encoder.check_declared(files, "add_bos_token", bos, bos_eos[0].as_ref(), first)?;
+            // Where the caller chooses the end token, it is the caller's business what the files say.
+            if *end_token == EndToken::Auto {
+                // What this crate appends may be what the field asks for.
+                let found = if eos == Some(true) { encoder.end_token.map(|(id, _)| id) } else { last };
+                encoder.check_declared(files, "add_eos_token", eos, bos_eos[1].as_ref(), found)?;
             }
-            Ok(tokenizer)
-        });
-        let tokenizer = tokenizer.map_err(|reason| invalid(&path, reason))?;
-        let mut encoder =
-            Self { tokenizer, appended: None, end_token: None, vocab_size, prompts: Cache::new(PROMPTS) };
-        let by_tokenizer = encoder.last_added_token(&path)?;
-        encoder.choose_end_token(end_token, by_tokenizer, last_token, eos_token_id)?;
+        }
         Ok(encoder)
+    }
+
+    /// Refuses a token at an end of texts of which one file says that it is there and another that it isn't.
+    fn check_declared(
+        &self,
+        files: &Files,
+        field: &str,
+        declared: Option<bool>,
+        token: Option<&AddedToken>,
+        found: Option<u32>,
+    ) -> Result<(), TextError> {
+        let (Some(declared), Some(token)) = (declared, token) else { return Ok(()) };
+        let is_there = found.is_some() && found == self.tokenizer.token_to_id(&token.content);
+        if is_there == declared {
+            return Ok(());
+        }
+        let puts = if is_there { "puts" } else { "does not put" };
+        let reason = format!(
+            "is {declared}, but the post_processor of tokenizer.json {puts} `{}` there. LlamaTokenizer went by this \
+             field in transformers 4, and goes by tokenizer.json since 5; make the two agree as the model was trained",
+            token.content
+        );
+        Err(invalid_field((files.path(TOKENIZER_CONFIG), field), reason))
     }
 
     fn choose_end_token(
@@ -131,13 +168,23 @@ impl TextEncoder {
         Ok(())
     }
 
-    /// The token that the tokenizer puts behind every text. A token put before it (`<s>`) is not one, so a text of
-    /// one letter tells them apart.
-    fn last_added_token(&self, path: &Path) -> Result<Option<u32>, TextError> {
+    /// The tokens that the tokenizer puts before and behind every text, where it does.
+    fn outer_tokens(&self, path: &Path) -> Result<[Option<u32>; 2], TextError> {
         let encoding =
             guarded(|| self.tokenizer.encode_fast("a", true)).map_err(|reason| invalid(path, reason))?;
-        let special = encoding.get_special_tokens_mask().last() == Some(&1);
-        Ok(encoding.get_ids().last().copied().filter(|_| special))
+        let tokens = || encoding.get_ids().iter().copied().zip(encoding.get_special_tokens_mask());
+        let special = |(id, &special): (u32, &u32)| (special == 1).then_some(id);
+        Ok([tokens().next().and_then(special), tokens().next_back().and_then(special)])
+    }
+
+    /// Tokens that texts are searched for beside those of tokenizer.json.
+    pub(crate) fn added(&self) -> &[AddedTokenInfo] {
+        &self.added
+    }
+
+    /// The side on which long texts are cut.
+    pub(crate) fn truncation_side(&self) -> TruncationSide {
+        TruncationSide::of(self.truncation_side)
     }
 
     /// The end token's id and who appends it.
@@ -176,6 +223,28 @@ impl TextEncoder {
         Some(ids)
     }
 
+    /// How many of a text's first tokens are the prompt's, as sentence-transformers counts them where it leaves them
+    /// out of the mean: those of the prompt alone, less a special one at its end.
+    pub(crate) fn prompt_length(&self, prompt: &str, max_tokens: usize) -> usize {
+        if prompt.is_empty() {
+            return 0;
+        }
+        if let Some(length) = self.prompt_lengths.get(prompt) {
+            return length;
+        }
+        let Ok(Tokens { mut ids, .. }) = self.encode(prompt, "", max_tokens) else {
+            return 0;
+        };
+        if self.appended.is_some() {
+            ids.pop();
+        }
+        if ids.last().is_some_and(|id| self.special_ids.contains(id)) {
+            ids.pop();
+        }
+        self.prompt_lengths.insert(prompt.to_owned(), ids.len());
+        ids.len()
+    }
+
     /// Tokens of `prompt` and `text` together: content cut to the limit first, then special tokens and end token.
     pub(crate) fn encode(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens, InputError> {
         let failed = |reason| InputError::Tokenizer { reason };
@@ -190,7 +259,7 @@ impl TextEncoder {
         let room = max_tokens.saturating_sub(self.added_tokens());
         let truncated = encoding.len() > room;
         if truncated {
-            encoding.truncate(room, 0, TruncationDirection::Right);
+            encoding.truncate(room, 0, self.truncation_side);
             // What was cut off hangs on the encoding; the post-processor would work on all of it.
             encoding.set_overflowing(Vec::new());
         }
@@ -211,7 +280,7 @@ fn invalid(path: &Path, reason: String) -> TextError {
 }
 
 /// Calls the tokenizer library, which panics on some damaged files instead of returning an error.
-fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match panic::catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(payload) => Err(panic_message(&*payload).to_owned()),

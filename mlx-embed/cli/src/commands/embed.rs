@@ -2,11 +2,13 @@
 
 use clap::Args;
 
+use crate::embedded::Embedded;
 use crate::error::CliError;
-use crate::input::{Input, InputArgs};
+use crate::input::{Input, InputArgs, OnError};
 use crate::options::CommonArgs;
 use crate::output::{OutputArgs, Target};
 use crate::progress::Progress;
+use crate::stdout;
 
 /// Arguments of `embed`.
 #[derive(Debug, Args)]
@@ -14,6 +16,11 @@ use crate::progress::Progress;
 pub(crate) struct EmbedArgs {
     #[command(flatten)]
     input: InputArgs,
+
+    /// What to do about a text that can't be read or embedded
+    #[arg(long, value_name = "HOW", default_value = "stop")]
+    on_error: OnError,
+
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -31,8 +38,9 @@ Examples:
 Input has one text a line; an empty line is an empty text, so that line numbers
 and results stay in step. A JSONL result is a line like
   {\"index\":0,\"tokens\":7,\"truncated\":false,\"embedding\":[0.012,...]}
-Results are written as they come, in order. Where a text fails, the results
-before it are written.";
+whose index is the text's line or argument, from 0. A blank line of JSONL input
+has no result. Results are written as they come, in order. Where a text fails,
+the results before it are written; with --on-error skip those behind it too.";
 
 /// Text in a window for each token of a batch: enough for about four batches, so that sorting by length pays.
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
@@ -40,6 +48,9 @@ const WINDOW_BYTES_PER_TOKEN: usize = 16;
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let mut input = Input::open(args.input)?;
     let target = Target::choose(args.output, &input)?;
+    if target.is_stdout() {
+        stdout::check_open()?;
+    }
     let model = args.common.load()?;
     let info = model.embedder.info();
     let notes = args.common.notes();
@@ -49,25 +60,34 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
 
     let mut progress = Progress::new(args.common.quiet(), target.is_terminal(), input.len());
     let window_bytes = info.batch_tokens.saturating_mul(WINDOW_BYTES_PER_TOKEN);
-    let (mut done, mut truncated) = (0, 0);
+    let (mut done, mut truncated, mut skipped, mut gaps) = (0, 0, 0, false);
     let failure = loop {
-        let window = input.window(window_bytes);
+        let window = input.window(window_bytes, args.on_error);
+        let ended = window.ended;
         progress.start_window(window.texts.len(), done);
-        let (embeddings, error) = model.embed(&window.texts, |index| input.place(done + index));
-        output.write(done, &window.texts, &embeddings)?;
-        done += embeddings.len();
-        truncated += embeddings.iter().filter(|embedding| embedding.truncated).count();
+        let embedded = Embedded::new(&model, window, &input, args.on_error);
+        for (first, texts, embeddings) in embedded.runs() {
+            gaps |= first != done;
+            output.write(first, texts, embeddings)?;
+            done += embeddings.len();
+            truncated += embeddings.iter().filter(|embedding| embedding.truncated).count();
+        }
+        skipped += embedded.skipped.len();
+        progress.say(&embedded.skipped);
         progress.update(done, input.read());
-        match error.or(window.error) {
-            None if window.texts.is_empty() => break None,
-            None => {}
-            failure => break failure,
+        if embedded.failure.is_some() || ended {
+            break embedded.failure;
         }
     };
     output.finish()?;
     progress.clear();
     notes.about_texts(truncated, done, info.max_tokens);
+    if gaps && !target.tells_lines() {
+        notes
+            .say("not every line of the input has a row in the output; rows have the order of those that do");
+    }
     match failure {
+        None if skipped > 0 => return Err(CliError::Skipped { skipped, done }),
         None if done == 0 => notes.say("the input has no texts"),
         None => {}
         Some(cause) => {

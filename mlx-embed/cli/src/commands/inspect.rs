@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use mlx_embed::mlx::memory;
 use mlx_embed::verify::SAMPLES;
-use mlx_embed::{Embedding, EndTokenSource, Error, Info, ModelConfig, Prompt, RopeScaling};
+use mlx_embed::{Embedding, EndTokenSource, Error, Info, ModelConfig, Prompt, RopeScaling, TruncationSide};
 use serde::Serialize;
 
 use crate::cosine::cosine;
@@ -220,7 +220,9 @@ impl Report {
 
     fn vectors(&self, lines: &mut Lines) {
         let info = &self.info;
-        lines.add("pooling", format!("{}{}", info.pooling, self.by("pooling")));
+        let files = &info.sentence_transformers;
+        let part = if files.include_prompt { "" } else { " without the prompt's tokens" };
+        lines.add("pooling", format!("{}{part}{}", info.pooling, self.by("pooling")));
         let normalised = if info.normalize { "yes" } else { "no" };
         lines.add("normalised", format!("{normalised}{}", self.by("normalize")));
         lines.add("numbers a vector", self.dims.to_string());
@@ -235,9 +237,18 @@ impl Report {
             }
         };
         lines.add("end token", end);
-        lines.add("longest text", format!("{} tokens{}", info.max_tokens, self.by("max_tokens")));
+        let cut = if info.truncation_side == TruncationSide::Left { "beginning" } else { "end" };
+        lines.add(
+            "longest text",
+            format!("{} tokens{}; of longer ones the {cut} is cut", info.max_tokens, self.by("max_tokens")),
+        );
+        if files.do_lower_case {
+            lines.add("lower case", "texts are put into it, as sentence_bert_config.json says".to_owned());
+        }
+        for token in &info.added_tokens {
+            lines.add("added token", format!("{:?} ({}), by {}", token.token, token.id, token.file));
+        }
         lines.add("batches", format!("up to {} tokens", info.batch_tokens));
-        let files = &info.sentence_transformers;
         if files.prompts.is_empty() {
             lines.add("prompts", "none".to_owned());
         }

@@ -8,8 +8,9 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::cosine::dot;
 use crate::error::CliError;
-use crate::input::{Input, InputArgs};
+use crate::input::{Input, InputArgs, OnError};
 use crate::options::CommonArgs;
+use crate::stdout;
 
 /// Arguments of `similarity`.
 #[derive(Debug, Args)]
@@ -38,8 +39,9 @@ direction, 0 has nothing in common.";
 const LABEL: usize = 32;
 
 pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
+    stdout::check_open()?;
     let mut input = Input::open(args.input)?;
-    let texts = read_all(&mut input)?;
+    let (texts, indices) = read_all(&mut input)?;
     if texts.len() < 2 {
         return Err(CliError::Usage(format!(
             "similarity needs at least 2 texts to compare, and got {}",
@@ -49,7 +51,7 @@ pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     let model = args.common.load()?;
     let notes = args.common.notes();
     notes.about_model(model.embedder.info());
-    let (embeddings, failure) = model.embed(&texts, |index| input.place(index));
+    let (embeddings, failure) = model.embed(&texts, |index| input.place(indices[index]));
     if let Some(failure) = failure {
         return Err(failure);
     }
@@ -62,17 +64,19 @@ pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     result.and_then(|()| stdout.flush()).map_err(CliError::on_stdout)
 }
 
-fn read_all(input: &mut Input) -> Result<Vec<String>, CliError> {
-    let mut texts = Vec::new();
+/// The texts, and which lines or arguments they are.
+fn read_all(input: &mut Input) -> Result<(Vec<String>, Vec<usize>), CliError> {
+    let (mut texts, mut indices) = (Vec::new(), Vec::new());
     loop {
-        let window = input.window(usize::MAX);
+        let window = input.window(usize::MAX, OnError::Stop);
         if let Some(error) = window.error {
             return Err(error);
         }
-        if window.texts.is_empty() {
-            return Ok(texts);
-        }
         texts.extend(window.texts);
+        indices.extend(window.indices);
+        if window.ended {
+            return Ok((texts, indices));
+        }
     }
 }
 

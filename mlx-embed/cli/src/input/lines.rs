@@ -1,8 +1,10 @@
 //! Lines of a reader as texts: the line itself, or a field of the JSON object on it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 
+use mlx_embed::json::from_python;
 use serde_json::Value;
 
 use crate::error::CliError;
@@ -12,6 +14,16 @@ const LONGEST_LINE: usize = 64 << 20;
 
 /// What some editors put at the start of a file to say that it is UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What a line is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Line {
+    Text(String),
+    /// A line of JSONL with nothing on it.
+    Blank,
+    /// There is none.
+    End,
+}
 
 /// Texts of a reader: one a line, so that text `i` is on line `i + 1`.
 pub(super) struct Lines {
@@ -24,6 +36,8 @@ pub(super) struct Lines {
     /// Bytes read so far.
     read: u64,
     line: Vec<u8>,
+    /// Whether the rest of a line that is too long still stands before the next.
+    cut: bool,
 }
 
 impl fmt::Debug for Lines {
@@ -35,7 +49,12 @@ impl fmt::Debug for Lines {
 impl Lines {
     pub(super) fn new(reader: Box<dyn Read>, name: String, field: Option<String>) -> Self {
         let reader = BufReader::with_capacity(64 << 10, reader);
-        Self { reader, name, field, count: 0, read: 0, line: Vec::new() }
+        Self { reader, name, field, count: 0, read: 0, line: Vec::new(), cut: false }
+    }
+
+    /// Lines read so far.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     /// How a person finds text `index`.
@@ -52,26 +71,28 @@ impl Lines {
         self.reader.buffer().contains(&b'\n')
     }
 
-    /// The next text; `None` at the end. A line end at the end of the input starts no further line.
-    pub(super) fn next(&mut self) -> Result<Option<String>, CliError> {
+    /// The next line. A line end at the end of the input starts no further one. After an error about what stands on a
+    /// line, the next line can be read.
+    pub(super) fn next(&mut self) -> Result<Line, CliError> {
+        let failed = |source| CliError::Read { name: self.name.clone(), source };
+        if self.cut {
+            self.read += self.reader.skip_until(b'\n').map_err(failed)? as u64;
+            self.cut = false;
+        }
         self.line.clear();
         let limit = LONGEST_LINE as u64 + 1;
-        let read = self
-            .reader
-            .by_ref()
-            .take(limit)
-            .read_until(b'\n', &mut self.line)
-            .map_err(|source| CliError::Read { name: self.name.clone(), source })?;
+        let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut self.line).map_err(failed)?;
         if read == 0 {
-            return Ok(None);
+            return Ok(Line::End);
         }
+        self.cut = read > LONGEST_LINE && !self.line.ends_with(b"\n");
         let result = self.text().map_err(|reason| CliError::Text { place: self.place(self.count), reason });
         self.read += read as u64;
         self.count += 1;
-        result.map(Some)
+        result
     }
 
-    fn text(&self) -> Result<String, String> {
+    fn text(&self) -> Result<Line, String> {
         let mut line = self.line.as_slice();
         if line.len() > LONGEST_LINE {
             return Err(format!("longer than {} MiB; is this a text file?", LONGEST_LINE >> 20));
@@ -89,22 +110,15 @@ impl Lines {
             )
         })?;
         match &self.field {
-            None => Ok(text.to_owned()),
-            Some(field) => text_in_field(text, field),
+            None => Ok(Line::Text(text.to_owned())),
+            Some(_) if text.trim().is_empty() => Ok(Line::Blank),
+            Some(field) => text_in_field(text, field).map(Line::Text),
         }
     }
 }
 
 fn text_in_field(line: &str, field: &str) -> Result<String, String> {
-    if line.trim().is_empty() {
-        return Err(format!("empty; JSONL has an object with the field `{field}` on each line"));
-    }
-    let value: Value = serde_json::from_str(line).map_err(|error| {
-        // The JSON library counts lines within the line.
-        let message = error.to_string();
-        let message = message.split(" at line ").next().unwrap_or_default();
-        format!("not JSON: {message} at column {}; for plain lines leave out --field", error.column())
-    })?;
+    let value = parse(line)?;
     let Value::Object(mut object) = value else {
         return Err(format!("{}, not an object with the field `{field}`", kind(&value)));
     };
@@ -119,8 +133,27 @@ fn text_in_field(line: &str, field: &str) -> Result<String, String> {
     }
 }
 
+/// Python's `json` writes what no standard knows; see [`from_python`].
+fn parse(line: &str) -> Result<Value, String> {
+    let wrong = |error: serde_json::Error, column: String| {
+        // The JSON library counts lines within the line.
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or_default();
+        format!("not JSON: {message}{column}; for plain lines leave out --field")
+    };
+    serde_json::from_str(line).or_else(|error| match from_python(line.as_bytes()) {
+        Cow::Borrowed(_) => {
+            let column = format!(" at column {}", error.column());
+            Err(wrong(error, column))
+        }
+        // Its columns are not the line's.
+        Cow::Owned(line) => serde_json::from_slice(&line).map_err(|error| wrong(error, String::new())),
+    })
+}
+
 fn kind(value: &Value) -> &'static str {
     match value {
+        _ if value.pointer("/0/float").is_some() => "NaN or infinite",
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
@@ -134,13 +167,23 @@ fn kind(value: &Value) -> &'static str {
 mod tests {
     use super::*;
 
-    fn read(bytes: &'static [u8], field: Option<&str>) -> Vec<Result<String, String>> {
+    fn lines_of(bytes: &'static [u8], field: Option<&str>) -> Vec<Result<Line, String>> {
         let mut lines = Lines::new(Box::new(bytes), "input".into(), field.map(str::to_owned));
-        let mut texts = Vec::new();
-        while let Some(text) = lines.next().map_err(|error| error.to_string()).transpose() {
-            texts.push(text);
+        let mut found = Vec::new();
+        loop {
+            match lines.next() {
+                Ok(Line::End) => return found,
+                line => found.push(line.map_err(|error| error.to_string())),
+            }
         }
-        texts
+    }
+
+    fn read(bytes: &'static [u8], field: Option<&str>) -> Vec<Result<String, String>> {
+        let text = |line| match line {
+            Line::Text(text) => text,
+            other => panic!("{other:?}"),
+        };
+        lines_of(bytes, field).into_iter().map(|line| line.map(text)).collect()
     }
 
     #[test]
@@ -160,14 +203,16 @@ mod tests {
 
     #[test]
     fn each_bad_line_is_named_and_explained() {
-        let cases: [(&[u8], &str); 7] = [
+        let cases: [(&[u8], &str); 9] = [
             (b"\xff", "input, line 1: byte 1 of the line is not UTF-8"),
             (b"{\"text\": 1}", "input, line 1: the field `text` is a number, not a string"),
             (b"{\"id\": 1, \"body\": \"\"}", "input, line 1: no field `text`; there are: body, id"),
             (b"{}", "input, line 1: no field `text`; the object is empty"),
             (b"[1]", "input, line 1: an array, not an object"),
             (b"{\"text\":", "input, line 1: not JSON: EOF while parsing a value at column 8"),
-            (b" ", "input, line 1: empty"),
+            (b"{\"text\": NaN}", "input, line 1: the field `text` is NaN or infinite, not a string"),
+            (b"{\"id\": NaN, \"text\":", "input, line 1: not JSON: EOF while parsing a value; for plain"),
+            (b"{\"text\": nan}", "input, line 1: not JSON: expected ident at column 11"),
         ];
         for (bytes, message) in cases {
             let found = read(bytes, Some("text")).remove(0).unwrap_err();
@@ -184,7 +229,7 @@ mod tests {
             let bytes: &'static [u8] = std::fs::read(entry.unwrap().path()).unwrap().leak();
             let lines = bytes.split_inclusive(|&byte| byte == b'\n').count();
             for field in [None, Some("text")] {
-                let texts = read(bytes, field);
+                let texts = lines_of(bytes, field);
                 assert_eq!(texts.len(), lines, "{texts:?}");
                 for (index, text) in texts.iter().enumerate() {
                     let place = format!("input, line {}: ", index + 1);
@@ -198,6 +243,34 @@ mod tests {
             inputs += 1;
         }
         assert!(inputs >= 4, "the fuzzer's inputs are missing");
+    }
+
+    #[test]
+    fn json_is_read_as_python_writes_it() {
+        let records = br#"{"id": NaN, "text": "a", "score": -Infinity}
+{"text": "\ud800 b \ud83e\udd80", "other": "\udfff"}
+{"text": "NaN"}"#;
+        let texts: Vec<String> = read(records, Some("text")).into_iter().map(Result::unwrap).collect();
+        assert_eq!(texts, ["a", "\u{fffd} b 🦀", "NaN"]);
+    }
+
+    #[test]
+    fn blank_lines_of_jsonl_are_no_texts_and_count() {
+        let found = lines_of(b"\n{\"text\": \"a\"}\n \t\r\n{\"text\": \"\"}\n\n", Some("text"));
+        let text = |text: &str| Ok(Line::Text(text.to_owned()));
+        assert_eq!(found, [Ok(Line::Blank), text("a"), Ok(Line::Blank), text(""), Ok(Line::Blank)]);
+    }
+
+    #[test]
+    fn what_follows_a_line_that_is_too_long_is_read() {
+        let mut input = vec![b'x'; LONGEST_LINE + 100];
+        input.extend(b"\nb");
+        let mut lines = Lines::new(Box::new(std::io::Cursor::new(input.clone())), "input".into(), None);
+        let error = lines.next().unwrap_err().to_string();
+        assert!(error.starts_with("input, line 1: longer than 64 MiB"), "{error}");
+        assert_eq!(lines.next().unwrap(), Line::Text("b".to_owned()));
+        assert_eq!(lines.next().unwrap(), Line::End);
+        assert_eq!((lines.read(), lines.count()), (input.len() as u64, 2));
     }
 
     #[test]

@@ -4,17 +4,27 @@ mod lines;
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::iter::Enumerate;
 use std::path::PathBuf;
 use std::vec;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use same_file::Handle;
 
 use crate::error::CliError;
-use lines::Lines;
+use lines::{Line, Lines};
 
-/// Most texts in a window.
+/// Most texts in a window, and most lines that are skipped on the way to them.
 const WINDOW_TEXTS: usize = 1024;
+
+/// What becomes of a job when one of its texts can't be read or embedded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnError {
+    /// It ends there
+    Stop,
+    /// It goes on without; what was wrong is told on stderr, and the exit code is 3
+    Skip,
+}
 
 /// Where texts come from.
 #[derive(Debug, Args)]
@@ -35,10 +45,15 @@ pub(crate) struct InputArgs {
 /// Texts that are worked on together.
 #[derive(Debug)]
 pub(crate) struct Window {
-    /// Empty at the end of the input.
     pub(crate) texts: Vec<String>,
+    /// The line or argument that each of them is, from 0.
+    pub(crate) indices: Vec<usize>,
+    /// What is wrong with lines that were skipped.
+    pub(crate) skipped: Vec<CliError>,
     /// What is wrong with the input behind them.
     pub(crate) error: Option<CliError>,
+    /// Whether nothing follows.
+    pub(crate) ended: bool,
 }
 
 /// Texts in order.
@@ -51,14 +66,23 @@ pub(crate) struct Input {
 
 #[derive(Debug)]
 enum Source {
-    Arguments(vec::IntoIter<String>),
+    Arguments(Enumerate<vec::IntoIter<String>>),
     Lines(Lines),
+}
+
+/// The next piece of the input.
+enum Next {
+    Text(usize, String),
+    Blank,
+    /// Nothing is to be had now.
+    Nothing,
+    End,
 }
 
 impl Input {
     pub(crate) fn open(args: InputArgs) -> Result<Self, CliError> {
         if !args.texts.is_empty() {
-            return Ok(Self { source: Source::Arguments(args.texts.into_iter()), file: None });
+            return Ok(Self { source: Source::Arguments(args.texts.into_iter().enumerate()), file: None });
         }
         match args.input {
             Some(path) if path.as_os_str() != "-" => {
@@ -89,29 +113,28 @@ impl Input {
         Self { source: Source::Lines(Lines::new(reader, name, field)), file }
     }
 
-    /// The next texts, about `bytes` of them; none at the end.
+    /// The next texts, about `bytes` of them.
     ///
     /// Input that someone may still be writing is not waited for once there is a text, so that a program on the other
     /// end of two pipes gets its answers.
-    pub(crate) fn window(&mut self, bytes: usize) -> Window {
-        let mut window = Window { texts: Vec::new(), error: None };
+    pub(crate) fn window(&mut self, bytes: usize, on_error: OnError) -> Window {
+        let mut window =
+            Window { texts: Vec::new(), indices: Vec::new(), skipped: Vec::new(), error: None, ended: false };
         let mut size = 0;
-        while window.texts.len() < WINDOW_TEXTS && size < bytes {
-            let next = match &mut self.source {
-                Source::Arguments(texts) => Ok(texts.next()),
-                Source::Lines(lines)
-                    if self.file.is_none() && !window.texts.is_empty() && !lines.has_whole_line() =>
-                {
-                    Ok(None)
-                }
-                Source::Lines(lines) => lines.next(),
-            };
-            match next {
-                Ok(Some(text)) => {
+        while window.texts.len().max(window.skipped.len()) < WINDOW_TEXTS && size < bytes {
+            match self.next(window.texts.is_empty()) {
+                Ok(Next::Text(index, text)) => {
                     size += text.len();
                     window.texts.push(text);
+                    window.indices.push(index);
                 }
-                Ok(None) => break,
+                Ok(Next::Blank) => {}
+                Ok(Next::Nothing) => break,
+                Ok(Next::End) => {
+                    window.ended = true;
+                    break;
+                }
+                Err(error @ CliError::Text { .. }) if on_error == OnError::Skip => window.skipped.push(error),
                 Err(error) => {
                     window.error = Some(error);
                     break;
@@ -119,6 +142,24 @@ impl Input {
             }
         }
         window
+    }
+
+    /// The next piece, for which only a window without texts waits.
+    fn next(&mut self, waits: bool) -> Result<Next, CliError> {
+        let lines = match &mut self.source {
+            Source::Arguments(texts) => {
+                return Ok(texts.next().map_or(Next::End, |(index, text)| Next::Text(index, text)));
+            }
+            Source::Lines(lines) => lines,
+        };
+        if self.file.is_none() && !waits && !lines.has_whole_line() {
+            return Ok(Next::Nothing);
+        }
+        Ok(match lines.next()? {
+            Line::Text(text) => Next::Text(lines.count() - 1, text),
+            Line::Blank => Next::Blank,
+            Line::End => Next::End,
+        })
     }
 
     /// How a person finds the text with this index.

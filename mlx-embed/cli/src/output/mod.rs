@@ -105,6 +105,16 @@ impl Target {
         }
     }
 
+    /// Whether results go to standard output.
+    pub(crate) fn is_stdout(&self) -> bool {
+        self.path.is_none()
+    }
+
+    /// Whether results say which line or argument they belong to.
+    pub(crate) fn tells_lines(&self) -> bool {
+        self.format == Format::Jsonl
+    }
+
     /// Whether a person will see the results as they come.
     pub(crate) fn is_terminal(&self) -> bool {
         self.path.is_none() && io::stdout().is_terminal()

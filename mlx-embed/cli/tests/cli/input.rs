@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::support::{assert_close, assert_same, golden_texts, on, rows, run, run_on};
+use crate::support::{assert_close, assert_same, golden_texts, on, rows, rows_in_any_place, run, run_on};
 
 #[test]
 fn arguments_stdin_file_and_jsonl_give_the_reference_vectors() {
@@ -116,7 +116,7 @@ fn no_texts_give_no_results_and_a_note() {
 
 #[test]
 fn bad_lines_are_named_and_what_came_before_is_written() {
-    let cases: [(&[u8], &[&str], &str); 5] = [
+    let cases: [(&[u8], &[&str], &str); 4] = [
         (b"a\nb\nc \xff\n", &[], "standard input, line 3: byte 3 of the line is not UTF-8"),
         (b"{\"t\":\"a\"}\n{\"t\":\"b\"}\n{\"t\" \"c\"}", &["--field", "t"], "line 3: not JSON"),
         (
@@ -125,13 +125,110 @@ fn bad_lines_are_named_and_what_came_before_is_written() {
             "line 3: no field `t`; there are: u",
         ),
         (b"{\"t\":\"a\"}\n{\"t\":\"b\"}\n{\"t\":null}", &["--field", "t"], "line 3: the field `t` is null"),
-        (b"{\"t\":\"a\"}\n{\"t\":\"b\"}\n\n", &["--field", "t"], "line 3: empty"),
     ];
     for (input, arguments, message) in cases {
         let ran = run_on(on("embed", "st-mean").args(arguments), input);
         ran.failed(1, &[message, "the 2 results before it are written to standard output"]);
         assert_eq!(rows(&ran.stdout).len(), 2);
     }
+}
+
+#[test]
+fn blank_lines_of_jsonl_are_skipped_and_results_keep_their_lines() {
+    let input = b"\n{\"text\": \"a\"}\n  \r\n\n{\"text\": \"b\", \"score\": NaN}\n\n";
+    let ran = run_on(on("embed", "st-mean").args(["--field", "text", "--with-text"]), input);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    let found: Vec<(usize, Option<String>)> =
+        rows_in_any_place(&ran.stdout).into_iter().map(|row| (row.index, row.text)).collect();
+    assert_eq!(found, [(1, Some("a".to_owned())), (4, Some("b".to_owned()))]);
+    let alone = run(on("embed", "st-mean").args(["a", "b"])).rows();
+    for (row, alone) in rows_in_any_place(&ran.stdout).iter().zip(&alone) {
+        assert_close(&row.embedding, &alone.embedding);
+    }
+}
+
+/// What is wrong with lines of this input, by line.
+const BAD_LINES: [(usize, &str); 4] = [
+    (2, "not JSON"),
+    (4, "no field `text`; there are: body"),
+    (5, "byte 11 of the line is not UTF-8"),
+    (7, "the field `text` is null, not a string"),
+];
+
+fn input_with_bad_lines() -> Vec<u8> {
+    let lines: [&[u8]; 8] = [
+        br#"{"text": "a"}"#,
+        br#"{"text": "b""#,
+        b"",
+        br#"{"body": "c"}"#,
+        b"{\"text\": \"\xff\"}",
+        br#"{"text": "\ud800"}"#,
+        br#"{"text": null}"#,
+        br#"{"text": "d"}"#,
+    ];
+    lines.join(&b'\n')
+}
+
+#[test]
+fn bad_records_are_skipped_where_that_is_asked_for() {
+    let skip = ["--field", "text", "--with-text", "--on-error", "skip"];
+    let ran = run_on(on("embed", "st-mean").args(skip), &input_with_bad_lines());
+    ran.failed(3, &["4 of 7 texts were skipped"]);
+    let texts: Vec<(usize, Option<String>)> =
+        rows_in_any_place(&ran.stdout).into_iter().map(|row| (row.index, row.text)).collect();
+    let expected = [(0, "a"), (5, "\u{fffd}"), (7, "d")].map(|(line, text)| (line, Some(text.to_owned())));
+    assert_eq!(texts, expected);
+    let told: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("skipped: ")).collect();
+    assert_eq!(told.len(), BAD_LINES.len(), "{}", ran.stderr);
+    for (told, (line, reason)) in told.iter().zip(BAD_LINES) {
+        assert!(told.contains(&format!("standard input, line {line}: {reason}")), "{told}");
+    }
+    // The default.
+    for stop in [&[][..], &["--on-error", "stop"]] {
+        let ran =
+            run_on(on("embed", "st-mean").args(["--field", "text"]).args(stop), &input_with_bad_lines());
+        ran.failed(1, &["line 2: not JSON", "the result before it is written to standard output"]);
+    }
+}
+
+#[test]
+fn texts_that_cannot_be_embedded_are_skipped_like_bad_records() {
+    let arguments = ["--pooling", "mean", "--on-error", "skip"];
+    let ran = run_on(on("embed", "plain-tokenizer").args(arguments), b"one\n\ntwo\n\n");
+    ran.failed(
+        3,
+        &["standard input, line 2: it is empty", "line 4: it is empty", "2 of 4 texts were skipped"],
+    );
+    let lines: Vec<usize> = rows_in_any_place(&ran.stdout).iter().map(|row| row.index).collect();
+    assert_eq!(lines, [0, 2]);
+    let ran = run(on("embed", "plain-tokenizer").args(arguments).args(["", "one"]));
+    ran.failed(3, &["text 1 of the command line: it is empty", "1 of 2 texts were skipped"]);
+    assert_eq!(rows_in_any_place(&ran.stdout)[0].index, 1);
+}
+
+#[test]
+fn many_bad_records_do_not_end_a_job_that_skips() {
+    let input: String = (0..5000)
+        .map(|line| if line % 2500 == 2499 { "{\"text\": \"a\"}\n" } else { "no record\n" })
+        .collect();
+    let skip = ["--field", "text", "--on-error", "skip"];
+    let ran = run_on(on("embed", "st-mean").args(skip), input.as_bytes());
+    ran.failed(3, &["line 1: not JSON", "line 4999: not JSON", "4998 of 5000 texts were skipped"]);
+    let lines: Vec<usize> = rows_in_any_place(&ran.stdout).iter().map(|row| row.index).collect();
+    assert_eq!(lines, [2499, 4999]);
+}
+
+#[test]
+fn formats_without_line_numbers_say_that_lines_are_left_out() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("vectors.npy");
+    let skip = ["--field", "text", "--on-error", "skip", "--output"];
+    let ran = run_on(on("embed", "st-mean").args(skip).arg(&path), &input_with_bad_lines());
+    ran.failed(
+        3,
+        &["4 of 7 texts were skipped", "note: not every line of the input has a row in the output"],
+    );
+    assert_eq!(fs::metadata(&path).unwrap().len(), 128 + 3 * 32 * 4);
 }
 
 #[test]

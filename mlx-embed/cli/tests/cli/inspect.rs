@@ -104,7 +104,7 @@ fn every_setting_names_what_decided_it() {
     for line in [
         "  sees             the tokens before, causal, by the family, llama",
         "  biases           queries, keys and values, attention's output, feed-forward part, by config.json",
-        "longest text       512 tokens, by config.json (max_position_embeddings)",
+        "longest text       512 tokens, by config.json (max_position_embeddings); of longer ones the end is cut",
         "normalised         yes, by default",
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line:?} is not in\n{text}");

@@ -202,7 +202,7 @@ fn the_models_own_files_are_never_overwritten() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn a_reader_that_goes_away_early_fails_the_job() {
     let dir = tempdir().unwrap();
     let file = dir.path().join("texts.txt");
     fs::write(&file, "line\n".repeat(3000)).unwrap();
@@ -217,8 +217,41 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert!(first.starts_with("{\"index\":0,"));
     let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("standard output: its reader is gone before everything was written"), "{stderr}");
+}
+
+/// What a shell runs, with the program and its arguments put in the place of `$@`.
+#[cfg(target_os = "linux")]
+fn in_a_shell(script: &str, command: &std::process::Command) -> std::process::Output {
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.stdin(Stdio::null()).output().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_output_that_is_full_or_closed_is_an_error() {
+    for (script, part) in [("\"$@\" >/dev/full", "No space left"), ("\"$@\" >&-", "closed")] {
+        let output = in_a_shell(script, on("embed", "st-mean").arg("a"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{script}: {stderr}");
+        assert!(stderr.contains("standard output: ") && stderr.contains(part), "{script}: {stderr}");
+    }
+    for (command, arguments) in [("inspect", &[][..]), ("similarity", &["a", "b"]), ("verify", &[])] {
+        let output = in_a_shell("\"$@\" >/dev/full", on(command, "st-mean").args(arguments));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");
+        assert!(stderr.contains("standard output: No space left"), "{command}: {stderr}");
+    }
+    // What a shell writes to nowhere is meant to.
+    assert_eq!(in_a_shell("\"$@\" >/dev/null", on("embed", "st-mean").arg("a")).status.code(), Some(0));
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("vectors.jsonl");
+    let output = in_a_shell("\"$@\" >&-", on("embed", "st-mean").arg("a").arg("--output").arg(&path));
     assert_eq!(output.status.code(), Some(0));
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(rows(&fs::read_to_string(&path).unwrap()).len(), 1);
 }
 
 #[test]

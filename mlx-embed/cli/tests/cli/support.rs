@@ -90,9 +90,14 @@ pub(crate) struct Row {
     pub(crate) embedding: Vec<f32>,
 }
 
+/// JSONL output, checked for fields.
+pub(crate) fn rows_in_any_place(jsonl: &str) -> Vec<Row> {
+    jsonl.lines().map(row).collect()
+}
+
 /// JSONL output, checked for fields and order.
 pub(crate) fn rows(jsonl: &str) -> Vec<Row> {
-    let rows: Vec<Row> = jsonl.lines().map(row).collect();
+    let rows = rows_in_any_place(jsonl);
     for (index, row) in rows.iter().enumerate() {
         assert_eq!(row.index, index);
     }

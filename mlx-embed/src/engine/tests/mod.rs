@@ -95,6 +95,7 @@ impl Model for Fake {
         &self,
         texts: &[&[u32]],
         prefix: Option<(&Vec<u32>, usize)>,
+        left_out: usize,
     ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
         let start = prefix.map_or(&[][..], |(ids, shared)| &ids[..shared]);
         let texts: Vec<Vec<u32>> = texts.iter().map(|text| [start, text].concat()).collect();
@@ -120,7 +121,7 @@ impl Model for Fake {
             if text.contains(&NOT_FINITE) {
                 Err(InputError::NotFinite)
             } else {
-                Ok(text.iter().map(|&id| id as f32).collect())
+                Ok(text.iter().skip(left_out).map(|&id| id as f32).collect())
             }
         };
         Ok(texts.iter().map(vector).collect())
@@ -192,7 +193,7 @@ impl Ask {
     fn send(self, engine: &Engine, texts: &[&[u32]]) -> Arc<Caller> {
         let caller = Caller::new(texts.len(), self.timeout);
         let texts = texts.iter().enumerate();
-        let texts = texts.map(|(slot, &ids)| Text::new(&caller, slot, ids.into(), false, None)).collect();
+        let texts = texts.map(|(slot, &ids)| Text::new(&caller, slot, ids.into(), 0, false, None)).collect();
         engine.push(&caller, self.lane, texts, self.refusable);
         caller
     }
@@ -351,7 +352,7 @@ fn a_caller_that_goes_before_its_texts_are_tokenised_leaves_nothing_behind() {
     let (lab, engine) = busy();
     let caller = Caller::new(1, None);
     engine.abandon(&caller);
-    engine.push(&caller, QueueLane::Query, vec![Text::new(&caller, 0, Arc::from([2]), false, None)], true);
+    engine.push(&caller, QueueLane::Query, vec![Text::new(&caller, 0, Arc::from([2]), 0, false, None)], true);
     assert_eq!(engine.queued(), [0, 0]);
     lab.release();
 }
@@ -596,7 +597,7 @@ mod prompts {
         let ids: Arc<[u32]> = prompt.into();
         let text = |(slot, text): (usize, &&[u32])| {
             let shared = SharedPrompt { ids: Arc::clone(&ids), shared: prompt.len() };
-            Text::new(&caller, slot, [prompt, text].concat().into(), false, Some(shared))
+            Text::new(&caller, slot, [prompt, text].concat().into(), 0, false, Some(shared))
         };
         engine.push(&caller, QueueLane::Query, texts.iter().enumerate().map(text).collect(), true);
         caller

@@ -1,0 +1,102 @@
+//! The files that sentence-transformers puts beside a model: modules, pooling, normalisation, prompts, settings of the
+//! tokenizer. What they say and this crate can't do is refused.
+
+mod modules;
+mod pooling;
+mod transformer;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::CheckpointError;
+use super::json::JsonObject;
+use crate::file::Files;
+use crate::pooling::Pooling;
+
+/// What a checkpoint's sentence-transformers files say.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SentenceTransformers {
+    /// How hidden states become one vector; `None` where no file says so.
+    pub pooling: Option<Pooling>,
+    /// That file.
+    pub pooling_file: Option<String>,
+    /// Whether the prompt's tokens are part of what is pooled.
+    pub include_prompt: bool,
+    /// Whether vectors are scaled to length 1; `None` where no file says so.
+    pub normalize: Option<bool>,
+    /// Prompts by name, each put before the text as it is.
+    pub prompts: BTreeMap<String, String>,
+    /// The prompt that texts get when the caller names none.
+    pub default_prompt_name: Option<String>,
+    /// Longest input in tokens; `None` where no file says so, or says that there is no limit.
+    pub max_seq_length: Option<usize>,
+    /// Whether texts are put into lower case.
+    pub do_lower_case: bool,
+    /// Further settings that go to the tokenizer, over those of its own files; and their file and field.
+    #[serde(skip)]
+    pub(crate) processor_kwargs: Map<String, Value>,
+    #[serde(skip)]
+    pub(crate) processor_kwargs_at: (PathBuf, &'static str),
+    /// What sets the limit, where a file of these does, and what it is; `None` for one without end.
+    #[serde(skip)]
+    pub(crate) limit: Option<(&'static str, Option<usize>)>,
+}
+
+impl Default for SentenceTransformers {
+    fn default() -> Self {
+        Self {
+            pooling: None,
+            pooling_file: None,
+            include_prompt: true,
+            normalize: None,
+            prompts: BTreeMap::new(),
+            default_prompt_name: None,
+            max_seq_length: None,
+            do_lower_case: false,
+            processor_kwargs: Map::new(),
+            processor_kwargs_at: (PathBuf::new(), "processor_kwargs"),
+            limit: None,
+        }
+    }
+}
+
+impl SentenceTransformers {
+    pub(super) fn read(files: &Files) -> Result<Self, CheckpointError> {
+        let mut all = Self::default();
+        all.read_modules(files)?;
+        all.read_prompts(files)?;
+        all.read_transformer(files)?;
+        Ok(all)
+    }
+
+    fn read_prompts(&mut self, files: &Files) -> Result<(), CheckpointError> {
+        let Some(config) = JsonObject::open(files, "config_sentence_transformers.json")? else {
+            return Ok(());
+        };
+        let kind: Option<String> = config.optional("model_type")?;
+        if let Some(kind) = kind.filter(|kind| kind != "SentenceTransformer") {
+            let reason = format!(
+                "is `{kind}`; only `SentenceTransformer` gives one vector a text, and this crate computes no other kind"
+            );
+            return Err(config.invalid("model_type", reason));
+        }
+        let prompts: BTreeMap<String, Option<String>> = config.optional("prompts")?.unwrap_or_default();
+        self.prompts = prompts.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect();
+        self.default_prompt_name = config.optional("default_prompt_name")?;
+        if let Some(name) = &self.default_prompt_name
+            && !self.prompts.contains_key(name)
+        {
+            // sentence-transformers has these two in any case, as empty ones.
+            if name != "query" && name != "document" {
+                return Err(config
+                    .invalid("default_prompt_name", format!("is `{name}`, which `prompts` does not hold")));
+            }
+            self.prompts.insert(name.clone(), String::new());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! `modules.json`: which modules a text goes through.
+
+use std::path::{Component, Path};
+
+use serde::Deserialize;
+
+use super::{SentenceTransformers, pooling};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::json::{self, JsonObject};
+use crate::file::Files;
+
+const MODULES: &str = "modules.json";
+
+#[derive(Deserialize)]
+struct Module {
+    path: String,
+    #[serde(rename = "type")]
+    class: String,
+}
+
+/// The modules that this crate has, in the order in which texts go through them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Kind {
+    Transformer,
+    Pooling,
+    Normalize,
+}
+
+impl Kind {
+    /// Full Python paths of sentence-transformers' own classes moved between its versions; the class is what counts. A
+    /// class of another package, or in a file of the checkpoint, is another one whatever its name.
+    fn of(class: &str) -> Option<Self> {
+        let own = class.strip_prefix("sentence_transformers.")?;
+        if own.starts_with("sparse_encoder.") || own.starts_with("multi_vector_encoder.") {
+            return None;
+        }
+        Some(match own.rsplit('.').next()? {
+            "Transformer" => Self::Transformer,
+            "Pooling" => Self::Pooling,
+            "Normalize" => Self::Normalize,
+            _ => return None,
+        })
+    }
+}
+
+impl SentenceTransformers {
+    pub(super) fn read_modules(&mut self, files: &Files) -> Result<(), CheckpointError> {
+        let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else {
+            // Some conversions keep the pooling's folder and lose modules.json.
+            return self.read_pooling(files, Path::new("1_Pooling")).map(drop);
+        };
+        let refuse = |field: &str, reason: String| {
+            Err(CheckpointError::InvalidField { path: files.path(MODULES), field: field.into(), reason })
+        };
+        self.normalize = Some(false);
+        let mut before = None;
+        for module in &modules {
+            let Some(kind) = Kind::of(&module.class) else {
+                return refuse("type", why_not(&module.class));
+            };
+            if Some(kind) <= before && kind != Kind::Normalize
+                || before.is_none() && kind != Kind::Transformer
+            {
+                let classes: Vec<&str> = modules.iter().map(|module| module.class.as_str()).collect();
+                return refuse(
+                    "type",
+                    format!(
+                        "names {}; supported is one Transformer, then one Pooling, then Normalize",
+                        classes.join(", ")
+                    ),
+                );
+            }
+            let folder = Path::new(&module.path);
+            if !folder.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+                return refuse("path", format!("is `{}`, which leads out of the checkpoint", module.path));
+            }
+            match kind {
+                Kind::Transformer if folder.components().any(|part| part != Component::CurDir) => {
+                    return refuse(
+                        "path",
+                        format!(
+                            "puts the model into the folder `{0}`; move the files of {0} beside modules.json and \
+                             set the path to \"\"",
+                            module.path
+                        ),
+                    );
+                }
+                Kind::Transformer => {}
+                Kind::Pooling => {
+                    if !self.read_pooling(files, folder)? {
+                        return Err(CheckpointError::MissingFile {
+                            path: files.path(folder.join("config.json")),
+                            hint: "modules.json names it as the pooling's settings",
+                        });
+                    }
+                }
+                Kind::Normalize => {
+                    check_normalize(files, folder)?;
+                    self.normalize = Some(true);
+                }
+            }
+            before = Some(kind);
+        }
+        Ok(())
+    }
+
+    /// Whether there is a pooling's folder.
+    fn read_pooling(&mut self, files: &Files, folder: &Path) -> Result<bool, CheckpointError> {
+        let file = folder.join("config.json");
+        let Some(config) = JsonObject::open(files, &file)? else {
+            return Ok(false);
+        };
+        self.pooling = Some(pooling::mode(&config)?);
+        self.include_prompt = config.optional("include_prompt")?.unwrap_or(true);
+        self.pooling_file = Some(file.display().to_string());
+        Ok(true)
+    }
+}
+
+fn why_not(class: &str) -> String {
+    let package = class.split('.').next().unwrap_or_default();
+    if package == "sentence_transformers" {
+        format!(
+            "is `{class}`; supported are sentence-transformers' Transformer, Pooling and Normalize, and leaving a \
+             module out would change the vectors"
+        )
+    } else {
+        format!(
+            "is `{class}`, Python code of `{package}` that this crate can't run; supported are \
+             sentence-transformers' own Transformer, Pooling and Normalize. If the code only loads the model, name \
+             `sentence_transformers.models.Transformer` in its place"
+        )
+    }
+}
+
+/// Refuses a normalisation of something else than the pooled vector.
+fn check_normalize(files: &Files, folder: &Path) -> Result<(), CheckpointError> {
+    // A module without a folder of its own would find the model's config.json here.
+    if folder.components().all(|part| part == Component::CurDir) {
+        return Ok(());
+    }
+    let Some(config) = JsonObject::open(files, folder.join("config.json"))? else {
+        return Ok(());
+    };
+    for field in ["module_input_name", "module_output_name"] {
+        let name: Option<String> = config.optional(field)?;
+        if let Some(name) = name.filter(|name| name != "sentence_embedding") {
+            return Err(config.invalid(
+                field,
+                format!("is `{name}`; only the pooled vector, `sentence_embedding`, can be normalised"),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! `sentence_bert_config.json`: how sentence-transformers calls the model and its tokenizer.
+
+use serde_json::{Map, Value};
+
+use super::SentenceTransformers;
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::json::JsonObject;
+use crate::file::Files;
+use crate::json;
+
+/// The file's names, of which the first that is there counts; the old ones were the model's kind.
+const FILES: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// How the model is loaded, with no say in what it computes.
+const LOADING: [&str; 19] = [
+    "attn_implementation",
+    "backend",
+    "cache_dir",
+    "device_map",
+    "dtype",
+    "export",
+    "force_download",
+    "local_files_only",
+    "low_cpu_mem_usage",
+    "output_attentions",
+    "provider",
+    "proxies",
+    "revision",
+    "token",
+    "torch_dtype",
+    "trust_remote_code",
+    "use_auth_token",
+    "use_cache",
+    "use_safetensors",
+];
+
+impl SentenceTransformers {
+    pub(super) fn read_transformer(&mut self, files: &Files) -> Result<(), CheckpointError> {
+        for name in FILES {
+            if let Some(config) = JsonObject::open(files, name)?.filter(|config| !config.is_empty()) {
+                return self.read_calls(files, &config);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_calls(&mut self, files: &Files, config: &JsonObject) -> Result<(), CheckpointError> {
+        for (field, value) in config.entries().filter(|(_, value)| !value.is_null()) {
+            match field.as_str() {
+                // Version 5 has the names of the left.
+                "max_seq_length" | "do_lower_case" | "tokenizer_args" | "processor_kwargs"
+                | "unpad_inputs" | "backend" => {}
+                "model_args" | "model_kwargs" => check_model(config, field)?,
+                "config_args" | "config_kwargs" => check_config(files, config, field)?,
+                "processing_kwargs" => self.limit = processing(config)?,
+                "transformer_task" if value == "feature-extraction" => {}
+                "module_output_name" if value == "token_embeddings" => {}
+                "modality_config" => check_modalities(config)?,
+                "tokenizer_name_or_path" => {
+                    let reason = format!("is {value}; put that tokenizer's files here and remove the field");
+                    return Err(config.invalid(field, reason));
+                }
+                _ => {
+                    let reason =
+                        format!("is {value}, which this crate does not do; remove it to load without");
+                    return Err(config.invalid(field, reason));
+                }
+            }
+        }
+        self.do_lower_case = config.optional("do_lower_case")?.unwrap_or(false);
+        // The old name wins, as it is what sentence-transformers takes in place of the new one.
+        for field in ["tokenizer_args", "processor_kwargs"] {
+            if let Some(settings) = config.optional(field)? {
+                self.processor_kwargs = settings;
+                self.processor_kwargs_at = (config.path().to_owned(), field);
+                break;
+            }
+        }
+        let limit = |value: Option<&Value>, field: &str| {
+            let limit = value.filter(|value| !value.is_null()).map(json::token_limit);
+            limit.transpose().map_err(|reason| config.invalid(field, reason))
+        };
+        let max_seq_length = limit(config.raw("max_seq_length"), "max_seq_length")?;
+        self.max_seq_length = max_seq_length.flatten();
+        let field = format!("{}.model_max_length", self.processor_kwargs_at.1);
+        let model_max_length = limit(self.processor_kwargs.get("model_max_length"), &field)?;
+        // As sentence-transformers has it: what calls are given, then what the tokenizer is given, of which
+        // max_seq_length is a part unless it is there already.
+        self.limit = self
+            .limit
+            .or(model_max_length.map(|limit| ("model_max_length of the tokenizer's arguments", limit)))
+            .or(max_seq_length.map(|limit| ("max_seq_length", limit)));
+        self.processor_kwargs.remove("model_max_length");
+        Ok(())
+    }
+}
+
+/// Refuses arguments of the model's class that may change what it computes.
+fn check_model(config: &JsonObject, field: &str) -> Result<(), CheckpointError> {
+    for (name, value) in arguments(config, field)? {
+        if !LOADING.contains(&name.as_str()) {
+            let reason =
+                format!("is {value}, an argument of the model that this crate does not know; remove it");
+            return Err(config.invalid(&format!("{field}.{name}"), reason));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses fields that go over those of config.json and differ from them.
+fn check_config(files: &Files, config: &JsonObject, field: &str) -> Result<(), CheckpointError> {
+    let model = JsonObject::open(files, "config.json")?;
+    for (name, value) in arguments(config, field)? {
+        let same = model.as_ref().and_then(|model| model.raw(&name)) == Some(&value);
+        if !same && !LOADING.contains(&name.as_str()) {
+            let reason = format!(
+                "is {value}, which goes over config.json; write it there as `{name}` and remove it here, so that it \
+                 is checked with the rest of the model"
+            );
+            return Err(config.invalid(&format!("{field}.{name}"), reason));
+        }
+    }
+    Ok(())
+}
+
+/// The limit that calls of the tokenizer are given. Whatever else they are given is refused.
+fn processing(config: &JsonObject) -> Result<Option<(&'static str, Option<usize>)>, CheckpointError> {
+    let mut limit = None;
+    // What goes to all kinds of input goes over what goes to texts.
+    for part in ["text", "common"] {
+        let Some(arguments) =
+            config.object("processing_kwargs")?.map(|all| all.object(part)).transpose()?.flatten()
+        else {
+            continue;
+        };
+        for (name, value) in arguments.entries().filter(|(_, value)| !value.is_null()) {
+            let cuts = || value == true || value == "longest_first" || value == "only_first";
+            match name.as_str() {
+                "max_length" => {
+                    let tokens =
+                        json::token_limit(value).map_err(|reason| arguments.invalid(name, reason))?;
+                    limit = Some(("processing_kwargs.text.max_length", tokens));
+                }
+                "padding" if value != "max_length" => {}
+                "truncation" if cuts() => {}
+                "padding_side"
+                | "pad_to_multiple_of"
+                | "return_tensors"
+                | "return_attention_mask"
+                | "return_token_type_ids"
+                | "verbose" => {}
+                _ => {
+                    let reason =
+                        format!("is {value}, which this crate does not do; remove it to load without");
+                    return Err(arguments.invalid(name, reason));
+                }
+            }
+        }
+    }
+    Ok(limit)
+}
+
+/// Refuses texts that are no plain texts to the model: ones put into a chat's template.
+fn check_modalities(config: &JsonObject) -> Result<(), CheckpointError> {
+    let Some(modalities) = config.object("modality_config")? else { return Ok(()) };
+    if modalities.raw("message").is_some() {
+        let reason = "puts every text into the chat template, which this crate does not do";
+        return Err(modalities.invalid("message", reason));
+    }
+    let Some(text) = modalities.object("text")? else {
+        return Err(modalities.invalid("text", "is missing; the model takes no texts"));
+    };
+    let plain = [("method", "forward"), ("method_output_name", "last_hidden_state")];
+    for (field, expected) in plain {
+        if text.raw(field).is_some_and(|value| value != expected) {
+            return Err(
+                text.invalid(field, format!("must be `{expected}`; this crate computes nothing else"))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The entries of an object that are not null; those that say where from a model is fetched say nothing here.
+fn arguments(config: &JsonObject, field: &str) -> Result<Map<String, Value>, CheckpointError> {
+    let mut arguments: Map<String, Value> = config.optional(field)?.unwrap_or_default();
+    arguments.retain(|name, value| !value.is_null() && !(name == "subfolder" && value == ""));
+    Ok(arguments)
+}

@@ -1,0 +1,233 @@
+//! The tokenizer that transformers makes of `tokenizer.json` and the files beside it.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde::Serialize;
+use tokenizers::models::ModelWrapper;
+use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
+
+use super::TextError;
+use super::class::Class;
+use super::settings::{Ends, Settings, Special};
+use super::side_files::invalid;
+use super::tokenizer::guarded;
+use crate::file::Files;
+
+/// A token that a text is searched for, though `tokenizer.json` doesn't have it as one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AddedTokenInfo {
+    /// Its id.
+    pub id: u32,
+    /// Its written form.
+    pub token: String,
+    /// The file that says so.
+    pub file: String,
+}
+
+/// The side on which texts beyond the limit are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum TruncationSide {
+    /// The beginning goes.
+    Left,
+    /// The end goes.
+    Right,
+}
+
+impl TruncationSide {
+    pub(super) fn of(direction: TruncationDirection) -> Self {
+        match direction {
+            TruncationDirection::Left => Self::Left,
+            TruncationDirection::Right => Self::Right,
+        }
+    }
+}
+
+/// A tokenizer, and what was decided on the way to it.
+#[derive(Debug)]
+pub(super) struct Assembled {
+    pub(super) tokenizer: Tokenizer,
+    pub(super) added: Vec<AddedTokenInfo>,
+    pub(super) truncation_side: TruncationDirection,
+    /// Ids of all special tokens that have a name or are listed as special.
+    pub(super) special_ids: Vec<u32>,
+    /// The tokens named `bos_token` and `eos_token`.
+    pub(super) bos_eos: [Option<AddedToken>; 2],
+}
+
+/// Makes the tokenizer of `tokenizer.json`'s contents.
+pub(super) fn assemble(
+    json: &[u8],
+    settings: &Settings,
+    files: &Files,
+    path: &Path,
+) -> Result<Assembled, TextError> {
+    let failed = |reason| TextError::InvalidTokenizer { path: path.to_owned(), reason };
+    let (mut tokenizer, cut) = guarded(|| {
+        let mut tokenizer = Tokenizer::from_bytes(json)?;
+        let cut = tokenizer.get_truncation().map(|truncation| truncation.direction);
+        // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None)?;
+        // Another such setting: merges left out at random, so that one text gets other tokens each time.
+        if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+            && bpe.dropout.is_some()
+        {
+            let mut bpe = bpe.clone();
+            bpe.dropout = None;
+            tokenizer.with_model(bpe);
+        }
+        tokenizer.set_encode_special_tokens(settings.split_special_tokens);
+        Ok((tokenizer, cut))
+    })
+    .map_err(failed)?;
+
+    // LlamaTokenizer is not taken for a byte-level vocabulary, which transformers looks for in this way.
+    let byte_level = || json.windows(br#""ByteLevel""#.len()).any(|part| part == br#""ByteLevel""#);
+    let class = match settings.classes.now {
+        Class::Llama if byte_level() => Class::Other,
+        class => class,
+    };
+    let mut special = settings.special.clone();
+    if class == settings.classes.now {
+        let missing = settings.defaults.iter().filter(|default| find(&special, &default.name).is_none());
+        special.extend(missing.cloned().collect::<Vec<_>>());
+    }
+    let before: HashSet<String> =
+        tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    let tokens = wanted(settings, &special, &before, files)?;
+    guarded(|| {
+        tokenizer.add_tokens(tokens)?;
+        if class == Class::Qwen2 {
+            tokenizer
+                .add_tokens(special.iter().map(|each| AddedToken::from(each.token.content.clone(), true)))?;
+        }
+        Ok(())
+    })
+    .map_err(failed)?;
+    check_ids(&tokenizer, settings, files)?;
+    let bos_eos = ["bos_token", "eos_token"].map(|name| find(&special, &Some(name.to_owned())).cloned());
+    guarded(|| {
+        if let Some(ends) = settings.ends {
+            set_ends(&mut tokenizer, ends, &bos_eos)?;
+        }
+        if settings.lower_case {
+            put_into_lower_case(&mut tokenizer)?;
+        }
+        Ok(())
+    })
+    .map_err(failed)?;
+    let file = |content: &str| {
+        let listed =
+            settings.added.iter().find(|(_, token, _)| token.content == content).map(|(.., file)| *file);
+        let named = || special.iter().find(|each| each.token.content == content).map(|each| each.file);
+        listed.or_else(named).unwrap_or_default().to_owned()
+    };
+    let mut added: Vec<AddedTokenInfo> = tokenizer
+        .get_added_tokens_decoder()
+        .into_iter()
+        .filter(|(_, token)| !before.contains(&token.content))
+        .map(|(id, token)| AddedTokenInfo { id, file: file(&token.content), token: token.content })
+        .collect();
+    added.sort_by_key(|token| token.id);
+    let special_ids = special.iter().filter_map(|each| tokenizer.token_to_id(&each.token.content)).collect();
+    let truncation_side = settings.truncation_side.or(cut).unwrap_or(TruncationDirection::Right);
+    Ok(Assembled { tokenizer, added, truncation_side, special_ids, bos_eos })
+}
+
+fn find<'a>(special: &'a [Special], name: &Option<String>) -> Option<&'a AddedToken> {
+    special.iter().find(|each| each.name == *name).map(|each| &each.token)
+}
+
+/// Tokens to add, in order: those that the files list by id, then special ones that are neither among them nor among
+/// `known`.
+fn wanted(
+    settings: &Settings,
+    special: &[Special],
+    known: &HashSet<String>,
+    files: &Files,
+) -> Result<Vec<AddedToken>, TextError> {
+    let named = |token: &AddedToken| {
+        special.iter().any(|each| each.name.is_some() && each.token.content == token.content)
+    };
+    let mut tokens: Vec<AddedToken> = Vec::new();
+    for (_, token, _) in &settings.added {
+        let is_special = token.special || named(token);
+        tokens.push(token.clone().special(is_special));
+    }
+    let mut own: Option<&Special> = None;
+    for each in special {
+        if known.contains(&each.token.content)
+            || tokens.iter().any(|token| token.content == each.token.content)
+        {
+            continue;
+        }
+        // Names of the model's own stand in no order that JSON keeps, and the order would decide on the ids.
+        if let (Some(name), false) = (&each.name, settings.is_common(each)) {
+            if let Some(other) = own {
+                let reason = format!(
+                    "and `{}` are in no vocabulary, so that their ids are unknown; list both in added_tokens_decoder",
+                    other.name.as_deref().unwrap_or_default()
+                );
+                return Err(invalid((files.path(each.file), name), reason));
+            }
+            own = Some(each);
+        }
+        tokens.push(each.token.clone());
+    }
+    Ok(tokens)
+}
+
+/// Refuses ids that are other ones than the files say: the model has been trained with one of the two.
+fn check_ids(tokenizer: &Tokenizer, settings: &Settings, files: &Files) -> Result<(), TextError> {
+    for (id, token, file) in &settings.added {
+        let found = tokenizer.token_to_id(&token.content);
+        if !token.content.is_empty() && found != Some(*id) {
+            let found = found.map_or("none".to_owned(), |found| found.to_string());
+            let reason = format!(
+                "is the id of `{}`, but by tokenizer.json that token's id is {found}; the two files are of different \
+                 tokenizers, so copy both from the model's repository",
+                token.content
+            );
+            return Err(invalid((files.path(file), &id.to_string()), reason));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the post-processor anew: nothing but the wanted tokens around a text.
+fn set_ends(
+    tokenizer: &mut Tokenizer,
+    ends: Ends,
+    [bos, eos]: &[Option<AddedToken>; 2],
+) -> tokenizers::Result<()> {
+    let content = |wanted: bool, token: &Option<AddedToken>| -> Option<String> {
+        token.as_ref().filter(|_| wanted).map(|token| token.content.clone())
+    };
+    let (bos, eos) = (content(ends.bos, bos), content(ends.eos, eos));
+    let id = |token: &String| tokenizer.token_to_id(token).map(|id| (token.clone(), id));
+    let special: Vec<(String, u32)> = [&bos, &eos].into_iter().flatten().filter_map(id).collect();
+    let pieces: Vec<String> = [bos, Some("$A".to_owned()), eos].into_iter().flatten().collect();
+    let template = TemplateProcessing::builder().try_single(pieces)?.special_tokens(special).build()?;
+    tokenizer.with_post_processor(Some(template));
+    Ok(())
+}
+
+/// Puts texts into lower case before whatever else is done to them.
+fn put_into_lower_case(tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
+    let mut normalizers: Vec<NormalizerWrapper> = match tokenizer.get_normalizer() {
+        None => Vec::new(),
+        Some(NormalizerWrapper::Sequence(sequence)) => sequence.as_ref().to_vec(),
+        Some(other) => vec![other.clone()],
+    };
+    if !normalizers.iter().any(|each| matches!(each, NormalizerWrapper::Lowercase(_))) {
+        normalizers.insert(0, NormalizerWrapper::Lowercase(Lowercase));
+        tokenizer.with_normalizer(Some(Sequence::new(normalizers)))?;
+    }
+    Ok(())
+}

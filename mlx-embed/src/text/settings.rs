@@ -1,0 +1,166 @@
+//! The files beside `tokenizer.json`: tokens that it lacks, the side on which long texts are cut, limits.
+//!
+//! They act as in transformers 5, which puts `tokenizer_config.json`, what `special_tokens_map.json` and
+//! `added_tokens.json` say where it lists no added tokens itself, and the arguments of the caller into one set of
+//! settings.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+use tokenizers::{AddedToken, TruncationDirection};
+
+use super::class::Classes;
+use super::{TextError, side_files};
+use crate::file::Files;
+use crate::json;
+
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const ADDED_TOKENS: &str = "added_tokens.json";
+pub(super) const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+
+/// The special tokens that every tokenizer has a name for.
+const NAMED: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Arguments that go to the tokenizer over what its own files say.
+#[derive(Debug)]
+pub(crate) struct Overrides<'a> {
+    pub(crate) settings: &'a Map<String, Value>,
+    /// Where they stand.
+    pub(crate) path: PathBuf,
+    pub(crate) field: &'static str,
+    /// Whether texts are put into lower case.
+    pub(crate) lower_case: bool,
+}
+
+/// A token with a name, or one of the further special ones.
+#[derive(Debug, Clone)]
+pub(super) struct Special {
+    /// `eos_token` and the like; none for the further ones.
+    pub(super) name: Option<String>,
+    pub(super) token: AddedToken,
+    pub(super) file: &'static str,
+}
+
+/// Settings of the tokenizer.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(super) classes: Classes,
+    /// Tokens that the files want in the vocabulary, with the ids that they give them, and the file.
+    pub(super) added: Vec<(u32, AddedToken, &'static str)>,
+    pub(super) special: Vec<Special>,
+    /// Those of the class that the files don't name.
+    pub(super) defaults: Vec<Special>,
+    /// The side on which long texts are cut; `None` leaves it to `tokenizer.json`.
+    pub(super) truncation_side: Option<TruncationDirection>,
+    pub(super) split_special_tokens: bool,
+    /// What the caller's arguments say of the tokens at both ends; where they do the post-processor is made anew.
+    pub(super) ends: Option<Ends>,
+    /// What `tokenizer_config.json` says of them, which only some tokenizers of transformers 4 went by.
+    pub(super) declared_ends: [Option<bool>; 2],
+    pub(super) lower_case: bool,
+    limit: Option<usize>,
+}
+
+/// Which tokens stand at both ends of a text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) bos: bool,
+    pub(super) eos: bool,
+}
+
+impl Settings {
+    pub(crate) fn read(files: &Files, overrides: &Overrides<'_>) -> Result<Self, TextError> {
+        let mut config = side_files::object(files, TOKENIZER_CONFIG)?.unwrap_or_default();
+        refuse_other_tokenizer_file(files, &config)?;
+        // With a tokenizer.json transformers 5 goes by that file's post-processor, whatever stands here.
+        let mut declared_ends = [None; 2];
+        for (end, field) in declared_ends.iter_mut().zip(["add_bos_token", "add_eos_token"]) {
+            *end = side_files::boolean(files, TOKENIZER_CONFIG, &config, field)?;
+            config.remove(field);
+        }
+        let ends = side_files::ends(overrides)?;
+        side_files::lay_over(&mut config, overrides)?;
+        let classes = Classes::of(files, &config)?;
+
+        let mut added = Vec::new();
+        let mut special = side_files::special_tokens(files, &config)?;
+        if let Some(tokens) = config.get("added_tokens_decoder").filter(|value| !value.is_null()) {
+            added = side_files::added_tokens_decoder(files, tokens)?;
+        } else {
+            side_files::legacy(files, &config, &mut added, &mut special)?;
+        }
+        added.sort_by_key(|(id, ..)| *id);
+        // Tokens get their ids in this order: the common names first, as transformers lists them.
+        let place = |special: &Special| match &special.name {
+            Some(name) => NAMED.iter().position(|named| named == name).unwrap_or(NAMED.len()),
+            None => NAMED.len() + 1,
+        };
+        special.sort_by_key(place);
+
+        let at = |field| (files.path(TOKENIZER_CONFIG), field);
+        let truncation_side = match config.get("truncation_side").filter(|value| !value.is_null()) {
+            None => None,
+            Some(Value::String(side)) if side == "right" => Some(TruncationDirection::Right),
+            Some(Value::String(side)) if side == "left" => Some(TruncationDirection::Left),
+            Some(other) => {
+                let reason = format!("is {other}; it must be \"left\" or \"right\"");
+                return Err(side_files::invalid(at("truncation_side"), reason));
+            }
+        };
+        let limit_field =
+            if config.contains_key("model_max_length") { "model_max_length" } else { "max_len" };
+        let limit = config.get(limit_field).filter(|value| !value.is_null()).map(json::token_limit);
+        Ok(Self {
+            classes,
+            added,
+            defaults: classes.now.defaults(&config),
+            special,
+            truncation_side,
+            split_special_tokens: side_files::boolean(
+                files,
+                TOKENIZER_CONFIG,
+                &config,
+                "split_special_tokens",
+            )?
+            .unwrap_or(false),
+            ends,
+            declared_ends,
+            lower_case: overrides.lower_case,
+            limit: limit
+                .transpose()
+                .map_err(|reason| side_files::invalid(at(limit_field), reason))?
+                .flatten(),
+        })
+    }
+
+    /// Whether a special token's name is one that every tokenizer has, or none at all.
+    pub(super) fn is_common(&self, special: &Special) -> bool {
+        special.name.as_deref().is_none_or(|name| NAMED.contains(&name))
+    }
+
+    /// Longest input in tokens that `tokenizer_config.json` sets.
+    pub(crate) fn model_max_length(&self) -> Option<usize> {
+        self.limit
+    }
+}
+
+/// Whether a setting's name is that of a special token: one of the common names or one of the model's own.
+pub(super) fn names_a_token(name: &str, value: &Value) -> bool {
+    let own =
+        || name.ends_with("_token") && name != "use_auth_token" && (value.is_string() || value.is_object());
+    NAMED.contains(&name) || own()
+}
+
+/// Refuses another tokenizer.json, which newer versions of transformers take.
+fn refuse_other_tokenizer_file(files: &Files, config: &Map<String, Value>) -> Result<(), TextError> {
+    let listed = config.get("fast_tokenizer_files").and_then(Value::as_array);
+    let other = listed.into_iter().flatten().filter_map(Value::as_str).find(|&name| name != "tokenizer.json");
+    match other {
+        Some(other) => Err(side_files::invalid(
+            (files.path(TOKENIZER_CONFIG), "fast_tokenizer_files"),
+            format!("names {other}; put that file in the place of tokenizer.json and remove the field"),
+        )),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,279 @@
+"""What the files beside a checkpoint's tokenizer and model do to its texts, by sentence-transformers and transformers.
+
+Each case is a golden checkpoint with files changed; the references load it, and side_files.json gets the token ids of
+some texts, and vectors where pooling is what the case is about. side_files.py --check makes them again and compares.
+README.md says what to install.
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import sentence_transformers
+import tokenizers
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+
+HERE = Path(__file__).resolve().parent
+FILE = HERE / "side_files.json"
+END = "<|endoftext|>"
+LONG = "the cat sat on the mat while the other cat was sleeping in the sun"
+TEXTS = ("The cat", "", "an <|im_end|> inside <|im_start|>", "<Instruct> find <query>the cat<passage> ", LONG)
+INSTRUCTION = "Instruct: find the cat\nQuery:"
+CONFIG, BERT, POOLING = "tokenizer_config.json", "sentence_bert_config.json", "1_Pooling/config.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    about: str
+    base: str = "st-mean"
+    edits: dict = field(default_factory=dict)  # file -> fields to set; null removes one
+    files: dict = field(default_factory=dict)  # file -> its text or JSON
+    texts: tuple = TEXTS
+    prompts: tuple = ("",)
+    vectors: bool = False
+
+
+def added(content: str, **flags) -> dict:
+    plain = dict(lstrip=False, rstrip=False, single_word=False, normalized=False, special=False)
+    return {"content": content} | plain | flags
+
+
+def config(name: str, about: str, texts: tuple = TEXTS, base: str = "st-mean", **fields) -> Case:
+    """A case of fields in tokenizer_config.json."""
+    return Case(name, about, base=base, edits={CONFIG: fields}, texts=texts)
+
+
+def decoder(name: str, about: str, *tokens: dict, texts: tuple = TEXTS, first: int = 288, **fields) -> Case:
+    """A case of tokens in added_tokens_decoder."""
+    listed = {str(first + i): token for i, token in enumerate(tokens)}
+    return config(name, about, texts, added_tokens_decoder=listed, **fields)
+
+
+SPECIAL = [added(token, special=True) for token in (END, "<|im_start|>", "<|im_end|>")]
+TOKENS = [
+    Case("as-it-is", "nothing changed", prompts=("", INSTRUCTION)),
+    decoder("added-token", "a token that tokenizer.json lacks", added("<Instruct>")),
+    decoder("added-token-of-two-files", "one that it has, and one that it lacks", SPECIAL[2], added("<query>"), first=287),
+    decoder("added-token-strips", "spaces beside a token are part of it", added("<Instruct>", rstrip=True),
+            added("<query>", lstrip=True)),
+    decoder("added-token-single-word", "only where it stands alone", added("cat", single_word=True), first=269,
+            texts=("the cat", "cats", "(cat)", "concat cat")),
+    decoder("added-token-normalized", "looked for after NFC", added("cafe\u0301", normalized=True), added("d\u00e9j\u00e0"),
+            texts=("caf\u00e9 d\u00e9ja\u0300 vu", "cafe\u0301 d\u00e9j\u00e0 vu")),
+    decoder("known-token-with-other-flags", "the files' flags go over tokenizer.json's",
+            added("<|im_end|>", special=True, lstrip=True, rstrip=True), first=287),
+    config("qwen2-class", "Qwen2Tokenizer gives its special tokens flags of its own", tokenizer_class="Qwen2Tokenizer",
+           eos_token="<|im_end|>",
+           added_tokens_decoder={str(285 + i): token for i, token in enumerate(
+               [*SPECIAL[:2], added("<|im_end|>", special=True, lstrip=True), added("<Instruct>")])}),
+    config("qwen2-class-without-tokens", "Qwen2Tokenizer's own tokens are there already", tokenizer_class="Qwen2Tokenizer",
+           eos_token=None, pad_token=None),
+    config("llama-class-of-bytes", "LlamaTokenizer is not taken for a byte-level vocabulary",
+           tokenizer_class="LlamaTokenizerFast", texts=("<s> a </s> <unk>",)),
+    config("additional-special-tokens", "a list of texts", additional_special_tokens=["<query>", "<passage>"]),
+    config("extra-special-tokens", "the list's name in transformers 5, with objects",
+           extra_special_tokens=["<query>", {"__type": "AddedToken"} | added("<passage>", rstrip=True)]),
+    config("both-lists-of-special-tokens", "the new name counts", extra_special_tokens=["<query>"],
+           additional_special_tokens=["<passage>"]),
+    config("empty-list-beside-the-old-one", "an empty new list does not count", extra_special_tokens=[],
+           additional_special_tokens=["<passage>"]),
+    config("named-special-tokens", "special tokens by name", extra_special_tokens={"query_token": "<query>"}),
+    config("token-of-the-models-own", "a field that names a token", query_token="<query>"),
+    config("tokens-get-ids-in-order", "the common names have an order", mask_token="<query>", sep_token="<passage>",
+           bos_token="<Instruct>"),
+    config("word-as-special-token", "a word of the vocabulary becomes a token that is looked for", pad_token="in",
+           texts=("inside in begin", "IN")),
+    config("split-special-tokens", "special tokens in texts are plain text", split_special_tokens=True),
+    decoder("split-only-special-tokens", "others stay whole", added("<Instruct>"), added("<query>", special=True),
+            split_special_tokens=True),
+    Case("added-tokens-json", "the file of older versions", files={"added_tokens.json": {"<query>": 289, "<Instruct>": 288}}),
+    Case("special-tokens-map", "its tokens, and flags by object", files={"special_tokens_map.json": {
+        "sep_token": {"content": "<query>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": False},
+        "additional_special_tokens": ["<passage>"]}}),
+    Case("both-older-files", "tokens of one are special by the other",
+         files={"added_tokens.json": {"<query>": 288, "<Instruct>": 289},
+                "special_tokens_map.json": {"additional_special_tokens": ["<query>"]}},
+         edits={CONFIG: {"split_special_tokens": True}}),
+    Case("lists-of-special-tokens-in-two-files", "new names are joined", edits={CONFIG: {
+        "extra_special_tokens": ["<passage>"]}}, files={"special_tokens_map.json": {"extra_special_tokens": ["<query>"]}}),
+    Case("old-list-of-special-tokens-after-another", "the old name counts where there is no other", edits={CONFIG: {
+        "additional_special_tokens": []}}, files={"special_tokens_map.json": {"additional_special_tokens": ["<query>"]}}),
+    Case("special-tokens-of-added-tokens-json", "by name",
+         files={"added_tokens.json": {"<query>": 288, "<Instruct>": 289}, "special_tokens_map.json": {"sep_token": "<query>"}},
+         edits={CONFIG: {"split_special_tokens": True}}),
+    Case("older-files-do-not-count", "added_tokens_decoder says all that there is",
+         edits={CONFIG: {"added_tokens_decoder": {"288": added("<Instruct>")}}},
+         files={"added_tokens.json": {"<query>": 289}, "special_tokens_map.json": {"sep_token": "<passage>"}}),
+    Case("no-tokenizer-config", "the file may be missing", files={CONFIG: None}),
+    Case("python-json", "numbers that only Python's JSON has", files={CONFIG: '{"model_max_length": Infinity, "eos_token": '
+         f'"{END}", "score": NaN, "tokenizer_class": "PreTrainedTokenizerFast", "query_token": "<query>"}}'}),
+]
+
+ENDS = [
+    config("ends-in-tokenizer-config", "with a tokenizer.json these two say nothing", bos_token="<|im_start|>",
+           add_bos_token=True, add_eos_token=False),
+    Case("ends-in-arguments", "as arguments they do", edits={CONFIG: {"bos_token": "<|im_start|>"}, "tokenizer.json":
+         {"post_processor": None}}, files={BERT: {"tokenizer_args": {"add_bos_token": True, "add_eos_token": True}}}),
+    Case("one-end-in-arguments", "the other one is off then",
+         files={BERT: {"processor_kwargs": {"add_bos_token": True, "bos_token": "<|im_start|>"}}}),
+    Case("end-without-token", "no bos_token, nothing to add", files={BERT: {"processor_kwargs": {"add_bos_token": True}}}),
+]
+
+LIMITS = [
+    config("model-max-length", "a limit of the tokenizer's", model_max_length=8),
+    config("model-max-length-is-none", "1e30 is no limit", model_max_length=10**30),
+    config("model-max-length-beyond-positions", "the model's positions are less", model_max_length=4096),
+    config("truncation-side-left", "the beginning goes", truncation_side="left", model_max_length=8),
+    Case("truncation-side-in-tokenizer-json", "the side that tokenizer.json has been trained with", edits={
+        CONFIG: {"model_max_length": 8}, "tokenizer.json": {"truncation": {
+            "direction": "Left", "max_length": 100, "strategy": "LongestFirst", "stride": 0}}}),
+    Case("truncation-side-over-tokenizer-json", "tokenizer_config.json goes over it", edits={
+        CONFIG: {"model_max_length": 8, "truncation_side": "right"}, "tokenizer.json": {"truncation": {
+            "direction": "Left", "max_length": 100, "strategy": "LongestFirst", "stride": 0}}}),
+    Case("max-seq-length", "a limit of sentence-transformers'", files={BERT: {"max_seq_length": 6, "do_lower_case": False}}),
+    Case("max-seq-length-below-model-max-length", "it goes over the tokenizer's", files={BERT: {"max_seq_length": 6}},
+         edits={CONFIG: {"model_max_length": 8}}),
+    Case("max-seq-length-above-model-max-length", "also where it is more", files={BERT: {"max_seq_length": 12}},
+         edits={CONFIG: {"model_max_length": 8}}),
+    Case("max-seq-length-is-null", "no limit there", files={BERT: {"max_seq_length": None}},
+         edits={CONFIG: {"model_max_length": 8}}),
+    Case("limit-of-old-arguments", "an argument of the tokenizer goes over both",
+         files={BERT: {"max_seq_length": 10, "tokenizer_args": {"model_max_length": 5}}},
+         edits={CONFIG: {"model_max_length": 8}}),
+    Case("limit-of-new-arguments", "the same by its new name",
+         files={BERT: {"max_seq_length": 5, "processor_kwargs": {"model_max_length": 10}}}),
+    Case("limit-of-calls", "an argument of each call", files={BERT: {"max_seq_length": 10, "processing_kwargs":
+         {"text": {"max_length": 7}}}}),
+    Case("limit-of-calls-of-any-kind", "that goes over one of calls with text", files={BERT: {"processing_kwargs":
+         {"text": {"max_length": 7}, "common": {"max_length": 9}}}}),
+    Case("arguments-without-effect", "on text", files={BERT: {"max_seq_length": 9, "model_args": {"torch_dtype": "float32"},
+         "tokenizer_args": {"padding_side": "left", "truncation_side": "left"}, "config_args": {"rms_norm_eps": 1e-6}}}),
+    Case("older-name-of-the-file", "one of a model's kind", files={"sentence_roberta_config.json": {"max_seq_length": 6}}),
+    Case("empty-file-before-it", "an empty one does not count", files={BERT: {},
+         "sentence_roberta_config.json": {"max_seq_length": 6}}),
+    Case("as-version-6-writes-it", "everything that it writes", files={BERT: {
+        "transformer_task": "feature-extraction", "modality_config": {"text": {
+            "method": "forward", "method_output_name": "last_hidden_state"}},
+        "module_output_name": "token_embeddings", "max_seq_length": 9}}),
+]
+
+CASE_TEXTS = ("The CAT \u00c9T\u00c9 \u0130stanbul", "<|IM_END|> <|im_end|> <QUERY> <query>")
+LOWER = [
+    Case("lower-case", "a step before the others", files={BERT: {"do_lower_case": True}}, texts=CASE_TEXTS),
+    Case("lower-case-without-normalizer", "the only one", files={BERT: {"do_lower_case": True}}, texts=CASE_TEXTS,
+         edits={"tokenizer.json": {"normalizer": None}}),
+    Case("lower-case-before-several", "a step before them", files={BERT: {"do_lower_case": True}}, texts=CASE_TEXTS,
+         edits={"tokenizer.json": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]}}}),
+    Case("lower-case-already", "it stays where it is", files={BERT: {"do_lower_case": True}}, texts=CASE_TEXTS,
+         edits={"tokenizer.json": {"normalizer": {"type": "Sequence", "normalizers": [
+             {"type": "Replace", "pattern": {"String": "CAT"}, "content": "DOG"}, {"type": "Lowercase"}]}}}),
+    Case("lower-case-and-added-tokens", "those that are normalised are lowered too", texts=CASE_TEXTS,
+         files={BERT: {"do_lower_case": True}},
+         edits={CONFIG: {"added_tokens_decoder": {"288": added("<QUERY>", normalized=True), "289": added("CAT")}}}),
+]
+
+PROMPTS = ("", "find ", INSTRUCTION + " ", "the cat<|im_end|>")
+VECTOR_TEXTS = ("The cat", "", "a", LONG)
+
+
+def pooling(name: str, about: str, settings: dict, base: str = "st-mean", prompts: tuple = PROMPTS, **edits) -> Case:
+    settings = {"word_embedding_dimension": 32} | settings
+    return Case(name, about, base=base, files={POOLING: settings}, edits=edits, texts=VECTOR_TEXTS, prompts=prompts,
+                vectors=True)
+
+
+WITHOUT = {"include_prompt": False}
+POOLINGS = [
+    pooling("pooling-without-mode", "is the mean", {}, prompts=("",)),
+    pooling("pooling-with-all-modes-off", "is the mean", {"pooling_mode_cls_token": False}, prompts=("",)),
+    pooling("pooling-mode-in-a-list", "of one", {"pooling_mode": ["cls"]}, prompts=("",)),
+    pooling("pooling-mode-over-switches", "the name counts", {"pooling_mode": "lasttoken", "pooling_mode_cls_token": True},
+            prompts=("",)),
+    pooling("mean-with-prompt", "the prompt is in the mean", {"pooling_mode": "mean"}),
+    pooling("mean-without-prompt", "the prompt is not in the mean", WITHOUT | {"pooling_mode": "mean"}),
+    pooling("cls-without-prompt", "the first token is the first behind the prompt", WITHOUT | {"pooling_mode": "cls"}),
+    pooling("last-token-without-prompt", "nothing changes", WITHOUT | {"pooling_mode": "lasttoken"}),
+    pooling("mean-without-prompt-cut", "a prompt that takes all of the limit leaves nothing", WITHOUT,
+            **{CONFIG: {"model_max_length": 9}}),
+    pooling("mean-without-prompt-cut-left", "what is left out is counted from the front all the same", WITHOUT,
+            **{CONFIG: {"model_max_length": 30, "truncation_side": "left"}}),
+    pooling("mean-without-prompt-whose-end-is-not-special", "the tokenizer's end token counts as the prompt's, as no name "
+            "of a special token has it", WITHOUT, **{CONFIG: {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}}),
+    pooling("mean-without-prompt-no-end-token", "without an end token", WITHOUT, prompts=PROMPTS[1:],
+            **{"tokenizer.json": {"post_processor": None}}),
+]
+CASES = [*TOKENS, *ENDS, *LIMITS, *LOWER, *POOLINGS]
+
+
+def write(case: Case, folder: Path) -> None:
+    shutil.copytree(HERE / case.base, folder, ignore=shutil.ignore_patterns("golden.*"))
+    for name, content in case.files.items():
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    for name, fields in case.edits.items():
+        changed = json.loads((folder / name).read_text()) | fields
+        (folder / name).write_text(json.dumps({
+            key: value for key, value in changed.items() if value is not None or name == "tokenizer.json"}))
+
+
+def run(case: Case) -> dict:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / case.name
+        write(case, folder)
+        model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+        results = []
+        for prompt in case.prompts:
+            for text in case.texts:
+                # Not all of them have a token to pad with.
+                alone = {"text": {"padding": False}}
+                features = model[0].preprocess([text], prompt=prompt or None, processing_kwargs=alone)
+                ids = [int(id) for id in features["input_ids"][0]]
+                result = {"text": text, "prompt": prompt, "ids": ids}
+                if case.vectors and ids:
+                    vector = model.encode([text], prompt=prompt or None, convert_to_numpy=True)[0]
+                    result["embedding"] = [float(f"{x:.7g}") for x in vector]
+                results.append(result)
+    return {"name": case.name, "about": case.about, "base": case.base, "edits": case.edits, "files": case.files,
+            "texts": results}
+
+
+def is_same(old: dict, new: dict) -> bool:
+    strip = lambda case: case | {"texts": [text | {"embedding": None} for text in case["texts"]]}
+    close = all(np.allclose(a.get("embedding", 0), b.get("embedding", 0), rtol=0, atol=1e-5)
+                for a, b in zip(old["texts"], new["texts"]))
+    return strip(old) == strip(new) and close
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    made = {"command": "python tests/golden/side_files.py",
+            "versions": {package.__name__: package.__version__
+                         for package in (sentence_transformers, transformers, tokenizers, torch)},
+            "cases": [run(case) for case in CASES]}
+    if sys.argv[1:] == ["--check"]:
+        old = json.loads(FILE.read_text())
+        off = [new["name"] for new, old in zip(made["cases"], old["cases"]) if not is_same(old, new)]
+        off += ["the list of cases"] if len(made["cases"]) != len(old["cases"]) else []
+        print("\n".join(f"{name} differs" for name in off) or f"{len(CASES)} cases are as committed")
+        return 1 if off else 0
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in made["cases"])
+    head = json.dumps({key: made[key] for key in ("command", "versions")})
+    FILE.write_text(f'{head[:-1]}, "cases": [\n{lines}\n]}}\n')
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,366 @@
+//! The files beside tokenizer and model: what they say is done to texts as the references do it, or refused by file and
+//! field. `tests/golden/side_files.py` made the right values with sentence-transformers and transformers.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
+use std::fs;
+
+use mlx_embed::{EmbedOptions, Embedder, Error, InputError, LoadOptions, Prompt};
+use mlx_embed_tests::compare::max_abs;
+use mlx_embed_tests::golden;
+use mlx_embed_tests::scratch::Scratch;
+use serde_json::{Map, Value, json};
+
+/// Torch and this crate add f32 in another order.
+const TOLERANCE: f32 = 2e-5;
+
+const TOKENIZER: &str = "tokenizer_config.json";
+const TRANSFORMER: &str = "sentence_bert_config.json";
+const POOLING: &str = "1_Pooling/config.json";
+
+fn cases() -> Vec<Value> {
+    let file: Value = serde_json::from_slice(&fs::read("tests/golden/side_files.json").unwrap()).unwrap();
+    file["cases"].as_array().unwrap().clone()
+}
+
+/// The checkpoint of a case.
+fn checkpoint(case: &Value) -> Scratch {
+    let scratch = Scratch::of(case["base"].as_str().unwrap());
+    for (name, content) in case["files"].as_object().unwrap() {
+        match content {
+            Value::Null => fs::remove_file(scratch.file(name)).unwrap(),
+            Value::String(text) => scratch.write(name, text),
+            object => scratch.write(name, object.to_string()),
+        }
+    }
+    for (name, fields) in case["edits"].as_object().unwrap() {
+        edit(&scratch, name, fields.as_object().unwrap());
+    }
+    scratch
+}
+
+/// Sets fields; null removes one, but in tokenizer.json, where it stands for nothing.
+fn edit(scratch: &Scratch, name: &str, fields: &Map<String, Value>) {
+    scratch.edit_json(name, |object| {
+        object.extend(fields.clone());
+        object.retain(|_, value| !value.is_null() || name == "tokenizer.json");
+    });
+}
+
+fn load(scratch: &Scratch, options: LoadOptions) -> Result<Embedder, Error> {
+    Embedder::load_with(scratch.path(), LoadOptions { max_tokens: None, ..options })
+}
+
+fn ids(text: &Value) -> Vec<u32> {
+    text["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn vector(text: &Value) -> Option<Vec<f32>> {
+    let numbers = text.get("embedding")?.as_array().unwrap();
+    Some(numbers.iter().map(|number| number.as_f64().unwrap() as f32).collect())
+}
+
+fn with_prompt(text: &Value) -> EmbedOptions {
+    EmbedOptions { prompt: Prompt::Text(text["prompt"].as_str().unwrap().to_owned()), ..Default::default() }
+}
+
+#[test]
+fn texts_have_the_tokens_and_vectors_of_the_references() {
+    let mut wrong = Vec::new();
+    let cases = cases();
+    for case in &cases {
+        let name = case["name"].as_str().unwrap();
+        let embedder = match load(&checkpoint(case), golden::load_options()) {
+            Ok(embedder) => embedder,
+            Err(error) => {
+                wrong.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        for text in case["texts"].as_array().unwrap() {
+            let (content, options) = (text["text"].as_str().unwrap(), with_prompt(text));
+            let found = match embedder.token_ids(content, &options) {
+                Err(Error::Input { source: InputError::Empty, .. }) => Vec::new(),
+                found => found.unwrap(),
+            };
+            if found != ids(text) {
+                wrong.push(format!("{name}: {:?}: {found:?}, not {:?}", text["text"], ids(text)));
+            } else if let Some(expected) = vector(text) {
+                let found = &embedder.embed_with(&[content], &options).unwrap()[0].vector;
+                let off = max_abs(found, &expected);
+                if off > TOLERANCE {
+                    wrong.push(format!(
+                        "{name}: {:?} after {:?} is off by {off:e}",
+                        text["text"], text["prompt"]
+                    ));
+                }
+            }
+        }
+    }
+    assert!(cases.len() > 50 && wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Prompts whose keys and values are kept, prompts that are not kept, and texts whose vectors are kept: all of them are
+/// told apart from the same tokens with another part left out.
+#[test]
+fn what_is_left_out_of_the_mean_is_left_out_in_any_company() {
+    let cases = cases();
+    let named = |name: &str| cases.iter().find(|case| case["name"] == name).unwrap();
+    for name in ["mean-without-prompt", "cls-without-prompt", "mean-without-prompt-no-end-token"] {
+        let case = named(name);
+        let options = LoadOptions { vector_cache: 1 << 20, ..golden::load_options() };
+        let embedder = load(&checkpoint(case), options).unwrap();
+        let texts = case["texts"].as_array().unwrap();
+        for text in texts.iter().chain(texts).chain(texts.iter().rev()) {
+            let content = text["text"].as_str().unwrap();
+            let results = embedder.embed_with(&[content, content, "the cat"], &with_prompt(text)).unwrap();
+            let off = max_abs(&results[0].vector, &vector(text).unwrap());
+            assert!(
+                off <= TOLERANCE && results[0].vector == results[1].vector,
+                "{name}: {text} is off by {off:e}"
+            );
+            // The same tokens without a prompt are another text.
+            let joined = format!("{}{content}", text["prompt"].as_str().unwrap());
+            let none = EmbedOptions { prompt: Prompt::None, ..Default::default() };
+            let whole = &embedder.embed_with(&[joined], &none).unwrap()[0];
+            let prompted = !text["prompt"].as_str().unwrap().is_empty();
+            assert_eq!(max_abs(&whole.vector, &results[0].vector) > 1e-3, prompted, "{name}: {text}");
+        }
+    }
+}
+
+#[test]
+fn info_tells_what_was_decided_and_where() {
+    let scratch = Scratch::of("st-mean");
+    scratch.write(TRANSFORMER, json!({"max_seq_length": 20, "do_lower_case": true}).to_string());
+    let token = json!({"content": "<Instruct>", "special": true});
+    let fields =
+        json!({"added_tokens_decoder": {"288": token}, "sep_token": "<query>", "truncation_side": "left"});
+    edit(&scratch, TOKENIZER, fields.as_object().unwrap());
+    let info = load(&scratch, golden::load_options()).unwrap().info().clone();
+    assert_eq!(
+        (info.max_tokens, info.max_tokens_source.as_str()),
+        (20, "max_seq_length in sentence_bert_config.json")
+    );
+    assert_eq!(info.sentence_transformers.pooling_file.as_deref(), Some(POOLING));
+    assert!(info.sentence_transformers.do_lower_case && info.sentence_transformers.include_prompt);
+    let info = serde_json::to_value(&info).unwrap();
+    assert_eq!(info["truncation_side"], "left");
+    let added = json!([
+        {"id": 288, "token": "<Instruct>", "file": TOKENIZER}, {"id": 289, "token": "<query>", "file": TOKENIZER}
+    ]);
+    assert_eq!(info["added_tokens"], added);
+}
+
+/// Files changed in one way, and what the error has to name.
+type Refused = (&'static str, &'static str, Value, &'static [&'static str]);
+
+#[test]
+fn what_cannot_be_done_is_refused_by_file_and_field() {
+    let token = |content: &str| json!({"content": content, "special": true});
+    let text = |method: &str| json!({"text": {"method": method, "method_output_name": "last_hidden_state"}});
+    let cases: Vec<Refused> = vec![
+        (
+            "st-mean",
+            TOKENIZER,
+            json!({"added_tokens_decoder": {"290": token("<x>")}}),
+            &["290", "<x>", "288"],
+        ),
+        ("st-mean", TOKENIZER, json!({"added_tokens_decoder": {"0": token("<|im_end|>")}}), &["`0`", "287"]),
+        (
+            "st-mean",
+            TOKENIZER,
+            json!({"added_tokens_decoder": {"x": token("<x>")}}),
+            &["added_tokens_decoder.x"],
+        ),
+        ("st-mean", TOKENIZER, json!({"added_tokens_decoder": {"288": {"special": 1}}}), &["288", "content"]),
+        (
+            "st-mean",
+            TOKENIZER,
+            json!({"a_token": "<a>", "b_token": "<b>"}),
+            &["a_token", "added_tokens_decoder"],
+        ),
+        ("st-mean", TOKENIZER, json!({"truncation_side": "middle"}), &["`truncation_side`", "left"]),
+        ("st-mean", TOKENIZER, json!({"model_max_length": 0}), &["`model_max_length`", "0"]),
+        (
+            "st-mean",
+            TOKENIZER,
+            json!({"split_special_tokens": "yes"}),
+            &["`split_special_tokens`", "true or false"],
+        ),
+        (
+            "st-mean",
+            TOKENIZER,
+            json!({"fast_tokenizer_files": ["tokenizer.5.0.0.json"]}),
+            &["tokenizer.5.0.0.json"],
+        ),
+        (
+            "st-mean",
+            TOKENIZER,
+            json!({"tokenizer_class": "LlamaTokenizer", "add_eos_token": false}),
+            &["`add_eos_token`", "<|endoftext|>", "post_processor"],
+        ),
+        (
+            "st-mean",
+            TOKENIZER,
+            json!({"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<|im_start|>", "add_bos_token": true}),
+            &["`add_bos_token`", "<|im_start|>", "does not put"],
+        ),
+        ("st-mean", TRANSFORMER, json!({"max_seq_length": -1}), &["`max_seq_length`"]),
+        ("st-mean", TRANSFORMER, json!({"do_lower_case": "yes"}), &["`do_lower_case`"]),
+        (
+            "st-mean",
+            TRANSFORMER,
+            json!({"config_args": {"rms_norm_eps": 1e-5}}),
+            &["config_args.rms_norm_eps"],
+        ),
+        (
+            "st-mean",
+            TRANSFORMER,
+            json!({"config_kwargs": {"is_causal": false}}),
+            &["config_kwargs.is_causal"],
+        ),
+        (
+            "st-mean",
+            TRANSFORMER,
+            json!({"model_kwargs": {"default_task": "a"}}),
+            &["model_kwargs.default_task"],
+        ),
+        (
+            "st-mean",
+            TRANSFORMER,
+            json!({"tokenizer_args": {"add_prefix_space": true}}),
+            &["tokenizer_args.add_prefix"],
+        ),
+        (
+            "st-mean",
+            TRANSFORMER,
+            json!({"processor_kwargs": {"model_max_length": "9"}}),
+            &["kwargs.model_max_length"],
+        ),
+        (
+            "st-mean",
+            TRANSFORMER,
+            json!({"processing_kwargs": {"text": {"add_special_tokens": false}}}),
+            &["add_special"],
+        ),
+        (
+            "st-mean",
+            TRANSFORMER,
+            json!({"transformer_task": "fill-mask"}),
+            &["`transformer_task`", "fill-mask"],
+        ),
+        (
+            "st-mean",
+            TRANSFORMER,
+            json!({"modality_config": text("get_text_features")}),
+            &["modality_config.text.method"],
+        ),
+        ("st-mean", TRANSFORMER, json!({"modality_config": {"message": {}}}), &["chat template"]),
+        (
+            "st-mean",
+            TRANSFORMER,
+            json!({"tokenizer_name_or_path": "other/model"}),
+            &["`tokenizer_name_or_path`"],
+        ),
+        ("st-mean", TRANSFORMER, json!({"query_length": 32}), &["`query_length`"]),
+        ("st-mean", TRANSFORMER, json!({"from_the_future": 1}), &["`from_the_future`"]),
+        ("st-mean", POOLING, json!({"pooling_mode": ["mean", "cls"]}), &["`pooling_mode`", "exactly one"]),
+        ("st-mean", POOLING, json!({"pooling_mode": "max"}), &["`pooling_mode`", "max"]),
+        ("st-mean", POOLING, json!({"pooling_mode_cls_token": true}), &["pooling_mode_*", "exactly one"]),
+        ("st-mean", POOLING, json!({"include_prompt": "no"}), &["`include_prompt`"]),
+        (
+            "st-last-token",
+            "config_sentence_transformers.json",
+            json!({"model_type": "SparseEncoder"}),
+            &["`model_type`", "SparseEncoder"],
+        ),
+    ];
+    for (base, file, fields, parts) in cases {
+        let scratch = Scratch::of(base);
+        if !scratch.file(file).exists() {
+            scratch.write(file, "{}");
+        }
+        edit(&scratch, file, fields.as_object().unwrap());
+        refused(&scratch, &[&[file], parts].concat());
+    }
+}
+
+fn refused(scratch: &Scratch, parts: &[&str]) {
+    let error = load(scratch, golden::load_options()).expect_err(&parts.join(", ")).to_string();
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+}
+
+#[test]
+fn modules_that_are_not_sentence_transformers_own_are_refused() {
+    let own = |class: &str| format!("sentence_transformers.models.{class}");
+    let modules = |classes: &[String]| -> Vec<(String, &str)> {
+        let path = |class: &String| match class.rsplit('.').next() {
+            Some("Pooling") => "1_Pooling",
+            Some("Normalize") => "2_Normalize",
+            _ => "",
+        };
+        classes.iter().map(|class| (class.clone(), path(class))).collect()
+    };
+    let [transformer, pooling, normalize] = ["Transformer", "Pooling", "Normalize"].map(own);
+    let foreign = |class: &str| modules(&[class.to_owned(), pooling.clone()]);
+    let sparse = "sentence_transformers.sparse_encoder.models.Transformer".to_owned();
+    let cases: [(Vec<(String, &str)>, &[&str]); 10] = [
+        (foreign("custom_st.Transformer"), &["custom_st", "sentence_transformers.models.Transformer"]),
+        (foreign("pylate.models.Transformer"), &["`pylate`"]),
+        (foreign("Transformer"), &["`Transformer`"]),
+        (foreign("sentence_transformers_fork.models.Transformer"), &["sentence_transformers_fork"]),
+        (modules(&[sparse, pooling.clone()]), &["sparse_encoder"]),
+        (modules(&[pooling.clone(), transformer.clone()]), &["one Transformer, then one Pooling"]),
+        (modules(&[transformer.clone(), normalize, pooling.clone()]), &["then Normalize"]),
+        (modules(&[transformer.clone(), pooling.clone(), pooling.clone()]), &["one Pooling"]),
+        (
+            vec![(transformer.clone(), "0_Transformer"), (pooling.clone(), "1_Pooling")],
+            &["`path`", "0_Transformer"],
+        ),
+        (vec![(transformer, ""), (pooling, "../1_Pooling")], &["`path`", "leads out"]),
+    ];
+    for (modules, parts) in cases {
+        let scratch = Scratch::of("st-mean");
+        let list: Vec<Value> = modules
+            .iter()
+            .map(|(class, path)| json!({"idx": 0, "name": "0", "path": path, "type": class}))
+            .collect();
+        scratch.write("modules.json", json!(list).to_string());
+        refused(&scratch, &[&["modules.json"], parts].concat());
+    }
+}
+
+#[test]
+fn a_normalisation_of_something_else_is_refused() {
+    let scratch = Scratch::of("st-mean");
+    fs::create_dir(scratch.file("2_Normalize")).unwrap();
+    scratch.write("2_Normalize/config.json", json!({"module_input_name": "sentence_embedding"}).to_string());
+    load(&scratch, golden::load_options()).unwrap();
+    scratch.write("2_Normalize/config.json", json!({"module_input_name": "token_embeddings"}).to_string());
+    refused(&scratch, &["2_Normalize", "module_input_name", "token_embeddings"]);
+}
+
+#[test]
+fn side_files_that_are_no_json_objects_are_named() {
+    for name in [TOKENIZER, "special_tokens_map.json", "added_tokens.json", TRANSFORMER] {
+        for content in ["{", "[]", "\"text\""] {
+            let scratch = Scratch::of("st-mean");
+            scratch.write(name, content);
+            refused(&scratch, &[name]);
+        }
+    }
+}
+
+#[test]
+fn prompts_may_be_null_and_two_names_are_always_there() {
+    let scratch = Scratch::of("st-mean");
+    let config = json!({"prompts": {"query": null, "passage": "p: "}, "default_prompt_name": "document"});
+    scratch.write("config_sentence_transformers.json", config.to_string());
+    let embedder = load(&scratch, golden::load_options()).unwrap();
+    let prompts = &embedder.info().sentence_transformers.prompts;
+    let texts: Vec<(&str, &str)> =
+        prompts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    assert_eq!(texts, [("document", ""), ("passage", "p: "), ("query", "")]);
+}
