@@ -71,6 +71,8 @@ pub struct Info {
     pub pooling: Pooling,
     /// Who says so.
     pub pooling_source: Source,
+    /// Numbers of a vector: what the last module behind pooling gives, or the model's hidden size.
+    pub embedding_size: usize,
     /// Whether vectors are scaled to length 1 unless a call says otherwise.
     pub normalize: bool,
     /// Pooling, prompts and limits of the sentence-transformers files.

@@ -48,6 +48,7 @@ mod kernels;
 mod loading;
 pub mod mlx;
 mod model;
+mod modules;
 mod options;
 mod pooling;
 mod request;
@@ -58,8 +59,8 @@ pub mod verify;
 mod warm_up;
 
 pub use checkpoint::{
-    Architecture, Checkpoint, CheckpointError, Doubt, ModelConfig, Quantization, RopeScaling,
-    SentenceTransformers,
+    Architecture, Checkpoint, CheckpointError, DenseActivation, Doubt, ModelConfig, ModuleSpec, Quantization,
+    RopeScaling, SentenceTransformers,
 };
 pub use embedder::{Embedder, Shutdown};
 pub use engine::State;

@@ -148,8 +148,9 @@ pub(crate) fn load(
     let (pooling, pooling_source) = match (options.pooling, files.pooling) {
         (Some(pooling), _) => (pooling, Source::Caller),
         (None, Some(pooling)) => (pooling, Source::Checkpoint),
-        // As sentence-transformers does without a word about pooling; a decoder's last token has seen the whole text.
-        (None, None) if !config.architecture.is_decoder() => (Pooling::Mean, Source::Default),
+        // As sentence-transformers does without a word about pooling; under a causal mask the last token has seen the whole
+        // text.
+        (None, None) if !config.causal => (Pooling::Mean, Source::Default),
         (None, None) => (Pooling::LastToken, Source::Default),
     };
     let backend = options.device.backend()?;
@@ -174,6 +175,7 @@ pub(crate) fn load(
         storage: checkpoint.storage_by_kind()?,
         pooling,
         pooling_source,
+        embedding_size: checkpoint.embedding_size(),
         normalize: files.normalize.unwrap_or(true),
         sentence_transformers: files.clone(),
         warnings: checkpoint.doubts().to_vec(),
@@ -193,7 +195,7 @@ pub(crate) fn load(
         mlx_c_version: mlx::C_VERSION.to_owned(),
     };
     let meters = Arc::new(Meters::new(&info.model.display().to_string()));
-    let hidden = config.hidden_size.unsigned_abs() as usize;
+    let hidden = info.embedding_size;
     let cache = (options.vector_cache > 0).then(|| Arc::new(VectorCache::new(options.vector_cache, hidden)));
     let engine_options = EngineOptions {
         limits: Limits {
@@ -247,7 +249,7 @@ pub(crate) fn load(
         // The first token's vector is the prompt's own, where tokens see what lies behind them so are its keys, and so are
         // they where positions stretch with a text's length.
         shares_prompts: options.prompt_cache != Some(0)
-            && pooling != Pooling::Cls
+            && pooling.continues()
             && config.causal
             && sharing != Sharing::EqualLengths,
         text,

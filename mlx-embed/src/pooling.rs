@@ -15,6 +15,12 @@ pub enum Pooling {
     Mean,
     /// The first token's.
     Cls,
+    /// Of each component the largest over all tokens.
+    Max,
+    /// The sum over all tokens, divided by the square root of their number.
+    MeanSqrtLen,
+    /// The mean over all tokens, in which the n-th has the weight n.
+    WeightedMean,
 }
 
 impl std::fmt::Display for Pooling {
@@ -23,6 +29,9 @@ impl std::fmt::Display for Pooling {
             Self::LastToken => "last-token",
             Self::Mean => "mean",
             Self::Cls => "cls",
+            Self::Max => "max",
+            Self::MeanSqrtLen => "mean-sqrt-len",
+            Self::WeightedMean => "weighted-mean",
         })
     }
 }
@@ -66,15 +75,25 @@ fn add(sums: &mut [f32], row: &[f32]) {
 }
 
 impl Pooling {
+    /// Whether one token's hidden state is all that it needs.
+    pub(crate) fn is_of_one_token(self) -> bool {
+        matches!(self, Self::LastToken | Self::Cls)
+    }
+
+    /// Whether it can go on from what was kept of a prompt.
+    pub(crate) fn continues(self) -> bool {
+        matches!(self, Self::LastToken | Self::Mean)
+    }
+
     /// The one row of each text that pooling needs, counted over the batch's tokens; `None` if it needs them all.
     /// The first `left_out` tokens of each text don't count.
     pub(crate) fn rows(self, batch: &Batch, left_out: usize) -> Option<Vec<u32>> {
         let row = |(start, &length): (&usize, &usize)| match self {
             Self::LastToken => (start + length.saturating_sub(1)) as u32,
-            Self::Mean | Self::Cls if left_out < length => (start + left_out) as u32,
-            Self::Mean | Self::Cls => *start as u32,
+            _ if left_out < length => (start + left_out) as u32,
+            _ => *start as u32,
         };
-        (self != Self::Mean).then(|| batch.starts.iter().zip(batch.lengths.iter()).map(row).collect())
+        self.is_of_one_token().then(|| batch.starts.iter().zip(batch.lengths.iter()).map(row).collect())
     }
 
     /// One f32 vector a text, row after row, of what the batch holds of it and of what was before.
@@ -85,7 +104,47 @@ impl Pooling {
         match self {
             Self::LastToken | Self::Cls => hidden,
             Self::Mean => mean(&hidden, batch, before),
+            _ => {
+                let width = hidden.len() / batch.ids.len().max(1);
+                let places = batch.starts.iter().zip(batch.lengths.iter());
+                places
+                    .flat_map(|(&start, &length)| {
+                        let (left_out, _) = before.share(length);
+                        self.over(
+                            &hidden[(start + left_out) * width..(start + length) * width],
+                            width,
+                            left_out,
+                        )
+                    })
+                    .collect()
+            }
         }
+    }
+
+    /// One text's vector of all its rows that count, the first of which is its token number `first`.
+    fn over(self, rows: &[f32], width: usize, first: usize) -> Vec<f32> {
+        let count = (rows.len() / width).max(1) as f32;
+        let mut vector = vec![if self == Self::Max { f32::NEG_INFINITY } else { 0.0 }; width];
+        let mut weights = 0.0;
+        for (index, row) in rows.chunks_exact(width).enumerate() {
+            let weight = (first + index + 1) as f32;
+            weights += weight;
+            for (sum, &x) in vector.iter_mut().zip(row) {
+                match self {
+                    // NaN stays, to be told.
+                    Self::Max => *sum = if x > *sum || x.is_nan() { x } else { *sum },
+                    Self::WeightedMean => *sum += weight * x,
+                    _ => *sum += x,
+                }
+            }
+        }
+        let divisor = match self {
+            Self::MeanSqrtLen => count.sqrt(),
+            Self::WeightedMean if weights > 0.0 => weights,
+            _ => 1.0,
+        };
+        vector.iter_mut().for_each(|x| *x /= divisor);
+        vector
     }
 }
 

@@ -161,7 +161,7 @@ impl Shared {
     /// Holds options against the model. `refuse` is what a call of this kind does by default when the queue is full.
     pub(crate) fn plan(&self, options: &EmbedOptions, texts: usize, refuse: bool) -> Result<Plan, Error> {
         let EmbedOptions { prompt, dims, normalize, lane, timeout: _, when_full } = options;
-        let hidden = self.info.config.hidden_size.unsigned_abs() as usize;
+        let hidden = self.info.embedding_size;
         let dims = dims.map(std::num::NonZeroUsize::get);
         if let Some(dims) = dims.filter(|&dims| dims > hidden) {
             return Err(Error::Option {

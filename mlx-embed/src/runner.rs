@@ -20,6 +20,7 @@ use crate::mlx::{self, Array, Dtype, Stream, cuda, memory, ops};
 use crate::model::{
     self, Backend, Cache, Cpu, Cuda, Decoder, Form, LEAST_REUSED, MatmulPolicy, Mlx, Precision, Rows,
 };
+use crate::modules::Modules;
 use crate::pooling::{Before, Pooling};
 
 #[cfg(feature = "bench")]
@@ -102,6 +103,7 @@ pub(crate) struct Runner<B: Backend> {
     decoder: Decoder<B>,
     spec: ModelSpec,
     pooling: Pooling,
+    modules: Modules,
     #[cfg(feature = "bench")]
     threads: usize,
 }
@@ -235,6 +237,7 @@ impl<B: Backend> Runner<B> {
             decoder: Decoder::load(checkpoint, &spec, backend, loaded)?,
             spec,
             pooling: options.pooling,
+            modules: Modules::load(checkpoint)?,
             #[cfg(feature = "bench")]
             threads: options.threads.map_or_else(default_threads, NonZeroUsize::get),
         })
@@ -279,7 +282,7 @@ impl<B: Backend> Runner<B> {
     ) -> Result<Vectors, Error> {
         match prefix {
             Some((prefix, shared)) if shared >= LEAST_REUSED => {
-                debug_assert!(self.pooling != Pooling::Cls && shared <= prefix.len());
+                debug_assert!(self.pooling.continues() && shared <= prefix.len());
                 let before = match self.pooling {
                     Pooling::Mean if left_out < shared => {
                         let counts = left_out * self.spec.hidden..shared * self.spec.hidden;
@@ -314,7 +317,7 @@ impl<B: Backend> Runner<B> {
         let pooled = self.pooling.pool(hidden, &batch, before);
         let vectors = pooled.chunks(self.spec.hidden).map(|vector| {
             let finite = vector.iter().all(|x| x.is_finite());
-            if finite { Ok(vector.to_vec()) } else { Err(InputError::NotFinite) }
+            if finite { Ok(self.modules.apply(vector.to_vec())) } else { Err(InputError::NotFinite) }
         });
         Ok(vectors.collect())
     }

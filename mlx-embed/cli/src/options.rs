@@ -101,6 +101,9 @@ enum PoolingArg {
     LastToken,
     Mean,
     Cls,
+    Max,
+    MeanSqrtLen,
+    WeightedMean,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -196,6 +199,9 @@ impl CommonArgs {
                 PoolingArg::LastToken => Pooling::LastToken,
                 PoolingArg::Mean => Pooling::Mean,
                 PoolingArg::Cls => Pooling::Cls,
+                PoolingArg::Max => Pooling::Max,
+                PoolingArg::MeanSqrtLen => Pooling::MeanSqrtLen,
+                PoolingArg::WeightedMean => Pooling::WeightedMean,
             }),
             end_token: self.end_token.clone(),
             max_tokens: self.max_tokens.map(NonZeroUsize::get),
@@ -233,7 +239,7 @@ pub(crate) struct Model {
 impl Model {
     /// Numbers in each vector.
     pub(crate) fn dims(&self) -> usize {
-        let hidden = self.embedder.info().config.hidden_size.unsigned_abs() as usize;
+        let hidden = self.embedder.info().embedding_size;
         self.options.dims.map_or(hidden, NonZeroUsize::get)
     }
 

@@ -66,7 +66,7 @@ impl Geometry {
             vocabulary: f64::from(config.vocab_size),
             weights,
             table_bytes,
-            one_row_a_text: pooling != Pooling::Mean,
+            one_row_a_text: pooling.is_of_one_token(),
         }
     }
 

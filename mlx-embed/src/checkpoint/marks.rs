@@ -16,7 +16,7 @@ pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec
     };
     for class in classes(config)? {
         let names = class_names(architecture);
-        if !names.contains(&class) {
+        if !names.contains(&class) && !(is_voyage(config)? && class == VOYAGE) {
             doubt(
                 "architectures".into(),
                 format!("names `{class}`; supported with this model_type are {}", names.join(" and ")),
@@ -28,7 +28,11 @@ pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec
             // What reads texts is the tokenizer's affair; see `text/`.
             let is_model = key.starts_with("AutoModel") || key == "AutoConfig";
             let code = value.as_str().unwrap_or("code");
-            if is_model && !is_gte_qwen2(config, architecture)? && !is_known_code(architecture, code) {
+            if is_model
+                && !is_gte_qwen2(config, architecture)?
+                && !is_known_code(architecture, code)
+                && !is_voyage(config)?
+            {
                 doubt(
                     format!("auto_map.{key}"),
                     format!(
@@ -55,6 +59,17 @@ pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec
         ));
     }
     Ok(doubts)
+}
+
+/// The class of voyage-4-nano: Qwen3 without the causal mask, and a projection of each token.
+const VOYAGE: &str = "VoyageQwen3BidirectionalEmbedModel";
+
+/// Whether it is that model.
+pub(super) fn is_voyage(config: &JsonObject) -> Result<bool, CheckpointError> {
+    let Some(auto_map) = config.object("auto_map")? else { return Ok(false) };
+    let class = auto_map.raw("AutoModel").and_then(Value::as_str).unwrap_or_default();
+    let class = class.rsplit("--").next().unwrap_or(class);
+    Ok(class == format!("modeling_qwen3_bidirectional.{VOYAGE}"))
 }
 
 /// What `architectures` may name: the model, or the model with a head that embedding leaves out.

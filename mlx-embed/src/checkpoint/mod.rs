@@ -10,6 +10,7 @@ mod files;
 mod json;
 mod keys;
 mod marks;
+mod modules;
 mod parts;
 mod quantization;
 pub(crate) mod rope;
@@ -30,6 +31,7 @@ pub use config::{Architecture, ModelConfig};
 pub use doubt::Doubt;
 pub use error::CheckpointError;
 pub(crate) use json::JsonObject;
+pub use modules::{DenseActivation, ModuleSpec};
 pub use quantization::Quantization;
 pub use rope::RopeScaling;
 pub use sentence_transformers::SentenceTransformers;
@@ -90,7 +92,6 @@ impl Checkpoint {
             path: place.path(name),
             hint: "it describes the model, and every checkpoint has one",
         })?;
-        let sentence_transformers = SentenceTransformers::read(&place)?;
         let quantization = QuantizationTable::read(&config)?;
         let mut doubts = marks::of_another_model(&place, &config)?;
         let unknown_fields = keys::hold(&config, &mut doubts)?;
@@ -98,6 +99,7 @@ impl Checkpoint {
         let given_fields = given.map(|(field, _)| field.clone()).collect();
         let mut weights = TensorFiles::open(&place)?;
         let (config, spec) = families::read(&config, &weights, &mut doubts)?;
+        let sentence_transformers = SentenceTransformers::read(&place, &spec.dense)?;
         doubts.extend(strict::hold(&mut weights, &config, &spec, &quantization, &place)?);
         Ok(Self {
             place,
@@ -130,6 +132,16 @@ impl Checkpoint {
     /// What the model is.
     pub(crate) fn spec(&self) -> &spec::ModelSpec {
         &self.spec
+    }
+
+    /// What the pooled vector goes through.
+    pub(crate) fn modules(&self) -> &[ModuleSpec] {
+        &self.sentence_transformers.behind
+    }
+
+    /// Numbers of a vector: what the last module gives.
+    pub(crate) fn embedding_size(&self) -> usize {
+        self.modules().iter().rev().find_map(ModuleSpec::outputs).unwrap_or(self.spec.hidden)
     }
 
     /// What the sentence-transformers files say.

@@ -18,6 +18,8 @@ pub(crate) struct ModelSpec {
     pub(crate) layers: Vec<LayerSpec>,
     /// Behind the last layer.
     pub(crate) norm: Option<NormSpec>,
+    /// Projections behind pooling that stand among the model's own weights.
+    pub(crate) dense: Vec<ProjectionSpec>,
 }
 
 /// Token ids to the first hidden state.
@@ -131,7 +133,9 @@ impl ModelSpec {
             .layers
             .iter()
             .flat_map(|LayerSpec { attention, mlp }| [&attention.qkv, &attention.output, &mlp.up, &mlp.down]);
-        projections.flat_map(|projection| projection.parts.iter().map(|part| (part, projection.inputs)))
+        projections
+            .chain(&self.dense)
+            .flat_map(|projection| projection.parts.iter().map(|part| (part, projection.inputs)))
     }
 
     fn norms(&self) -> impl Iterator<Item = &NormSpec> {

@@ -26,7 +26,7 @@ pub(crate) use cache::Cache;
 #[cfg(feature = "bench")]
 pub(crate) use cache::LayerCache;
 pub use cpu::Precision;
-pub(crate) use cpu::{Cpu, LEAST_REUSED};
+pub(crate) use cpu::{Cpu, LEAST_REUSED, dequantized};
 pub use cuda::MatmulPolicy;
 pub(crate) use cuda::{Cuda, Form, form};
 #[cfg(feature = "bench")]

@@ -15,8 +15,8 @@ use crate::text::Prompt;
 /// What a golden file is called beside a checkpoint.
 pub(super) const FILE_NAME: &str = "golden.safetensors";
 
-/// The form that this crate reads, as `tools/golden/golden_file.py` writes it.
-const VERSION: u64 = 1;
+/// The newest form that this crate reads, as `tools/golden/golden_file.py` and `tests/golden/families.py` write them.
+const VERSION: u64 = 2;
 
 const MAKE: &str = "tools/golden/make.py makes one";
 
@@ -41,7 +41,7 @@ pub enum GoldenError {
         reason: String,
     },
     /// It has a form that this version of the crate doesn't read.
-    #[error("{}: a golden file of version {found}, but this program reads version {VERSION}; {MAKE}", path.display())]
+    #[error("{}: a golden file of version {found}, but this program reads versions up to {VERSION}; {MAKE}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -76,7 +76,17 @@ pub(super) struct Facts {
     pub(super) model: Geometry,
     pub(super) weights_sha256: BTreeMap<String, String>,
     poolings: Vec<Pooling>,
+    /// What it holds, where it says so; else vectors.
+    #[serde(default)]
+    outputs: Option<Vec<String>>,
+    /// Whether its vectors have length 1.
+    #[serde(default = "yes")]
+    pub(super) normalized: bool,
     pub(super) texts: Vec<GoldenText>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The model that a golden file was made with.
@@ -85,6 +95,15 @@ pub(super) struct Geometry {
     pub(super) layers: usize,
     pub(super) hidden_size: usize,
     pub(super) vocab_size: usize,
+    /// Width of vectors, where it isn't the hidden size.
+    #[serde(default)]
+    pub(super) embedding_size: Option<usize>,
+}
+
+impl Geometry {
+    pub(super) fn width(&self) -> usize {
+        self.embedding_size.unwrap_or(self.hidden_size)
+    }
 }
 
 /// One text of a golden file.
@@ -175,10 +194,11 @@ impl Golden {
         &self.facts.poolings
     }
 
-    /// The reference's vector of text `index` by `pooling`, normalised, f32 `[hidden]`; `None` if it isn't there.
+    /// The reference's vector of text `index` by `pooling`, f32, as the checkpoint's last module gives it; `None` if it
+    /// isn't there.
     pub fn embedding(&self, index: usize, pooling: Pooling) -> Option<&[f32]> {
         let place = self.facts.poolings.iter().position(|&each| each == pooling)?;
-        self.embeddings.get(index)?.chunks_exact(self.facts.model.hidden_size).nth(place)
+        self.embeddings.get(index)?.chunks_exact(self.facts.model.width()).nth(place)
     }
 
     /// The reference's hidden states of text `index`, those of [`GoldenText::rows`]: one f32 `[rows, hidden]` after the
@@ -213,12 +233,16 @@ impl Golden {
         let json = json.ok_or_else(|| invalid("its header says nothing of texts".into()))?;
         let version =
             serde_json::from_str::<Versioned>(json).map_err(|error| invalid(error.to_string()))?.version;
-        if version != VERSION {
+        if version == 0 || version > VERSION {
             return Err(GoldenError::Version { path, found: version });
         }
         let facts: Facts = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;
         let Geometry { hidden_size, vocab_size, .. } = facts.model;
-        if hidden_size == 0 || facts.texts.is_empty() || facts.poolings.is_empty() {
+        if facts.outputs.as_ref().is_some_and(|outputs| !outputs.iter().any(|output| output == "vector")) {
+            return Err(invalid("it holds scores or vectors of tokens, and no vectors of texts".into()));
+        }
+        if hidden_size == 0 || facts.model.width() == 0 || facts.texts.is_empty() || facts.poolings.is_empty()
+        {
             return Err(invalid("it has no texts, no poolings or no width".into()));
         }
         let file = SafeTensors::deserialize(bytes).map_err(|error| invalid(error.to_string()))?;
@@ -240,8 +264,10 @@ impl Golden {
             if let Some(id) = text.ids.iter().find(|&&id| id as usize >= vocab_size) {
                 return Err(invalid(format!("text {index} has token {id} of a vocabulary of {vocab_size}")));
             }
-            embeddings
-                .push(tensors.floats(&format!("embedding.{index}"), &[facts.poolings.len(), hidden_size])?);
+            embeddings.push(
+                tensors
+                    .floats(&format!("embedding.{index}"), &[facts.poolings.len(), facts.model.width()])?,
+            );
             hidden.push(if text.rows.is_empty() {
                 Vec::new()
             } else {

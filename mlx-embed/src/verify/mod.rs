@@ -67,7 +67,8 @@ pub(crate) fn run(embedder: &Embedder, golden: Option<&Golden>) -> Result<Verifi
     };
     let Info { config, max_tokens, .. } = embedder.info();
     let apart = config.frequencies_depend_on_length(*max_tokens);
-    Verifier { embedder, texts, apart }.run(golden)
+    let normalized = golden.is_none_or(|golden| golden.facts.normalized);
+    Verifier { embedder, texts, apart, normalized }.run(golden)
 }
 
 /// Fails where a golden file can't be this model's.
@@ -77,8 +78,10 @@ fn check_model(golden: &Golden, info: &Info) -> Result<(), GoldenError> {
         layers: info.config.layers,
         hidden_size: info.config.hidden_size.unsigned_abs() as usize,
         vocab_size: info.config.vocab_size.unsigned_abs() as usize,
+        embedding_size: Some(info.embedding_size),
     };
-    if golden.facts.model != ours {
+    let theirs = Geometry { embedding_size: Some(golden.facts.model.width()), ..golden.facts.model };
+    if theirs != ours {
         return other(format!("that has {}, this one {ours}", golden.facts.model));
     }
     match golden.texts().iter().map(|text| text.ids.len()).max() {
@@ -91,8 +94,12 @@ fn check_model(golden: &Golden, info: &Info) -> Result<(), GoldenError> {
 
 impl std::fmt::Display for Geometry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { layers, hidden_size, vocab_size } = self;
-        write!(f, "{layers} layers of width {hidden_size} and {vocab_size} tokens")
+        let Self { layers, hidden_size, vocab_size, .. } = self;
+        write!(
+            f,
+            "{layers} layers of width {hidden_size}, {vocab_size} tokens and vectors of {}",
+            self.width()
+        )
     }
 }
 
@@ -102,6 +109,8 @@ struct Verifier<'a> {
     texts: Vec<Vec<u32>>,
     /// Whether texts of other lengths stay out of each other's batches, as they do where frequencies depend on length.
     apart: bool,
+    /// Whether the golden file's vectors have length 1.
+    normalized: bool,
 }
 
 /// The vectors of texts; `None` for one that is not finite.
@@ -189,9 +198,9 @@ impl Verifier<'_> {
         }
     }
 
-    /// Normalised vectors of one call.
+    /// Vectors of one call, scaled as the reference's are.
     fn vectors(&self, texts: Vec<Vec<u32>>) -> Result<Option<Vec<Vec<f32>>>, Error> {
-        let options = EmbedOptions { normalize: Some(true), ..Default::default() };
+        let options = EmbedOptions { normalize: Some(self.normalized), ..Default::default() };
         match self.embedder.embed_token_ids(texts, &options) {
             Ok(embeddings) => Ok(Some(embeddings.into_iter().map(|embedding| embedding.vector).collect())),
             Err(Error::Input { source: InputError::NotFinite, .. }) => Ok(None),

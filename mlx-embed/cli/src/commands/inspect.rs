@@ -223,6 +223,9 @@ impl Report {
         let files = &info.sentence_transformers;
         let part = if files.include_prompt { "" } else { " without the prompt's tokens" };
         lines.add("pooling", format!("{}{part}{}", info.pooling, self.by("pooling")));
+        for module in &files.behind {
+            lines.add("behind pooling", module.to_string());
+        }
         let normalised = if info.normalize { "yes" } else { "no" };
         lines.add("normalised", format!("{normalised}{}", self.by("normalize")));
         lines.add("numbers a vector", self.dims.to_string());

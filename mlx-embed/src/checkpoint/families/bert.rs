@@ -99,6 +99,7 @@ pub(super) fn read(
         ropes: Vec::new(),
         layers: (0..layers).map(|layer| layer_spec(layer, &own, activation, &norm)).collect(),
         norm: None,
+        dense: Vec::new(),
     };
     Ok((own, spec))
 }

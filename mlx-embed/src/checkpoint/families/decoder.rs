@@ -1,13 +1,15 @@
 //! Qwen2, Qwen3, Llama, Mistral and Gemma 3: RMSNorm before each half, rotary embedding, a gated feed-forward part.
 
 use crate::checkpoint::config::{Architecture, ModelConfig};
+use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::rope::{RopeScaling, RopeSpec};
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormKind,
     NormSpec, PartSpec, ProjectionSpec, Sees, TableSpec,
 };
 
-pub(super) fn spec(config: &ModelConfig) -> ModelSpec {
+/// `projects` says that `linear` is behind the layers.
+pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) -> ModelSpec {
     let [hidden, intermediate, vocabulary] =
         [config.hidden_size, config.intermediate_size, config.vocab_size].map(|size| size as usize);
     let [heads, kv_heads, head_dim] =
@@ -97,5 +99,35 @@ pub(super) fn spec(config: &ModelConfig) -> ModelSpec {
             .collect(),
         layers: (0..config.layers).map(layer).collect(),
         norm: Some(norm("norm".into(), hidden)),
+        dense: dense(config.architecture, weights, hidden, projects),
     }
+}
+
+/// Projections behind pooling: `dense.0`, `dense.1` of MLX's EmbeddingGemma, `linear` of voyage-4-nano. The latter projects
+/// each token's state, which before a mean or the choice of a token is the same.
+fn dense(
+    architecture: Architecture,
+    weights: &TensorFiles,
+    hidden: usize,
+    projects: bool,
+) -> Vec<ProjectionSpec> {
+    let mut all: Vec<ProjectionSpec> = Vec::new();
+    let mut add = |path: String| match weights.rows(&format!("{path}.weight")) {
+        Some(outputs) => {
+            let inputs = all.last().map_or(hidden, ProjectionSpec::outputs);
+            all.push(ProjectionSpec::one(path, outputs, inputs, false));
+            true
+        }
+        None => false,
+    };
+    if projects {
+        add("linear".into());
+    }
+    if architecture == Architecture::Gemma3 {
+        let mut index = 0;
+        while add(format!("dense.{index}")) {
+            index += 1;
+        }
+    }
+    all
 }

@@ -11,7 +11,7 @@ use super::doubt::Doubt;
 use super::files::TensorFiles;
 use super::json::JsonObject;
 use super::spec::{ModelSpec, NormKind, NormSpec};
-use super::{Architecture, CheckpointError, ModelConfig, parts};
+use super::{Architecture, CheckpointError, ModelConfig, marks, parts};
 
 /// What the checkpoint's model is.
 pub(super) fn read(
@@ -25,10 +25,10 @@ pub(super) fn read(
         Architecture::ModernBert => modernbert::read(config),
         Architecture::NomicBert => nomic::read(config),
         _ => {
-            let mut config = ModelConfig::read_decoder(config, weights, doubts)?;
-            parts::settle(&mut config, weights);
-            let spec = decoder::spec(&config);
-            Ok((config, spec))
+            let mut own = ModelConfig::read_decoder(config, weights, doubts)?;
+            parts::settle(&mut own, weights);
+            let spec = decoder::spec(&own, weights, marks::is_voyage(config)?);
+            Ok((own, spec))
         }
     }
 }

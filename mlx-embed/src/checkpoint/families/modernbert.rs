@@ -113,6 +113,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         ropes: vec![rope(global_theta), rope(local_theta)],
         layers: (0..layers).map(layer).collect(),
         norm: Some(norm("final_norm".into())),
+        dense: Vec::new(),
     };
     Ok((own, spec))
 }

@@ -110,6 +110,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         }],
         layers: (0..layers).map(layer).collect(),
         norm: None,
+        dense: Vec::new(),
     };
     Ok((own, spec))
 }

@@ -13,6 +13,8 @@ use serde_json::{Map, Value};
 
 use super::CheckpointError;
 use super::json::JsonObject;
+use super::modules::ModuleSpec;
+use super::spec::ProjectionSpec;
 use crate::file::Files;
 use crate::pooling::Pooling;
 
@@ -26,6 +28,8 @@ pub struct SentenceTransformers {
     pub pooling_file: Option<String>,
     /// Whether the prompt's tokens are part of what is pooled.
     pub include_prompt: bool,
+    /// What the pooled vector goes through before it is cut and scaled.
+    pub behind: Vec<ModuleSpec>,
     /// Whether vectors are scaled to length 1; `None` where no file says so.
     pub normalize: Option<bool>,
     /// Prompts by name, each put before the text as it is.
@@ -52,6 +56,7 @@ impl Default for SentenceTransformers {
             pooling: None,
             pooling_file: None,
             include_prompt: true,
+            behind: Vec::new(),
             normalize: None,
             prompts: BTreeMap::new(),
             default_prompt_name: None,
@@ -65,9 +70,10 @@ impl Default for SentenceTransformers {
 }
 
 impl SentenceTransformers {
-    pub(super) fn read(files: &Files) -> Result<Self, CheckpointError> {
+    /// `own` are projections behind pooling in the model's own weights.
+    pub(super) fn read(files: &Files, own: &[ProjectionSpec]) -> Result<Self, CheckpointError> {
         let mut all = Self::default();
-        all.read_modules(files)?;
+        all.read_modules(files, own)?;
         all.read_prompts(files)?;
         all.read_transformer(files)?;
         Ok(all)

@@ -7,6 +7,8 @@ use serde::Deserialize;
 use super::{SentenceTransformers, pooling};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::json::{self, JsonObject};
+use crate::checkpoint::modules::ModuleSpec;
+use crate::checkpoint::spec::ProjectionSpec;
 use crate::file::Files;
 
 const MODULES: &str = "modules.json";
@@ -23,6 +25,9 @@ struct Module {
 enum Kind {
     Transformer,
     Pooling,
+    /// What may follow the pooling in any order.
+    Dense,
+    LayerNorm,
     Normalize,
 }
 
@@ -38,17 +43,26 @@ impl Kind {
             "Transformer" => Self::Transformer,
             "Pooling" => Self::Pooling,
             "Normalize" => Self::Normalize,
+            "Dense" => Self::Dense,
+            "LayerNorm" => Self::LayerNorm,
             _ => return None,
         })
     }
 }
 
 impl SentenceTransformers {
-    pub(super) fn read_modules(&mut self, files: &Files) -> Result<(), CheckpointError> {
+    /// `own` are projections in the model's own weights, where some conversions put what Dense modules hold.
+    pub(super) fn read_modules(
+        &mut self,
+        files: &Files,
+        own: &[ProjectionSpec],
+    ) -> Result<(), CheckpointError> {
         let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else {
+            self.behind = own.iter().map(ModuleSpec::of_weights).collect();
             // Some conversions keep the pooling's folder and lose modules.json.
             return self.read_pooling(files, Path::new("1_Pooling")).map(drop);
         };
+        let mut own = own.iter();
         let refuse = |field: &str, reason: String| {
             Err(CheckpointError::InvalidField { path: files.path(MODULES), field: field.into(), reason })
         };
@@ -58,14 +72,17 @@ impl SentenceTransformers {
             let Some(kind) = Kind::of(&module.class) else {
                 return refuse("type", why_not(&module.class));
             };
-            if Some(kind) <= before && kind != Kind::Normalize
-                || before.is_none() && kind != Kind::Transformer
-            {
+            let follows = match (before, kind) {
+                (None, Kind::Transformer) | (Some(Kind::Transformer), Kind::Pooling) => true,
+                (None | Some(Kind::Transformer), _) => false,
+                (Some(_), kind) => kind > Kind::Pooling,
+            };
+            if !follows {
                 let classes: Vec<&str> = modules.iter().map(|module| module.class.as_str()).collect();
                 return refuse(
                     "type",
                     format!(
-                        "names {}; supported is one Transformer, then one Pooling, then Normalize",
+                        "names {}; supported is one Transformer, then one Pooling, then Dense, LayerNorm and Normalize",
                         classes.join(", ")
                     ),
                 );
@@ -94,12 +111,20 @@ impl SentenceTransformers {
                         });
                     }
                 }
+                Kind::Dense => self.behind.push(ModuleSpec::dense(files, folder, own.next())?),
+                Kind::LayerNorm => self.behind.push(ModuleSpec::layer_norm(files, folder)?),
                 Kind::Normalize => {
                     check_normalize(files, folder)?;
-                    self.normalize = Some(true);
+                    self.behind.push(ModuleSpec::Normalize);
                 }
             }
             before = Some(kind);
+        }
+        self.behind.extend(own.map(ModuleSpec::of_weights));
+        // What comes last is up to the caller; what others follow is not.
+        while self.behind.last() == Some(&ModuleSpec::Normalize) {
+            self.behind.pop();
+            self.normalize = Some(true);
         }
         Ok(())
     }
@@ -121,13 +146,13 @@ fn why_not(class: &str) -> String {
     let package = class.split('.').next().unwrap_or_default();
     if package == "sentence_transformers" {
         format!(
-            "is `{class}`; supported are sentence-transformers' Transformer, Pooling and Normalize, and leaving a \
+            "is `{class}`; supported are sentence-transformers' Transformer, Pooling, Dense, LayerNorm and Normalize, and leaving a \
              module out would change the vectors"
         )
     } else {
         format!(
             "is `{class}`, Python code of `{package}` that this crate can't run; supported are \
-             sentence-transformers' own Transformer, Pooling and Normalize. If the code only loads the model, name \
+             sentence-transformers' own Transformer, Pooling, Dense, LayerNorm and Normalize. If the code only loads the model, name \
              `sentence_transformers.models.Transformer` in its place"
         )
     }

@@ -17,10 +17,10 @@ pub(super) fn mode(config: &JsonObject) -> Result<Pooling, CheckpointError> {
     };
     match modes.as_slice() {
         [mode] => of_name(mode).ok_or_else(|| {
-            config.invalid(field, format!("is `{mode}`; supported are lasttoken, mean and cls"))
+            config.invalid(field, format!("is `{mode}`; supported are lasttoken, mean, cls, max, mean_sqrt_len_tokens and weightedmean"))
         }),
         _ => Err(config
-            .invalid(field, format!("names {modes:?}; exactly one of lasttoken, mean and cls is supported"))),
+            .invalid(field, format!("names {modes:?}; exactly one of lasttoken, mean, cls, max, mean_sqrt_len_tokens and weightedmean is supported"))),
     }
 }
 
@@ -46,7 +46,7 @@ fn by_switches(config: &JsonObject) -> Result<Pooling, CheckpointError> {
     found.ok_or_else(|| {
         config.invalid(
             "pooling_mode_*",
-            format!("turns on {on:?}; exactly one of lasttoken, mean_tokens and cls_token is supported"),
+            format!("turns on {on:?}; exactly one of lasttoken, mean_tokens, cls_token, max_tokens, mean_sqrt_len_tokens and weightedmean_tokens is supported"),
         )
     })
 }
@@ -56,6 +56,9 @@ fn of_name(name: &str) -> Option<Pooling> {
         "lasttoken" => Pooling::LastToken,
         "mean" => Pooling::Mean,
         "cls" => Pooling::Cls,
+        "max" => Pooling::Max,
+        "mean_sqrt_len" | "mean_sqrt_len_tokens" => Pooling::MeanSqrtLen,
+        "weightedmean" => Pooling::WeightedMean,
         _ => return None,
     })
 }

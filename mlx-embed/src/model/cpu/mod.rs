@@ -26,6 +26,7 @@ pub use precision::Precision;
 use precision::SHORT_TEXT;
 pub(crate) use precision::{LEAST_REUSED, Rule};
 use projection::Projection;
+pub(crate) use weights::dequantized;
 use weights::{Norm, Table};
 
 /// The kernels, and what their batches share.

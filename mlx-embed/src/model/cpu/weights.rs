@@ -76,6 +76,15 @@ pub(super) fn source(matrix: &Matrix) -> Source<'_> {
     }
 }
 
+/// All numbers of a matrix `[rows, columns]`, dequantised.
+pub(crate) fn dequantized(matrix: &Matrix, [rows, columns]: [usize; 2]) -> Vec<f32> {
+    let mut all = vec![0.0; rows * columns];
+    for (row, out) in all.chunks_exact_mut(columns).enumerate() {
+        source(matrix).row(row, out);
+    }
+    all
+}
+
 fn floats(tensor: &Tensor) -> Floats<'_> {
     match tensor.dtype() {
         Dtype::F16 => Floats::F16(tensor.numbers::<f16>()),

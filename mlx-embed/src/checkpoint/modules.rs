@@ -1,0 +1,258 @@
+//! What stands behind pooling, and where its weights are.
+
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::SafeTensors;
+use safetensors::tensor::Dtype as FileDtype;
+use serde::Serialize;
+
+use super::json::JsonObject;
+use super::spec::ProjectionSpec;
+use super::{Checkpoint, CheckpointError, Matrix, Weights};
+use crate::file::Files;
+
+/// A module behind the pooled vector.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type")]
+#[non_exhaustive]
+pub enum ModuleSpec {
+    /// A projection.
+    Dense {
+        /// Its folder, or the matrix in the model's own weights.
+        at: String,
+        /// Width before.
+        inputs: usize,
+        /// Width behind.
+        outputs: usize,
+        /// Whether it adds a bias.
+        bias: bool,
+        /// The function of its products.
+        activation: DenseActivation,
+        /// Whether what comes in is added to what goes out.
+        residual: bool,
+    },
+    /// A layer norm of the vector.
+    LayerNorm {
+        /// Its folder.
+        at: String,
+        /// Width.
+        size: usize,
+    },
+    /// Scaling to length 1.
+    Normalize,
+}
+
+/// The function of a Dense module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum DenseActivation {
+    /// None.
+    Identity,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `max(x, 0)`
+    Relu,
+    /// `x * Phi(x)`, by erf.
+    Gelu,
+    /// `x * sigmoid(x)`
+    Silu,
+    /// `1 / (1 + e^-x)`
+    Sigmoid,
+}
+
+impl DenseActivation {
+    pub(crate) fn function(self) -> Option<fn(f32) -> f32> {
+        match self {
+            Self::Identity => None,
+            Self::Tanh => Some(f32::tanh),
+            Self::Relu => Some(|x| if x < 0.0 { 0.0 } else { x }),
+            Self::Gelu => Some(|x| x / 2.0 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))),
+            Self::Silu => Some(|x| x / (1.0 + (-x).exp())),
+            Self::Sigmoid => Some(|x| 1.0 / (1.0 + (-x).exp())),
+        }
+    }
+
+    /// By the class that a module's config names.
+    fn of(class: &str) -> Option<Self> {
+        Some(match class.strip_prefix("torch.nn.modules.")?.rsplit('.').next()? {
+            "Identity" => Self::Identity,
+            "Tanh" => Self::Tanh,
+            "ReLU" => Self::Relu,
+            "GELU" => Self::Gelu,
+            "SiLU" => Self::Silu,
+            "Sigmoid" => Self::Sigmoid,
+            _ => return None,
+        })
+    }
+}
+
+impl ModuleSpec {
+    /// Width of the vector behind it, where it changes that.
+    pub(super) fn outputs(&self) -> Option<usize> {
+        match self {
+            Self::Dense { outputs, .. } => Some(*outputs),
+            Self::LayerNorm { .. } | Self::Normalize => None,
+        }
+    }
+
+    /// A Dense module by its folder's config; without one by `own`, the matrix in the model's own weights.
+    pub(super) fn dense(
+        files: &Files,
+        folder: &Path,
+        own: Option<&ProjectionSpec>,
+    ) -> Result<Self, CheckpointError> {
+        let Some(config) = JsonObject::open(files, folder.join("config.json"))? else {
+            return match own {
+                Some(own) => Ok(Self::of_weights(own)),
+                None => Err(missing(files, folder)),
+            };
+        };
+        let class: String = config
+            .optional("activation_function")?
+            .unwrap_or_else(|| "torch.nn.modules.activation.Tanh".to_owned());
+        let Some(activation) = DenseActivation::of(&class) else {
+            return Err(config.invalid(
+                "activation_function",
+                format!(
+                    "is `{class}`; supported are torch.nn's Identity, Tanh, ReLU, GELU, SiLU and Sigmoid"
+                ),
+            ));
+        };
+        for field in ["module_input_name", "module_output_name"] {
+            let name: Option<String> = config.optional(field)?;
+            if let Some(name) = name.filter(|name| name != "sentence_embedding") {
+                return Err(config.invalid(
+                    field,
+                    format!("is `{name}`; only the pooled vector, `sentence_embedding`, can be projected"),
+                ));
+            }
+        }
+        Ok(Self::Dense {
+            at: folder.display().to_string(),
+            inputs: config.required("in_features")?,
+            outputs: config.required("out_features")?,
+            bias: config.optional("bias")?.unwrap_or(true),
+            activation,
+            residual: config.optional("use_residual")?.unwrap_or(false),
+        })
+    }
+
+    /// A matrix of the model's own weights, without bias and activation.
+    pub(super) fn of_weights(own: &ProjectionSpec) -> Self {
+        Self::Dense {
+            at: own.parts[0].path.clone(),
+            inputs: own.inputs,
+            outputs: own.outputs(),
+            bias: false,
+            activation: DenseActivation::Identity,
+            residual: false,
+        }
+    }
+
+    pub(super) fn layer_norm(files: &Files, folder: &Path) -> Result<Self, CheckpointError> {
+        let Some(config) = JsonObject::open(files, folder.join("config.json"))? else {
+            return Err(missing(files, folder));
+        };
+        Ok(Self::LayerNorm { at: folder.display().to_string(), size: config.required("dimension")? })
+    }
+}
+
+impl std::fmt::Display for ModuleSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dense { at, inputs, outputs, activation, .. } => {
+                write!(f, "Dense {inputs} to {outputs}")?;
+                if *activation != DenseActivation::Identity {
+                    write!(f, ", {activation:?}")?;
+                }
+                write!(f, " ({at})")
+            }
+            Self::LayerNorm { at, size } => write!(f, "LayerNorm {size} ({at})"),
+            Self::Normalize => f.write_str("Normalize"),
+        }
+    }
+}
+
+#[cold]
+fn missing(files: &Files, folder: &Path) -> CheckpointError {
+    CheckpointError::MissingFile {
+        path: files.path(folder.join("config.json")),
+        hint: "modules.json names it as a module's settings",
+    }
+}
+
+impl Checkpoint {
+    /// The matrix of a module that stands among the model's own weights, and its outputs and inputs.
+    pub(crate) fn module_matrix(
+        &self,
+        module: &ModuleSpec,
+    ) -> Result<Option<(Matrix, [usize; 2])>, CheckpointError> {
+        let ModuleSpec::Dense { at, .. } = module else { return Ok(None) };
+        let Some(own) = self.spec().dense.iter().find(|own| own.parts[0].path == *at) else {
+            return Ok(None);
+        };
+        let matrix = Weights::new(self).matrix(&own.parts[0], own.inputs)?;
+        Ok(Some((matrix, [own.outputs(), own.inputs])))
+    }
+
+    /// A tensor of a module's folder, as f32.
+    pub(crate) fn module_tensor(&self, module: &ModuleSpec, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        let (at, shape) = match module {
+            ModuleSpec::Dense { at, inputs, outputs, .. } if name == "linear.weight" => {
+                (at, vec![*outputs, *inputs])
+            }
+            ModuleSpec::Dense { at, outputs, .. } => (at, vec![*outputs]),
+            ModuleSpec::LayerNorm { at, size } => (at, vec![*size]),
+            ModuleSpec::Normalize => return Ok(Vec::new()),
+        };
+        let folder = Path::new(at);
+        let file = folder.join("model.safetensors");
+        let path = self.place().path(&file);
+        let holds = |file: &Path| {
+            let held = self.place().holds(&file.display().to_string());
+            held.map_err(|source| CheckpointError::Io { path: self.place().path(file), source })
+        };
+        if !holds(&file)? {
+            let hint = if holds(&folder.join("pytorch_model.bin"))? {
+                "there is a pytorch_model.bin, which only Python can read; save the model again with safetensors"
+            } else {
+                "modules.json names its folder"
+            };
+            return Err(CheckpointError::MissingFile { path, hint });
+        }
+        let bytes =
+            self.place().read(&file).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        read(&path, &bytes, name, &shape)
+    }
+}
+
+fn read(path: &PathBuf, bytes: &[u8], name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+    let tensors = SafeTensors::deserialize(bytes)
+        .map_err(|error| CheckpointError::NotSafetensors { path: path.clone(), reason: error.to_string() })?;
+    let Ok(tensor) = tensors.tensor(name) else {
+        return Err(CheckpointError::MissingTensor { path: path.clone(), tensor: name.to_owned() });
+    };
+    if tensor.shape() != shape {
+        return Err(CheckpointError::WrongShape {
+            path: path.clone(),
+            tensor: name.to_owned(),
+            expected: shape.to_vec(),
+            found: tensor.shape().to_vec(),
+        });
+    }
+    let data = tensor.data();
+    let pairs = || data.as_chunks::<2>().0.iter();
+    match tensor.dtype() {
+        FileDtype::F32 => Ok(data.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect()),
+        FileDtype::F16 => Ok(pairs().map(|x| f16::from_le_bytes(*x).to_f32()).collect()),
+        FileDtype::BF16 => Ok(pairs().map(|x| bf16::from_le_bytes(*x).to_f32()).collect()),
+        other => Err(CheckpointError::WrongDtype {
+            path: path.clone(),
+            tensor: name.to_owned(),
+            expected: "f32, f16 or bf16",
+            found: format!("{other:?}"),
+        }),
+    }
+}

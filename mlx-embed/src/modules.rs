@@ -1,0 +1,101 @@
+//! What stands behind pooling: sentence-transformers' Dense, LayerNorm and Normalize, in their order.
+
+use crate::checkpoint::{Checkpoint, CheckpointError, ModuleSpec};
+use crate::{model, pooling};
+
+/// The modules behind the pooled vector, with their weights in f32.
+#[derive(Debug, Default)]
+pub(crate) struct Modules(Vec<Module>);
+
+#[derive(Debug)]
+enum Module {
+    /// `act(W x + b)`, and plus `x` where it has a residual connection.
+    Dense {
+        weight: Vec<f32>, // [out, in]
+        bias: Option<Vec<f32>>,
+        activation: Option<fn(f32) -> f32>,
+        residual: bool,
+    },
+    LayerNorm {
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+    },
+    Normalize,
+}
+
+/// PyTorch's default, which sentence-transformers' LayerNorm keeps.
+const EPS: f64 = 1e-5;
+
+impl Modules {
+    /// Reads the weights of what the checkpoint puts behind pooling.
+    pub(crate) fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+        let load = |spec: &ModuleSpec| -> Result<Module, CheckpointError> {
+            Ok(match spec {
+                ModuleSpec::Dense { bias, activation, residual, .. } => Module::Dense {
+                    weight: match checkpoint.module_matrix(spec)? {
+                        Some((matrix, shape)) => model::dequantized(&matrix, shape),
+                        None => checkpoint.module_tensor(spec, "linear.weight")?,
+                    },
+                    bias: if *bias { Some(checkpoint.module_tensor(spec, "linear.bias")?) } else { None },
+                    activation: activation.function(),
+                    residual: *residual,
+                },
+                ModuleSpec::LayerNorm { .. } => Module::LayerNorm {
+                    weight: checkpoint.module_tensor(spec, "norm.weight")?,
+                    bias: checkpoint.module_tensor(spec, "norm.bias")?,
+                },
+                ModuleSpec::Normalize => Module::Normalize,
+            })
+        };
+        checkpoint.modules().iter().map(load).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// What becomes of a pooled vector.
+    pub(crate) fn apply(&self, mut vector: Vec<f32>) -> Vec<f32> {
+        for module in &self.0 {
+            match module {
+                Module::Dense { weight, bias, activation, residual } => {
+                    let mut out: Vec<f32> =
+                        weight.chunks_exact(vector.len()).map(|row| dot(row, &vector)).collect();
+                    if let Some(bias) = bias {
+                        out.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+                    }
+                    if let Some(activation) = activation {
+                        out.iter_mut().for_each(|x| *x = activation(*x));
+                    }
+                    // sentence-transformers leaves the connection out where the widths differ.
+                    if *residual && out.len() == vector.len() {
+                        out.iter_mut().zip(&vector).for_each(|(x, before)| *x += before);
+                    }
+                    vector = out;
+                }
+                Module::LayerNorm { weight, bias } => layer_norm(&mut vector, weight, bias),
+                Module::Normalize => pooling::finish(&mut vector, None, true),
+            }
+        }
+        vector
+    }
+}
+
+/// Eight sums side by side, so that the compiler uses vectors.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 8];
+    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+fn layer_norm(vector: &mut [f32], weight: &[f32], bias: &[f32]) {
+    let count = vector.len() as f64;
+    let mean = vector.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+    let variance = vector.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
+    let factor = 1.0 / (variance + EPS).sqrt();
+    for ((x, weight), bias) in vector.iter_mut().zip(weight).zip(bias) {
+        *x = ((f64::from(*x) - mean) * factor) as f32 * weight + bias;
+    }
+}
