@@ -88,9 +88,8 @@ fn what_kernels_fuse_is_one_operation_named_after_its_parts() {
     assert!(host.contains(&"post-attention RMSNorm + gate/up + SwiGLU".to_owned()), "{host:?}");
     assert!(host.contains(&"input RMSNorm + q/k/v".to_owned()), "{host:?}");
     let mlx = names("mlx");
-    for name in ["input RMSNorm", "q/k/v", "q/k norm + RoPE", "attention", "o", "gate/up", "SwiGLU", "down"] {
-        assert!(mlx.contains(&name.to_owned()), "{name}: {mlx:?}");
-    }
+    assert_eq!(mlx, host);
+    assert!(mlx.contains(&"q/k norm + RoPE".to_owned()), "{mlx:?}");
 }
 
 #[test]

@@ -14,13 +14,23 @@ enum Module {
         weight: Vec<f32>, // [out, in]
         bias: Option<Vec<f32>>,
         activation: Option<fn(f32) -> f32>,
-        residual: bool,
+        residual: Residual,
     },
     LayerNorm {
         weight: Vec<f32>,
         bias: Vec<f32>,
     },
     Normalize,
+}
+
+/// What a Dense module adds of its input.
+#[derive(Debug)]
+enum Residual {
+    None,
+    /// The input.
+    Input,
+    /// Its product with a matrix, where the widths differ.
+    Projected(Vec<f32>),
 }
 
 /// PyTorch's default, which sentence-transformers' LayerNorm keeps.
@@ -31,14 +41,20 @@ impl Modules {
     pub(crate) fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let load = |spec: &ModuleSpec| -> Result<Module, CheckpointError> {
             Ok(match spec {
-                ModuleSpec::Dense { bias, activation, residual, .. } => Module::Dense {
+                ModuleSpec::Dense { bias, activation, residual, inputs, outputs, .. } => Module::Dense {
                     weight: match checkpoint.module_matrix(spec)? {
                         Some((matrix, shape)) => model::dequantized(&matrix, shape),
                         None => checkpoint.module_tensor(spec, "linear.weight")?,
                     },
                     bias: if *bias { Some(checkpoint.module_tensor(spec, "linear.bias")?) } else { None },
                     activation: activation.function(),
-                    residual: *residual,
+                    residual: match (residual, inputs == outputs) {
+                        (false, _) => Residual::None,
+                        (true, true) => Residual::Input,
+                        (true, false) => {
+                            Residual::Projected(checkpoint.module_tensor(spec, "residual.weight")?)
+                        }
+                    },
                 },
                 ModuleSpec::LayerNorm { .. } => Module::LayerNorm {
                     weight: checkpoint.module_tensor(spec, "norm.weight")?,
@@ -55,17 +71,17 @@ impl Modules {
         for module in &self.0 {
             match module {
                 Module::Dense { weight, bias, activation, residual } => {
-                    let mut out: Vec<f32> =
-                        weight.chunks_exact(vector.len()).map(|row| dot(row, &vector)).collect();
+                    let mut out = product(weight, &vector);
                     if let Some(bias) = bias {
-                        out.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+                        add(&mut out, bias);
                     }
                     if let Some(activation) = activation {
                         out.iter_mut().for_each(|x| *x = activation(*x));
                     }
-                    // sentence-transformers leaves the connection out where the widths differ.
-                    if *residual && out.len() == vector.len() {
-                        out.iter_mut().zip(&vector).for_each(|(x, before)| *x += before);
+                    match residual {
+                        Residual::None => {}
+                        Residual::Input => add(&mut out, &vector),
+                        Residual::Projected(weight) => add(&mut out, &product(weight, &vector)),
                     }
                     vector = out;
                 }
@@ -75,6 +91,15 @@ impl Modules {
         }
         vector
     }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// A matrix `[out, in]` times a vector.
+fn product(weight: &[f32], vector: &[f32]) -> Vec<f32> {
+    weight.chunks_exact(vector.len()).map(|row| dot(row, vector)).collect()
 }
 
 /// Eight sums side by side, so that the compiler uses vectors.

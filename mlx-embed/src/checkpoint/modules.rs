@@ -29,7 +29,7 @@ pub enum ModuleSpec {
         bias: bool,
         /// The function of its products.
         activation: DenseActivation,
-        /// Whether what comes in is added to what goes out.
+        /// Whether what comes in is added to what goes out, by a projection where the widths differ.
         residual: bool,
     },
     /// A layer norm of the vector.
@@ -200,7 +200,7 @@ impl Checkpoint {
     /// A tensor of a module's folder, as f32.
     pub(crate) fn module_tensor(&self, module: &ModuleSpec, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let (at, shape) = match module {
-            ModuleSpec::Dense { at, inputs, outputs, .. } if name == "linear.weight" => {
+            ModuleSpec::Dense { at, inputs, outputs, .. } if name.ends_with(".weight") => {
                 (at, vec![*outputs, *inputs])
             }
             ModuleSpec::Dense { at, outputs, .. } => (at, vec![*outputs]),

@@ -120,7 +120,8 @@ impl SentenceTransformers {
             }
             before = Some(kind);
         }
-        self.behind.extend(own.map(ModuleSpec::of_weights));
+        // Those that no module names belong to the model itself.
+        self.behind.splice(0..0, own.map(ModuleSpec::of_weights));
         // What comes last is up to the caller; what others follow is not.
         while self.behind.last() == Some(&ModuleSpec::Normalize) {
             self.behind.pop();
