@@ -32,18 +32,18 @@ Input has one text a line; an empty line is an empty text, so that line numbers
 and results stay in step. A JSONL result is a line like
   {\"index\":0,\"tokens\":7,\"truncated\":false,\"embedding\":[0.012,...]}
 Results are written as they come, in order. Where a text fails, the results
-before it are written.";
+before it are written. FILE is written beside, as FILE.partial, and takes its
+name once the job ends: a job that is killed leaves FILE as it was.";
 
 /// Text in a window for each token of a batch: enough for about four batches, so that sorting by length pays.
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let mut input = Input::open(args.input)?;
-    let target = Target::choose(args.output, &input)?;
+    let target = Target::choose(args.output, &input, args.common.model_dir())?;
     let model = args.common.load()?;
     let info = model.embedder.info();
     let notes = args.common.notes();
-    target.spare(&info.model)?;
     notes.about_model(info);
     let mut output = target.open(model.dims())?;
 
@@ -54,7 +54,9 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
         let window = input.window(window_bytes);
         progress.start_window(window.texts.len(), done);
         let (embeddings, error) = model.embed(&window.texts, |index| input.place(done + index));
-        output.write(done, &window.texts, &embeddings)?;
+        if let Err(error) = output.write(done, &window.texts, &embeddings) {
+            break Some(error);
+        }
         done += embeddings.len();
         truncated += embeddings.iter().filter(|embedding| embedding.truncated).count();
         progress.update(done, input.read());
@@ -64,19 +66,12 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
             failure => break failure,
         }
     };
-    output.finish()?;
     progress.clear();
+    let complete = failure.is_none();
+    let ended = output.end(done, failure);
     notes.about_texts(truncated, done, info.max_tokens);
-    match failure {
-        None if done == 0 => notes.say("the input has no texts"),
-        None => {}
-        Some(cause) => {
-            return Err(CliError::Stopped {
-                cause: Box::new(cause),
-                written: done,
-                output: output.name().to_owned(),
-            });
-        }
+    if complete && done == 0 {
+        notes.say("the input has no texts");
     }
-    Ok(())
+    ended
 }

@@ -7,6 +7,8 @@ mod inspect;
 mod load;
 mod options;
 mod output;
+mod output_files;
+mod reopen;
 mod similarity;
 mod support;
 mod verify;
