@@ -11,10 +11,10 @@ const FAILED: i32 = 1;
 
 /// To be called before anything else runs.
 pub(crate) fn handle() {
-    // A file that grows over the limit (`ulimit -f`) is then an error of the write. The flag is nobody's.
-    let limit = flag::register(SIGXFSZ, Arc::default());
     // Memory that isn't there ends Rust code, and some C++ code, by `abort`, which has said why.
     let abort = flag::register_conditional_shutdown(SIGABRT, FAILED, Arc::new(AtomicBool::new(true)));
+    // A file that grows over the limit (`ulimit -f`) is then an error of the write. The flag is nobody's.
+    let limit = flag::register(SIGXFSZ, Arc::default());
     // Without them the signal ends the program, as it does every other.
-    let _ = (limit, abort);
+    let _ = (abort, limit);
 }

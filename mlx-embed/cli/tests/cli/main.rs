@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // clippy knows tests, but not what they share
 
 mod bench;
+mod faults;
 mod input;
 mod inspect;
 mod load;
