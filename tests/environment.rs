@@ -22,8 +22,13 @@ fn read_by(folder: &str, reads: &[&str]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     visit(Path::new(folder), &mut |text: &str| {
         if reads.iter().any(|read| text.contains(read)) {
-            let literals = text.split('"').filter(|literal| is_variable(literal));
-            names.extend(literals.map(str::to_owned));
+            let pieces: Vec<&str> = text.split('"').collect();
+            let read = pieces.windows(3).filter(|part| {
+                // With a value beside it, it is handed to a program or a compiler. clap has further options there.
+                let is_set = part[2].starts_with(',') && !part[0].ends_with("env = ");
+                is_variable(part[1]) && !is_set
+            });
+            names.extend(read.map(|part| part[1].to_owned()));
         }
     });
     names
