@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -65,6 +65,8 @@ impl NewFile {
         let file = lock(&partial).map_err(named)?;
         refused(&file.metadata()?).map_err(named)?;
         if let Some(old) = old {
+            // Only root may give files away; for others the new file is theirs.
+            let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
             file.set_permissions(old.permissions())?;
         }
         file.set_len(0)?;
