@@ -242,7 +242,8 @@ fn a_limit_of_file_size_is_an_error_that_leaves_whole_windows() {
     let dir = tempdir().unwrap();
     let input = dir.path().join("texts.txt");
     fs::write(&input, lines(4000)).unwrap();
-    for (name, several) in [("vectors.jsonl", 600), ("vectors.npy", 300), ("vectors.safetensors", 300)] {
+    // A block has 512 or 1024 bytes.
+    for (name, several) in [("vectors.jsonl", 1200), ("vectors.npy", 300), ("vectors.safetensors", 300)] {
         for (blocks, old) in [(4, None), (4, Some("old")), (several, None), (several, Some("old"))] {
             let path = dir.path().join(format!("{blocks}-{}-{name}", old.is_some()));
             if let Some(old) = old {
@@ -257,7 +258,7 @@ fn a_limit_of_file_size_is_an_error_that_leaves_whole_windows() {
             limited.args(embed.get_args()).arg("--input").arg(&input).arg("--output").arg(&path);
             let ran = run(&mut limited);
             ran.failed(1, &[name, "too large", "written to"]);
-            let what = format!("{name}, {blocks} KiB");
+            let what = format!("{name}, {blocks} blocks");
             let rows = assert_old_or_whole_windows(&path, old.map(str::as_bytes), &what);
             assert_eq!(rows > 0, blocks == several, "{what}: {rows} rows");
             assert!(!partial(&path).exists(), "{what}");
