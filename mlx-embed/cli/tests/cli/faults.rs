@@ -158,7 +158,8 @@ fn standard_output_may_fail_at_every_write() {
 #[test]
 fn every_thread_may_fail_to_start() {
     let Some(faults) = Faults::new() else { return };
-    assert!(each(&faults, "thread:0", "vectors.npy", |nth| nth + 1) >= 2);
+    // Each of the first eight, then fewer: how many there are is the libraries' affair, too.
+    assert!(each(&faults, "thread:0", "vectors.npy", |nth| nth + 1 + nth / 8) >= 2);
 }
 
 #[test]
