@@ -56,7 +56,7 @@ fn metrics_tell_requests_batches_tokens_and_the_cache() {
     // Where this thread is kept waiting, some of them are done before they are dropped.
     const DROPPED: u64 = 50;
     for index in 0..DROPPED {
-        drop(embedder.submit_one(&format!("never mind {index}"), &EmbedOptions::default()));
+        drop(embedder.submit_one(format!("never mind {index}"), &EmbedOptions::default()));
     }
     drop(embedder);
 
