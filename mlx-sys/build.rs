@@ -4,6 +4,8 @@
 mod bindings;
 #[path = "build/cache.rs"]
 mod cache;
+#[path = "build/digests.rs"]
+mod digests;
 #[path = "build/env.rs"]
 mod env;
 #[path = "build/fetch.rs"]
@@ -38,7 +40,7 @@ fn build() -> Result<()> {
     }
 
     let sources = sources::Sources::find(&pins)?;
-    let library = native::build(&sources)?;
+    let library = native::build(&sources, &pins)?;
     bindings::generate(&sources)?;
     library.link(&sources);
     Ok(())

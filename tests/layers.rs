@@ -157,28 +157,34 @@ fn layers_come_in_turn() {
 fn times_are_there_and_apart() {
     let mut bench = Bench::new(&load("mlx", Precision::Exact)).unwrap();
     for level in [Level::Operations, Level::Layers, Level::Model] {
+        let [mut host, mut device] = [Duration::ZERO; 2];
         for sample in bench.pass(SHAPE, level).unwrap() {
-            assert!(sample.device > Duration::ZERO, "{sample:?}");
-            let in_a_kernel = sample.operation.parts() == [Part::Pooling];
-            assert!(sample.host > Duration::ZERO || in_a_kernel, "{sample:?}");
+            host += sample.host;
+            device += sample.device;
         }
+        // A single operation may be over before a coarse clock ticks.
+        assert!(!host.is_zero() && !device.is_zero(), "{level:?}");
     }
 }
 
 #[test]
 fn the_roofline_is_that_of_a_device() {
-    let bench = Bench::new(&load("portable", Precision::Exact)).unwrap();
+    let mut bench = Bench::new(&load("portable", Precision::Exact)).unwrap();
     let mut roofline = bench.roofline().unwrap();
-    assert!(roofline.bytes > 1e7 && roofline.bytes.is_finite(), "{roofline:?}");
-    if let (Some(f32), Some(int8)) = (roofline.f32, roofline.int8) {
-        // No processor is slower at 8 bits than half as fast as at 32.
-        assert!(f32 > 1e8 && int8 > f32 / 2.0, "{roofline:?}");
+    let Roofline { f32, int16, int8, half, bytes } = roofline;
+    // How fast a device is can't be said, only that it moves, and that what was measured was measured.
+    for rate in [f32, int16, int8, Some(bytes)].into_iter().flatten() {
+        assert!(rate.is_finite() && rate > 0.0, "{roofline:?}");
     }
+    assert_eq!((f32.is_some(), half), (int16.is_some(), None), "{roofline:?}");
     let lower = Roofline { f32: Some(1.0), ..Roofline::default() };
     let before = roofline;
     roofline.raise(&lower);
     assert_eq!(roofline.f32, before.f32.or(Some(1.0)));
     assert_eq!(roofline.bytes, before.bytes);
+    // What lies in caches is under no roof of memory.
+    bench.keep_caches();
+    assert!(bench.roofline().unwrap().bytes.is_infinite());
 }
 
 #[test]

@@ -53,13 +53,17 @@ fn metrics_tell_requests_batches_tokens_and_the_cache() {
     embedder
         .embed_with(&["x"], &EmbedOptions { timeout: Some(Default::default()), ..Default::default() })
         .unwrap_err();
-    drop(embedder.submit_one("never mind", &EmbedOptions::default()));
+    // Where this thread is kept waiting, some of them are done before they are dropped.
+    const DROPPED: u64 = 50;
+    for index in 0..DROPPED {
+        drop(embedder.submit_one(format!("never mind {index}"), &EmbedOptions::default()));
+    }
     drop(embedder);
 
     let metrics = Metrics::of(&snapshotter);
-    assert_eq!(metrics.counter("mlx_embed_requests_total", Some("done")), 2);
-    assert_eq!(metrics.counter("mlx_embed_requests_total", Some("late")), 1);
-    assert_eq!(metrics.counter("mlx_embed_requests_total", Some("cancelled")), 1);
+    let requests = |outcome| metrics.counter("mlx_embed_requests_total", Some(outcome));
+    assert_eq!((requests("done") + requests("cancelled"), requests("late")), (2 + DROPPED, 1));
+    assert!(requests("done") >= 2 && requests("cancelled") > 0, "{} were cancelled", requests("cancelled"));
     assert_eq!(metrics.counter("mlx_embed_cache_hits_total", None), 1);
     assert!(metrics.counter("mlx_embed_cache_misses_total", None) >= 2);
     assert!(metrics.counter("mlx_embed_texts_total", None) >= 2);

@@ -8,14 +8,31 @@ use std::path::{Path, PathBuf};
 /// What a room may use, by room.
 type Table = BTreeMap<String, BTreeSet<String>>;
 
+/// Uses that lead back, each of which closes a circle. They are to go; none may come.
+const BACK: [(&str, &str); 3] = [
+    // The decoder's output has a type of `model/`, and a checkpoint says how to pool.
+    ("pooling", "model"),
+    // What a text's error says is part of the crate's error.
+    ("text", "error"),
+    // What was compiled is told in `Info`.
+    ("mlx", "info"),
+];
+
 /// The rows of ARCHITECTURE.md's table whose room is below `mlx-embed/src/`.
 ///
 /// A room is a module of the crate: `mlx-embed/src/model/`, `mlx-embed/src/{batch,pooling}.rs`. In the last column
 /// stand modules; `all of the above` is every room of the rows before, and one row's rooms are for every room. Rooms of
 /// one row may use each other.
 fn table(architecture: &str) -> Table {
+    let (mut table, for_all, _) = rows(architecture);
+    table.values_mut().for_each(|may_use| may_use.extend(for_all.iter().cloned()));
+    table
+}
+
+/// What each row says, the rooms that every room may use, and the rooms of each row.
+fn rows(architecture: &str) -> (Table, BTreeSet<String>, Vec<BTreeSet<String>>) {
     let mut table = Table::new();
-    let mut for_all = BTreeSet::new();
+    let (mut for_all, mut together) = (BTreeSet::new(), Vec::new());
     for row in architecture.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
         let rooms: BTreeSet<String> = quoted(cells[0]).flat_map(rooms_of).collect();
@@ -27,13 +44,49 @@ fn table(architecture: &str) -> Table {
         if cells[1].contains("Every room may use these") {
             for_all.extend(rooms.iter().cloned());
         }
-        for room in rooms {
-            table.insert(room, may_use.clone());
+        for room in &rooms {
+            table.insert(room.clone(), may_use.clone());
         }
+        together.push(rooms);
     }
     assert!(!for_all.is_empty() && table.len() > 10, "the table is not as this test reads it: {table:?}");
-    table.values_mut().for_each(|may_use| may_use.extend(for_all.iter().cloned()));
-    table
+    (table, for_all, together)
+}
+
+/// Which room leads to which, by the table where it names them, and by the sources where a room is for all of them or may
+/// use all: one would be a circle by the table alone. Rooms of a row are one.
+fn arrows_of(architecture: &str, files: &[(PathBuf, String)]) -> BTreeSet<(String, String)> {
+    let (table, for_all, together) = rows(architecture);
+    let mut arrows = BTreeSet::new();
+    for (room, may_use) in &table {
+        if !for_all.contains(room) {
+            arrows.extend(may_use.iter().map(|used| (room.clone(), used.clone())));
+        }
+    }
+    for (file, text) in files.iter().filter(|(file, _)| file != Path::new("lib.rs")) {
+        let room = room(file);
+        let shared = |used: &String| for_all.contains(used) || for_all.contains(&room);
+        arrows.extend(used(file, text).into_iter().filter(shared).map(|used| (room.clone(), used)));
+    }
+    let of_one_row = |a: &String, b: &String| {
+        together.iter().any(|row| row.contains(a) && row.contains(b) && !for_all.contains(a))
+    };
+    arrows.retain(|(from, to)| from != to && !of_one_row(from, to));
+    arrows
+}
+
+/// Rooms that lie on a circle: what is left once those are gone that lead nowhere, and those that nothing leads to.
+fn circle(arrows: &BTreeSet<(String, String)>) -> BTreeSet<(String, String)> {
+    let mut left = arrows.clone();
+    loop {
+        let before = left.len();
+        let starts: BTreeSet<String> = left.iter().map(|(from, _)| from.clone()).collect();
+        let ends: BTreeSet<String> = left.iter().map(|(_, to)| to.clone()).collect();
+        left.retain(|(from, to)| ends.contains(from) && starts.contains(to));
+        if left.len() == before {
+            return left;
+        }
+    }
 }
 
 /// What stands between backticks.
@@ -62,8 +115,7 @@ fn room(file: &Path) -> String {
 fn used(file: &Path, text: &str) -> BTreeSet<String> {
     let depth = file.components().count() - usize::from(file.ends_with("mod.rs"));
     let mut used = BTreeSet::new();
-    for line in text.lines() {
-        let code = line.split("//").next().unwrap_or_default();
+    for code in statements(text) {
         // Modules inside a file, such as its tests, are a level deeper.
         let depth = depth + usize::from(code.starts_with(' '));
         for path in ["crate::".to_owned(), "super::".repeat(depth)] {
@@ -80,25 +132,45 @@ fn used(file: &Path, text: &str) -> BTreeSet<String> {
     used
 }
 
+/// Lines without their comments, and an import over several lines as one.
+fn statements(text: &str) -> Vec<String> {
+    let mut statements: Vec<String> = Vec::new();
+    let mut in_import = false;
+    for line in text.lines() {
+        let code = line.split("//").next().unwrap_or_default();
+        match statements.last_mut() {
+            Some(import) if in_import => import.push_str(code.trim()),
+            _ => statements.push(code.to_owned()),
+        }
+        let starts = ["use ", "pub use ", "pub(crate) use ", "pub(super) use "];
+        in_import |= starts.iter().any(|start| code.trim_start().starts_with(start));
+        in_import &= !code.contains(';');
+    }
+    statements
+}
+
 /// The name that a path goes on with, or each of those in braces.
 fn names(rest: &str) -> Vec<String> {
     let name = |text: &str| -> String {
         text.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
     };
-    match rest.strip_prefix('{') {
-        Some(list) => {
-            let mut level = 0;
-            let top: String = list
-                .chars()
-                .take_while(|c| {
-                    level += i32::from(*c == '{') - i32::from(*c == '}');
-                    level >= 0
-                })
-                .collect();
-            top.split(',').map(name).collect()
+    let Some(list) = rest.strip_prefix('{') else { return vec![name(rest)] };
+    let (mut level, mut start, mut found) = (0, 0, Vec::new());
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => level += 1,
+            ',' | '}' if level == 0 => {
+                found.push(name(&list[start..at]));
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            '}' => level -= 1,
+            _ => {}
         }
-        None => vec![name(rest)],
     }
+    found
 }
 
 /// What files use and may not.
@@ -154,6 +226,34 @@ fn rooms_use_what_the_architecture_allows() {
 }
 
 #[test]
+fn no_way_leads_back_to_where_it_began() {
+    let architecture = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    let mut arrows = arrows_of(&architecture, &sources());
+    for (from, to) in BACK {
+        let back = (from.to_owned(), to.to_owned());
+        assert!(
+            circle(&arrows).contains(&back),
+            "{from} no longer leads back to {to}: take it out of the list"
+        );
+        arrows.remove(&back);
+    }
+    let circle = circle(&arrows);
+    assert!(circle.is_empty(), "on a circle, or between two: {circle:?}");
+}
+
+#[test]
+fn a_circle_is_found() {
+    let arrow = |(from, to): (&str, &str)| (from.to_owned(), to.to_owned());
+    let arrows = BTreeSet::from([("a", "b"), ("b", "c"), ("c", "d"), ("d", "b"), ("d", "e")].map(arrow));
+    assert_eq!(circle(&arrows), BTreeSet::from([("b", "c"), ("c", "d"), ("d", "b")].map(arrow)));
+    let table = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    let back = table.lines().find(|line| line.starts_with("| `mlx-embed/src/batch.rs`")).unwrap();
+    let wrong = table.replace(back, &format!("{}| `model/` |", back.trim_end_matches("- |")));
+    let arrows = arrows_of(&wrong, &[]);
+    assert!(circle(&arrows).contains(&arrow(("batch", "model"))), "{arrows:?}");
+}
+
+#[test]
 fn every_room_of_the_architecture_is_there() {
     let rooms: BTreeSet<String> = sources().iter().map(|(file, _)| room(file)).collect();
     for (named, may_use) in the_table() {
@@ -170,6 +270,8 @@ fn a_wrong_use_is_found_in_every_form() {
         ("model/linear.rs", "use crate::engine::Queue;", Some("engine")),
         ("kernels/matmul.rs", "fn f(a: &crate::mlx::Array) {}", Some("mlx")),
         ("text/tokenizer.rs", "use crate::{error::Error, mlx::{self, Array}};", Some("mlx")),
+        ("text/tokenizer.rs", "use crate::{\n    error::Error,\n    mlx::{self, Array},\n};", Some("mlx")),
+        ("text/tokenizer.rs", "use crate::file::{\n    Files, // crate::mlx\n    names,\n};", None),
         ("text/mod.rs", "use super::runner::Runner;", Some("runner")),
         ("text/tokenizer.rs", "    use super::super::super::runner::Runner;", Some("runner")),
         ("new_room/mod.rs", "", Some("no room")),

@@ -13,7 +13,6 @@ use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
 use crate::request::{Pending, Results, Shared};
 use crate::stream::{EmbedIter, Patience, WINDOW_TEXTS, Windows};
-use crate::verify::{self, Golden, GoldenError, Verification};
 use crate::warm_up::{self, WarmUp};
 
 /// Turns texts into vectors.
@@ -365,25 +364,6 @@ impl Embedder {
         let ids = token_ids.to_vec();
         let mut states = self.shared.engine.ask(move |model| model.hidden_states(&[&ids]))?;
         Ok(states.texts.pop().unwrap_or_default())
-    }
-
-    /// The golden file beside the checkpoint, `golden.safetensors`, if there is one. The model inside has one.
-    ///
-    /// # Errors
-    /// When it is there and can't be used; the message says why.
-    pub fn golden(&self) -> Result<Option<Golden>, GoldenError> {
-        verify::golden_beside(self)
-    }
-
-    /// Runs texts through the model and looks at every hidden state: beside the reference's where there is a golden
-    /// file, and by itself. See [`verify`](crate::verify).
-    ///
-    /// Each text runs some eight times. What is found to be off is no error but in the result.
-    ///
-    /// # Errors
-    /// When the golden file is another model's, or the model fails.
-    pub fn verify(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
-        verify::run(self, golden)
     }
 
     pub(crate) fn shared(&self) -> &Shared {

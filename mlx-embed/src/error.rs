@@ -1,12 +1,16 @@
 //! The crate's error: which layer failed, and that layer's reason.
 
+mod golden;
+
 use std::any::Any;
 use std::time::Duration;
 
 use crate::checkpoint::CheckpointError;
 use crate::mlx::MlxError;
 use crate::text::TextError;
-use crate::verify::GoldenError;
+
+pub use golden::GoldenError;
+pub(crate) use golden::VERSION as GOLDEN_VERSION;
 
 /// Why there is no embedder or no vector.
 #[derive(Debug, thiserror::Error)]

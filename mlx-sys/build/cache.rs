@@ -3,14 +3,18 @@
 //! Binaries refer to the libraries in it, so it outlives `cargo clean`.
 
 use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use crate::{Result, env};
+use crate::{Result, digests, env};
 
-/// The cache folder, made if it isn't there.
+/// What an entry looks like. Another layout has other names, so that versions of this crate share a folder.
+const LAYOUT: &str = "files and SHA256SUMS";
+
+/// The cache folder, made if it isn't there. Nobody else can write to it.
 pub(crate) fn root() -> Result<PathBuf> {
     let under = |name: &str, path: &str| env::path(name).map(|folder| folder.join(path));
     let by_default = if env::cargo("CARGO_CFG_TARGET_OS") == "macos" {
@@ -21,37 +25,73 @@ pub(crate) fn root() -> Result<PathBuf> {
     let root = env::path("MLX_SYS_CACHE_DIR")
         .or(by_default)
         .ok_or("no cache folder: set MLX_SYS_CACHE_DIR, or HOME")?;
-    fs::create_dir_all(&root).map_err(|error| {
+    private_folder(&root)?;
+    Ok(root)
+}
+
+/// Makes the folder if it isn't there, and fails where another user could put something into it: what lies in it is run
+/// and linked.
+pub(crate) fn private_folder(root: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| {
         format!(
             "can't make the cache folder {}: {error}\nset MLX_SYS_CACHE_DIR to a folder you can write to",
             root.display()
         )
     })?;
-    Ok(root)
+    let failed = |path: &Path, error| format!("can't look at {}: {error}", path.display());
+    let me = rustix::process::geteuid().as_raw();
+    for part in fs::canonicalize(root).map_err(|error| failed(root, error))?.ancestors() {
+        let about = fs::metadata(part).map_err(|error| failed(part, error))?;
+        let sticky = about.mode() & 0o1000 != 0;
+        if ![0, me].contains(&about.uid()) || (about.mode() & 0o022 != 0 && !sticky) {
+            return Err(format!(
+                "another user can write to {}, and what lies in the cache folder {} is run and linked\n\
+                 `chmod go-w` it if it is yours, or set MLX_SYS_CACHE_DIR to a folder that only you can write to",
+                part.display(),
+                root.display(),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The entry `name`, filled by `fill` if it isn't there yet.
+pub(crate) fn entry(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    entry_in(&root()?, name, fill)
+}
+
+/// The entry `name` of a cache folder.
 ///
 /// `fill` works in a folder beside the entry, which takes the entry's name once it is complete. So an interrupted
-/// build leaves no half entry, and of two builds at a time the first one to finish wins.
-pub(crate) fn entry(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let root = root()?;
+/// build leaves no half entry, and of two builds at a time the first one to finish wins. Whoever made it, the entry is
+/// used only if its files are those that its list of digests names.
+pub(crate) fn entry_in(root: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let done = root.join(name);
-    if done.is_dir() {
-        return Ok(done);
+    if !done.is_dir() {
+        sweep(root);
+        let partial = root.join(format!("{name}.partial-{}", std::process::id()));
+        // Of a killed build that had this number.
+        let _ = fs::remove_dir_all(&partial);
+        let filled = fs::create_dir(&partial)
+            .map_err(|error| format!("can't make {}: {error}", partial.display()))
+            .and_then(|()| fill(&partial))
+            .and_then(|()| digests::write(&partial))
+            .and_then(|()| match fs::rename(&partial, &done) {
+                Err(error) if !done.is_dir() => Err(format!("can't make {}: {error}", done.display())),
+                _ => Ok(()),
+            });
+        // Gone after a rename; left over where filling failed or another build was first.
+        let _ = fs::remove_dir_all(&partial);
+        filled?;
     }
-    sweep(&root);
-    let partial = root.join(format!("{name}.partial-{}", std::process::id()));
-    let filled = fs::create_dir_all(&partial)
-        .map_err(|error| format!("can't make {}: {error}", partial.display()))
-        .and_then(|()| fill(&partial))
-        .and_then(|()| match fs::rename(&partial, &done) {
-            Err(error) if !done.is_dir() => Err(format!("can't make {}: {error}", done.display())),
-            _ => Ok(()),
-        });
-    // Gone after a rename; left over where filling failed or another build was first.
-    let _ = fs::remove_dir_all(&partial);
-    filled.map(|()| done)
+    digests::check(&done).map_err(|reason| {
+        format!(
+            "{} is not as the build made it: {reason}\n\
+             Nothing of it is used. Remove the folder, and the next build makes it anew.",
+            done.display()
+        )
+    })?;
+    Ok(done)
 }
 
 /// Has cargo run this build again if somebody takes the file away.
@@ -79,10 +119,15 @@ fn sweep(root: &Path) {
 }
 
 /// A short name for everything that was added to it.
-#[derive(Default)]
 pub(crate) struct Key(Sha256);
 
 impl Key {
+    pub(crate) fn new() -> Self {
+        let mut key = Self(Sha256::new());
+        key.add(LAYOUT);
+        key
+    }
+
     pub(crate) fn add(&mut self, part: impl AsRef<[u8]>) {
         let part = part.as_ref();
         // With its length, so that two parts can't pass for one.
@@ -108,15 +153,6 @@ impl Key {
     }
 
     pub(crate) fn finish(self) -> String {
-        hex(&self.0.finalize())[..16].to_owned()
+        digests::hex(&self.0.finalize())[..16].to_owned()
     }
-}
-
-/// The SHA-256 of some bytes in hex.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::pins::Pins;
-use crate::{Result, cache, env};
+use crate::{Result, cache, digests, env};
 
 /// The packages of `vendor/<list>`, installed side by side into one folder.
 ///
 /// `instead` says how else to supply what they hold.
 pub(crate) fn wheels(pins: &Pins, list: &str, instead: &str) -> Result<PathBuf> {
     let packages = pins.list(list)?;
-    let mut key = cache::Key::default();
+    let mut key = cache::Key::new();
     key.add(pins.text(list)?);
     key.add(env::cargo("CARGO_CFG_TARGET_ARCH"));
     let name = format!("{}-{}-{}", packages[0].name, packages[0].version, key.finish());
@@ -56,7 +56,9 @@ pub(crate) fn wheels(pins: &Pins, list: &str, instead: &str) -> Result<PathBuf> 
 /// The source tree of mlx-c.
 pub(crate) fn mlxc(pins: &Pins) -> Result<PathBuf> {
     let checksum = pins.mlxc_checksum()?;
-    cache::entry(&format!("mlx-c-{}-{}", pins.mlxc, &checksum[..16]), |folder| {
+    let mut key = cache::Key::new();
+    key.add(&checksum);
+    cache::entry(&format!("mlx-c-{}-{}", pins.mlxc, key.finish()), |folder| {
         let crate_file = format!("mlx-sys-{}.crate", pins.mlxc);
         let missing = |reason: &str| {
             format!(
@@ -101,7 +103,7 @@ fn vendor(pins: &Pins, work: &Path) -> Result<PathBuf> {
 
 fn unpack(archive: &Path, checksum: &str, into: &Path) -> Result<()> {
     let bytes = fs::read(archive).map_err(|error| format!("can't read {}: {error}", archive.display()))?;
-    let found = cache::sha256(&bytes);
+    let found = digests::sha256(&bytes);
     if found != checksum {
         return Err(format!("{} has the checksum {found}, not {checksum}", archive.display()));
     }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::sources::Sources;
+use crate::pins::Pins;
+use crate::sources::{self, Sources};
 use crate::{Result, cache, env};
 
 /// The built library's folder.
@@ -11,7 +12,7 @@ pub(crate) struct Library {
     dir: PathBuf,
 }
 
-pub(crate) fn build(sources: &Sources) -> Result<Library> {
+pub(crate) fn build(sources: &Sources, pins: &Pins) -> Result<Library> {
     let target_os = env::cargo("CARGO_CFG_TARGET_OS");
     let file = if target_os == "macos" { "libmlxc.dylib" } else { "libmlxc.so" };
     let native = env::manifest_dir().join("native");
@@ -21,9 +22,9 @@ pub(crate) fn build(sources: &Sources) -> Result<Library> {
         let (prefix, blas) =
             sources.blas.as_ref().map_or(("", "".into()), |blas| (blas.prefix, blas.library.clone()));
         // SAFETY: the build script has one thread, so nothing reads the environment meanwhile.
-        unsafe { std::env::set_var("CMAKE", &sources.cmake) };
+        unsafe { std::env::set_var("CMAKE", sources::cmake(pins)?) };
         let mut config = cmake::Config::new(&native);
-        if let Some(ninja) = &sources.ninja {
+        if let Some(ninja) = sources::ninja(pins)? {
             config.generator("Ninja").define("CMAKE_MAKE_PROGRAM", ninja);
         }
         let built = config
@@ -79,7 +80,7 @@ fn compiler(cpp: bool) -> cc::Build {
 
 /// Stands for everything that could make another library, its own place included: that is written into it.
 fn key(sources: &Sources) -> Result<String> {
-    let mut key = cache::Key::default();
+    let mut key = cache::Key::new();
     key.add_path(&sources.mlxc.join("mlx"))?;
     key.add_path(&env::manifest_dir().join("native"))?;
     key.add_path(&sources.mlx_include.join("mlx/version.h"))?;

@@ -17,10 +17,6 @@ pub(crate) struct Sources {
     pub(crate) mlx_library: PathBuf,
     /// A fast BLAS; `None` where MLX has one of its own (macOS).
     pub(crate) blas: Option<Blas>,
-    /// The cmake program.
-    pub(crate) cmake: PathBuf,
-    /// The ninja program; `None` where cmake has something else to build with.
-    pub(crate) ninja: Option<PathBuf>,
 }
 
 /// An OpenBLAS library.
@@ -43,8 +39,6 @@ impl Sources {
             mlx_include: core.join("include"),
             mlx_library: core.join("lib").join(if macos { "libmlx.dylib" } else { "libmlx.so" }),
             blas: if macos { None } else { Some(blas(pins)?) },
-            cmake: cmake(pins)?,
-            ninja: ninja(pins)?,
         };
         libclang(pins)?;
         Ok(sources)
@@ -119,7 +113,8 @@ fn blas(pins: &Pins) -> Result<Blas> {
         .ok_or_else(|| format!("{} holds neither libopenblas.so nor libscipy_openblas.so", dir.display()))
 }
 
-fn cmake(pins: &Pins) -> Result<PathBuf> {
+/// The cmake program.
+pub(crate) fn cmake(pins: &Pins) -> Result<PathBuf> {
     if let Some(program) = env::var("CMAKE") {
         return Ok(program.into());
     }
@@ -130,8 +125,8 @@ fn cmake(pins: &Pins) -> Result<PathBuf> {
     Ok(fetch::wheels(pins, "cmake.txt", instead)?.join("cmake/data/bin/cmake"))
 }
 
-/// A C++ compiler doesn't always come with make.
-fn ninja(pins: &Pins) -> Result<Option<PathBuf>> {
+/// The ninja program; `None` where cmake has something else to build with. A C++ compiler doesn't always come with make.
+pub(crate) fn ninja(pins: &Pins) -> Result<Option<PathBuf>> {
     if env::var("CMAKE_GENERATOR").is_some() || runs("make") {
         return Ok(None);
     }

@@ -16,6 +16,7 @@ mod process;
 mod progress;
 mod random;
 mod report;
+mod signals;
 mod stdout;
 
 use std::io::{self, Write};
@@ -58,6 +59,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 fn main() -> ExitCode {
+    signals::handle();
     let matches = Cli::command().version(VERSION.as_str()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command.run() {

@@ -1,7 +1,7 @@
 //! Options that every command has: which model, and how it makes vectors.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
@@ -159,6 +159,11 @@ impl CommonArgs {
         Self { precision: PrecisionArg::Exact, ..self.clone() }
     }
 
+    /// The checkpoint directory; `None` is the model inside.
+    pub(crate) fn model_dir(&self) -> Option<&Path> {
+        self.model.as_deref().filter(|dir| !dir.as_os_str().is_empty())
+    }
+
     /// Takes this model instead.
     pub(crate) fn set_model(&mut self, dir: PathBuf) {
         self.model = Some(dir);
@@ -166,7 +171,7 @@ impl CommonArgs {
 
     /// Loads the model and holds the options against it, before anything is read or written.
     pub(crate) fn load(&self) -> Result<Model, CliError> {
-        let embedder = match self.model.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
+        let embedder = match self.model_dir() {
             Some(dir) => Embedder::load_with(dir, self.load_options())?,
             None => Embedder::default_model_with(self.load_options())?,
         };

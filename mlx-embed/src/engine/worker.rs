@@ -197,10 +197,11 @@ impl<M: Model> Worker<M> {
                 }
             }
         }
+        // First: a caller who has its answer may ask for the same text again, and that is computed again.
+        self.share(&unique, &vectors, started);
         for (job, &place) in jobs.iter().zip(&of) {
             self.deliver(job, &vectors[place], started, took, false);
         }
-        self.share(&unique, &vectors, started);
         let copies = jobs.len() - unique.len();
         if copies > 0 {
             self.meters.shared(copies);

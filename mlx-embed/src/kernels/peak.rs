@@ -283,12 +283,11 @@ mod tests {
     fn rates_are_those_of_a_processor() {
         let pool = Pool::new(1).unwrap();
         for kind in [Kind::F32, Kind::Int16, Kind::Int8] {
-            if let Some(rate) = operations(&pool, kind) {
-                // From an emulator's to more than any core's.
-                assert!((1e5..1e13).contains(&rate), "{kind:?}: {rate}");
-            }
+            let rate = operations(&pool, kind);
+            assert_eq!(rate.is_some(), loops::best(kind).is_some(), "{kind:?}");
+            assert!(rate.is_none_or(|rate| rate.is_finite() && rate > 0.0), "{kind:?}: {rate:?}");
         }
         let rate = reading(&pool, &vec![1; 1 << 18]);
-        assert!((1e5..1e13).contains(&rate), "{rate}");
+        assert!(rate.is_finite() && rate > 0.0, "{rate}");
     }
 }

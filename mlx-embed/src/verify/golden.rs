@@ -2,71 +2,19 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use crate::error::{GOLDEN_VERSION, GoldenError};
 use crate::file::{Files, require_regular};
 use crate::pooling::Pooling;
 use crate::text::Prompt;
 
 /// What a golden file is called beside a checkpoint.
 pub(super) const FILE_NAME: &str = "golden.safetensors";
-
-/// The newest form that this crate reads, as `tools/golden/golden_file.py` and `tests/golden/families.py` write them.
-const VERSION: u64 = 2;
-
-const MAKE: &str = "tools/golden/make.py makes one";
-
-/// Why a golden file can't be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GoldenError {
-    /// It can't be read.
-    #[error("{}: {source}; {MAKE}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// It is damaged or something else.
-    #[error("{}: not a golden file: {reason}; {MAKE}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// It has a form that this version of the crate doesn't read.
-    #[error("{}: a golden file of version {found}, but this program reads versions up to {VERSION}; {MAKE}", path.display())]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u64,
-    },
-    /// A tensor is missing, or has a shape or values that can't be.
-    #[error("{}: tensor {tensor}: {reason}; {MAKE}", path.display())]
-    Tensor {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// It was made with another model.
-    #[error("{}: made for another model: {reason}; {MAKE} for this one", path.display())]
-    OtherModel {
-        /// The file.
-        path: PathBuf,
-        /// How the models differ.
-        reason: String,
-    },
-}
 
 /// What a golden file says of itself.
 #[derive(Debug, Clone, Deserialize)]
@@ -233,7 +181,7 @@ impl Golden {
         let json = json.ok_or_else(|| invalid("its header says nothing of texts".into()))?;
         let version =
             serde_json::from_str::<Versioned>(json).map_err(|error| invalid(error.to_string()))?.version;
-        if version == 0 || version > VERSION {
+        if version == 0 || version > GOLDEN_VERSION {
             return Err(GoldenError::Version { path, found: version });
         }
         let facts: Facts = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;

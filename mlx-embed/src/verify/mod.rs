@@ -41,34 +41,46 @@ use golden::Geometry;
 use measure::{cosine, larger, max_abs, relative_error, smaller};
 use report::failures;
 
-pub use golden::{Golden, GoldenError, GoldenText};
+pub use crate::error::GoldenError;
+pub use golden::{Golden, GoldenText};
 pub use report::{
     Against, Check, Layer, LayerComparison, OtherTokens, Question, VectorComparison, Verification,
 };
 pub use samples::SAMPLES;
 pub use tolerance::Tolerance;
 
-/// The golden file beside the embedder's checkpoint, if there is one.
-pub(crate) fn golden_beside(embedder: &Embedder) -> Result<Option<Golden>, GoldenError> {
-    Golden::beside(&embedder.shared().place)
-}
+impl Embedder {
+    /// The golden file beside the checkpoint, `golden.safetensors`, if there is one. The model inside has one.
+    ///
+    /// # Errors
+    /// When it is there and can't be used; the message says why.
+    pub fn golden(&self) -> Result<Option<Golden>, GoldenError> {
+        Golden::beside(&self.shared().place)
+    }
 
-/// See [`Embedder::verify`].
-pub(crate) fn run(embedder: &Embedder, golden: Option<&Golden>) -> Result<Verification, Error> {
-    let texts = match golden {
-        Some(golden) => {
-            check_model(golden, embedder.info())?;
-            golden.texts().iter().map(|text| text.ids.clone()).collect()
-        }
-        None => {
-            let ids = SAMPLES.iter().map(|text| embedder.token_ids(text, &EmbedOptions::default()));
-            ids.collect::<Result<Vec<_>, _>>()?
-        }
-    };
-    let Info { config, max_tokens, .. } = embedder.info();
-    let apart = config.frequencies_depend_on_length(*max_tokens);
-    let normalized = golden.is_none_or(|golden| golden.facts.normalized);
-    Verifier { embedder, texts, apart, normalized }.run(golden)
+    /// Runs texts through the model and looks at every hidden state: beside the reference's where there is a golden
+    /// file, and by itself. See [`verify`](crate::verify).
+    ///
+    /// Each text runs some eight times. What is found to be off is no error but in the result.
+    ///
+    /// # Errors
+    /// When the golden file is another model's, or the model fails.
+    pub fn verify(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
+        let texts = match golden {
+            Some(golden) => {
+                check_model(golden, self.info())?;
+                golden.texts().iter().map(|text| text.ids.clone()).collect()
+            }
+            None => {
+                let ids = SAMPLES.iter().map(|text| self.token_ids(text, &EmbedOptions::default()));
+                ids.collect::<Result<Vec<_>, _>>()?
+            }
+        };
+        let Info { config, max_tokens, .. } = self.info();
+        let apart = config.frequencies_depend_on_length(*max_tokens);
+        let normalized = golden.is_none_or(|golden| golden.facts.normalized);
+        Verifier { embedder: self, texts, apart, normalized }.run(golden)
+    }
 }
 
 /// Fails where a golden file can't be this model's.
@@ -288,8 +300,8 @@ impl Verifier<'_> {
         tolerance: &Tolerance,
     ) -> Option<VectorComparison> {
         let pooling = self.embedder.info().pooling;
-        let leaves_prompts_out =
-            !self.embedder.info().sentence_transformers.include_prompt && pooling != Pooling::LastToken;
+        let leaves_prompts_out = !self.embedder.info().sentence_transformers.include_prompt
+            && pooling != crate::pooling::Pooling::LastToken;
         let (mut lowest, mut sum, mut largest, mut worst) = (f64::INFINITY, 0.0, 0.0, 0);
         let mut compared = 0;
         for (index, found) in vectors.iter().enumerate() {

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
 use crate::options::{CommonArgs, at_least_one};
+use crate::output::Sources;
 use crate::random::Random;
 use crate::report;
 
@@ -207,8 +208,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
 }
 
 fn run_layers(args: &BenchArgs) -> Result<(), CliError> {
+    let sources = Sources::of_model(args.common.model_dir());
     // Before minutes are spent on measuring.
-    let page = args.html.as_deref().map(page::create).transpose()?;
+    let page = args.html.as_deref().map(|path| page::create(path, &sources)).transpose()?;
     let mut shapes = args.shapes(&LAYERS_SHAPES);
     let model = args.common.load()?;
     let limit = model.embedder.info().max_tokens;

@@ -40,21 +40,22 @@ and results stay in step. A JSONL result is a line like
   {\"index\":0,\"tokens\":7,\"truncated\":false,\"embedding\":[0.012,...]}
 whose index is the text's line or argument, from 0. A blank line of JSONL input
 has no result. Results are written as they come, in order. Where a text fails,
-the results before it are written; with --on-error skip those behind it too.";
+the results before it are written; with --on-error skip those behind it too.
+FILE is written beside, as FILE.partial, and takes its name once the job ends:
+a job that is killed leaves FILE as it was.";
 
 /// Text in a window for each token of a batch: enough for about four batches, so that sorting by length pays.
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let mut input = Input::open(args.input)?;
-    let target = Target::choose(args.output, &input)?;
+    let target = Target::choose(args.output, &input, args.common.model_dir())?;
     if target.is_stdout() {
         stdout::check_open()?;
     }
     let model = args.common.load()?;
     let info = model.embedder.info();
     let notes = args.common.notes();
-    target.spare(&info.model)?;
     notes.about_model(info);
     let mut output = target.open(model.dims())?;
 
@@ -66,37 +67,36 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
         let ended = window.ended;
         progress.start_window(window.texts.len(), done);
         let embedded = Embedded::new(&model, window, &input, args.on_error);
-        for (first, texts, embeddings) in embedded.runs() {
-            gaps |= first != done;
+        let written = embedded.runs().try_for_each(|(first, texts, embeddings)| {
             output.write(first, texts, embeddings)?;
+            gaps |= first != done;
             done += embeddings.len();
             truncated += embeddings.iter().filter(|embedding| embedding.truncated).count();
-        }
+            Ok(())
+        });
         skipped += embedded.skipped.len();
         progress.say(&embedded.skipped);
+        if let Err(error) = written {
+            break Some(error);
+        }
         progress.update(done, input.read());
         if embedded.failure.is_some() || ended {
             break embedded.failure;
         }
     };
-    output.finish()?;
     progress.clear();
+    let complete = failure.is_none();
+    let ended = output.end(done, failure);
     notes.about_texts(truncated, done, info.max_tokens);
     if gaps && !target.tells_lines() {
         notes
             .say("not every line of the input has a row in the output; rows have the order of those that do");
     }
-    match failure {
-        None if skipped > 0 => return Err(CliError::Skipped { skipped, done }),
-        None if done == 0 => notes.say("the input has no texts"),
-        None => {}
-        Some(cause) => {
-            return Err(CliError::Stopped {
-                cause: Box::new(cause),
-                written: done,
-                output: output.name().to_owned(),
-            });
-        }
+    if complete && skipped > 0 {
+        return ended.and(Err(CliError::Skipped { skipped, done }));
     }
-    Ok(())
+    if complete && done == 0 {
+        notes.say("the input has no texts");
+    }
+    ended
 }

@@ -2,7 +2,7 @@
 
 mod lines;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal};
 use std::iter::Enumerate;
 use std::path::PathBuf;
@@ -183,8 +183,8 @@ impl Input {
         self.file.as_ref().map(|(_, len)| *len)
     }
 
-    /// Whether `other` is the regular file that texts are read from.
-    pub(crate) fn is_same_file(&self, other: &Handle) -> bool {
-        self.file.as_ref().is_some_and(|(handle, _)| handle == other)
+    /// The regular file that texts are read from.
+    pub(crate) fn metadata(&self) -> Option<Metadata> {
+        self.file.as_ref().and_then(|(handle, _)| handle.as_file().metadata().ok())
     }
 }

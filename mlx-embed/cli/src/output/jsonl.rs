@@ -1,15 +1,15 @@
 //! JSONL: an object a line. Numbers are the shortest that read back as the same f32.
 
-use std::io::{self, BufWriter, Write};
+use std::io;
 
 use mlx_embed::Embedding;
 use serde::Serialize;
 
-use super::Sink;
+use super::encode::Encode;
 
-pub(super) struct Jsonl<W: Write> {
-    writer: BufWriter<W>,
-    with_text: bool,
+#[derive(Debug)]
+pub(super) struct Jsonl {
+    pub(super) with_text: bool,
 }
 
 #[derive(Serialize)]
@@ -22,25 +22,23 @@ struct Line<'a> {
     embedding: &'a [f32],
 }
 
-impl<W: Write> Jsonl<W> {
-    pub(super) fn new(writer: W, with_text: bool) -> Self {
-        Self { writer: BufWriter::with_capacity(64 << 10, writer), with_text }
-    }
-}
-
-impl<W: Write> Sink for Jsonl<W> {
-    fn write(&mut self, first: usize, texts: &[String], embeddings: &[Embedding]) -> io::Result<()> {
-        for (offset, (text, embedding)) in texts.iter().zip(embeddings).enumerate() {
-            let line = Line {
-                index: first + offset,
-                text: self.with_text.then_some(text),
-                tokens: embedding.tokens,
-                truncated: embedding.truncated,
-                embedding: &embedding.vector,
-            };
-            serde_json::to_writer(&mut self.writer, &line)?;
-            self.writer.write_all(b"\n")?;
-        }
-        self.writer.flush()
+impl Encode for Jsonl {
+    fn row(
+        &mut self,
+        index: usize,
+        text: &str,
+        embedding: &Embedding,
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let line = Line {
+            index,
+            text: self.with_text.then_some(text),
+            tokens: embedding.tokens,
+            truncated: embedding.truncated,
+            embedding: &embedding.vector,
+        };
+        serde_json::to_writer(&mut *bytes, &line)?;
+        bytes.push(b'\n');
+        Ok(())
     }
 }

@@ -1,27 +1,36 @@
 //! Where results go: JSONL, `.npy` or `.safetensors`, a window at a time.
 //!
-//! Each window is flushed, and the binary formats have their headers brought up to date with it: a job that is
-//! interrupted leaves a file that holds every whole window.
+//! A file is written beside its name and takes it at the end ([`NewFile`]). A job that fails publishes the whole windows
+//! before the failure; one that is killed leaves them in the partial file.
 
+mod encode;
 mod jsonl;
+mod new_file;
 mod npy;
+mod rows;
 mod safetensors;
+mod sources;
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use mlx_embed::Embedding;
-use same_file::Handle;
 
 use crate::error::CliError;
 use crate::input::Input;
+use encode::Encode;
+use rows::Rows;
+
+pub(crate) use new_file::NewFile;
+pub(crate) use sources::Sources;
 
 /// Where results go, and how.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
-    /// File for the results [default: standard output]
+    /// File for the results; until they are complete it is FILE.partial [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -44,17 +53,6 @@ enum Format {
     Safetensors,
 }
 
-/// A format's way of writing a window of results.
-trait Sink {
-    /// Writes results, of which the first has number `first`, and flushes them.
-    fn write(&mut self, first: usize, texts: &[String], embeddings: &[Embedding]) -> io::Result<()>;
-
-    /// Writes what can only follow the last result.
-    fn finish(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Where results will go; nothing is opened, nothing overwritten yet.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -62,11 +60,14 @@ pub(crate) struct Target {
     path: Option<PathBuf>,
     format: Format,
     with_text: bool,
+    sources: Sources,
 }
 
 impl Target {
-    pub(crate) fn choose(args: OutputArgs, input: &Input) -> Result<Self, CliError> {
-        let path = args.output.filter(|path| path.as_os_str() != "-");
+    /// Refuses what would overwrite the input or a file of the model.
+    pub(crate) fn choose(args: OutputArgs, input: &Input, model: Option<&Path>) -> Result<Self, CliError> {
+        let is_stdout = |path: &Path| path.as_os_str() == "-" || path == Path::new("/dev/stdout");
+        let path = args.output.filter(|path| !is_stdout(path));
         let by_name = path.as_ref().and_then(|path| path.extension()).and_then(|end| match end.to_str() {
             Some("npy") => Some(Format::Npy),
             Some("safetensors") => Some(Format::Safetensors),
@@ -80,28 +81,22 @@ impl Target {
         if format != Format::Jsonl && args.with_text {
             return usage("--with-text needs --format jsonl: the other formats hold numbers only");
         }
-        let handle = match &path {
-            Some(path) => Handle::from_path(path),
-            None => Handle::stdout(),
-        };
-        // Most outputs don't exist yet.
-        if handle.is_ok_and(|handle| input.is_same_file(&handle)) {
-            return usage("the output would overwrite the input: give another --output");
+        let mut sources = Sources::of_model(model);
+        if let Some(input) = input.metadata() {
+            sources.add_input(&input);
         }
-        Ok(Self { path, format, with_text: args.with_text })
+        let target = Self { path, format, with_text: args.with_text, sources };
+        // Most outputs don't exist yet.
+        if let Some(why) = target.metadata().ok().and_then(|old| target.sources.refuse(&old)) {
+            return Err(CliError::Usage(format!("{}: {why}: give another --output", target.name())));
+        }
+        Ok(target)
     }
 
-    /// Refuses to write over a file of the model.
-    pub(crate) fn spare(&self, model: &Path) -> Result<(), CliError> {
-        // What does not exist yet can't be overwritten.
-        let inside = |path: &PathBuf| Ok(path.canonicalize()?.starts_with(model.canonicalize()?));
-        let inside: io::Result<bool> = self.path.as_ref().map_or(Ok(false), inside);
-        match (&self.path, inside) {
-            (Some(path), Ok(true)) => Err(CliError::Usage(format!(
-                "{} stands in the model's directory and would be overwritten: give another --output",
-                path.display()
-            ))),
-            _ => Ok(()),
+    fn metadata(&self) -> io::Result<Metadata> {
+        match &self.path {
+            Some(path) => fs::metadata(path),
+            None => File::from(io::stdout().as_fd().try_clone_to_owned()?).metadata(),
         }
     }
 
@@ -115,84 +110,115 @@ impl Target {
         self.format == Format::Jsonl
     }
 
+    /// As a person would call it.
+    fn name(&self) -> String {
+        self.path.as_ref().map_or("standard output".to_owned(), |path| path.display().to_string())
+    }
+
     /// Whether a person will see the results as they come.
     pub(crate) fn is_terminal(&self) -> bool {
         self.path.is_none() && io::stdout().is_terminal()
     }
 
-    /// Opens it; a file that exists is overwritten. `dims` is how many numbers each vector has.
+    /// Opens it. `dims` is how many numbers each vector has.
     pub(crate) fn open(&self, dims: usize) -> Result<Output, CliError> {
-        let name = match &self.path {
-            Some(path) => path.display().to_string(),
-            None => "standard output".to_owned(),
-        };
-        match self.sink(dims) {
-            Ok(sink) => Ok(Output { name, sink }),
+        let name = self.name();
+        match self.to(dims) {
+            Ok(to) => Ok(Output { name, to }),
             Err(source) => Err(CliError::Write { name, source }),
         }
     }
 
-    fn sink(&self, dims: usize) -> io::Result<Box<dyn Sink>> {
+    fn to(&self, dims: usize) -> io::Result<To> {
+        let jsonl = jsonl::Jsonl { with_text: self.with_text };
         let Some(path) = &self.path else {
-            return Ok(Box::new(jsonl::Jsonl::new(io::stdout(), self.with_text)));
+            return Ok(To::Stream(Box::new(io::stdout()), jsonl));
         };
-        if self.format == Format::Jsonl {
-            return Ok(Box::new(jsonl::Jsonl::new(File::create(path)?, self.with_text)));
+        if self.format == Format::Jsonl && fs::metadata(path).is_ok_and(|old| !old.is_file() && !old.is_dir())
+        {
+            // A pipe or a device takes results as they come.
+            let device = OpenOptions::new().write(true).open(path)?;
+            return Ok(To::Stream(Box::new(device), jsonl));
         }
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file, which this format needs"));
-        }
-        Ok(match self.format {
-            Format::Npy => Box::new(npy::Npy::new(file, dims)?),
-            _ => Box::new(safetensors::Safetensors::new(file, dims)?),
-        })
+        let format: Box<dyn Encode> = match self.format {
+            Format::Jsonl => Box::new(jsonl),
+            Format::Npy => Box::new(npy::Npy::new(dims)),
+            Format::Safetensors => Box::new(safetensors::Safetensors::new(dims)),
+        };
+        let file = NewFile::create(path, |file| self.sources.refuse(file))?;
+        Ok(To::File(Rows::new(file, format)?))
     }
 }
 
 /// An opened [`Target`].
 pub(crate) struct Output {
     name: String,
-    sink: Box<dyn Sink>,
+    to: To,
+}
+
+enum To {
+    /// Standard output, a pipe, a device.
+    Stream(Box<dyn Write>, jsonl::Jsonl),
+    File(Rows),
 }
 
 impl Output {
-    /// As a person would call it.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Writes results, of which the first has number `first`.
+    /// Writes results, of which the first has number `first`. After an error they are not part of the file.
     pub(crate) fn write(
         &mut self,
         first: usize,
         texts: &[String],
         embeddings: &[Embedding],
     ) -> Result<(), CliError> {
-        let result = self.sink.write(first, texts, embeddings);
+        let result = match &mut self.to {
+            To::File(rows) => rows.write(first, texts, embeddings),
+            To::Stream(writer, jsonl) => {
+                let mut bytes = Vec::new();
+                let mut lines = texts.iter().zip(embeddings).enumerate();
+                let written = lines.try_for_each(|(offset, (text, embedding))| {
+                    bytes.clear();
+                    jsonl.row(first + offset, text, embedding, &mut bytes)?;
+                    writer.write_all(&bytes)
+                });
+                written.and_then(|()| writer.flush())
+            }
+        };
         result.map_err(|source| CliError::Write { name: self.name.clone(), source })
     }
 
-    /// Writes what follows the last result.
-    pub(crate) fn finish(&mut self) -> Result<(), CliError> {
-        self.sink.finish().map_err(|source| CliError::Write { name: self.name.clone(), source })
-    }
-}
-
-/// Vectors as little-endian f32, one behind the other.
-fn write_vectors(file: &mut impl Write, embeddings: &[Embedding]) -> io::Result<()> {
-    for embedding in embeddings {
-        for number in &embedding.vector {
-            file.write_all(&number.to_le_bytes())?;
+    /// Ends the output with `written` results in it, because of `failure` or because that is all.
+    pub(crate) fn end(self, written: usize, failure: Option<CliError>) -> Result<(), CliError> {
+        let Self { name, to } = self;
+        let To::File(mut rows) = to else {
+            return match failure {
+                None => Ok(()),
+                // What a closed pipe still took is nobody's concern.
+                Some(cause @ CliError::Write { .. }) => Err(cause),
+                Some(cause) => Err(CliError::Stopped { cause: Box::new(cause), written, output: name }),
+            };
+        };
+        let failed = |source| CliError::Write { name: name.clone(), source };
+        let failure = match failure {
+            // Where rows can't be written, what stands behind them can't be either.
+            Some(cause @ CliError::Write { .. }) => Some(cause),
+            Some(cause) => Some(rows.end().map_or_else(failed, |()| cause)),
+            None => rows.end().map_err(failed).err(),
+        };
+        let partial = rows.file().partial().display().to_string();
+        match failure {
+            None => rows.publish().map_err(|source| CliError::Stopped {
+                cause: Box::new(failed(source)),
+                written,
+                output: partial,
+            }),
+            // What was there before stays.
+            Some(cause) if written == 0 => {
+                Err(CliError::Stopped { cause: Box::new(cause), written, output: name })
+            }
+            Some(cause) => {
+                let output = if rows.publish().is_ok() { name } else { partial };
+                Err(CliError::Stopped { cause: Box::new(cause), written, output })
+            }
         }
     }
-    Ok(())
-}
-
-/// Puts `header` at the start of the file, then goes to the end again.
-fn write_header(file: &mut (impl Write + Seek), header: &[u8]) -> io::Result<()> {
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(header)?;
-    file.seek(SeekFrom::End(0))?;
-    file.flush()
 }

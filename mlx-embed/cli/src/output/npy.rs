@@ -1,35 +1,42 @@
 //! NumPy's `.npy`, format version 1.0: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
-use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io;
 
 use mlx_embed::Embedding;
 
-use super::{Sink, write_header, write_vectors};
+use super::encode::{self, Encode};
 
 /// Bytes before the data: a multiple of 64, with room for any number of rows.
 const HEADER: usize = 128;
 
 /// Rows are appended, and the header's row count follows.
+#[derive(Debug)]
 pub(super) struct Npy {
-    file: BufWriter<File>,
     rows: usize,
     dims: usize,
 }
 
 impl Npy {
-    pub(super) fn new(file: File, dims: usize) -> io::Result<Self> {
-        let mut npy = Self { file: BufWriter::new(file), rows: 0, dims };
-        write_header(&mut npy.file, &header(0, dims))?;
-        Ok(npy)
+    pub(super) fn new(dims: usize) -> Self {
+        Self { rows: 0, dims }
     }
 }
 
-impl Sink for Npy {
-    fn write(&mut self, _first: usize, _texts: &[String], embeddings: &[Embedding]) -> io::Result<()> {
-        write_vectors(&mut self.file, embeddings)?;
-        self.rows += embeddings.len();
-        write_header(&mut self.file, &header(self.rows, self.dims))
+impl Encode for Npy {
+    fn header(&self) -> io::Result<Vec<u8>> {
+        Ok(header(self.rows, self.dims))
+    }
+
+    fn row(
+        &mut self,
+        _index: usize,
+        _text: &str,
+        embedding: &Embedding,
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        self.rows += 1;
+        encode::vector(embedding, bytes);
+        Ok(())
     }
 }
 

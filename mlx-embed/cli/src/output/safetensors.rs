@@ -1,21 +1,20 @@
 //! safetensors: <https://github.com/huggingface/safetensors#format>. Eight bytes of header length, a JSON header that
 //! may end in spaces, then the tensors without gaps.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 
 use mlx_embed::Embedding;
 use serde_json::json;
 
-use super::{Sink, write_header, write_vectors};
+use super::encode::{self, Encode};
 
 /// Bytes before the data, the length included: a multiple of 64, with room for any number of rows.
 const HEADER: usize = 512;
 
 /// Rows of `embeddings` are appended, and the header's row count follows. `tokens` and `truncated` lie behind
-/// them, so they are kept (5 bytes a text) and written last: an interrupted job leaves `embeddings` alone.
+/// them, so they are kept (5 bytes a text) and written last: a file that is cut short holds `embeddings` alone.
+#[derive(Debug)]
 pub(super) struct Safetensors {
-    file: BufWriter<File>,
     dims: usize,
     /// Little-endian u32 for each text.
     tokens: Vec<u8>,
@@ -24,14 +23,11 @@ pub(super) struct Safetensors {
 }
 
 impl Safetensors {
-    pub(super) fn new(file: File, dims: usize) -> io::Result<Self> {
-        let mut output = Self { file: BufWriter::new(file), dims, tokens: Vec::new(), truncated: Vec::new() };
-        let header = output.header(false)?;
-        write_header(&mut output.file, &header)?;
-        Ok(output)
+    pub(super) fn new(dims: usize) -> Self {
+        Self { dims, tokens: Vec::new(), truncated: Vec::new() }
     }
 
-    fn header(&self, finished: bool) -> io::Result<Vec<u8>> {
+    fn header(&self, with_all: bool) -> io::Result<Vec<u8>> {
         let rows = self.truncated.len();
         let tokens = rows * self.dims * 4;
         let truncated = tokens + self.tokens.len();
@@ -39,7 +35,7 @@ impl Safetensors {
         let mut tensors = json!({
             "embeddings": { "dtype": "F32", "shape": [rows, self.dims], "data_offsets": [0, tokens] }
         });
-        if finished {
+        if with_all {
             tensors["tokens"] =
                 json!({ "dtype": "U32", "shape": [rows], "data_offsets": [tokens, truncated] });
             tensors["truncated"] =
@@ -52,22 +48,26 @@ impl Safetensors {
     }
 }
 
-impl Sink for Safetensors {
-    fn write(&mut self, _first: usize, _texts: &[String], embeddings: &[Embedding]) -> io::Result<()> {
-        write_vectors(&mut self.file, embeddings)?;
-        for embedding in embeddings {
-            let tokens = u32::try_from(embedding.tokens).unwrap_or(u32::MAX);
-            self.tokens.extend(tokens.to_le_bytes());
-            self.truncated.push(embedding.truncated.into());
-        }
-        let header = self.header(false)?;
-        write_header(&mut self.file, &header)
+impl Encode for Safetensors {
+    fn header(&self) -> io::Result<Vec<u8>> {
+        self.header(false)
     }
 
-    fn finish(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.tokens)?;
-        self.file.write_all(&self.truncated)?;
-        let header = self.header(true)?;
-        write_header(&mut self.file, &header)
+    fn row(
+        &mut self,
+        _index: usize,
+        _text: &str,
+        embedding: &Embedding,
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let tokens = u32::try_from(embedding.tokens).unwrap_or(u32::MAX);
+        self.tokens.extend(tokens.to_le_bytes());
+        self.truncated.push(embedding.truncated.into());
+        encode::vector(embedding, bytes);
+        Ok(())
+    }
+
+    fn end(&self) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        Ok((self.header(true)?, [&self.tokens[..], &self.truncated].concat()))
     }
 }

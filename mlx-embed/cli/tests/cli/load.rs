@@ -111,9 +111,14 @@ fn a_search_says_every_step() {
 fn a_search_finds_a_rate() {
     let report = json(&["--search", "--rate", "4000", "--texts", "8", "--seconds", "0.1", "--limit", "200"]);
     let steps = report["steps"].as_array().unwrap();
-    let best = report["highest_rate"].as_f64().unwrap();
-    let good = |step: &&Value| step["under_limit"] == true;
-    assert!(steps.iter().filter(good).all(|step| step["rate"].as_f64().unwrap() <= best), "{report}");
+    let good = steps.iter().filter(|step| step["under_limit"] == true);
+    let fastest = good.map(|step| step["rate"].as_f64().unwrap()).reduce(f64::max);
+    assert_eq!(report["highest_rate"].as_f64(), fastest, "{report}");
+    // On a machine that is busy with something else there may be none.
+    let Some(best) = fastest else {
+        assert!(report["at_highest_rate"].is_null(), "{report}");
+        return;
+    };
     assert!((report["at_highest_rate"]["intended_rate"].as_f64().unwrap() / best - 1.0).abs() < 1e-9);
     assert_eq!(report["at_highest_rate"]["errors"], 0);
 }

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used)] // clippy knows tests, but not what they share
 
 mod bench;
+mod faults;
 mod input;
 mod inspect;
 mod load;
 mod options;
 mod output;
+mod output_files;
+mod reopen;
 mod similarity;
 mod support;
 mod verify;

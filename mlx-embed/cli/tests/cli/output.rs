@@ -8,7 +8,7 @@ use std::process::Stdio;
 use safetensors::{Dtype, SafeTensors};
 use tempfile::tempdir;
 
-use crate::support::{assert_close, binary, floats, golden, golden_texts, on, rows, run, run_on};
+use crate::support::{assert_close, floats, golden_texts, on, rows, run, run_on};
 
 /// What `numpy.save` of numpy 2.4 writes before the data of an f32 array of shape (`rows`, `dims`).
 fn numpy_header(rows: usize, dims: usize) -> Vec<u8> {
@@ -96,42 +96,6 @@ fn a_job_that_fails_half_way_leaves_valid_files() {
     assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor("embeddings").unwrap().shape(), [1500, 8]);
 }
 
-#[cfg(unix)]
-#[test]
-fn a_job_that_is_killed_leaves_whole_windows() {
-    let dir = tempdir().unwrap();
-    for name in ["vectors.npy", "vectors.safetensors"] {
-        let path = dir.path().join(name);
-        let mut child = on("embed", "st-mean")
-            .arg("--output")
-            .arg(&path)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        std::io::Write::write_all(&mut stdin, b"a\nb\n").unwrap();
-        // The pipe stays open, so the job can't end by itself.
-        let expected = if name.ends_with("npy") { 128 } else { 512 } + 2 * 32 * 4;
-        let start = std::time::Instant::now();
-        while fs::metadata(&path).map_or(0, |file| file.len()) < expected {
-            assert!(start.elapsed().as_secs() < 60, "no results in {name}");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        // The header follows the rows at once, but not in the same instant.
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        if name.ends_with("npy") {
-            assert_eq!(npy(&path, 2, 32).len(), 64);
-        } else {
-            let bytes = fs::read(&path).unwrap();
-            let file = SafeTensors::deserialize(&bytes).unwrap();
-            assert_eq!(file.tensor("embeddings").unwrap().shape(), [2, 32]);
-        }
-    }
-}
-
 #[test]
 fn binary_formats_refuse_what_they_cannot_do() {
     run(on("embed", "st-mean").args(["--format", "npy", "a"])).failed(2, &["--output FILE"]);
@@ -181,24 +145,6 @@ fn an_output_that_cannot_be_written_is_named() {
         run(on("embed", "st-mean").args(["-f", "npy", "--output", "/dev/null", "a"]))
             .failed(1, &["not a regular file"]);
     }
-}
-
-#[test]
-fn the_models_own_files_are_never_overwritten() {
-    let model = tempdir().unwrap();
-    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-        fs::copy(golden("qwen3-f32").join(file), model.path().join(file)).unwrap();
-    }
-    let weights = model.path().join("model.safetensors");
-    let before = fs::read(&weights).unwrap();
-    let mut command = binary();
-    command
-        .args(["embed", "--device", "cpu", "a", "--model"])
-        .arg(model.path())
-        .arg("--output")
-        .arg(&weights);
-    run(&mut command).failed(2, &["model.safetensors", "would be overwritten"]);
-    assert_eq!(fs::read(&weights).unwrap(), before);
 }
 
 #[test]

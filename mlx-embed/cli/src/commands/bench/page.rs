@@ -1,24 +1,24 @@
 //! The page of `bench --layers --html`: one file, no network, light and dark.
 
-use std::fs::File;
-use std::io::Write;
+use std::io;
 use std::path::Path;
 
 use super::layers::{Bound, Line, Measured, Report};
 use super::plot::{self, escape, short};
 use crate::error::CliError;
+use crate::output::{NewFile, Sources};
 
 /// A file that will hold a page.
 #[derive(Debug)]
 pub(super) struct Page {
     name: String,
-    file: File,
+    file: NewFile,
 }
 
-/// Opens the file; one that exists is overwritten.
-pub(super) fn create(path: &Path) -> Result<Page, CliError> {
+/// Starts the file; one that exists stays until the page is written.
+pub(super) fn create(path: &Path, sources: &Sources) -> Result<Page, CliError> {
     let name = path.display().to_string();
-    match File::create(path) {
+    match NewFile::create(path, |file| sources.refuse(file)) {
         Ok(file) => Ok(Page { name, file }),
         Err(source) => Err(CliError::Write { name, source }),
     }
@@ -26,7 +26,8 @@ pub(super) fn create(path: &Path) -> Result<Page, CliError> {
 
 impl Page {
     pub(super) fn write(mut self, report: &Report) -> Result<(), CliError> {
-        let written = self.file.write_all(page(report).as_bytes()).and_then(|()| self.file.sync_all());
+        let written: io::Result<()> =
+            self.file.append(page(report).as_bytes()).and_then(|()| self.file.publish());
         written.map_err(|source| CliError::Write { name: self.name, source })
     }
 }

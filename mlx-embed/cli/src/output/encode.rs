@@ -1,0 +1,27 @@
+//! How a format writes rows: bytes, of which the files know no more.
+
+use std::io;
+
+use mlx_embed::Embedding;
+
+/// A format. A file of it is its header, its rows and its tail.
+pub(super) trait Encode {
+    /// What stands at the start of a file that holds the rows so far, with no tail. Always of one length.
+    fn header(&self) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    /// Appends the row of text `index` to `bytes`.
+    fn row(&mut self, index: usize, text: &str, embedding: &Embedding, bytes: &mut Vec<u8>)
+    -> io::Result<()>;
+
+    /// The header of the whole file, and what stands behind the last row.
+    fn end(&self) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        Ok((self.header()?, Vec::new()))
+    }
+}
+
+/// Appends a vector as little-endian f32.
+pub(super) fn vector(embedding: &Embedding, bytes: &mut Vec<u8>) {
+    bytes.extend(embedding.vector.iter().flat_map(|number| number.to_le_bytes()));
+}

@@ -1,0 +1,176 @@
+//! What the program does when the system refuses something: for every call of a small job that can fail, the job with
+//! just that call failing. It ends with its own exit code, and its output is what it was or can be read.
+//!
+//! `fault.c` makes the calls fail. It stands between the program and glibc, so this is for Linux with glibc.
+#![cfg(all(target_os = "linux", target_env = "gnu"))]
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::{TempDir, tempdir};
+
+use crate::reopen::opened;
+use crate::support::on;
+
+const TEXTS: [&str; 3] = ["a cat", "a feline", "the stock market"];
+
+/// A library that makes calls fail, and a folder to work in.
+struct Faults {
+    dir: TempDir,
+    library: PathBuf,
+}
+
+/// What a job with a fault came to.
+struct Ran {
+    /// Whether there was such a call.
+    fired: bool,
+    output: Output,
+}
+
+impl Faults {
+    /// `None`, and a word about it, where there is no C compiler.
+    fn new() -> Option<Self> {
+        let dir = tempdir().unwrap();
+        let library = dir.path().join("fault.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/fault.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).args([source, "-ldl"]);
+        match compiler.output() {
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "fault.c does not compile: {said}");
+                Some(Self { dir, library })
+            }
+            Err(error) => {
+                eprintln!("not tried: no C compiler ({error})");
+                None
+            }
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs the command with the `nth` call failing.
+    fn run(&self, command: &mut Command, fault: &str, nth: usize) -> Ran {
+        let fired = self.path("fired");
+        let _ = fs::remove_file(&fired);
+        let output = command
+            .env("LD_PRELOAD", &self.library)
+            .env("FAULT", format!("{fault}:{nth}"))
+            .env("FAULT_FIRED", &fired)
+            // The places of a panic take far longer to name than all the rest.
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let what = format!("{fault}:{nth}: {said}");
+        assert_eq!(output.status.signal(), None, "{what}");
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{:?}, {what}", output.status);
+        assert_eq!(output.status.success(), !said.contains("error") && !said.contains("failed"), "{what}");
+        Ran { fired: fired.exists(), output }
+    }
+}
+
+/// A job that writes the vectors of [`TEXTS`].
+fn job(path: &Path) -> Command {
+    let mut job = on("embed", "st-mean");
+    job.args(["--threads", "2", "--output"]).arg(path).args(TEXTS);
+    job
+}
+
+/// The vectors of the job without a fault.
+fn expected(faults: &Faults) -> Vec<f32> {
+    let path = faults.path("expected.npy");
+    assert!(job(&path).status().unwrap().success());
+    opened(&path, &fs::read(&path).unwrap()).unwrap().vectors
+}
+
+/// Fails unless the file is what it was before or holds results that are right. After a success it is whole.
+fn check(ran: &Ran, path: &Path, old: Option<&str>, expected: &[f32], what: &str) {
+    let found = fs::read(path).ok();
+    if !ran.output.status.success() && found.as_deref() == old.map(str::as_bytes) {
+        return;
+    }
+    let file = opened(path, &found.unwrap_or_else(|| panic!("{what}: no file"))).unwrap();
+    assert!(file.vectors == expected[..file.vectors.len()], "{what}: other vectors");
+    assert!(file.rows == TEXTS.len() || !ran.output.status.success(), "{what}: {} rows", file.rows);
+}
+
+/// Lets each of a job's calls of a kind fail, until there are no more; `next` leaves some of them out.
+fn each(faults: &Faults, fault: &str, name: &str, next: impl Fn(usize) -> usize) -> usize {
+    let expected = expected(faults);
+    let (mut nth, mut tried) = (1, 0);
+    let path = faults.path(name);
+    loop {
+        let mut fired = false;
+        // What a failed job left is not in the way of the next one.
+        for old in [Some("from before"), None] {
+            match old {
+                Some(old) => fs::write(&path, old).unwrap(),
+                None => drop(fs::remove_file(&path)),
+            }
+            let ran = faults.run(&mut job(&path), fault, nth);
+            check(&ran, &path, old, &expected, &format!("{fault}:{nth} {name}"));
+            assert!(ran.fired || ran.output.status.success());
+            fired |= ran.fired;
+        }
+        if !fired {
+            return tried;
+        }
+        tried += 1;
+        nth = next(nth);
+    }
+}
+
+#[test]
+fn every_call_that_changes_a_file_may_fail() {
+    let Some(faults) = Faults::new() else { return };
+    for name in ["vectors.npy", "vectors.safetensors", "vectors.jsonl"] {
+        // One call, then the disk stays full, then writes that take a byte.
+        for (fault, at_least) in [("write:0", 6), ("full:0", 2), ("short:0", 1)] {
+            let tried = each(&faults, fault, name, |nth| nth + 1);
+            assert!(tried >= at_least, "{fault}, {name}: {tried} calls");
+        }
+    }
+}
+
+#[test]
+fn standard_output_may_fail_at_every_write() {
+    let Some(faults) = Faults::new() else { return };
+    let mut nth = 1;
+    loop {
+        let ran = faults.run(on("embed", "st-mean").args(TEXTS), "write:0", nth);
+        if !ran.fired {
+            break;
+        }
+        assert_eq!(ran.output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&ran.output.stderr).contains("standard output"));
+        nth += 1;
+    }
+    assert!(nth > 1, "nothing was written");
+}
+
+#[test]
+fn every_thread_may_fail_to_start() {
+    let Some(faults) = Faults::new() else { return };
+    // Each of the first eight, then fewer: how many there are is the libraries' affair, too.
+    assert!(each(&faults, "thread:0", "vectors.npy", |nth| nth + 1 + nth / 8) >= 2);
+}
+
+#[test]
+fn every_larger_allocation_may_fail() {
+    let Some(faults) = Faults::new() else { return };
+    assert!(each(&faults, "alloc:4096", "vectors.npy", |nth| nth + 1) >= 20);
+}
+
+/// There are tens of thousands of them, so only some: the first ones, then ever fewer.
+#[test]
+fn any_allocation_may_fail() {
+    let Some(faults) = Faults::new() else { return };
+    assert!(each(&faults, "alloc:1", "vectors.npy", |nth| nth + 1 + nth / 5) >= 20);
+}
