@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::batch::Sharing;
 use crate::checkpoint::spec::PositionsSpec;
-use crate::checkpoint::{Checkpoint, CheckpointError, ModelConfig, RopeScaling};
+use crate::checkpoint::{Checkpoint, CheckpointError, Doubt, ModelConfig, RopeScaling};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
 use crate::engine::{EngineOptions, Meters, Ticket, VectorCache};
@@ -129,9 +129,9 @@ pub(crate) fn load(
     steps: Arc<Steps>,
 ) -> Result<Shared, Error> {
     if !options.lenient
-        && let Some(doubt) = checkpoint.doubts().first()
+        && let Some(error) = Doubt::error(checkpoint.doubts())
     {
-        return Err(Error::Checkpoint(doubt.error()));
+        return Err(Error::Checkpoint(error));
     }
     let config = checkpoint.config().clone();
     let files = checkpoint.sentence_transformers().clone();

@@ -30,14 +30,18 @@ impl Doubt {
         Self { file, name: name.into(), reason: reason.into(), tensor: false }
     }
 
-    /// It as the reason not to load.
-    pub(crate) fn error(&self) -> CheckpointError {
-        let (path, name, reason) = (self.file.clone(), self.name.clone(), self.reason.clone());
-        if self.tensor {
+    /// The first of several as the reason not to load.
+    pub(crate) fn error(doubts: &[Self]) -> Option<CheckpointError> {
+        let doubt = doubts.first()?;
+        let (path, name, mut reason) = (doubt.file.clone(), doubt.name.clone(), doubt.reason.clone());
+        if doubts.len() > 1 {
+            reason.push_str(&format!(" (and {} more, which `inspect --lenient` lists)", doubts.len() - 1));
+        }
+        Some(if doubt.tensor {
             CheckpointError::UnknownTensor { path, tensor: name, looks_like: reason }
         } else {
             CheckpointError::UnknownField { path, field: name, reason }
-        }
+        })
     }
 }
 

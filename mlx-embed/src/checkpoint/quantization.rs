@@ -179,3 +179,32 @@ fn is_supported(spec: Quantization) -> bool {
         mode => (spec.group_size, spec.bits) == own(mode),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_tell_bits_and_group_size() {
+        let of = |inputs, packed, groups, byte_scales| {
+            Stored { inputs, packed, groups, byte_scales }.quantization().ok()
+        };
+        let spec = |bits, group_size, mode| Some(Quantization { bits, group_size, mode });
+        // 8 bits in groups of 32 and 4 in groups of 64 have as many numbers a scale.
+        assert_eq!(of(256, 64, 8, false), spec(8, 32, QuantMode::Affine));
+        assert_eq!(of(256, 32, 4, false), spec(4, 64, QuantMode::Affine));
+        assert_eq!(of(256, 24, 2, false), spec(3, 128, QuantMode::Affine));
+        assert_eq!(of(256, 32, 16, true), spec(4, 16, QuantMode::Nvfp4));
+        assert_eq!(of(256, 32, 8, true), spec(4, 32, QuantMode::Mxfp4));
+        assert_eq!(of(256, 64, 8, true), spec(8, 32, QuantMode::Mxfp8));
+        for (inputs, packed, groups, byte_scales) in [
+            (256, 32, 3, false),
+            (256, 0, 0, false),
+            (0, 0, 0, false),
+            (256, 56, 4, false),
+            (256, 64, 4, true),
+        ] {
+            assert_eq!(of(inputs, packed, groups, byte_scales), None, "{inputs} {packed} {groups}");
+        }
+    }
+}
