@@ -292,10 +292,13 @@ fn refused(scratch: &Scratch, parts: &[&str]) {
     }
 }
 
+/// Classes and their folders.
+type Modules = Vec<(String, &'static str)>;
+
 #[test]
 fn modules_that_are_not_sentence_transformers_own_are_refused() {
     let own = |class: &str| format!("sentence_transformers.models.{class}");
-    let modules = |classes: &[String]| -> Vec<(String, &str)> {
+    let modules = |classes: &[String]| -> Modules {
         let path = |class: &String| match class.rsplit('.').next() {
             Some("Pooling") => "1_Pooling",
             Some("Normalize") => "2_Normalize",
@@ -306,7 +309,7 @@ fn modules_that_are_not_sentence_transformers_own_are_refused() {
     let [transformer, pooling, normalize] = ["Transformer", "Pooling", "Normalize"].map(own);
     let foreign = |class: &str| modules(&[class.to_owned(), pooling.clone()]);
     let sparse = "sentence_transformers.sparse_encoder.models.Transformer".to_owned();
-    let cases: [(Vec<(String, &str)>, &[&str]); 10] = [
+    let cases: [(Modules, &[&str]); 10] = [
         (foreign("custom_st.Transformer"), &["custom_st", "sentence_transformers.models.Transformer"]),
         (foreign("pylate.models.Transformer"), &["`pylate`"]),
         (foreign("Transformer"), &["`Transformer`"]),

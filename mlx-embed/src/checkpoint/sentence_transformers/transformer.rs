@@ -192,6 +192,6 @@ fn check_modalities(config: &JsonObject) -> Result<(), CheckpointError> {
 /// The entries of an object that are not null; those that say where from a model is fetched say nothing here.
 fn arguments(config: &JsonObject, field: &str) -> Result<Map<String, Value>, CheckpointError> {
     let mut arguments: Map<String, Value> = config.optional(field)?.unwrap_or_default();
-    arguments.retain(|name, value| !value.is_null() && !(name == "subfolder" && value == ""));
+    arguments.retain(|name, value| !value.is_null() && (name != "subfolder" || value != ""));
     Ok(arguments)
 }
