@@ -12,7 +12,8 @@ use super::array::{Array, dims};
 use super::device::Backend;
 use super::dtype::Dtype;
 use super::error::{MlxError, check, install_handler};
-use super::{Stream, ops};
+use super::ops;
+use super::stream::{Stream, Streams};
 use crate::file::{Files, require_regular};
 
 /// A whole file's bytes: a read-only, private mapping, or part of this program.
@@ -134,7 +135,7 @@ impl MappedArrays {
         };
         let owner = Box::into_raw(Box::new(Arc::clone(map)));
         let shape = [words];
-        let array = Array::from_call("array_new_mapped", |out| {
+        let array = Array::from_call("array_new_mapped", Streams::default(), |out| {
             // SAFETY: the mapping holds `skipped` readable bytes before the address and, up to the end of its last
             // page, `words` words from it on; `owner` keeps it alive until MLX calls `release`, exactly once, also
             // when the call fails.

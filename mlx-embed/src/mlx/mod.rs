@@ -21,22 +21,26 @@
 #![allow(unsafe_code)]
 
 mod array;
+mod checks;
 pub(crate) mod cuda;
 mod device;
 mod dtype;
 mod error;
+mod exit;
 pub mod host;
 mod mapped;
 pub mod memory;
 pub mod ops;
+mod stream;
 mod waiting;
 
 pub use array::Array;
-pub use device::{Backend, Stream, gpu_backend};
+pub use device::{Backend, gpu_backend};
 pub(crate) use device::{end_thread, gpu_count, has_cpu, may_end_thread, survive_failure};
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;
 pub(crate) use mapped::{MappedArrays, MappedFile};
+pub use stream::Stream;
 pub(crate) use waiting::Building;
 
 /// Version of mlx-c that this crate is built with, such as `0.7.0`.
