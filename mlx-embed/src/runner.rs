@@ -160,6 +160,7 @@ impl Runner {
             Kind::Mlx => Kernels::Mlx,
         };
         let decoder = Decoder::load(checkpoint, kernels, loaded, &stream)?;
+        checkpoint.check_unchanged()?;
         let hidden = config.hidden_size as usize;
         let head_dim = (config.head_dim as usize).next_multiple_of(KEYS_AT_ONCE);
         let keys_values = config.layers * 2 * config.kv_heads as usize * head_dim;
@@ -197,6 +198,7 @@ impl Runner {
             }
             // On MLX's graph, what follows the last layer's attention is computed only if the mean asked for it.
             KeysValues::eval(&layers)?;
+            self.decoder.check_weights()?;
         }
         Ok(Prefix { ids: ids.to_vec(), layers, hidden, backend: self.stream.backend() })
     }
@@ -241,6 +243,7 @@ impl Runner {
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, reuse, None, &self.stream)?;
         let pooled = self.pooling.pool(hidden, &batch, before, &self.stream)?;
+        self.decoder.check_weights()?;
         let vectors = pooled.chunks(self.hidden).map(|vector| {
             let finite = vector.iter().all(|x| x.is_finite());
             if finite { Ok(vector.to_vec()) } else { Err(InputError::NotFinite) }
@@ -264,6 +267,7 @@ impl Runner {
             Ok(())
         };
         self.decoder.forward(&batch, Rows::All, Reuse::Nothing, Some(&mut keep), &self.stream)?;
+        self.decoder.check_weights()?;
         // The probe sees those of the kernels for NVIDIA GPUs in f32.
         found.dtype = self.decoder.activation().unwrap_or(found.dtype);
         Ok(found)

@@ -14,6 +14,7 @@ mod weights;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use config::{Architecture, ModelConfig};
 pub use error::CheckpointError;
@@ -23,7 +24,7 @@ pub use rope::RopeScaling;
 pub use sentence_transformers::SentenceTransformers;
 pub(crate) use weights::{Matrix, Weights};
 
-use crate::file::Files;
+use crate::file::{Files, OpenFile};
 use crate::mlx::Dtype;
 use files::TensorFiles;
 use quantization::QuantizationTable;
@@ -99,6 +100,20 @@ impl Checkpoint {
     /// Bytes of all weights files.
     pub fn weights_bytes(&self) -> u64 {
         self.weights.files.iter().map(|file| file.bytes().len() as u64).sum()
+    }
+
+    /// All weights files, without their mappings.
+    pub(crate) fn open_weights(&self) -> Vec<Arc<OpenFile>> {
+        self.weights.files.iter().map(|file| Arc::clone(file.opened())).collect()
+    }
+
+    /// Whether the weights files are still as they were when they were opened.
+    pub(crate) fn check_unchanged(&self) -> Result<(), CheckpointError> {
+        for file in &self.weights.files {
+            let path = || file.path().to_owned();
+            file.check_unchanged().map_err(|source| CheckpointError::Io { path: path(), source })?;
+        }
+        Ok(())
     }
 
     /// Names of all weights files.

@@ -221,7 +221,7 @@ impl<'a> Weights<'a> {
             return Err(self.wrong_dtype(name, entry, "one of f32, f16, bf16, u32 and u8"));
         };
         let path = self.file(entry).path();
-        self.file(entry).check_length().map_err(|source| io_error(path, source))?;
+        self.file(entry).check_unchanged().map_err(|source| io_error(path, source))?;
         // `expect_shape` compared them with an i32 shape.
         let shape: Vec<i32> = entry.shape.iter().map(|&dim| dim as i32).collect();
         self.files[entry.file]

@@ -144,11 +144,11 @@ impl Decoder {
         matches!(self.kernels, Kernels::Cuda(_)).then_some(Dtype::Bf16)
     }
 
-    /// Whether the mapped weights are still all there. Cheap, and better than the signal that ends a process which
-    /// touches pages that a shrunken file no longer has.
+    /// Whether the mapped weights are still what was loaded. Cheap, and better than vectors of a mixture, or the signal
+    /// that ends a process which touches pages that a shrunken file no longer has. For before a batch and after it.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
         for mapping in &self.mappings {
-            mapping.check_length().map_err(|error| Error::WeightsChanged {
+            mapping.check_unchanged().map_err(|error| Error::WeightsChanged {
                 path: mapping.path().display().to_string(),
                 reason: error.to_string(),
             })?;
