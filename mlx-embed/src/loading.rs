@@ -240,7 +240,9 @@ fn check_threads(threads: Option<NonZeroUsize>) -> Result<(), Error> {
     match threads {
         Some(threads) if threads.get() > MOST_THREADS => Err(Error::Option {
             option: "threads",
-            reason: format!("is {threads}; give at most {MOST_THREADS}, best as many as the machine has cores"),
+            reason: format!(
+                "is {threads}; give at most {MOST_THREADS}, best as many as the machine has cores"
+            ),
         }),
         _ => Ok(()),
     }

@@ -3,10 +3,14 @@
 #ifdef __linux__
 
 #include <dlfcn.h>
+#include <pthread.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <mutex>
+#include <new>
+#include <shared_mutex>
 #include <stdexcept>
 #include <string>
 #include <typeinfo>
@@ -16,6 +20,19 @@
 namespace {
 
 namespace allocator = mlx::core::allocator;
+
+// Kept from being locked in a fork; the allocator's own mutex is only ever locked while this one is shared.
+std::shared_mutex& mlxsys_allocator_mutex_() {
+  static auto* mutex = []() {
+    auto* made = new std::shared_mutex;
+    pthread_atfork(
+        []() { mlxsys_allocator_mutex_().lock(); },
+        []() { mlxsys_allocator_mutex_().unlock(); },
+        []() { new (&mlxsys_allocator_mutex_()) std::shared_mutex; });
+    return made;
+  }();
+  return *mutex;
+}
 
 [[noreturn]] void mlxsys_no_memory_(size_t size) {
   throw std::runtime_error("[malloc] no memory for " + std::to_string(size) + " bytes");
@@ -41,7 +58,10 @@ class MlxsysAllocator_ : public allocator::Allocator {
       }
       std::free(tried);
     }
-    auto buffer = real_.malloc(size);
+    auto buffer = [&]() {
+      std::shared_lock lock(mlxsys_allocator_mutex_());
+      return real_.malloc(size);
+    }();
     if (!buffer.ptr()) {
       mlxsys_no_memory_(size);
     }
@@ -49,6 +69,7 @@ class MlxsysAllocator_ : public allocator::Allocator {
   }
 
   void free(allocator::Buffer buffer) override {
+    std::shared_lock lock(mlxsys_allocator_mutex_());
     real_.free(buffer);
   }
 

@@ -32,6 +32,32 @@ static void* cgemm;
 static void (*set_num_threads)(int);
 static int (*get_num_threads)(void);
 
+/*
+ * OpenBLAS ends its threads before a fork, also those that compute, and whoever waits for them waits for ever. So
+ * products are kept apart from forks.
+ */
+#ifdef PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
+static pthread_rwlock_t products = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+#else
+static pthread_rwlock_t products = PTHREAD_RWLOCK_INITIALIZER;
+#endif
+
+static void before_fork(void) {
+  pthread_mutex_lock(&lock);
+  pthread_rwlock_wrlock(&products);
+}
+
+static void after_fork(void) {
+  pthread_rwlock_unlock(&products);
+  pthread_mutex_unlock(&lock);
+}
+
+/* A lock knows the thread that took it, which the fork doesn't have. */
+static void in_fork(void) {
+  pthread_rwlock_init(&products, NULL);
+  pthread_mutex_init(&lock, NULL);
+}
+
 static void load(void) {
   pthread_mutex_lock(&lock);
   void* library = dlopen(MLXSYS_BLAS, RTLD_NOW | RTLD_LOCAL);
@@ -53,6 +79,8 @@ static void load(void) {
     set_num_threads(wanted_threads);
   }
   is_loaded = 1;
+  /* What is registered last is called first. */
+  pthread_atfork(before_fork, after_fork, in_fork);
   pthread_mutex_unlock(&lock);
 }
 
@@ -71,9 +99,11 @@ static void load(void) {
         int, int, int, int, int, int, scalar, const pointer*, int,             \
         const pointer*, int, scalar, pointer*, int);                           \
     pthread_once(&once, load);                                                 \
+    pthread_rwlock_rdlock(&products);                                          \
     ((gemm)function)(                                                          \
         order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c,      \
         ldc);                                                                  \
+    pthread_rwlock_unlock(&products);                                          \
   }
 
 MLXSYS_GEMM(cblas_sgemm, sgemm, float, float)

@@ -281,6 +281,12 @@ int mlxsys_cuda_queue_trim(mlxsys_cuda_queue queue);
 int mlxsys_cuda_array_pointer(uint64_t* res, const mlx_array array);
 
 /**
+ * New stream of the CPU that any thread may use, one at a time. Unlike mlx_stream_new_thread_unsafe(), it may be called
+ * while other threads evaluate (Linux; elsewhere before the first evaluation).
+ */
+int mlxsys_stream_new_cpu(mlx_stream* res);
+
+/**
  * Set how many threads the BLAS behind MLX's CPU matrix products may use, for the whole process. It doesn't load the
  * BLAS, whose threads start with the first product. Without a BLAS of ours (macOS) this does nothing.
  */

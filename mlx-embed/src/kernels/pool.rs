@@ -31,9 +31,7 @@ impl Counted {
         if before.saturating_add(count) <= MOST_HELPERS {
             return Ok(counted);
         }
-        Err(std::io::Error::other(format!(
-            "{before} run already, and a process has {MOST_HELPERS} at most"
-        )))
+        Err(std::io::Error::other(format!("{before} run already, and a process has {MOST_HELPERS} at most")))
     }
 }
 

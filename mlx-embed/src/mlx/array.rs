@@ -68,7 +68,11 @@ impl Array {
     }
 
     fn from_raw(operation: &'static str, raw: mlx_sys::mlx_array) -> Result<Self, MlxError> {
-        if raw.ctx.is_null() { Err(last_error(operation)) } else { Ok(Self { raw, streams: Streams::default() }) }
+        if raw.ctx.is_null() {
+            Err(last_error(operation))
+        } else {
+            Ok(Self { raw, streams: Streams::default() })
+        }
     }
 
     /// Runs an mlx-c function that stores its result through its first argument. The result is to be computed on

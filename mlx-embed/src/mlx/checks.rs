@@ -38,7 +38,10 @@ pub(super) fn count(operation: &'static str, shape: &[i32]) -> Result<usize> {
 }
 
 /// [`count`] where sizes come from several arrays.
-pub(super) fn count_all<'a>(operation: &'static str, sizes: impl IntoIterator<Item = &'a i32>) -> Result<usize> {
+pub(super) fn count_all<'a>(
+    operation: &'static str,
+    sizes: impl IntoIterator<Item = &'a i32>,
+) -> Result<usize> {
     count(operation, &sizes.into_iter().copied().filter(|&size| size != 1).collect::<Vec<_>>())
 }
 
@@ -130,8 +133,8 @@ pub(super) fn matmul(a: &Array, b: &Array) -> Result<()> {
     Ok(())
 }
 
-/// A quantised matrix: what its parts have to be to each other. Gives its rows and columns.
-pub(super) fn quantized(operation: &'static str, w: &QuantizedRef<'_>) -> Result<(i32, i32)> {
+/// Quantised rows: what their parts have to be to each other. Gives the shape that they are expanded to.
+pub(super) fn quantized(operation: &'static str, w: &QuantizedRef<'_>) -> Result<Vec<i32>> {
     let QuantizedRef { weight, scales, biases, group_size, bits, mode } = *w;
     let known = match mode {
         QuantMode::Affine => [2, 3, 4, 5, 6, 8].contains(&bits) && [32, 64, 128].contains(&group_size),
@@ -142,22 +145,31 @@ pub(super) fn quantized(operation: &'static str, w: &QuantizedRef<'_>) -> Result
     if !known {
         return refuse(operation, format!("there is no {mode} with {bits} bits in groups of {group_size}"));
     }
-    let [rows, packed] = *weight.shape() else {
-        return refuse(operation, format!("a quantised matrix has two dimensions, not {:?}", weight.shape()));
+    let [outer @ .., packed] = weight.shape() else {
+        return refuse(operation, "a number is no quantised matrix");
     };
+    if outer.is_empty() {
+        return refuse(operation, format!("a quantised matrix has two dimensions, not {:?}", weight.shape()));
+    }
+    let packed = *packed;
     if weight.dtype() != Some(Dtype::U32) {
         return refuse(operation, "packed weights are u32");
     }
     let columns = i64::from(packed) * 32 / i64::from(bits);
     let columns = match i32::try_from(columns) {
-        Ok(found) if i64::from(packed) * 32 % i64::from(bits) == 0 && found % group_size == 0 && found > 0 => found,
+        Ok(found)
+            if i64::from(packed) * 32 % i64::from(bits) == 0 && found % group_size == 0 && found > 0 =>
+        {
+            found
+        }
         _ => {
             let text = format!("{packed} words a row are no groups of {group_size} with {bits} bits");
             return refuse(operation, text);
         }
     };
-    count(operation, &[rows, columns])?;
-    let groups = [rows, columns / group_size];
+    let with_rows_of = |size: i32| [outer, &[size]].concat();
+    let (shape, groups) = (with_rows_of(columns), with_rows_of(columns / group_size));
+    count(operation, &shape)?;
     let affine = mode == QuantMode::Affine;
     let fits = |part: &Array| {
         let typed = if affine {
@@ -169,9 +181,9 @@ pub(super) fn quantized(operation: &'static str, w: &QuantizedRef<'_>) -> Result
     };
     if !fits(scales) || affine != biases.is_some() || !biases.is_none_or(fits) {
         let kind = if affine { "scales and biases of one float type" } else { "scales of u8 and no biases" };
-        return refuse(operation, format!("{mode} weights of {rows} x {columns} need {kind}, {groups:?}"));
+        return refuse(operation, format!("{mode} weights of {shape:?} need {kind}, {groups:?}"));
     }
-    Ok((rows, columns))
+    Ok(shape)
 }
 
 /// The shapes of attention.

@@ -1,6 +1,8 @@
 //! Devices and streams.
 
 use std::cell::{Cell, RefCell};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use super::error::{check, install_handler};
@@ -69,10 +71,19 @@ pub(crate) fn survive_failure() {
     }
 }
 
+static STARTED_IN: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process is a fork of the one that MLX was first used in. Threads of MLX's are not there any more.
+pub(super) fn is_fork() -> bool {
+    let started_in = STARTED_IN.load(Ordering::Relaxed);
+    started_in != 0 && started_in != process::id()
+}
+
 /// Comes before whatever makes MLX allocate memory, and does something once.
 pub(super) fn start() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        STARTED_IN.store(process::id(), Ordering::Relaxed);
         install_handler();
         // It is for using less memory: where it fails, nothing but that is lost.
         // SAFETY: takes no arguments.
@@ -133,7 +144,7 @@ mod tests {
     #[test]
     fn a_thread_keeps_its_last_turn_until_foreign_destructors_have_run() {
         use std::ffi::{c_int, c_void};
-        use std::sync::atomic::{AtomicBool, Ordering};
+        use std::sync::atomic::AtomicBool;
         use std::thread;
 
         unsafe extern "C" {

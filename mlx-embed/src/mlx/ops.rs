@@ -260,7 +260,8 @@ pub fn concatenate(arrays: &[Array], axis: i32, stream: &Stream) -> Result<Array
     };
     let along = checks::axis(CONCATENATE, first, axis)?;
     // An array of fewer dimensions is MLX's to refuse.
-    let total: i64 = arrays.iter().filter_map(|array| array.shape().get(along)).map(|&size| i64::from(size)).sum();
+    let total: i64 =
+        arrays.iter().filter_map(|array| array.shape().get(along)).map(|&size| i64::from(size)).sum();
     let mut shape = first.shape().to_vec();
     shape[along] = i32::try_from(total).unwrap_or(i32::MAX);
     checks::count(CONCATENATE, &shape)?;
@@ -350,7 +351,7 @@ impl std::fmt::Display for QuantMode {
 /// A quantised matrix as MLX stores it.
 #[derive(Debug, Clone, Copy)]
 pub struct QuantizedRef<'a> {
-    /// Packed values, u32 `[rows, columns * bits / 32]`.
+    /// Packed values, u32 `[rows, columns * bits / 32]`; for [`dequantize`] also with more dimensions before these.
     pub weight: &'a Array,
     /// `[rows, columns / group_size]`.
     pub scales: &'a Array,
@@ -370,7 +371,9 @@ pub struct QuantizedRef<'a> {
 /// `x` `[.., in]`, `w` `[out, in]`, result `[.., out]`.
 pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Result<Array> {
     const QUANTIZED_MATMUL: &str = "quantized_matmul";
-    let (rows, columns) = checks::quantized(QUANTIZED_MATMUL, &w)?;
+    let [rows, columns] = *checks::quantized(QUANTIZED_MATMUL, &w)? else {
+        return checks::refuse(QUANTIZED_MATMUL, format!("{:?} is more than one matrix", w.weight));
+    };
     match x.shape() {
         [outer @ .., inner] if *inner == columns && x.dtype().is_some_and(Dtype::is_float) => {
             checks::count_all(QUANTIZED_MATMUL, outer.iter().chain([&rows]))?;

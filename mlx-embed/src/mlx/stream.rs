@@ -46,7 +46,7 @@ struct Queue {
 /// A CPU stream that no thread uses.
 struct Idle(mlx_sys::mlx_stream);
 
-// SAFETY: made by `mlx_stream_new_thread_unsafe`, which any thread may use as long as only one does; this list holds
+// SAFETY: made by `mlxsys_stream_new_cpu`, which any thread may use as long as only one does; this list holds
 // streams that none does.
 unsafe impl Send for Idle {}
 
@@ -54,15 +54,20 @@ unsafe impl Send for Idle {}
 struct Pool {
     /// The process that made them: a fork has none of the threads behind them.
     process: u32,
+    /// How many it made.
+    made: usize,
     idle: Vec<Idle>,
 }
 
-/// MLX keeps what it knows of CPU streams in one table, which every evaluation reads without a lock. So all that there
-/// will ever be are made before the first of them is used, and nothing is written to that table afterwards. An unused one
-/// takes some hundred bytes; its thread starts with the first operation on it.
-const CPU_STREAMS: usize = 1024;
+/// MLX keeps what it knows of CPU streams in one table, which every evaluation reads. Where new ones can't be kept from
+/// being written to it meanwhile, all that there will ever be are made before the first is used. MLX never ends a stream
+/// nor the thread behind it, and at times waits for all there are: elsewhere they are made as they are needed.
+const MADE_AT_ONCE: usize = if cfg!(target_os = "linux") { 1 } else { MOST_CPU_STREAMS };
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { process: 0, idle: Vec::new() });
+/// Most streams of the CPU. Each that was used has a thread.
+const MOST_CPU_STREAMS: usize = 1024;
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { process: 0, made: 0, idle: Vec::new() });
 
 thread_local! {
     /// The CPU stream that is MLX's default on this thread, held for as long as it is that.
@@ -74,43 +79,40 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn make(backend: Backend, gpu: i32) -> Result<mlx_sys::mlx_stream, MlxError> {
+fn make_gpu(gpu: i32) -> Result<mlx_sys::mlx_stream, MlxError> {
     // SAFETY: plain constructors; the device handle is freed once, after its only use.
     let raw = unsafe {
-        let (device, raw);
-        match backend {
-            Backend::Cpu => {
-                device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_CPU, 0);
-                raw = mlx_sys::mlx_stream_new_thread_unsafe(device);
-            }
-            Backend::Metal | Backend::Cuda => {
-                device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, gpu);
-                raw = mlx_sys::mlx_stream_new_device(device);
-            }
-        }
+        let device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, gpu);
+        let raw = mlx_sys::mlx_stream_new_device(device);
         mlx_sys::mlx_device_free(device);
         raw
     };
     if raw.ctx.is_null() { Err(last_error("stream_new")) } else { Ok(raw) }
 }
 
+fn make_cpu() -> Result<Idle, MlxError> {
+    let mut raw = mlx_sys::mlx_stream { ctx: std::ptr::null_mut() };
+    // SAFETY: stores a new handle.
+    check("stream_new", unsafe { mlx_sys::mlxsys_stream_new_cpu(&mut raw) })?;
+    Ok(Idle(raw))
+}
+
 fn take_idle() -> Result<mlx_sys::mlx_stream, MlxError> {
     let mut pool = pool();
     let process = process::id();
     if pool.process != process {
-        // In a fork, those of its parent are left as they are. Its own are new to MLX's table: none of its threads can
-        // be using one yet.
-        let made = (0..CPU_STREAMS).map(|_| make(Backend::Cpu, 0).map(Idle)).collect::<Result<_, _>>()?;
-        *pool = Pool { process, idle: made };
+        // In a fork, those of its parent are left as they are.
+        *pool = Pool { process, made: 0, idle: Vec::new() };
         exit::register_cpu();
     }
+    if pool.idle.is_empty() && pool.made < MOST_CPU_STREAMS {
+        let made = (0..MADE_AT_ONCE).map(|_| make_cpu()).collect::<Result<Vec<_>, _>>()?;
+        pool.made += made.len();
+        pool.idle.extend(made);
+    }
     pool.idle.pop().map(|Idle(raw)| raw).ok_or_else(|| {
-        MlxError::new(
-            "stream_new",
-            format!(
-                "all {CPU_STREAMS} streams of the CPU are in use; drop streams, and arrays that were computed on them"
-            ),
-        )
+        let reason = "drop streams, and arrays that were computed on them";
+        MlxError::new("stream_new", format!("all {MOST_CPU_STREAMS} streams of the CPU are in use; {reason}"))
     })
 }
 
@@ -142,7 +144,7 @@ impl Drop for Queue {
         let _ = self.synchronize();
         match self.backend {
             Backend::Cpu => pool().idle.push(Idle(self.raw)),
-            // SAFETY: made by `make` and freed nowhere else.
+            // SAFETY: made by `make_gpu` and freed nowhere else.
             Backend::Metal | Backend::Cuda => unsafe {
                 mlx_sys::mlx_stream_free(self.raw);
             },
@@ -175,7 +177,7 @@ impl Stream {
         let raw = match backend {
             Backend::Cpu => take_idle()?,
             Backend::Metal | Backend::Cuda => {
-                let raw = make(backend, gpu)?;
+                let raw = make_gpu(gpu)?;
                 exit::register_gpu();
                 raw
             }
@@ -190,9 +192,9 @@ impl Stream {
     /// Has MLX take this stream for what it does on its own account.
     fn make_default(&self) -> Result<(), MlxError> {
         let is_default = |default: &RefCell<Option<Rc<Queue>>>| {
-            default.try_borrow().is_ok_and(|default| {
-                default.as_ref().is_some_and(|default| Rc::ptr_eq(default, &self.queue))
-            })
+            default
+                .try_borrow()
+                .is_ok_and(|default| default.as_ref().is_some_and(|default| Rc::ptr_eq(default, &self.queue)))
         };
         if DEFAULT.try_with(is_default).unwrap_or(false) {
             return Ok(());
@@ -259,7 +261,14 @@ impl Streams {
             return others.clone();
         }
         let mut all = self.queues().to_vec();
-        all.extend(others.queues().iter().filter(|other| !all.iter().any(|queue| Rc::ptr_eq(queue, other))).cloned().collect::<Vec<_>>());
+        all.extend(
+            others
+                .queues()
+                .iter()
+                .filter(|other| !all.iter().any(|queue| Rc::ptr_eq(queue, other)))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
         Self(Some(all.into()))
     }
 
@@ -275,5 +284,92 @@ impl Streams {
             // It failed already.
             let _ = queue.synchronize();
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::ffi::c_int;
+    use std::process::Command;
+
+    use super::*;
+    use crate::mlx::{Array, memory, ops};
+
+    unsafe extern "C" {
+        fn fork() -> c_int;
+        fn waitpid(process: c_int, status: *mut c_int, options: c_int) -> c_int;
+        fn _exit(code: c_int) -> !;
+    }
+
+    fn product(stream: &Stream) -> Array {
+        let ones = Array::from_slice(&[1.0_f32; 64 * 64], &[64, 64]).unwrap();
+        ops::matmul(&ones, &ones, stream).unwrap()
+    }
+
+    /// What a fork does; it has this thread alone.
+    fn compute_in_fork(inherited: &Array) -> bool {
+        let refused = inherited.eval().is_err_and(|error| error.message().contains("fork"));
+        let stream = Stream::cpu().unwrap();
+        memory::set_cache_limit(1 << 20).unwrap();
+        memory::clear_cache().unwrap();
+        refused && product(&stream).to_vec::<f32>(&stream).unwrap() == [64.0; 64 * 64]
+    }
+
+    #[test]
+    #[ignore = "a child of the next"]
+    fn forks() {
+        let stream = Stream::cpu().unwrap();
+        product(&stream).eval().unwrap();
+        let lazy = product(&stream);
+        // While another thread computes, too.
+        std::thread::spawn(|| {
+            let stream = Stream::cpu().unwrap();
+            for _ in 0.. {
+                product(&stream).eval().unwrap();
+            }
+        });
+        for _ in 0..5 {
+            // SAFETY: the child does what any process may do after a fork as far as this crate goes, and ends without
+            // destructors; the parent waits for it.
+            let ended = unsafe {
+                let child = fork();
+                if child == 0 {
+                    _exit(if compute_in_fork(&lazy) { 42 } else { 1 });
+                }
+                let mut status = 0;
+                assert_eq!(waitpid(child, &mut status, 0), child);
+                status
+            };
+            // The code is in the second byte.
+            assert_eq!(ended, 42 << 8);
+        }
+        assert_eq!(lazy.to_vec::<f32>(&stream).unwrap(), [64.0; 64 * 64]);
+        println!("forked");
+    }
+
+    /// A process of its own, since other tests' threads would be forked as well.
+    #[test]
+    fn a_fork_computes_on_streams_of_its_own() {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "mlx::stream::tests::forks", "--ignored", "--test-threads=1", "--nocapture"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && said.contains("forked"),
+            "{said}{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
+    }
+
+    #[test]
+    fn streams_are_held_once_each() {
+        let (a, b) = (Stream::cpu().unwrap(), Stream::cpu().unwrap());
+        let both = a.held().and(b.held());
+        assert_eq!(both.queues().len(), 2);
+        assert_eq!(both.and(a.held()).queues().len(), 2);
+        assert_eq!(b.held().and(&both).queues().len(), 2);
+        assert_eq!(a.held().and(&Streams::default()).queues().len(), 1);
+        assert_eq!(Streams::default().and(&Streams::default()).queues().len(), 0);
     }
 }
