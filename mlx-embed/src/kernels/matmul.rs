@@ -116,13 +116,18 @@ impl Engine {
             Output::Store(out) => {
                 assert_eq!(out.len(), rows * outputs);
                 let to = out.as_mut_ptr().cast();
-                self.project_parts(&input, rows, parts, Kind::Store, to, outputs, workspace);
-                // SAFETY: the parts' columns are all columns.
-                unsafe { super::written(out) }
+                // SAFETY: room for all rows, checked above; the parts' columns are all columns.
+                unsafe {
+                    self.project_parts(&input, rows, parts, Kind::Store, to, outputs, workspace);
+                    super::written(out)
+                }
             }
             Output::Add(out) => {
                 assert_eq!(out.len(), rows * outputs);
-                self.project_parts(&input, rows, parts, Kind::Add, out.as_mut_ptr(), outputs, workspace);
+                // SAFETY: room for all rows, checked above, and numbers in it.
+                unsafe {
+                    self.project_parts(&input, rows, parts, Kind::Add, out.as_mut_ptr(), outputs, workspace);
+                }
                 out
             }
             Output::SwiGlu(out) => {
@@ -130,14 +135,20 @@ impl Engine {
                 let to: *mut f32 = out.as_mut_ptr().cast();
                 if let [part] = parts {
                     assert!(matches!(part.weights, Weights::Packed(_)) && part.bias.is_none());
-                    self.project_parts(&input, rows, parts, Kind::SwiGlu, to, outputs / 2, workspace);
+                    // SAFETY: room for all rows, checked above.
+                    unsafe {
+                        self.project_parts(&input, rows, parts, Kind::SwiGlu, to, outputs / 2, workspace);
+                    }
                 } else {
                     assert_eq!(parts.len(), 2);
                     let mut scratch = std::mem::take(&mut workspace.wide_output);
                     // Whole vectors are read of the last half row.
                     let both = scratch.floats(rows * outputs + LANES);
-                    self.project_parts(&input, rows, parts, Kind::Store, both, outputs, workspace);
-                    self.swiglu_rows(both, to, rows, outputs / 2);
+                    // SAFETY: room for all rows in either, and for a vector more in the first.
+                    unsafe {
+                        self.project_parts(&input, rows, parts, Kind::Store, both, outputs, workspace);
+                        self.swiglu_rows(both, to, rows, outputs / 2);
+                    }
                     workspace.wide_output = scratch;
                 }
                 // SAFETY: either way wrote every row's every column.
@@ -146,8 +157,11 @@ impl Engine {
         }
     }
 
+    /// # Safety
+    /// `out` has room for `rows` rows of `stride` numbers, which hold every part's columns ([`Kind::SwiGlu`]: half of
+    /// them) and nobody else uses meanwhile; for [`Kind::Add`] they are numbers already.
     #[expect(clippy::too_many_arguments, reason = "one caller, three kinds of output")]
-    fn project_parts(
+    unsafe fn project_parts(
         &self,
         input: &Input<'_>,
         rows: usize,
@@ -176,11 +190,13 @@ impl Engine {
                         Some(rounded) if rounded.group_size == group_size => rounded,
                         _ => *rounded.insert(self.round(input, rows, group_size, tiles, workspace)),
                     };
-                    self.multiply_packed(packed, &rounded, sink);
+                    // SAFETY: the caller's promise; the workspace holds the rounded rows until it is rounded into again.
+                    unsafe { self.multiply_packed(packed, &rounded, sink) };
                 }
                 Weights::Expanded { source, .. } => {
                     let laid = *laid.get_or_insert_with(|| self.lay(input, rows, tiles, workspace));
-                    self.multiply_expanded(&source, &laid, sink);
+                    // SAFETY: the caller's promise; the workspace holds the rows.
+                    unsafe { self.multiply_expanded(&source, &laid, sink) };
                 }
             }
             first_column += columns;
@@ -227,7 +243,10 @@ impl Engine {
         laid
     }
 
-    fn multiply_packed(&self, packed: &Packed, rounded: &Rounded, sink: Sink<'_>) {
+    /// # Safety
+    /// `rounded` points at rows that [`Engine::round`] has written for groups of the size that `packed` has, and `sink` at
+    /// room for their products, which nobody else uses meanwhile.
+    unsafe fn multiply_packed(&self, packed: &Packed, rounded: &Rounded, sink: Sink<'_>) {
         let layout = packed.layout;
         let groups = layout.groups();
         let tiles = rounded.tiles;
@@ -365,7 +384,10 @@ impl Engine {
         }
     }
 
-    fn multiply_expanded(&self, source: &Source<'_>, laid: &Laid, sink: Sink<'_>) {
+    /// # Safety
+    /// `laid` points at rows that [`Engine::lay`] has written, as long as those of `source`, and `sink` at room for their
+    /// products, which nobody else uses meanwhile.
+    unsafe fn multiply_expanded(&self, source: &Source<'_>, laid: &Laid, sink: Sink<'_>) {
         let inputs = laid.inputs;
         self.pool.run(sink.columns.div_ceil(PAIR), &|pair| {
             SCRATCH.with_borrow_mut(|[panel, row, ..]| {
@@ -399,8 +421,10 @@ impl Engine {
         });
     }
 
-    /// `both` is `[rows, 2 * width]`, gate before up, and readable for a vector past its end; `out` `[rows, width]`.
-    fn swiglu_rows(&self, both: *const f32, out: *mut f32, rows: usize, width: usize) {
+    /// # Safety
+    /// `both` points at `[rows, 2 * width]`, gate before up, and is readable for a vector past its end; `out` has room for
+    /// `[rows, width]`, which nobody else uses meanwhile.
+    unsafe fn swiglu_rows(&self, both: *const f32, out: *mut f32, rows: usize, width: usize) {
         for row in 0..rows {
             // SAFETY: the family was detected; the caller's sizes.
             unsafe {
