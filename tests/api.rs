@@ -1,4 +1,6 @@
-//! Random programs over the safe API, as the fuzz target `api` makes them.
+//! Random programs over the safe API, as the fuzz target `api` makes them. `MLX_EMBED_API_SECONDS` has them go on.
+
+use std::time::{Duration, Instant};
 
 use mlx_embed_tests::api;
 
@@ -11,9 +13,14 @@ fn programs_of_random_bytes_end() {
         state ^= state << 17;
         state
     };
-    for _ in 0..1500 {
+    let seconds = std::env::var("MLX_EMBED_API_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let (start, least) = (Instant::now(), Duration::from_secs(seconds.unwrap_or(0)));
+    let mut programs = 0;
+    while programs < 1500 || start.elapsed() < least {
+        programs += 1;
         let length = 64 + next() as usize % 1500;
         let bytes: Vec<u8> = (0..length).map(|_| (next() >> 32) as u8).collect();
         api::run(&bytes);
     }
+    println!("{programs} programs in {:?}", start.elapsed());
 }

@@ -195,7 +195,8 @@ impl Program<'_> {
             }
             12 => ops::take(&a, &b, n, s)?,
             13 => ops::broadcast_to(&a, &numbers, s)?,
-            14 => ops::concatenate(if flag { &[a, b, c][..] } else { &[a] }, n, s)?,
+            14 if flag => ops::concatenate(&[a, b, c], n, s)?,
+            14 => ops::concatenate(&[a], n, s)?,
             15 => {
                 let w = quantized(&b, &c, flag.then_some(&c), n, m);
                 ops::quantized_matmul(&a, w, s)?

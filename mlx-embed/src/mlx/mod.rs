@@ -18,6 +18,15 @@
 //! ```
 //!
 //! [`host`] makes Rust code an operation like those in [`ops`].
+//!
+//! # Safety
+//! No safe call here is undefined behaviour, whatever it is given, on the CPU or on a GPU, from any thread, and also while
+//! the process ends; short of another process that changes a mapped weights file. A file that is cut short while it is
+//! read ends the process with SIGBUS.
+//!
+//! # Fork
+//! A forked child has none of its parent's threads. There, streams are made anew, and arrays that were to be computed on
+//! streams of the parent's fail. With a GPU, fork before MLX is first used.
 #![allow(unsafe_code)]
 
 mod array;

@@ -262,8 +262,11 @@ pub fn concatenate(arrays: &[Array], axis: i32, stream: &Stream) -> Result<Array
     // An array of fewer dimensions is MLX's to refuse.
     let total: i64 =
         arrays.iter().filter_map(|array| array.shape().get(along)).map(|&size| i64::from(size)).sum();
+    let Ok(total) = i32::try_from(total) else {
+        return checks::refuse(CONCATENATE, format!("a size of {total} is more than an array may have"));
+    };
     let mut shape = first.shape().to_vec();
-    shape[along] = i32::try_from(total).unwrap_or(i32::MAX);
+    shape[along] = total;
     checks::count(CONCATENATE, &shape)?;
     let vector = ArrayVec::new(arrays)?;
     node("concatenate", arrays, stream, |out, stream| {
