@@ -18,6 +18,11 @@ use super::{Stream, checks, ops};
 /// sendable::<mlx_embed::mlx::Array>();
 /// ```
 pub struct Array {
+    /// A pointer, as models hold hundreds of arrays.
+    own: Box<Own>,
+}
+
+struct Own {
     raw: mlx_sys::mlx_array,
     /// What it takes to compute it.
     streams: Streams,
@@ -67,12 +72,12 @@ impl Array {
         Self::from_raw("array_new_data", raw)
     }
 
+    fn own(raw: mlx_sys::mlx_array, streams: Streams) -> Self {
+        Self { own: Box::new(Own { raw, streams }) }
+    }
+
     fn from_raw(operation: &'static str, raw: mlx_sys::mlx_array) -> Result<Self, MlxError> {
-        if raw.ctx.is_null() {
-            Err(last_error(operation))
-        } else {
-            Ok(Self { raw, streams: Streams::default() })
-        }
+        if raw.ctx.is_null() { Err(last_error(operation)) } else { Ok(Self::own(raw, Streams::default())) }
     }
 
     /// Runs an mlx-c function that stores its result through its first argument. The result is to be computed on
@@ -86,18 +91,18 @@ impl Array {
         call: impl FnOnce(*mut mlx_sys::mlx_array) -> std::ffi::c_int,
     ) -> Result<Self, MlxError> {
         // SAFETY: an empty handle, which every mlx-c function accepts as its result slot.
-        let mut out = Self { raw: unsafe { mlx_sys::mlx_array_new() }, streams };
-        check(operation, call(&mut out.raw))?;
+        let mut out = Self::own(unsafe { mlx_sys::mlx_array_new() }, streams);
+        check(operation, call(&mut out.own.raw))?;
         checks::count(operation, out.shape())?;
         Ok(out)
     }
 
     pub(super) fn raw(&self) -> mlx_sys::mlx_array {
-        self.raw
+        self.own.raw
     }
 
     pub(super) fn streams(&self) -> &Streams {
-        &self.streams
+        &self.own.streams
     }
 
     /// Sizes of the dimensions.
@@ -107,31 +112,31 @@ impl Array {
             return &[];
         }
         // SAFETY: MLX keeps `ndim` ints at this address as long as the array, which `self` borrows, is alive.
-        unsafe { std::slice::from_raw_parts(mlx_sys::mlx_array_shape(self.raw), ndim) }
+        unsafe { std::slice::from_raw_parts(mlx_sys::mlx_array_shape(self.own.raw), ndim) }
     }
 
     /// Number of dimensions.
     pub fn ndim(&self) -> usize {
         // SAFETY: `raw` is a live array.
-        unsafe { mlx_sys::mlx_array_ndim(self.raw) }
+        unsafe { mlx_sys::mlx_array_ndim(self.own.raw) }
     }
 
     /// Number of elements.
     pub fn size(&self) -> usize {
         // SAFETY: `raw` is a live array.
-        unsafe { mlx_sys::mlx_array_size(self.raw) }
+        unsafe { mlx_sys::mlx_array_size(self.own.raw) }
     }
 
     /// Bytes that the elements take.
     pub fn nbytes(&self) -> usize {
         // SAFETY: `raw` is a live array.
-        unsafe { mlx_sys::mlx_array_nbytes(self.raw) }
+        unsafe { mlx_sys::mlx_array_nbytes(self.own.raw) }
     }
 
     /// Element type; `None` for MLX types that this crate has no use for.
     pub fn dtype(&self) -> Option<Dtype> {
         // SAFETY: `raw` is a live array.
-        Dtype::from_raw(unsafe { mlx_sys::mlx_array_dtype(self.raw) })
+        Dtype::from_raw(unsafe { mlx_sys::mlx_array_dtype(self.own.raw) })
     }
 
     /// Runs the graph up to this array and waits for it.
@@ -140,7 +145,7 @@ impl Array {
     /// When an operation in the graph fails.
     pub fn eval(&self) -> Result<(), MlxError> {
         // SAFETY: `raw` is a live array.
-        ops::compute(&self.streams, || unsafe { mlx_sys::mlx_array_eval(self.raw) })
+        ops::compute(&self.own.streams, || unsafe { mlx_sys::mlx_array_eval(self.own.raw) })
     }
 
     /// Runs the graph and copies the elements, in row-major order.
@@ -190,7 +195,7 @@ impl Array {
     pub(super) fn is_row_contiguous(&self) -> Result<bool, MlxError> {
         let mut in_row_order = false;
         // SAFETY: `raw` is a live array; the call writes one bool through a valid pointer.
-        let code = unsafe { mlx_sys::_mlx_array_is_row_contiguous(&mut in_row_order, self.raw) };
+        let code = unsafe { mlx_sys::_mlx_array_is_row_contiguous(&mut in_row_order, self.own.raw) };
         check("array_data", code)?;
         Ok(in_row_order)
     }
@@ -201,12 +206,14 @@ impl Array {
         // exists on every platform serves the half types too.
         let data = unsafe {
             match self.dtype() {
-                Some(Dtype::Bool) => mlx_sys::mlx_array_data_bool(self.raw).cast(),
-                Some(Dtype::U8) => mlx_sys::mlx_array_data_uint8(self.raw).cast(),
-                Some(Dtype::U32) => mlx_sys::mlx_array_data_uint32(self.raw).cast(),
-                Some(Dtype::I32) => mlx_sys::mlx_array_data_int32(self.raw).cast(),
-                Some(Dtype::F32) => mlx_sys::mlx_array_data_float32(self.raw).cast(),
-                Some(Dtype::F16 | Dtype::Bf16) => mlx_sys::mlx_array_data_uint16(self.raw).cast::<c_void>(),
+                Some(Dtype::Bool) => mlx_sys::mlx_array_data_bool(self.own.raw).cast(),
+                Some(Dtype::U8) => mlx_sys::mlx_array_data_uint8(self.own.raw).cast(),
+                Some(Dtype::U32) => mlx_sys::mlx_array_data_uint32(self.own.raw).cast(),
+                Some(Dtype::I32) => mlx_sys::mlx_array_data_int32(self.own.raw).cast(),
+                Some(Dtype::F32) => mlx_sys::mlx_array_data_float32(self.own.raw).cast(),
+                Some(Dtype::F16 | Dtype::Bf16) => {
+                    mlx_sys::mlx_array_data_uint16(self.own.raw).cast::<c_void>()
+                }
                 None => std::ptr::null(),
             }
         };
@@ -252,12 +259,12 @@ pub(super) fn dims(shape: &[i32]) -> std::ffi::c_int {
 
 impl Clone for Array {
     fn clone(&self) -> Self {
-        // SAFETY: an empty handle is made to share `self.raw`'s array. The call only copies a shared pointer; it
+        // SAFETY: an empty handle is made to share `self.own.raw`'s array. The call only copies a shared pointer; it
         // fails on an empty source alone, which no `Array` is.
         unsafe {
             let mut raw = mlx_sys::mlx_array_new();
-            mlx_sys::mlx_array_set(&mut raw, self.raw);
-            Self { raw, streams: self.streams.clone() }
+            mlx_sys::mlx_array_set(&mut raw, self.own.raw);
+            Self::own(raw, self.own.streams.clone())
         }
     }
 }
@@ -265,7 +272,7 @@ impl Clone for Array {
 impl Drop for Array {
     fn drop(&mut self) {
         // SAFETY: every `Array` owns its handle alone; freeing an empty one is allowed.
-        unsafe { mlx_sys::mlx_array_free(self.raw) };
+        unsafe { mlx_sys::mlx_array_free(self.own.raw) };
     }
 }
 
