@@ -451,16 +451,16 @@ fn weights_that_shrink_while_mapped() {
 /// MLX's operations use the file where it is mapped.
 fn load_mapped(scratch: &Scratch) -> Embedder {
     let options = LoadOptions { kernels: Some("mlx".into()), ..golden::load_options() };
-    Embedder::load_with(scratch.path(), options).unwrap()
+    Embedder::load_with(scratch.path(), options).expect("a checkpoint that loads")
 }
 
 /// Writes into the file, as `cp` and a download that starts over do.
 fn write_into(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
+    let mut bytes = fs::read(path).expect("a file");
     for byte in bytes.iter_mut().skip(100_000).step_by(2) {
         *byte = byte.wrapping_add(1);
     }
-    fs::write(path, bytes).unwrap();
+    fs::write(path, bytes).expect("a file");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Operations refuse what MLX would take on trust, and whoever uses them needs no `unsafe` to be safe.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use mlx_embed::mlx::ops::{QuantMode, QuantizedRef, RopeFrequencies, RopeSettings};
 use mlx_embed::mlx::{Array, Dtype, MlxError, Stream, ops};

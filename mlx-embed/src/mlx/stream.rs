@@ -289,6 +289,8 @@ impl Streams {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
     use std::ffi::c_int;
     use std::process::Command;
 
