@@ -526,6 +526,55 @@ fn weights_that_shrink_while_mapped() {
     drop(embedder);
 }
 
+/// MLX's operations use the file where it is mapped.
+fn load_mapped(scratch: &Scratch) -> Embedder {
+    let options = LoadOptions { kernels: Some("mlx".into()), ..golden::load_options() };
+    Embedder::load_with(scratch.path(), options).expect("a checkpoint that loads")
+}
+
+/// Writes into the file, as `cp` and a download that starts over do.
+fn write_into(path: &Path) {
+    let mut bytes = fs::read(path).expect("a file");
+    for byte in bytes.iter_mut().skip(100_000).step_by(2) {
+        *byte = byte.wrapping_add(1);
+    }
+    fs::write(path, bytes).expect("a file");
+}
+
+#[test]
+fn weights_that_are_written_to_while_mapped() {
+    let scratch = Scratch::of("qwen3-f32");
+    let embedder = load_mapped(&scratch);
+    embedder.embed(&["fine so far"]).unwrap();
+    embedder.weights_sha256().unwrap();
+    // The clock of a file system may have a resolution of some milliseconds.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    write_into(&scratch.file(WEIGHTS));
+    let error = embedder.weights_sha256().unwrap_err();
+    assert!(matches!(error, Error::WeightsChanged { .. }), "{error:?}");
+    assert!(error.to_string().contains("written to"), "{error}");
+    if golden::on_gpu() {
+        return; // The GPU has its own copy.
+    }
+    let error = embedder.embed(&["and now?"]).unwrap_err();
+    assert!(matches!(error, Error::WeightsChanged { .. }), "{error:?}");
+}
+
+#[test]
+fn weights_that_are_replaced_by_a_rename_stay_in_use() {
+    let scratch = Scratch::of("qwen3-f32");
+    let embedder = load_mapped(&scratch);
+    let (vector, hash) = (embedder.embed_one("a text").unwrap().vector, embedder.weights_sha256().unwrap());
+    let (weights, new) = (scratch.file(WEIGHTS), scratch.file("new"));
+    fs::copy(&weights, &new).unwrap();
+    write_into(&new);
+    fs::rename(&new, &weights).unwrap();
+    assert_eq!(embedder.embed_one("a text").unwrap().vector, vector);
+    assert_eq!(embedder.weights_sha256().unwrap(), hash);
+    // Who loads now gets the new ones.
+    assert_ne!(load_mapped(&scratch).weights_sha256().unwrap(), hash);
+}
+
 #[test]
 fn weights_that_hold_nan_give_an_error_and_no_vector() {
     let scratch = Scratch::of("qwen3-f32");

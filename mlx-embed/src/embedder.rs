@@ -8,6 +8,7 @@ use crate::checkpoint::Checkpoint;
 use crate::engine::State;
 use crate::engine::queue::Ending;
 use crate::error::{Error, InputError};
+use crate::file::OpenFile;
 use crate::info::Info;
 use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
@@ -179,21 +180,22 @@ impl Embedder {
         self.shared.engine.queued()
     }
 
-    /// The SHA-256 of each weights file, by name: what `sha256sum` prints, and what model hubs show. The files are read
-    /// now, at about a second a gigabyte.
+    /// The SHA-256 of each weights file, by name: what `sha256sum` printed when it was loaded, and what model hubs show.
+    /// The files are read now, at about a second a gigabyte. They are those in use, also where others have taken their
+    /// names since.
     ///
     /// # Errors
-    /// When a file can't be read any more.
+    /// When a file was written to since it was loaded, or can't be read any more.
     pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
-        let Shared { place, info, .. } = &*self.shared;
-        let hash = |name: &String| match place.sha256(name) {
+        let Shared { weights, info, .. } = &*self.shared;
+        let hash = |(name, file): (&String, &Arc<OpenFile>)| match file.sha256() {
             Ok(hash) => Ok((name.clone(), hash)),
             Err(error) => Err(Error::WeightsChanged {
-                path: place.path(name).display().to_string(),
+                path: file.path().display().to_string(),
                 reason: error.to_string(),
             }),
         };
-        info.weights_files.iter().map(hash).collect()
+        info.weights_files.iter().zip(weights).map(hash).collect()
     }
 
     /// Holds options against the model, before there is anything to embed.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use std::{fs, io};
 
 use sha2::{Digest, Sha256};
@@ -68,20 +69,6 @@ impl Files {
         }
     }
 
-    /// The SHA-256 of a file, in hexadecimal.
-    pub(crate) fn sha256(&self, name: &str) -> io::Result<String> {
-        let mut hasher = Sha256::new();
-        match self {
-            Self::Directory(dir) => {
-                let path = dir.join(name);
-                require_regular(&path)?;
-                io::copy(&mut fs::File::open(path)?, &mut hasher)?;
-            }
-            Self::Embedded(embedded) => hasher.update(embedded.get(Path::new(name))?),
-        }
-        Ok(hex(&hasher.finalize()))
-    }
-
     /// Whether there is such a file. One that can't be reached is an error: unreachable is not absent.
     pub(crate) fn holds(&self, name: &str) -> io::Result<bool> {
         let found = match self {
@@ -103,6 +90,110 @@ impl Files {
                 .collect(),
             Self::Embedded(embedded) => Ok(embedded.files.iter().map(|&(name, _)| name.to_owned()).collect()),
         }
+    }
+}
+
+/// A file that stays open while what was read from it is in use. It is that file still when another one has taken its
+/// path.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    path: PathBuf,
+    contents: Contents,
+}
+
+#[derive(Debug)]
+enum Contents {
+    File {
+        file: fs::File,
+        length: u64,
+        /// `None` where the file system keeps none.
+        modified: Option<SystemTime>,
+    },
+    Embedded(&'static [u8]),
+}
+
+impl OpenFile {
+    /// The file `name` of a checkpoint.
+    pub(crate) fn of(files: &Files, name: &str) -> io::Result<Self> {
+        let path = files.path(name);
+        let contents = match files {
+            Files::Directory(_) => {
+                require_regular(&path)?;
+                let file = fs::File::open(&path)?;
+                let metadata = file.metadata()?;
+                Contents::File { length: metadata.len(), modified: metadata.modified().ok(), file }
+            }
+            Files::Embedded(embedded) => Contents::Embedded(embedded.get(Path::new(name))?),
+        };
+        Ok(Self { path, contents })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file; its bytes, where it is part of this program.
+    pub(crate) fn source(&self) -> Result<&fs::File, &'static [u8]> {
+        match &self.contents {
+            Contents::File { file, .. } => Ok(file),
+            Contents::Embedded(bytes) => Err(bytes),
+        }
+    }
+
+    /// Fails if the file was written to or cut since it was opened. A file that took its path by a rename is another one
+    /// and changes nothing.
+    pub(crate) fn check_unchanged(&self) -> io::Result<()> {
+        let Contents::File { file, length, modified } = &self.contents else {
+            return Ok(());
+        };
+        let metadata = file.metadata()?;
+        let now = metadata.len();
+        if now < *length {
+            let reason = format!("the file shrank from {length} to {now} bytes while it was in use");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+        }
+        if now != *length || metadata.modified().ok() != *modified {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the file was written to while it was in use (replace weights by renaming a new file to their name)",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The SHA-256 of what was opened, in hexadecimal.
+    pub(crate) fn sha256(&self) -> io::Result<String> {
+        let mut hasher = Sha256::new();
+        match &self.contents {
+            Contents::File { file, length, .. } => {
+                self.check_unchanged()?;
+                io::copy(&mut FromStart { file, at: 0, end: *length }, &mut hasher)?;
+                self.check_unchanged()?;
+            }
+            Contents::Embedded(bytes) => hasher.update(bytes),
+        }
+        Ok(hex(&hasher.finalize()))
+    }
+}
+
+/// Reads an open file with a position of its own, as several threads may at a time.
+struct FromStart<'a> {
+    file: &'a fs::File,
+    at: u64,
+    end: u64,
+}
+
+impl io::Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(left);
+        let buffer = &mut buffer[..wanted];
+        #[cfg(unix)]
+        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.at)?;
+        #[cfg(not(unix))]
+        let read = std::os::windows::fs::FileExt::seek_read(self.file, buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
     }
 }
 

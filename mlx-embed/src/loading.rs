@@ -145,6 +145,7 @@ pub(crate) fn load(
             lower_case: files.do_lower_case,
         },
     )?;
+    let weights = checkpoint.open_weights();
     let (pooling, pooling_source) = match (options.pooling, files.pooling) {
         (Some(pooling), _) => (pooling, Source::Caller),
         (None, Some(pooling)) => (pooling, Source::Checkpoint),
@@ -153,6 +154,7 @@ pub(crate) fn load(
         (None, None) if !config.causal => (Pooling::Mean, Source::Default),
         (None, None) => (Pooling::LastToken, Source::Default),
     };
+    check_threads(options.threads)?;
     let backend = options.device.backend()?;
     let gpu = runner::gpu(backend, options.gpu)?;
     let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref())?;
@@ -254,12 +256,28 @@ pub(crate) fn load(
             && sharing != Sharing::EqualLengths,
         text,
         place,
+        weights,
         info,
         cache,
         meters,
         tokenizing: OnceLock::new(),
         engine: starting.wait()?,
     })
+}
+
+/// More than any machine has processors for. Where the system has no more threads to give, starting one may end the process.
+const MOST_THREADS: usize = 1024;
+
+fn check_threads(threads: Option<NonZeroUsize>) -> Result<(), Error> {
+    match threads {
+        Some(threads) if threads.get() > MOST_THREADS => Err(Error::Option {
+            option: "threads",
+            reason: format!(
+                "is {threads}; give at most {MOST_THREADS}, best as many as the machine has cores"
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The limit on a text's tokens that the caller (`wanted`) or the checkpoint sets, and who sets it.

@@ -15,7 +15,7 @@ pub struct LoadOptions {
     pub device: Device,
     /// Which of several NVIDIA GPUs, counted from 0 as `CUDA_VISIBLE_DEVICES` leaves them. Default: the first.
     pub gpu: usize,
-    /// Threads on the CPU. Default: every core.
+    /// Threads on the CPU, at most 1024. Default: every core.
     pub threads: Option<NonZeroUsize>,
     /// How closely 4- and 8-bit checkpoints are followed on the CPU. A GPU computes in the checkpoint's own type.
     pub precision: Precision,

@@ -12,7 +12,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::engine::queue::QueueLane;
 use crate::engine::{Caller, Computed, Ended, Engine, Meters, Outcome, SharedPrompt, Text, VectorCache};
 use crate::error::{Error, InputError, panic_message};
-use crate::file::Files;
+use crate::file::{Files, OpenFile};
 use crate::info::Info;
 use crate::options::{EmbedOptions, Embedding, Lane, WhenFull};
 use crate::pooling;
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) text: TextEncoder,
     pub(crate) prompts: Prompts,
     pub(crate) place: Files,
+    /// The files that the weights were loaded from.
+    pub(crate) weights: Vec<Arc<OpenFile>>,
     pub(crate) info: Info,
     pub(crate) cache: Option<Arc<VectorCache>>,
     pub(crate) meters: Arc<Meters>,

@@ -233,8 +233,10 @@ impl<B: Backend> Runner<B> {
         options: &RunnerOptions,
         loaded: &mut dyn FnMut(),
     ) -> Result<Self, Error> {
+        let decoder = Decoder::load(checkpoint, &spec, backend, loaded)?;
+        checkpoint.check_unchanged()?;
         Ok(Self {
-            decoder: Decoder::load(checkpoint, &spec, backend, loaded)?,
+            decoder,
             spec,
             pooling: options.pooling,
             modules: Modules::load(checkpoint)?,
@@ -264,6 +266,7 @@ impl<B: Backend> Runner<B> {
                 hidden = states;
             }
             self.decoder.backend().finish_cache(&layers)?;
+            self.decoder.check_weights()?;
         }
         let device = self.decoder.backend().stream().map(Stream::backend);
         Ok(Prefix { ids: ids.to_vec(), layers, hidden, device })
@@ -314,6 +317,7 @@ impl<B: Backend> Runner<B> {
         let rows = self.pooling.rows(&batch, left_out);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, cache, None)?;
+        self.decoder.check_weights()?;
         let pooled = self.pooling.pool(hidden, &batch, before);
         let vectors = pooled.chunks(self.spec.hidden).map(|vector| {
             let finite = vector.iter().all(|x| x.is_finite());
@@ -345,6 +349,7 @@ impl<B: Inspectable> Inspect for Runner<B> {
             }
         };
         self.decoder.forward(&batch, Rows::All, Cache::None, Some(&mut keep))?;
+        self.decoder.check_weights()?;
         Ok(HiddenStates { dtype: self.decoder.backend().activation(), texts: found })
     }
 

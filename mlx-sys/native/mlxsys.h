@@ -281,8 +281,14 @@ int mlxsys_cuda_queue_trim(mlxsys_cuda_queue queue);
 int mlxsys_cuda_array_pointer(uint64_t* res, const mlx_array array);
 
 /**
- * Set how many threads the BLAS behind MLX's CPU matrix products may use, for the whole process.
- * Without a BLAS of ours (macOS) this does nothing.
+ * New stream of the CPU that any thread may use, one at a time. Unlike mlx_stream_new_thread_unsafe(), it may be called
+ * while other threads evaluate (Linux; elsewhere before the first evaluation).
+ */
+int mlxsys_stream_new_cpu(mlx_stream* res);
+
+/**
+ * Set how many threads the BLAS behind MLX's CPU matrix products may use, for the whole process. It doesn't load the
+ * BLAS, whose threads start with the first product. Without a BLAS of ours (macOS) this does nothing.
  */
 int mlxsys_blas_set_num_threads(int n);
 
@@ -290,6 +296,18 @@ int mlxsys_blas_set_num_threads(int n);
  * How many threads BLAS may use; 1 without a BLAS of ours.
  */
 int mlxsys_blas_get_num_threads(int* res);
+
+/**
+ * Whether MLX's static objects stay when the process ends, so that threads may compute on the CPU until it is gone: on
+ * Linux, where libmlx is a library of its own. What they hold is the system's to take back.
+ */
+bool mlxsys_outlives_exit(void);
+
+/**
+ * Has exit() call `quiet`, before the destructors of all that was used before this call. Where it says that threads
+ * still compute, the process ends at once, with its own code and its streams written out (glibc).
+ */
+void mlxsys_before_exit(bool (*quiet)(void));
 
 #ifdef __cplusplus
 }

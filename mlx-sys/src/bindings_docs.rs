@@ -4014,8 +4014,13 @@ unsafe extern "C" {
         res: *mut u64,
         array: mlx_array,
     ) -> ::core::ffi::c_int;
+    pub fn mlxsys_stream_new_cpu(res: *mut mlx_stream) -> ::core::ffi::c_int;
     pub fn mlxsys_blas_set_num_threads(n: ::core::ffi::c_int) -> ::core::ffi::c_int;
     pub fn mlxsys_blas_get_num_threads(
         res: *mut ::core::ffi::c_int,
     ) -> ::core::ffi::c_int;
+    pub fn mlxsys_outlives_exit() -> bool;
+    pub fn mlxsys_before_exit(
+        quiet: ::core::option::Option<unsafe extern "C" fn() -> bool>,
+    );
 }

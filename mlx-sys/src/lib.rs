@@ -5,8 +5,13 @@
 //! ([`mlx_set_error_handler`] replaces it), and a panic must not leave a callback.
 //!
 //! Beyond mlx-c: [`mlxsys_array_new_mapped`] and [`mlxsys_array_can_map`] (arrays over memory of the caller's, without
-//! a copy), [`mlxsys_host_kernel`] (a callback as an operation of MLX's CPU backend), [`mlxsys_blas_set_num_threads`] and
-//! [`mlxsys_blas_get_num_threads`]. `native/mlxsys.h` describes them.
+//! a copy), [`mlxsys_host_kernel`] (a callback as an operation of MLX's CPU backend), [`mlxsys_stream_new_cpu`] (a new
+//! stream while others compute), [`mlxsys_outlives_exit`] and [`mlxsys_before_exit`] (the end of the process),
+//! [`mlxsys_blas_set_num_threads`] and [`mlxsys_blas_get_num_threads`]. `native/mlxsys.h` describes them.
+//!
+//! On Linux `libmlxc` changes three things in MLX: an allocation that fails on the CPU is an error, not a NULL that is
+//! written to; the destructors of MLX's static objects don't run when the process ends, as other threads may be using
+//! them; and the table of CPU streams is read and written under a lock, which a fork finds free.
 //!
 //! # Building
 //!
@@ -45,7 +50,8 @@
 //! `RUSTFLAGS=-Clink-arg=-Wl,--allow-shlib-undefined`.
 //!
 //! MLX's Linux wheel brings a slow BLAS. `libmlxc` defines the functions that libmlx calls and passes them on to
-//! OpenBLAS; the loader looks through libraries breadth-first and meets these first.
+//! OpenBLAS, which it loads with the first of these calls; the loader looks through libraries breadth-first and meets
+//! these first.
 //!
 //! Build scripts of crates that depend on this one find `DEP_MLXC_INCLUDE` (folders, joined as in `PATH`),
 //! `DEP_MLXC_LIB` (folder of libmlxc), `DEP_MLXC_MLX_INCLUDE` and `DEP_MLXC_MLX_LIBRARY`.

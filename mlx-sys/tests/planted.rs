@@ -3,7 +3,7 @@
 mod support;
 
 use mlx_sys as sys;
-use support::Array;
+use support::{Array, call};
 
 fn four() -> Array {
     let array = Array::f32(&[1.0, 2.0, 3.0, 4.0], &[4]);
@@ -41,4 +41,33 @@ fn reads_after_the_free() {
 #[ignore = "leaks"]
 fn loses_an_array() {
     std::mem::forget(four());
+}
+
+#[test]
+#[ignore = "races"]
+fn makes_streams_without_the_lock() {
+    fn make() -> sys::mlx_stream {
+        // SAFETY: none; MLX's table is written while others read it. This is the fault.
+        unsafe {
+            let device = sys::mlx_device_new_type(sys::mlx_device_type__MLX_CPU, 0);
+            let stream = sys::mlx_stream_new_thread_unsafe(device);
+            sys::mlx_device_free(device);
+            stream
+        }
+    }
+    let computes = std::thread::spawn(|| {
+        let (a, stream) = (four(), make());
+        for _ in 0..20 {
+            let sum = call!(mlx_add(a.0, a.0, stream));
+            // SAFETY: the array lives.
+            assert_eq!(unsafe { sys::mlx_array_eval(sum.0) }, 0);
+        }
+        // SAFETY: the handle is ours and freed once.
+        unsafe { sys::mlx_stream_free(stream) };
+    });
+    for _ in 0..20 {
+        // SAFETY: the handle is ours and freed once.
+        unsafe { sys::mlx_stream_free(make()) };
+    }
+    computes.join().expect("no panic");
 }

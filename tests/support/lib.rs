@@ -1,5 +1,6 @@
 //! What the tests share: golden cases, damaged and scratch copies of checkpoints, and comparing vectors.
 
+pub mod api;
 pub mod compare;
 pub mod damage;
 pub mod golden;

@@ -26,6 +26,7 @@ mod weights_files;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use config::{Architecture, ModelConfig};
 pub use doubt::Doubt;
@@ -38,7 +39,7 @@ pub use sentence_transformers::SentenceTransformers;
 pub(crate) use tensor::{Groups, Matrix, Tensor};
 pub(crate) use weights::Weights;
 
-use crate::file::{self, Files};
+use crate::file::{self, Files, OpenFile};
 use crate::mlx::Dtype;
 use files::{TensorEntry, TensorFiles};
 use quantization::{QuantizationTable, Stored};
@@ -169,6 +170,20 @@ impl Checkpoint {
     /// Bytes of all weights files.
     pub fn weights_bytes(&self) -> u64 {
         self.weights.files.iter().map(|file| file.bytes().len() as u64).sum()
+    }
+
+    /// All weights files, without their mappings.
+    pub(crate) fn open_weights(&self) -> Vec<Arc<OpenFile>> {
+        self.weights.files.iter().map(|file| Arc::clone(file.opened())).collect()
+    }
+
+    /// Whether the weights files are still as they were when they were opened.
+    pub(crate) fn check_unchanged(&self) -> Result<(), CheckpointError> {
+        for file in &self.weights.files {
+            let path = || file.path().to_owned();
+            file.check_unchanged().map_err(|source| CheckpointError::Io { path: path(), source })?;
+        }
+        Ok(())
     }
 
     /// Names of all weights files.

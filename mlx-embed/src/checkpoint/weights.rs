@@ -142,7 +142,7 @@ impl<'a> Weights<'a> {
                 found: entry.shape.clone(),
             });
         }
-        file.check_length().map_err(|source| CheckpointError::Io { path: path(), source })?;
+        file.check_unchanged().map_err(|source| CheckpointError::Io { path: path(), source })?;
         Ok(Tensor {
             name: name.to_owned(),
             file: Arc::clone(file),

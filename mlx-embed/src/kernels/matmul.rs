@@ -122,29 +122,39 @@ impl Engine {
         match output {
             Output::Store(out) | Output::Add(out) | Output::Activated(_, out) => {
                 assert_eq!(out.len(), rows * outputs);
-                self.project_parts(&input, rows, parts, kind, out.as_mut_ptr(), outputs, workspace);
+                // SAFETY: room for all rows, checked above, and numbers in it.
+                unsafe {
+                    self.project_parts(&input, rows, parts, kind, out.as_mut_ptr(), outputs, workspace);
+                }
             }
             Output::Gated(activation, out) => {
                 assert_eq!(out.len(), rows * outputs / 2);
                 let to = out.as_mut_ptr();
                 if let [part] = parts {
                     assert!(matches!(part.weights, Weights::Packed(_)) && part.bias.is_none());
-                    self.project_parts(&input, rows, parts, kind, to, outputs / 2, workspace);
+                    // SAFETY: room for all rows, checked above.
+                    unsafe { self.project_parts(&input, rows, parts, kind, to, outputs / 2, workspace) };
                 } else {
                     assert_eq!(parts.len(), 2);
                     let mut scratch = std::mem::take(&mut workspace.wide_output);
                     // Whole vectors are read of the last half row.
                     let both = scratch.floats(rows * outputs + LANES);
-                    self.project_parts(&input, rows, parts, Kind::Store, both, outputs, workspace);
-                    self.gate_rows(activation, both, to, rows, outputs / 2);
+                    // SAFETY: room for all rows in either, and for a vector more in the first.
+                    unsafe {
+                        self.project_parts(&input, rows, parts, Kind::Store, both, outputs, workspace);
+                        self.gate_rows(activation, both, to, rows, outputs / 2);
+                    }
                     workspace.wide_output = scratch;
                 }
             }
         }
     }
 
+    /// # Safety
+    /// `out` has room for `rows` rows of `stride` numbers, which hold every part's columns ([`Kind::Gated`]: half of
+    /// them) and nobody else uses meanwhile; for [`Kind::Add`] they are numbers already.
     #[expect(clippy::too_many_arguments, reason = "one caller, three kinds of output")]
-    fn project_parts(
+    unsafe fn project_parts(
         &self,
         input: &Input<'_>,
         rows: usize,
@@ -173,11 +183,13 @@ impl Engine {
                         Some(rounded) if rounded.group_size == group_size => rounded,
                         _ => *rounded.insert(self.round(input, rows, group_size, tiles, workspace)),
                     };
-                    self.multiply_packed(packed, &rounded, sink);
+                    // SAFETY: the caller's promise; the workspace holds the rounded rows until it is rounded into again.
+                    unsafe { self.multiply_packed(packed, &rounded, sink) };
                 }
                 Weights::Stored { source, .. } => {
                     let laid = *laid.get_or_insert_with(|| self.lay(input, rows, tiles, workspace));
-                    self.multiply_stored(&source, &laid, sink);
+                    // SAFETY: the caller's promise; the workspace holds the rows.
+                    unsafe { self.multiply_stored(&source, &laid, sink) };
                 }
             }
             first_column += columns;
@@ -224,7 +236,10 @@ impl Engine {
         laid
     }
 
-    fn multiply_packed(&self, packed: &Packed, rounded: &Rounded, sink: Sink<'_>) {
+    /// # Safety
+    /// `rounded` points at rows that [`Engine::round`] has written for groups of the size that `packed` has, and `sink` at
+    /// room for their products, which nobody else uses meanwhile.
+    unsafe fn multiply_packed(&self, packed: &Packed, rounded: &Rounded, sink: Sink<'_>) {
         let layout = packed.layout;
         let groups = layout.groups();
         let tiles = rounded.tiles;
@@ -362,7 +377,10 @@ impl Engine {
         }
     }
 
-    fn multiply_stored(&self, source: &Source<'_>, laid: &Laid, sink: Sink<'_>) {
+    /// # Safety
+    /// `laid` points at rows that [`Engine::lay`] has written, as long as those of `source`, and `sink` at room for their
+    /// products, which nobody else uses meanwhile.
+    unsafe fn multiply_stored(&self, source: &Source<'_>, laid: &Laid, sink: Sink<'_>) {
         let inputs = laid.inputs;
         self.pool.run(sink.columns.div_ceil(PAIR), &|pair| {
             SCRATCH.with_borrow_mut(|[panel, row, ..]| {
@@ -396,8 +414,17 @@ impl Engine {
         });
     }
 
-    /// `both` is `[rows, 2 * width]`, gate before up, and readable for a vector past its end; `out` `[rows, width]`.
-    fn gate_rows(&self, activation: Activation, both: *const f32, out: *mut f32, rows: usize, width: usize) {
+    /// # Safety
+    /// `both` points at `[rows, 2 * width]`, gate before up, and is readable for a vector past its end; `out` has room for
+    /// `[rows, width]`, which nobody else uses meanwhile.
+    unsafe fn gate_rows(
+        &self,
+        activation: Activation,
+        both: *const f32,
+        out: *mut f32,
+        rows: usize,
+        width: usize,
+    ) {
         for row in 0..rows {
             // SAFETY: the family was detected; the caller's sizes.
             unsafe {

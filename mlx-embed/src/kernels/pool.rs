@@ -15,12 +15,40 @@ use super::placement::Placement;
 /// forward pass, short enough that an idle process uses no processor time that anyone would notice.
 const WATCH: Duration = Duration::from_micros(if cfg!(miri) { 0 } else { 200 });
 
+/// Most threads of all pools of the process. A system that has no more to give may let one start and then fail it, which
+/// ends the process.
+const MOST_HELPERS: usize = 4096;
+
+static HELPERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Threads of [`HELPERS`] that are counted for as long as this lives.
+struct Counted(usize);
+
+impl Counted {
+    fn new(count: usize) -> std::io::Result<Self> {
+        let before = HELPERS.fetch_add(count, Ordering::Relaxed);
+        let counted = Self(count);
+        if before.saturating_add(count) <= MOST_HELPERS {
+            return Ok(counted);
+        }
+        Err(std::io::Error::other(format!("{before} run already, and a process has {MOST_HELPERS} at most")))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        HELPERS.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
 /// A fixed number of threads, of which the caller of [`Pool::run`] is one.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     helpers: Vec<(Thread, JoinHandle<()>)>,
     /// One caller at a time.
     caller: Mutex<()>,
+    /// Dropped behind the threads.
+    _counted: Counted,
 }
 
 struct Shared {
@@ -53,6 +81,7 @@ impl Pool {
     /// A pool of `threads`, the caller counted; at least one.
     pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
         let count = threads.max(1) - 1;
+        let counted = Counted::new(count)?;
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: Mutex::new(None),
@@ -62,7 +91,7 @@ impl Pool {
             placements: (0..count).map(|_| Placement::new()).collect(),
             panic: Mutex::new(None),
         });
-        let mut pool = Self { shared, helpers: Vec::new(), caller: Mutex::new(()) };
+        let mut pool = Self { shared, helpers: Vec::new(), caller: Mutex::new(()), _counted: counted };
         for index in 0..count {
             let shared = Arc::clone(&pool.shared);
             let name = format!("mlx-embed-{}", index + 1);
@@ -233,6 +262,13 @@ mod tests {
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} {tasks}");
             }
         }
+    }
+
+    #[test]
+    fn more_threads_than_a_process_has_are_an_error() {
+        let error = Pool::new(100_000).unwrap_err();
+        assert!(error.to_string().contains("4096"), "{error}");
+        Pool::new(2).unwrap();
     }
 
     #[test]

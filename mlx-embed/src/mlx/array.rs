@@ -4,9 +4,9 @@ use std::ffi::c_void;
 
 use super::device::start;
 use super::dtype::{Dtype, Element};
-use super::error::{MlxError, check, check_results, last_error};
-use super::waiting::waiting;
-use super::{Stream, ops};
+use super::error::{MlxError, check, last_error};
+use super::stream::Streams;
+use super::{Stream, checks, ops};
 
 /// An n-dimensional array on MLX's lazy graph.
 ///
@@ -18,7 +18,14 @@ use super::{Stream, ops};
 /// sendable::<mlx_embed::mlx::Array>();
 /// ```
 pub struct Array {
+    /// A pointer, as models hold hundreds of arrays.
+    own: Box<Own>,
+}
+
+struct Own {
     raw: mlx_sys::mlx_array,
+    /// What it takes to compute it.
+    streams: Streams,
 }
 
 impl Array {
@@ -52,10 +59,9 @@ impl Array {
         dtype: Dtype,
     ) -> Result<Self, MlxError> {
         start();
-        let needed = shape
-            .iter()
-            .try_fold(dtype.size(), |product, &dim| product.checked_mul(usize::try_from(dim).ok()?));
-        if needed != Some(nbytes) {
+        // Counted together, sizes of an empty array could be too much for MLX's strides.
+        let needed = checks::count("array_new_data", shape)? * dtype.size();
+        if needed != nbytes {
             return Err(MlxError::new(
                 "array_new_data",
                 format!("{nbytes} bytes do not fill shape {shape:?} of {dtype}"),
@@ -66,23 +72,37 @@ impl Array {
         Self::from_raw("array_new_data", raw)
     }
 
-    pub(super) fn from_raw(operation: &'static str, raw: mlx_sys::mlx_array) -> Result<Self, MlxError> {
-        if raw.ctx.is_null() { Err(last_error(operation)) } else { Ok(Self { raw }) }
+    fn own(raw: mlx_sys::mlx_array, streams: Streams) -> Self {
+        Self { own: Box::new(Own { raw, streams }) }
     }
 
-    /// Runs an mlx-c function that stores its result through its first argument.
+    fn from_raw(operation: &'static str, raw: mlx_sys::mlx_array) -> Result<Self, MlxError> {
+        if raw.ctx.is_null() { Err(last_error(operation)) } else { Ok(Self::own(raw, Streams::default())) }
+    }
+
+    /// Runs an mlx-c function that stores its result through its first argument. The result is to be computed on
+    /// `streams`.
+    ///
+    /// Nothing is computed yet, so that a shape which MLX can't count does no harm as long as it doesn't leave this
+    /// function.
     pub(super) fn from_call(
         operation: &'static str,
+        streams: Streams,
         call: impl FnOnce(*mut mlx_sys::mlx_array) -> std::ffi::c_int,
     ) -> Result<Self, MlxError> {
         // SAFETY: an empty handle, which every mlx-c function accepts as its result slot.
-        let mut out = Self { raw: unsafe { mlx_sys::mlx_array_new() } };
-        check(operation, call(&mut out.raw))?;
+        let mut out = Self::own(unsafe { mlx_sys::mlx_array_new() }, streams);
+        check(operation, call(&mut out.own.raw))?;
+        checks::count(operation, out.shape())?;
         Ok(out)
     }
 
     pub(super) fn raw(&self) -> mlx_sys::mlx_array {
-        self.raw
+        self.own.raw
+    }
+
+    pub(super) fn streams(&self) -> &Streams {
+        &self.own.streams
     }
 
     /// Sizes of the dimensions.
@@ -92,31 +112,31 @@ impl Array {
             return &[];
         }
         // SAFETY: MLX keeps `ndim` ints at this address as long as the array, which `self` borrows, is alive.
-        unsafe { std::slice::from_raw_parts(mlx_sys::mlx_array_shape(self.raw), ndim) }
+        unsafe { std::slice::from_raw_parts(mlx_sys::mlx_array_shape(self.own.raw), ndim) }
     }
 
     /// Number of dimensions.
     pub fn ndim(&self) -> usize {
         // SAFETY: `raw` is a live array.
-        unsafe { mlx_sys::mlx_array_ndim(self.raw) }
+        unsafe { mlx_sys::mlx_array_ndim(self.own.raw) }
     }
 
     /// Number of elements.
     pub fn size(&self) -> usize {
         // SAFETY: `raw` is a live array.
-        unsafe { mlx_sys::mlx_array_size(self.raw) }
+        unsafe { mlx_sys::mlx_array_size(self.own.raw) }
     }
 
     /// Bytes that the elements take.
     pub fn nbytes(&self) -> usize {
         // SAFETY: `raw` is a live array.
-        unsafe { mlx_sys::mlx_array_nbytes(self.raw) }
+        unsafe { mlx_sys::mlx_array_nbytes(self.own.raw) }
     }
 
     /// Element type; `None` for MLX types that this crate has no use for.
     pub fn dtype(&self) -> Option<Dtype> {
         // SAFETY: `raw` is a live array.
-        Dtype::from_raw(unsafe { mlx_sys::mlx_array_dtype(self.raw) })
+        Dtype::from_raw(unsafe { mlx_sys::mlx_array_dtype(self.own.raw) })
     }
 
     /// Runs the graph up to this array and waits for it.
@@ -125,7 +145,7 @@ impl Array {
     /// When an operation in the graph fails.
     pub fn eval(&self) -> Result<(), MlxError> {
         // SAFETY: `raw` is a live array.
-        check_results("eval", waiting(|| unsafe { mlx_sys::mlx_array_eval(self.raw) }))
+        ops::compute(&self.own.streams, || unsafe { mlx_sys::mlx_array_eval(self.own.raw) })
     }
 
     /// Runs the graph and copies the elements, in row-major order.
@@ -139,19 +159,7 @@ impl Array {
                 format!("the array holds {:?}, not {}", self.dtype(), T::DTYPE),
             ));
         }
-        let contiguous = ops::contiguous(self, stream)?;
-        contiguous.eval()?;
-        let mut out = Vec::with_capacity(contiguous.size());
-        if contiguous.size() > 0 {
-            let data = contiguous.data_ptr()?.cast::<T>();
-            // SAFETY: evaluated and row-contiguous, so `size` elements of `T` lie at `data`, which `contiguous`
-            // keeps alive until after the copy; the vector has that capacity.
-            unsafe {
-                std::ptr::copy_nonoverlapping(data, out.as_mut_ptr(), contiguous.size());
-                out.set_len(contiguous.size());
-            }
-        }
-        Ok(out)
+        ops::contiguous(self, stream)?.as_slice().map(<[T]>::to_vec)
     }
 
     /// Runs the graph and returns the elements where they lie, in row-major order.
@@ -170,11 +178,7 @@ impl Array {
         if self.size() == 0 {
             return Ok(&[]);
         }
-        let mut in_row_order = false;
-        // SAFETY: `raw` is a live array; the call writes one bool through a valid pointer.
-        let code = unsafe { mlx_sys::_mlx_array_is_row_contiguous(&mut in_row_order, self.raw) };
-        check("array_data", code)?;
-        if !in_row_order {
+        if !self.is_row_contiguous()? {
             return Err(MlxError::new(
                 "array_data",
                 format!("an array of shape {:?} does not lie in row-major order", self.shape()),
@@ -187,18 +191,29 @@ impl Array {
         unsafe { elements("array_data", data, self.size()) }
     }
 
+    /// Whether the elements of an evaluated array lie in row order without gaps.
+    pub(super) fn is_row_contiguous(&self) -> Result<bool, MlxError> {
+        let mut in_row_order = false;
+        // SAFETY: `raw` is a live array; the call writes one bool through a valid pointer.
+        let code = unsafe { mlx_sys::_mlx_array_is_row_contiguous(&mut in_row_order, self.own.raw) };
+        check("array_data", code)?;
+        Ok(in_row_order)
+    }
+
     /// Address of the first element of an evaluated array.
-    fn data_ptr(&self) -> Result<*const c_void, MlxError> {
+    pub(super) fn data_ptr(&self) -> Result<*const c_void, MlxError> {
         // SAFETY: `raw` is live and evaluated; all these accessors return the same untyped address, so the one that
         // exists on every platform serves the half types too.
         let data = unsafe {
             match self.dtype() {
-                Some(Dtype::Bool) => mlx_sys::mlx_array_data_bool(self.raw).cast(),
-                Some(Dtype::U8) => mlx_sys::mlx_array_data_uint8(self.raw).cast(),
-                Some(Dtype::U32) => mlx_sys::mlx_array_data_uint32(self.raw).cast(),
-                Some(Dtype::I32) => mlx_sys::mlx_array_data_int32(self.raw).cast(),
-                Some(Dtype::F32) => mlx_sys::mlx_array_data_float32(self.raw).cast(),
-                Some(Dtype::F16 | Dtype::Bf16) => mlx_sys::mlx_array_data_uint16(self.raw).cast::<c_void>(),
+                Some(Dtype::Bool) => mlx_sys::mlx_array_data_bool(self.own.raw).cast(),
+                Some(Dtype::U8) => mlx_sys::mlx_array_data_uint8(self.own.raw).cast(),
+                Some(Dtype::U32) => mlx_sys::mlx_array_data_uint32(self.own.raw).cast(),
+                Some(Dtype::I32) => mlx_sys::mlx_array_data_int32(self.own.raw).cast(),
+                Some(Dtype::F32) => mlx_sys::mlx_array_data_float32(self.own.raw).cast(),
+                Some(Dtype::F16 | Dtype::Bf16) => {
+                    mlx_sys::mlx_array_data_uint16(self.own.raw).cast::<c_void>()
+                }
                 None => std::ptr::null(),
             }
         };
@@ -244,12 +259,12 @@ pub(super) fn dims(shape: &[i32]) -> std::ffi::c_int {
 
 impl Clone for Array {
     fn clone(&self) -> Self {
-        // SAFETY: an empty handle is made to share `self.raw`'s array. The call only copies a shared pointer; it
+        // SAFETY: an empty handle is made to share `self.own.raw`'s array. The call only copies a shared pointer; it
         // fails on an empty source alone, which no `Array` is.
         unsafe {
             let mut raw = mlx_sys::mlx_array_new();
-            mlx_sys::mlx_array_set(&mut raw, self.raw);
-            Self { raw }
+            mlx_sys::mlx_array_set(&mut raw, self.own.raw);
+            Self::own(raw, self.own.streams.clone())
         }
     }
 }
@@ -257,7 +272,7 @@ impl Clone for Array {
 impl Drop for Array {
     fn drop(&mut self) {
         // SAFETY: every `Array` owns its handle alone; freeing an empty one is allowed.
-        unsafe { mlx_sys::mlx_array_free(self.raw) };
+        unsafe { mlx_sys::mlx_array_free(self.own.raw) };
     }
 }
 

@@ -1,10 +1,11 @@
 //! Devices and streams.
 
 use std::cell::{Cell, RefCell};
-use std::marker::PhantomData;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use super::error::{MlxError, check, check_results, install_handler, last_error};
+use super::error::{check, install_handler};
 
 /// What MLX's core was built for. One build holds the CPU and at most one GPU backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -19,7 +20,7 @@ pub enum Backend {
     Cuda,
 }
 
-static TURN: Mutex<()> = Mutex::new(());
+pub(super) static TURN: Mutex<()> = Mutex::new(());
 
 impl Backend {
     /// Held around everything that touches a GPU: MLX records a GPU's work into graphs that two threads at once break.
@@ -70,10 +71,19 @@ pub(crate) fn survive_failure() {
     }
 }
 
+static STARTED_IN: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process is a fork of the one that MLX was first used in. Threads of MLX's are not there any more.
+pub(super) fn is_fork() -> bool {
+    let started_in = STARTED_IN.load(Ordering::Relaxed);
+    started_in != 0 && started_in != process::id()
+}
+
 /// Comes before whatever makes MLX allocate memory, and does something once.
 pub(super) fn start() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        STARTED_IN.store(process::id(), Ordering::Relaxed);
         install_handler();
         // It is for using less memory: where it fails, nothing but that is lost.
         // SAFETY: takes no arguments.
@@ -125,138 +135,6 @@ pub(crate) fn gpu_count() -> i32 {
     if code == 0 { count } else { 0 }
 }
 
-/// A queue of operations on one device, and the handle that every operation takes.
-///
-/// MLX wants a stream used by one thread at a time, so a `Stream` can't leave its thread:
-///
-/// ```compile_fail,E0277
-/// fn sendable<T: Send>() {}
-/// sendable::<mlx_embed::mlx::Stream>();
-/// ```
-///
-/// nor be shared:
-///
-/// ```compile_fail,E0277
-/// fn shareable<T: Sync>() {}
-/// shareable::<mlx_embed::mlx::Stream>();
-/// ```
-///
-/// While it lives it is also its thread's default, for what MLX does on its own account.
-#[derive(Debug)]
-pub struct Stream {
-    raw: mlx_sys::mlx_stream,
-    backend: Backend,
-    _thread_bound: PhantomData<*const ()>,
-}
-
-/// A CPU stream that no thread uses.
-struct Idle(mlx_sys::mlx_stream);
-
-// SAFETY: made by `mlx_stream_new_thread_unsafe`, which any thread may use as long as only one does; this list holds
-// streams that none does.
-unsafe impl Send for Idle {}
-
-/// MLX never ends a CPU stream, nor the thread behind it: without this list, each model loaded and dropped would leave
-/// one. A GPU's streams end with the thread that made them, and have to: ended with the process, after the driver,
-/// they abort it.
-static IDLE: Mutex<Vec<Idle>> = Mutex::new(Vec::new());
-
-fn idle() -> MutexGuard<'static, Vec<Idle>> {
-    // The list is whole after every step, so another thread's panic can't have broken it.
-    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Stream {
-    /// A stream on the CPU.
-    ///
-    /// # Errors
-    /// When MLX can't make one.
-    pub fn cpu() -> Result<Self, MlxError> {
-        Self::new(Backend::Cpu, 0)
-    }
-
-    /// A stream on the GPU.
-    ///
-    /// # Errors
-    /// When there is no GPU that this build can use.
-    pub fn gpu() -> Result<Self, MlxError> {
-        let backend = gpu_backend()
-            .ok_or_else(|| MlxError::new("stream_new", "no GPU that this build of MLX can use was found"))?;
-        Self::new(backend, 0)
-    }
-
-    /// Of GPUs, that with this index.
-    pub(crate) fn new(backend: Backend, gpu: i32) -> Result<Self, MlxError> {
-        start();
-        let reused = if backend == Backend::Cpu { idle().pop() } else { None };
-        let raw = match reused {
-            Some(Idle(raw)) => raw,
-            None => Self::make(backend, gpu)?,
-        };
-        let stream = Self { raw, backend, _thread_bound: PhantomData };
-        // SAFETY: `raw` is a live stream; the setting is this thread's.
-        check("set_default_stream", unsafe { mlx_sys::mlx_set_default_stream(raw) })?;
-        Ok(stream)
-    }
-
-    fn make(backend: Backend, gpu: i32) -> Result<mlx_sys::mlx_stream, MlxError> {
-        // SAFETY: plain constructors; the device handle is freed once, after its only use.
-        let raw = unsafe {
-            let (device, raw);
-            match backend {
-                Backend::Cpu => {
-                    device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_CPU, 0);
-                    raw = mlx_sys::mlx_stream_new_thread_unsafe(device);
-                }
-                Backend::Metal | Backend::Cuda => {
-                    device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, gpu);
-                    raw = mlx_sys::mlx_stream_new_device(device);
-                }
-            }
-            mlx_sys::mlx_device_free(device);
-            raw
-        };
-        if raw.ctx.is_null() { Err(last_error("stream_new")) } else { Ok(raw) }
-    }
-
-    /// The backend that runs this stream's operations.
-    pub fn backend(&self) -> Backend {
-        self.backend
-    }
-
-    /// Waits until everything on this stream is done.
-    ///
-    /// # Errors
-    /// When an operation on the stream failed.
-    pub fn synchronize(&self) -> Result<(), MlxError> {
-        // SAFETY: `raw` is a live stream that only this thread uses.
-        check_results("synchronize", unsafe { mlx_sys::mlx_synchronize(self.raw) })
-    }
-
-    /// [`Backend::turn`] of its backend.
-    pub(crate) fn turn(&self) -> Option<MutexGuard<'static, ()>> {
-        self.backend.turn()
-    }
-
-    pub(super) fn raw(&self) -> mlx_sys::mlx_stream {
-        self.raw
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // An error here belongs to work whose result nobody asked for.
-        let _ = self.synchronize();
-        match self.backend {
-            Backend::Cpu => idle().push(Idle(self.raw)),
-            // SAFETY: made by `make` and freed nowhere else.
-            Backend::Metal | Backend::Cuda => unsafe {
-                mlx_sys::mlx_stream_free(self.raw);
-            },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,7 +144,7 @@ mod tests {
     #[test]
     fn a_thread_keeps_its_last_turn_until_foreign_destructors_have_run() {
         use std::ffi::{c_int, c_void};
-        use std::sync::atomic::{AtomicBool, Ordering};
+        use std::sync::atomic::AtomicBool;
         use std::thread;
 
         unsafe extern "C" {

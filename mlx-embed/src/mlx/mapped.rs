@@ -1,9 +1,8 @@
 //! Files mapped into memory, and arrays that lie in them.
 
 use std::ffi::c_void;
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -12,61 +11,62 @@ use super::array::{Array, dims};
 use super::device::Backend;
 use super::dtype::Dtype;
 use super::error::{MlxError, check, install_handler};
-use super::{Stream, ops};
-use crate::file::{Files, require_regular};
+use super::ops;
+use super::stream::{Stream, Streams};
+use crate::file::{Files, OpenFile};
 
 /// A whole file's bytes: a read-only, private mapping, or part of this program.
 ///
-/// A mapping can't defend itself against another process that cuts the file short: touching a page behind the new
-/// end raises SIGBUS. [`MappedFile::check_length`] finds this out before the pages are used; a file that shrinks
-/// while they are in use still ends the process. Replace checkpoints by renaming, never by writing into them.
+/// A mapping shows what other processes do to the file. [`MappedFile::check_unchanged`] before and after a use tells
+/// whether one wrote to it or cut it short in between; a file that is replaced by renaming another to its name stays as
+/// it was here. Three things remain. A page behind the end of a file that was cut raises SIGBUS when it is touched: a cut
+/// in the middle of a use ends the process. A write within the resolution of the file system's clock after the file was
+/// mapped, and one whose writer sets the time back, are not seen. And a writer that maps the file may be seen late.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
-    path: PathBuf,
-    contents: Contents,
+    opened: Arc<OpenFile>,
+    bytes: Bytes,
 }
 
 #[derive(Debug)]
-enum Contents {
-    Mapped { file: File, map: Arc<Mmap> },
+enum Bytes {
+    Mapped(Arc<Mmap>),
     Embedded(&'static [u8]),
 }
 
 impl MappedFile {
     /// The file `name` of a checkpoint.
     pub(crate) fn of(files: &Files, name: &str) -> io::Result<Self> {
-        let path = files.path(name);
-        let contents = match files {
-            Files::Directory(_) => Self::map(&path)?,
-            Files::Embedded(embedded) => Contents::Embedded(embedded.get(Path::new(name))?),
+        let opened = OpenFile::of(files, name)?;
+        let bytes = match opened.source() {
+            // SAFETY: the mapping is private and read-only. That the file isn't cut short while it is read is the
+            // caller's contract, documented above; changed bytes are still valid numbers.
+            Ok(file) => Bytes::Mapped(Arc::new(unsafe { Mmap::map(file)? })),
+            Err(bytes) => Bytes::Embedded(bytes),
         };
-        Ok(Self { path, contents })
+        Ok(Self { opened: Arc::new(opened), bytes })
     }
 
-    fn map(path: &Path) -> io::Result<Contents> {
-        require_regular(path)?;
-        let file = File::open(path)?;
-        // SAFETY: the mapping is private and read-only. That the file isn't cut short while mapped is the caller's
-        // contract, documented above; changed bytes are still valid numbers.
-        let map = unsafe { Mmap::map(&file)? };
-        Ok(Contents::Mapped { file, map: Arc::new(map) })
+    /// The file without the mapping.
+    pub(crate) fn opened(&self) -> &Arc<OpenFile> {
+        &self.opened
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.opened.path()
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        match &self.contents {
-            Contents::Mapped { map, .. } => map,
-            Contents::Embedded(bytes) => bytes,
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Embedded(bytes) => bytes,
         }
     }
 
     /// Lets go of the pages of `range`. The next look at them reads the file again.
     pub(crate) fn release(&self, range: std::ops::Range<usize>) {
         #[cfg(unix)]
-        if let Contents::Mapped { map, .. } = &self.contents {
+        if let Bytes::Mapped(map) = &self.bytes {
             // A failure leaves the pages where they are, which is no loss but memory.
             // SAFETY: the mapping is private, read-only and backed by the file, so its pages hold the same afterwards.
             let _ = unsafe {
@@ -77,20 +77,9 @@ impl MappedFile {
         let _ = range;
     }
 
-    /// Whether the file is still as long as the mapping.
-    pub(crate) fn check_length(&self) -> io::Result<()> {
-        let Contents::Mapped { file, map } = &self.contents else {
-            return Ok(());
-        };
-        let now = file.metadata()?.len();
-        let mapped = map.len() as u64;
-        if now < mapped {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!("the file shrank from {mapped} to {now} bytes while it was mapped"),
-            ));
-        }
-        Ok(())
+    /// Fails if the file was written to or cut since it was mapped.
+    pub(crate) fn check_unchanged(&self) -> io::Result<()> {
+        self.opened.check_unchanged()
     }
 }
 
@@ -116,8 +105,8 @@ impl MappedArrays {
     /// build of MLX can't take foreign memory, not even on its CPU device. What is part of this program is small and
     /// copied, too.
     pub(crate) fn new(file: Arc<MappedFile>, stream: &Stream) -> Result<Self, MlxError> {
-        let map = match &file.contents {
-            Contents::Mapped { map, .. } if can_map()? => Arc::clone(map),
+        let map = match &file.bytes {
+            Bytes::Mapped(map) if can_map()? => Arc::clone(map),
             _ => return Ok(Self { file, base: None, skipped: 0 }),
         };
         // Metal takes memory in place only where it starts on a page.
@@ -134,7 +123,7 @@ impl MappedArrays {
         };
         let owner = Box::into_raw(Box::new(Arc::clone(map)));
         let shape = [words];
-        let array = Array::from_call("array_new_mapped", |out| {
+        let array = Array::from_call("array_new_mapped", Streams::default(), |out| {
             // SAFETY: the mapping holds `skipped` readable bytes before the address and, up to the end of its last
             // page, `words` words from it on; `owner` keeps it alive until MLX calls `release`, exactly once, also
             // when the call fails.

@@ -1,6 +1,8 @@
 //! MLX's memory counters and limits. They are the process's, not a model's: MLX has one allocator.
 
-use super::device::start;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::device::{is_fork, start};
 use super::error::{MlxError, check};
 
 type Result<T> = std::result::Result<T, MlxError>;
@@ -47,25 +49,38 @@ pub fn reset_peak() -> Result<()> {
     check("reset_peak_memory", unsafe { mlx_sys::mlx_reset_peak_memory() })
 }
 
-/// Gives the memory that MLX keeps for reuse back to the system.
+/// Gives the memory that MLX keeps for reuse back to the system. In a fork of a process that has used MLX it does
+/// nothing.
 ///
 /// # Errors
 /// When MLX's allocator can't be reached.
 pub fn clear_cache() -> Result<()> {
     start();
+    // MLX would wait for threads that a fork doesn't have.
+    if is_fork() {
+        return Ok(());
+    }
     // SAFETY: takes no arguments.
     check("clear_cache", unsafe { mlx_sys::mlx_clear_cache() })
 }
 
-/// Bounds what MLX keeps for reuse; returns the bound before. MLX's own default is, in effect, no bound.
+/// Bounds what MLX keeps for reuse; returns the bound before. In a fork of a process that has used MLX the bound stays
+/// what it was.
 ///
 /// # Errors
 /// When MLX's allocator can't be reached.
 pub fn set_cache_limit(bytes: usize) -> Result<usize> {
+    /// What was set last.
+    static LIMIT: AtomicUsize = AtomicUsize::new(0);
     start();
+    // MLX would wait for threads that a fork doesn't have.
+    if is_fork() {
+        return Ok(LIMIT.load(Ordering::Relaxed));
+    }
     let mut before = 0;
     // SAFETY: writes one size through a valid pointer.
     check("set_cache_limit", unsafe { mlx_sys::mlx_set_cache_limit(&mut before, bytes) })?;
+    LIMIT.store(bytes, Ordering::Relaxed);
     Ok(before)
 }
 

@@ -18,25 +18,38 @@
 //! ```
 //!
 //! [`host`] makes Rust code an operation like those in [`ops`].
+//!
+//! # Safety
+//! No safe call here is undefined behaviour, whatever it is given, on the CPU or on a GPU, from any thread, and also while
+//! the process ends; short of another process that changes a mapped weights file. A file that is cut short while it is
+//! read ends the process with SIGBUS.
+//!
+//! # Fork
+//! A forked child has none of its parent's threads. There, streams are made anew, and arrays that were to be computed on
+//! streams of the parent's fail. With a GPU, fork before MLX is first used.
 #![allow(unsafe_code)]
 
 mod array;
+mod checks;
 pub(crate) mod cuda;
 mod device;
 mod dtype;
 mod error;
+mod exit;
 pub mod host;
 mod mapped;
 pub mod memory;
 pub mod ops;
+mod stream;
 mod waiting;
 
 pub use array::Array;
-pub use device::{Backend, Stream, gpu_backend};
+pub use device::{Backend, gpu_backend};
 pub(crate) use device::{end_thread, gpu_count, has_cpu, may_end_thread, survive_failure};
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;
 pub(crate) use mapped::{MappedArrays, MappedFile};
+pub use stream::Stream;
 #[cfg(feature = "bench")]
 pub(crate) use waiting::Building;
 

@@ -1,18 +1,23 @@
 //! The MLX operations that the decoder is made of. Each adds a node to the lazy graph of `stream`.
 //!
+//! Whatever these functions are given, they fail or do what they say: what MLX takes on trust is checked here. An array
+//! has at most 2^31 - 1 elements and 32 dimensions, empty ones as if each size of 0 were 1.
+//!
 //! # Errors
-//! Every function fails with MLX's own message when shapes or types don't fit; nothing is computed yet at that point.
+//! Every function fails, at times with MLX's own message, when shapes or types don't fit. Nothing is computed yet at that
+//! point, but for two: [`take`] looks at its indices, and [`view`] at where the elements lie if they are to become wider.
 #![allow(clippy::missing_errors_doc, reason = "said once, above, for all of them")]
 
 use std::ffi::CStr;
 
 use mlx_sys as sys;
 
-use super::Stream;
 use super::array::Array;
 use super::dtype::Dtype;
 use super::error::{MlxError, check, check_results};
+use super::stream::{Stream, Streams};
 use super::waiting::waiting;
+use super::{checks, exit};
 
 type Result<T> = std::result::Result<T, MlxError>;
 
@@ -20,6 +25,36 @@ const NO_ARRAY: sys::mlx_array = sys::mlx_array { ctx: std::ptr::null_mut() };
 
 fn optional(array: Option<&Array>) -> sys::mlx_array {
     array.map_or(NO_ARRAY, Array::raw)
+}
+
+/// A node of `stream`'s graph, made by a call that stores it through its first argument and takes MLX's stream as its
+/// second.
+fn node<'a>(
+    operation: &'static str,
+    inputs: impl IntoIterator<Item = &'a Array>,
+    stream: &Stream,
+    call: impl FnOnce(*mut sys::mlx_array, sys::mlx_stream) -> std::ffi::c_int,
+) -> Result<Array> {
+    let raw = stream.raw()?;
+    Array::from_call(operation, held(inputs, stream), |out| call(out, raw))
+}
+
+/// The streams that it takes to compute something on `stream` from `inputs`.
+pub(super) fn held<'a>(inputs: impl IntoIterator<Item = &'a Array>, stream: &Stream) -> Streams {
+    inputs.into_iter().fold(stream.held().clone(), |held, input| held.and(input.streams()))
+}
+
+/// Runs a call that computes arrays on `streams`.
+pub(super) fn compute(streams: &Streams, call: impl FnOnce() -> std::ffi::c_int) -> Result<()> {
+    streams.check_process()?;
+    let computed = {
+        let _computing = exit::computing();
+        check_results("eval", waiting(call))
+    };
+    if computed.is_err() {
+        streams.settle();
+    }
+    computed
 }
 
 fn some_int(value: i32) -> sys::mlx_optional_int {
@@ -31,9 +66,9 @@ macro_rules! simple_ops {
     ($($(#[$doc:meta])* $name:ident($($arg:ident),+) = $raw:ident;)*) => {$(
         $(#[$doc])*
         pub fn $name($($arg: &Array,)+ stream: &Stream) -> Result<Array> {
-            Array::from_call(stringify!($name), |out| {
+            node(stringify!($name), [$($arg),+], stream, |out, stream| {
                 // SAFETY: live handles; mlx-c stores a new array in `out`.
-                unsafe { sys::$raw(out, $($arg.raw(),)+ stream.raw()) }
+                unsafe { sys::$raw(out, $($arg.raw(),)+ stream) }
             })
         }
     )*};
@@ -44,8 +79,6 @@ simple_ops! {
     add(a, b) = mlx_add;
     /// `a * b`, broadcast.
     multiply(a, b) = mlx_multiply;
-    /// Matrix product over the last two dimensions, broadcast over the others.
-    matmul(a, b) = mlx_matmul;
     /// `1 / (1 + exp(-a))`.
     sigmoid(a) = mlx_sigmoid;
     /// The error function.
@@ -56,57 +89,106 @@ simple_ops! {
     maximum(a, b) = mlx_maximum;
 }
 
+/// Matrix product over the last two dimensions, broadcast over the others.
+pub fn matmul(a: &Array, b: &Array, stream: &Stream) -> Result<Array> {
+    checks::matmul(a, b)?;
+    node("matmul", [a, b], stream, |out, stream| {
+        // SAFETY: live handles; mlx-c stores a new array in `out`.
+        unsafe { sys::mlx_matmul(out, a.raw(), b.raw(), stream) }
+    })
+}
+
 /// Copies `a` into row-major order unless it is so already.
 pub fn contiguous(a: &Array, stream: &Stream) -> Result<Array> {
-    Array::from_call("contiguous", |out| {
+    node("contiguous", [a], stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_contiguous(out, a.raw(), false, stream.raw()) }
+        unsafe { sys::mlx_contiguous(out, a.raw(), false, stream) }
     })
 }
 
 /// `a` with elements of another type.
 pub fn astype(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
-    Array::from_call("astype", |out| {
+    node("astype", [a], stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_astype(out, a.raw(), dtype.to_raw(), stream.raw()) }
+        unsafe { sys::mlx_astype(out, a.raw(), dtype.to_raw(), stream) }
     })
 }
 
-/// The same bytes as elements of another type; the last dimension scales with the element's size.
+/// The same bytes as elements of another type; the last dimension scales with the element's size. Where they lie
+/// aligned for it, nothing is copied.
+///
+/// Bytes can't become bools. An array whose elements are to become wider ones is computed at once.
 pub fn view(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
-    Array::from_call("view", |out| {
+    const VIEW: &str = "view";
+    let Some(from) = a.dtype() else {
+        return checks::refuse(VIEW, "the elements are of a type that this crate has no use for");
+    };
+    if dtype == Dtype::Bool && from != dtype {
+        return checks::refuse(VIEW, "bytes can't become bools");
+    }
+    let (before, after) = (from.size(), dtype.size());
+    let mut shape = a.shape().to_vec();
+    match shape.last_mut() {
+        None if before != after => return checks::refuse(VIEW, "a number has no dimension that could scale"),
+        None => {}
+        Some(last) => {
+            let bytes = i64::from(*last) * before as i64;
+            *last = match i32::try_from(bytes / after as i64) {
+                Ok(size) if bytes % after as i64 == 0 => size,
+                _ => return checks::refuse(VIEW, format!("rows of {bytes} bytes can't be seen as {dtype}")),
+            };
+            checks::count(VIEW, &shape)?;
+        }
+    }
+    if after <= before || a.size() == 0 {
+        return view_in_place(a, dtype, stream);
+    }
+    let a = &contiguous(a, stream)?;
+    a.eval()?;
+    let data = a.data_ptr()?;
+    if data.addr().is_multiple_of(after) {
+        return view_in_place(a, dtype, stream);
+    }
+    // SAFETY: evaluated and in row order, so `nbytes` bytes lie there for as long as `a`.
+    let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), a.nbytes()) };
+    Array::from_bytes(bytes, &shape, dtype)
+}
+
+fn view_in_place(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
+    node("view", [a], stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_view(out, a.raw(), dtype.to_raw(), stream.raw()) }
+        unsafe { sys::mlx_view(out, a.raw(), dtype.to_raw(), stream) }
     })
 }
 
 /// `a` in another shape; one dimension may be -1.
 pub fn reshape(a: &Array, shape: &[i32], stream: &Stream) -> Result<Array> {
-    Array::from_call("reshape", |out| {
+    let shape = checks::reshaped(a, shape)?;
+    node("reshape", [a], stream, |out, stream| {
         // SAFETY: live handles and a shape of the given length; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_reshape(out, a.raw(), shape.as_ptr(), shape.len(), stream.raw()) }
+        unsafe { sys::mlx_reshape(out, a.raw(), shape.as_ptr(), shape.len(), stream) }
     })
 }
 
 /// Permutes the dimensions.
 pub fn transpose(a: &Array, axes: &[i32], stream: &Stream) -> Result<Array> {
-    Array::from_call("transpose", |out| {
+    node("transpose", [a], stream, |out, stream| {
         // SAFETY: live handles and axes of the given length; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_transpose_axes(out, a.raw(), axes.as_ptr(), axes.len(), stream.raw()) }
+        unsafe { sys::mlx_transpose_axes(out, a.raw(), axes.as_ptr(), axes.len(), stream) }
     })
 }
 
 /// `len` elements of the flattened `a`, from element `offset` on.
 pub fn flat_slice(a: &Array, offset: usize, len: i32, stream: &Stream) -> Result<Array> {
     let (shape, strides) = ([len], [1_i64]);
-    let end = offset.checked_add(usize::try_from(len).unwrap_or(usize::MAX));
+    let end = usize::try_from(len).ok().and_then(|len| offset.checked_add(len));
     if end.is_none_or(|end| end > a.size()) {
-        return Err(MlxError::new(
+        return checks::refuse(
             "as_strided",
             format!("{len} elements at {offset} lie outside an array of {}", a.size()),
-        ));
+        );
     }
-    Array::from_call("as_strided", |out| {
+    node("as_strided", [a], stream, |out, stream| {
         // SAFETY: live handles; the range was checked against the array just above.
         unsafe {
             sys::mlx_as_strided(
@@ -117,13 +199,13 @@ pub fn flat_slice(a: &Array, offset: usize, len: i32, stream: &Stream) -> Result
                 strides.as_ptr(),
                 strides.len(),
                 offset,
-                stream.raw(),
+                stream,
             )
         }
     })
 }
 
-/// `a[start..stop]` along `axis`.
+/// `a[start..stop]` along `axis`. As in Python, negative numbers count from the end, and what lies outside is left out.
 pub fn slice_axis(a: &Array, axis: usize, start: i32, stop: i32, stream: &Stream) -> Result<Array> {
     let mut starts = vec![0; a.ndim()];
     let mut stops = a.shape().to_vec();
@@ -131,8 +213,11 @@ pub fn slice_axis(a: &Array, axis: usize, start: i32, stop: i32, stream: &Stream
     let (Some(first), Some(last)) = (starts.get_mut(axis), stops.get_mut(axis)) else {
         return Err(MlxError::new("slice", format!("no axis {axis} in {a:?}")));
     };
-    (*first, *last) = (start, stop);
-    Array::from_call("slice", |out| {
+    let size = *last;
+    let inside = |at: i32| if at < 0 { at.saturating_add(size).max(0) } else { at.min(size) };
+    *first = inside(start);
+    *last = inside(stop).max(*first);
+    node("slice", [a], stream, |out, stream| {
         // SAFETY: live handles; the three lists have one entry for each dimension.
         unsafe {
             sys::mlx_slice(
@@ -144,42 +229,65 @@ pub fn slice_axis(a: &Array, axis: usize, start: i32, stop: i32, stream: &Stream
                 stops.len(),
                 steps.as_ptr(),
                 steps.len(),
-                stream.raw(),
+                stream,
             )
         }
     })
 }
 
-/// `a[indices]` along `axis`.
+/// `a[indices]` along `axis`. Negative indices count from the end.
+///
+/// MLX takes indices on trust when it computes, so they are computed now and looked at.
 pub fn take(a: &Array, indices: &Array, axis: i32, stream: &Stream) -> Result<Array> {
-    Array::from_call("take", |out| {
+    let from_front = checks::axis("take", a, axis)?;
+    indices.eval()?;
+    let in_row_order = if indices.is_row_contiguous()? { None } else { Some(contiguous(indices, stream)?) };
+    let indices = in_row_order.as_ref().unwrap_or(indices);
+    checks::ids(indices, a.shape()[from_front])?;
+    node("take", [a, indices], stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_take_axis(out, a.raw(), indices.raw(), axis, stream.raw()) }
+        unsafe { sys::mlx_take_axis(out, a.raw(), indices.raw(), axis, stream) }
     })
 }
 
 /// `a` repeated, without a copy, to fill `shape`: along dimensions where it has size 1.
 pub fn broadcast_to(a: &Array, shape: &[i32], stream: &Stream) -> Result<Array> {
-    Array::from_call("broadcast_to", |out| {
+    node("broadcast_to", [a], stream, |out, stream| {
         // SAFETY: live handles and a shape of the given length; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_broadcast_to(out, a.raw(), shape.as_ptr(), shape.len(), stream.raw()) }
+        unsafe { sys::mlx_broadcast_to(out, a.raw(), shape.as_ptr(), shape.len(), stream) }
     })
 }
 
 /// Joins arrays along `axis`.
 pub fn concatenate(arrays: &[Array], axis: i32, stream: &Stream) -> Result<Array> {
+    const CONCATENATE: &str = "concatenate";
+    let Some(first) = arrays.first() else {
+        return checks::refuse(CONCATENATE, "there are no arrays");
+    };
+    let along = checks::axis(CONCATENATE, first, axis)?;
+    // An array of fewer dimensions is MLX's to refuse.
+    let total: i64 =
+        arrays.iter().filter_map(|array| array.shape().get(along)).map(|&size| i64::from(size)).sum();
+    let Ok(total) = i32::try_from(total) else {
+        return checks::refuse(CONCATENATE, format!("a size of {total} is more than an array may have"));
+    };
+    let mut shape = first.shape().to_vec();
+    shape[along] = total;
+    checks::count(CONCATENATE, &shape)?;
     let vector = ArrayVec::new(arrays)?;
-    Array::from_call("concatenate", |out| {
+    node("concatenate", arrays, stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_concatenate_axis(out, vector.0, axis, stream.raw()) }
+        unsafe { sys::mlx_concatenate_axis(out, vector.0, axis, stream) }
     })
 }
 
 /// Runs the graph up to all of `arrays` and waits for them.
 pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
-    let vector = ArrayVec::new(arrays)?;
+    let arrays: Vec<&Array> = arrays.into_iter().collect();
+    let vector = ArrayVec::new(arrays.iter().copied())?;
+    let streams = arrays.iter().fold(Streams::default(), |all, array| all.and(array.streams()));
     // SAFETY: a live vector of live arrays.
-    check_results("eval", waiting(|| unsafe { sys::mlx_eval(vector.0) }))
+    compute(&streams, || unsafe { sys::mlx_eval(vector.0) })
 }
 
 /// mlx-c's list of arrays; it shares them.
@@ -201,8 +309,9 @@ impl ArrayVec {
         self.0
     }
 
-    pub(super) fn get(&self, index: usize) -> Result<Array> {
-        Array::from_call("vector_array_get", |out| {
+    /// The array at `index`, which is to be computed on `streams`.
+    pub(super) fn get(&self, index: usize, streams: &Streams) -> Result<Array> {
+        Array::from_call("vector_array_get", streams.clone(), |out| {
             // SAFETY: a live vector; an index behind its end is an error of mlx-c's.
             unsafe { sys::mlx_vector_array_get(out, self.0, index) }
         })
@@ -251,7 +360,7 @@ impl std::fmt::Display for QuantMode {
 /// A quantised matrix as MLX stores it.
 #[derive(Debug, Clone, Copy)]
 pub struct QuantizedRef<'a> {
-    /// Packed values, u32 `[rows, columns * bits / 32]`.
+    /// Packed values, u32 `[rows, columns * bits / 32]`; for [`dequantize`] also with more dimensions before these.
     pub weight: &'a Array,
     /// `[rows, columns / group_size]`.
     pub scales: &'a Array,
@@ -270,7 +379,20 @@ pub struct QuantizedRef<'a> {
 /// # Shape
 /// `x` `[.., in]`, `w` `[out, in]`, result `[.., out]`.
 pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Result<Array> {
-    Array::from_call("quantized_matmul", |out| {
+    const QUANTIZED_MATMUL: &str = "quantized_matmul";
+    let [rows, columns] = *checks::quantized(QUANTIZED_MATMUL, &w)? else {
+        return checks::refuse(QUANTIZED_MATMUL, format!("{:?} is more than one matrix", w.weight));
+    };
+    match x.shape() {
+        [outer @ .., inner] if *inner == columns && x.dtype().is_some_and(Dtype::is_float) => {
+            checks::count_all(QUANTIZED_MATMUL, outer.iter().chain([&rows]))?;
+        }
+        _ => {
+            let text = format!("{x:?} does not go with a matrix of {rows} x {columns}");
+            return checks::refuse(QUANTIZED_MATMUL, text);
+        }
+    }
+    node("quantized_matmul", [x, w.weight, w.scales].into_iter().chain(w.biases), stream, |out, stream| {
         // SAFETY: live handles (biases may be empty); mlx-c stores a new array in `out`.
         unsafe {
             sys::mlx_quantized_matmul(
@@ -283,7 +405,7 @@ pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Resu
                 some_int(w.group_size),
                 some_int(w.bits),
                 w.mode.name().as_ptr(),
-                stream.raw(),
+                stream,
             )
         }
     })
@@ -291,8 +413,12 @@ pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Resu
 
 /// Expands a quantised matrix to `dtype`.
 pub fn dequantize(w: QuantizedRef<'_>, dtype: Dtype, stream: &Stream) -> Result<Array> {
+    checks::quantized("dequantize", &w)?;
+    if !dtype.is_float() {
+        return checks::refuse("dequantize", format!("weights can't be {dtype}"));
+    }
     let dtype = sys::mlx_optional_dtype { value: dtype.to_raw(), has_value: true };
-    Array::from_call("dequantize", |out| {
+    node("dequantize", [w.weight, w.scales].into_iter().chain(w.biases), stream, |out, stream| {
         // SAFETY: live handles (biases and the global scale may be empty); mlx-c stores a new array in `out`.
         unsafe {
             sys::mlx_dequantize(
@@ -305,7 +431,7 @@ pub fn dequantize(w: QuantizedRef<'_>, dtype: Dtype, stream: &Stream) -> Result<
                 w.mode.name().as_ptr(),
                 NO_ARRAY,
                 dtype,
-                stream.raw(),
+                stream,
             )
         }
     })
@@ -313,9 +439,9 @@ pub fn dequantize(w: QuantizedRef<'_>, dtype: Dtype, stream: &Stream) -> Result<
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang and Sennrich, 2019).
 pub fn rms_norm(x: &Array, weight: &Array, eps: f32, stream: &Stream) -> Result<Array> {
-    Array::from_call("rms_norm", |out| {
+    node("rms_norm", [x, weight], stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_fast_rms_norm(out, x.raw(), weight.raw(), eps, stream.raw()) }
+        unsafe { sys::mlx_fast_rms_norm(out, x.raw(), weight.raw(), eps, stream) }
     })
 }
 
@@ -327,9 +453,13 @@ pub fn layer_norm(
     eps: f32,
     stream: &Stream,
 ) -> Result<Array> {
-    Array::from_call("layer_norm", |out| {
+    checks::last_dimension("layer_norm", x, weight)?;
+    if let Some(bias) = bias {
+        checks::last_dimension("layer_norm", x, bias)?;
+    }
+    node("layer_norm", [x, weight].into_iter().chain(bias), stream, |out, stream| {
         // SAFETY: live handles (the bias may be empty); mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_fast_layer_norm(out, x.raw(), weight.raw(), optional(bias), eps, stream.raw()) }
+        unsafe { sys::mlx_fast_layer_norm(out, x.raw(), weight.raw(), optional(bias), eps, stream) }
     })
 }
 
@@ -363,12 +493,21 @@ pub struct RopeSettings<'a> {
 /// `x` `[B, H, L, E]`; positions are `offset + 0..L`, each multiplied by `scale`.
 pub fn rope(x: &Array, settings: RopeSettings<'_>, stream: &Stream) -> Result<Array> {
     let RopeSettings { dims, traditional, frequencies, scale, offset } = settings;
+    let [_, _, tokens, width] = *x.shape() else {
+        return checks::refuse("rope", format!("{x:?} does not have four dimensions"));
+    };
+    if !(2..=width).contains(&dims) || dims % 2 != 0 {
+        return checks::refuse("rope", format!("{dims} elements of {width} can't rotate in pairs"));
+    }
+    if offset.checked_add(tokens).is_none() {
+        return checks::refuse("rope", format!("{tokens} positions from {offset} on are too many"));
+    }
     let (base, periods) = match frequencies {
         RopeFrequencies::Base(value) => (Some(value), None),
         RopeFrequencies::Periods(periods) => (None, Some(periods)),
     };
     let base = sys::mlx_optional_float { value: base.unwrap_or_default(), has_value: base.is_some() };
-    Array::from_call("rope", |out| {
+    node("rope", [x].into_iter().chain(periods), stream, |out, stream| {
         // SAFETY: live handles (the periods may be empty); mlx-c stores a new array in `out`.
         unsafe {
             sys::mlx_fast_rope(
@@ -380,7 +519,7 @@ pub fn rope(x: &Array, settings: RopeSettings<'_>, stream: &Stream) -> Result<Ar
                 scale,
                 offset,
                 optional(periods),
-                stream.raw(),
+                stream,
             )
         }
     })
@@ -391,7 +530,8 @@ pub fn rope(x: &Array, settings: RopeSettings<'_>, stream: &Stream) -> Result<Ar
 /// The mask is aligned to the end: query `i` of `Lq` sees keys `0..=i + Lk - Lq`.
 ///
 /// # Shape
-/// `q` `[B, H, Lq, E]`, `k` and `v` `[B, K, Lk, E]` with `K` a divisor of `H`; result `[B, H, Lq, E]`.
+/// `q` `[B, H, Lq, E]`, `k` and `v` `[B, K, Lk, E]` with `K` a divisor of `H` and `Lq` at most `Lk`; result
+/// `[B, H, Lq, E]`.
 pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32, stream: &Stream) -> Result<Array> {
     attention(q, k, v, scale, c"causal", None, stream)
 }
@@ -421,7 +561,11 @@ fn attention(
     mask: Option<&Array>,
     stream: &Stream,
 ) -> Result<Array> {
-    Array::from_call("scaled_dot_product_attention", |out| {
+    checks::attention(q, k, v)?;
+    if let Some(mask) = mask {
+        checks::mask(q, k, mask)?;
+    }
+    node("scaled_dot_product_attention", [q, k, v].into_iter().chain(mask), stream, |out, stream| {
         // SAFETY: live handles (mask and sinks may be empty); mlx-c stores a new array in `out`.
         unsafe {
             sys::mlx_fast_scaled_dot_product_attention(
@@ -434,7 +578,7 @@ fn attention(
                 optional(mask),
                 NO_ARRAY,
                 false,
-                stream.raw(),
+                stream,
             )
         }
     })

@@ -92,11 +92,11 @@ impl<B: Backend> Decoder<B> {
         self.layers.len()
     }
 
-    /// Whether the mapped weights are still all there. Cheap, and better than the signal that ends a process which
-    /// touches pages that a shrunken file no longer has.
+    /// Whether the mapped weights are still what was loaded. Cheap, and better than vectors of a mixture, or the signal
+    /// that ends a process which touches pages that a shrunken file no longer has. For before a batch and after it.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
         for file in &self.files {
-            file.check_length().map_err(|error| Error::WeightsChanged {
+            file.check_unchanged().map_err(|error| Error::WeightsChanged {
                 path: file.path().display().to_string(),
                 reason: error.to_string(),
             })?;

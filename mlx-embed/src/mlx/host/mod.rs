@@ -76,7 +76,7 @@ use super::array::Array;
 use super::device::start;
 use super::dtype::Dtype;
 use super::error::{Failure, MlxError, check};
-use super::ops::ArrayVec;
+use super::ops::{ArrayVec, held};
 
 /// What a kernel may fail with: any error, or a string.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;
@@ -155,6 +155,8 @@ pub fn host_kernel<K: HostKernel + ?Sized, const N: usize>(
 ) -> Result<[Array; N], MlxError> {
     start();
     let name = c_string(kernel.name());
+    let streams = held(inputs.iter().copied(), stream);
+    let raw_stream = stream.raw()?;
     let inputs = ArrayVec::new(inputs.iter().copied())?;
     let specs = outputs.map(|output| sys::mlxsys_host_output_spec {
         shape: output.shape.as_ptr(),
@@ -177,10 +179,10 @@ pub fn host_kernel<K: HostKernel + ?Sized, const N: usize>(
             Some(run::<K>),
             payload.cast(),
             Some(release::<K>),
-            stream.raw(),
+            raw_stream,
         )
     })?;
-    let arrays: Vec<Array> = (0..N).map(|index| results.get(index)).collect::<Result<_, _>>()?;
+    let arrays: Vec<Array> = (0..N).map(|index| results.get(index, &streams)).collect::<Result<_, _>>()?;
     arrays
         .try_into()
         .map_err(|_| MlxError::new("host_kernel", "MLX made another number of arrays than was asked for"))

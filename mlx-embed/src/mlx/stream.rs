@@ -1,0 +1,377 @@
+//! Streams, and how long they live.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::process;
+use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::device::{Backend, gpu_backend, start};
+use super::error::{MlxError, check, check_results, last_error};
+use super::exit;
+
+/// A queue of operations on one device, and the handle that every operation takes.
+///
+/// MLX wants a stream used by one thread at a time, so a `Stream` can't leave its thread:
+///
+/// ```compile_fail,E0277
+/// fn sendable<T: Send>() {}
+/// sendable::<mlx_embed::mlx::Stream>();
+/// ```
+///
+/// nor be shared:
+///
+/// ```compile_fail,E0277
+/// fn shareable<T: Sync>() {}
+/// shareable::<mlx_embed::mlx::Stream>();
+/// ```
+///
+/// Arrays hold the streams that they are computed on: a `Stream` may be dropped before them.
+#[derive(Debug)]
+pub struct Stream {
+    queue: Rc<Queue>,
+    held: Streams,
+    _thread_bound: PhantomData<*const ()>,
+}
+
+/// MLX's stream, for one thread at a time.
+#[derive(Debug)]
+struct Queue {
+    raw: mlx_sys::mlx_stream,
+    backend: Backend,
+    /// The process whose thread works the queue off.
+    process: u32,
+}
+
+/// A CPU stream that no thread uses.
+struct Idle(mlx_sys::mlx_stream);
+
+// SAFETY: made by `mlxsys_stream_new_cpu`, which any thread may use as long as only one does; this list holds
+// streams that none does.
+unsafe impl Send for Idle {}
+
+/// All CPU streams of this process that are not in use.
+struct Pool {
+    /// The process that made them: a fork has none of the threads behind them.
+    process: u32,
+    /// How many it made.
+    made: usize,
+    idle: Vec<Idle>,
+}
+
+/// MLX keeps what it knows of CPU streams in one table, which every evaluation reads. Where new ones can't be kept from
+/// being written to it meanwhile, all that there will ever be are made before the first is used. MLX never ends a stream
+/// nor the thread behind it, and at times waits for all there are: elsewhere they are made as they are needed.
+const MADE_AT_ONCE: usize = if cfg!(target_os = "linux") { 1 } else { MOST_CPU_STREAMS };
+
+/// Most streams of the CPU. Each that was used has a thread.
+const MOST_CPU_STREAMS: usize = 1024;
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { process: 0, made: 0, idle: Vec::new() });
+
+thread_local! {
+    /// The CPU stream that is MLX's default on this thread, held for as long as it is that.
+    static DEFAULT: RefCell<Option<Rc<Queue>>> = const { RefCell::new(None) };
+}
+
+fn pool() -> MutexGuard<'static, Pool> {
+    // The list is whole after every step, so another thread's panic can't have broken it.
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn make_gpu(gpu: i32) -> Result<mlx_sys::mlx_stream, MlxError> {
+    // SAFETY: plain constructors; the device handle is freed once, after its only use.
+    let raw = unsafe {
+        let device = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, gpu);
+        let raw = mlx_sys::mlx_stream_new_device(device);
+        mlx_sys::mlx_device_free(device);
+        raw
+    };
+    if raw.ctx.is_null() { Err(last_error("stream_new")) } else { Ok(raw) }
+}
+
+fn make_cpu() -> Result<Idle, MlxError> {
+    let mut raw = mlx_sys::mlx_stream { ctx: std::ptr::null_mut() };
+    // SAFETY: stores a new handle.
+    check("stream_new", unsafe { mlx_sys::mlxsys_stream_new_cpu(&mut raw) })?;
+    Ok(Idle(raw))
+}
+
+fn take_idle() -> Result<mlx_sys::mlx_stream, MlxError> {
+    let mut pool = pool();
+    let process = process::id();
+    if pool.process != process {
+        // In a fork, those of its parent are left as they are.
+        *pool = Pool { process, made: 0, idle: Vec::new() };
+        exit::register_cpu();
+    }
+    if pool.idle.is_empty() && pool.made < MOST_CPU_STREAMS {
+        let made = (0..MADE_AT_ONCE).map(|_| make_cpu()).collect::<Result<Vec<_>, _>>()?;
+        pool.made += made.len();
+        pool.idle.extend(made);
+    }
+    pool.idle.pop().map(|Idle(raw)| raw).ok_or_else(|| {
+        let reason = "drop streams, and arrays that were computed on them";
+        MlxError::new("stream_new", format!("all {MOST_CPU_STREAMS} streams of the CPU are in use; {reason}"))
+    })
+}
+
+impl Queue {
+    fn check_process(&self) -> Result<(), MlxError> {
+        if self.process == process::id() {
+            return Ok(());
+        }
+        Err(MlxError::new(
+            "eval",
+            "this process is a fork of the one that made the stream, and has none of its threads; load or make it anew",
+        ))
+    }
+
+    fn synchronize(&self) -> Result<(), MlxError> {
+        self.check_process()?;
+        let _computing = exit::computing();
+        // SAFETY: `raw` is a live stream that only this thread uses.
+        check_results("synchronize", unsafe { mlx_sys::mlx_synchronize(self.raw) })
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if self.process != process::id() {
+            return;
+        }
+        // An error here belongs to work whose result nobody asked for.
+        let _ = self.synchronize();
+        match self.backend {
+            Backend::Cpu => pool().idle.push(Idle(self.raw)),
+            // SAFETY: made by `make_gpu` and freed nowhere else.
+            Backend::Metal | Backend::Cuda => unsafe {
+                mlx_sys::mlx_stream_free(self.raw);
+            },
+        }
+    }
+}
+
+impl Stream {
+    /// A stream on the CPU. A process has 1024 of them at a time.
+    ///
+    /// # Errors
+    /// When all are in use, by other streams and by arrays that were computed on them.
+    pub fn cpu() -> Result<Self, MlxError> {
+        Self::new(Backend::Cpu, 0)
+    }
+
+    /// A stream on the GPU.
+    ///
+    /// # Errors
+    /// When there is no GPU that this build can use.
+    pub fn gpu() -> Result<Self, MlxError> {
+        let backend = gpu_backend()
+            .ok_or_else(|| MlxError::new("stream_new", "no GPU that this build of MLX can use was found"))?;
+        Self::new(backend, 0)
+    }
+
+    /// Of GPUs, that with this index.
+    pub(crate) fn new(backend: Backend, gpu: i32) -> Result<Self, MlxError> {
+        start();
+        let raw = match backend {
+            Backend::Cpu => take_idle()?,
+            Backend::Metal | Backend::Cuda => {
+                let raw = make_gpu(gpu)?;
+                exit::register_gpu();
+                raw
+            }
+        };
+        let queue = Rc::new(Queue { raw, backend, process: process::id() });
+        let held = Streams(Some(Rc::new([Rc::clone(&queue)])));
+        let stream = Self { queue, held, _thread_bound: PhantomData };
+        stream.make_default()?;
+        Ok(stream)
+    }
+
+    /// Has MLX take this stream for what it does on its own account.
+    fn make_default(&self) -> Result<(), MlxError> {
+        let is_default = |default: &RefCell<Option<Rc<Queue>>>| {
+            default
+                .try_borrow()
+                .is_ok_and(|default| default.as_ref().is_some_and(|default| Rc::ptr_eq(default, &self.queue)))
+        };
+        if DEFAULT.try_with(is_default).unwrap_or(false) {
+            return Ok(());
+        }
+        // SAFETY: `raw` is a live stream; the setting is this thread's.
+        check("set_default_stream", unsafe { mlx_sys::mlx_set_default_stream(self.queue.raw) })?;
+        // A GPU's is nobody else's afterwards, and must not be ended by a thread that is being torn down.
+        if self.queue.backend == Backend::Cpu {
+            let before = DEFAULT.try_with(|default| default.replace(Some(Rc::clone(&self.queue))));
+            drop(before);
+        }
+        Ok(())
+    }
+
+    /// The backend that runs this stream's operations.
+    pub fn backend(&self) -> Backend {
+        self.queue.backend
+    }
+
+    /// Waits until everything on this stream is done.
+    ///
+    /// # Errors
+    /// When an operation on the stream failed.
+    pub fn synchronize(&self) -> Result<(), MlxError> {
+        self.queue.synchronize()
+    }
+
+    /// [`Backend::turn`] of its backend.
+    pub(crate) fn turn(&self) -> Option<MutexGuard<'static, ()>> {
+        self.queue.backend.turn()
+    }
+
+    /// What an operation on this stream hands to MLX.
+    pub(super) fn raw(&self) -> Result<mlx_sys::mlx_stream, MlxError> {
+        self.make_default()?;
+        Ok(self.queue.raw)
+    }
+
+    pub(super) fn held(&self) -> &Streams {
+        &self.held
+    }
+}
+
+/// The streams, each once, that an array's graph is to be computed on. While it holds them no other thread gets them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Streams(Option<Rc<[Rc<Queue>]>>);
+
+impl Streams {
+    fn queues(&self) -> &[Rc<Queue>] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    fn holds(&self, others: &Self) -> bool {
+        let holds = |other: &Rc<Queue>| self.queues().iter().any(|queue| Rc::ptr_eq(queue, other));
+        others.queues().iter().all(holds)
+    }
+
+    /// Those of both.
+    pub(super) fn and(&self, others: &Self) -> Self {
+        if self.holds(others) {
+            return self.clone();
+        }
+        if others.holds(self) {
+            return others.clone();
+        }
+        let mut all = self.queues().to_vec();
+        all.extend(
+            others
+                .queues()
+                .iter()
+                .filter(|other| !all.iter().any(|queue| Rc::ptr_eq(queue, other)))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        Self(Some(all.into()))
+    }
+
+    /// Whether this process has the threads that work them off.
+    pub(super) fn check_process(&self) -> Result<(), MlxError> {
+        self.queues().iter().try_for_each(|queue| queue.check_process())
+    }
+
+    /// Waits for what a failed evaluation has begun: it reads and writes arrays that may be dropped next.
+    #[cold]
+    pub(super) fn settle(&self) {
+        for queue in self.queues() {
+            // It failed already.
+            let _ = queue.synchronize();
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
+    use std::ffi::c_int;
+    use std::process::Command;
+
+    use super::*;
+    use crate::mlx::{Array, memory, ops};
+
+    unsafe extern "C" {
+        fn fork() -> c_int;
+        fn waitpid(process: c_int, status: *mut c_int, options: c_int) -> c_int;
+        fn _exit(code: c_int) -> !;
+    }
+
+    fn product(stream: &Stream) -> Array {
+        let ones = Array::from_slice(&[1.0_f32; 64 * 64], &[64, 64]).unwrap();
+        ops::matmul(&ones, &ones, stream).unwrap()
+    }
+
+    /// What a fork does; it has this thread alone.
+    fn compute_in_fork(inherited: &Array) -> bool {
+        let refused = inherited.eval().is_err_and(|error| error.message().contains("fork"));
+        let stream = Stream::cpu().unwrap();
+        memory::set_cache_limit(1 << 20).unwrap();
+        memory::clear_cache().unwrap();
+        refused && product(&stream).to_vec::<f32>(&stream).unwrap() == [64.0; 64 * 64]
+    }
+
+    #[test]
+    #[ignore = "a child of the next"]
+    fn forks() {
+        let stream = Stream::cpu().unwrap();
+        product(&stream).eval().unwrap();
+        let lazy = product(&stream);
+        // While another thread computes, too.
+        std::thread::spawn(|| {
+            let stream = Stream::cpu().unwrap();
+            for _ in 0.. {
+                product(&stream).eval().unwrap();
+            }
+        });
+        for _ in 0..5 {
+            // SAFETY: the child does what any process may do after a fork as far as this crate goes, and ends without
+            // destructors; the parent waits for it.
+            let ended = unsafe {
+                let child = fork();
+                if child == 0 {
+                    _exit(if compute_in_fork(&lazy) { 42 } else { 1 });
+                }
+                let mut status = 0;
+                assert_eq!(waitpid(child, &mut status, 0), child);
+                status
+            };
+            // The code is in the second byte.
+            assert_eq!(ended, 42 << 8);
+        }
+        assert_eq!(lazy.to_vec::<f32>(&stream).unwrap(), [64.0; 64 * 64]);
+        println!("forked");
+    }
+
+    /// A process of its own, since other tests' threads would be forked as well.
+    #[test]
+    fn a_fork_computes_on_streams_of_its_own() {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "mlx::stream::tests::forks", "--ignored", "--test-threads=1", "--nocapture"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && said.contains("forked"),
+            "{said}{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
+    }
+
+    #[test]
+    fn streams_are_held_once_each() {
+        let (a, b) = (Stream::cpu().unwrap(), Stream::cpu().unwrap());
+        let both = a.held().and(b.held());
+        assert_eq!(both.queues().len(), 2);
+        assert_eq!(both.and(a.held()).queues().len(), 2);
+        assert_eq!(b.held().and(&both).queues().len(), 2);
+        assert_eq!(a.held().and(&Streams::default()).queues().len(), 1);
+        assert_eq!(Streams::default().and(&Streams::default()).queues().len(), 0);
+    }
+}

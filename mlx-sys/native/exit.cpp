@@ -1,0 +1,194 @@
+// Threads that compute while the process ends.
+//
+// exit() runs the destructors of libraries while other threads go on. MLX's threads, and whoever uses MLX, then find its
+// tables and its allocator gone. Nothing that these destructors do outlasts the process, so they don't run.
+
+#include "mlxsys.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+#include <unistd.h>
+
+#ifdef __linux__
+
+#include <cstring>
+
+#include <dlfcn.h>
+#include <link.h>
+#include <sys/mman.h>
+
+#include "mlx/version.h"
+
+namespace {
+
+std::atomic<bool> mlxsys_keeps_mlx_{false};
+
+// Takes the place of __cxa_atexit(): there is nothing to be called.
+int mlxsys_never_(void (*)(void*), void*, void*) {
+  return 0;
+}
+
+struct MlxsysRange_ {
+  ElfW(Addr) place;
+  bool is_read_only;
+};
+
+// Whether the loader made `place` read-only once it had filled it in.
+int mlxsys_look_for_relro_(dl_phdr_info* library, size_t, void* data) {
+  auto* range = static_cast<MlxsysRange_*>(data);
+  const ElfW(Addr) page = sysconf(_SC_PAGESIZE);
+  for (int i = 0; i < library->dlpi_phnum; ++i) {
+    auto& header = library->dlpi_phdr[i];
+    if (header.p_type == PT_GNU_RELRO) {
+      const ElfW(Addr) start = library->dlpi_addr + header.p_vaddr;
+      const ElfW(Addr) end = (start + header.p_memsz) / page * page;
+      if (range->place >= start / page * page && range->place < end) {
+        range->is_read_only = true;
+        return 1;
+      }
+    }
+  }
+  return 0;
+}
+
+bool mlxsys_write_word_(ElfW(Addr) place, ElfW(Addr) value) {
+  MlxsysRange_ range{place, false};
+  dl_iterate_phdr(mlxsys_look_for_relro_, &range);
+  const ElfW(Addr) page = sysconf(_SC_PAGESIZE);
+  // A word lies within a page, as it is aligned.
+  auto* start = reinterpret_cast<void*>(place / page * page);
+  if (range.is_read_only && mprotect(start, page, PROT_READ | PROT_WRITE) != 0) {
+    return false;
+  }
+  __atomic_store_n(reinterpret_cast<ElfW(Addr)*>(place), value, __ATOMIC_RELEASE);
+  if (range.is_read_only) {
+    mprotect(start, page, PROT_READ);
+  }
+  return true;
+}
+
+// The dynamic section of the library that `address` lies in.
+const link_map* mlxsys_library_of_(const void* address) {
+  Dl_info info{};
+  link_map* map = nullptr;
+  const bool found = dladdr1(address, &info, reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) != 0;
+  return found ? map : nullptr;
+}
+
+// An address in a dynamic section, which not every loader has relocated.
+ElfW(Addr) mlxsys_relocated_(const link_map* map, ElfW(Addr) address) {
+  return address < map->l_addr ? map->l_addr + address : address;
+}
+
+// Has the library call mlxsys_never_() where it calls __cxa_atexit(), as it does when a static object is made.
+bool mlxsys_never_destroy_(const link_map* map) {
+  ElfW(Addr) symbols = 0, strings = 0, tables[2] = {0, 0};
+  size_t sizes[2] = {0, 0};
+  for (auto* entry = map->l_ld; entry->d_tag != DT_NULL; ++entry) {
+    switch (entry->d_tag) {
+      case DT_SYMTAB:
+        symbols = mlxsys_relocated_(map, entry->d_un.d_ptr);
+        break;
+      case DT_STRTAB:
+        strings = mlxsys_relocated_(map, entry->d_un.d_ptr);
+        break;
+      case DT_JMPREL:
+        tables[0] = mlxsys_relocated_(map, entry->d_un.d_ptr);
+        break;
+      case DT_PLTRELSZ:
+        sizes[0] = entry->d_un.d_val;
+        break;
+      case DT_RELA:
+        tables[1] = mlxsys_relocated_(map, entry->d_un.d_ptr);
+        break;
+      case DT_RELASZ:
+        sizes[1] = entry->d_un.d_val;
+        break;
+    }
+  }
+  if (!symbols || !strings) {
+    return false;
+  }
+  bool done = false;
+  for (int i = 0; i < 2; ++i) {
+    auto* relocations = reinterpret_cast<const ElfW(Rela)*>(tables[i]);
+    for (size_t k = 0; relocations && k < sizes[i] / sizeof(ElfW(Rela)); ++k) {
+      auto& symbol = reinterpret_cast<const ElfW(Sym)*>(symbols)[ELF64_R_SYM(relocations[k].r_info)];
+      auto* name = reinterpret_cast<const char*>(strings) + symbol.st_name;
+      if (std::strcmp(name, "__cxa_atexit") == 0) {
+        if (!mlxsys_write_word_(
+                map->l_addr + relocations[k].r_offset, reinterpret_cast<ElfW(Addr)>(&mlxsys_never_))) {
+          return false;
+        }
+        done = true;
+      }
+    }
+  }
+  return done;
+}
+
+// When this library is loaded nothing has used MLX yet, so none of its static objects that matter is there.
+__attribute__((constructor)) void mlxsys_keep_mlx_() {
+  auto* map = mlxsys_library_of_(reinterpret_cast<const void*>(&mlx::core::version));
+  mlxsys_keeps_mlx_ = map && mlxsys_never_destroy_(map);
+}
+
+} // namespace
+
+extern "C" bool mlxsys_outlives_exit(void) {
+  return mlxsys_keeps_mlx_;
+}
+
+extern "C" __attribute__((visibility("hidden"))) void mlxsys_never_unload_(const void* address) {
+  auto* map = mlxsys_library_of_(address);
+  if (!map) {
+    return;
+  }
+  for (auto* entry = map->l_ld; entry->d_tag != DT_NULL; ++entry) {
+    if (entry->d_tag == DT_FINI_ARRAYSZ) {
+      mlxsys_write_word_(reinterpret_cast<ElfW(Addr)>(&entry->d_un.d_val), 0);
+    }
+  }
+}
+
+#else
+
+extern "C" bool mlxsys_outlives_exit(void) {
+  return false;
+}
+
+#endif
+
+namespace {
+
+std::atomic<bool (*)(void)> mlxsys_quiet_{nullptr};
+
+#ifdef __GLIBC__
+void mlxsys_leave_(int status, void*) {
+  auto quiet = mlxsys_quiet_.load();
+  if (quiet && !quiet()) {
+    std::fflush(nullptr);
+    _exit(status);
+  }
+}
+#else
+void mlxsys_leave_() {
+  auto quiet = mlxsys_quiet_.load();
+  if (quiet) {
+    quiet();
+  }
+}
+#endif
+
+} // namespace
+
+extern "C" void mlxsys_before_exit(bool (*quiet)(void)) {
+  mlxsys_quiet_ = quiet;
+#ifdef __GLIBC__
+  on_exit(mlxsys_leave_, nullptr);
+#else
+  std::atexit(mlxsys_leave_);
+#endif
+}

@@ -1,0 +1,154 @@
+//! Threads may compute while the process ends, and the end may come from the handler of a signal.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::ffi::c_int;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use mlx_sys as sys;
+use support::{Array, Stream, call};
+
+const CODE: c_int = 5;
+
+static ROUNDS: AtomicUsize = AtomicUsize::new(0);
+
+fn compute_for_ever() {
+    let stream = Stream::cpu();
+    let a = Array::noise(&[64, 64], 3);
+    loop {
+        let mut x = call!(mlx_add(a.0, a.0, stream.0));
+        for _ in 0..20 {
+            x = call!(mlx_matmul(x.0, a.0, stream.0));
+        }
+        // SAFETY: the array is live.
+        assert_eq!(unsafe { sys::mlx_array_eval(x.0) }, 0);
+        ROUNDS.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+extern "C" fn leave(_: c_int) {
+    // SAFETY: `exit` may be called from anywhere, as far as this library is concerned; the handlers that this process
+    // has registered allocate nothing.
+    unsafe { libc::exit(CODE) }
+}
+
+#[test]
+#[ignore = "a child of the others"]
+fn computes_until_a_signal_comes() {
+    let handler: extern "C" fn(c_int) = leave;
+    // SAFETY: a function that stays.
+    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+    for _ in 0..3 {
+        thread::spawn(compute_for_ever);
+    }
+    while ROUNDS.load(Ordering::SeqCst) < 5 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // SAFETY: sends a signal to this very thread, which is not computing.
+    unsafe { libc::raise(libc::SIGUSR1) };
+    unreachable!("the handler does not return");
+}
+
+#[test]
+#[ignore = "a child of the others"]
+fn is_not_quiet() {
+    extern "C" fn never() -> bool {
+        false
+    }
+    extern "C" fn too_late() {
+        std::process::abort();
+    }
+    // SAFETY: functions that stay. What is registered last is called first.
+    unsafe {
+        libc::atexit(too_late);
+        sys::mlxsys_before_exit(Some(never));
+    }
+    print!("written out");
+    std::process::exit(CODE);
+}
+
+fn run(child: &str) -> std::process::Output {
+    Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", child, "--ignored", "--test-threads=1", "--nocapture"])
+        .output()
+        .expect("a child")
+}
+
+#[test]
+fn mlx_stays_until_the_process_is_gone() {
+    // SAFETY: takes no arguments.
+    assert!(unsafe { sys::mlxsys_outlives_exit() });
+}
+
+#[test]
+fn a_signal_ends_a_process_that_computes_with_its_code() {
+    let exits = std::env::var("MLX_EMBED_EXITS").map_or(20, |count| count.parse().expect("a number"));
+    for round in 0..exits {
+        let output = run("computes_until_a_signal_comes");
+        assert_eq!(output.status.code(), Some(CODE), "round {round}: signal {:?}", output.status.signal());
+    }
+}
+
+#[test]
+fn where_others_do_not_rest_the_process_ends_at_once() {
+    let output = run("is_not_quiet");
+    assert_eq!(output.status.code(), Some(CODE), "signal {:?}", output.status.signal());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("written out"));
+}
+
+#[test]
+fn streams_are_made_while_others_compute() {
+    let threads: Vec<_> = (0..3)
+        .map(|seed| {
+            thread::spawn(move || {
+                let mut stream = sys::mlx_stream { ctx: std::ptr::null_mut() };
+                // SAFETY: stores a new handle.
+                assert_eq!(unsafe { sys::mlxsys_stream_new_cpu(&mut stream) }, 0);
+                let a = Array::noise(&[16], seed);
+                for _ in 0..300 {
+                    let sum = call!(mlx_add(a.0, a.0, stream));
+                    // SAFETY: the array is live.
+                    assert_eq!(unsafe { sys::mlx_array_eval(sum.0) }, 0);
+                }
+                // SAFETY: the handle is ours and freed once.
+                unsafe { sys::mlx_stream_free(stream) };
+            })
+        })
+        .collect();
+    for _ in 0..2000 {
+        let mut stream = sys::mlx_stream { ctx: std::ptr::null_mut() };
+        // SAFETY: stores a new handle, which is freed once.
+        unsafe {
+            assert_eq!(sys::mlxsys_stream_new_cpu(&mut stream), 0);
+            sys::mlx_stream_free(stream);
+        }
+    }
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+#[test]
+fn an_allocation_that_fails_is_an_error() {
+    extern "C" fn quiet(_: *const std::ffi::c_char, _: *mut std::ffi::c_void) {}
+    // SAFETY: a handler that stays.
+    unsafe { sys::mlx_set_error_handler(Some(quiet), std::ptr::null_mut(), None) };
+    let stream = Stream::cpu();
+    let one = Array::f32(&[1.0], &[1, 1]);
+    let mut active = 0;
+    // SAFETY: writes one number.
+    assert_eq!(unsafe { sys::mlx_get_active_memory(&mut active) }, 0);
+    // More than an address space has.
+    let shape = [i32::MAX, 1 << 20];
+    let wide = call!(mlx_broadcast_to(one.0, shape.as_ptr(), support::len::<i32>(&shape) as usize, stream.0));
+    let copy = call!(mlx_contiguous(wide.0, false, stream.0));
+    // SAFETY: the array is live.
+    assert_ne!(unsafe { sys::mlx_array_eval(copy.0) }, 0);
+    let mut after = 0;
+    // SAFETY: writes one number.
+    assert_eq!(unsafe { sys::mlx_get_active_memory(&mut after) }, 0);
+    assert!(after < active + (1 << 20), "{after} bytes are counted, and {active} were before");
+}
