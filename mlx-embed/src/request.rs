@@ -254,7 +254,8 @@ impl Shared {
     }
 
     fn tokenize<T: AsRef<str>>(&self, caller: &Arc<Caller>, plan: &Plan, texts: &[T]) {
-        let prompt = if self.shares_prompts { self.text.prompt_ids(&plan.prompt) } else { None };
+        let prompt =
+            if self.shares_prompts { self.text.prompt_ids(&plan.prompt, self.info.max_tokens) } else { None };
         let mut jobs = Vec::with_capacity(texts.len());
         for (slot, text) in texts.iter().enumerate() {
             if caller.is_gone() {

@@ -1,5 +1,6 @@
 //! Text to token ids: prompts, tokenizer, truncation, end token. Knows nothing of MLX and may run on any thread.
 
+mod certain;
 mod prompts;
 mod tokenizer;
 
