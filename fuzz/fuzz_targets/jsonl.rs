@@ -20,7 +20,7 @@ use error::CliError;
 /// The texts up to the first error, and how many bytes were read.
 fn texts(input: &[u8], field: Option<&str>) -> (Vec<String>, Option<CliError>, u64) {
     let reader = Box::new(std::io::Cursor::new(input.to_vec()));
-    let mut lines = lines::Lines::new(reader, "input".to_owned(), field.map(str::to_owned));
+    let mut lines = lines::Lines::new(reader, "input".to_owned(), field.map(str::to_owned), 1 << 20);
     let mut texts = Vec::new();
     loop {
         match lines.next() {

@@ -78,6 +78,8 @@ pub struct Info {
     pub end_token: Option<EndTokenInfo>,
     /// Longest input in tokens, end token included; longer ones are cut, and their results say so.
     pub max_tokens: usize,
+    /// Most bytes that a text may have, prompt included; longer ones are errors.
+    pub max_text_bytes: usize,
     /// Most tokens that run at once.
     pub batch_tokens: usize,
     /// What runs the model.

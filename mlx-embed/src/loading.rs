@@ -30,6 +30,8 @@ const CPU_ENOUGH_TOKENS: usize = 128;
 
 const BATCH_TIME: Duration = Duration::from_millis(25);
 const QUEUE_TEXTS: usize = 4096;
+const QUEUE_BYTES: usize = 64 << 20;
+const MAX_TEXT_BYTES: usize = 1 << 20;
 const PROMPT_CACHE_BYTES: usize = 64 << 20;
 
 /// How far loading has come.
@@ -159,6 +161,7 @@ pub(crate) fn load(
         sentence_transformers: files.clone(),
         end_token: None,
         max_tokens,
+        max_text_bytes: options.max_text_bytes.map_or(MAX_TEXT_BYTES, NonZeroUsize::get),
         batch_tokens,
         backend,
         kernels: kind.name(),
@@ -173,6 +176,7 @@ pub(crate) fn load(
     let engine_options = EngineOptions {
         limits: Limits {
             capacity: options.queue_texts.map_or(QUEUE_TEXTS, NonZeroUsize::get),
+            bytes: options.queue_bytes.map_or(QUEUE_BYTES, NonZeroUsize::get),
             batch_tokens,
             enough_tokens: if backend == Backend::Cpu { CPU_ENOUGH_TOKENS } else { batch_tokens },
             batch_time: options.batch_time.unwrap_or(BATCH_TIME),
@@ -222,6 +226,7 @@ pub(crate) fn load(
             && sharing != Sharing::EqualLengths,
         text,
         place,
+        max_text_bytes: info.max_text_bytes,
         info,
         cache,
         meters,

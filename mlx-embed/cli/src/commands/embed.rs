@@ -38,7 +38,7 @@ before it are written.";
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
-    let mut input = Input::open(args.input)?;
+    let mut input = Input::open(args.input, args.common.max_text_bytes())?;
     let target = Target::choose(args.output, &input)?;
     let model = args.common.load()?;
     let info = model.embedder.info();

@@ -38,7 +38,7 @@ direction, 0 has nothing in common.";
 const LABEL: usize = 32;
 
 pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
-    let mut input = Input::open(args.input)?;
+    let mut input = Input::open(args.input, args.common.max_text_bytes())?;
     let texts = read_all(&mut input)?;
     if texts.len() < 2 {
         return Err(CliError::Usage(format!(

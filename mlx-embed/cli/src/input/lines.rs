@@ -7,8 +7,14 @@ use serde_json::Value;
 
 use crate::error::CliError;
 
-/// Longest line that is read: far above any text, and far below what a file without line ends would take.
-const LONGEST_LINE: usize = 64 << 20;
+/// Most bytes of JSON for a byte of text: a character of one byte may be written `\u0061`.
+const ESCAPED: usize = 6;
+
+/// Bytes of the other fields of a JSON object.
+const OTHER_FIELDS: usize = 1 << 20;
+
+/// Bytes of a line besides its text: a byte order mark and a line end.
+const AROUND: usize = 5;
 
 /// What some editors put at the start of a file to say that it is UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -19,6 +25,8 @@ pub(super) struct Lines {
     name: String,
     /// The field of JSONL; without one, lines are texts.
     field: Option<String>,
+    /// Bytes that a text may have.
+    max_text_bytes: usize,
     /// Lines read so far.
     count: usize,
     /// Bytes read so far.
@@ -33,9 +41,24 @@ impl fmt::Debug for Lines {
 }
 
 impl Lines {
-    pub(super) fn new(reader: Box<dyn Read>, name: String, field: Option<String>) -> Self {
+    pub(super) fn new(
+        reader: Box<dyn Read>,
+        name: String,
+        field: Option<String>,
+        max_text_bytes: usize,
+    ) -> Self {
         let reader = BufReader::with_capacity(64 << 10, reader);
-        Self { reader, name, field, count: 0, read: 0, line: Vec::new() }
+        Self { reader, name, field, max_text_bytes, count: 0, read: 0, line: Vec::new() }
+    }
+
+    /// Bytes of the longest line that is read: a file without line ends must not fill the memory.
+    fn longest_line(&self) -> usize {
+        let text = self.max_text_bytes;
+        let written = match self.field {
+            None => text,
+            Some(_) => text.saturating_mul(ESCAPED).saturating_add(OTHER_FIELDS),
+        };
+        written.saturating_add(AROUND)
     }
 
     /// How a person finds text `index`.
@@ -55,7 +78,7 @@ impl Lines {
     /// The next text; `None` at the end. A line end at the end of the input starts no further line.
     pub(super) fn next(&mut self) -> Result<Option<String>, CliError> {
         self.line.clear();
-        let limit = LONGEST_LINE as u64 + 1;
+        let limit = (self.longest_line() as u64).saturating_add(1);
         let read = self
             .reader
             .by_ref()
@@ -73,8 +96,11 @@ impl Lines {
 
     fn text(&self) -> Result<String, String> {
         let mut line = self.line.as_slice();
-        if line.len() > LONGEST_LINE {
-            return Err(format!("longer than {} MiB; is this a text file?", LONGEST_LINE >> 20));
+        if line.len() > self.longest_line() {
+            return Err(format!(
+                "longer than {} bytes; is this a text file? --max-text-bytes N allows more",
+                self.longest_line()
+            ));
         }
         if let Some(rest) = line.strip_suffix(b"\n") {
             line = rest.strip_suffix(b"\r").unwrap_or(rest);
@@ -135,7 +161,7 @@ mod tests {
     use super::*;
 
     fn read(bytes: &'static [u8], field: Option<&str>) -> Vec<Result<String, String>> {
-        let mut lines = Lines::new(Box::new(bytes), "input".into(), field.map(str::to_owned));
+        let mut lines = Lines::new(Box::new(bytes), "input".into(), field.map(str::to_owned), 1 << 20);
         let mut texts = Vec::new();
         while let Some(text) = lines.next().map_err(|error| error.to_string()).transpose() {
             texts.push(text);
@@ -173,6 +199,22 @@ mod tests {
             let found = read(bytes, Some("text")).remove(0).unwrap_err();
             assert!(found.starts_with(message), "{found:?}, expected {message:?}");
         }
+    }
+
+    #[test]
+    fn a_line_beyond_the_longest_text_is_named_and_not_read_to_its_end() {
+        let endless = || Box::new(std::io::repeat(b'a')) as Box<dyn Read>;
+        for field in [None, Some("text".to_owned())] {
+            let mut lines = Lines::new(endless(), "input".into(), field, 1000);
+            let error = lines.next().unwrap_err().to_string();
+            assert!(error.contains("input, line 1: longer than"), "{error}");
+            assert!(error.contains("--max-text-bytes"), "{error}");
+        }
+        let longest = Box::new(b"\xef\xbb\xbfaaaa\r\naaaa\naaaaaaaaaa".as_slice());
+        let mut lines = Lines::new(longest, "input".into(), None, 4);
+        assert_eq!(lines.next().unwrap().as_deref(), Some("aaaa"));
+        assert_eq!(lines.next().unwrap().as_deref(), Some("aaaa"));
+        assert!(lines.next().is_err());
     }
 
     /// What `fuzz/` holds for this reader: whatever stops it, it has read each line once and says where it is.
