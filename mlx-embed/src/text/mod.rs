@@ -1,6 +1,7 @@
 //! Text to token ids: prompts, tokenizer, truncation, end token. Knows nothing of MLX and may run on any thread.
 
 mod certain;
+mod limits;
 mod prompts;
 mod tokenizer;
 

@@ -13,8 +13,8 @@ use serde::Serialize;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, Model, OffsetType, PostProcessor, PreTokenizer, Token, Tokenizer};
 
-use super::TextError;
 use super::certain::Certain;
+use super::{TextError, limits};
 use crate::error::{InputError, panic_message};
 use crate::file::Files;
 
@@ -97,10 +97,11 @@ impl TextEncoder {
     ) -> Result<Self, TextError> {
         let name = "tokenizer.json";
         let path = files.path(name);
-        let json = files.read(name).map_err(|error| match error.kind() {
+        let json = files.read(name, limits::FILE_BYTES).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => TextError::MissingTokenizer { path: path.clone() },
             _ => invalid(&path, error.to_string()),
         })?;
+        limits::check(&json).map_err(|reason| invalid(&path, reason))?;
         let tokenizer = guarded(|| {
             let mut tokenizer = Tokenizer::from_bytes(&json)?;
             // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.

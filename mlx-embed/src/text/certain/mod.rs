@@ -21,6 +21,11 @@ use bonds::Bonds;
 use cut::Cuts;
 use words::Words;
 
+/// Whether a pattern is known to match no empty text.
+pub(super) fn matches_something(pattern: &str) -> bool {
+    reach::Program::new(pattern).is_some()
+}
+
 /// A word's beginning shorter than this is not worth a look at the vocabulary.
 const LONG_WORD: usize = 256;
 
