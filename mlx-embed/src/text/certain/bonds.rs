@@ -22,7 +22,8 @@ impl Bonds {
         match model {
             ModelWrapper::BPE(bpe) => {
                 let affixes = [&bpe.continuing_subword_prefix, &bpe.end_of_word_suffix];
-                if bpe.ignore_merges || affixes.iter().any(|affix| affix.is_some()) {
+                let has_affix = affixes.into_iter().flatten().any(|affix| !affix.is_empty());
+                if bpe.ignore_merges || has_affix {
                     return None;
                 }
             }

@@ -271,6 +271,37 @@ fn first_tokens_are_those_of_the_whole_text_for_every_kind_of_tokenizer() {
     }
 }
 
+/// Tokenizers of large models, which `tools/tokenizers/run` gets.
+fn real() -> Vec<(String, Tokenizer)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tokenizers");
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let open = |path: &Path| Tokenizer::from_bytes(std::fs::read(path).unwrap()).unwrap();
+    paths.iter().map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), open(path))).collect()
+}
+
+#[test]
+fn first_tokens_are_those_of_the_whole_text_for_every_real_tokenizer() {
+    let tokenizers = real();
+    if tokenizers.is_empty() {
+        eprintln!("skipped: real tokenizers are not here; tools/tokenizers/run gets them");
+    }
+    for (name, tokenizer) in &tokenizers {
+        let certain = Certain::new(tokenizer).unwrap_or_else(|| panic!("{name} is not understood"));
+        let told = std::cell::Cell::new(0);
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(500));
+        let texts = (vec(text(), 1..6), 0..1200_usize, 1..30_usize);
+        let result = runner.run(&texts, |(texts, at, wanted)| {
+            told.set(told.get() + usize::from(check(name, tokenizer, &certain, &texts.concat(), at, wanted)));
+            Ok(())
+        });
+        result.unwrap_or_else(|error| panic!("{name}: {error}"));
+        eprintln!("{name}: {} of 500 beginnings told", told.get());
+        assert!(told.get() > 50, "{name}: {} of 500 beginnings told", told.get());
+    }
+}
+
 #[test]
 fn plain_text_tells_its_first_tokens_soon() {
     let english = "the quick brown fox jumps over the lazy dog. ".repeat(100);
