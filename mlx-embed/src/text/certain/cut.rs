@@ -93,27 +93,40 @@ impl Cuts {
     fn separates(&self, before: char, after: char) -> bool {
         is_plain(before)
             && !before.is_whitespace()
-            && (is_plain(after) || after == ' ' || after == '\n')
+            && stays_apart(after)
             && !self.pairs.contains(&(before, after))
             && !self.single_word_ends.contains(&before)
-            && self.ends_well(before)
+            && self.parts(before, after)
     }
 
-    /// Whether no replacement and no added token reaches across the end of what `c` is normalised to.
-    fn ends_well(&self, c: char) -> bool {
-        let mut normalized = NormalizedString::from(c.to_string());
+    /// Whether what two neighbours are normalised to stays apart, and no replacement and no added token reaches across.
+    fn parts(&self, before: char, after: char) -> bool {
+        let mut sides = [before, after].map(|c| NormalizedString::from(c.to_string()));
         for (normalizer, program) in &self.normalizers {
-            let Some(last) = normalized.get().chars().last() else { return false };
+            let [Some(last), Some(first)] = ends(&sides) else { return false };
+            // An earlier normaliser may have made one of them a character that combines.
+            if !stays_apart(last) || !stays_apart(first) {
+                return false;
+            }
             if program.as_ref().is_some_and(|program| program.reads(last)) {
                 return false;
             }
-            if normalizer.normalize(&mut normalized).is_err() {
+            if sides.iter_mut().any(|side| normalizer.normalize(side).is_err()) {
                 return false;
             }
         }
-        let last = normalized.get().chars().last();
+        let [last, _] = ends(&sides);
         last.is_some_and(|last| !self.inner.contains(&last) && !self.single_word_ends.contains(&last))
     }
+}
+
+/// The characters on both sides of where two texts meet.
+fn ends([before, after]: &[NormalizedString; 2]) -> [Option<char>; 2] {
+    [before.get().chars().last(), after.get().chars().next()]
+}
+
+fn stays_apart(c: char) -> bool {
+    is_plain(c) || matches!(c, ' ' | '\n' | '\u{2581}')
 }
 
 /// The library keeps it to itself, but writes it to `tokenizer.json`.

@@ -201,6 +201,13 @@ fn kinds() -> Vec<(&'static str, Value)> {
             tokenizer(json!({ "type": "NFC" }), split(r"\s+|,", behavior), word_piece(), odd.clone()),
         ));
     }
+    let marks = json!({ "type": "Sequence", "normalizers": [
+        { "type": "Replace", "pattern": { "String": "b" }, "content": "\u{301}" }, { "type": "NFC" },
+        { "type": "Replace", "pattern": { "Regex": "é+" }, "content": "e" }] });
+    kinds.push((
+        "a replacement that combines",
+        tokenizer(marks, bytes(false), byte_level.clone(), odd.clone()),
+    ));
     for kind in ["Whitespace", "UnicodeScripts", "WhitespaceSplit"] {
         kinds.push((
             kind,
