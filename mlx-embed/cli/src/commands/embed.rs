@@ -46,7 +46,7 @@ the results before it are written; with --on-error skip those behind it too.";
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
-    let mut input = Input::open(args.input)?;
+    let mut input = Input::open(args.input, args.common.max_text_bytes())?;
     let target = Target::choose(args.output, &input)?;
     if target.is_stdout() {
         stdout::check_open()?;
