@@ -72,6 +72,65 @@ fn no_tokenizer() {
     assert!(matches!(error, Error::Text(TextError::MissingTokenizer { .. })));
 }
 
+// Files that ask for memory or time out of proportion.
+
+/// A file of so many bytes that takes no space.
+fn large(scratch: &Scratch, name: &str, bytes: u64) -> fs::File {
+    let file = fs::File::create(scratch.file(name)).expect("the file is made");
+    file.set_len(bytes).expect("the file system has files with holes");
+    file
+}
+
+#[test]
+fn json_files_of_hundreds_of_megabytes_are_not_read() {
+    for name in ["config.json", "model.safetensors.index.json", "config_sentence_transformers.json"] {
+        let scratch = Scratch::of("qwen3-f32");
+        large(&scratch, name, 120 << 20);
+        assert_error!(scratch.path(), [name, "has 125829120 bytes"], Io { .. });
+    }
+}
+
+#[test]
+fn a_tokenizer_of_hundreds_of_megabytes_is_not_read() {
+    let scratch = Scratch::of("qwen3-f32");
+    large(&scratch, "tokenizer.json", 120 << 20);
+    let error = error(scratch.path(), &["tokenizer.json", "has 125829120 bytes"]);
+    assert!(matches!(error, Error::Text(TextError::InvalidTokenizer { .. })), "{error:?}");
+}
+
+#[test]
+fn a_header_of_a_hundred_megabytes_is_not_parsed() {
+    use std::io::Write;
+    let scratch = Scratch::of("qwen3-f32");
+    let mut file = large(&scratch, WEIGHTS, 100 << 20);
+    file.write_all(&(99_u64 << 20).to_le_bytes()).unwrap();
+    assert_error!(scratch.path(), [WEIGHTS, "its header has 103809024 bytes"], NotSafetensors { .. });
+}
+
+#[test]
+fn a_tokenizer_whose_replacements_double_is_refused() {
+    let scratch = Scratch::of("qwen3-f32");
+    let doubles = json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "aa" });
+    scratch.edit_json("tokenizer.json", |tokenizer| {
+        tokenizer["normalizer"] = json!({ "type": "Sequence", "normalizers": vec![doubles; 40] });
+    });
+    let error = error(scratch.path(), &["tokenizer.json", "`normalizer` may make"]);
+    assert!(matches!(error, Error::Text(TextError::InvalidTokenizer { .. })), "{error:?}");
+}
+
+#[test]
+fn a_template_of_millions_of_ids_is_refused() {
+    let scratch = Scratch::of("qwen3-f32");
+    scratch.edit_json("tokenizer.json", |tokenizer| {
+        let template = &mut tokenizer["post_processor"]["processors"][1];
+        let special = &mut template["special_tokens"]["<|endoftext|>"];
+        special["ids"] = vec![285; 3_000_000].into();
+        special["tokens"] = vec!["<|endoftext|>"; 3_000_000].into();
+    });
+    let error = error(scratch.path(), &["tokenizer.json", "`post_processor` has"]);
+    assert!(matches!(error, Error::Text(TextError::InvalidTokenizer { .. })), "{error:?}");
+}
+
 #[test]
 fn a_tokenizer_that_is_not_one() {
     let scratch = Scratch::of("qwen3-f32");

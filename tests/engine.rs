@@ -343,8 +343,118 @@ mod prompts {
     }
 }
 
+mod bounds {
+    use serde_json::json;
+
+    use super::*;
+    use mlx_embed_tests::scratch::Scratch;
+
+    /// A checkpoint with a tokenizer that tries the same thing over and over: its library gives some texts up after a
+    /// second or so, and no text can be known from its beginning.
+    fn slow_to_tokenize() -> (Scratch, String) {
+        let scratch = Scratch::of(CASE);
+        scratch.edit_json("tokenizer.json", |tokenizer| {
+            tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"] = json!({"Regex": "(a|a|aa)+$"});
+        });
+        (scratch, format!("{}b{}", "a".repeat(50), " ".repeat(100_000)))
+    }
+
+    #[test]
+    fn a_text_over_the_limit_fails_alone_and_says_so() {
+        let embedder = load_with(|options| options.max_text_bytes = std::num::NonZeroUsize::new(5000));
+        assert_eq!(embedder.info().max_text_bytes, 5000);
+        let texts = ["x".to_owned(), "y".repeat(5001), "many words ".repeat(400)];
+        let options = EmbedOptions::default();
+        let calls = [
+            embedder.embed_each(&texts, &options),
+            embedder.submit_each(&texts, &options).wait(),
+            embedder.submit_each(&texts[..2], &options).wait(),
+        ];
+        for results in calls {
+            let results = results.unwrap();
+            let expected = InputError::TooManyBytes { bytes: 5001, max_bytes: 5000 };
+            assert_eq!(results[1].as_ref().unwrap_err(), &expected);
+            assert!(results.iter().enumerate().all(|(index, result)| index == 1 || result.is_ok()));
+        }
+        let prompt = EmbedOptions { prompt: Prompt::Text("p".repeat(4996)), ..Default::default() };
+        assert!(embedder.embed_with(&["1234"], &prompt).is_ok());
+        let error = embedder.embed_with(&["12345"], &prompt).unwrap_err();
+        assert!(error.to_string().contains("5001 bytes, prompt included"), "{error}");
+        assert!(matches!(embedder.token_ids("12345", &prompt), Err(Error::Input { index: 0, .. })));
+    }
+
+    #[test]
+    fn texts_that_wait_to_be_tokenised_are_bounded() {
+        let one = std::num::NonZeroUsize::new(1);
+        for (queue_texts, queue_bytes) in [(one, None), (None, one)] {
+            let change = |options: &mut LoadOptions| {
+                (options.queue_texts, options.queue_bytes) = (queue_texts, queue_bytes);
+            };
+            let embedder = load_with(change);
+            let text = "many words ".repeat(10_000);
+            let options = EmbedOptions::default();
+            let pending: Vec<_> = (0..200).map(|_| embedder.submit_one(&text, &options)).collect();
+            let mut refused = 0;
+            for result in pending.into_iter().map(|pending| pending.wait()) {
+                match result {
+                    Ok(_) => {}
+                    Err(Error::QueueFull { .. }) => refused += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(refused > 0 && refused < 200, "{refused} of 200 refused");
+            assert_eq!(embedder.queued(), [0, 0]);
+        }
+    }
+
+    #[test]
+    fn a_call_returns_at_its_timeout_also_while_its_text_is_tokenised() {
+        let (scratch, slow) = slow_to_tokenize();
+        let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+        let options = EmbedOptions { timeout: Some(Duration::from_millis(20)), ..Default::default() };
+        // Had it been waited for, it would have been the tokenizer's own error.
+        let is_late =
+            |result: Result<Embedding, Error>| matches!(result, Err(Error::DeadlineExceeded { .. }));
+        assert!(is_late(embedder.embed_with(&[&slow], &options).map(|mut all| all.remove(0))));
+        assert!(is_late(embedder.submit_one(&slow, &options).wait()));
+        assert!(is_late(pollster::block_on(embedder.submit_one(&slow, &options))));
+    }
+
+    #[test]
+    fn nobody_waits_behind_a_text_that_takes_long_to_tokenise() {
+        let (scratch, slow) = slow_to_tokenize();
+        let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+        let options = EmbedOptions::default();
+        let slow: Vec<_> = (0..8).map(|_| embedder.submit_one(&slow, &options)).collect();
+        let query = embedder.submit_one("b".repeat(3000), &options);
+        query.wait().unwrap();
+        assert!(slow.iter().any(|slow| !slow.is_done()), "it waited for all of them");
+        drop(slow);
+    }
+}
+
 mod life {
     use super::*;
+
+    #[test]
+    fn finishing_embeds_what_is_still_being_tokenised_or_sent() {
+        let embedder = load();
+        let text = "many words ".repeat(600);
+        let options = EmbedOptions::default();
+        let pending: Vec<_> = (0..20).map(|_| embedder.submit_one(&text, &options)).collect();
+        let many: Vec<String> = (0..3000).map(|index| format!("number {index}")).collect();
+        thread::scope(|scope| {
+            let call = scope.spawn(|| embedder.embed(&many).unwrap().len());
+            while embedder.queued()[1] == 0 {
+                thread::yield_now();
+            }
+            embedder.shut_down(Shutdown::Finish);
+            assert_eq!(call.join().unwrap(), 3000);
+        });
+        for pending in pending {
+            assert!(pending.wait().unwrap().tokens > 0);
+        }
+    }
 
     #[test]
     fn shutting_down_under_load_loses_no_request() {

@@ -1,4 +1,4 @@
-//! The engine's queue and tickets under many orders of their threads' steps.
+//! The engine's queue, tickets, timer and turns under many orders of their threads' steps.
 //!
 //! They are compiled here anew, with the locks of the model checker `shuttle` in place of the standard library's. Each
 //! test runs thousands of schedules, drawn at random and by PCT (Burckhardt et al., 2010), which finds bugs of few
@@ -19,18 +19,24 @@ mod engine {
     pub(crate) mod queue;
     #[path = "ticket.rs"]
     pub(crate) mod ticket;
+    #[path = "timer.rs"]
+    pub(crate) mod timer;
+    #[path = "turns.rs"]
+    pub(crate) mod turns;
 }
 
 use std::sync::Arc as StdArc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shuttle::sync::{Arc, Condvar, Mutex};
 use shuttle::thread;
 
 use batch::Sharing;
-use engine::queue::{Ending, Job, Limits, Queue, QueueLane, Refused, Request, Work};
+use engine::queue::{Ask, Ending, Job, Limits, Queue, QueueLane, Refused, Request, RequestId, Work};
 use engine::ticket::Ticket;
+use engine::timer::Timer;
+use engine::turns::{Steps, Turns};
 
 /// Schedules of each kind.
 const SCHEDULES: usize = 3000;
@@ -47,6 +53,9 @@ impl Job for Numbered {
     fn tokens(&self) -> usize {
         1
     }
+    fn bytes(&self) -> usize {
+        4
+    }
     fn goes_with(&self, _: &Self) -> bool {
         true
     }
@@ -57,11 +66,22 @@ type Tasks = Queue<Numbered, &'static str>;
 fn queue(capacity: usize) -> Arc<Tasks> {
     let batch_time = Duration::from_secs(1);
     let sharing = Sharing::Packed;
-    Arc::new(Queue::new(Limits { capacity, batch_tokens: 2, enough_tokens: 2, batch_time, sharing }))
+    let bytes = 10 * capacity;
+    Arc::new(Queue::new(Limits { capacity, bytes, batch_tokens: 2, enough_tokens: 2, batch_time, sharing }))
 }
 
-fn request(lane: QueueLane, jobs: &[usize]) -> Request<Numbered> {
-    Request { lane, deadline: None, jobs: jobs.iter().copied().map(Numbered).collect(), refusable: true }
+fn asks(lane: QueueLane, jobs: usize, bytes: usize) -> Ask {
+    Ask { lane, jobs, bytes, refusable: true, held: false }
+}
+
+fn request(jobs: &[usize]) -> Request<Numbered> {
+    Request { deadline: None, jobs: jobs.iter().copied().map(Numbered).collect() }
+}
+
+/// Takes room and uses it.
+fn push(queue: &Tasks, lane: QueueLane, jobs: &[usize]) -> Result<RequestId, Refused> {
+    let room = queue.enter(&asks(lane, jobs.len(), 7))?;
+    queue.push(room, request(jobs)).map_err(|_| Refused::Closed)
 }
 
 /// Takes work until there is none any more.
@@ -92,15 +112,15 @@ fn every_job_is_run_or_taken_back_exactly_once() {
         let keeps = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {
-                queue.push(request(QueueLane::Query, &[0, 1])).unwrap();
-                queue.push(request(QueueLane::Bulk, &[2])).unwrap();
+                push(&queue, QueueLane::Query, &[0, 1]).unwrap();
+                push(&queue, QueueLane::Bulk, &[2]).unwrap();
                 queue.ask("task").unwrap();
             })
         };
         let cancels = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {
-                let id = queue.push(request(QueueLane::Bulk, &[3, 4, 5])).unwrap();
+                let id = push(&queue, QueueLane::Bulk, &[3, 4, 5]).unwrap();
                 let mut back = queue.cancel(id);
                 back.extend(queue.extract(|&job| job == Numbered(1)));
                 back
@@ -126,7 +146,7 @@ fn a_request_that_meets_the_end_is_run_returned_or_refused() {
         let pushes = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {
-                (0..3).filter(|&job| queue.push(request(QueueLane::Query, &[job])).is_err()).collect()
+                (0..3).filter(|&job| push(&queue, QueueLane::Query, &[job]).is_err()).collect()
             })
         };
         let closes = {
@@ -148,13 +168,18 @@ fn the_bound_holds_however_many_push_at_once() {
         let pushes: Vec<_> = (0..3)
             .map(|job| {
                 let queue = Arc::clone(&queue);
-                thread::spawn(move || queue.push(request(QueueLane::Query, &[job, job])))
+                thread::spawn(move || push(&queue, QueueLane::Query, &[job, job]))
             })
             .collect();
         let refused = pushes.into_iter().map(|push| push.join().unwrap()).filter(Result::is_err);
         let refused: Vec<_> = refused.collect();
         assert_eq!(queue.depth(), [2, 0]);
-        assert_eq!(refused, [Err(Refused::Full { queued: 2 }), Err(Refused::Full { queued: 2 })]);
+        // The one that was taken may still have been on its way.
+        let full = |bytes| Err(Refused::Full { queued: 2, bytes });
+        assert!(
+            refused.len() == 2 && refused.iter().all(|one| *one == full(7) || *one == full(8)),
+            "{refused:?}"
+        );
     });
 }
 
@@ -176,7 +201,7 @@ fn requests_and_tasks_wake_whoever_works() {
             })
         };
         // Nothing else happens until each is done.
-        queue.push(request(QueueLane::Bulk, &[0])).unwrap();
+        push(&queue, QueueLane::Bulk, &[0]).unwrap();
         assert_eq!(ran.wait(None), Some(Ok(vec![()])));
         queue.ask("task").unwrap();
         assert_eq!(asked.wait(None), Some(Ok(vec![()])));
@@ -249,5 +274,157 @@ fn no_wake_up_of_a_future_is_lost_and_the_first_ending_counts() {
         assert!(result == Ok(vec![7]) || result == Err("too late"), "{result:?}");
         settles.join().unwrap();
         fails.join().unwrap();
+    });
+}
+
+#[test]
+fn bytes_that_are_taken_keep_to_their_bound_and_come_back() {
+    check(|| {
+        let queue = queue(10);
+        let takes: Vec<_> = (0..3)
+            .map(|_| {
+                let queue = Arc::clone(&queue);
+                thread::spawn(move || match queue.enter(&asks(QueueLane::Query, 1, 60)) {
+                    Ok(room) => {
+                        assert_eq!(queue.depth(), [1, 0], "two of 60 bytes are over 100");
+                        queue.leave(room);
+                        true
+                    }
+                    Err(refused) => {
+                        assert_eq!(refused, Refused::Full { queued: 1, bytes: 60 });
+                        false
+                    }
+                })
+            })
+            .collect();
+        let taken = takes.into_iter().map(|take| take.join().unwrap()).filter(|&taken| taken).count();
+        assert!(taken >= 1);
+        assert_eq!(queue.depth(), [0, 0]);
+    });
+}
+
+#[test]
+fn an_end_waits_for_those_that_were_taken_and_for_no_others() {
+    check(|| {
+        let queue = queue(100);
+        let consumer = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || consume(&queue))
+        };
+        let makes = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                let Ok(hold) = queue.enter(&asks(QueueLane::Bulk, 0, 0)) else { return [0, 0] };
+                let held = Ask { held: true, ..asks(QueueLane::Bulk, 1, 3) };
+                // What belongs to a call that was taken is taken, whenever the end begins.
+                let room = queue.enter(&held).unwrap();
+                queue.push(room, request(&[1])).unwrap();
+                let unused = queue.enter(&held).unwrap();
+                queue.leave(unused);
+                queue.leave(hold);
+                [1, usize::from(push(&queue, QueueLane::Query, &[2]).is_ok())]
+            })
+        };
+        let closes = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || assert_eq!(queue.close(Ending::Finish), []))
+        };
+        let [first, second] = makes.join().unwrap();
+        closes.join().unwrap();
+        let run = consumer.join().unwrap();
+        assert_eq!(run.len(), first + second, "{run:?}");
+    });
+}
+
+#[test]
+fn what_is_due_is_handed_out_taken_back_or_returned_exactly_once() {
+    check(|| {
+        let timer: Arc<Timer<usize>> = Arc::new(Timer::new());
+        let now = Instant::now();
+        let due = Arc::new(Ticket::<usize, ()>::new(2));
+        let waits = {
+            let (timer, due) = (Arc::clone(&timer), Arc::clone(&due));
+            thread::spawn(move || {
+                let mut handed_out = Vec::new();
+                while let Some(what) = timer.next() {
+                    if what < 2 {
+                        due.settle(what, what);
+                    }
+                    handed_out.push(what);
+                }
+                handed_out
+            })
+        };
+        let sets = {
+            let timer = Arc::clone(&timer);
+            thread::spawn(move || {
+                timer.set(now, 0);
+                let never = timer.set(now + Duration::from_secs(10_000), 7);
+                let perhaps = timer.set(now, 2);
+                [timer.take_back(never), timer.take_back(perhaps)]
+            })
+        };
+        let later = timer.set(now + Duration::from_secs(20_000), 9);
+        timer.set(now, 1);
+        // Whoever waits for what is far away is woken for what is near.
+        assert_eq!(due.wait(None), Some(Ok(vec![0, 1])));
+        let taken_back = sets.join().unwrap();
+        assert_eq!(taken_back[0], Some(7));
+        let returned = timer.close();
+        assert_eq!(timer.take_back(later), None);
+        let mut all: Vec<usize> = waits.join().unwrap();
+        all.extend(taken_back.into_iter().flatten());
+        all.extend(returned);
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2, 7, 9]);
+    });
+}
+
+/// A job of so many steps.
+#[derive(Debug)]
+struct Climb {
+    name: usize,
+    left: usize,
+    long: bool,
+}
+
+impl Steps for Climb {
+    fn lane(&self) -> QueueLane {
+        if self.name == 0 { QueueLane::Query } else { QueueLane::Bulk }
+    }
+    fn is_long(&self) -> bool {
+        self.long
+    }
+}
+
+#[test]
+fn jobs_that_share_threads_come_to_their_ends() {
+    check(|| {
+        let turns: Arc<Turns<Climb>> = Arc::new(Turns::new(2));
+        let ended = Arc::new(Ticket::<usize, ()>::new(3));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (turns, ended) = (Arc::clone(&turns), Arc::clone(&ended));
+                thread::spawn(move || {
+                    while let Some((mut job, turn)) = turns.next() {
+                        job.left -= 1;
+                        turns.done(turn);
+                        if job.left == 0 {
+                            ended.settle(job.name, job.name);
+                        } else {
+                            turns.push(job).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        for (name, left, long) in [(0, 2, false), (1, 2, true), (2, 1, true)] {
+            turns.push(Climb { name, left, long }).unwrap();
+        }
+        assert_eq!(ended.wait(None), Some(Ok(vec![0, 1, 2])));
+        assert!(turns.close().is_empty());
+        for thread in threads {
+            thread.join().unwrap();
+        }
     });
 }

@@ -21,7 +21,7 @@ use lines::Line;
 /// The lines, the last of them the end or the first error; and how many bytes were read.
 fn texts(input: &[u8], field: Option<&str>) -> (Vec<Line>, Option<CliError>, u64) {
     let reader = Box::new(std::io::Cursor::new(input.to_vec()));
-    let mut lines = lines::Lines::new(reader, "input".to_owned(), field.map(str::to_owned));
+    let mut lines = lines::Lines::new(reader, "input".to_owned(), field.map(str::to_owned), 1 << 20);
     let mut texts = Vec::new();
     loop {
         match lines.next() {

@@ -12,7 +12,7 @@ use crate::file::OpenFile;
 use crate::info::Info;
 use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
-use crate::request::{Pending, Results, Shared};
+use crate::request::{Pending, Results, Sending, Shared};
 use crate::stream::{EmbedIter, Patience, WINDOW_TEXTS, Windows};
 use crate::warm_up::{self, WarmUp};
 
@@ -35,7 +35,8 @@ use crate::warm_up::{self, WarmUp};
 /// A request that finds the model idle starts at once. Requests that come while it is busy leave together, up to
 /// [`batch_tokens`](LoadOptions::batch_tokens); none of them waits for a window of time to pass. Queries go before bulk
 /// ([`Lane`](crate::Lane)); between two batches of a bulk job a query gets in, and of eight batches bulk gets one.
-/// Texts are tokenised on the caller's side, never on the model's thread. Identical texts that wait together are
+/// Texts are tokenised on the caller's side, never on the model's thread; of a long one no more is read than its first
+/// [`Info::max_tokens`] tokens depend on, where the tokenizer allows it. Identical texts that wait together are
 /// computed once. A request that fails does so alone.
 ///
 /// A prompt that comes again is not computed again: its keys and values are kept ([`LoadOptions::prompt_cache`]), and
@@ -83,7 +84,8 @@ pub struct Embedder {
 /// What becomes of queued requests at [`Embedder::shut_down`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
-    /// They are embedded.
+    /// They are embedded: all texts of calls that were taken, also where they are still being tokenised or sent. Of an
+    /// [`EmbedIter`], what it has drawn.
     Finish,
     /// They end with [`Error::Stopped`]; only the batch that runs is finished.
     Return,
@@ -175,7 +177,7 @@ impl Embedder {
         self.shared.engine.state()
     }
 
-    /// Texts that wait in the query lane and in the bulk lane, those that run not counted.
+    /// Texts that wait in the query lane and in the bulk lane, from the call on; those that run are not counted.
     pub fn queued(&self) -> [usize; 2] {
         self.shared.engine.queued()
     }
@@ -222,7 +224,7 @@ impl Embedder {
     /// As [`Embedder::embed`].
     pub fn embed_one(&self, text: impl AsRef<str>) -> Result<Embedding, Error> {
         let plan = self.shared.plan(&EmbedOptions::default(), 1, false);
-        self.shared.send(&[text], plan, None, true, one).wait()
+        self.shared.send(&[text], plan, Sending { waits: true, ..Default::default() }, one).wait()
     }
 
     /// As [`Embedder::embed`], with options.
@@ -248,7 +250,8 @@ impl Embedder {
     ) -> Result<Vec<Result<Embedding, InputError>>, Error> {
         let plan = self.shared.plan(options, texts.len(), false);
         if texts.len() <= WINDOW_TEXTS {
-            return self.shared.send(texts, plan, options.timeout, true, Ok).wait();
+            let sending = Sending { timeout: options.timeout, waits: true, held: false };
+            return self.shared.send(texts, plan, sending, Ok).wait();
         }
         let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         Windows::new(&self.shared, texts.iter(), plan, Patience::Until(deadline)).collect()
@@ -288,16 +291,16 @@ impl Embedder {
     /// Sends texts on their way and returns at once; the result is awaited, or waited for. Whatever is wrong with the
     /// options or the queue comes as the result, too.
     ///
-    /// Up to two kilobytes of text are tokenised here, more on another thread.
+    /// Up to two kilobytes of text are tokenised here, more on other threads, which requests share text by text.
     pub fn submit<T: AsRef<str>>(&self, texts: &[T], options: &EmbedOptions) -> Pending<Vec<Embedding>> {
         let plan = self.shared.plan(options, texts.len(), true);
-        self.shared.send(texts, plan, options.timeout, false, all)
+        self.shared.send(texts, plan, later(options), all)
     }
 
     /// As [`Embedder::submit`], for one text.
     pub fn submit_one(&self, text: impl AsRef<str>, options: &EmbedOptions) -> Pending<Embedding> {
         let plan = self.shared.plan(options, 1, true);
-        self.shared.send(&[text], plan, options.timeout, false, one)
+        self.shared.send(&[text], plan, later(options), one)
     }
 
     /// As [`Embedder::submit`], but a text that can't be embedded fails alone: each text has its own result.
@@ -307,7 +310,7 @@ impl Embedder {
         options: &EmbedOptions,
     ) -> Pending<Vec<Result<Embedding, InputError>>> {
         let plan = self.shared.plan(options, texts.len(), true);
-        self.shared.send(texts, plan, options.timeout, false, Ok)
+        self.shared.send(texts, plan, later(options), Ok)
     }
 
     /// The token ids that the model sees for `text`, prompt and end token included.
@@ -317,6 +320,10 @@ impl Embedder {
     pub fn token_ids(&self, text: &str, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
         let Shared { text: encoder, prompts, info, .. } = &*self.shared;
         let prompt = prompts.resolve(&options.prompt)?;
+        let (bytes, max_bytes) = (prompt.len().saturating_add(text.len()), info.max_text_bytes);
+        if bytes > max_bytes {
+            return Err(Error::Input { index: 0, source: InputError::TooManyBytes { bytes, max_bytes } });
+        }
         let tokens = encoder.encode(prompt, text, info.max_tokens);
         tokens.map(|tokens| tokens.ids).map_err(|source| Error::Input { index: 0, source })
     }
@@ -403,6 +410,11 @@ impl Embedder {
         }
         InputError::check_vocabulary(ids, self.info().config.vocab_size.unsigned_abs())
     }
+}
+
+/// How a request is sent that is not waited for here.
+fn later(options: &EmbedOptions) -> Sending {
+    Sending { timeout: options.timeout, ..Default::default() }
 }
 
 /// All embeddings, or the first text's error.

@@ -3,6 +3,7 @@
 mod golden;
 
 use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
 use crate::checkpoint::CheckpointError;
@@ -52,14 +53,16 @@ pub enum Error {
         /// How.
         reason: String,
     },
-    /// Too many texts wait already.
+    /// Too many texts wait already, or too much text.
     #[error(
-        "the queue is full: {queued} texts wait; try again later, send less at once, or load the model with a larger \
-         queue_texts"
+        "the queue is full: {queued} texts of {bytes} bytes wait; try again later, send less at once, or load the \
+         model with a larger queue_texts or queue_bytes"
     )]
     QueueFull {
         /// Texts in the lane.
         queued: usize,
+        /// Bytes of them.
+        bytes: usize,
     },
     /// The request was not done in its time, or could not have been. What of it was not running yet was not run.
     #[error("the request's timeout has passed or can't be met; it waited {waited:.1?}")]
@@ -88,6 +91,17 @@ pub enum InputError {
     /// Nothing is left of the text, so there is nothing to embed.
     #[error("it is empty and this model adds no token of its own; leave it out")]
     Empty,
+    /// More text than one text may have.
+    #[error(
+        "it has {bytes} bytes, prompt included, but the limit is {max_bytes}; split it, or load the model with a larger \
+         max_text_bytes"
+    )]
+    TooManyBytes {
+        /// Its bytes.
+        bytes: usize,
+        /// The limit.
+        max_bytes: usize,
+    },
     /// More token ids than the model takes. Texts are cut; ids that somebody else made are not.
     #[error(
         "it has {tokens} token ids, but the limit is {max_tokens}; cut it, or load the model with a larger max_tokens"
@@ -129,4 +143,17 @@ impl InputError {
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
+}
+
+/// Does what may run somebody else's code, of which nothing depends on the outcome: a recorder of metrics or a
+/// subscriber of tracing that panics must not take others' requests with it.
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> Option<T> {
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => Some(done),
+        Err(payload) => {
+            // Its destructor is somebody else's code as well.
+            std::mem::forget(payload);
+            None
+        }
+    }
 }

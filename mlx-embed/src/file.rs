@@ -1,6 +1,7 @@
 //! Where the files of a checkpoint are, and what may be opened as one.
 
 use std::borrow::Cow;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use std::{fs, io};
@@ -51,18 +52,26 @@ impl Files {
         self.root().join(name)
     }
 
-    /// The file's contents.
-    pub(crate) fn read(&self, name: impl AsRef<Path>) -> io::Result<Cow<'static, [u8]>> {
+    /// The contents of a file that has at most so many bytes.
+    pub(crate) fn read(&self, name: impl AsRef<Path>, most: u64) -> io::Result<Cow<'static, [u8]>> {
         match self {
             Self::Directory(dir) => {
                 let path = dir.join(name);
                 require_regular(&path)?;
-                let bytes = fs::read(path)?;
-                match Foreign::of(&bytes) {
+                let file = fs::File::open(path)?;
+                let bytes = file.metadata()?.len();
+                let mut contents = Vec::new();
+                // The length says how much to expect, not how much there is: the file may grow.
+                if bytes > most || file.take(most.saturating_add(1)).read_to_end(&mut contents)? as u64 > most
+                {
+                    let reason = format!("has {} bytes, but at most {most} are read", bytes.max(most));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+                }
+                match Foreign::of(&contents) {
                     Some(Foreign::LfsPointer) => {
                         Err(io::Error::new(io::ErrorKind::InvalidData, Foreign::LfsPointer.to_string()))
                     }
-                    _ => Ok(Cow::Owned(bytes)),
+                    _ => Ok(Cow::Owned(contents)),
                 }
             }
             Self::Embedded(embedded) => embedded.get(name.as_ref()).map(Cow::Borrowed),
@@ -195,6 +204,19 @@ impl io::Read for FromStart<'_> {
         self.at += read as u64;
         Ok(read)
     }
+}
+
+/// Bytes of a safetensors header: some 80,000 tensors. The largest models have a few thousand in a file.
+const HEADER_BYTES: u64 = 8 << 20;
+
+/// Refuses a safetensors file whose header would take memory and time out of proportion to its tensors.
+pub(crate) fn check_header(file: &[u8]) -> Result<(), String> {
+    let bytes = file.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
+    // One that is longer than its file is another mistake, told where the file is read.
+    if bytes > HEADER_BYTES && bytes <= file.len() as u64 {
+        return Err(format!("its header has {bytes} bytes, but at most {HEADER_BYTES} are read"));
+    }
+    Ok(())
 }
 
 /// Fails unless `path` is a regular file. To be asked before opening: a pipe waits for its other end, and a device may

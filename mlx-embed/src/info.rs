@@ -95,6 +95,8 @@ pub struct Info {
     pub truncation_side: TruncationSide,
     /// Tokens that texts are searched for, though `tokenizer.json` doesn't have them as such.
     pub added_tokens: Vec<AddedTokenInfo>,
+    /// Most bytes that a text may have, prompt included; longer ones are errors.
+    pub max_text_bytes: usize,
     /// Most tokens that run at once.
     pub batch_tokens: usize,
     /// What runs the model.

@@ -32,6 +32,8 @@ const CPU_ENOUGH_TOKENS: usize = 128;
 
 const BATCH_TIME: Duration = Duration::from_millis(25);
 const QUEUE_TEXTS: usize = 4096;
+const QUEUE_BYTES: usize = 64 << 20;
+const MAX_TEXT_BYTES: usize = 1 << 20;
 const PROMPT_CACHE_BYTES: usize = 64 << 20;
 
 /// How far loading has come.
@@ -188,6 +190,7 @@ pub(crate) fn load(
         max_tokens_source,
         truncation_side: TruncationSide::Right,
         added_tokens: Vec::new(),
+        max_text_bytes: options.max_text_bytes.map_or(MAX_TEXT_BYTES, NonZeroUsize::get),
         batch_tokens,
         backend,
         kernels: kind.name(),
@@ -202,6 +205,7 @@ pub(crate) fn load(
     let engine_options = EngineOptions {
         limits: Limits {
             capacity: options.queue_texts.map_or(QUEUE_TEXTS, NonZeroUsize::get),
+            bytes: options.queue_bytes.map_or(QUEUE_BYTES, NonZeroUsize::get),
             batch_tokens,
             enough_tokens: if backend == Backend::Cpu { CPU_ENOUGH_TOKENS } else { batch_tokens },
             batch_time: options.batch_time.unwrap_or(BATCH_TIME),
@@ -257,6 +261,7 @@ pub(crate) fn load(
         text,
         place,
         weights,
+        max_text_bytes: info.max_text_bytes,
         info,
         cache,
         meters,

@@ -43,8 +43,16 @@ pub struct LoadOptions {
     /// How long a batch should take while other requests wait and in the bulk lane, where a query may come any time:
     /// batches are cut to that, though not below 64 tokens. Default: 25 ms.
     pub batch_time: Option<Duration>,
-    /// Texts that may wait in each lane; see [`WhenFull`]. Default: 4096.
+    /// Texts that may wait in each lane, those that are being tokenised included; see [`WhenFull`]. Default: 4096.
     pub queue_texts: Option<NonZeroUsize>,
+    /// Bytes of the texts that may wait in each lane: their text until they are tokenised, then their token ids.
+    /// Default: 64 MiB.
+    pub queue_bytes: Option<NonZeroUsize>,
+    /// Bytes that a text may have, prompt included; a longer one is an error
+    /// ([`InputError::TooManyBytes`](crate::InputError::TooManyBytes)). It bounds what one text can cost where a tokenizer
+    /// has to read it whole, which is about a second and 300 bytes of memory a byte for a million of them. Default:
+    /// 1 MiB, some 250,000 tokens, which is more than any model here takes.
+    pub max_text_bytes: Option<NonZeroUsize>,
     /// Bytes of vectors to keep for texts that come again. Default: 0, since whoever embeds documents asks for each
     /// once and a vector database keeps what it gets. Identical texts that wait at the same time are computed once in
     /// any case.
@@ -84,7 +92,7 @@ pub struct EmbedOptions {
     pub normalize: Option<bool>,
     /// Which line the request stands in.
     pub lane: Lane,
-    /// Give the request up this long after the call. What is not running by then is not run, and neither is what
+    /// Give the request up this long after the call, also while its texts are being tokenised. What is not running by then is not run, and neither is what
     /// could not be done in time, which keeps a model that gets more than it can do useful: it answers what it can.
     /// Default: never.
     pub timeout: Option<Duration>,
@@ -106,8 +114,8 @@ pub enum Lane {
     Bulk,
 }
 
-/// What to do when a lane holds [`LoadOptions::queue_texts`] texts or would with this request. One that finds its lane
-/// empty is always taken, however large.
+/// What to do when a lane holds [`LoadOptions::queue_texts`] texts or [`LoadOptions::queue_bytes`] bytes of them, or would
+/// with this request. One that finds its lane empty is always taken, however large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WhenFull {
     /// Fail with [`Error::QueueFull`](crate::Error::QueueFull).

@@ -1,23 +1,26 @@
 //! From a call's texts to its results.
 
+mod tokenizing;
+
 use std::future::Future;
-use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
-
-use crate::engine::queue::QueueLane;
-use crate::engine::{Caller, Computed, Ended, Engine, Meters, Outcome, SharedPrompt, Text, VectorCache};
-use crate::error::{Error, InputError, panic_message};
+use crate::engine::queue::{Ask, QueueLane};
+use crate::engine::{
+    Admission, Alarm, Caller, Computed, Ended, Engine, Meters, Outcome, SharedPrompt, Text, VectorCache,
+};
+use crate::error::{Error, InputError};
 use crate::file::{Files, OpenFile};
 use crate::info::Info;
 use crate::options::{EmbedOptions, Embedding, Lane, WhenFull};
 use crate::pooling;
 use crate::runner::Inspect;
 use crate::text::{Prompts, TextEncoder};
+pub(crate) use tokenizing::Threads;
+use tokenizing::Tokenizing;
 
 /// Text that is tokenised where it is submitted: a millisecond's worth. More goes to a thread for it, so that an async
 /// caller's thread is not held up.
@@ -25,9 +28,6 @@ const INLINE_BYTES: usize = 2048;
 
 /// Requests with more texts stand in the bulk lane unless they say otherwise.
 const QUERY_TEXTS: usize = 64;
-
-/// Shared beginnings below this many tokens are not worth a batch of their own.
-const LEAST_SHARED: usize = 8;
 
 /// What every handle of one embedder shares.
 #[derive(Debug)]
@@ -44,7 +44,9 @@ pub(crate) struct Shared {
     pub(crate) shares_prompts: bool,
     /// Whether pooling leaves out the tokens of a text's prompt.
     pub(crate) leaves_out_prompts: bool,
-    pub(crate) tokenizing: OnceLock<Option<ThreadPool>>,
+    /// Bytes that a text may have, prompt included.
+    pub(crate) max_text_bytes: usize,
+    pub(crate) tokenizing: OnceLock<Option<Threads>>,
     pub(crate) engine: Engine<dyn Inspect>,
 }
 
@@ -64,16 +66,33 @@ struct Finish {
 /// A call's options, held against the model.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    prompt: String,
+    prompt: Arc<str>,
     finish: Finish,
     lane: QueueLane,
     refusable: bool,
 }
 
+impl Plan {
+    /// What a request of this plan asks of the queue.
+    pub(crate) fn ask(&self, texts: usize, bytes: usize, held: bool) -> Ask {
+        Ask { lane: self.lane, jobs: texts, bytes, refusable: self.refusable, held }
+    }
+}
+
+/// How a request is sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sending {
+    pub(crate) timeout: Option<Duration>,
+    /// Whether this thread waits for the result anyway, so that it may as well tokenise.
+    pub(crate) waits: bool,
+    /// Whether it is part of a call that is finished once it is begun.
+    pub(crate) held: bool,
+}
+
 /// A request on its way: a future, or something to wait for on this thread.
 ///
-/// Dropping it takes back what is not running yet. As a future it needs no particular runtime, and learns that its
-/// timeout has passed when the batch that runs then is done.
+/// Dropping it takes back what is not running yet. As a future it needs no particular runtime; it is woken when its
+/// timeout has passed, whatever runs then.
 ///
 /// ```no_run
 /// # async fn example(embedder: mlx_embed::Embedder) -> Result<(), mlx_embed::Error> {
@@ -90,6 +109,8 @@ pub struct Pending<R> {
     caller: Arc<Caller>,
     finish: Finish,
     convert: Convert<R>,
+    /// What wakes the task that polls it.
+    alarm: Option<Alarm>,
     answered: bool,
 }
 
@@ -101,11 +122,13 @@ impl<R> Pending<R> {
     pub fn wait(mut self) -> Result<R, Error> {
         match self.caller.ticket.wait(self.caller.deadline) {
             Some(outcomes) => self.answer(outcomes),
-            None => {
-                self.shared.engine.abandon(&self.caller);
-                self.answer(Err(self.caller.too_late()))
-            }
+            None => self.late(),
         }
+    }
+
+    fn late(&mut self) -> Result<R, Error> {
+        self.shared.engine.abandon(&self.caller);
+        self.answer(Err(self.caller.too_late()))
     }
 
     /// Whether the result is there.
@@ -115,6 +138,9 @@ impl<R> Pending<R> {
 
     fn answer(&mut self, outcomes: Result<Vec<Outcome>, Error>) -> Result<R, Error> {
         self.answered = true;
+        if let Some(alarm) = self.alarm.take() {
+            self.shared.engine.forget(alarm);
+        }
         let ended = match &outcomes {
             Ok(_) => Ended::Done,
             Err(Error::QueueFull { .. }) => Ended::Refused,
@@ -145,13 +171,22 @@ impl<R> Future for Pending<R> {
         assert!(!self.answered, "a request was polled after its result had been taken");
         match self.caller.ticket.poll(context) {
             Poll::Ready(outcomes) => Poll::Ready(self.answer(outcomes)),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending if self.caller.is_late() => Poll::Ready(self.late()),
+            Poll::Pending => {
+                if let (None, Some(deadline)) = (self.alarm, self.caller.deadline) {
+                    self.alarm = self.shared.engine.wake_at(deadline, &self.caller);
+                }
+                Poll::Pending
+            }
         }
     }
 }
 
 impl<R> Drop for Pending<R> {
     fn drop(&mut self) {
+        if let Some(alarm) = self.alarm.take() {
+            self.shared.engine.forget(alarm);
+        }
         if !self.answered {
             self.shared.engine.abandon(&self.caller);
             self.shared.meters.request(Ended::Cancelled, self.caller.arrived.elapsed());
@@ -177,7 +212,7 @@ impl Shared {
             Lane::Bulk => QueueLane::Bulk,
         };
         Ok(Plan {
-            prompt: self.prompts.resolve(prompt)?.to_owned(),
+            prompt: self.prompts.resolve(prompt)?.into(),
             finish: Finish { dims, normalize: normalize.unwrap_or(self.info.normalize) },
             lane,
             refusable: match when_full {
@@ -188,40 +223,58 @@ impl Shared {
         })
     }
 
-    /// Sends texts on their way. On `here` they are tokenised on this thread; else on another if there is much of it.
+    /// Sends texts on their way. They are tokenised on this thread if there is little of them, or if it waits for the
+    /// result without a timeout that it has to keep; else on another.
     pub(crate) fn send<T: AsRef<str>, R>(
         self: &Arc<Self>,
         texts: &[T],
         plan: Result<Plan, Error>,
-        timeout: Option<Duration>,
-        here: bool,
+        sending: Sending,
         convert: Convert<R>,
     ) -> Pending<R> {
-        let plan = plan.and_then(|plan| {
-            if plan.refusable && !texts.is_empty() {
-                // Before the work of tokenising.
-                self.engine.check_room(plan.lane, texts.len())?;
-            }
-            Ok(plan)
-        });
-        self.begin(texts.len(), plan, timeout, convert, |caller, plan| {
-            let bytes: usize = texts.iter().map(|text| text.as_ref().len()).sum();
-            let elsewhere = !here && bytes > INLINE_BYTES;
-            match if elsewhere { self.tokenizing_threads() } else { None } {
-                None => self.tokenize(caller, &plan, texts),
-                Some(threads) => {
-                    let texts: Vec<String> = texts.iter().map(|text| text.as_ref().to_owned()).collect();
-                    let (shared, caller) = (Arc::clone(self), Arc::clone(caller));
-                    threads.spawn_fifo(move || {
-                        let work = AssertUnwindSafe(|| shared.tokenize(&caller, &plan, &texts));
-                        if let Err(payload) = panic::catch_unwind(work) {
-                            let reason = format!("a panic: {}", panic_message(&*payload));
-                            caller.ticket.fail(Error::Stopped { reason });
+        self.begin(texts.len(), plan, sending.timeout, convert, |caller, plan| {
+            let prompt = plan.prompt.len();
+            let fits = |text: &T| prompt.saturating_add(text.as_ref().len()) <= self.max_text_bytes;
+            let bytes = texts.iter().filter(|text| fits(text)).map(|text| prompt + text.as_ref().len()).sum();
+            let Some(admission) = self.engine.admit(caller, &plan.ask(texts.len(), bytes, sending.held))
+            else {
+                return;
+            };
+            let may_stay = sending.waits && sending.timeout.is_none();
+            let threads = if may_stay || bytes <= INLINE_BYTES { None } else { self.tokenizing_threads() };
+            match threads {
+                None => {
+                    let mut jobs = Vec::with_capacity(texts.len());
+                    for (slot, text) in texts.iter().enumerate() {
+                        match self.tokenize(caller, &plan, slot, text.as_ref()) {
+                            Some(job) => jobs.extend(job),
+                            None => return,
                         }
-                    });
+                    }
+                    self.queue(caller, admission, jobs);
+                }
+                Some(threads) => {
+                    // A text over the limit is not copied; it has its outcome from its length alone.
+                    let (mut copies, mut outcomes) = (Vec::with_capacity(texts.len()), Vec::new());
+                    for (slot, text) in texts.iter().enumerate() {
+                        if fits(text) {
+                            copies.push((slot, text.as_ref().to_owned()));
+                        } else {
+                            outcomes.push((slot, self.too_many_bytes(&plan, text.as_ref())));
+                        }
+                    }
+                    for (slot, outcome) in outcomes {
+                        caller.ticket.settle(slot, Err(outcome));
+                    }
+                    threads.tokenize(Tokenizing::new(self, caller, plan, admission, copies));
                 }
             }
         })
+    }
+
+    fn too_many_bytes(&self, plan: &Plan, text: &str) -> InputError {
+        let bytes = plan.prompt.len().saturating_add(text.len());
+        InputError::TooManyBytes { bytes, max_bytes: self.max_text_bytes }
     }
 
     /// A request whose texts `work` puts on their way, or which fails for what is wrong with its plan.
@@ -239,54 +292,16 @@ impl Shared {
             Err(error) => caller.ticket.fail(error),
             Ok(plan) => {
                 finish = plan.finish;
-                work(&caller, plan);
-            }
-        }
-        Pending { shared: Arc::clone(self), caller, finish, convert, answered: false }
-    }
-
-    /// The threads that tokenise for callers who must not be held up; `None` where none can be had.
-    fn tokenizing_threads(&self) -> Option<&ThreadPool> {
-        let start = || {
-            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-            ThreadPoolBuilder::new()
-                .num_threads((cores / 2).clamp(1, 4))
-                .thread_name(|index| format!("mlx-embed-tokens-{index}"))
-                .build()
-                .ok()
-        };
-        self.tokenizing.get_or_init(start).as_ref()
-    }
-
-    fn tokenize<T: AsRef<str>>(&self, caller: &Arc<Caller>, plan: &Plan, texts: &[T]) {
-        let prompt = if self.shares_prompts { self.text.prompt_ids(&plan.prompt) } else { None };
-        let left_out = if self.leaves_out_prompts {
-            self.text.prompt_length(&plan.prompt, self.info.max_tokens)
-        } else {
-            0
-        };
-        let mut jobs = Vec::with_capacity(texts.len());
-        for (slot, text) in texts.iter().enumerate() {
-            if caller.is_gone() {
-                return;
-            }
-            if caller.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return caller.ticket.fail(caller.too_late());
-            }
-            match self.text.encode(&plan.prompt, text.as_ref(), self.info.max_tokens) {
-                Err(error) => caller.ticket.settle(slot, Err(error)),
-                Ok(tokens) => {
-                    let ids: Arc<[u32]> = tokens.ids.into();
-                    let prompt = prompt.as_ref().and_then(|prompt| shared_part(prompt, &ids));
-                    jobs.extend(self.job(caller, slot, ids, left_out, tokens.truncated, prompt));
+                if texts > 0 {
+                    work(&caller, plan);
                 }
             }
         }
-        self.queue(caller, plan, jobs);
+        Pending { shared: Arc::clone(self), caller, finish, convert, alarm: None, answered: false }
     }
 
-    fn queue(&self, caller: &Arc<Caller>, plan: &Plan, texts: Vec<Text>) {
-        self.engine.push(caller, plan.lane, texts, plan.refusable);
+    fn queue(&self, caller: &Arc<Caller>, admission: Admission<dyn Inspect>, texts: Vec<Text>) {
+        self.engine.push(caller, admission, texts);
         // The worker tells it, too, but not while it is busy, when the queue is worth a look.
         self.meters.queued(self.engine.queued());
     }
@@ -300,11 +315,15 @@ impl Shared {
         convert: Convert<R>,
     ) -> Pending<R> {
         self.begin(texts.len(), plan, timeout, convert, |caller, plan| {
+            let bytes = texts.iter().map(|ids| size_of_val(&ids[..])).sum();
+            let Some(admission) = self.engine.admit(caller, &plan.ask(texts.len(), bytes, false)) else {
+                return;
+            };
             let mut jobs = Vec::with_capacity(texts.len());
             for (slot, ids) in texts.into_iter().enumerate() {
                 jobs.extend(self.job(caller, slot, ids.into(), 0, false, None));
             }
-            self.queue(caller, &plan, jobs);
+            self.queue(caller, admission, jobs);
         })
     }
 
@@ -335,41 +354,5 @@ impl Shared {
             }
         }
         Some(Text::new(caller, slot, ids, left_out, truncated, prompt))
-    }
-}
-
-/// What a text has in common with its prompt's own tokens. That may be less than all of them: a tokenizer can merge the
-/// prompt's end with the text's beginning.
-fn shared_part(prompt: &Arc<[u32]>, ids: &[u32]) -> Option<SharedPrompt> {
-    let common = prompt.iter().zip(ids).take_while(|(a, b)| a == b).count();
-    // Something is always left to compute.
-    let shared = common.min(ids.len().saturating_sub(1));
-    (shared >= LEAST_SHARED).then(|| SharedPrompt { ids: Arc::clone(prompt), shared })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_merged_token_shortens_the_shared_part() {
-        let prompt: Arc<[u32]> = (0..10).collect();
-        let merged: Vec<u32> = (0..9).chain([77, 78]).collect();
-        assert_eq!(shared_part(&prompt, &merged).unwrap().shared, 9);
-        let whole: Vec<u32> = (0..12).collect();
-        assert_eq!(shared_part(&prompt, &whole).unwrap().shared, 10);
-    }
-
-    #[test]
-    fn something_is_always_left_to_compute() {
-        let prompt: Arc<[u32]> = (0..10).collect();
-        assert_eq!(shared_part(&prompt, &prompt).unwrap().shared, 9);
-        assert!(shared_part(&prompt, &[]).is_none());
-    }
-
-    #[test]
-    fn short_beginnings_are_not_shared() {
-        let prompt: Arc<[u32]> = (0..7).collect();
-        assert!(shared_part(&prompt, &[0, 1, 2, 3, 4, 5, 6, 7]).is_none());
     }
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::vec;
 
+use crate::engine::Admission;
 use crate::error::{Error, InputError};
 use crate::options::Embedding;
-use crate::request::{Pending, Plan, Results, Shared};
+use crate::request::{Pending, Plan, Results, Sending, Shared};
+use crate::runner::Inspect;
 
 /// Texts of a window. Calls with more send them in windows, so that the model starts before the last is tokenised.
 pub(crate) const WINDOW_TEXTS: usize = 256;
@@ -52,7 +54,7 @@ impl<T: AsRef<str>, I: Iterator<Item = T>> Iterator for EmbedIter<I> {
 pub(crate) enum Patience {
     /// Each window so long.
     PerWindow(Option<Duration>),
-    /// All of it until then.
+    /// All of it until then: one call, which is finished once it is begun.
     Until(Option<Instant>),
 }
 
@@ -63,14 +65,21 @@ pub(crate) struct Windows<I> {
     texts: Fuse<I>,
     plan: Option<Result<Plan, Error>>,
     patience: Patience,
+    /// What keeps the engine from finishing before the last window is sent.
+    hold: Option<Admission<dyn Inspect>>,
     under_way: VecDeque<Pending<Results>>,
     ready: vec::IntoIter<Result<Embedding, InputError>>,
 }
 
 impl<T: AsRef<str>, I: Iterator<Item = T>> Windows<I> {
     pub(crate) fn new(shared: &Arc<Shared>, texts: I, plan: Result<Plan, Error>, patience: Patience) -> Self {
+        let hold = match (patience, &plan) {
+            (Patience::Until(_), Ok(plan)) => shared.engine.hold(&plan.ask(0, 0, false)),
+            _ => None,
+        };
         Self {
             shared: Arc::clone(shared),
+            hold,
             texts: texts.fuse(),
             plan: Some(plan),
             patience,
@@ -92,6 +101,7 @@ impl<T: AsRef<str>, I: Iterator<Item = T>> Windows<I> {
                 window.push(text);
             }
             if window.is_empty() {
+                self.hold = None;
                 return;
             }
             let timeout = match self.patience {
@@ -100,7 +110,8 @@ impl<T: AsRef<str>, I: Iterator<Item = T>> Windows<I> {
                     deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
                 }
             };
-            self.under_way.push_back(self.shared.send(&window, Ok(plan.clone()), timeout, true, Ok));
+            let sending = Sending { timeout, waits: true, held: self.hold.is_some() };
+            self.under_way.push_back(self.shared.send(&window, Ok(plan.clone()), sending, Ok));
         }
     }
 }

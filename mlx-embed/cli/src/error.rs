@@ -44,7 +44,13 @@ impl CliError {
 
     /// One text that has no vector.
     pub(crate) fn of_text(error: &InputError, place: String) -> Self {
-        Self::Text { place, reason: error.to_string() }
+        let reason = match error {
+            InputError::TooManyBytes { bytes, max_bytes } => format!(
+                "it has {bytes} bytes, prompt included, but the limit is {max_bytes}; split it, or raise --max-text-bytes"
+            ),
+            error => error.to_string(),
+        };
+        Self::Text { place, reason }
     }
 
     /// Standard output can't be written.

@@ -13,6 +13,9 @@ use mlx_embed::{
 use crate::error::CliError;
 use crate::notes::Notes;
 
+/// The library's own default.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+
 /// Which model, and how it makes vectors.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model options")]
@@ -37,6 +40,10 @@ pub(crate) struct CommonArgs {
     /// Cut texts to this many tokens, prompt and end token included [default: the model's limit]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_tokens: Option<NonZeroUsize>,
+
+    /// Longest text in bytes, prompt included; a longer one is an error [default: 1048576]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_text_bytes: Option<NonZeroUsize>,
 
     /// Tokens that run at once, padding included: more takes more memory [default: 4096 on a GPU, 512 on the CPU]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -149,6 +156,11 @@ impl CommonArgs {
         Notes::new(self.quiet)
     }
 
+    /// Longest text in bytes.
+    pub(crate) fn max_text_bytes(&self) -> usize {
+        self.max_text_bytes.map_or(MAX_TEXT_BYTES, NonZeroUsize::get)
+    }
+
     /// Whether `--precision fast` was given.
     pub(crate) fn is_fast(&self) -> bool {
         matches!(self.precision, PrecisionArg::Fast)
@@ -210,6 +222,7 @@ impl CommonArgs {
             }),
             end_token: self.end_token.clone(),
             max_tokens: self.max_tokens.map(NonZeroUsize::get),
+            max_text_bytes: self.max_text_bytes,
             batch_tokens: self.batch_tokens,
             lenient: self.lenient,
             ..Default::default()

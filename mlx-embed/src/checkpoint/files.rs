@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype as FileDtype, SafeTensorError};
 use serde_json::Value;
 
 use super::{CheckpointError, weights_files};
-use crate::file::{Files, Foreign};
+use crate::file::{Files, Foreign, check_header};
 use crate::mlx::{Dtype, MappedFile};
 
 /// Where a tensor lies.
@@ -63,6 +63,8 @@ impl TensorFiles {
         let path = &files.path(name);
         let file = MappedFile::of(files, name)
             .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        check_header(file.bytes())
+            .map_err(|reason| CheckpointError::NotSafetensors { path: path.clone(), reason })?;
         let (header_len, metadata) =
             SafeTensors::read_metadata(file.bytes()).map_err(|error| diagnose(path, file.bytes(), &error))?;
         let data_start = size_of::<u64>() + header_len;

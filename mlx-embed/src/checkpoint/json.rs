@@ -10,6 +10,10 @@ use super::CheckpointError;
 use crate::file::Files;
 use crate::json;
 
+/// Bytes of a JSON file. Configurations have a few thousand, indices of shards some hundred for a tensor; parsed, they take
+/// up to sixteen times as much.
+const FILE_BYTES: u64 = 4 << 20;
+
 /// A JSON object and where it came from.
 pub(crate) struct JsonObject {
     path: PathBuf,
@@ -106,7 +110,7 @@ pub(crate) fn read<T: DeserializeOwned>(
     files: &Files,
     name: impl AsRef<Path>,
 ) -> Result<Option<T>, CheckpointError> {
-    let text = match files.read(&name) {
+    let text = match files.read(&name, FILE_BYTES) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(CheckpointError::Io { path: files.path(name), source }),

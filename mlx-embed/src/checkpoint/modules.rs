@@ -12,6 +12,9 @@ use super::spec::ProjectionSpec;
 use super::{Checkpoint, CheckpointError, Matrix, Weights};
 use crate::file::Files;
 
+/// Bytes of a module's weights: 16,384 by 16,384 in f32.
+const MODULE_BYTES: u64 = 1 << 30;
+
 /// A module behind the pooled vector.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type")]
@@ -222,8 +225,10 @@ impl Checkpoint {
             };
             return Err(CheckpointError::MissingFile { path, hint });
         }
-        let bytes =
-            self.place().read(&file).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        let bytes = self
+            .place()
+            .read(&file, MODULE_BYTES)
+            .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         read(&path, &bytes, name, &shape)
     }
 }

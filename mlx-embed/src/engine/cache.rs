@@ -8,6 +8,9 @@ use quick_cache::sync::Cache;
 /// What an entry takes beside its numbers: two allocations' headers and the table's own.
 const ENTRY_BYTES: usize = 96;
 
+/// Entries that a table is made for at once.
+const MOST_EXPECTED: usize = 1 << 16;
+
 /// Vectors by token ids, bounded in bytes. The ids are all that a vector depends on for one model, but for how many of
 /// them pooling leaves out: prompt, end token and truncation are in them; cutting and normalising come later.
 #[derive(Debug)]
@@ -27,7 +30,8 @@ impl Weighter<Arc<[u32]>, Arc<[f32]>> for Bytes {
 impl VectorCache {
     /// A cache of at most `bytes` for vectors of `width` numbers.
     pub(crate) fn new(bytes: usize, width: usize) -> Self {
-        let entries = bytes / (size_of::<f32>() * width + ENTRY_BYTES);
+        // A guess that the table is first made for. It grows, so that no limit in bytes asks for a table beforehand.
+        let entries = (bytes / (size_of::<f32>() * width + ENTRY_BYTES)).min(MOST_EXPECTED);
         Self { vectors: Cache::with_weighter(entries, bytes as u64, Bytes) }
     }
 

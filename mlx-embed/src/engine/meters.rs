@@ -8,6 +8,7 @@ use metrics::{
 };
 
 use super::queue::QueueLane;
+use crate::error::quietly;
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,8 @@ pub(crate) enum Ended {
     Failed,
 }
 
-/// Handles of all meters of one model. They go to the recorder that is installed when the model is loaded.
+/// Handles of all meters of one model. They go to the recorder that is installed when the model is loaded. One that
+/// panics loses what it was told and disturbs nobody else.
 #[derive(Debug)]
 pub(crate) struct Meters {
     requests: [Counter; 5],
@@ -79,44 +81,44 @@ impl Meters {
     }
 
     pub(crate) fn request(&self, ended: Ended, took: Duration) {
-        self.requests[ended as usize].increment(1);
+        quietly(|| self.requests[ended as usize].increment(1));
         if ended == Ended::Done {
-            self.request_seconds.record(took.as_secs_f64());
+            quietly(|| self.request_seconds.record(took.as_secs_f64()));
         }
     }
 
     pub(crate) fn cache(&self, hit: bool) {
-        if hit { &self.cache_hits } else { &self.cache_misses }.increment(1);
+        quietly(|| if hit { &self.cache_hits } else { &self.cache_misses }.increment(1));
     }
 
     /// A batch of so many texts ran.
     pub(super) fn batch(&self, texts: usize, tokens: usize, took: Duration) {
-        self.texts.increment(texts as u64);
-        self.tokens.increment(tokens as u64);
-        self.batch_texts.record(texts as f64);
-        self.batch_tokens.record(tokens as f64);
-        self.batch_seconds.record(took.as_secs_f64());
+        quietly(|| self.texts.increment(texts as u64));
+        quietly(|| self.tokens.increment(tokens as u64));
+        quietly(|| self.batch_texts.record(texts as f64));
+        quietly(|| self.batch_tokens.record(tokens as f64));
+        quietly(|| self.batch_seconds.record(took.as_secs_f64()));
     }
 
     /// So many of a batch's tokens were kept keys and values.
     pub(super) fn reused(&self, tokens: usize) {
-        self.reused_tokens.increment(tokens as u64);
+        quietly(|| self.reused_tokens.increment(tokens as u64));
     }
 
     /// A text waited so long.
     pub(super) fn queue_time(&self, waited: Duration) {
-        self.queue_seconds.record(waited.as_secs_f64());
+        quietly(|| self.queue_seconds.record(waited.as_secs_f64()));
     }
 
     /// So many texts got the vector of an identical one.
     pub(super) fn shared(&self, texts: usize) {
-        self.shared.increment(texts as u64);
+        quietly(|| self.shared.increment(texts as u64));
     }
 
     /// So many texts wait in each lane.
     pub(crate) fn queued(&self, depth: [usize; 2]) {
         for (gauge, texts) in self.queued.iter().zip(depth) {
-            gauge.set(texts as f64);
+            quietly(|| gauge.set(texts as f64));
         }
     }
 }

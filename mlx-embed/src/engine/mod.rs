@@ -1,8 +1,9 @@
 //! Between callers on any thread and the one thread that owns a model.
 //!
-//! Callers make requests of tokenised texts and hold a [`Ticket`] for each. [`queue`] decides what runs together and
-//! when, [`worker`] runs it, and results go back through the tickets. Every request ends: with its results, or with an
-//! error when it is too late, the engine is shut down or its thread dies.
+//! Callers take room, make requests of tokenised texts and hold a [`Ticket`] for each. [`queue`] decides what runs
+//! together and when, [`worker`] runs it, and results go back through the tickets. Every request ends: with its results,
+//! or with an error when it is too late, the engine is shut down or its thread dies. That is by construction: a [`Text`]
+//! that is dropped without a result fails its request.
 
 mod cache;
 mod meters;
@@ -10,26 +11,31 @@ mod prefixes;
 pub(crate) mod queue;
 mod sync;
 mod ticket;
+mod timer;
+pub(crate) mod turns;
 mod worker;
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, InputError, panic_message};
+use crate::error::{Error, InputError, panic_message, quietly};
 
 pub(crate) use cache::VectorCache;
 pub(crate) use meters::{Ended, Meters};
-use queue::{Ending, Job, Limits, Queue, QueueLane, Refused, Request, RequestId};
+use queue::{Ask, Ending, Job, Limits, Queue, Refused, Request, RequestId, Room};
 pub(crate) use ticket::Ticket;
+pub(crate) use timer::Alarm;
+use timer::Timer;
 pub(crate) use worker::Model;
 use worker::{Task, Worker};
 
@@ -68,7 +74,7 @@ impl Caller {
             arrived,
             // A time beyond what the clock can count is none.
             deadline: timeout.and_then(|timeout| arrived.checked_add(timeout)),
-            span: tracing::Span::current(),
+            span: quietly(tracing::Span::current).unwrap_or_else(tracing::Span::none),
             id: OnceLock::new(),
             gone: AtomicBool::new(false),
         })
@@ -79,8 +85,21 @@ impl Caller {
         self.gone.load(Ordering::SeqCst)
     }
 
+    /// Whether its time is over.
+    pub(crate) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     pub(crate) fn too_late(&self) -> Error {
         Error::DeadlineExceeded { waited: self.arrived.elapsed() }
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        // The last handle of a span tells its subscriber.
+        let span = std::mem::replace(&mut self.span, tracing::Span::none());
+        quietly(|| drop(span));
     }
 }
 
@@ -105,6 +124,7 @@ pub(crate) struct Text {
     /// Which of its caller's texts it is.
     slot: usize,
     caller: Arc<Caller>,
+    settled: Cell<bool>,
 }
 
 impl Text {
@@ -118,7 +138,14 @@ impl Text {
     ) -> Self {
         let mut hasher = DefaultHasher::new();
         (&ids, left_out).hash(&mut hasher);
-        Self { hash: hasher.finish(), ids, left_out, prompt, truncated, slot, caller: Arc::clone(caller) }
+        let (hash, caller) = (hasher.finish(), Arc::clone(caller));
+        Self { hash, ids, left_out, prompt, truncated, slot, caller, settled: Cell::new(false) }
+    }
+
+    /// Brings its outcome to its caller.
+    fn settle(&self, outcome: Outcome) {
+        self.settled.set(true);
+        self.caller.ticket.settle(self.slot, outcome);
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -126,9 +153,27 @@ impl Text {
     }
 }
 
+impl Drop for Text {
+    fn drop(&mut self) {
+        // However it came to this, its caller must not wait for ever. A failure that is told already stays.
+        if !self.settled.get() && !self.caller.is_gone() {
+            self.caller.ticket.fail(given_up());
+        }
+    }
+}
+
+/// The error of a request that something in this process let go.
+pub(crate) fn given_up() -> Error {
+    Error::Stopped { reason: "the request was dropped on its way, after a panic; see the log".into() }
+}
+
 impl Job for Text {
     fn tokens(&self) -> usize {
         self.ids.len()
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.ids)
     }
 
     fn goes_with(&self, other: &Self) -> bool {
@@ -172,7 +217,7 @@ impl Fate {
 
     /// Ends the requests that these texts belong to.
     fn tell(&self, texts: &[Text]) {
-        for Text { caller, .. } in texts {
+        for caller in texts.iter().map(|text| &text.caller) {
             // Once for each request: later failures of the same one change nothing.
             if !caller.ticket.is_done() {
                 caller.ticket.fail(self.error());
@@ -191,11 +236,34 @@ pub(crate) struct EngineOptions {
     pub(crate) meters: Arc<Meters>,
 }
 
+/// Room that a request has in the queue while its texts are tokenised. It goes back when this is dropped.
+pub(crate) struct Admission<S: ?Sized + 'static> {
+    queue: Arc<TextQueue<S>>,
+    room: Option<Room>,
+}
+
+impl<S: ?Sized + 'static> std::fmt::Debug for Admission<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").field("room", &self.room).finish_non_exhaustive()
+    }
+}
+
+impl<S: ?Sized + 'static> Drop for Admission<S> {
+    fn drop(&mut self) {
+        if let Some(room) = self.room.take() {
+            self.queue.leave(room);
+        }
+    }
+}
+
 /// The queue and the thread behind it. The thread ends, and frees the model, when this is dropped. `S` is what is seen of
 /// the model.
 pub(crate) struct Engine<S: ?Sized + 'static> {
     queue: Arc<TextQueue<S>>,
     fate: Arc<Fate>,
+    timer: Arc<Timer<Weak<Caller>>>,
+    /// Whether the timer's thread runs; it starts with the first alarm.
+    timer_thread: OnceLock<bool>,
     thread: Mutex<Option<WorkerThread>>,
     thread_id: ThreadId,
 }
@@ -260,19 +328,38 @@ impl<S: ?Sized + 'static> Engine<S> {
             .map_err(|error| Error::Stopped { reason: format!("its thread could not start: {error}") })?;
         let thread_id = handle.thread().id();
         let thread = Mutex::new(Some(WorkerThread { handle, sleeps }));
-        let engine = Self { queue, fate, thread, thread_id };
+        let (timer, timer_thread) = (Arc::new(Timer::new()), OnceLock::new());
+        let engine = Self { queue, fate, timer, timer_thread, thread, thread_id };
         Ok(Starting { engine, started: start })
     }
 
-    /// Queues texts of one caller. What can't be queued fails the caller's ticket.
-    pub(crate) fn push(&self, caller: &Arc<Caller>, lane: QueueLane, texts: Vec<Text>, refusable: bool) {
-        if texts.is_empty() {
-            return;
+    /// Takes room for a request. What can't be had fails the caller's ticket.
+    pub(crate) fn admit(&self, caller: &Caller, ask: &Ask) -> Option<Admission<S>> {
+        match self.queue.enter(ask) {
+            Ok(room) => Some(Admission { queue: Arc::clone(&self.queue), room: Some(room) }),
+            Err(refused) => {
+                caller.ticket.fail(match refused {
+                    Refused::Full { queued, bytes } => Error::QueueFull { queued, bytes },
+                    Refused::Closed => self.fate.error(),
+                });
+                None
+            }
         }
+    }
+
+    /// Keeps the engine from finishing until the result is dropped; `None` if it takes no more requests.
+    pub(crate) fn hold(&self, ask: &Ask) -> Option<Admission<S>> {
+        let room = self.queue.enter(&Ask { jobs: 0, bytes: 0, refusable: false, ..*ask }).ok()?;
+        Some(Admission { queue: Arc::clone(&self.queue), room: Some(room) })
+    }
+
+    /// Queues texts of one caller. What can't be queued fails the caller's ticket.
+    pub(crate) fn push(&self, caller: &Arc<Caller>, mut admission: Admission<S>, texts: Vec<Text>) {
+        let Some(room) = admission.room.take_if(|_| !texts.is_empty()) else { return };
         let mut jobs = VecDeque::from(texts);
         // Where batches are padded, neighbours should be of like length. Stable, so that equal inputs make equal batches.
         jobs.make_contiguous().sort_by_key(|text| std::cmp::Reverse(text.tokens()));
-        match self.queue.push(Request { lane, deadline: caller.deadline, jobs, refusable }) {
+        match self.queue.push(room, Request { deadline: caller.deadline, jobs }) {
             Ok(id) => {
                 // Set once, here.
                 let _ = caller.id.set(id);
@@ -281,20 +368,47 @@ impl<S: ?Sized + 'static> Engine<S> {
                     self.queue.cancel(id);
                 }
             }
-            Err(refused) => caller.ticket.fail(self.refusal(&refused)),
+            Err(returned) => {
+                caller.ticket.fail(self.fate.error());
+                drop(returned);
+            }
         }
     }
 
-    /// Fails early where [`Engine::push`] would refuse.
-    pub(crate) fn check_room(&self, lane: QueueLane, texts: usize) -> Result<(), Error> {
-        self.queue.check_room(lane, texts).map_err(|refused| self.refusal(&refused))
+    /// Why a request should not go on before it is queued: nobody waits for it, it is late, or the engine takes no more.
+    pub(crate) fn gives_up(&self, caller: &Caller) -> bool {
+        caller.is_gone() || caller.is_late() || caller.ticket.is_done() || self.queue.returns()
     }
 
-    fn refusal(&self, refused: &Refused) -> Error {
-        match *refused {
-            Refused::Full { queued } => Error::QueueFull { queued },
-            Refused::Closed => self.fate.error(),
-        }
+    /// Ends a request of which [`Engine::gives_up`] has said so.
+    pub(crate) fn give_up(&self, caller: &Caller) {
+        caller.ticket.fail(if caller.is_late() { caller.too_late() } else { self.fate.error() });
+    }
+
+    /// Wakes the caller when its time is over, and ends its request then.
+    pub(crate) fn wake_at(&self, deadline: Instant, caller: &Arc<Caller>) -> Option<Alarm> {
+        let start = || {
+            let (timer, queue) = (Arc::clone(&self.timer), Arc::clone(&self.queue));
+            let body = move || {
+                while let Some(caller) = timer.next() {
+                    // The last hold on a waker may end here.
+                    quietly(|| {
+                        let Some(caller) = caller.upgrade() else { return };
+                        let waiting = caller.id.get().map(|&id| queue.cancel(id));
+                        caller.ticket.fail(caller.too_late());
+                        drop(waiting);
+                    });
+                }
+            };
+            thread::Builder::new().name("mlx-embed-timer".into()).spawn(body).is_ok()
+        };
+        // Without a thread its caller hears of it when the batch is done that runs then.
+        self.timer_thread.get_or_init(start).then(|| self.timer.set(deadline, Arc::downgrade(caller)))
+    }
+
+    /// Nobody is to be woken any more.
+    pub(crate) fn forget(&self, alarm: Alarm) {
+        self.timer.take_back(alarm);
     }
 
     /// Nobody waits for this caller's answer any more: what is still queued costs nothing then.
@@ -338,7 +452,7 @@ impl<S: ?Sized + 'static> Engine<S> {
         }
     }
 
-    /// Texts that wait: queries, bulk.
+    /// Texts that wait, those that are being tokenised included: queries, bulk.
     pub(crate) fn queued(&self) -> [usize; 2] {
         self.queue.depth()
     }
@@ -369,6 +483,7 @@ impl<S: ?Sized + 'static> std::fmt::Debug for Engine<S> {
 
 impl<S: ?Sized + 'static> Drop for Engine<S> {
     fn drop(&mut self) {
+        self.timer.close();
         // With the last handle gone nobody waits for an answer.
         self.shut_down(Ending::Return);
     }

@@ -1,6 +1,7 @@
 //! Which prompts' keys and values are kept.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::worker::Model;
@@ -13,8 +14,8 @@ const REMEMBERED: usize = 64;
 #[derive(Debug)]
 pub(super) struct Prefixes<P> {
     kept: VecDeque<(Arc<[u32]>, P)>,
-    /// Prompts that came once.
-    seen: VecDeque<Arc<[u32]>>,
+    /// Prompts that came once, by hash: two that have the same are kept a text too early, and that is all.
+    seen: VecDeque<u64>,
     bytes: usize,
     limit: usize,
 }
@@ -38,13 +39,13 @@ impl<P> Prefixes<P> {
                 self.kept.push_front(used);
             }
         } else {
-            let bytes = model.prefix_bytes(prompt.len());
+            let bytes = bytes(model, prompt);
             if bytes > self.limit || (texts < 2 && !self.is_second(prompt)) {
                 return Ok(None);
             }
             while self.bytes > self.limit - bytes {
                 let Some((oldest, _)) = self.kept.pop_back() else { break };
-                self.bytes -= model.prefix_bytes(oldest.len());
+                self.bytes -= self::bytes(model, &oldest);
             }
             self.kept.push_front((Arc::clone(prompt), model.prefix(prompt)?));
             self.bytes += bytes;
@@ -52,15 +53,23 @@ impl<P> Prefixes<P> {
         Ok(self.kept.front().map(|(_, prefix)| prefix))
     }
 
-    fn is_second(&mut self, prompt: &Arc<[u32]>) -> bool {
-        if let Some(at) = self.seen.iter().position(|ids| ids == prompt) {
+    fn is_second(&mut self, prompt: &[u32]) -> bool {
+        let mut hasher = DefaultHasher::new();
+        prompt.hash(&mut hasher);
+        let hash = hasher.finish();
+        if let Some(at) = self.seen.iter().position(|&seen| seen == hash) {
             self.seen.remove(at);
             return true;
         }
         if self.seen.len() == REMEMBERED {
             self.seen.pop_front();
         }
-        self.seen.push_back(Arc::clone(prompt));
+        self.seen.push_back(hash);
         false
     }
+}
+
+/// What a kept prompt takes, its key included.
+fn bytes<M: Model>(model: &M, prompt: &[u32]) -> usize {
+    model.prefix_bytes(prompt.len()).saturating_add(size_of_val(prompt))
 }

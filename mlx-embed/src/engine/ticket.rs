@@ -103,14 +103,24 @@ impl<V, F> Ticket<V, F> {
 
     /// As a future does it. The result is handed out once.
     pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Result<Vec<V>, F>> {
+        {
+            let mut state = self.lock();
+            if state.is_done() {
+                return Poll::Ready(state.take());
+            }
+            if state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                return Poll::Pending;
+            }
+        }
+        // Without the lock: copying and dropping a waker is somebody else's code, which may look here.
+        let waker = context.waker().clone();
         let mut state = self.lock();
         if state.is_done() {
             return Poll::Ready(state.take());
         }
-        match &mut state.waker {
-            Some(waker) => waker.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
-        }
+        let before = state.waker.replace(waker);
+        drop(state);
+        drop(before);
         Poll::Pending
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::prefixes::Prefixes;
 use super::queue::{Batch, Ending, QueueLane, Work};
 use super::{Computed, EngineOptions, Fate, Meters, Text, TextQueue, VectorCache};
-use crate::error::{Error, InputError, panic_message};
+use crate::error::{Error, InputError, panic_message, quietly};
 
 /// What the engine asks of a model. It stays on the thread that made it.
 pub(crate) trait Model: 'static {
@@ -103,11 +103,11 @@ impl<M: Model> Worker<M> {
     }
 
     fn run_batch(&mut self, Batch { lane, jobs, expired }: Batch<Text>) {
-        for Text { caller, .. } in &expired {
+        for caller in expired.iter().map(|text| &text.caller) {
             caller.ticket.fail(caller.too_late());
         }
         if !expired.is_empty() {
-            tracing::debug!(texts = expired.len(), "too late to be embedded");
+            quietly(|| tracing::debug!(texts = expired.len(), "too late to be embedded"));
         }
         if !jobs.is_empty() {
             self.run_jobs(lane, jobs);
@@ -132,11 +132,12 @@ impl<M: Model> Worker<M> {
             }
         }
         if let [request] = &requests[..] {
-            tracing::warn!(%error, "a request failed");
+            quietly(|| tracing::warn!(%error, "a request failed"));
             request[0].caller.ticket.fail(error);
             return self.check_device();
         }
-        tracing::warn!(%error, requests = requests.len(), "a batch failed; its requests run one by one");
+        let count = requests.len();
+        quietly(|| tracing::warn!(%error, requests = count, "a batch failed; its requests run one by one"));
         for request in requests {
             if self.fate.death.get().is_some() {
                 self.fate.tell(&request);
@@ -170,17 +171,20 @@ impl<M: Model> Worker<M> {
             of.push(place);
         }
         let tokens: usize = unique.iter().map(|text| text.ids.len()).sum();
-        let span = tracing::debug_span!("mlx_embed.batch", lane = lane.name(), texts = unique.len(), tokens);
-        for job in jobs {
-            span.follows_from(&job.caller.span);
-        }
+        let span = quietly(|| {
+            let span =
+                tracing::debug_span!("mlx_embed.batch", lane = lane.name(), texts = unique.len(), tokens);
+            for job in jobs {
+                span.follows_from(&job.caller.span);
+            }
+            span.entered()
+        });
         let started = Instant::now();
-        let vectors = span.in_scope(|| {
-            panic::catch_unwind(AssertUnwindSafe(|| self.forward(&unique))).unwrap_or_else(|payload| {
-                Err(Failure::Panic(format!("a panic: {}", panic_message(&*payload))))
-            })
-        })?;
+        let vectors = panic::catch_unwind(AssertUnwindSafe(|| self.forward(&unique)))
+            .unwrap_or_else(|payload| Err(Failure::Panic(format!("a panic: {}", panic_message(&*payload)))));
         let took = started.elapsed();
+        quietly(|| drop(span));
+        let vectors = vectors?;
         if vectors.len() != unique.len() {
             let counts = format!("{} vectors for {} texts", vectors.len(), unique.len());
             return Err(Failure::Panic(format!("the model gave {counts}")));
@@ -265,14 +269,14 @@ impl<M: Model> Worker<M> {
             }),
             Err(error) => Err(error.clone()),
         };
-        job.caller.ticket.settle(job.slot, outcome);
+        job.settle(outcome);
     }
 
     fn die(&mut self, reason: String) {
-        tracing::error!(reason, "the engine has died");
         // The first reason is the cause of later ones.
-        let _ = self.fate.death.set(reason);
+        let _ = self.fate.death.set(reason.clone());
         self.fate.tell(&self.queue.close(Ending::Return));
+        quietly(|| tracing::error!(reason, "the engine has died"));
     }
 }
 

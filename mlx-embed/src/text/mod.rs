@@ -1,7 +1,9 @@
 //! Text to token ids: prompts, tokenizer, truncation, end token. Knows nothing of MLX and may run on any thread.
 
 mod assemble;
+mod certain;
 mod class;
+mod limits;
 mod prompts;
 mod settings;
 mod side_files;

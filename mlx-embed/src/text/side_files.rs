@@ -14,6 +14,9 @@ use super::settings::{
 use crate::file::Files;
 use crate::json;
 
+/// Far above the files of the largest vocabularies.
+const FILE_BYTES: u64 = 16 << 20;
+
 /// Arguments of a tokenizer that change no ids of a text: names, padding, decoding, and where files come from.
 const WITHOUT_EFFECT: [&str; 23] = [
     "cache_dir",
@@ -58,7 +61,7 @@ const FURTHER: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"]
 
 /// The file's object, or `None` if there is no such file.
 pub(super) fn object(files: &Files, name: &str) -> Result<Option<Map<String, Value>>, TextError> {
-    let bytes = match files.read(name) {
+    let bytes = match files.read(name, FILE_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(TextError::Io { path: files.path(name), source }),

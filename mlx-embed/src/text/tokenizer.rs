@@ -1,18 +1,25 @@
 //! The checkpoint's tokenizer, and the token that ends a text.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde::Serialize;
-use tokenizers::{AddedToken, PostProcessor, Tokenizer, TruncationDirection};
+use tokenizers::{
+    AddedToken, Encoding, Model, OffsetType, PostProcessor, PreTokenizer, Token, Tokenizer,
+    TruncationDirection,
+};
 
-use super::TextError;
 use super::assemble::{AddedTokenInfo, Assembled, TruncationSide, assemble};
+use super::certain::Certain;
 use super::settings::{Settings, TOKENIZER_CONFIG};
 use super::side_files::invalid as invalid_field;
+use super::{TextError, limits};
 use crate::error::{InputError, panic_message};
 use crate::file::Files;
 
@@ -60,14 +67,33 @@ pub(crate) struct TextEncoder {
     appended: Option<u32>,
     end_token: Option<(u32, EndTokenSource)>,
     vocab_size: u32,
-    /// Tokens of prompts, of as many as are used side by side.
-    prompts: Cache<String, Arc<[u32]>>,
+    /// How the first tokens of a long text follow from its beginning, where they do.
+    certain: Option<Certain>,
+    /// Tokens of prompts, bounded in bytes.
+    prompts: Cache<String, Arc<[u32]>, Bytes>,
     /// How many tokens of a text they are, by prompt.
     prompt_lengths: Cache<String, usize>,
 }
 
-/// Prompts whose tokens are kept.
+/// Prompts whose tokens are kept, and how many bytes they and their tokens may take.
 const PROMPTS: usize = 64;
+const PROMPT_BYTES: u64 = 1 << 20;
+
+/// Bytes of a text that are read first for each token that it may have, and for any text.
+const BYTES_PER_TOKEN: usize = 8;
+const LEAST_BYTES: usize = 512;
+
+/// How much more is read where that was too little.
+const GROWTH: usize = 4;
+
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<String, Arc<[u32]>> for Bytes {
+    fn weight(&self, prompt: &String, ids: &Arc<[u32]>) -> u64 {
+        (prompt.len() + size_of_val(&**ids)) as u64
+    }
+}
 
 impl TextEncoder {
     /// Reads `tokenizer.json`, of which `settings` says what the files beside it do to it.
@@ -83,13 +109,20 @@ impl TextEncoder {
     ) -> Result<Self, TextError> {
         let name = "tokenizer.json";
         let path = files.path(name);
-        let json = files.read(name).map_err(|error| match error.kind() {
+        let json = files.read(name, limits::FILE_BYTES).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => TextError::MissingTokenizer { path: path.clone() },
             _ => invalid(&path, error.to_string()),
         })?;
+        limits::check(&json).map_err(|reason| invalid(&path, reason))?;
         let Assembled { tokenizer, added, truncation_side, special_ids, bos_eos } =
             assemble(&json, settings, files, &path)?;
         let mut encoder = Self {
+            // Behind what the files do to the tokenizer. The first tokens are of no use where the last ones stay, and
+            // where special tokens are plain text nothing is known of them.
+            certain: match truncation_side {
+                TruncationDirection::Right if !settings.split_special_tokens => Certain::new(&tokenizer),
+                _ => None,
+            },
             tokenizer,
             added,
             truncation_side,
@@ -97,7 +130,7 @@ impl TextEncoder {
             appended: None,
             end_token: None,
             vocab_size,
-            prompts: Cache::new(PROMPTS),
+            prompts: Cache::with_weighter(PROMPTS, PROMPT_BYTES, Bytes),
             prompt_lengths: Cache::new(PROMPTS),
         };
         let [first, last] = encoder.outer_tokens(&path)?;
@@ -207,14 +240,14 @@ impl TextEncoder {
     /// The tokens that texts behind `prompt` begin with, up to where the tokenizer may merge its end with a text's
     /// beginning; `None` if there is no prompt. What a text really has in common with them is to be seen from its own
     /// tokens.
-    pub(crate) fn prompt_ids(&self, prompt: &str) -> Option<Arc<[u32]>> {
+    pub(crate) fn prompt_ids(&self, prompt: &str, max_tokens: usize) -> Option<Arc<[u32]>> {
         if prompt.is_empty() {
             return None;
         }
         if let Some(ids) = self.prompts.get(prompt) {
             return Some(ids);
         }
-        let mut ids = self.encode(prompt, "", usize::MAX).ok()?.ids;
+        let mut ids = self.encode(prompt, "", max_tokens).ok()?.ids;
         if self.end_token.is_some_and(|(end, _)| ids.last() == Some(&end)) {
             ids.pop();
         }
@@ -247,31 +280,106 @@ impl TextEncoder {
 
     /// Tokens of `prompt` and `text` together: content cut to the limit first, then special tokens and end token.
     pub(crate) fn encode(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens, InputError> {
-        let failed = |reason| InputError::Tokenizer { reason };
-        let joined;
-        let input = if prompt.is_empty() {
-            text
-        } else {
-            joined = format!("{prompt}{text}");
-            &joined
-        };
-        let mut encoding = guarded(|| self.tokenizer.encode_fast(input, false)).map_err(failed)?;
-        let room = max_tokens.saturating_sub(self.added_tokens());
-        let truncated = encoding.len() > room;
-        if truncated {
-            encoding.truncate(room, 0, self.truncation_side);
-            // What was cut off hangs on the encoding; the post-processor would work on all of it.
-            encoding.set_overflowing(Vec::new());
-        }
-        let encoding = guarded(|| self.tokenizer.post_process(encoding, None, true)).map_err(failed)?;
-        let mut ids = encoding.get_ids().to_vec();
-        ids.extend(self.appended);
-        if ids.is_empty() {
-            return Err(InputError::Empty);
-        }
-        InputError::check_vocabulary(&ids, self.vocab_size)?;
-        Ok(Tokens { ids, truncated })
+        // Without a reason to stop there always is a result.
+        self.encode_unless(prompt, text, max_tokens, &|| false).unwrap_or(Err(InputError::Empty))
     }
+
+    /// As [`TextEncoder::encode`], but `None` soon after `stop` has begun to say yes.
+    pub(crate) fn encode_unless(
+        &self,
+        prompt: &str,
+        text: &str,
+        max_tokens: usize,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<Result<Tokens, InputError>> {
+        let stopped = Cell::new(false);
+        let stop = || {
+            stopped.set(stopped.get() || stop());
+            stopped.get()
+        };
+        let room = max_tokens.saturating_sub(self.added_tokens());
+        let content = guarded(|| self.content(prompt, text, room, &stop));
+        if stopped.get() {
+            return None;
+        }
+        let failed = |reason| InputError::Tokenizer { reason };
+        Some(content.map_err(failed).and_then(|(mut content, truncated)| {
+            match self.truncation_side {
+                TruncationDirection::Right => content.truncate(room),
+                TruncationDirection::Left => drop(content.drain(..content.len().saturating_sub(room))),
+            }
+            let token = |id| Token::new(id, String::new(), (0, 0));
+            let encoding = Encoding::from_tokens(content.into_iter().map(token).collect(), 0);
+            let encoding = guarded(|| self.tokenizer.post_process(encoding, None, true)).map_err(failed)?;
+            let mut ids = encoding.get_ids().to_vec();
+            ids.extend(self.appended);
+            if ids.is_empty() {
+                return Err(InputError::Empty);
+            }
+            InputError::check_vocabulary(&ids, self.vocab_size)?;
+            Ok(Tokens { ids, truncated })
+        }))
+    }
+
+    /// The tokens of the content, or so many of them that it is certain to be longer than `room`, and whether it is.
+    fn content(
+        &self,
+        prompt: &str,
+        text: &str,
+        room: usize,
+        stop: &dyn Fn() -> bool,
+    ) -> tokenizers::Result<(Vec<u32>, bool)> {
+        let bytes = prompt.len() + text.len();
+        let wanted = room.saturating_add(1);
+        let mut first = wanted.saturating_mul(BYTES_PER_TOKEN).max(LEAST_BYTES);
+        if let Some(certain) = &self.certain {
+            while first.saturating_mul(2) < bytes && !stop() {
+                let ids =
+                    certain.first_ids(&self.tokenizer, &beginning(prompt, text, first), wanted, stop)?;
+                if let Some(ids) = ids {
+                    return Ok((ids, true));
+                }
+                first = first.saturating_mul(GROWTH);
+            }
+        }
+        let ids = self.all_ids(&beginning(prompt, text, usize::MAX), stop)?;
+        let truncated = ids.len() > room;
+        Ok((ids, truncated))
+    }
+
+    /// The tokens of a whole text, neither cut nor with special ones.
+    fn all_ids(&self, text: &str, stop: &dyn Fn() -> bool) -> tokenizers::Result<Vec<u32>> {
+        let tokenizer = &self.tokenizer;
+        let unless_stopped = || if stop() { Err("it was given up") } else { Ok(()) };
+        unless_stopped()?;
+        let added = tokenizer.get_added_vocabulary();
+        let mut words = added.extract_and_normalize(tokenizer.get_normalizer(), text);
+        unless_stopped()?;
+        if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut words)?;
+        }
+        words.tokenize(|word| {
+            unless_stopped()?;
+            tokenizer.get_model().tokenize(word.get())
+        })?;
+        let encoding = words.into_encoding(None, 0, OffsetType::None)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+/// The first bytes of `prompt` and `text` together, up to a character's end.
+fn beginning<'a>(prompt: &str, text: &'a str, bytes: usize) -> Cow<'a, str> {
+    let prompt = up_to(prompt, bytes);
+    let text = up_to(text, bytes - prompt.len());
+    if prompt.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(format!("{prompt}{text}")) }
+}
+
+fn up_to(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cold]

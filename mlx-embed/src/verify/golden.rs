@@ -9,12 +9,15 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::error::{GOLDEN_VERSION, GoldenError};
-use crate::file::{Files, require_regular};
+use crate::file::{Files, check_header, require_regular};
 use crate::pooling::Pooling;
 use crate::text::Prompt;
 
 /// What a golden file is called beside a checkpoint.
 pub(super) const FILE_NAME: &str = "golden.safetensors";
+
+/// Bytes of one: the hidden states of dozens of texts in a large model.
+const FILE_BYTES: u64 = 4 << 30;
 
 /// What a golden file says of itself.
 #[derive(Debug, Clone, Deserialize)]
@@ -117,8 +120,9 @@ impl Golden {
         if !files.holds(FILE_NAME).map_err(|source| GoldenError::Io { path: path.clone(), source })? {
             return Ok(None);
         }
-        let bytes: Cow<'_, [u8]> =
-            files.read(FILE_NAME).map_err(|source| GoldenError::Io { path: path.clone(), source })?;
+        let bytes: Cow<'_, [u8]> = files
+            .read(FILE_NAME, FILE_BYTES)
+            .map_err(|source| GoldenError::Io { path: path.clone(), source })?;
         Self::parse(path, &bytes).map(Some)
     }
 
@@ -176,6 +180,7 @@ impl Golden {
 
     fn parse(path: PathBuf, bytes: &[u8]) -> Result<Self, GoldenError> {
         let invalid = |reason: String| GoldenError::Invalid { path: path.clone(), reason };
+        check_header(bytes).map_err(invalid)?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| invalid(error.to_string()))?;
         let json = header.metadata().as_ref().and_then(|metadata| metadata.get("golden"));
         let json = json.ok_or_else(|| invalid("its header says nothing of texts".into()))?;

@@ -48,7 +48,7 @@ a job that is killed leaves FILE as it was.";
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
-    let mut input = Input::open(args.input)?;
+    let mut input = Input::open(args.input, args.common.max_text_bytes())?;
     let target = Target::choose(args.output, &input, args.common.model_dir())?;
     if target.is_stdout() {
         stdout::check_open()?;

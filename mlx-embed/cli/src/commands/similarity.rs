@@ -40,7 +40,7 @@ const LABEL: usize = 32;
 
 pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     stdout::check_open()?;
-    let mut input = Input::open(args.input)?;
+    let mut input = Input::open(args.input, args.common.max_text_bytes())?;
     let (texts, indices) = read_all(&mut input)?;
     if texts.len() < 2 {
         return Err(CliError::Usage(format!(

@@ -9,8 +9,14 @@ use serde_json::Value;
 
 use crate::error::CliError;
 
-/// Longest line that is read: far above any text, and far below what a file without line ends would take.
-const LONGEST_LINE: usize = 64 << 20;
+/// Most bytes of JSON for a byte of text: a character of one byte may be written `\u0061`.
+const ESCAPED: usize = 6;
+
+/// Bytes of the other fields of a JSON object.
+const OTHER_FIELDS: usize = 1 << 20;
+
+/// Bytes of a line besides its text: a byte order mark and a line end.
+const AROUND: usize = 5;
 
 /// What some editors put at the start of a file to say that it is UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -31,6 +37,8 @@ pub(super) struct Lines {
     name: String,
     /// The field of JSONL; without one, lines are texts.
     field: Option<String>,
+    /// Bytes that a text may have.
+    max_text_bytes: usize,
     /// Lines read so far.
     count: usize,
     /// Bytes read so far.
@@ -47,14 +55,29 @@ impl fmt::Debug for Lines {
 }
 
 impl Lines {
-    pub(super) fn new(reader: Box<dyn Read>, name: String, field: Option<String>) -> Self {
+    pub(super) fn new(
+        reader: Box<dyn Read>,
+        name: String,
+        field: Option<String>,
+        max_text_bytes: usize,
+    ) -> Self {
         let reader = BufReader::with_capacity(64 << 10, reader);
-        Self { reader, name, field, count: 0, read: 0, line: Vec::new(), cut: false }
+        Self { reader, name, field, max_text_bytes, count: 0, read: 0, line: Vec::new(), cut: false }
     }
 
     /// Lines read so far.
     pub(super) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Bytes of the longest line that is read: a file without line ends must not fill the memory.
+    fn longest_line(&self) -> usize {
+        let text = self.max_text_bytes;
+        let written = match self.field {
+            None => text,
+            Some(_) => text.saturating_mul(ESCAPED).saturating_add(OTHER_FIELDS),
+        };
+        written.saturating_add(AROUND)
     }
 
     /// How a person finds text `index`.
@@ -80,12 +103,12 @@ impl Lines {
             self.cut = false;
         }
         self.line.clear();
-        let limit = LONGEST_LINE as u64 + 1;
+        let limit = (self.longest_line() as u64).saturating_add(1);
         let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut self.line).map_err(failed)?;
         if read == 0 {
             return Ok(Line::End);
         }
-        self.cut = read > LONGEST_LINE && !self.line.ends_with(b"\n");
+        self.cut = read > self.longest_line() && !self.line.ends_with(b"\n");
         let result = self.text().map_err(|reason| CliError::Text { place: self.place(self.count), reason });
         self.read += read as u64;
         self.count += 1;
@@ -94,8 +117,11 @@ impl Lines {
 
     fn text(&self) -> Result<Line, String> {
         let mut line = self.line.as_slice();
-        if line.len() > LONGEST_LINE {
-            return Err(format!("longer than {} MiB; is this a text file?", LONGEST_LINE >> 20));
+        if line.len() > self.longest_line() {
+            return Err(format!(
+                "longer than {} bytes; is this a text file? --max-text-bytes N allows more",
+                self.longest_line()
+            ));
         }
         if let Some(rest) = line.strip_suffix(b"\n") {
             line = rest.strip_suffix(b"\r").unwrap_or(rest);
@@ -168,7 +194,7 @@ mod tests {
     use super::*;
 
     fn lines_of(bytes: &'static [u8], field: Option<&str>) -> Vec<Result<Line, String>> {
-        let mut lines = Lines::new(Box::new(bytes), "input".into(), field.map(str::to_owned));
+        let mut lines = Lines::new(Box::new(bytes), "input".into(), field.map(str::to_owned), 1 << 20);
         let mut found = Vec::new();
         loop {
             match lines.next() {
@@ -220,6 +246,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_line_beyond_the_longest_text_is_named_and_not_read_to_its_end() {
+        let endless = || Box::new(std::io::repeat(b'a')) as Box<dyn Read>;
+        for field in [None, Some("text".to_owned())] {
+            let mut lines = Lines::new(endless(), "input".into(), field, 1000);
+            let error = lines.next().unwrap_err().to_string();
+            assert!(error.contains("input, line 1: longer than"), "{error}");
+            assert!(error.contains("--max-text-bytes"), "{error}");
+        }
+        let longest = Box::new(b"\xef\xbb\xbfaaaa\r\naaaa\naaaaaaaaaa".as_slice());
+        let mut lines = Lines::new(longest, "input".into(), None, 4);
+        for _ in 0..2 {
+            assert_eq!(lines.next().unwrap(), Line::Text("aaaa".to_owned()));
+        }
+        assert!(lines.next().is_err());
+    }
+
     /// What `fuzz/` holds for this reader: whatever stops it, it has read each line once and says where it is.
     #[test]
     fn kept_inputs_of_the_fuzzer_are_read_to_their_end_or_their_first_error() {
@@ -263,11 +306,11 @@ mod tests {
 
     #[test]
     fn what_follows_a_line_that_is_too_long_is_read() {
-        let mut input = vec![b'x'; LONGEST_LINE + 100];
+        let mut input = vec![b'x'; 1 << 20];
         input.extend(b"\nb");
-        let mut lines = Lines::new(Box::new(std::io::Cursor::new(input.clone())), "input".into(), None);
+        let mut lines = Lines::new(Box::new(std::io::Cursor::new(input.clone())), "input".into(), None, 1000);
         let error = lines.next().unwrap_err().to_string();
-        assert!(error.starts_with("input, line 1: longer than 64 MiB"), "{error}");
+        assert!(error.starts_with("input, line 1: longer than "), "{error}");
         assert_eq!(lines.next().unwrap(), Line::Text("b".to_owned()));
         assert_eq!(lines.next().unwrap(), Line::End);
         assert_eq!((lines.read(), lines.count()), (input.len() as u64, 2));

@@ -80,7 +80,8 @@ enum Next {
 }
 
 impl Input {
-    pub(crate) fn open(args: InputArgs) -> Result<Self, CliError> {
+    /// Opens what the arguments say; a line may hold a text of `max_text_bytes`.
+    pub(crate) fn open(args: InputArgs, max_text_bytes: usize) -> Result<Self, CliError> {
         if !args.texts.is_empty() {
             return Ok(Self { source: Source::Arguments(args.texts.into_iter().enumerate()), file: None });
         }
@@ -92,7 +93,7 @@ impl Input {
                 let handle = Handle::from_file(file.try_clone().map_err(fail)?).map_err(fail)?;
                 let is_jsonl = path.extension().is_some_and(|end| end == "jsonl" || end == "ndjson");
                 let field = args.field.or_else(|| is_jsonl.then(|| "text".to_owned()));
-                Ok(Self::lines(Box::new(file), name, field, Some(handle)))
+                Ok(Self::lines(Lines::new(Box::new(file), name, field, max_text_bytes), Some(handle)))
             }
             None if io::stdin().is_terminal() => Err(CliError::Usage(
                 "no text: give TEXT arguments, --input FILE, or pipe texts in (`--input -` reads what you type)"
@@ -100,17 +101,18 @@ impl Input {
             )),
             _ => {
                 let name = "standard input".to_owned();
-                Ok(Self::lines(Box::new(io::stdin()), name, args.field, Handle::stdin().ok()))
+                let lines = Lines::new(Box::new(io::stdin()), name, args.field, max_text_bytes);
+                Ok(Self::lines(lines, Handle::stdin().ok()))
             }
         }
     }
 
-    fn lines(reader: Box<dyn io::Read>, name: String, field: Option<String>, handle: Option<Handle>) -> Self {
+    fn lines(lines: Lines, handle: Option<Handle>) -> Self {
         let file = handle.and_then(|handle| {
             let metadata = handle.as_file().metadata().ok()?;
             metadata.is_file().then_some((handle, metadata.len()))
         });
-        Self { source: Source::Lines(Lines::new(reader, name, field)), file }
+        Self { source: Source::Lines(lines), file }
     }
 
     /// The next texts, about `bytes` of them.

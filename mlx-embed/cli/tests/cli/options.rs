@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::tempdir;
 
-use crate::support::{assert_close, binary, golden, golden_texts, norm, on, run};
+use crate::support::{assert_close, binary, golden, golden_texts, norm, on, rows, run};
 
 #[test]
 fn the_model_may_come_from_the_environment() {
@@ -97,7 +97,7 @@ fn the_later_of_normalize_and_no_normalize_wins() {
 
 #[test]
 fn zeros_and_nonsense_are_usage_errors() {
-    for option in ["--dims", "--max-tokens", "--batch-tokens", "--threads"] {
+    for option in ["--dims", "--max-tokens", "--max-text-bytes", "--batch-tokens", "--threads"] {
         for value in ["0", "-1", "many", "1.5"] {
             let ran = run(on("embed", "st-mean").arg(format!("{option}={value}")).arg("a"));
             ran.failed(2, &["a whole number from 1 to", option]);
@@ -132,6 +132,16 @@ fn cut_texts_are_marked_and_counted() {
     assert!(ran.stderr.contains("2 of 3 texts had more than 8 tokens and were cut"), "{}", ran.stderr);
     let ran = run(on("embed", "st-last-token").args(["--max-tokens", "1", "a"]));
     ran.failed(2, &["--max-tokens is 1"]);
+}
+
+#[test]
+fn texts_over_the_limit_in_bytes_are_named() {
+    let text = "a".repeat(20);
+    let embed = |limit: &str| run(on("embed", "st-mean").args(["--max-text-bytes", limit, "b", &text]));
+    assert_eq!(embed("20").rows().len(), 2);
+    let ran = embed("19");
+    ran.failed(1, &["text 2 of the command line", "20 bytes", "--max-text-bytes"]);
+    assert_eq!(rows(&ran.stdout).len(), 1, "the one before it is written");
 }
 
 #[test]

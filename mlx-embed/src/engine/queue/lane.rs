@@ -17,11 +17,14 @@ const LOOKED_AT: usize = 4096;
 pub(super) struct Lane<J> {
     requests: VecDeque<(RequestId, Request<J>)>,
     jobs: usize,
+    bytes: usize,
+    /// Jobs that are still being made, and the bytes of what they are made of.
+    expected: (usize, usize),
 }
 
 impl<J: Job> Lane<J> {
     pub(super) fn new() -> Self {
-        Self { requests: VecDeque::new(), jobs: 0 }
+        Self { requests: VecDeque::new(), jobs: 0, bytes: 0, expected: (0, 0) }
     }
 
     pub(super) fn requests(&self) -> usize {
@@ -32,8 +35,35 @@ impl<J: Job> Lane<J> {
         self.jobs
     }
 
+    /// All that waits, jobs that are still being made included.
+    pub(super) fn depth(&self) -> usize {
+        self.jobs + self.expected.0
+    }
+
+    /// Bytes of all that waits.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.expected.1
+    }
+
+    pub(super) fn expect(&mut self, jobs: usize, bytes: usize) {
+        self.expected.0 += jobs;
+        self.expected.1 += bytes;
+    }
+
+    pub(super) fn expect_no_more(&mut self, jobs: usize, bytes: usize) {
+        self.expected.0 -= jobs;
+        self.expected.1 -= bytes;
+    }
+
+    /// Counts jobs that were taken out.
+    fn gone(&mut self, jobs: &[J]) {
+        self.jobs -= jobs.len();
+        self.bytes -= jobs.iter().map(Job::bytes).sum::<usize>();
+    }
+
     pub(super) fn push(&mut self, id: RequestId, request: Request<J>) {
         self.jobs += request.jobs.len();
+        self.bytes += request.jobs.iter().map(Job::bytes).sum::<usize>();
         self.requests.push_back((id, request));
     }
 
@@ -44,8 +74,8 @@ impl<J: Job> Lane<J> {
     }
 
     fn take_out(&mut self, at: usize) -> Vec<J> {
-        let jobs = self.requests.remove(at).map_or(Vec::new(), |(_, request)| request.jobs.into());
-        self.jobs -= jobs.len();
+        let jobs: Vec<J> = self.requests.remove(at).map_or(Vec::new(), |(_, request)| request.jobs.into());
+        self.gone(&jobs);
         jobs
     }
 
@@ -63,7 +93,7 @@ impl<J: Job> Lane<J> {
             }
             !drop
         });
-        self.jobs -= dropped.len() - before;
+        self.gone(&dropped[before..]);
     }
 
     /// Takes out every job.
@@ -87,7 +117,7 @@ impl<J: Job> Lane<J> {
             }
             !request.jobs.is_empty()
         });
-        self.jobs -= jobs.len() - before;
+        self.gone(&jobs[before..]);
     }
 
     /// Fills `packing` with the jobs that wait longest, and others that go with the first of them; with `enough` tokens
@@ -132,7 +162,7 @@ impl<J: Job> Lane<J> {
                 at += 1;
             }
         }
-        self.jobs -= picked.len();
+        self.gone(&picked);
         picked
     }
 }

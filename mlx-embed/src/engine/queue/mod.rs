@@ -25,6 +25,8 @@ const LEAST_TOKENS: usize = 64;
 pub(crate) trait Job {
     /// Tokens of it.
     fn tokens(&self) -> usize;
+    /// Bytes that it takes while it waits.
+    fn bytes(&self) -> usize;
     /// Whether it may share a batch with `other`.
     fn goes_with(&self, other: &Self) -> bool;
 }
@@ -43,19 +45,41 @@ pub(crate) enum QueueLane {
 /// Jobs that came together.
 #[derive(Debug)]
 pub(crate) struct Request<J> {
-    pub(crate) lane: QueueLane,
     pub(crate) deadline: Option<Instant>,
     pub(crate) jobs: VecDeque<J>,
+}
+
+/// A request before its jobs are made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask {
+    pub(crate) lane: QueueLane,
+    /// How many jobs there will be at most.
+    pub(crate) jobs: usize,
+    /// Bytes of what they are made of.
+    pub(crate) bytes: usize,
     /// Whether it is refused when the lane is full.
     pub(crate) refusable: bool,
+    /// Whether it is part of a call that has a [`Room`] of its own, and so is finished with it.
+    pub(crate) held: bool,
+}
+
+/// Room in a queue for jobs that are still being made. A queue that is to finish waits for whoever has one, so it goes
+/// back by [`Queue::push`] or [`Queue::leave`].
+#[derive(Debug)]
+#[must_use = "a queue waits for it to come back"]
+pub(crate) struct Room {
+    lane: QueueLane,
+    jobs: usize,
+    bytes: usize,
 }
 
 /// Why a request was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// There are so many jobs in the lane.
+    /// There are so many jobs in the lane, of so many bytes.
     Full {
         queued: usize,
+        bytes: usize,
     },
     Closed,
 }
@@ -92,6 +116,8 @@ pub(crate) struct Batch<J> {
 pub(crate) struct Limits {
     /// Jobs in a lane.
     pub(crate) capacity: usize,
+    /// Bytes of the jobs in a lane.
+    pub(crate) bytes: usize,
     /// Tokens in a batch.
     pub(crate) batch_tokens: usize,
     /// Tokens in a batch from which on company makes none of them cheaper: it would only be later for the first.
@@ -118,7 +144,9 @@ struct State<J, T> {
     /// Query batches since bulk jobs began to wait.
     passed: usize,
     pace: Pace,
-    closed: bool,
+    /// Rooms that are out.
+    rooms: usize,
+    closed: Option<Ending>,
 }
 
 impl<J: Job, T> Queue<J, T> {
@@ -130,7 +158,8 @@ impl<J: Job, T> Queue<J, T> {
             next_id: 0,
             passed: 0,
             pace: Pace::default(),
-            closed: false,
+            rooms: 0,
+            closed: None,
         };
         Self { limits, state: Mutex::new(state), work: Condvar::new() }
     }
@@ -140,27 +169,44 @@ impl<J: Job, T> Queue<J, T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a request at the end of its lane.
-    pub(crate) fn push(&self, request: Request<J>) -> Result<RequestId, Refused> {
+    /// Takes room for jobs, before the work of making them.
+    pub(crate) fn enter(&self, ask: &Ask) -> Result<Room, Refused> {
         let mut state = self.lock();
-        state.check_room(&self.limits, request.lane, request.jobs.len(), request.refusable)?;
+        state.check_room(&self.limits, ask)?;
+        let Ask { lane, jobs, bytes, .. } = *ask;
+        state.lane(lane).expect(jobs, bytes);
+        state.rooms += 1;
+        Ok(Room { lane, jobs, bytes })
+    }
+
+    /// Gives room back.
+    pub(crate) fn leave(&self, room: Room) {
+        self.lock().give_back(room);
+        // It may have been the last that the end waited for.
+        self.work.notify_one();
+    }
+
+    /// Puts a request at the end of its lane. Hands its jobs back if the queue returns what is queued.
+    pub(crate) fn push(&self, room: Room, request: Request<J>) -> Result<RequestId, VecDeque<J>> {
+        let mut state = self.lock();
+        let lane = room.lane;
+        state.give_back(room);
+        if state.closed == Some(Ending::Return) {
+            drop(state);
+            return Err(request.jobs);
+        }
         let id = RequestId(state.next_id);
         state.next_id += 1;
-        state.lane(request.lane).push(id, request);
+        state.lane(lane).push(id, request);
         drop(state);
         self.work.notify_one();
         Ok(id)
     }
 
-    /// Whether `jobs` more would be taken now: a look before the work of making them.
-    pub(crate) fn check_room(&self, lane: QueueLane, jobs: usize) -> Result<(), Refused> {
-        self.lock().check_room(&self.limits, lane, jobs, true)
-    }
-
     /// Asks for a task, which goes before all jobs. Hands it back if the queue is closed.
     pub(crate) fn ask(&self, task: T) -> Result<(), T> {
         let mut state = self.lock();
-        if state.closed {
+        if state.closed.is_some() {
             return Err(task);
         }
         state.tasks.push_back(task);
@@ -196,7 +242,13 @@ impl<J: Job, T> Queue<J, T> {
             if !batch.jobs.is_empty() || !batch.expired.is_empty() {
                 return Work::Batch(batch);
             }
-            if state.closed {
+            let over = match state.closed {
+                None => false,
+                // What was taken is finished, also where it is still being made.
+                Some(Ending::Finish) => state.rooms == 0,
+                Some(Ending::Return) => true,
+            };
+            if over {
                 return Work::End;
             }
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -212,7 +264,9 @@ impl<J: Job, T> Queue<J, T> {
     pub(crate) fn close(&self, ending: Ending) -> Vec<J> {
         let mut returned = Vec::new();
         let mut state = self.lock();
-        state.closed = true;
+        if state.closed != Some(Ending::Return) {
+            state.closed = Some(ending);
+        }
         if ending == Ending::Return {
             state.query.clear(&mut returned);
             state.bulk.clear(&mut returned);
@@ -226,13 +280,18 @@ impl<J: Job, T> Queue<J, T> {
 
     /// Whether it takes no more requests.
     pub(crate) fn is_closed(&self) -> bool {
-        self.lock().closed
+        self.lock().closed.is_some()
     }
 
-    /// Jobs in both lanes: queries, bulk.
+    /// Whether it hands back what comes.
+    pub(crate) fn returns(&self) -> bool {
+        self.lock().closed == Some(Ending::Return)
+    }
+
+    /// Jobs in both lanes, those that are still being made included: queries, bulk.
     pub(crate) fn depth(&self) -> [usize; 2] {
         let state = self.lock();
-        [state.query.jobs(), state.bulk.jobs()]
+        [state.query.depth(), state.bulk.depth()]
     }
 }
 
@@ -244,20 +303,23 @@ impl<J: Job, T> State<J, T> {
         }
     }
 
-    fn check_room(
-        &mut self,
-        limits: &Limits,
-        lane: QueueLane,
-        jobs: usize,
-        refusable: bool,
-    ) -> Result<(), Refused> {
-        if self.closed {
-            return Err(Refused::Closed);
+    fn give_back(&mut self, room: Room) {
+        self.lane(room.lane).expect_no_more(room.jobs, room.bytes);
+        self.rooms -= 1;
+    }
+
+    fn check_room(&mut self, limits: &Limits, ask: &Ask) -> Result<(), Refused> {
+        match self.closed {
+            None => {}
+            Some(Ending::Finish) if ask.held => {}
+            Some(_) => return Err(Refused::Closed),
         }
-        let queued = self.lane(lane).jobs();
+        let lane = self.lane(ask.lane);
+        let (queued, bytes) = (lane.depth(), lane.bytes());
+        let over = queued.saturating_add(ask.jobs) > limits.capacity
+            || bytes.saturating_add(ask.bytes) > limits.bytes;
         // Whatever its size, a request finds room in an empty lane.
-        let full = queued > 0 && queued + jobs > limits.capacity;
-        if full && refusable { Err(Refused::Full { queued }) } else { Ok(()) }
+        if ask.refusable && queued > 0 && over { Err(Refused::Full { queued, bytes }) } else { Ok(()) }
     }
 
     fn pick(&mut self, limits: &Limits) -> Batch<J> {

@@ -1,12 +1,15 @@
 //! The engine with a model that does what a test tells it, so that every order of events can be made to happen.
 
+mod ends;
 mod ticket;
+mod turns;
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 
+use super::queue::QueueLane;
 use super::*;
 use crate::batch::Sharing;
 
@@ -153,6 +156,7 @@ fn options() -> EngineOptions {
     EngineOptions {
         limits: Limits {
             capacity: 100,
+            bytes: 1_000_000,
             batch_tokens: 64,
             enough_tokens: 64,
             batch_time: Duration::from_secs(1),
@@ -192,10 +196,16 @@ impl Ask {
 
     fn send(self, engine: &Engine, texts: &[&[u32]]) -> Arc<Caller> {
         let caller = Caller::new(texts.len(), self.timeout);
-        let texts = texts.iter().enumerate();
-        let texts = texts.map(|(slot, &ids)| Text::new(&caller, slot, ids.into(), 0, false, None)).collect();
-        engine.push(&caller, self.lane, texts, self.refusable);
+        if let Some(admission) = engine.admit(&caller, &self.asks(texts.len(), 0)) {
+            let texts = texts.iter().enumerate();
+            let texts = texts.map(|(slot, &ids)| Text::new(&caller, slot, ids.into(), 0, false, None));
+            engine.push(&caller, admission, texts.collect());
+        }
         caller
+    }
+
+    fn asks(self, jobs: usize, bytes: usize) -> queue::Ask {
+        queue::Ask { lane: self.lane, jobs, bytes, refusable: self.refusable, held: false }
     }
 }
 
@@ -351,8 +361,9 @@ fn a_request_that_nobody_waits_for_is_taken_back() {
 fn a_caller_that_goes_before_its_texts_are_tokenised_leaves_nothing_behind() {
     let (lab, engine) = busy();
     let caller = Caller::new(1, None);
+    let admission = engine.admit(&caller, &QUERY.asks(1, 10)).unwrap();
     engine.abandon(&caller);
-    engine.push(&caller, QueueLane::Query, vec![Text::new(&caller, 0, Arc::from([2]), 0, false, None)], true);
+    engine.push(&caller, admission, vec![Text::new(&caller, 0, Arc::from([2]), 0, false, None)]);
     assert_eq!(engine.queued(), [0, 0]);
     lab.release();
 }
@@ -364,8 +375,7 @@ fn a_full_queue_says_so_and_each_lane_has_its_own() {
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     let fills = QUERY.send(&engine, &texts);
     let refused = QUERY.send(&engine, &[&[2]]);
-    assert!(matches!(end(&refused), Err(Error::QueueFull { queued: 100 })));
-    assert!(matches!(engine.check_room(QueueLane::Query, 1), Err(Error::QueueFull { .. })));
+    assert!(matches!(end(&refused), Err(Error::QueueFull { queued: 100, bytes: 400 })));
     let waits = Ask { refusable: false, ..QUERY }.send(&engine, &[&[3]]);
     let bulk = BULK.send(&engine, &[&[4]]);
     lab.release();
@@ -599,7 +609,8 @@ mod prompts {
             let shared = SharedPrompt { ids: Arc::clone(&ids), shared: prompt.len() };
             Text::new(&caller, slot, [prompt, text].concat().into(), 0, false, Some(shared))
         };
-        engine.push(&caller, QueueLane::Query, texts.iter().enumerate().map(text).collect(), true);
+        let admission = engine.admit(&caller, &QUERY.asks(texts.len(), 0)).unwrap();
+        engine.push(&caller, admission, texts.iter().enumerate().map(text).collect());
         caller
     }
 
@@ -638,7 +649,7 @@ mod prompts {
     #[test]
     fn kept_prompts_are_bounded_and_the_last_used_stay() {
         let (lab, engine) = start();
-        // 100 bytes a token, 10,000 in all: three of these fit.
+        // 104 bytes a token, ids included, 10,000 in all: three of these fit.
         let prompt = |id| vec![id; 30];
         for id in [100, 101, 102, 100, 103, 100, 101] {
             vectors(&send(&engine, &prompt(id), &[&[1], &[2]]));

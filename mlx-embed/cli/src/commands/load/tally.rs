@@ -244,7 +244,7 @@ mod tests {
         let mut tally = tally();
         tally.count(ended(MS, MS, Ok(Vec::new())));
         assert!(tally.is_under_limit());
-        tally.count(ended(MS, 99 * MS, Err(Error::QueueFull { queued: 1 })));
+        tally.count(ended(MS, 99 * MS, Err(Error::QueueFull { queued: 1, bytes: 10 })));
         tally.count(ended(MS, 99 * MS, Err(Error::DeadlineExceeded { waited: MS })));
         tally.count(ended(MS, 99 * MS, Err(Error::Stopped { reason: "a test".into() })));
         let Counts { requests, done, refused, late, failed } = tally.counts;

@@ -1,0 +1,229 @@
+//! Tokenising: on the caller's thread, or on threads that requests share text by text.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::thread;
+use std::vec;
+
+use super::{Plan, Shared};
+use crate::engine::queue::QueueLane;
+use crate::engine::turns::{Steps, Turns};
+use crate::engine::{Admission, Caller, SharedPrompt, Text, given_up};
+use crate::error::{Error, panic_message, quietly};
+use crate::runner::Inspect;
+
+/// Texts from this length on may take long where a tokenizer has to read them whole.
+const LONG_BYTES: usize = 32 << 10;
+
+/// Shared beginnings below this many tokens are not worth a batch of their own.
+const LEAST_SHARED: usize = 8;
+
+impl Shared {
+    /// A text's tokens, unless its outcome is at hand. `None` if the request has ended meanwhile.
+    pub(super) fn tokenize(
+        &self,
+        caller: &Arc<Caller>,
+        plan: &Plan,
+        slot: usize,
+        text: &str,
+    ) -> Option<Option<Text>> {
+        if plan.prompt.len().saturating_add(text.len()) > self.max_text_bytes {
+            caller.ticket.settle(slot, Err(self.too_many_bytes(plan, text)));
+            return Some(None);
+        }
+        let stop = || self.engine.gives_up(caller);
+        let tokens = match stop() {
+            false => self.text.encode_unless(&plan.prompt, text, self.info.max_tokens, &stop),
+            true => None,
+        };
+        match tokens {
+            None => {
+                self.engine.give_up(caller);
+                None
+            }
+            Some(Err(error)) => {
+                caller.ticket.settle(slot, Err(error));
+                Some(None)
+            }
+            Some(Ok(tokens)) => {
+                let ids: Arc<[u32]> = tokens.ids.into();
+                let prompt = if self.shares_prompts {
+                    self.text.prompt_ids(&plan.prompt, self.info.max_tokens)
+                } else {
+                    None
+                };
+                let prompt = prompt.and_then(|prompt| shared_part(&prompt, &ids));
+                let left_out = if self.leaves_out_prompts {
+                    self.text.prompt_length(&plan.prompt, self.info.max_tokens)
+                } else {
+                    0
+                };
+                Some(self.job(caller, slot, ids, left_out, tokens.truncated, prompt))
+            }
+        }
+    }
+
+    /// The threads that tokenise for callers who must not be held up; `None` where none can be had.
+    pub(super) fn tokenizing_threads(&self) -> Option<&Threads> {
+        self.tokenizing.get_or_init(Threads::start).as_ref()
+    }
+}
+
+/// A request whose texts are being tokenised.
+#[derive(Debug)]
+pub(super) struct Tokenizing {
+    shared: Arc<Shared>,
+    caller: Arc<Caller>,
+    plan: Plan,
+    admission: Option<Admission<dyn Inspect>>,
+    /// Texts and which of the call's they are, those to come.
+    texts: vec::IntoIter<(usize, String)>,
+    done: Vec<Text>,
+    /// Whether it has been handed on.
+    ended: bool,
+}
+
+impl Tokenizing {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        caller: &Arc<Caller>,
+        plan: Plan,
+        admission: Admission<dyn Inspect>,
+        texts: Vec<(usize, String)>,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            caller: Arc::clone(caller),
+            plan,
+            admission: Some(admission),
+            done: Vec::with_capacity(texts.len()),
+            texts: texts.into_iter(),
+            ended: false,
+        }
+    }
+
+    /// Tokenises one text. Returns whether there are more.
+    fn step(&mut self) -> bool {
+        if let Some((slot, text)) = self.texts.next() {
+            match self.shared.tokenize(&self.caller, &self.plan, slot, &text) {
+                Some(job) => self.done.extend(job),
+                None => {
+                    self.ended = true;
+                    return false;
+                }
+            }
+        }
+        if self.texts.len() > 0 {
+            return true;
+        }
+        self.ended = true;
+        if let Some(admission) = self.admission.take() {
+            self.shared.queue(&self.caller, admission, std::mem::take(&mut self.done));
+        }
+        false
+    }
+}
+
+impl Steps for Tokenizing {
+    fn lane(&self) -> QueueLane {
+        self.plan.lane
+    }
+
+    fn is_long(&self) -> bool {
+        self.texts.as_slice().first().is_some_and(|(_, text)| text.len() >= LONG_BYTES)
+    }
+}
+
+impl Drop for Tokenizing {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.caller.ticket.fail(given_up());
+        }
+    }
+}
+
+/// Threads that tokenise.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    turns: Arc<Turns<Tokenizing>>,
+}
+
+impl Threads {
+    /// `None` if not one thread could be started.
+    fn start() -> Option<Self> {
+        let cores = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let wanted = (cores / 2).clamp(2, 4);
+        let turns: Arc<Turns<Tokenizing>> = Arc::new(Turns::new(wanted));
+        let start = |index| {
+            let turns = Arc::clone(&turns);
+            let body = move || {
+                while let Some((mut request, turn)) = turns.next() {
+                    let more = panic::catch_unwind(AssertUnwindSafe(|| request.step()));
+                    turns.done(turn);
+                    match more {
+                        Ok(true) => drop(turns.push(request)),
+                        // What a request lets go may run somebody else's code.
+                        Ok(false) => drop(quietly(|| drop(request))),
+                        Err(payload) => {
+                            let reason = format!("a panic: {}", panic_message(&*payload));
+                            request.caller.ticket.fail(Error::Stopped { reason });
+                            quietly(|| drop((request, payload)));
+                        }
+                    }
+                }
+            };
+            thread::Builder::new().name(format!("mlx-embed-tokens-{index}")).spawn(body).is_ok()
+        };
+        let started = (0..wanted).filter(|&index| start(index)).count();
+        (started > 0).then_some(Self { turns })
+    }
+
+    /// Takes a request in turn with others.
+    pub(super) fn tokenize(&self, request: Tokenizing) {
+        // One that comes back fails its caller when it is dropped.
+        drop(self.turns.push(request));
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // The threads end by themselves: this may be one of them.
+        drop(self.turns.close());
+    }
+}
+
+/// What a text has in common with its prompt's own tokens. That may be less than all of them: a tokenizer can merge the
+/// prompt's end with the text's beginning.
+fn shared_part(prompt: &Arc<[u32]>, ids: &[u32]) -> Option<SharedPrompt> {
+    let common = prompt.iter().zip(ids).take_while(|(a, b)| a == b).count();
+    // Something is always left to compute.
+    let shared = common.min(ids.len().saturating_sub(1));
+    (shared >= LEAST_SHARED).then(|| SharedPrompt { ids: Arc::clone(prompt), shared })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merged_token_shortens_the_shared_part() {
+        let prompt: Arc<[u32]> = (0..10).collect();
+        let merged: Vec<u32> = (0..9).chain([77, 78]).collect();
+        assert_eq!(shared_part(&prompt, &merged).unwrap().shared, 9);
+        let whole: Vec<u32> = (0..12).collect();
+        assert_eq!(shared_part(&prompt, &whole).unwrap().shared, 10);
+    }
+
+    #[test]
+    fn something_is_always_left_to_compute() {
+        let prompt: Arc<[u32]> = (0..10).collect();
+        assert_eq!(shared_part(&prompt, &prompt).unwrap().shared, 9);
+        assert!(shared_part(&prompt, &[]).is_none());
+    }
+
+    #[test]
+    fn short_beginnings_are_not_shared() {
+        let prompt: Arc<[u32]> = (0..7).collect();
+        assert!(shared_part(&prompt, &[0, 1, 2, 3, 4, 5, 6, 7]).is_none());
+    }
+}
