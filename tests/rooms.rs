@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 type Table = BTreeMap<String, BTreeSet<String>>;
 
 /// Uses that lead back, each of which closes a circle. They are to go; none may come.
-const BACK: [(&str, &str); 3] = [
-    // The decoder's output has a type of `model/`, and a checkpoint says how to pool.
-    ("pooling", "model"),
+const BACK: [(&str, &str); 2] = [
     // What a text's error says is part of the crate's error.
     ("text", "error"),
     // What was compiled is told in `Info`.

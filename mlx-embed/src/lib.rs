@@ -57,6 +57,8 @@ mod stream;
 mod text;
 pub mod verify;
 mod warm_up;
+#[cfg(feature = "bench")]
+mod watch;
 
 pub use checkpoint::{
     Architecture, Checkpoint, CheckpointError, DenseActivation, Doubt, ModelConfig, ModuleSpec, Quantization,

@@ -108,11 +108,11 @@ pub(crate) struct Runner<B: Backend> {
     threads: usize,
 }
 
-/// What a backend has to be for its model to be inspected.
-#[cfg(feature = "bench")]
-use crate::bench::Measurable as Inspectable;
 #[cfg(not(feature = "bench"))]
 use crate::model::Backend as Inspectable;
+/// What a backend has to be for its model to be inspected.
+#[cfg(feature = "bench")]
+use crate::watch::Measurable as Inspectable;
 
 /// What is asked of a model besides the vectors of its queue, whatever it runs on.
 pub(crate) trait Inspect {

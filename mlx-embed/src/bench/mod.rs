@@ -35,9 +35,6 @@
 //! [`Work::bytes`] is the least that has to move: weights as the checkpoint stores them, once, and what an operation
 //! reads and writes, of which a small shape's stays in caches.
 
-mod measurable;
-mod parts;
-mod watched;
 mod work;
 
 use std::collections::BTreeMap;
@@ -47,16 +44,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub(crate) use measurable::Measurable;
-pub(crate) use parts::Record;
-pub use parts::{Arithmetic, Level, Part};
-pub(crate) use watched::Watched;
+pub use crate::watch::{Arithmetic, Level, Part};
 
 use crate::checkpoint::Checkpoint;
 use crate::embedder::Embedder;
 use crate::error::{Error, InputError};
 use crate::kernels::{Pool, peak};
 use crate::mlx::Dtype;
+use crate::watch::Record;
 use work::Geometry;
 
 /// Memory that is read to measure reading, and to have weights out of the caches: 512 MiB, about twice what the largest

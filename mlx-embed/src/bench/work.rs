@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::pooling::Pooling;
+use crate::watch::{Arithmetic, Part, Record};
 
-use super::parts::{Arithmetic, Part, Record};
 use super::{Shape, Work};
 
 /// Sizes of a decoder. Numbers are f64, since they are divided by times.

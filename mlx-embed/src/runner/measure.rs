@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::bench::{Arithmetic, Level, Measurable, Part, Record, Watched};
 use crate::error::Error;
 use crate::mlx::{self, Array, Building, Dtype, MlxError, Stream, ops};
 use crate::model::{Cache, Rows};
 use crate::pooling::Before;
+use crate::watch::{Arithmetic, Level, Measurable, Part, Record, Watched};
 
 use super::Runner;
 

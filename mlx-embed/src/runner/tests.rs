@@ -204,7 +204,7 @@ fn tokens_are_left_out_of_the_mean_on_either_side_of_a_prefixs_end() {
 #[cfg(feature = "bench")]
 #[test]
 fn watching_changes_no_bit() {
-    use crate::bench::{Level, Watched};
+    use crate::watch::{Level, Watched};
 
     fn check<B: Inspectable>(runner: &Runner<B>, what: &str) {
         let (a, b) = (ids(40, 1), ids(3, 2));
