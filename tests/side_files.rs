@@ -139,7 +139,7 @@ fn info_tells_what_was_decided_and_where() {
     let info = load(&scratch, golden::load_options()).unwrap().info().clone();
     assert_eq!(
         (info.max_tokens, info.max_tokens_source.as_str()),
-        (20, "max_seq_length in sentence_bert_config.json")
+        (20, "sentence_bert_config.json (max_seq_length)")
     );
     assert_eq!(info.sentence_transformers.pooling_file.as_deref(), Some(POOLING));
     assert!(info.sentence_transformers.do_lower_case && info.sentence_transformers.include_prompt);
@@ -265,7 +265,7 @@ fn what_cannot_be_done_is_refused_by_file_and_field() {
         ("st-mean", TRANSFORMER, json!({"query_length": 32}), &["`query_length`"]),
         ("st-mean", TRANSFORMER, json!({"from_the_future": 1}), &["`from_the_future`"]),
         ("st-mean", POOLING, json!({"pooling_mode": ["mean", "cls"]}), &["`pooling_mode`", "exactly one"]),
-        ("st-mean", POOLING, json!({"pooling_mode": "max"}), &["`pooling_mode`", "max"]),
+        ("st-mean", POOLING, json!({"pooling_mode": "none"}), &["`pooling_mode`", "none"]),
         ("st-mean", POOLING, json!({"pooling_mode_cls_token": true}), &["pooling_mode_*", "exactly one"]),
         ("st-mean", POOLING, json!({"include_prompt": "no"}), &["`include_prompt`"]),
         (
@@ -316,7 +316,7 @@ fn modules_that_are_not_sentence_transformers_own_are_refused() {
         (foreign("sentence_transformers_fork.models.Transformer"), &["sentence_transformers_fork"]),
         (modules(&[sparse, pooling.clone()]), &["sparse_encoder"]),
         (modules(&[pooling.clone(), transformer.clone()]), &["one Transformer, then one Pooling"]),
-        (modules(&[transformer.clone(), normalize, pooling.clone()]), &["then Normalize"]),
+        (modules(&[transformer.clone(), normalize, pooling.clone()]), &["one Pooling, then Dense"]),
         (modules(&[transformer.clone(), pooling.clone(), pooling.clone()]), &["one Pooling"]),
         (
             vec![(transformer.clone(), "0_Transformer"), (pooling.clone(), "1_Pooling")],

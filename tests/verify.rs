@@ -185,12 +185,12 @@ fn damaged_golden_files_are_refused() {
         fs::copy(scratch.file(WEIGHTS), scratch.file(name)).unwrap();
     });
     assert!(matches!(weights, GoldenError::Invalid { .. }), "{weights:?}");
-    let version = damaged(name, |scratch| set_facts(scratch, name, |facts| facts["version"] = json!(2)));
-    assert!(matches!(version, GoldenError::Version { found: 2, .. }), "{version:?}");
+    let version = damaged(name, |scratch| set_facts(scratch, name, |facts| facts["version"] = json!(3)));
+    assert!(matches!(version, GoldenError::Version { found: 3, .. }), "{version:?}");
     for (field, value) in [
         ("texts", json!([])),
         ("poolings", json!([])),
-        ("poolings", json!(["max"])),
+        ("poolings", json!(["median"])),
         ("model", json!({"layers": 2, "hidden_size": 0, "vocab_size": 300})),
         ("model", json!({"layers": 2, "hidden_size": 32, "vocab_size": 3})),
         ("texts", json!([{"text": "a", "prompt_name": null, "ids": [], "rows": []}])),

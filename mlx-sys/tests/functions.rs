@@ -209,6 +209,25 @@ fn rms_norm_divides_by_the_root_mean_square() {
 }
 
 #[test]
+fn layer_norm_takes_the_mean_off_and_divides_by_the_deviation() {
+    let s = Stream::cpu();
+    let (weight, bias) = (Array::f32(&[1.0, 2.0], &[2]), Array::f32(&[0.5, -0.5], &[2]));
+    let x = Array::f32(&[3.0, 5.0], &[1, 2]);
+    let deviation = (1.0_f32 + 1e-6).sqrt();
+    let expected = [-1.0 / deviation + 0.5, 2.0 / deviation - 0.5];
+    assert_close(&call!(mlx_fast_layer_norm(x.0, weight.0, bias.0, 1e-6, s.0)).to_f32(), &expected, 1e-6);
+}
+
+#[test]
+fn activations_are_built_of_these() {
+    let s = Stream::cpu();
+    let (x, zero) = (Array::f32(&[-0.5, 0.0, 1.0], &[3]), Array::f32(&[0.0], &[1]));
+    assert_close(&call!(mlx_erf(x.0, s.0)).to_f32(), &[-0.520_499_9, 0.0, 0.842_700_8], 1e-6);
+    assert_close(&call!(mlx_tanh(x.0, s.0)).to_f32(), &[-0.462_117_2, 0.0, 0.761_594_2], 1e-6);
+    assert_eq!(call!(mlx_maximum(x.0, zero.0, s.0)).to_f32(), [0.0, 0.0, 1.0]);
+}
+
+#[test]
 fn rope_turns_the_two_halves_against_each_other() {
     let s = Stream::cpu();
     let (tokens, dims) = (3, 8);

@@ -12,6 +12,8 @@ HEAD_DIM = {"qwen3-f32": 16, "qwen2-f32": 8, "llama-f32": 16}
 
 # By the name of the edit; the others may be refused.
 MUST_BE_RIGHT = {
+    "window in the last layer", "window in every layer", "layer_types sliding, window in use",
+    "is_causal false", "use_bidirectional_attention", "gte's auto_map",
     "window in no layer", "window as long as texts", "window null", "window by default", "window not in use",
     "layer_types full", "is_causal true", "partial_rotary_factor 1", "original at the top",
     "rope_scaling empty", "rope_scaling default", "rope_scaling linear", "rope_scaling dynamic",

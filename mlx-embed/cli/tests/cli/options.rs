@@ -103,7 +103,7 @@ fn zeros_and_nonsense_are_usage_errors() {
             ran.failed(2, &["a whole number from 1 to", option]);
         }
     }
-    run(on("embed", "st-mean").args(["--pooling", "max", "a"])).failed(2, &["last-token, mean, cls"]);
+    run(on("embed", "st-mean").args(["--pooling", "median", "a"])).failed(2, &["last-token, mean, cls"]);
     run(on("embed", "st-mean").args(["--device", "tpu", "a"])).failed(2, &["auto, cpu, gpu"]);
     run(on("embed", "st-mean").args(["--end-token", "<none>", "a"])).failed(2, &["<none>"]);
     run(on("embed", "st-mean").args(["--input", "f", "a"])).failed(2, &["cannot be used with"]);
