@@ -9,11 +9,9 @@ use std::path::{Path, PathBuf};
 type Table = BTreeMap<String, BTreeSet<String>>;
 
 /// Uses that lead back, each of which closes a circle. They are to go; none may come.
-const BACK: [(&str, &str); 2] = [
+const BACK: [(&str, &str); 1] = [
     // What a text's error says is part of the crate's error.
     ("text", "error"),
-    // What was compiled is told in `Info`.
-    ("mlx", "info"),
 ];
 
 /// The rows of ARCHITECTURE.md's table whose room is below `mlx-embed/src/`.

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::checkpoint::{Doubt, ModelConfig, SentenceTransformers};
 use crate::mlx::Backend;
+use crate::mlx::CompiledKernels;
 use crate::model::Precision;
 use crate::options::LoadOptions;
 use crate::pooling::Pooling;
@@ -36,19 +36,6 @@ pub struct EndTokenInfo {
     pub token: String,
     /// Who appends it.
     pub appended_by: EndTokenSource,
-}
-
-/// What loading compiled for an NVIDIA GPU. Compiled code is kept: in the folder that the environment variable
-/// `MLX_EMBED_CACHE` names, else in `mlx-embed` below the user's cache folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct CompiledKernels {
-    /// Kernels that were compiled now.
-    pub anew: usize,
-    /// All kernels of the model.
-    pub of: usize,
-    /// How long it took to compile or to read them.
-    pub time: Duration,
 }
 
 /// What an [`Embedder`](crate::Embedder) is made of.

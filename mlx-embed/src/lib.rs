@@ -67,8 +67,9 @@ pub use checkpoint::{
 pub use embedder::{Embedder, Shutdown};
 pub use engine::State;
 pub use error::{Error, InputError};
-pub use info::{CompiledKernels, EndTokenInfo, Info, Source};
+pub use info::{EndTokenInfo, Info, Source};
 pub use loading::{LoadProgress, Loading};
+pub use mlx::CompiledKernels;
 pub use model::{MatmulPolicy, Precision};
 pub use options::{EmbedOptions, Embedding, Lane, LoadOptions, WhenFull};
 pub use pooling::Pooling;

@@ -14,9 +14,8 @@ use crate::checkpoint::spec::ModelSpec;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::engine::{Engine, EngineOptions, Model, Starting};
 use crate::error::{Error, InputError};
-use crate::info::CompiledKernels;
 use crate::kernels::{self, Family};
-use crate::mlx::{self, Array, Dtype, Stream, cuda, memory, ops};
+use crate::mlx::{self, Array, CompiledKernels, Dtype, Stream, cuda, memory, ops};
 use crate::model::{
     self, Backend, Cache, Cpu, Cuda, Decoder, Form, LEAST_REUSED, MatmulPolicy, Mlx, Precision, Rows,
 };

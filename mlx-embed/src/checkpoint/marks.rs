@@ -16,7 +16,7 @@ pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec
     };
     for class in classes(config)? {
         let names = class_names(architecture);
-        if !names.contains(&class) && !(is_voyage(config)? && class == VOYAGE) {
+        if !(names.contains(&class) || class == VOYAGE && is_voyage(config)?) {
             doubt(
                 "architectures".into(),
                 format!("names `{class}`; supported with this model_type are {}", names.join(" and ")),

@@ -1,6 +1,6 @@
 //! What stands behind pooling, and where its weights are.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::SafeTensors;
@@ -233,15 +233,17 @@ impl Checkpoint {
     }
 }
 
-fn read(path: &PathBuf, bytes: &[u8], name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-    let tensors = SafeTensors::deserialize(bytes)
-        .map_err(|error| CheckpointError::NotSafetensors { path: path.clone(), reason: error.to_string() })?;
+fn read(path: &Path, bytes: &[u8], name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+    let tensors = SafeTensors::deserialize(bytes).map_err(|error| CheckpointError::NotSafetensors {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
     let Ok(tensor) = tensors.tensor(name) else {
-        return Err(CheckpointError::MissingTensor { path: path.clone(), tensor: name.to_owned() });
+        return Err(CheckpointError::MissingTensor { path: path.to_owned(), tensor: name.to_owned() });
     };
     if tensor.shape() != shape {
         return Err(CheckpointError::WrongShape {
-            path: path.clone(),
+            path: path.to_owned(),
             tensor: name.to_owned(),
             expected: shape.to_vec(),
             found: tensor.shape().to_vec(),
@@ -254,7 +256,7 @@ fn read(path: &PathBuf, bytes: &[u8], name: &str, shape: &[usize]) -> Result<Vec
         FileDtype::F16 => Ok(pairs().map(|x| f16::from_le_bytes(*x).to_f32()).collect()),
         FileDtype::BF16 => Ok(pairs().map(|x| bf16::from_le_bytes(*x).to_f32()).collect()),
         other => Err(CheckpointError::WrongDtype {
-            path: path.clone(),
+            path: path.to_owned(),
             tensor: name.to_owned(),
             expected: "f32, f16 or bf16",
             found: format!("{other:?}"),

@@ -31,6 +31,7 @@
 
 mod array;
 mod checks;
+mod compiled;
 pub(crate) mod cuda;
 mod device;
 mod dtype;
@@ -44,6 +45,7 @@ mod stream;
 mod waiting;
 
 pub use array::Array;
+pub use compiled::CompiledKernels;
 pub use device::{Backend, gpu_backend};
 pub(crate) use device::{end_thread, gpu_count, has_cpu, may_end_thread, survive_failure};
 pub use dtype::{Dtype, Element};

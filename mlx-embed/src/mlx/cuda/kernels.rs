@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
+use super::super::CompiledKernels;
 use super::plan::Plan;
 use super::program::{Architecture, Program, Source};
 use super::tiles::{After, DENSE_TILES, DenseTile, Tile, tiles};
 use crate::file::hex;
-use crate::info::CompiledKernels;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
 use crate::mlx::error::MlxError;

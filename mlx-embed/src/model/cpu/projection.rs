@@ -28,7 +28,7 @@ enum OwnWeights {
     Packed(Packed),
     /// Dequantised each time.
     Stored {
-        table: Table,
+        table: Box<Table>,
         outputs: usize,
     },
 }
@@ -84,7 +84,10 @@ impl Projection {
             for ((matrix, bias), part) in matrices.into_iter().zip(biases).zip(&spec.parts) {
                 let weights = match pack(std::slice::from_ref(&matrix), Order::Stacked)? {
                     Some(packed) => OwnWeights::Packed(packed),
-                    None => OwnWeights::Stored { table: Table::new(matrix.clone()), outputs: part.outputs() },
+                    None => OwnWeights::Stored {
+                        table: Box::new(Table::new(matrix.clone())),
+                        outputs: part.outputs(),
+                    },
                 };
                 matrix.release();
                 parts.push(OwnPart { weights, bias });

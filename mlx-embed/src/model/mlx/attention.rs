@@ -13,9 +13,12 @@ use super::{Frequencies, Mlx, Norm, Pass};
 /// Most memory that one step's scores may take where MLX holds them all, in bytes.
 const SCORES_BYTES: usize = 64 << 20;
 
-/// The masks that layers of one pass share: what is seen, by which queries.
+/// What is seen, by which queries, and how an array says it; `None` where nothing is hidden.
+type Mask = (Sees, Range<usize>, Option<Array>);
+
+/// The masks that layers of one pass share.
 #[derive(Debug, Default)]
-pub(super) struct Masks(RefCell<Vec<(Sees, Range<usize>, Option<Array>)>>);
+pub(super) struct Masks(RefCell<Vec<Mask>>);
 
 impl Mlx {
     /// Queries `[B, H, L, E]`, keys and values `[B, K, L, E]` of projections `[B, L, heads * E]`.
