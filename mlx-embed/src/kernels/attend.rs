@@ -137,6 +137,20 @@ pub(super) fn scratch_floats(heads: &Heads, rows: usize) -> usize {
     rows * (MAX_HEAD_DIM + BLOCK + heads.value_width())
 }
 
+/// Sets what a query doesn't see of its `count` scores: those up to `hidden`, and those from `visible` on.
+///
+/// # Safety
+/// The row has `count` numbers.
+#[inline(always)]
+unsafe fn hide(row: *mut f32, hidden: usize, visible: usize, count: usize, value: f32) {
+    for key in 0..hidden {
+        *row.add(key) = value;
+    }
+    for key in visible..count {
+        *row.add(key) = value;
+    }
+}
+
 /// Attention of head `head` for the `M` queries from token `first` of `text` on.
 ///
 /// A sum goes through keys in the order of their positions, wherever they lie: so its bits are the same with and without
@@ -198,9 +212,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
             let position = past + first + m;
             let hidden = position.saturating_sub(before).saturating_sub(start).min(panels * KEYS);
             let visible = ends.min((position + 1).saturating_add(after)).saturating_sub(start);
-            for key in (0..hidden).chain(visible.min(panels * KEYS)..panels * KEYS) {
-                *row.add(key) = f32::NEG_INFINITY;
-            }
+            hide(row, hidden, visible, panels * KEYS, f32::NEG_INFINITY);
             let mut largest = S::splat(max[m]);
             for v in 0..2 * panels {
                 largest = S::max(largest, S::load(row.add(v * LANES)));
@@ -215,9 +227,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
                 sum = S::add(sum, p);
             }
             // Masked scores became e^-87 rather than 0: too small to count, but they must not meet what lies there.
-            for key in (0..hidden).chain(visible.min(panels * KEYS)..panels * KEYS) {
-                *row.add(key) = 0.0;
-            }
+            hide(row, hidden, visible, panels * KEYS, 0.0);
             let keep = if max[m] == f32::NEG_INFINITY { 0.0 } else { (max[m] - shift).exp() };
             total[m] = total[m] * keep + S::reduce_add(sum);
             max[m] = largest;

@@ -92,29 +92,68 @@ impl Sink<'_> {
 /// The instruction set of `S` is enabled; the sink's rows and columns of this tile and pair are valid and nobody else's.
 #[inline(always)]
 pub(super) unsafe fn emit<S: Simd>(sink: &Sink<'_>, tile: Tile, pair: usize, products: &Products) {
+    // What is the same for all rows is decided once.
+    match sink.kind {
+        Kind::Store => emit_rows::<S, false>(sink, tile, pair, products, None),
+        Kind::Add => emit_rows::<S, true>(sink, tile, pair, products, None),
+        Kind::Activated(activation) => emit_rows::<S, false>(sink, tile, pair, products, Some(activation)),
+        Kind::Gated(Activation::Silu) => emit_gated::<S>(sink, tile, pair, products, Activation::Silu),
+        Kind::Gated(activation) => emit_gated::<S>(sink, tile, pair, products, activation),
+    }
+}
+
+#[inline(always)]
+unsafe fn emit_gated<S: Simd>(
+    sink: &Sink<'_>,
+    tile: Tile,
+    pair: usize,
+    products: &Products,
+    activation: Activation,
+) {
     let (first, count) = sink.span(pair);
     for m in 0..tile.rows {
         let from = products.0.as_ptr().add(m * PAIR);
+        gated::<S>(
+            activation,
+            from,
+            from.add(LANES),
+            sink.out.add((tile.first + m) * sink.stride + first),
+            count,
+        );
+    }
+}
+
+/// Two vectors a row.
+#[inline(always)]
+unsafe fn emit_rows<S: Simd, const ADD: bool>(
+    sink: &Sink<'_>,
+    tile: Tile,
+    pair: usize,
+    products: &Products,
+    activation: Option<Activation>,
+) {
+    let (first, count) = sink.span(pair);
+    let counts = [count.min(LANES), count.saturating_sub(LANES)];
+    let bias = sink.bias.map(|bias| {
+        let bias = bias.as_ptr().add(pair * PAIR);
+        [load_some::<S>(bias, counts[0]), load_some::<S>(bias.wrapping_add(LANES), counts[1])]
+    });
+    for m in 0..tile.rows {
+        let from = products.0.as_ptr().add(m * PAIR);
         let to = sink.out.add((tile.first + m) * sink.stride + first);
-        if let Kind::Gated(activation) = sink.kind {
-            gated::<S>(activation, from, from.add(LANES), to, count);
-            continue;
-        }
-        for (panel, start) in [0, LANES].into_iter().enumerate() {
-            if count <= start {
-                break;
+        for panel in 0..2 {
+            let to = to.wrapping_add(panel * LANES);
+            let mut x = S::load(from.add(panel * LANES));
+            if let Some(bias) = bias {
+                x = S::add(x, bias[panel]);
             }
-            let here = LANES.min(count - start);
-            let mut x = S::load(from.add(start));
-            if let Some(bias) = sink.bias {
-                x = S::add(x, load_some::<S>(bias.as_ptr().add(pair * PAIR + panel * LANES), here));
+            if ADD {
+                x = S::add(x, load_some::<S>(to, counts[panel]));
             }
-            match sink.kind {
-                Kind::Add => x = S::add(x, load_some::<S>(to.add(start), here)),
-                Kind::Activated(activation) => x = act::<S>(activation, x),
-                Kind::Store | Kind::Gated(_) => {}
+            if let Some(activation) = activation {
+                x = act::<S>(activation, x);
             }
-            store_some::<S>(to.add(start), x, here);
+            store_some::<S>(to, x, counts[panel]);
         }
     }
 }
