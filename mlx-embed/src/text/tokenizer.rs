@@ -120,10 +120,7 @@ impl TextEncoder {
             // Behind what the files do to the tokenizer. The first tokens are of no use where the last ones stay, and
             // where special tokens are plain text nothing is known of them.
             certain: match truncation_side {
-                // It compiles the patterns anew, where the library panics if there is no memory for it.
-                TruncationDirection::Right if !settings.split_special_tokens => {
-                    guarded(|| Ok(Certain::new(&tokenizer))).map_err(|reason| invalid(&path, reason))?
-                }
+                TruncationDirection::Right if !settings.split_special_tokens => Certain::new(&tokenizer),
                 _ => None,
             },
             tokenizer,

@@ -73,7 +73,14 @@ impl Cuts {
             | NormalizerWrapper::Prepend(_)
             | NormalizerWrapper::ByteLevel(_) => None,
         };
-        self.normalizers.push((normalizer.clone(), program));
+        let again = match normalizer {
+            // A clone panics where the pattern can't be compiled anew for want of memory.
+            NormalizerWrapper::Replace(replace) => {
+                serde_json::from_value(serde_json::to_value(replace).ok()?).ok()?
+            }
+            normalizer => normalizer.clone(),
+        };
+        self.normalizers.push((again, program));
         Some(())
     }
 

@@ -68,7 +68,9 @@ impl Words {
                     SplitPattern::String(text) => Program::literal(text),
                     SplitPattern::Regex(pattern) => Program::new(pattern),
                 };
-                Stage::Pattern(split.clone(), program?)
+                // As a clone, which panics where a pattern can't be compiled anew for want of memory.
+                let again = Split::new(split.pattern.clone(), split.behavior, split.invert).ok()?;
+                Stage::Pattern(again, program?)
             }
             PreTokenizerWrapper::ByteLevel(bytes) if bytes.use_regex => {
                 if bytes.add_prefix_space {
