@@ -41,25 +41,37 @@ impl Modules {
     pub(crate) fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let load = |spec: &ModuleSpec| -> Result<Module, CheckpointError> {
             Ok(match spec {
-                ModuleSpec::Dense { bias, activation, residual, inputs, outputs, .. } => Module::Dense {
-                    weight: match checkpoint.module_matrix(spec)? {
-                        Some((matrix, shape)) => model::dequantized(&matrix, shape),
-                        None => checkpoint.module_tensor(spec, "linear.weight")?,
-                    },
-                    bias: if *bias { Some(checkpoint.module_tensor(spec, "linear.bias")?) } else { None },
-                    activation: activation.function(),
-                    residual: match (residual, inputs == outputs) {
-                        (false, _) => Residual::None,
-                        (true, true) => Residual::Input,
-                        (true, false) => {
-                            Residual::Projected(checkpoint.module_tensor(spec, "residual.weight")?)
-                        }
-                    },
-                },
-                ModuleSpec::LayerNorm { .. } => Module::LayerNorm {
-                    weight: checkpoint.module_tensor(spec, "norm.weight")?,
-                    bias: checkpoint.module_tensor(spec, "norm.bias")?,
-                },
+                ModuleSpec::Dense { at, bias, activation, residual, inputs, outputs } => {
+                    let activation = activation.function();
+                    if let Some((matrix, shape)) = checkpoint.module_matrix(spec)? {
+                        let weight = model::dequantized(&matrix, shape);
+                        return Ok(Module::Dense {
+                            weight,
+                            bias: None,
+                            activation,
+                            residual: Residual::None,
+                        });
+                    }
+                    let file = checkpoint.module_file(at)?;
+                    let shape = [*outputs, *inputs];
+                    Module::Dense {
+                        weight: file.tensor("linear.weight", &shape)?,
+                        bias: bias.then(|| file.tensor("linear.bias", &[*outputs])).transpose()?,
+                        activation,
+                        residual: match (residual, inputs == outputs) {
+                            (false, _) => Residual::None,
+                            (true, true) => Residual::Input,
+                            (true, false) => Residual::Projected(file.tensor("residual.weight", &shape)?),
+                        },
+                    }
+                }
+                ModuleSpec::LayerNorm { at, size } => {
+                    let file = checkpoint.module_file(at)?;
+                    Module::LayerNorm {
+                        weight: file.tensor("norm.weight", &[*size])?,
+                        bias: file.tensor("norm.bias", &[*size])?,
+                    }
+                }
                 ModuleSpec::Normalize => Module::Normalize,
             })
         };

@@ -1,6 +1,7 @@
 //! What stands behind pooling, and where its weights are.
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::SafeTensors;
@@ -187,12 +188,13 @@ fn missing(files: &Files, folder: &Path) -> CheckpointError {
 }
 
 impl Checkpoint {
-    /// The matrix of a module that stands among the model's own weights, and its outputs and inputs.
+    /// The matrix of a module that stands among the model's own weights, and its outputs and inputs. Such a module has
+    /// neither a bias nor a residual connection.
     pub(crate) fn module_matrix(
         &self,
         module: &ModuleSpec,
     ) -> Result<Option<(Matrix, [usize; 2])>, CheckpointError> {
-        let ModuleSpec::Dense { at, .. } = module else { return Ok(None) };
+        let ModuleSpec::Dense { at, bias: false, residual: false, .. } = module else { return Ok(None) };
         let Some(own) = self.spec().dense.iter().find(|own| own.parts[0].path == *at) else {
             return Ok(None);
         };
@@ -200,17 +202,9 @@ impl Checkpoint {
         Ok(Some((matrix, [own.outputs(), own.inputs])))
     }
 
-    /// A tensor of a module's folder, as f32.
-    pub(crate) fn module_tensor(&self, module: &ModuleSpec, name: &str) -> Result<Vec<f32>, CheckpointError> {
-        let (at, shape) = match module {
-            ModuleSpec::Dense { at, inputs, outputs, .. } if name.ends_with(".weight") => {
-                (at, vec![*outputs, *inputs])
-            }
-            ModuleSpec::Dense { at, outputs, .. } => (at, vec![*outputs]),
-            ModuleSpec::LayerNorm { at, size } => (at, vec![*size]),
-            ModuleSpec::Normalize => return Ok(Vec::new()),
-        };
-        let folder = Path::new(at);
+    /// The weights in a module's folder.
+    pub(crate) fn module_file(&self, folder: &str) -> Result<ModuleFile<'_>, CheckpointError> {
+        let folder = Path::new(folder);
         let file = folder.join("model.safetensors");
         let path = self.place().path(&file);
         let holds = |file: &Path| {
@@ -225,11 +219,23 @@ impl Checkpoint {
             };
             return Err(CheckpointError::MissingFile { path, hint });
         }
-        let bytes = self
-            .place()
-            .read(&file, MODULE_BYTES)
-            .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
-        read(&path, &bytes, name, &shape)
+        match self.place().read(&file, MODULE_BYTES) {
+            Ok(bytes) => Ok(ModuleFile { path, bytes }),
+            Err(source) => Err(CheckpointError::Io { path, source }),
+        }
+    }
+}
+
+/// A module's weights, read once for all its tensors.
+pub(crate) struct ModuleFile<'a> {
+    path: PathBuf,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl ModuleFile<'_> {
+    /// A tensor's numbers as f32, row after row.
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+        read(&self.path, &self.bytes, name, shape)
     }
 }
 

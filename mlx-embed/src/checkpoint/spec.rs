@@ -252,7 +252,12 @@ pub(crate) struct PartSpec {
 impl PartSpec {
     /// All rows.
     pub(crate) fn whole(path: String, outputs: usize, bias: bool) -> Self {
-        Self { path, rows: 0..outputs, of: outputs, bias }
+        Self::nth(path, 0, 1, outputs, bias)
+    }
+
+    /// One of `count` parts of a matrix, each of so many rows.
+    pub(crate) fn nth(path: String, index: usize, count: usize, outputs: usize, bias: bool) -> Self {
+        Self { path, rows: index * outputs..(index + 1) * outputs, of: count * outputs, bias }
     }
 
     pub(crate) fn outputs(&self) -> usize {

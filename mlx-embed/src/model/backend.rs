@@ -60,7 +60,7 @@ pub(crate) trait Backend: Sized + Operations<Self> {
         Ok(())
     }
 
-    /// Whether texts of a batch lie one behind the other ([`Batch::joined`]) rather than padded.
+    /// Whether texts of a batch lie one behind the other ([`Batch::packed`]) rather than padded.
     fn packs(&self) -> bool;
 
     /// The type of activations.

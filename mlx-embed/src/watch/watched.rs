@@ -75,9 +75,8 @@ impl<'a, B: Measurable> Watched<'a, B> {
     ) -> Result<(T, [Duration; 2]), MlxError> {
         let building = Building::start();
         let made = build()?;
-        let host = if B::DEFERS { building.host() } else { Duration::ZERO };
-        wait(&made)?;
-        Ok((made, [host, building.elapsed().saturating_sub(host)]))
+        let times = times::<B>(&building, || wait(&made))?;
+        Ok((made, times))
     }
 
     /// One operation of a layer.
@@ -114,6 +113,16 @@ impl<'a, B: Measurable> Watched<'a, B> {
         }
         Ok(made)
     }
+}
+
+/// How long what was built took the host, and then the device.
+fn times<B: Measurable>(
+    building: &Building,
+    wait: impl FnOnce() -> Result<(), MlxError>,
+) -> Result<[Duration; 2], MlxError> {
+    let host = if B::DEFERS { building.host() } else { Duration::ZERO };
+    wait()?;
+    Ok([host, building.elapsed().saturating_sub(host)])
 }
 
 impl<B: Measurable> Operations<B> for Watched<'_, B> {
@@ -199,9 +208,7 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
             Half::Attention => self.half.set(Half::Mlp),
             Half::Mlp => {
                 if let Some(building) = self.began.take() {
-                    let host = if B::DEFERS { building.host() } else { Duration::ZERO };
-                    b.wait_hidden(&sum)?;
-                    let times = [host, building.elapsed().saturating_sub(host)];
+                    let times = times::<B>(&building, || b.wait_hidden(&sum))?;
                     self.record(&[Part::Layer], b.arithmetic(None), Some(self.layer.get()), times);
                 }
                 self.half.set(Half::Attention);

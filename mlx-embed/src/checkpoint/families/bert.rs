@@ -1,11 +1,12 @@
 //! BERT and RoBERTa: absolute positions, attention to all tokens, a norm of each sum.
 
+use super::{heads, table};
 use crate::checkpoint::config::{self, Architecture, ModelConfig};
 use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{
-    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormKind,
-    NormSpec, PartSpec, PositionsSpec, ProjectionSpec, Sees, TableSpec,
+    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
+    PartSpec, PositionsSpec, ProjectionSpec, Sees,
 };
 use crate::checkpoint::{CheckpointError, RopeScaling};
 
@@ -24,12 +25,12 @@ pub(super) fn read(
             config.invalid("position_embedding_type", format!("is `{kind}`; only absolute is supported"))
         );
     }
-    for (field, other) in [("is_decoder", true), ("add_cross_attention", true)] {
-        if config.optional::<bool>(field)? == Some(other) {
-            return Err(config.invalid(field, format!("is {other}, which makes another model of it")));
+    for field in ["is_decoder", "add_cross_attention"] {
+        if config::flag(config, field)? {
+            return Err(config.invalid(field, "is true, which makes another model of it"));
         }
     }
-    let activation = activation(config, "hidden_act", "gelu")?;
+    let activation = super::activation(config, "hidden_act", "gelu")?;
     let rows = size("max_position_embeddings")? as usize;
     let positions = |first, padding| PositionsSpec {
         table: table("embeddings.position_embeddings", rows, hidden_size),
@@ -133,34 +134,5 @@ fn layer_spec(
             gated: false,
             down: ProjectionSpec::one(of("output.dense"), hidden, intermediate, true),
         },
-    }
-}
-
-pub(super) fn heads(config: &ModelConfig) -> HeadsSpec {
-    let [heads, kv_heads, head_dim] =
-        [config.heads, config.kv_heads, config.head_dim].map(|size| size as usize);
-    HeadsSpec { heads, kv_heads, head_dim }
-}
-
-pub(super) fn table(path: &str, rows: usize, width: i32) -> TableSpec {
-    TableSpec { path: path.to_owned(), rows, width: width as usize }
-}
-
-/// The activation that `field` names, by transformers' names.
-pub(super) fn activation(
-    config: &JsonObject,
-    field: &str,
-    default: &str,
-) -> Result<Activation, CheckpointError> {
-    let name = config.optional::<String>(field)?.unwrap_or_else(|| default.to_owned());
-    match name.as_str() {
-        "gelu" => Ok(Activation::GeluErf),
-        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
-        "relu" => Ok(Activation::Relu),
-        "silu" | "swish" => Ok(Activation::Silu),
-        _ => Err(config.invalid(
-            field,
-            format!("is `{name}`; supported are gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu and silu"),
-        )),
     }
 }

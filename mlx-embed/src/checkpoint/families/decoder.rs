@@ -5,16 +5,15 @@ use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::rope::{RopeScaling, RopeSpec};
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormKind,
-    NormSpec, PartSpec, ProjectionSpec, Sees, TableSpec,
+    NormSpec, PartSpec, ProjectionSpec, Sees,
 };
 
 /// `projects` says that `linear` is behind the layers.
 pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) -> ModelSpec {
     let [hidden, intermediate, vocabulary] =
         [config.hidden_size, config.intermediate_size, config.vocab_size].map(|size| size as usize);
-    let [heads, kv_heads, head_dim] =
-        [config.heads, config.kv_heads, config.head_dim].map(|size| size as usize);
-    let heads = HeadsSpec { heads, kv_heads, head_dim };
+    let heads = super::heads(config);
+    let HeadsSpec { kv_heads, head_dim, .. } = heads;
     let gemma = config.architecture == Architecture::Gemma3;
     let norm = |path: String, size| NormSpec {
         weight: format!("{path}.weight"),
@@ -79,7 +78,7 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
     ModelSpec {
         hidden,
         embedding: EmbeddingSpec {
-            tokens: TableSpec { path: "embed_tokens".into(), rows: vocabulary, width: hidden },
+            tokens: super::table("embed_tokens", vocabulary, config.hidden_size),
             scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
             positions: None,
             token_types: None,

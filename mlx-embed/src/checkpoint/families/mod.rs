@@ -10,7 +10,7 @@ mod nomic;
 use super::doubt::Doubt;
 use super::files::TensorFiles;
 use super::json::JsonObject;
-use super::spec::{ModelSpec, NormKind, NormSpec};
+use super::spec::{Activation, HeadsSpec, ModelSpec, NormKind, NormSpec, TableSpec};
 use super::{Architecture, CheckpointError, ModelConfig, marks, parts};
 
 /// What the checkpoint's model is.
@@ -53,4 +53,29 @@ fn shared_out(config: &JsonObject, field: &str, hidden: i32, heads: i32) -> Resu
         field,
         format!("is {heads}, which does not share the hidden size {hidden} out in even numbers"),
     ))
+}
+
+fn heads(config: &ModelConfig) -> HeadsSpec {
+    let [heads, kv_heads, head_dim] =
+        [config.heads, config.kv_heads, config.head_dim].map(|size| size as usize);
+    HeadsSpec { heads, kv_heads, head_dim }
+}
+
+fn table(path: &str, rows: usize, width: i32) -> TableSpec {
+    TableSpec { path: path.to_owned(), rows, width: width as usize }
+}
+
+/// The activation that `field` names, by transformers' names.
+fn activation(config: &JsonObject, field: &str, default: &str) -> Result<Activation, CheckpointError> {
+    let name = config.optional::<String>(field)?.unwrap_or_else(|| default.to_owned());
+    match name.as_str() {
+        "gelu" => Ok(Activation::GeluErf),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        "silu" | "swish" => Ok(Activation::Silu),
+        _ => Err(config.invalid(
+            field,
+            format!("is `{name}`; supported are gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu and silu"),
+        )),
+    }
 }

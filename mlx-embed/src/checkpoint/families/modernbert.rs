@@ -1,6 +1,6 @@
 //! ModernBERT: norms before each half, rotary embedding, GeGLU, and layers that see a window.
 
-use super::bert::{activation, heads, table};
+use super::{activation, heads, table};
 use crate::checkpoint::config::{self, Architecture, ModelConfig};
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::rope::RopeSpec;
@@ -58,18 +58,8 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     let layer = |index: usize| {
         let of = |name: &str| format!("layers.{index}.{name}");
         // A third each of one matrix, and a half each.
-        let third = |part: usize| PartSpec {
-            path: of("attn.Wqkv"),
-            rows: part * hidden..(part + 1) * hidden,
-            of: 3 * hidden,
-            bias: attention_bias,
-        };
-        let half = |part: usize| PartSpec {
-            path: of("mlp.Wi"),
-            rows: part * intermediate..(part + 1) * intermediate,
-            of: 2 * intermediate,
-            bias: mlp_bias,
-        };
+        let third = |part: usize| PartSpec::nth(of("attn.Wqkv"), part, 3, hidden, attention_bias);
+        let half = |part: usize| PartSpec::nth(of("mlp.Wi"), part, 2, intermediate, mlp_bias);
         let before = |name: &str| HalfNorms { input: Some(norm(of(name))), ..HalfNorms::default() };
         LayerSpec {
             attention: AttentionSpec {

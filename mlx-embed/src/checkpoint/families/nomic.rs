@@ -1,7 +1,7 @@
 //! nomic-bert: BERT's order of norms with rotary embedding and SwiGLU.
 
-use super::bert::{heads, table};
 use super::layer_norm;
+use super::{heads, table};
 use crate::checkpoint::config::{self, Architecture, ModelConfig};
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::rope::RopeSpec;
@@ -56,12 +56,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     let [hidden, intermediate] = [own.hidden_size, own.intermediate_size].map(|size| size as usize);
     let layer = |index: usize| {
         let of = |name: &str| format!("encoder.layers.{index}.{name}");
-        let third = |part: usize| PartSpec {
-            path: of("attn.Wqkv"),
-            rows: part * hidden..(part + 1) * hidden,
-            of: 3 * hidden,
-            bias: false,
-        };
+        let third = |part: usize| PartSpec::nth(of("attn.Wqkv"), part, 3, hidden, false);
         let sum =
             |name: &str| HalfNorms { sum: Some(layer_norm(&of(name), hidden, eps)), ..HalfNorms::default() };
         LayerSpec {
