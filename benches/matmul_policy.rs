@@ -1,4 +1,4 @@
-//! Where a 4-bit product on the CPU should change from the packed kernel to expanding the matrix and calling BLAS.
+//! Where a 4-bit product on the CPU should change from the packed kernel to dequantising the matrix and calling BLAS.
 //!
 //! `cargo bench --bench matmul_policy`; the crossover is `CPU_PACKED_ROWS` in `src/model/linear.rs`.
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
@@ -33,14 +33,14 @@ fn policies(criterion: &mut Criterion) -> Result<(), MlxError> {
         let x: Vec<f32> = (0..rows * COLUMNS).map(|i| (i % 17) as f32 * 0.1 - 0.8).collect();
         let x = Array::from_slice(&x, &[rows as i32, COLUMNS as i32])?;
         let packed = || ops::quantized_matmul(&x, parts, &stream)?.eval();
-        let expanded = || {
+        let dequantized = || {
             let matrix = ops::dequantize(parts, Dtype::F32, &stream)?;
             ops::matmul(&x, &ops::transpose(&matrix, &[1, 0], &stream)?, &stream)?.eval()
         };
         if rows <= 16 {
             group.bench_function(BenchmarkId::new("packed", rows), |bencher| bencher.iter(packed));
         }
-        group.bench_function(BenchmarkId::new("expanded", rows), |bencher| bencher.iter(expanded));
+        group.bench_function(BenchmarkId::new("dequantized", rows), |bencher| bencher.iter(dequantized));
     }
     group.finish();
     Ok(())

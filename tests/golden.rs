@@ -64,8 +64,8 @@ fn rounds(embedder: &Embedder) -> bool {
 fn ways() -> Vec<LoadOptions> {
     let with = |kernels: &str| LoadOptions { kernels: Some(kernels.into()), ..golden::load_options() };
     if golden::on_gpu() {
-        // By default this crate's kernels, where they can run the case, on packed weights and on expanded ones.
-        let policies = [MatmulPolicy::Packed, MatmulPolicy::Expanded, MatmulPolicy::Resident];
+        // By default this crate's kernels, where they can run the case, on packed weights and on dequantised ones.
+        let policies = [MatmulPolicy::Packed, MatmulPolicy::Dequantized, MatmulPolicy::Resident];
         let own = policies.map(|matmul| LoadOptions { matmul, ..golden::load_options() });
         return own.into_iter().chain([with("mlx")]).collect();
     }

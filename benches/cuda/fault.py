@@ -14,7 +14,7 @@ from pathlib import Path
 
 from memory import command
 
-# Some 110 launches load the model (it expands or packs its matrices), the others are of batches.
+# Some 110 launches load the model (it dequantises or packs its matrices), the others are of batches.
 LAUNCHES = (1, 100, 200, 300)
 BETWEEN = r"""
 #define _GNU_SOURCE

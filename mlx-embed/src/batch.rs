@@ -13,7 +13,7 @@ const FREE_PADDING: usize = 128;
 pub(crate) enum Sharing {
     /// Padded on the right to the longest.
     Padded,
-    /// Packed one behind the other, without padding.
+    /// Packed: one text after the other, without padding.
     Packed,
     /// Only texts of one length, for models whose rows depend on the longest one's.
     EqualLengths,
@@ -96,7 +96,7 @@ impl Batch {
         }
     }
 
-    /// Texts packed one behind the other.
+    /// Texts packed one after the other.
     pub(crate) fn packed(texts: &[&[u32]]) -> Self {
         let ids = texts.concat();
         let starts = texts.iter().scan(0, |next, text| {

@@ -64,7 +64,7 @@ pub struct LoadOptions {
     /// kernels on a GPU, 256 MiB for MLX's own there.
     pub cache_limit: Option<usize>,
     /// Bytes that MLX tries to stay within; a setting of the whole process. Default: on an NVIDIA GPU what is in use plus
-    /// twice the weights (six times where they stay expanded) and 512 MiB, elsewhere MLX's own.
+    /// twice the weights (six times where they stay dequantised) and 512 MiB, elsewhere MLX's own.
     pub memory_limit: Option<usize>,
 }
 

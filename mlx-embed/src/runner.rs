@@ -17,7 +17,7 @@ use crate::error::{Error, InputError};
 use crate::kernels::{self, Family};
 use crate::mlx::{self, Array, CompiledKernels, Dtype, Stream, cuda, memory, ops};
 use crate::model::{
-    self, Backend, Cache, Cpu, Cuda, Decoder, Form, LEAST_REUSED, MatmulPolicy, Mlx, Precision, Rows,
+    self, Backend, Cpu, Cuda, Decoder, Form, KvCache, LEAST_CACHED, MatmulPolicy, Mlx, Precision, Rows,
 };
 use crate::modules::Modules;
 use crate::pooling::{Before, Pooling};
@@ -255,12 +255,12 @@ impl<B: Backend> Runner<B> {
         let _turn = self.turn();
         let mut layers = Vec::new();
         let mut hidden = Vec::new();
-        if ids.len() >= LEAST_REUSED {
+        if ids.len() >= LEAST_CACHED {
             self.decoder.check_weights()?;
             let batch = Batch::packed(&[ids]);
             let rows = self.pooling.rows(&batch, 0);
             let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
-            let states = self.decoder.forward(&batch, rows, Cache::Keep(&mut layers), None)?;
+            let states = self.decoder.forward(&batch, rows, KvCache::Keep(&mut layers), None)?;
             if self.pooling == Pooling::Mean {
                 hidden = states;
             }
@@ -283,7 +283,7 @@ impl<B: Backend> Runner<B> {
         left_out: usize,
     ) -> Result<Vectors, Error> {
         match prefix {
-            Some((prefix, shared)) if shared >= LEAST_REUSED => {
+            Some((prefix, shared)) if shared >= LEAST_CACHED => {
                 debug_assert!(self.pooling.continues() && shared <= prefix.len());
                 let before = match self.pooling {
                     Pooling::Mean if left_out < shared => {
@@ -292,21 +292,21 @@ impl<B: Backend> Runner<B> {
                     }
                     _ => Before::leaving_out(left_out.saturating_sub(shared)),
                 };
-                self.run(texts, Cache::Continue { layers: &prefix.layers, tokens: shared }, &before, 0)
+                self.run(texts, KvCache::Continue { layers: &prefix.layers, tokens: shared }, &before, 0)
             }
             Some((prefix, shared)) => {
                 let whole: Vec<_> = texts.iter().map(|text| [&prefix.ids[..shared], text].concat()).collect();
                 let whole: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
-                self.run(&whole, Cache::None, &Before::leaving_out(left_out), left_out)
+                self.run(&whole, KvCache::None, &Before::leaving_out(left_out), left_out)
             }
-            None => self.run(texts, Cache::None, &Before::leaving_out(left_out), left_out),
+            None => self.run(texts, KvCache::None, &Before::leaving_out(left_out), left_out),
         }
     }
 
     fn run(
         &self,
         texts: &[&[u32]],
-        cache: Cache<'_, B::KeysValues>,
+        cache: KvCache<'_, B::KeysValues>,
         before: &Before,
         left_out: usize,
     ) -> Result<Vectors, Error> {
@@ -347,7 +347,7 @@ impl<B: Inspectable> Inspect for Runner<B> {
                 text.push(state[start * width..(start + length) * width].to_vec());
             }
         };
-        self.decoder.forward(&batch, Rows::All, Cache::None, Some(&mut keep))?;
+        self.decoder.forward(&batch, Rows::All, KvCache::None, Some(&mut keep))?;
         self.decoder.check_weights()?;
         Ok(HiddenStates { dtype: self.decoder.backend().activation(), texts: found })
     }

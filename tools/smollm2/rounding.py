@@ -1,9 +1,9 @@
-"""What rounding activations costs: simulates the CPU kernels' digits on a checkpoint, in f32.
+"""What rounding activations costs: simulates the CPU kernels' limbs on a checkpoint, in f32.
 
     python rounding.py DIR [RULE ...]
 
 Activations that enter a linear layer are rounded a group of 64 at a time, for each row either to
-one digit (int8, x = s q with s = max|x| / 127) or to two (x = s (256 hi + lo), s = max|x| / 32639).
+one limb (int8, x = s q with s = max|x| / 127) or to two (x = s (256 hi + lo), s = max|x| / 32639).
 A RULE says which; its parts are separated by commas and a later one wins:
 
     [LAYERS/][KIND:]SETTING       0-1/down:2   gateup:t8   t12,down:t6   all:e0.003
@@ -11,17 +11,17 @@ A RULE says which; its parts are separated by commas and a later one wins:
 KIND is all, qkv, o, gateup or down, LAYERS a range (negative ones count from the end). SETTING:
 
     x        unrounded
-    1 or 2   that many digits; 1g32: one digit, groups of 32; 1row: one, a whole row
-    tN       two digits where the group's max|x| > N * rms(row), else one
-    aN       two digits where the group's max|x| > N
-    eN       two digits for the largest groups of a row, until the error that is to be expected
+    1 or 2   that many limbs; 1g32: one limb, groups of 32; 1row: one, a whole row
+    tN       two limbs where the group's max|x| > N * rms(row), else one
+    aN       two limbs where the group's max|x| > N
+    eN       two limbs for the largest groups of a row, until the error that is to be expected
              of the others is below N times the row's norm
-    ..+pN    and two digits for the first N tokens of each text
+    ..+pN    and two limbs for the first N tokens of each text
 
 For each rule it prints 1e4 * (1 - cosine) to the unrounded vectors, the worst and the mean of
 tools/golden/texts.py (last content token, <|endoftext|> behind the text, mean of the content), and the share
-of groups with two digits for each kind, in per cent: of (row, group)s and of (12 consecutive
-rows, group)s that hold one. `work` is the number of digit products over that of one digit
+of groups with two limbs for each kind, in per cent: of (row, group)s and of (12 consecutive
+rows, group)s that hold one. `work` is the number of limb products over that of one limb
 everywhere, first by rows, then by tiles.
 """
 
@@ -147,7 +147,7 @@ class Decoder:
         return np.split(self.rms_norm(state, self.norm), ends[:-1])
 
 
-def digits(x: np.ndarray, steps: int, group: int) -> np.ndarray:
+def limbs(x: np.ndarray, steps: int, group: int) -> np.ndarray:
     """x [rows, inputs] rounded to multiples of max|x| / steps, a group at a time."""
     groups = x.reshape(len(x), -1, group)
     scale = np.abs(groups).max(-1, keepdims=True) / np.float32(steps)
@@ -160,7 +160,7 @@ class Rounding:
     rule: str
     layers: int
     positions: np.ndarray  # of each row in its text
-    seen: dict = field(default_factory=dict)  # kind: [two-digit rows, rows, tiles, tiles], summed
+    seen: dict = field(default_factory=dict)  # kind: [two-limb rows, rows, tiles, tiles], summed
     work: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def setting(self, layer: int, kind: str) -> str:
@@ -184,20 +184,20 @@ class Rounding:
         if setting == "x":
             return x
         if setting == "1row":
-            return digits(x, 127, x.shape[1])
+            return limbs(x, 127, x.shape[1])
         if setting == "1g32":
-            return digits(x, 127, 32)
+            return limbs(x, 127, 32)
         setting, _, start = setting.partition("+p")
         two = self.chosen(x, setting)
         if start:
             two |= (self.positions < int(start))[:, None]
         self.count(two, kind, x.shape[1])
         mask = np.repeat(two, GROUP, axis=1)
-        return np.where(mask, digits(x, 32639, GROUP), digits(x, 127, GROUP))
+        return np.where(mask, limbs(x, 32639, GROUP), limbs(x, 127, GROUP))
 
     @staticmethod
     def chosen(x: np.ndarray, setting: str) -> np.ndarray:
-        """[rows, groups]: which get two digits."""
+        """[rows, groups]: which get two limbs."""
         largest = np.abs(x.reshape(len(x), -1, GROUP)).max(-1)
         if setting in ("1", "2"):
             return np.full(largest.shape, setting == "2")
@@ -268,7 +268,7 @@ def main() -> int:
     positions = np.concatenate([np.arange(len(text)) for text in ids])
     wanted = decoder.final(ids, lambda x, layer, kind: x)
     print("tokens of the texts:", *(len(text) - 1 for text in ids))
-    print(f"{'':32} {'1e4 (1 - cosine), worst and mean':^47}  two digits, % of rows and tiles")
+    print(f"{'':32} {'1e4 (1 - cosine), worst and mean':^47}  two limbs, % of rows and tiles")
     print(f"{'rule':32} {'last':^15} {'end':^15} {'mean':^15}"
           + "".join(f"  {kind:^12}" for kind in KINDS) + "   work")
     for rule in options.rules:

@@ -84,7 +84,7 @@ pub(crate) struct CommonArgs {
     kernels: Option<String>,
 
     /// How an NVIDIA GPU multiplies with 4-bit matrices: `auto` as it measured when the model was first loaded, `packed` as
-    /// they are, `expanded` to bf16 each time, `resident` with expanded ones kept in memory
+    /// they are, `dequantized` to bf16 each time, `resident` with dequantised ones kept in memory
     #[arg(long, value_name = "HOW", default_value = "auto")]
     matmul: MatmulArg,
 
@@ -124,7 +124,7 @@ enum DeviceArg {
 enum MatmulArg {
     Auto,
     Packed,
-    Expanded,
+    Dequantized,
     Resident,
 }
 
@@ -209,7 +209,7 @@ impl CommonArgs {
             matmul: match self.matmul {
                 MatmulArg::Auto => MatmulPolicy::Auto,
                 MatmulArg::Packed => MatmulPolicy::Packed,
-                MatmulArg::Expanded => MatmulPolicy::Expanded,
+                MatmulArg::Dequantized => MatmulPolicy::Dequantized,
                 MatmulArg::Resident => MatmulPolicy::Resident,
             },
             pooling: self.pooling.map(|pooling| match pooling {

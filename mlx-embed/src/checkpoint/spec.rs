@@ -221,7 +221,7 @@ pub(crate) enum NormKind {
     Layer,
 }
 
-/// Matrices that read the same rows; their outputs lie one behind the other.
+/// Matrices that read the same rows; their outputs are concatenated.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ProjectionSpec {
     pub(crate) parts: Vec<PartSpec>,

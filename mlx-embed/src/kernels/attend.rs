@@ -1,7 +1,7 @@
 //! Attention with grouped keys and values, without ever holding all scores of a text.
 //!
 //! Queries go in tiles, keys in blocks, and the softmax is kept up to date block by block: Milakov and Gimelshein
-//! (2018), Dao et al. (2022). Texts lie one behind the other with no padding between them.
+//! (2018), Dao et al. (2022). Texts are packed, with no padding between them.
 
 #![expect(
     unsafe_op_in_unsafe_fn,
@@ -64,7 +64,7 @@ impl Span {
 
 /// Keys and values, laid out, of tokens that all texts of a batch continue.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Past<'a> {
+pub(super) struct CachedPart<'a> {
     /// How many of the tokens they continue: the first ones.
     pub(super) tokens: usize,
     /// How many tokens keys and values are there of.
@@ -75,13 +75,13 @@ pub(super) struct Past<'a> {
     pub(super) values: &'a [f32],
 }
 
-/// A text's place in the batch. Its positions count from the start of the past, its tokens from the end of it.
+/// A text's place in the batch. Its positions count from the start of the cache, its tokens from the end of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Text {
     /// First token.
     pub(super) first: usize,
     pub(super) tokens: usize,
-    /// First block of keys: the one that the first token's is in, beside the last ones of the past.
+    /// First block of keys: the one that the first token's is in, beside the last ones of the cache.
     pub(super) block: usize,
 }
 
@@ -95,7 +95,7 @@ pub(super) struct Attention<'a> {
     pub(super) rotation: Option<Rotation<'a>>,
     pub(super) scale: f32,
     pub(super) span: Span,
-    pub(super) past: Past<'a>,
+    pub(super) cached: CachedPart<'a>,
     /// `[tokens, width]`
     pub(super) qkv: &'a [f32],
     /// `[tokens, heads, head_dim]`, scaled.
@@ -119,16 +119,16 @@ impl Attention<'_> {
     }
 
     pub(super) unsafe fn past_key_block(&self, kv_head: usize, block: usize) -> *const f32 {
-        let blocks = self.past.length.div_ceil(KEYS);
-        self.past.keys.as_ptr().add((kv_head * blocks + block) * self.heads.head_dim * KEYS)
+        let blocks = self.cached.length.div_ceil(KEYS);
+        self.cached.keys.as_ptr().add((kv_head * blocks + block) * self.heads.head_dim * KEYS)
     }
 
     pub(super) unsafe fn value(&self, kv_head: usize, token: usize) -> *mut f32 {
         self.v.add((kv_head * self.tokens + token) * self.heads.value_width())
     }
 
-    unsafe fn past_value(&self, kv_head: usize, position: usize) -> *const f32 {
-        self.past.values.as_ptr().add((kv_head * self.past.length + position) * self.heads.value_width())
+    unsafe fn cached_value(&self, kv_head: usize, position: usize) -> *const f32 {
+        self.cached.values.as_ptr().add((kv_head * self.cached.length + position) * self.heads.value_width())
     }
 }
 
@@ -154,7 +154,7 @@ unsafe fn hide(row: *mut f32, hidden: usize, visible: usize, count: usize, value
 /// Attention of head `head` for the `M` queries from token `first` of `text` on.
 ///
 /// A sum goes through keys in the order of their positions, wherever they lie: so its bits are the same with and without
-/// a past.
+/// a cache.
 ///
 /// # Safety
 /// The instruction set of `S` is enabled; `prepare` ran for all tokens; `scratch` has [`scratch_floats`] numbers;
@@ -181,22 +181,22 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
     std::ptr::write_bytes(sums, 0, M * value_width);
     let mut max = [f32::NEG_INFINITY; M];
     let mut total = [0.0_f32; M];
-    let past = at.past.tokens;
+    let cached = at.cached.tokens;
     let Span { before, after } = at.span;
     // Keys that the last query sees end here, and those that the first sees begin in this block.
-    let ends = past + text.tokens;
-    let seen = ends.min((past + first + M).saturating_add(after));
-    let first_block = (past + first).saturating_sub(before) / BLOCK * BLOCK;
+    let ends = cached + text.tokens;
+    let seen = ends.min((cached + first + M).saturating_add(after));
+    let first_block = (cached + first).saturating_sub(before) / BLOCK * BLOCK;
     let mut start = first_block;
     while start < seen {
         let count = BLOCK.min(seen - start);
         let panels = count.div_ceil(KEYS);
         for panel in 0..panels {
             let block = start / KEYS + panel;
-            let keys = if block < past / KEYS {
+            let keys = if block < cached / KEYS {
                 at.past_key_block(kv_head, block)
             } else {
-                at.key_block(kv_head, text.block + block - past / KEYS)
+                at.key_block(kv_head, text.block + block - cached / KEYS)
             };
             let mut dots = [[S::splat(0.0); 2]; M];
             float_tile::<S, M, 1, MAX_HEAD_DIM>(queries, keys, KEYS, head_dim, &mut dots);
@@ -209,7 +209,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
         for m in 0..M {
             let row = scores.add(m * BLOCK);
             // What a query doesn't see, and what is past the last key, doesn't count.
-            let position = past + first + m;
+            let position = cached + first + m;
             let hidden = position.saturating_sub(before).saturating_sub(start).min(panels * KEYS);
             let visible = ends.min((position + 1).saturating_add(after)).saturating_sub(start);
             hide(row, hidden, visible, panels * KEYS, f32::NEG_INFINITY);
@@ -238,14 +238,14 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
                 }
             }
         }
-        // Values of the past first, then the text's own.
+        // Values of the cache first, then the text's own.
         let mut done = 0;
         while done < count {
             let position = start + done;
-            let (values, end) = if position < past {
-                (at.past_value(kv_head, position), count.min(past - start))
+            let (values, end) = if position < cached {
+                (at.cached_value(kv_head, position), count.min(cached - start))
             } else {
-                (at.value(kv_head, text.first + position - past).cast_const(), count)
+                (at.value(kv_head, text.first + position - cached).cast_const(), count)
             };
             for e in (0..value_width).step_by(KEYS) {
                 let mut mixed = [[S::splat(0.0); 2]; M];

@@ -1,10 +1,10 @@
-//! Whole attention layers over batches of texts that lie one behind the other.
+//! Whole attention layers over packed batches.
 
 use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
 
 use super::Engine;
-use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, Past, Span, Text, scratch_floats};
+use super::attend::{Attention, CachedPart, Heads, KEYS, MAX_HEAD_DIM, Span, Text, scratch_floats};
 use super::buffer::Scratch;
 use super::prepare::PREPARED;
 use super::tiles::Tiles;
@@ -37,13 +37,13 @@ pub(crate) struct AttentionOptions<'a> {
 
 /// How the keys and values of one call serve another.
 #[derive(Debug)]
-pub(crate) enum Cache {
+pub(crate) enum KvCache {
     /// They don't.
     None,
     /// Those of one text are kept.
     Keep,
     /// All texts continue the first `tokens` tokens of these.
-    Continue { past: Arc<KeysValues>, tokens: usize },
+    Continue { cached: Arc<KeysValues>, tokens: usize },
 }
 
 /// Keys and values of one text, laid out.
@@ -78,7 +78,7 @@ impl KeysValues {
     }
 
     /// The first `tokens` tokens of it.
-    fn past(&self, tokens: usize) -> Past<'_> {
+    fn cached(&self, tokens: usize) -> CachedPart<'_> {
         let keys: usize = self.heads.keys_shape(self.tokens).iter().product();
         let values: usize = self.heads.values_shape(self.tokens).iter().product();
         // SAFETY: `new` made room for so many numbers, which any bytes are; they are written before anybody reads them.
@@ -88,7 +88,7 @@ impl KeysValues {
                 std::slice::from_raw_parts(self.values.start(), values),
             ]
         };
-        Past { tokens, length: self.tokens, keys, values }
+        CachedPart { tokens, length: self.tokens, keys, values }
     }
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Prepared {
     tokens: usize,
     blocks: usize,
     workspace: Workspace,
-    past: Option<(Arc<KeysValues>, usize)>,
+    cached: Option<(Arc<KeysValues>, usize)>,
     /// In place of the workspace's keys and values.
     kept: Option<Arc<KeysValues>>,
 }
@@ -127,7 +127,7 @@ thread_local! {
 
 impl Engine {
     /// Norms, rotates and lays out queries, keys and values. `qkv` is `[tokens, (heads + 2 * kv_heads) * head_dim]`, texts
-    /// of the given lengths one behind the other.
+    /// of the given lengths, packed.
     ///
     /// # Panics
     /// When a size does not fit the others.
@@ -136,7 +136,7 @@ impl Engine {
         qkv: &[f32],
         lengths: &[usize],
         options: &AttentionOptions<'_>,
-        cache: Cache,
+        cache: KvCache,
     ) -> Prepared {
         let heads = options.heads;
         let tokens: usize = lengths.iter().sum();
@@ -144,18 +144,18 @@ impl Engine {
         assert_eq!(qkv.len(), tokens * heads.width());
         assert!(heads.head_dim <= MAX_HEAD_DIM && heads.head_dim.is_multiple_of(2));
         assert!(heads.heads.is_multiple_of(heads.kv_heads));
-        let (past, mut kept) = match cache {
-            Cache::None => (None, None),
-            Cache::Keep => {
+        let (cached, mut kept) = match cache {
+            KvCache::None => (None, None),
+            KvCache::Keep => {
                 assert_eq!(lengths.len(), 1);
                 (None, Some(KeysValues::new(heads, tokens)))
             }
-            Cache::Continue { past, tokens } => {
-                assert!(tokens <= past.tokens && past.heads == heads);
-                (Some((past, tokens)), None)
+            KvCache::Continue { cached, tokens } => {
+                assert!(tokens <= cached.tokens && cached.heads == heads);
+                (Some((cached, tokens)), None)
             }
         };
-        let before = past.as_ref().map_or(0, |&(_, tokens)| tokens);
+        let before = cached.as_ref().map_or(0, |&(_, tokens)| tokens);
         if let Some(rotation) = options.rotation {
             assert!(rotation.angles.len() >= (before + longest) * heads.head_dim);
         }
@@ -183,7 +183,9 @@ impl Engine {
             rotation: options.rotation,
             scale: options.scale,
             span: options.span,
-            past: past.as_ref().map_or_else(Past::default, |(past, tokens)| past.past(*tokens)),
+            cached: cached
+                .as_ref()
+                .map_or_else(CachedPart::default, |(cached, tokens)| cached.cached(*tokens)),
             qkv,
             q: q.floats(tokens * heads.heads * heads.head_dim),
             k: k.floats(heads.kv_heads * blocks * heads.head_dim * KEYS),
@@ -193,7 +195,7 @@ impl Engine {
             out: std::ptr::null_mut(),
         };
         let texts = &*texts;
-        // Tokens prepared at once have their keys in one block, and blocks begin where the past does.
+        // Tokens prepared at once have their keys in one block, and blocks begin where the cache does.
         let lead = before % PREPARED;
         let spans = Spans::new(texts.iter().map(|text| (lead + text.tokens).div_ceil(PREPARED)));
         self.pool.run(spans.count(), &|task| {
@@ -201,12 +203,12 @@ impl Engine {
             let text = texts[text];
             let start = before - lead + part * PREPARED;
             let range = before.max(start)..(before + text.tokens).min(start + PREPARED);
-            // SAFETY: the family was detected; there is room for all tokens and blocks, and the past is as long as it
+            // SAFETY: the family was detected; there is room for all tokens and blocks, and the cache is as long as it
             // says; tokens are the task's own.
             unsafe { (self.family.prepare)(&at, text, range) };
         });
         let (scale, span) = (options.scale, options.span);
-        Prepared { heads, scale, span, tokens, blocks, workspace, past, kept: kept.map(Arc::new) }
+        Prepared { heads, scale, span, tokens, blocks, workspace, cached, kept: kept.map(Arc::new) }
     }
 
     /// Attention of every text on itself, and on what it continues: `[tokens, heads * head_dim]`.
@@ -214,7 +216,7 @@ impl Engine {
     /// # Panics
     /// When the result's size does not fit.
     pub(crate) fn attend(&self, prepared: Prepared, out: &mut [f32]) {
-        let Prepared { heads, scale, span, tokens, blocks, workspace, past, kept } = prepared;
+        let Prepared { heads, scale, span, tokens, blocks, workspace, cached, kept } = prepared;
         assert_eq!(out.len(), tokens * heads.heads * heads.head_dim);
         let (k, v) = match &kept {
             Some(kept) => (&kept.keys, &kept.values),
@@ -227,7 +229,9 @@ impl Engine {
             rotation: None,
             scale,
             span,
-            past: past.as_ref().map_or_else(Past::default, |(past, tokens)| past.past(*tokens)),
+            cached: cached
+                .as_ref()
+                .map_or_else(CachedPart::default, |(cached, tokens)| cached.cached(*tokens)),
             qkv: &[],
             // From here on these are read.
             q: workspace.q.start().cast_mut(),

@@ -14,7 +14,7 @@ use super::tiles::Tile;
 
 /// A tile product; see [`product::tile`].
 pub(super) type TileFn = unsafe fn(PairWeights, TileRows, usize, usize, *mut f32);
-/// Products of low digits; see [`product::low`].
+/// Products of low limbs; see [`product::low`].
 pub(super) type LowFn = unsafe fn(*const u8, *const i8, usize, u16, usize, *mut i32);
 /// A tile product of f32: `a`, `b`, `count`, `out`.
 pub(super) type FloatTileFn = unsafe fn(*const f32, *const f32, usize, *mut f32);
@@ -26,7 +26,7 @@ pub(super) struct TileFns {
     pub(super) nibbles: [TileFn; 2],
     pub(super) spread: TileFn,
     pub(super) bytes: [TileFn; 2],
-    /// Of low digits, by the form of the weights: nibbles, spread, bytes.
+    /// Of low limbs, by the form of the weights: nibbles, spread, bytes.
     pub(super) low: [LowFn; 3],
     pub(super) float: FloatTileFn,
     pub(super) attend: AttendFn,

@@ -12,7 +12,7 @@ use super::round::{Input, Laid, MAX_ROWS, Rounded};
 use super::simd::LANES;
 use super::source::Source;
 use super::tiles::Tiles;
-use super::{Digits, Engine};
+use super::{Engine, Limbs};
 
 /// Tiles from which on a pair is unpacked once for all rather than by each.
 const UNPACK_TILES: usize = 3;
@@ -74,7 +74,7 @@ pub(crate) enum Output<'a> {
 }
 
 thread_local! {
-    /// A pair's unpacked values and scales, products of low digits and of tiles; or a panel pair of f32 and the row it
+    /// A pair's unpacked values and scales, products of low limbs and of tiles; or a panel pair of f32 and the row it
     /// is made from.
     static SCRATCH: RefCell<[Scratch; 4]> = RefCell::default();
 }
@@ -82,7 +82,7 @@ thread_local! {
 /// Scratch of a projection.
 #[derive(Default)]
 pub(super) struct Workspace {
-    digits: Scratch,
+    limbs: Scratch,
     factors: Scratch,
     wide: Scratch,
     laid: Scratch,
@@ -99,7 +99,7 @@ impl Engine {
         x: &[f32],
         norm: Option<(&[f32], f32)>,
         inputs: usize,
-        digits: Digits<'_>,
+        limbs: Limbs<'_>,
         parts: &[Part<'_>],
         output: Output<'_>,
     ) {
@@ -107,10 +107,10 @@ impl Engine {
         let outputs: usize = parts.iter().map(|part| part.weights.outputs()).sum();
         assert_eq!(rows * inputs, x.len());
         assert!(norm.is_none_or(|(weight, _)| weight.len() == inputs));
-        if let Digits::TwoAbove { rows: two, .. } = digits {
+        if let Limbs::TwoAbove { rows: two, .. } = limbs {
             assert_eq!(two.len(), rows);
         }
-        let input = Input { x, inputs, norm, digits };
+        let input = Input { x, inputs, norm, limbs };
         let mut workspace = self.workspace();
         let workspace = &mut *workspace;
         let kind = match &output {
@@ -209,7 +209,7 @@ impl Engine {
             tiles,
             inputs: input.inputs,
             group_size,
-            digits: workspace.digits.bytes(rows * input.inputs * 2).cast(),
+            limbs: workspace.limbs.bytes(rows * input.inputs * 2).cast(),
             factors: workspace.factors.floats(rows * groups * 2),
             wide: workspace.wide.bytes(tiles.count() * groups * size_of::<u16>()).cast(),
         };
@@ -243,7 +243,7 @@ impl Engine {
         let layout = packed.layout;
         let groups = layout.groups();
         let tiles = rounded.tiles;
-        // Whole tiles whose digits fit the cache.
+        // Whole tiles whose limbs fit the cache.
         let tile_bytes = self.family.rows() * layout.inputs * 2;
         let chunk = (CHUNK_BYTES / tile_bytes).max(1);
         let chunks = tiles.count().div_ceil(chunk);
@@ -309,10 +309,10 @@ impl Engine {
                         // SAFETY: the family was detected; weights and rows were laid out for these groups; `products`
                         // and `low` have room for the most rows; the sink's tiles and pair are this task's.
                         unsafe {
-                            let digits = rounded.tile_digits(tile);
+                            let limbs = rounded.tile_limbs(tile);
                             let factors = rounded.tile_factors(tile);
                             let rows = TileRows {
-                                digits: digits.add(first_group * 2 * layout.group_size * tile.rows),
+                                limbs: limbs.add(first_group * 2 * layout.group_size * tile.rows),
                                 factors: factors.add(first_group * 2 * tile.rows),
                                 wide: rounded.wide.add(index * groups + first_group),
                                 low,
@@ -346,7 +346,7 @@ impl Engine {
         });
     }
 
-    /// Products of the low digits of groups in which only some rows have them.
+    /// Products of the low limbs of groups in which only some rows have them.
     ///
     /// # Safety
     /// As [`product::tile`](super::product::tile) for `count` rows and `groups` groups; `low` has room for them in every group.
@@ -362,13 +362,13 @@ impl Engine {
         low: *mut i32,
     ) {
         for group in 0..groups {
-            // SAFETY: the caller's promise; low digits follow the high ones of all rows.
+            // SAFETY: the caller's promise; low limbs follow the high ones of all rows.
             unsafe {
                 let wide = *rows.wide.add(group);
                 if wide == 0 || wide == all_rows(count) {
                     continue;
                 }
-                let x = rows.digits.add((2 * group + 1) * layout.group_size * count);
+                let x = rows.limbs.add((2 * group + 1) * layout.group_size * count);
                 let values = weights.values.add(group * weights.values_stride);
                 let out = low.add(group * count * PAIR);
                 let fns = &self.family.tiles[wide.count_ones() as usize - 1];

@@ -39,15 +39,15 @@ mod tiles;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use attend::{Heads, Span};
-pub(crate) use attention::{AttentionOptions, Cache, KeysValues, Prepared, Rotation};
+pub(crate) use attention::{AttentionOptions, KeysValues, KvCache, Prepared, Rotation};
 pub(crate) use buffer::Buffer;
 use buffer::Buffers;
 pub(crate) use emit::Activation;
 pub(crate) use family::Family;
 pub(crate) use matmul::{Norm, Output, Part, Weights};
-pub(crate) use packed::{Order, Packed};
+pub(crate) use packed::{Packed, PackedOrder};
 pub(crate) use pool::Pool;
-pub(crate) use round::Digits;
+pub(crate) use round::Limbs;
 pub(crate) use source::{Floats, Scales, Source};
 
 use matmul::Workspace;

@@ -16,7 +16,7 @@ pub(super) const PAIR: usize = 2 * LANES;
 
 /// How two or more matrices become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum PackedOrder {
     /// One after the other.
     Stacked,
     /// Two of equal height: a pair is a panel of the first and the same panel of the second.
@@ -81,7 +81,7 @@ impl Packed {
     pub(crate) fn pack(
         sources: &[Source<'_>],
         inputs: usize,
-        order: Order,
+        order: PackedOrder,
         pool: &Pool,
     ) -> io::Result<Option<Self>> {
         let Some((layout, matrices)) = plan(sources, inputs, order) else { return Ok(None) };
@@ -112,7 +112,7 @@ struct Start(*mut u8);
 // SAFETY: see the only use: every task writes its own pair.
 unsafe impl Sync for Start {}
 
-fn plan<'a>(sources: &[Source<'a>], inputs: usize, order: Order) -> Option<(Layout, Vec<Affine<'a>>)> {
+fn plan<'a>(sources: &[Source<'a>], inputs: usize, order: PackedOrder) -> Option<(Layout, Vec<Affine<'a>>)> {
     let mut shared = None;
     let mut matrices = Vec::new();
     let mut bf16 = true;
@@ -135,9 +135,9 @@ fn plan<'a>(sources: &[Source<'a>], inputs: usize, order: Order) -> Option<(Layo
     let (bits, group_size) = shared?;
     let rows: Vec<usize> = matrices.iter().map(|matrix| matrix.rows).collect();
     let pairs = match order {
-        Order::Stacked => rows.iter().sum::<usize>().div_ceil(PAIR),
-        Order::Interleaved if rows.len() == 2 && rows[0] == rows[1] => rows[0].div_ceil(LANES),
-        Order::Interleaved => return None,
+        PackedOrder::Stacked => rows.iter().sum::<usize>().div_ceil(PAIR),
+        PackedOrder::Interleaved if rows.len() == 2 && rows[0] == rows[1] => rows[0].div_ceil(LANES),
+        PackedOrder::Interleaved => return None,
     };
     let fits =
         matches!(bits, 4 | 8) && matches!(group_size, 32 | 64 | 128) && inputs.is_multiple_of(group_size);
@@ -145,9 +145,14 @@ fn plan<'a>(sources: &[Source<'a>], inputs: usize, order: Order) -> Option<(Layo
 }
 
 /// Which matrix and row a lane of a pair holds.
-fn place<'a>(matrices: &[Affine<'a>], order: Order, pair: usize, lane: usize) -> Option<(Affine<'a>, usize)> {
+fn place<'a>(
+    matrices: &[Affine<'a>],
+    order: PackedOrder,
+    pair: usize,
+    lane: usize,
+) -> Option<(Affine<'a>, usize)> {
     match order {
-        Order::Stacked => {
+        PackedOrder::Stacked => {
             let mut row = pair * PAIR + lane;
             for matrix in matrices {
                 if row < matrix.rows {
@@ -157,7 +162,7 @@ fn place<'a>(matrices: &[Affine<'a>], order: Order, pair: usize, lane: usize) ->
             }
             None
         }
-        Order::Interleaved => {
+        PackedOrder::Interleaved => {
             let row = pair * LANES + lane % LANES;
             let matrix = matrices[lane / LANES];
             (row < matrix.rows).then_some((matrix, row))

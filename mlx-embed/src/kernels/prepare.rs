@@ -21,9 +21,9 @@ pub(super) const PREPARED: usize = 8;
 #[inline(always)]
 pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std::ops::Range<usize>) {
     let Heads { heads, kv_heads, head_dim } = at.heads;
-    let past = at.past.tokens;
+    let cached = at.cached.tokens;
     let width = at.heads.width();
-    let token = |position: usize| text.first + position - past;
+    let token = |position: usize| text.first + position - cached;
     let row = |position: usize, from: usize| &at.qkv[token(position) * width + from..][..head_dim];
     let turn = |position: usize| {
         at.rotation.map(|Rotation { angles, traditional }| Rotation {
@@ -31,7 +31,7 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
             traditional,
         })
     };
-    if range.start == past {
+    if range.start == cached {
         share_block::<S>(at, text);
     }
     for position in range.clone() {
@@ -57,7 +57,7 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
             let x = row(position, (heads + h) * head_dim);
             norm_and_rotate::<S>(x, at.k_norm, 1.0, turn(position), &mut keys[i][..head_dim]);
         }
-        let to = at.key_block(h, text.block + range.start / KEYS - past / KEYS).add(range.start % KEYS);
+        let to = at.key_block(h, text.block + range.start / KEYS - cached / KEYS).add(range.start % KEYS);
         for e in 0..head_dim {
             for (i, keys) in keys.iter().enumerate().take(range.len()) {
                 *to.add(e * KEYS + i) = keys[e];
@@ -66,10 +66,10 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
     }
 }
 
-/// Copies the last keys of the past, where they don't fill a block, to before the text's first.
+/// Copies the last keys of the cache, where they don't fill a block, to before the text's first.
 #[inline(always)]
 unsafe fn share_block<S: Simd>(at: &Attention<'_>, text: Text) {
-    let (block, keys) = (at.past.tokens / KEYS, at.past.tokens % KEYS);
+    let (block, keys) = (at.cached.tokens / KEYS, at.cached.tokens % KEYS);
     if keys == 0 {
         return;
     }

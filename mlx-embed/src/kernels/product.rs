@@ -23,10 +23,10 @@ pub(super) struct PairWeights {
 /// A tile of rounded rows; see [`Rounded`](super::round::Rounded).
 #[derive(Clone, Copy)]
 pub(super) struct TileRows {
-    pub(super) digits: *const i8,
+    pub(super) limbs: *const i8,
     pub(super) factors: *const f32,
     pub(super) wide: *const u16,
-    /// Products of the low digits, `[groups, M, 32]`; only those of groups are read in which some rows have low digits
+    /// Products of the low limbs, `[groups, M, 32]`; only those of groups are read in which some rows have low limbs
     /// and others don't.
     pub(super) low: *const i32,
 }
@@ -63,16 +63,16 @@ pub(super) unsafe fn tile<S: Simd, const M: usize, const FORM: u8, const BF16: b
 ) {
     for group in 0..groups {
         let values = weights.values.add(group * weights.values_stride);
-        let x = rows.digits.add(group * 2 * group_size * M);
+        let x = rows.limbs.add(group * 2 * group_size * M);
         let mut dots = [[S::splat_int(0); 2]; M];
-        digit::<S, M, FORM>(values, x, group_size, &mut dots);
+        limb::<S, M, FORM>(values, x, group_size, &mut dots);
         let wide = *rows.wide.add(group);
         if wide != 0 {
             for m in 0..M {
                 dots[m] = [S::shift_left::<8>(dots[m][0]), S::shift_left::<8>(dots[m][1])];
             }
             if wide == all_rows(M) {
-                digit::<S, M, FORM>(values, x.add(group_size * M), group_size, &mut dots);
+                limb::<S, M, FORM>(values, x.add(group_size * M), group_size, &mut dots);
             } else {
                 for m in 0..M {
                     let low = rows.low.add((group * M + m) * PAIR);
@@ -100,10 +100,10 @@ pub(super) const fn all_rows(rows: usize) -> u16 {
     ((1_u32 << rows) - 1) as u16
 }
 
-/// Products of the low digits of a group's `N` rows that have any, into `out` `[rows, 32]`, with zeros for the others.
+/// Products of the low limbs of a group's `N` rows that have any, into `out` `[rows, 32]`, with zeros for the others.
 ///
 /// # Safety
-/// The instruction set of `S` is enabled; `values` are a group's and `x` the low digits of `N` rows; `wide` has `N` bits
+/// The instruction set of `S` is enabled; `values` are a group's and `x` the low limbs of `N` rows; `wide` has `N` bits
 /// below bit `rows`.
 #[inline(always)]
 pub(super) unsafe fn low<S: Simd, const N: usize, const FORM: u8>(
@@ -115,7 +115,7 @@ pub(super) unsafe fn low<S: Simd, const N: usize, const FORM: u8>(
     out: *mut i32,
 ) {
     let mut dots = [[S::splat_int(0); 2]; N];
-    digit::<S, N, FORM>(values, x, group_size, &mut dots);
+    limb::<S, N, FORM>(values, x, group_size, &mut dots);
     let mut next = 0;
     for m in 0..rows {
         let to = out.add(m * PAIR);
@@ -134,9 +134,9 @@ pub(super) unsafe fn low<S: Simd, const N: usize, const FORM: u8>(
 /// the hardware stops at every page.
 const AHEAD: usize = 2048;
 
-/// Adds the products of one digit of a group.
+/// Adds the products of one limb of a group.
 #[inline(always)]
-unsafe fn digit<S: Simd, const M: usize, const FORM: u8>(
+unsafe fn limb<S: Simd, const M: usize, const FORM: u8>(
     values: *const u8,
     x: *const i8,
     group_size: usize,

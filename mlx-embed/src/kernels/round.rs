@@ -1,12 +1,12 @@
 //! Activations as the products read them: normalised on the way, rounded a group at a time, laid out in tiles.
 //!
 //! A group of a row is `scale * (256 * high + low)` with two signed bytes a number, or `scale * high` where one byte is
-//! enough. Two digits keep sixteen bits, relative to the group's largest number; their product with weights takes two
+//! enough. Two limbs keep sixteen bits, relative to the group's largest number; their product with weights takes two
 //! passes of the byte instructions, which cost what one pass over 16-bit numbers would, and unpack the weights to bytes
 //! instead of words.
 //!
-//! In a tile, all numbers that a few instruction steps need lie side by side: for each group the high digits of all its
-//! rows, sixteen inputs at a time, then the low digits of those rows that have any.
+//! In a tile, all numbers that a few instruction steps need lie side by side: for each group the high limbs of all its
+//! rows, sixteen inputs at a time, then the low limbs of those rows that have any.
 
 #![expect(
     unsafe_op_in_unsafe_fn,
@@ -17,9 +17,9 @@ use super::matmul::Norm;
 use super::simd::{LANES, Simd};
 use super::tiles::{Tile, Tiles};
 
-/// Which groups of activations keep two digits.
+/// Which groups of activations keep two limbs.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Digits<'a> {
+pub(crate) enum Limbs<'a> {
     /// All.
     Two,
     /// Those whose largest number is more than `times` the row's root mean square: in the others a byte's step is small
@@ -34,7 +34,7 @@ pub(super) struct Input<'a> {
     pub(super) inputs: usize,
     /// RMSNorm to apply first: weights and epsilon.
     pub(super) norm: Option<(&'a [f32], f32)>,
-    pub(super) digits: Digits<'a>,
+    pub(super) limbs: Limbs<'a>,
 }
 
 impl<'a> Input<'a> {
@@ -50,10 +50,10 @@ pub(super) struct Rounded {
     pub(super) inputs: usize,
     pub(super) group_size: usize,
     /// `rows * inputs * 2`
-    pub(super) digits: *mut i8,
+    pub(super) limbs: *mut i8,
     /// For each tile and group a scale a row, then the sum of the rounded numbers a row: `rows * groups * 2`.
     pub(super) factors: *mut f32,
-    /// Which rows of a tile's group have two digits, a bit a row: `tiles * groups`.
+    /// Which rows of a tile's group have two limbs, a bit a row: `tiles * groups`.
     pub(super) wide: *mut u16,
 }
 
@@ -65,19 +65,19 @@ impl Rounded {
         self.inputs / self.group_size
     }
 
-    /// Start of a tile's digits. A group of it takes `2 * group_size * tile.rows` bytes.
+    /// Start of a tile's limbs. A group of it takes `2 * group_size * tile.rows` bytes.
     ///
     /// # Safety
     /// `tile` is one of `tiles`.
     #[inline(always)]
-    pub(super) unsafe fn tile_digits(&self, tile: Tile) -> *mut i8 {
-        self.digits.add(tile.first * self.inputs * 2)
+    pub(super) unsafe fn tile_limbs(&self, tile: Tile) -> *mut i8 {
+        self.limbs.add(tile.first * self.inputs * 2)
     }
 
     /// Start of a tile's factors. A group of it takes `2 * tile.rows` numbers.
     ///
     /// # Safety
-    /// As [`Rounded::tile_digits`].
+    /// As [`Rounded::tile_limbs`].
     #[inline(always)]
     pub(super) unsafe fn tile_factors(&self, tile: Tile) -> *mut f32 {
         self.factors.add(tile.first * self.groups() * 2)
@@ -87,7 +87,7 @@ impl Rounded {
 /// Most rows of a tile, in any family.
 pub(super) const MAX_ROWS: usize = 12;
 
-/// Largest magnitude of one digit, and of two: the low one spans -128 to 127.
+/// Largest magnitude of one limb, and of two: the low one spans -128 to 127.
 const ONE: f32 = 127.0;
 const TWO: f32 = 127.0 * 256.0 + 127.0;
 
@@ -144,15 +144,15 @@ pub(super) unsafe fn round_tile<S: Simd>(
 ) {
     let tile = to.tiles.get(index);
     let size = to.group_size;
-    // A row's factor before the norm's weights, and the magnitude up to which one digit is enough.
+    // A row's factor before the norm's weights, and the magnitude up to which one limb is enough.
     let mut rows = [(1.0_f32, -1.0_f32); MAX_ROWS];
     for m in 0..tile.rows {
         let x = input.row(tile.first + m);
         if let Some((_, eps)) = input.norm {
             rows[m].0 = inverse_rms::<S>(x, eps);
         }
-        match input.digits {
-            Digits::TwoAbove { times, rows: two } if !two[tile.first + m] => {
+        match input.limbs {
+            Limbs::TwoAbove { times, rows: two } if !two[tile.first + m] => {
                 let sum = sum_of_squares::<S>(x, input.norm.map(|(weight, _)| weight));
                 rows[m].1 = times * rows[m].0 * (sum / x.len() as f32).sqrt();
             }
@@ -194,7 +194,7 @@ pub(super) unsafe fn round_tile<S: Simd>(
             let step = largest * (1.0 / limit);
             // Zeros and numbers so small that their step vanishes round to zero.
             let inverse = S::splat(if step > f32::MIN_POSITIVE { limit / largest } else { 0.0 });
-            let high = to.tile_digits(tile).add(group * 2 * size * tile.rows);
+            let high = to.tile_limbs(tile).add(group * 2 * size * tile.rows);
             let low_rows = wide.count_ones() as usize;
             let low_row = (wide & ((1 << m) - 1)).count_ones() as usize;
             let low = high.add(size * tile.rows + LANES * low_row);
@@ -211,7 +211,7 @@ pub(super) unsafe fn round_tile<S: Simd>(
                     S::store_bytes(high.add(k * tile.rows), a);
                 }
             }
-            // One digit beside rows of two counts as the high one. Powers of two change no result.
+            // One limb beside rows of two counts as the high one. Powers of two change no result.
             let (step, unit) = if wide != 0 && !two { (step / 256.0, 256.0) } else { (step, 1.0) };
             // NaN and infinity can't be rounded; they reach the result through the scale.
             *factors.add(m) = if largest.is_finite() { step } else { f32::NAN };

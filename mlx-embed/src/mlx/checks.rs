@@ -133,7 +133,7 @@ pub(super) fn matmul(a: &Array, b: &Array) -> Result<()> {
     Ok(())
 }
 
-/// Quantised rows: what their parts have to be to each other. Gives the shape that they are expanded to.
+/// Quantised rows: what their parts have to be to each other. Gives the shape that they are dequantised to.
 pub(super) fn quantized(operation: &'static str, w: &QuantizedRef<'_>) -> Result<Vec<i32>> {
     let QuantizedRef { weight, scales, biases, group_size, bits, mode } = *w;
     let known = match mode {

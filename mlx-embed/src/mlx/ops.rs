@@ -374,7 +374,7 @@ pub struct QuantizedRef<'a> {
     pub mode: QuantMode,
 }
 
-/// `x @ dequantize(w).T`, without expanding `w`.
+/// `x @ dequantize(w).T`, without dequantising `w`.
 ///
 /// # Shape
 /// `x` `[.., in]`, `w` `[out, in]`, result `[.., out]`.
@@ -411,7 +411,7 @@ pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Resu
     })
 }
 
-/// Expands a quantised matrix to `dtype`.
+/// Dequantises a quantised matrix to `dtype`.
 pub fn dequantize(w: QuantizedRef<'_>, dtype: Dtype, stream: &Stream) -> Result<Array> {
     checks::quantized("dequantize", &w)?;
     if !dtype.is_float() {

@@ -7,8 +7,8 @@ use crate::checkpoint::spec::{
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::mlx::{Dtype, MlxError, Stream};
 
-use super::cache::LayerCache;
-use super::decoder::{Attention, Decoder, Mlp};
+use super::cache::LayerKvCache;
+use super::decoder::{AttentionLayer, Decoder, MlpLayer};
 
 /// A device's form of weights and states, and how they are made. What it computes with them is [`Operations`].
 ///
@@ -17,7 +17,7 @@ use super::decoder::{Attention, Decoder, Mlp};
 pub(crate) trait Backend: Sized + Operations<Self> {
     /// What one batch needs besides its states: where its texts are, masks, angles.
     type Pass;
-    /// The residual stream, `[T, D]`, and what the device has computed of it ahead.
+    /// The residual stream, `[T, D]`, and what the device has computed of the norm that comes next (a deferred norm).
     type Hidden;
     /// What lies between two projections of one half of a layer: `[T, width]`.
     type Wide;
@@ -60,7 +60,7 @@ pub(crate) trait Backend: Sized + Operations<Self> {
         Ok(())
     }
 
-    /// Whether texts of a batch lie one behind the other ([`Batch::packed`]) rather than padded.
+    /// Whether texts of a batch are packed ([`Batch::packed`]) rather than padded.
     fn packs(&self) -> bool;
 
     /// The type of activations.
@@ -76,8 +76,8 @@ pub(crate) trait Backend: Sized + Operations<Self> {
             * self.activation().size()
     }
 
-    /// Starts a batch whose texts continue `past` tokens. Where `keeps`, the batch is what longer texts begin with.
-    fn begin(&self, batch: &Batch, past: usize, keeps: bool) -> Result<Self::Pass, MlxError>;
+    /// Starts a batch whose texts continue `cached` tokens. Where `keeps`, the batch is what longer texts begin with.
+    fn begin(&self, batch: &Batch, cached: usize, keeps: bool) -> Result<Self::Pass, MlxError>;
 
     /// Computes what was built so far, so that nothing else of it is held.
     fn finish_cache(&self, layers: &[Self::KeysValues]) -> Result<(), MlxError>;
@@ -100,22 +100,23 @@ pub(crate) trait Operations<B: Backend> {
     ) -> Result<B::Hidden, MlxError>;
 
     /// `norm(x) W^T + b`, for queries, keys and values: `[T, (H + 2K) * E]`.
-    fn qkv(&self, x: &B::Hidden, layer: &Attention<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
+    fn qkv(&self, x: &B::Hidden, layer: &AttentionLayer<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
 
     /// Norms of heads, rotation by each token's position, and the keys and values of what texts continue.
     fn heads(
         &self,
         qkv: B::Wide,
-        layer: &Attention<B>,
-        cache: LayerCache<'_, B::KeysValues>,
+        layer: &AttentionLayer<B>,
+        cache: LayerKvCache<'_, B::KeysValues>,
         pass: &B::Pass,
     ) -> Result<B::Heads, MlxError>;
 
     /// `softmax(scale * q k^T) v` over the keys that each token sees: `[T, H * E]`.
-    fn attend(&self, heads: B::Heads, layer: &Attention<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
+    fn attend(&self, heads: B::Heads, layer: &AttentionLayer<B>, pass: &B::Pass)
+    -> Result<B::Wide, MlxError>;
 
     /// `act(norm(x) W^T + b)`, or, gated, `act(gate) * up`: `[T, I]`.
-    fn up(&self, x: &B::Hidden, layer: &Mlp<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
+    fn up(&self, x: &B::Hidden, layer: &MlpLayer<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
 
     /// `x + y W^T + b`, with the norms of the product and of the sum where a layer has them.
     fn add(
@@ -172,9 +173,9 @@ impl Positions {
         Self { first: spec.first, padding: spec.padding }
     }
 
-    /// The row of each token of a text that continues `past` tokens.
-    pub(super) fn rows(self, ids: &[u32], past: usize) -> impl Iterator<Item = u32> {
-        ids.iter().scan(self.first + past, move |next, &id| match self.padding {
+    /// The row of each token of a text that continues `cached` tokens.
+    pub(super) fn rows(self, ids: &[u32], cached: usize) -> impl Iterator<Item = u32> {
+        ids.iter().scan(self.first + cached, move |next, &id| match self.padding {
             Some(padding) if id == padding => Some(padding),
             _ => {
                 *next += 1;

@@ -2,7 +2,7 @@
 
 /// How the keys and values of one batch serve another.
 #[derive(Debug)]
-pub(crate) enum Cache<'a, K> {
+pub(crate) enum KvCache<'a, K> {
     /// They don't.
     None,
     /// Each layer's are added here. The batch is one text, which longer ones begin with.
@@ -11,27 +11,27 @@ pub(crate) enum Cache<'a, K> {
     Continue { layers: &'a [K], tokens: usize },
 }
 
-impl<K> Cache<'_, K> {
+impl<K> KvCache<'_, K> {
     /// Tokens before each text's own.
-    pub(super) fn past(&self) -> usize {
+    pub(super) fn cached(&self) -> usize {
         match self {
             Self::None | Self::Keep(_) => 0,
             Self::Continue { tokens, .. } => *tokens,
         }
     }
 
-    pub(super) fn layer(&mut self, index: usize) -> LayerCache<'_, K> {
+    pub(super) fn layer(&mut self, index: usize) -> LayerKvCache<'_, K> {
         match self {
-            Self::None => LayerCache::None,
-            Self::Keep(layers) => LayerCache::Keep(layers),
-            Self::Continue { layers, .. } => LayerCache::Continue(&layers[index]),
+            Self::None => LayerKvCache::None,
+            Self::Keep(layers) => LayerKvCache::Keep(layers),
+            Self::Continue { layers, .. } => LayerKvCache::Continue(&layers[index]),
         }
     }
 }
 
-/// What a [`Cache`] means for one layer.
+/// What a [`KvCache`] means for one layer.
 #[derive(Debug)]
-pub(crate) enum LayerCache<'a, K> {
+pub(crate) enum LayerKvCache<'a, K> {
     None,
     Keep(&'a mut Vec<K>),
     Continue(&'a K),

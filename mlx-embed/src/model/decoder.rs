@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::mlx::{MappedFile, MlxError};
 
 use super::backend::{Backend, Operations, Place, Role};
-use super::cache::Cache;
+use super::cache::KvCache;
 
 /// What sees the hidden states on the way: f32, row after row.
 pub(crate) type Probe<'a> = dyn FnMut(Vec<f32>) + 'a;
@@ -37,12 +37,12 @@ pub(crate) struct Decoder<B: Backend> {
 }
 
 pub(crate) struct Layer<B: Backend> {
-    attention: Attention<B>,
-    mlp: Mlp<B>,
+    attention: AttentionLayer<B>,
+    mlp: MlpLayer<B>,
 }
 
 /// The first half of a layer; see [`AttentionSpec`].
-pub(crate) struct Attention<B: Backend> {
+pub(crate) struct AttentionLayer<B: Backend> {
     pub(super) norms: HalfNorms<B::Norm>,
     pub(super) qkv: B::Projection,
     pub(super) heads: HeadsSpec,
@@ -54,7 +54,7 @@ pub(crate) struct Attention<B: Backend> {
 }
 
 /// The second half of a layer; see [`MlpSpec`].
-pub(crate) struct Mlp<B: Backend> {
+pub(crate) struct MlpLayer<B: Backend> {
     pub(super) norms: HalfNorms<B::Norm>,
     pub(super) up: B::Projection,
     pub(super) activation: Activation,
@@ -112,7 +112,7 @@ impl<B: Backend> Decoder<B> {
         &self,
         batch: &Batch,
         rows: Rows<'_>,
-        cache: Cache<'_, B::KeysValues>,
+        cache: KvCache<'_, B::KeysValues>,
         probe: Option<&mut Probe<'_>>,
     ) -> Result<Vec<f32>, MlxError> {
         self.forward_with(&self.backend, 0..self.layers.len(), batch, rows, cache, probe)
@@ -125,15 +125,15 @@ impl<B: Backend> Decoder<B> {
         layers: Range<usize>,
         batch: &Batch,
         rows: Rows<'_>,
-        mut cache: Cache<'_, B::KeysValues>,
+        mut cache: KvCache<'_, B::KeysValues>,
         mut probe: Option<&mut Probe<'_>>,
     ) -> Result<Vec<f32>, MlxError> {
         let mut show = |x: &B::Hidden| match &mut probe {
             Some(probe) => self.backend.read(x).map(probe),
             None => Ok(()),
         };
-        let keeps = matches!(cache, Cache::Keep(_));
-        let pass = &self.backend.begin(batch, cache.past(), keeps)?;
+        let keeps = matches!(cache, KvCache::Keep(_));
+        let pass = &self.backend.begin(batch, cache.cached(), keeps)?;
         let mut x = b.embed(&self.embedding, self.norm_before(layers.start), pass)?;
         show(&x)?;
         for index in layers {
@@ -167,14 +167,14 @@ impl<B: Backend> Decoder<B> {
 }
 
 #[cfg(feature = "bench")]
-impl<B: Backend> Attention<B> {
+impl<B: Backend> AttentionLayer<B> {
     pub(crate) fn qkv(&self) -> &B::Projection {
         &self.qkv
     }
 }
 
 #[cfg(feature = "bench")]
-impl<B: Backend> Mlp<B> {
+impl<B: Backend> MlpLayer<B> {
     pub(crate) fn up(&self) -> &B::Projection {
         &self.up
     }
@@ -196,7 +196,7 @@ impl<B: Backend> Layer<B> {
         let AttentionSpec { heads, rope, scale, sees, .. } = *attention;
         let MlpSpec { activation, gated, .. } = *mlp;
         Ok(Self {
-            attention: Attention {
+            attention: AttentionLayer {
                 norms: norms(&attention.norms)?,
                 qkv: projection(&attention.qkv, Role::Qkv)?,
                 head_norms: b
@@ -207,7 +207,7 @@ impl<B: Backend> Layer<B> {
                 scale,
                 sees,
             },
-            mlp: Mlp {
+            mlp: MlpLayer {
                 norms: norms(&mlp.norms)?,
                 up: projection(&mlp.up, if gated { Role::GateUp } else { Role::Up })?,
                 down: projection(&mlp.down, Role::Down)?,

@@ -22,14 +22,14 @@ mod rope;
 pub(crate) use backend::Backend;
 #[cfg(feature = "bench")]
 pub(crate) use backend::Operations;
-pub(crate) use cache::Cache;
+pub(crate) use cache::KvCache;
 #[cfg(feature = "bench")]
-pub(crate) use cache::LayerCache;
+pub(crate) use cache::LayerKvCache;
 pub use cpu::Precision;
-pub(crate) use cpu::{Cpu, LEAST_REUSED, dequantized};
+pub(crate) use cpu::{Cpu, LEAST_CACHED, dequantized};
 pub use cuda::MatmulPolicy;
 pub(crate) use cuda::{Cuda, Form, form};
 #[cfg(feature = "bench")]
-pub(crate) use decoder::{Attention, Mlp};
+pub(crate) use decoder::{AttentionLayer, MlpLayer};
 pub(crate) use decoder::{Decoder, Rows};
 pub(crate) use mlx::Mlx;

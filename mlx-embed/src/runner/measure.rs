@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::mlx::{self, Array, Building, Dtype, MlxError, Stream, ops};
-use crate::model::{Cache, Rows};
+use crate::model::{KvCache, Rows};
 use crate::pooling::Before;
 use crate::watch::{Arithmetic, Level, Measurable, Part, Record, Watched};
 
@@ -59,10 +59,10 @@ impl<B: Measurable> Measured for Runner<B> {
         let building = Building::start();
         let backend = self.decoder.backend();
         let (hidden, mut records) = if level == Level::Model {
-            (self.decoder.forward_with(backend, layers, &batch, rows, Cache::None, None)?, Vec::new())
+            (self.decoder.forward_with(backend, layers, &batch, rows, KvCache::None, None)?, Vec::new())
         } else {
             let watched = Watched::new(backend, &self.spec, level, layers.start);
-            let hidden = self.decoder.forward_with(&watched, layers, &batch, rows, Cache::None, None)?;
+            let hidden = self.decoder.forward_with(&watched, layers, &batch, rows, KvCache::None, None)?;
             (hidden, watched.into_records())
         };
         let host = if B::DEFERS { building.host() } else { Duration::ZERO };

@@ -211,12 +211,14 @@ fn watching_changes_no_bit() {
         let batch = runner.batch(&[&a, &b]);
         let backend = runner.decoder.backend();
         let bits = |states: Vec<f32>| states.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        let plain = bits(runner.decoder.forward(&batch, Rows::All, Cache::None, None).unwrap());
+        let plain = bits(runner.decoder.forward(&batch, Rows::All, KvCache::None, None).unwrap());
         for level in [Level::Operations, Level::Layers] {
             let watched = Watched::new(backend, &runner.spec, level, 0);
             let layers = 0..runner.decoder.layers();
-            let states =
-                runner.decoder.forward_with(&watched, layers, &batch, Rows::All, Cache::None, None).unwrap();
+            let states = runner
+                .decoder
+                .forward_with(&watched, layers, &batch, Rows::All, KvCache::None, None)
+                .unwrap();
             assert!(bits(states) == plain, "{what} {level:?}");
             assert!(!watched.into_records().is_empty(), "{what} {level:?}");
         }

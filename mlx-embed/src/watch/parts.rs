@@ -9,7 +9,7 @@ use serde::Serialize;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Part {
-    /// Rows of the embedding table, looked up and expanded.
+    /// Rows of the embedding table, looked up and dequantised.
     Gather,
     /// The RMSNorm before attention.
     InputNorm,
@@ -73,7 +73,7 @@ pub enum Arithmetic {
     F32,
     /// f16 or bf16.
     Half,
-    /// 16-bit integers, as two digits of 8 bits or at once.
+    /// 16-bit integers, as two limbs of 8 bits or at once.
     Int16,
     /// 8-bit integers.
     Int8,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::checkpoint::spec::{HalfNorms, LayerSpec, ModelSpec};
 use crate::mlx::{Building, MlxError};
-use crate::model::{Attention, Backend, LayerCache, Mlp, Operations};
+use crate::model::{AttentionLayer, Backend, LayerKvCache, MlpLayer, Operations};
 
 use super::measurable::Measurable;
 use super::parts::{Arithmetic, Level, Part, Record};
@@ -136,7 +136,7 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
         self.end(&[Part::Gather], || b.embed(embedding, next, pass), |x| b.wait_hidden(x))
     }
 
-    fn qkv(&self, x: &B::Hidden, layer: &Attention<B>, pass: &B::Pass) -> Result<B::Wide, MlxError> {
+    fn qkv(&self, x: &B::Hidden, layer: &AttentionLayer<B>, pass: &B::Pass) -> Result<B::Wide, MlxError> {
         if self.level == Level::Layers {
             self.began.set(Some(Building::start()));
         }
@@ -155,8 +155,8 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
     fn heads(
         &self,
         qkv: B::Wide,
-        layer: &Attention<B>,
-        cache: LayerCache<'_, B::KeysValues>,
+        layer: &AttentionLayer<B>,
+        cache: LayerKvCache<'_, B::KeysValues>,
         pass: &B::Pass,
     ) -> Result<B::Heads, MlxError> {
         let b = self.backend;
@@ -171,13 +171,18 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
         self.operation(parts, b.arithmetic(None), build, |heads| b.wait_heads(heads))
     }
 
-    fn attend(&self, heads: B::Heads, layer: &Attention<B>, pass: &B::Pass) -> Result<B::Wide, MlxError> {
+    fn attend(
+        &self,
+        heads: B::Heads,
+        layer: &AttentionLayer<B>,
+        pass: &B::Pass,
+    ) -> Result<B::Wide, MlxError> {
         let b = self.backend;
         let build = || b.attend(heads, layer, pass);
         self.operation(&[Part::Attention], b.arithmetic(None), build, |mixed| b.wait_wide(mixed))
     }
 
-    fn up(&self, x: &B::Hidden, layer: &Mlp<B>, pass: &B::Pass) -> Result<B::Wide, MlxError> {
+    fn up(&self, x: &B::Hidden, layer: &MlpLayer<B>, pass: &B::Pass) -> Result<B::Wide, MlxError> {
         let b = self.backend;
         let parts = match self.layer_spec().mlp.norms.input {
             Some(_) => &[Part::PostAttentionNorm, Part::GateUp, Part::SwiGlu][..],

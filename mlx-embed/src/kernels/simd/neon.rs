@@ -19,7 +19,7 @@ macro_rules! quarters {
     ($f:ident($($x:expr),*)) => { [$f($($x[0]),*), $f($($x[1]),*), $f($($x[2]),*), $f($($x[3]),*)] };
 }
 
-/// Four registers that lie one behind the other.
+/// Four registers in a row.
 macro_rules! in_a_row {
     ($load:ident($from:expr, $lanes:literal)) => {{
         let from = $from;

@@ -74,11 +74,11 @@ impl Case {
     }
 
     fn run(&self, engine: &Engine) -> Vec<f32> {
-        self.run_with(engine, Cache::None).0
+        self.run_with(engine, KvCache::None).0
     }
 
     /// The result, and what was to be kept.
-    fn run_with(&self, engine: &Engine, cache: Cache) -> (Vec<f32>, Option<Arc<KeysValues>>) {
+    fn run_with(&self, engine: &Engine, cache: KvCache) -> (Vec<f32>, Option<Arc<KeysValues>>) {
         fn norm(weight: &Option<Vec<f32>>) -> Option<(&[f32], f32)> {
             weight.as_deref().map(|weight| (weight, EPS))
         }
@@ -237,28 +237,28 @@ fn texts_that_continue_kept_keys_and_values_have_the_bits_of_whole_texts() {
     for_cases(40, |engines, draw| {
         // Short of a block of keys, at its end, past it, and past what a tile scores at once.
         let most = draw.one_of(if cfg!(miri) { &[33] } else { &[3, 31, 32, 33, 70, 127, 128, 150, 300] });
-        let past = if cfg!(miri) || draw.one_in(3) { most } else { draw.within(1, most) };
-        let length = past + draw.within(0, if cfg!(miri) { 2 } else { 40 });
+        let cached = if cfg!(miri) || draw.one_in(3) { most } else { draw.within(1, most) };
+        let length = cached + draw.within(0, if cfg!(miri) { 2 } else { 40 });
         let longest = if cfg!(miri) { 3 } else { draw.one_of(&[1, 10, 60, 200]) };
         let texts = draw.within(1, if cfg!(miri) { 1 } else { 4 });
         let own: Vec<usize> = (0..texts).map(|_| draw.within(1, longest)).collect();
 
-        // What is kept, then texts that begin with the first `past` tokens of it.
-        let lengths = std::iter::once(length).chain(own.iter().map(|own| past + own)).collect();
+        // What is kept, then texts that begin with the first `cached` tokens of it.
+        let lengths = std::iter::once(length).chain(own.iter().map(|own| cached + own)).collect();
         let mut case = Case::of(lengths, draw);
         case.span.after = 0;
         let width = case.heads.width();
         let starts: Vec<usize> = (0..case.lengths.len()).map(|i| case.lengths[..i].iter().sum()).collect();
         for &start in &starts[1..] {
-            case.qkv.copy_within(..past * width, start * width);
+            case.qkv.copy_within(..cached * width, start * width);
         }
         let ranges: Vec<_> =
-            starts[1..].iter().zip(&own).map(|(start, own)| start + past..start + past + own).collect();
+            starts[1..].iter().zip(&own).map(|(start, own)| start + cached..start + cached + own).collect();
 
         for engine in engines {
             let whole = case.run(engine);
-            let (kept, keys_values) = case.text(0..length).run_with(engine, Cache::Keep);
-            let cache = Cache::Continue { past: keys_values.unwrap(), tokens: past };
+            let (kept, keys_values) = case.text(0..length).run_with(engine, KvCache::Keep);
+            let cache = KvCache::Continue { cached: keys_values.unwrap(), tokens: cached };
             let (continued, _) = case.texts(&ranges).run_with(engine, cache);
 
             let width = case.heads.heads * case.heads.head_dim;
@@ -271,7 +271,7 @@ fn texts_that_continue_kept_keys_and_values_have_the_bits_of_whole_texts() {
                 "{:?}: {:?}: {own:?} after {} of {length}",
                 engine.family,
                 case.heads,
-                past,
+                cached,
             );
         }
     });

@@ -25,17 +25,17 @@ impl Factor {
     }
 }
 
-/// How rounding goes; see [`Digits`].
+/// How rounding goes; see [`Limbs`].
 struct Rule {
     times: Option<f32>,
     rows: Vec<bool>,
 }
 
 impl Rule {
-    fn digits(&self, rows: std::ops::Range<usize>) -> Digits<'_> {
+    fn limbs(&self, rows: std::ops::Range<usize>) -> Limbs<'_> {
         match self.times {
-            Some(times) => Digits::TwoAbove { times, rows: &self.rows[rows] },
-            None => Digits::Two,
+            Some(times) => Limbs::TwoAbove { times, rows: &self.rows[rows] },
+            None => Limbs::Two,
         }
     }
 }
@@ -69,7 +69,7 @@ impl Draw {
         bits: usize,
         group_size: usize,
         heights: &[usize],
-        order: Order,
+        order: PackedOrder,
     ) -> Factor {
         let matrices: Vec<Matrix> =
             heights.iter().map(|&rows| self.affine(rows, inputs, bits, group_size)).collect();
@@ -88,13 +88,13 @@ impl Draw {
         if matches!(kind, Kind::Gated(_)) {
             let rows = height(self);
             if self.one_in(2) {
-                return vec![self.packed(inputs, bits, group_size, &[rows, rows], Order::Interleaved)];
+                return vec![self.packed(inputs, bits, group_size, &[rows, rows], PackedOrder::Interleaved)];
             }
             return (0..2).map(|_| self.factor(inputs, rows, &sizes)).collect();
         }
         if self.one_in(2) {
             let heights: Vec<usize> = (0..self.within(1, 3)).map(|_| height(self)).collect();
-            let mut factor = self.packed(inputs, bits, group_size, &heights, Order::Stacked);
+            let mut factor = self.packed(inputs, bits, group_size, &heights, PackedOrder::Stacked);
             factor.bias = (!self.one_in(3)).then(|| self.numbers(factor.outputs()));
             return vec![factor];
         }
@@ -111,7 +111,7 @@ impl Draw {
             Factor { matrices: vec![self.matrix(rows, inputs)], packed: None, bias: None }
         } else {
             let (bits, group_size) = (self.one_of(&[4, 8]), self.one_of(sizes));
-            self.packed(inputs, bits, group_size, &[rows], Order::Stacked)
+            self.packed(inputs, bits, group_size, &[rows], PackedOrder::Stacked)
         };
         factor.bias = (!self.one_in(3)).then(|| self.numbers(rows));
         factor
@@ -141,7 +141,7 @@ impl Draw {
     }
 }
 
-fn pack(matrices: Vec<Matrix>, inputs: usize, order: Order) -> Factor {
+fn pack(matrices: Vec<Matrix>, inputs: usize, order: PackedOrder) -> Factor {
     let sources: Vec<Source<'_>> = matrices.iter().map(Matrix::source).collect();
     let packed = Packed::pack(&sources, inputs, order, &Pool::new(1).unwrap()).unwrap().unwrap();
     Factor { packed: Some(packed), matrices, bias: None }
@@ -196,7 +196,7 @@ impl Case {
             (Kind::Activated(activation), _) => Output::Activated(activation, &mut out),
             _ => Output::Store(&mut out),
         };
-        engine.project(x, norm, self.inputs, self.rule.digits(range), &parts, output);
+        engine.project(x, norm, self.inputs, self.rule.limbs(range), &parts, output);
         sum.filter(|_| self.kind == Kind::Add).unwrap_or(out)
     }
 
@@ -253,7 +253,7 @@ impl Case {
         group_size: Option<usize>,
     ) -> (f64, f64) {
         let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-        let one_digit = match self.rule.times {
+        let one_limb = match self.rule.times {
             Some(times) if !self.rule.rows[row] => f64::from(times) * mean.sqrt(),
             _ => -1.0,
         };
@@ -263,7 +263,7 @@ impl Case {
             let step = match group_size {
                 None => 0.0,
                 // Which side of the limit it falls on is a matter of f32.
-                Some(_) if largest <= one_digit * (1.0 + 1e-5) => largest / 127.0,
+                Some(_) if largest <= one_limb * (1.0 + 1e-5) => largest / 127.0,
                 Some(_) => largest / 32_639.0,
             };
             for (k, x) in x.iter().enumerate() {
@@ -354,7 +354,7 @@ fn a_row_that_is_no_number_stays_alone() {
     });
 }
 
-/// Numbers at the ends of what digits and weights can be, in groups whose step is one: the result is exact.
+/// Numbers at the ends of what limbs and weights can be, in groups whose step is one: the result is exact.
 #[test]
 fn the_largest_digits_and_weights_overflow_nothing() {
     for_cases(40, |engines, draw| {
@@ -365,18 +365,18 @@ fn the_largest_digits_and_weights_overflow_nothing() {
         if draw.one_in(2) {
             matrix.fill(u32::MAX);
         }
-        // Digits of 127 and 127, -128 and below a carry, one of each sign, and the like.
+        // Limbs of 127 and 127, -128 and below a carry, one of each sign, and the like.
         let extremes = [32_639.0, -32_639.0, 128.0, -128.0, 127.0, -129.0, 32_384.0, -32_640.0 + 256.0, 0.0];
         let one = draw.one_of(&extremes);
         let mut x: Vec<f32> = (0..rows * group_size)
             .map(|_| if draw.one_in(2) { one } else { draw.one_of(&extremes) })
             .collect();
         x.chunks_exact_mut(group_size).for_each(|row| row[0] = 32_639.0);
-        let factor = pack(vec![matrix], group_size, Order::Stacked);
+        let factor = pack(vec![matrix], group_size, PackedOrder::Stacked);
         for engine in engines {
             let mut out = unwritten(rows * outputs);
             let output = Output::Store(&mut out);
-            engine.project(&x, None, group_size, Digits::Two, &[factor.part()], output);
+            engine.project(&x, None, group_size, Limbs::Two, &[factor.part()], output);
             for (i, &got) in out.iter().enumerate() {
                 let (row, output) = (i / outputs, i % outputs);
                 let terms = (0..group_size)

@@ -28,7 +28,7 @@ const GENERIC_VARIABLE: &str = "MLX_EMBED_CUDA_GENERIC";
 /// Threads of a block, as the sources have them.
 const EMBED_THREADS: i32 = 128;
 const PACK_THREADS: i32 = 256;
-const EXPAND_THREADS: i32 = 128;
+const DEQUANTIZE_THREADS: i32 = 128;
 const ATTENTION_THREADS: i32 = 128;
 const HOPPER_ATTENTION_THREADS: i32 = 384;
 const DENSE_THREADS: i32 = 384;
@@ -74,7 +74,7 @@ pub(crate) struct Kernels {
     pub(super) attention: Program,
     pub(super) rows: Program,
     pub(super) finish: Program,
-    pub(super) expanded: ExpandedKernels,
+    pub(super) dequantized: DequantizedKernels,
     /// Where matrices are packed.
     pub(super) packed: Option<PackedKernels>,
     compiled: CompiledKernels,
@@ -83,7 +83,7 @@ pub(crate) struct Kernels {
 
 /// What products of matrices of bf16 and long texts are computed with.
 #[derive(Debug)]
-pub(super) enum ExpandedKernels {
+pub(super) enum DequantizedKernels {
     Hopper {
         attention: Program,
         products: Vec<(After, DenseTile, Program)>,
@@ -99,7 +99,7 @@ pub(super) enum ExpandedKernels {
 #[derive(Debug)]
 pub(super) struct PackedKernels {
     pub(super) pack: Program,
-    pub(super) expand: Program,
+    pub(super) dequantize: Program,
     /// With the highest number of tokens that each is for, in order.
     pub(super) products: Vec<(After, i32, Tile, Program)>,
 }
@@ -180,7 +180,13 @@ impl Kernels {
         if packed {
             let group = [("GROUP", geometry.group)];
             sources.push(source("pack", include_str!("source/pack.cu"), &group, PACK_THREADS, 0));
-            sources.push(source("expand", include_str!("source/expand.cu"), &group, EXPAND_THREADS, 0));
+            sources.push(source(
+                "dequantize",
+                include_str!("source/dequantize.cu"),
+                &group,
+                DEQUANTIZE_THREADS,
+                0,
+            ));
             let text = [WGMMA, include_str!("source/product.cu")].concat();
             for &(after, _, tile) in &products {
                 let more = [&group[..], &tile.defines(after)].concat();
@@ -197,23 +203,23 @@ impl Kernels {
             attention: next()?,
             rows: next()?,
             finish: next()?,
-            expanded: if hopper {
+            dequantized: if hopper {
                 let attention = next()?;
                 let mut products = Vec::new();
                 for (after, tile) in dense {
                     products.push((after, tile, next()?));
                 }
-                ExpandedKernels::Hopper { attention, products }
+                DequantizedKernels::Hopper { attention, products }
             } else {
-                ExpandedKernels::Other { rotate: next()?, norm: next()?, swiglu: next()? }
+                DequantizedKernels::Other { rotate: next()?, norm: next()?, swiglu: next()? }
             },
             packed: if packed {
-                let (pack, expand) = (next()?, next()?);
+                let (pack, dequantize) = (next()?, next()?);
                 let mut of_products = Vec::new();
                 for (after, most, tile) in products {
                     of_products.push((after, most, tile, next()?));
                 }
-                Some(PackedKernels { pack, expand, products: of_products })
+                Some(PackedKernels { pack, dequantize, products: of_products })
             } else {
                 None
             },
@@ -286,18 +292,21 @@ impl Kernels {
         Ok(())
     }
 
-    /// Checks keys and values of a plan's past.
-    pub(super) fn expect_past(&self, past: Option<[&Array; 2]>, plan: &Plan) -> Result<(), MlxError> {
+    /// Checks keys and values of a plan's cache.
+    pub(super) fn expect_cache(&self, cached: Option<[&Array; 2]>, plan: &Plan) -> Result<(), MlxError> {
         let what = "attention";
         let Geometry { kv_heads, head_dim, .. } = self.geometry;
-        if past.is_some() != (plan.past > 0) {
-            return Err(wrong(what, format!("keys before the texts, or none, for a past of {}", plan.past)));
+        if cached.is_some() != (plan.cached > 0) {
+            return Err(wrong(
+                what,
+                format!("keys before the texts, or none, for a cache of {}", plan.cached),
+            ));
         }
-        for array in past.iter().flatten() {
+        for array in cached.iter().flatten() {
             let kept = array.shape().first().copied().unwrap_or(0);
             expect(what, array, &[kept, kv_heads * head_dim], Dtype::Bf16)?;
-            if kept < plan.past {
-                return Err(wrong(what, format!("{kept} tokens are kept of a past of {}", plan.past)));
+            if kept < plan.cached {
+                return Err(wrong(what, format!("{kept} tokens are kept of a cache of {}", plan.cached)));
             }
         }
         Ok(())

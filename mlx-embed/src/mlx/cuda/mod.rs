@@ -2,7 +2,7 @@
 //!
 //! Each is a kernel that is compiled at run time for the GPU at hand and does what would take MLX several: the norm, the
 //! residual connection, the rotation and the activation are part of the products or of one kernel behind them. Tokens of
-//! a batch lie one text behind the other, `[T, ..]`, so that there is no padding and nothing to compile for a length.
+//! a batch are packed, `[T, ..]`, so that there is no padding and nothing to compile for a length.
 //! The functions check their arguments' shapes and types, as the kernels can't.
 //!
 //! They are launched at once, on a queue of their own: an operation of MLX's lazy graph costs the host more than ten

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::kernels::{ExpandedKernels, Geometry, Kernels, expect, grid, up, wrong};
+use super::kernels::{DequantizedKernels, Geometry, Kernels, expect, grid, up, wrong};
 use super::plan::{Division, Plan};
 use super::queue::{Function, Queue, Role, Tensor, Tiles, on_gpu, pointer};
 use super::tiles::{After, DenseTile, Tile};
@@ -46,17 +46,17 @@ pub(crate) struct Ops {
     attention: Function,
     rows: Function,
     finish: Function,
-    /// Pack and expand.
+    /// Pack and dequantise.
     packing: Option<[Function; 2]>,
     packed: Vec<(After, i32, Tile, Function)>,
-    expanded: Expanded,
+    dequantized: Dequantized,
     /// Last, as functions are its.
     queue: Queue,
 }
 
-/// See [`ExpandedKernels`].
+/// See [`DequantizedKernels`].
 #[derive(Debug)]
-enum Expanded {
+enum Dequantized {
     Hopper { attention: Function, products: Vec<(After, DenseTile, Function)> },
     Other { rotate: Function, norm: Function, swiglu: Function },
 }
@@ -101,20 +101,20 @@ impl Ops {
         let queue = Queue::new(gpu)?;
         let (mut packing, mut of_packed) = (None, Vec::new());
         if let Ok(packed) = kernels.packed() {
-            packing = Some([queue.load(&packed.pack)?, queue.load(&packed.expand)?]);
+            packing = Some([queue.load(&packed.pack)?, queue.load(&packed.dequantize)?]);
             for (after, most, tile, program) in &packed.products {
                 of_packed.push((*after, *most, *tile, queue.load(program)?));
             }
         }
-        let expanded = match &kernels.expanded {
-            ExpandedKernels::Hopper { attention, products } => {
+        let dequantized = match &kernels.dequantized {
+            DequantizedKernels::Hopper { attention, products } => {
                 let mut loaded = Vec::new();
                 for (after, tile, program) in products {
                     loaded.push((*after, *tile, queue.load(program)?));
                 }
-                Expanded::Hopper { attention: queue.load(attention)?, products: loaded }
+                Dequantized::Hopper { attention: queue.load(attention)?, products: loaded }
             }
-            ExpandedKernels::Other { rotate, norm, swiglu } => Expanded::Other {
+            DequantizedKernels::Other { rotate, norm, swiglu } => Dequantized::Other {
                 rotate: queue.load(rotate)?,
                 norm: queue.load(norm)?,
                 swiglu: queue.load(swiglu)?,
@@ -127,7 +127,7 @@ impl Ops {
             finish: queue.load(&kernels.finish)?,
             packing,
             packed: of_packed,
-            expanded,
+            dequantized,
             kernels: Arc::clone(kernels),
             queue,
         })
@@ -190,34 +190,34 @@ impl Ops {
     }
 
     /// The matrix in bf16, `[outputs, inputs]`, to stay.
-    pub(crate) fn expand(&self, w: &Packed, stream: &Stream) -> Result<Dense, MlxError> {
+    pub(crate) fn dequantize(&self, w: &Packed, stream: &Stream) -> Result<Dense, MlxError> {
         let numbers = w.outputs as usize * w.inputs as usize;
         let weight = Fixed::new(on_gpu(numbers / 2, stream)?)?;
-        self.expand_to(w, weight.pointer)?;
+        self.dequantize_to(w, weight.pointer)?;
         Ok(Dense { weight, outputs: w.outputs, inputs: w.inputs })
     }
 
-    fn expand_to(&self, w: &Packed, to: u64) -> Result<(), MlxError> {
-        let [_, expand] = self.packing()?;
+    fn dequantize_to(&self, w: &Packed, to: u64) -> Result<(), MlxError> {
+        let [_, dequantize] = self.packing()?;
         let pointers = [w.weight.pointer, w.factors.pointer, to];
         // SAFETY: a block reads and writes one of `w`'s blocks of 64 by 64, and of the outputs those that there are; both
         // callers have room for `outputs * inputs` numbers of bf16.
         unsafe {
             let blocks = [w.inputs / 64, up(w.outputs, 64), 1];
-            self.queue.launch(expand, &[], &pointers, &[w.outputs, w.inputs], &[], blocks)
+            self.queue.launch(dequantize, &[], &pointers, &[w.outputs, w.inputs], &[], blocks)
         }
     }
 
     /// The matrix in bf16, for one product.
-    pub(crate) fn expanded<'a>(&self, w: &Packed, stream: &Stream) -> Result<Matrix<'a>, MlxError> {
-        let expanded = self.queue.tensor(Role::Expanded, [w.outputs, w.inputs], Dtype::Bf16, stream)?;
-        self.expand_to(w, expanded.pointer())?;
-        Ok(Matrix::Expanded(expanded))
+    pub(crate) fn dequantized<'a>(&self, w: &Packed, stream: &Stream) -> Result<Matrix<'a>, MlxError> {
+        let dequantized = self.queue.tensor(Role::Dequantized, [w.outputs, w.inputs], Dtype::Bf16, stream)?;
+        self.dequantize_to(w, dequantized.pointer())?;
+        Ok(Matrix::Dequantized(dequantized))
     }
 
     /// Whether what follows a product is part of it also where the matrix is of bf16.
     pub(crate) fn fuses(&self) -> bool {
-        matches!(self.expanded, Expanded::Hopper { .. })
+        matches!(self.dequantized, Dequantized::Hopper { .. })
     }
 
     /// `a w^T`, or plus `x`: bf16 `[T, outputs]`. The matrix is of bf16.
@@ -247,7 +247,7 @@ impl Ops {
             let factors = vec![a.pointer(), w.weight.pointer, w.factors.pointer];
             return Ok(Launch { function, tiles: vec![], factors, blocks, parts: blocks[0] });
         }
-        let (Expanded::Hopper { products, .. }, Some(pointer)) = (&self.expanded, w.bf16()) else {
+        let (Dequantized::Hopper { products, .. }, Some(pointer)) = (&self.dequantized, w.bf16()) else {
             return Err(none());
         };
         let multiprocessors = self.queue.multiprocessors();
@@ -280,10 +280,10 @@ impl Ops {
     }
 
     /// What a batch is: see [`Plan::new`].
-    pub(crate) fn plan(&self, ids: &[u32], lengths: &[usize], past: usize) -> Result<Plan, MlxError> {
+    pub(crate) fn plan(&self, ids: &[u32], lengths: &[usize], cached: usize) -> Result<Plan, MlxError> {
         let Geometry { heads, kv_heads, .. } = *self.geometry();
-        let division = Division::of(lengths, past, self.fuses(), (heads / kv_heads) as usize);
-        Plan::new(ids, lengths, past, division)
+        let division = Division::of(lengths, cached, self.fuses(), (heads / kv_heads) as usize);
+        Plan::new(ids, lengths, cached, division)
     }
 
     /// The plan on the GPU, for the other functions.
@@ -418,11 +418,11 @@ impl Ops {
 
     /// What each token gathers from its text's tokens up to it, and from those before the text: bf16 `[T, H * E]`.
     ///
-    /// `qkv` is as [`Ops::qkv`] makes it, `past` keys and values of the plan's past, `[at least past, K * E]` each.
+    /// `qkv` is as [`Ops::qkv`] makes it, `cached` keys and values of the plan's cache, `[at least cached, K * E]` each.
     pub(crate) fn attention(
         &self,
         qkv: &Tensor,
-        past: Option<[&Array; 2]>,
+        cached: Option<[&Array; 2]>,
         plan: &Plan,
         meta: &Tensor,
         stream: &Stream,
@@ -432,26 +432,26 @@ impl Ops {
         let tokens = plan.tokens;
         expect_tensor(what, qkv, [tokens, self.geometry().qkv()], Dtype::Bf16)?;
         expect_tensor(what, meta, [1, plan.numbers.len() as i32], Dtype::I32)?;
-        self.kernels.expect_past(past, plan)?;
-        let [keys, values] = match past {
+        self.kernels.expect_cache(cached, plan)?;
+        let [keys, values] = match cached {
             Some([keys, values]) => [pointer(keys)?, pointer(values)?],
             None => [qkv.pointer(); 2],
         };
         let out = self.queue.tensor(Role::Mixed, [tokens, heads * head_dim], Dtype::Bf16, stream)?;
         let pointers = [qkv.pointer(), keys, values, meta.pointer(), out.pointer()];
         let (at, scale) = (2 * tokens, (head_dim as f32).powf(-0.5));
-        let (function, ints, blocks) = match (plan.division, &self.expanded) {
+        let (function, ints, blocks) = match (plan.division, &self.dequantized) {
             (Division::Single, _) => {
-                (&self.attention, vec![at, heads, kv_heads, plan.past], [plan.parts, heads, 1])
+                (&self.attention, vec![at, heads, kv_heads, plan.cached], [plan.parts, heads, 1])
             }
-            (Division::Pairs { .. }, Expanded::Hopper { attention, .. }) => {
+            (Division::Pairs { .. }, Dequantized::Hopper { attention, .. }) => {
                 let all = plan.parts * kv_heads;
                 let blocks = [all.min(self.queue.multiprocessors()), 1, 1];
-                (attention, vec![at, all, heads, kv_heads, plan.past], blocks)
+                (attention, vec![at, all, heads, kv_heads, plan.cached], blocks)
             }
             (division, _) => return Err(wrong(what, format!("no kernel for {division:?}"))),
         };
-        // SAFETY: a plan's parts lie within its tokens, of which `qkv` has a row each; the past was checked above and is
+        // SAFETY: a plan's parts lie within its tokens, of which `qkv` has a row each; the cache was checked above and is
         // held by the prefix that the batch continues.
         unsafe {
             self.queue.launch(function, &[], &pointers, &ints, &[scale], blocks)?;
@@ -497,7 +497,7 @@ impl Ops {
         let both = self.product(Role::Both, x, w, None, stream)?;
         let [tokens, width] = both.shape();
         expect_alternating(what, width)?;
-        let Expanded::Other { swiglu, .. } = &self.expanded else { return Err(fused(what)) };
+        let Dequantized::Other { swiglu, .. } = &self.dequantized else { return Err(fused(what)) };
         let out = self.queue.tensor(Role::Wide, [tokens, width / 2], Dtype::Bf16, stream)?;
         let eights = tokens * (width / 16);
         let pointers = [both.pointer(), out.pointer()];
@@ -524,7 +524,7 @@ impl Ops {
         expect_tensor(what, qkv, [tokens, width], Dtype::Bf16)?;
         expect_tensor(what, angles, [tokens, head_dim], Dtype::F32)?;
         self.kernels.of_heads(what, bias.map(Fixed::array), norms.map(Fixed::array))?;
-        let Expanded::Other { rotate, .. } = &self.expanded else { return Err(fused(what)) };
+        let Dequantized::Other { rotate, .. } = &self.dequantized else { return Err(fused(what)) };
         let [bias, norms] = [bias, norms].map(|of| of.map_or(0, |of| of.pointer));
         let out = self.queue.tensor(Role::Wide, [tokens, width], Dtype::Bf16, stream)?;
         let all_heads = heads + 2 * kv_heads;
@@ -544,7 +544,7 @@ impl Ops {
         let [tokens, _] = x.shape();
         expect_tensor(what, x, [tokens, hidden], Dtype::Bf16)?;
         expect(what, &scale.array, &[hidden], Dtype::Bf16)?;
-        let Expanded::Other { norm, .. } = &self.expanded else { return Err(fused(what)) };
+        let Dequantized::Other { norm, .. } = &self.dequantized else { return Err(fused(what)) };
         let out = self.queue.tensor(Role::Scaled, [tokens, hidden], Dtype::Bf16, stream)?;
         let pointers = [x.pointer(), scale.pointer, out.pointer()];
         // SAFETY: a block has a token's row of both.
@@ -639,7 +639,7 @@ pub(crate) enum Matrix<'a> {
     /// Of bf16, and stays.
     Dense(&'a Dense),
     /// Of bf16, for this product.
-    Expanded(Tensor),
+    Dequantized(Tensor),
 }
 
 impl Matrix<'_> {
@@ -648,7 +648,7 @@ impl Matrix<'_> {
         match self {
             Self::Packed(w) => [w.outputs, w.inputs],
             Self::Dense(w) => [w.outputs, w.inputs],
-            Self::Expanded(w) => w.shape(),
+            Self::Dequantized(w) => w.shape(),
         }
     }
 
@@ -657,7 +657,7 @@ impl Matrix<'_> {
         match self {
             Self::Packed(_) => None,
             Self::Dense(w) => Some(w.weight.pointer),
-            Self::Expanded(w) => Some(w.pointer()),
+            Self::Dequantized(w) => Some(w.pointer()),
         }
     }
 }

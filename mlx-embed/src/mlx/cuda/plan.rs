@@ -16,13 +16,13 @@ pub(super) enum Division {
 
 impl Division {
     /// With `sharing` heads for each head of keys. Short texts are better off alone.
-    pub(super) fn of(lengths: &[usize], past: usize, hopper: bool, sharing: usize) -> Self {
-        let longest = lengths.iter().max().map_or(0, |longest| past + longest);
+    pub(super) fn of(lengths: &[usize], cached: usize, hopper: bool, sharing: usize) -> Self {
+        let longest = lengths.iter().max().map_or(0, |longest| cached + longest);
         if hopper && longest > QUERIES { Self::Pairs { sharing } } else { Self::Single }
     }
 }
 
-/// Token ids, positions and blocks of attention of a batch whose texts lie one behind the other.
+/// Token ids, positions and blocks of attention of a packed batch.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// i32: the ids `[T]`, the positions `[T]`, and for each part of attention the text's start, its length, the first
@@ -32,7 +32,7 @@ pub(crate) struct Plan {
     /// Parts of attention.
     pub(super) parts: i32,
     pub(super) division: Division,
-    pub(super) past: i32,
+    pub(super) cached: i32,
     /// One more than the highest position.
     positions: usize,
     /// One more than the highest id.
@@ -40,19 +40,19 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// `ids` are those of all texts, `lengths` how many each has; each text continues `past` tokens.
+    /// `ids` are those of all texts, `lengths` how many each has; each text continues `cached` tokens.
     pub(super) fn new(
         ids: &[u32],
         lengths: &[usize],
-        past: usize,
+        cached: usize,
         division: Division,
     ) -> Result<Self, MlxError> {
         let failed = |message: String| Err(MlxError::new("plan", message));
         if ids.is_empty() || lengths.iter().sum::<usize>() != ids.len() {
             return failed(format!("{} tokens in texts of {lengths:?}", ids.len()));
         }
-        let numbers = numbers(ids, lengths, past, division);
-        let longest = lengths.iter().max().map_or(0, |longest| past + longest);
+        let numbers = numbers(ids, lengths, cached, division);
+        let longest = lengths.iter().max().map_or(0, |longest| cached + longest);
         // The kernels count elements in 32 bits, some 2^14 a token.
         if ids.len().max(longest) >= 1 << 17 {
             return failed(format!("{} tokens are more than a batch may have", ids.len().max(longest)));
@@ -62,7 +62,7 @@ impl Plan {
             parts: ((numbers.len() - 2 * ids.len()) / 4) as i32,
             division,
             numbers,
-            past: past as i32,
+            cached: cached as i32,
             positions: longest,
             ids: ids.iter().max().map_or(0, |id| id + 1),
         })
@@ -83,9 +83,10 @@ impl Plan {
     }
 }
 
-fn numbers(ids: &[u32], lengths: &[usize], past: usize, division: Division) -> Vec<i32> {
+fn numbers(ids: &[u32], lengths: &[usize], cached: usize, division: Division) -> Vec<i32> {
     let mut numbers: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-    numbers.extend(lengths.iter().flat_map(|&length| past..past + length).map(|position| position as i32));
+    numbers
+        .extend(lengths.iter().flat_map(|&length| cached..cached + length).map(|position| position as i32));
     // With how many keys each sees.
     let mut parts = Vec::new();
     let mut start = 0;
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn a_plan_counts() {
         let plan = Plan::new(&[7, 5, 3], &[1, 2], 4, Division::Single).unwrap();
-        assert_eq!((plan.tokens(), plan.past, plan.positions(), plan.ids()), (3, 4, 6, 8));
+        assert_eq!((plan.tokens(), plan.cached, plan.positions(), plan.ids()), (3, 4, 6, 8));
         assert_eq!(plan.parts, 2);
     }
 

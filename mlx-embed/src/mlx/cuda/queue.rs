@@ -30,7 +30,7 @@ pub(super) enum Role {
     Mixed,
     /// Gate and up together, where the activation is a kernel of its own.
     Both,
-    Expanded,
+    Dequantized,
     Workspace,
     Rows,
     Selected,

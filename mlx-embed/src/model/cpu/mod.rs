@@ -14,17 +14,17 @@ use crate::checkpoint::spec::{
 };
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::{
-    self, AttentionOptions, Buffer, Cache, Engine, Heads, Output, Prepared, Rotation, Span,
+    self, AttentionOptions, Buffer, Engine, Heads, KvCache, Output, Prepared, Rotation, Span,
 };
 use crate::mlx::{Dtype, MlxError, Stream};
 
 use super::backend::{Backend, Operations, Place, Positions};
-use super::cache::LayerCache;
-use super::decoder::{Attention, Mlp};
+use super::cache::LayerKvCache;
+use super::decoder::{AttentionLayer, MlpLayer};
 use super::rope::Rope;
 pub use precision::Precision;
 use precision::SHORT_TEXT;
-pub(crate) use precision::{LEAST_REUSED, Rule};
+pub(crate) use precision::{LEAST_CACHED, Rule};
 use projection::Projection;
 pub(crate) use weights::dequantized;
 use weights::{Norm, Table};
@@ -49,7 +49,7 @@ pub(crate) struct Pass {
     ids: Vec<u32>,
     lengths: Arc<[usize]>,
     /// Tokens that each text continues.
-    past: usize,
+    cached: usize,
     /// For each token whether it is one of a short text.
     short: Vec<bool>,
     /// For each text whether it is short.
@@ -150,15 +150,15 @@ impl Backend for Cpu {
         spec.layers.iter().map(|layer| bytes(layer.attention.heads)).sum()
     }
 
-    fn begin(&self, batch: &Batch, past: usize, keeps: bool) -> Result<Pass, MlxError> {
+    fn begin(&self, batch: &Batch, cached: usize, keeps: bool) -> Result<Pass, MlxError> {
         let lengths = &batch.lengths;
         // What is kept is the start of longer texts.
-        let short = |length: usize| !keeps && past + length <= SHORT_TEXT;
-        let longest = past + lengths.iter().copied().max().unwrap_or(0);
+        let short = |length: usize| !keeps && cached + length <= SHORT_TEXT;
+        let longest = cached + lengths.iter().copied().max().unwrap_or(0);
         Ok(Pass {
             ids: batch.ids.clone(),
             lengths: Arc::clone(lengths),
-            past,
+            cached,
             short: lengths.iter().flat_map(|&length| std::iter::repeat_n(short(length), length)).collect(),
             short_texts: lengths.iter().map(|&length| short(length)).collect(),
             angles: self.ropes.iter().map(|rope| rope.angles(longest)).collect(),
@@ -187,7 +187,7 @@ impl Operations<Self> for Cpu {
             let mut rest = &pass.ids[..];
             for &length in pass.lengths.iter() {
                 let (text, behind) = rest.split_at(length);
-                rows.extend(positions.rows(text, pass.past));
+                rows.extend(positions.rows(text, pass.cached));
                 rest = behind;
             }
             let mut added = self.engine.buffer(x.len());
@@ -200,7 +200,7 @@ impl Operations<Self> for Cpu {
         Ok(self.normed(norm.as_ref(), x))
     }
 
-    fn qkv(&self, x: &Buffer, layer: &Attention<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
+    fn qkv(&self, x: &Buffer, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
         let mut qkv = self.engine.buffer(layer.qkv.rows(x) * layer.qkv.outputs);
         layer.qkv.run(&self.engine, x, layer.norms.input.as_ref(), pass, Output::Store(&mut qkv));
         Ok(qkv)
@@ -209,8 +209,8 @@ impl Operations<Self> for Cpu {
     fn heads(
         &self,
         qkv: Buffer,
-        layer: &Attention<Self>,
-        cache: LayerCache<'_, Arc<kernels::KeysValues>>,
+        layer: &AttentionLayer<Self>,
+        cache: LayerKvCache<'_, Arc<kernels::KeysValues>>,
         pass: &Pass,
     ) -> Result<Prepared, MlxError> {
         let [q_norm, k_norm] = &layer.head_norms;
@@ -226,26 +226,26 @@ impl Operations<Self> for Cpu {
             span: span(layer.sees),
         };
         Ok(match cache {
-            LayerCache::None => self.engine.prepare(&qkv, &pass.lengths, &options, Cache::None),
-            LayerCache::Keep(kept) => {
-                let prepared = self.engine.prepare(&qkv, &pass.lengths, &options, Cache::Keep);
+            LayerKvCache::None => self.engine.prepare(&qkv, &pass.lengths, &options, KvCache::None),
+            LayerKvCache::Keep(kept) => {
+                let prepared = self.engine.prepare(&qkv, &pass.lengths, &options, KvCache::Keep);
                 kept.extend(prepared.kept().cloned());
                 prepared
             }
-            LayerCache::Continue(past) => {
-                let cache = Cache::Continue { past: Arc::clone(past), tokens: pass.past };
+            LayerKvCache::Continue(cached) => {
+                let cache = KvCache::Continue { cached: Arc::clone(cached), tokens: pass.cached };
                 self.engine.prepare(&qkv, &pass.lengths, &options, cache)
             }
         })
     }
 
-    fn attend(&self, heads: Prepared, layer: &Attention<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
+    fn attend(&self, heads: Prepared, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
         let mut mixed = self.engine.buffer(pass.ids.len() * layer.heads.queries());
         self.engine.attend(heads, &mut mixed);
         Ok(mixed)
     }
 
-    fn up(&self, x: &Buffer, layer: &Mlp<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
+    fn up(&self, x: &Buffer, layer: &MlpLayer<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
         let activation = match layer.activation {
             Activation::Silu => kernels::Activation::Silu,
             Activation::GeluErf => kernels::Activation::GeluErf,

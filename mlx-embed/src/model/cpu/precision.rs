@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::Digits;
+use crate::kernels::Limbs;
 
 /// How closely this crate's kernels for the CPU follow 4- and 8-bit checkpoints computed in f32.
 ///
@@ -34,7 +34,7 @@ pub(super) const SHORT_TEXT: usize = 5;
 
 /// Fewer tokens than this are not reused. After so many no text is short, so what they become hangs on nothing behind
 /// them.
-pub(crate) const LEAST_REUSED: usize = SHORT_TEXT;
+pub(crate) const LEAST_CACHED: usize = SHORT_TEXT;
 
 /// Which activations of a layer keep 16 bits.
 ///
@@ -61,13 +61,13 @@ impl Precision {
 }
 
 impl super::Pass {
-    /// The digits that `rule` gives `rows` rows: all tokens, or one of each text.
-    pub(super) fn digits(&self, rule: Rule, rows: usize) -> Digits<'_> {
+    /// The limbs that `rule` gives `rows` rows: all tokens, or one of each text.
+    pub(super) fn limbs(&self, rule: Rule, rows: usize) -> Limbs<'_> {
         let short = if rows == self.short.len() { &self.short } else { &self.short_texts };
         match rule {
-            Rule::All => Digits::Two,
-            Rule::Early => Digits::TwoAbove { times: 5.0, rows: short },
-            Rule::Late => Digits::TwoAbove { times: 16.0, rows: short },
+            Rule::All => Limbs::Two,
+            Rule::Early => Limbs::TwoAbove { times: 5.0, rows: short },
+            Rule::Late => Limbs::TwoAbove { times: 16.0, rows: short },
         }
     }
 }

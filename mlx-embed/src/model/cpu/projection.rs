@@ -2,7 +2,7 @@
 
 use crate::checkpoint::spec::ProjectionSpec;
 use crate::checkpoint::{CheckpointError, Matrix, Weights};
-use crate::kernels::{self, Engine, Order, Output, Packed, Part};
+use crate::kernels::{self, Engine, Output, Packed, PackedOrder, Part};
 use crate::model::backend::Role;
 
 use super::weights::{Norm, Table, source};
@@ -54,7 +54,7 @@ impl Projection {
         role: Role,
         rule: Rule,
     ) -> Result<Self, CheckpointError> {
-        let order = if role == Role::GateUp { Order::Interleaved } else { Order::Stacked };
+        let order = if role == Role::GateUp { PackedOrder::Interleaved } else { PackedOrder::Stacked };
         let mut matrices = Vec::new();
         let mut biases = Vec::new();
         for part in &spec.parts {
@@ -68,7 +68,8 @@ impl Projection {
         };
         let any_bias = biases.iter().any(Option::is_some);
         // Biases would have to be added before the two halves of what is gated are multiplied.
-        let together = if order == Order::Interleaved && any_bias { None } else { pack(&matrices, order)? };
+        let together =
+            if order == PackedOrder::Interleaved && any_bias { None } else { pack(&matrices, order)? };
         let mut parts = Vec::new();
         if let Some(packed) = together {
             let bias = any_bias.then(|| {
@@ -82,7 +83,7 @@ impl Projection {
         } else {
             // Matrices of several kinds stay apart.
             for ((matrix, bias), part) in matrices.into_iter().zip(biases).zip(&spec.parts) {
-                let weights = match pack(std::slice::from_ref(&matrix), Order::Stacked)? {
+                let weights = match pack(std::slice::from_ref(&matrix), PackedOrder::Stacked)? {
                     Some(packed) => OwnWeights::Packed(packed),
                     None => OwnWeights::Stored {
                         table: Box::new(Table::new(matrix.clone())),
@@ -111,16 +112,16 @@ impl Projection {
         output: Output<'_>,
     ) {
         let parts: Vec<Part<'_>> = self.parts.iter().map(OwnPart::as_kernel).collect();
-        let digits = pass.digits(self.rule, self.rows(x));
+        let limbs = pass.limbs(self.rule, self.rows(x));
         let rms = norm.and_then(Norm::rms);
         match norm {
             // A norm that the product doesn't apply as it reads.
             Some(norm) if rms.is_none() => {
                 let mut normed = engine.buffer(x.len());
                 engine.norm(x, norm.as_kernel(), &mut normed);
-                engine.project(&normed, None, self.inputs, digits, &parts, output);
+                engine.project(&normed, None, self.inputs, limbs, &parts, output);
             }
-            _ => engine.project(x, rms, self.inputs, digits, &parts, output),
+            _ => engine.project(x, rms, self.inputs, limbs, &parts, output),
         }
     }
 

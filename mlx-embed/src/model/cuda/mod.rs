@@ -23,8 +23,8 @@ use crate::mlx::cuda::{self, Fixed, Plan, Scaled, Tensor};
 use crate::mlx::{Array, Dtype, MlxError, Stream, memory, ops};
 
 use super::backend::{Backend, Operations, Place, Role};
-use super::cache::{Cache, LayerCache};
-use super::decoder::{Attention, Decoder, Mlp, Rows};
+use super::cache::{KvCache, LayerKvCache};
+use super::decoder::{AttentionLayer, Decoder, MlpLayer, Rows};
 use super::mlx::{Arrays, Table};
 use super::rope::Rope;
 
@@ -32,7 +32,7 @@ pub use policy::MatmulPolicy;
 pub(crate) use support::{Form, form};
 
 use policy::Calibration;
-use weight::{Order, Weight, on_gpu};
+use weight::{RowOrder, Weight, on_gpu};
 
 /// What calibration runs: few layers, as they are alike, and texts so short that attention counts for little.
 const LAYERS_TO_MEASURE: usize = 8;
@@ -96,8 +96,8 @@ enum DeferredNorm {
 #[derive(Debug)]
 pub(crate) struct Heads {
     qkv: Tensor, // bf16 [T, (H + 2K) * E]
-    /// Keys and values, `[at least past, K * E]`.
-    past: Option<[Array; 2]>,
+    /// Keys and values, `[at least cached, K * E]`.
+    cached: Option<[Array; 2]>,
 }
 
 /// Keys and values, `[L, K * E]`.
@@ -131,7 +131,7 @@ impl Cuda {
         stream: Stream,
     ) -> Result<Self, CheckpointError> {
         let arrays = Arrays::new(weights, spec, &stream)?;
-        let dequantize_from = if form.packed && policy != MatmulPolicy::Expanded { i32::MAX } else { 0 };
+        let dequantize_from = if form.packed && policy != MatmulPolicy::Dequantized { i32::MAX } else { 0 };
         Ok(Self {
             ops: cuda::Ops::new(kernels, gpu).map_err(|source| arrays.error("(kernels)", source))?,
             digest: kernels.digest().to_owned(),
@@ -287,7 +287,7 @@ impl Backend for Cuda {
         spec: &ProjectionSpec,
         place: Place,
     ) -> Result<Projection, CheckpointError> {
-        let order = if place.role == Role::GateUp { Order::ByEights } else { Order::Stacked };
+        let order = if place.role == Role::GateUp { RowOrder::ByEights } else { RowOrder::Stacked };
         let mut matrices = Vec::new();
         let mut biases = Vec::new();
         for part in &spec.parts {
@@ -327,7 +327,7 @@ impl Backend for Cuda {
             let ids: Vec<u32> = (0..tokens as u32).map(|i| i * 31 % vocabulary).collect();
             let texts: Vec<&[u32]> = ids.chunks(TEXT_TO_MEASURE).collect();
             let batch = Batch::packed(&texts);
-            decoder.forward_with(self, layers.clone(), &batch, Rows::All, Cache::None, None)?;
+            decoder.forward_with(self, layers.clone(), &batch, Rows::All, KvCache::None, None)?;
             self.wait()
         })?;
         // What the weights were made of; batches have memory of their own.
@@ -346,8 +346,8 @@ impl Backend for Cuda {
         Some(&self.stream)
     }
 
-    fn begin(&self, batch: &Batch, past: usize, _keeps: bool) -> Result<Pass, MlxError> {
-        let plan = self.ops.plan(&batch.ids, &batch.lengths, past)?;
+    fn begin(&self, batch: &Batch, cached: usize, _keeps: bool) -> Result<Pass, MlxError> {
+        let plan = self.ops.plan(&batch.ids, &batch.lengths, cached)?;
         let all_angles = self.angles(plan.positions())?;
         let meta = self.ops.meta(&plan, &self.stream)?;
         let fused = self.ops.fuses() || self.is_packed(plan.tokens());
@@ -377,7 +377,7 @@ impl Operations<Self> for Cuda {
         Ok(Hidden { x, deferred: Some(deferred) })
     }
 
-    fn qkv(&self, x: &Hidden, layer: &Attention<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+    fn qkv(&self, x: &Hidden, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
         let of_heads = [layer.qkv.bias.as_ref(), layer.head_norms.as_ref()];
         let w = layer.qkv.weight.matrix(self, pass.fused, pass.plan.tokens(), &self.stream)?;
         let angles = pass.angles.borrow();
@@ -392,14 +392,14 @@ impl Operations<Self> for Cuda {
     fn heads(
         &self,
         qkv: Tensor,
-        _layer: &Attention<Self>,
-        cache: LayerCache<'_, KeysValues>,
+        _layer: &AttentionLayer<Self>,
+        cache: LayerKvCache<'_, KeysValues>,
         _pass: &Pass,
     ) -> Result<Heads, MlxError> {
-        let past = match cache {
-            LayerCache::None => None,
-            LayerCache::Continue(KeysValues { keys, values }) => Some([keys.clone(), values.clone()]),
-            LayerCache::Keep(kept) => {
+        let cached = match cache {
+            LayerKvCache::None => None,
+            LayerKvCache::Continue(KeysValues { keys, values }) => Some([keys.clone(), values.clone()]),
+            LayerKvCache::Keep(kept) => {
                 let own = self.keys_values(&self.ops.array(&qkv, &self.stream)?)?;
                 // The memory behind the array is free for others once `qkv` goes.
                 self.finish_cache(std::slice::from_ref(&own))?;
@@ -407,15 +407,15 @@ impl Operations<Self> for Cuda {
                 None
             }
         };
-        Ok(Heads { qkv, past })
+        Ok(Heads { qkv, cached })
     }
 
-    fn attend(&self, heads: Heads, _layer: &Attention<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
-        let past = heads.past.as_ref().map(|[keys, values]| [keys, values]);
-        self.ops.attention(&heads.qkv, past, &pass.plan, &pass.meta, &self.stream)
+    fn attend(&self, heads: Heads, _layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+        let cached = heads.cached.as_ref().map(|[keys, values]| [keys, values]);
+        self.ops.attention(&heads.qkv, cached, &pass.plan, &pass.meta, &self.stream)
     }
 
-    fn up(&self, x: &Hidden, layer: &Mlp<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+    fn up(&self, x: &Hidden, layer: &MlpLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
         let w = layer.up.weight.matrix(self, pass.fused, x.x.shape()[0], &self.stream)?;
         match x.deferred.as_ref().ok_or_else(no_norm)? {
             DeferredNorm::Scaled(x) => self.ops.gated(x, &w, &self.stream),

@@ -1,4 +1,4 @@
-//! When weights are expanded for a product.
+//! When weights are dequantised for a product.
 
 use std::fs;
 use std::path::Path;
@@ -14,15 +14,15 @@ use crate::mlx::cuda::write_whole;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MatmulPolicy {
-    /// On packed weights for few tokens, on expanded ones for many. Where one overtakes the other is measured when a
+    /// On packed weights for few tokens, on dequantised ones for many. Where one overtakes the other is measured when a
     /// model is loaded, and remembered for this machine.
     #[default]
     Auto,
     /// Always on packed weights.
     Packed,
-    /// Always on weights that are expanded to bf16 for each product.
-    Expanded,
-    /// As [`MatmulPolicy::Auto`], with expanded weights that stay in memory: two bytes a parameter beside the packed
+    /// Always on weights that are dequantised to bf16 for each product.
+    Dequantized,
+    /// As [`MatmulPolicy::Auto`], with dequantised weights that stay in memory: two bytes a parameter beside the packed
     /// ones.
     Resident,
 }
@@ -32,7 +32,7 @@ impl std::fmt::Display for MatmulPolicy {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Packed => "packed",
-            Self::Expanded => "expanded",
+            Self::Dequantized => "dequantized",
             Self::Resident => "resident",
         })
     }
@@ -55,7 +55,7 @@ const TOKENS: [i32; 6] = [128, 256, 512, 1024, 2048, 4096];
 const ROUNDS: usize = 4;
 
 impl Calibration {
-    /// Measures with `run`, which runs so many tokens on packed weights or, where it says so, on expanded ones.
+    /// Measures with `run`, which runs so many tokens on packed weights or, where it says so, on dequantised ones.
     pub(super) fn measure(
         of: String,
         mut run: impl FnMut(i32, bool) -> Result<(), MlxError>,
@@ -65,9 +65,9 @@ impl Calibration {
             let mut fastest = [Duration::MAX; 2];
             // The first round is for what is done once, such as choosing MLX's kernels.
             for round in 0..=ROUNDS {
-                for (expanded, fastest) in [false, true].into_iter().zip(&mut fastest) {
+                for (dequantized, fastest) in [false, true].into_iter().zip(&mut fastest) {
                     let start = Instant::now();
-                    run(tokens, expanded)?;
+                    run(tokens, dequantized)?;
                     if round > 0 {
                         *fastest = start.elapsed().min(*fastest);
                     }
@@ -90,11 +90,12 @@ impl Calibration {
     }
 }
 
-/// From how many tokens on expanded weights are faster: between the last measured number at which they were not and the
+/// From how many tokens on dequantised weights are faster: between the last measured number at which they were not and the
 /// next, where straight lines through the times cross.
 fn crossover(times: &[(i32, Duration, Duration)]) -> i32 {
-    let behind =
-        |&(_, packed, expanded): &(i32, Duration, Duration)| packed.as_secs_f64() - expanded.as_secs_f64();
+    let behind = |&(_, packed, dequantized): &(i32, Duration, Duration)| {
+        packed.as_secs_f64() - dequantized.as_secs_f64()
+    };
     let Some(last) = times.iter().rposition(|time| behind(time) <= 0.0) else { return 0 };
     let Some(next) = times.get(last + 1) else { return i32::MAX };
     let (before, after) = (behind(&times[last]), behind(next));
@@ -106,9 +107,9 @@ fn crossover(times: &[(i32, Duration, Duration)]) -> i32 {
 mod tests {
     use super::*;
 
-    fn times(packed: [u64; 3], expanded: [u64; 3]) -> Vec<(i32, Duration, Duration)> {
+    fn times(packed: [u64; 3], dequantized: [u64; 3]) -> Vec<(i32, Duration, Duration)> {
         let time = Duration::from_micros;
-        (0..3).map(|i| (100 * (i as i32 + 1), time(packed[i]), time(expanded[i]))).collect()
+        (0..3).map(|i| (100 * (i as i32 + 1), time(packed[i]), time(dequantized[i]))).collect()
     }
 
     #[test]
@@ -126,10 +127,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("calibration.json");
         let mut runs = 0;
-        let measured = Calibration::measure("this".into(), |tokens, expanded| {
+        let measured = Calibration::measure("this".into(), |tokens, dequantized| {
             runs += 1;
             assert!(tokens >= TOKENS[0]);
-            std::thread::sleep(Duration::from_micros(if expanded { 300 } else { tokens as u64 }));
+            std::thread::sleep(Duration::from_micros(if dequantized { 300 } else { tokens as u64 }));
             Ok(())
         })
         .unwrap();

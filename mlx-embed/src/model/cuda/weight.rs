@@ -16,8 +16,8 @@ pub(super) struct Weight {
 
 /// How the rows of several matrices lie in one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// One matrix behind the other.
+pub(super) enum RowOrder {
+    /// One matrix after the other.
     Stacked,
     /// Eight rows of one, eight of the next, and so on.
     ByEights,
@@ -28,7 +28,7 @@ impl Weight {
     pub(super) fn new(
         cuda: &Cuda,
         matrices: &[Table],
-        order: Order,
+        order: RowOrder,
         stream: &Stream,
     ) -> Result<Self, MlxError> {
         let mut parts: [Vec<Array>; 3] = Default::default();
@@ -47,19 +47,19 @@ impl Weight {
         let Some(quantization) = quantization else {
             let dense = match &parts[0][..] {
                 [only] => on_gpu(only, stream)?,
-                several => joined(several, order, stream)?,
+                several => concatenated(several, order, stream)?,
             };
             let dense = cuda::Dense::new(dense)?;
             return Ok(Self { packed: None, dense: Some(dense) });
         };
         let [weight, scales, biases] = [
-            joined(&parts[0], order, stream)?,
-            joined(&parts[1], order, stream)?,
-            joined(&parts[2], order, stream)?,
+            concatenated(&parts[0], order, stream)?,
+            concatenated(&parts[1], order, stream)?,
+            concatenated(&parts[2], order, stream)?,
         ];
         let packed = cuda.ops.pack(quantized_ref(&weight, &scales, Some(&biases), quantization), stream)?;
         let resident = cuda.policy == MatmulPolicy::Resident;
-        let dense = if resident { Some(cuda.ops.expand(&packed, stream)?) } else { None };
+        let dense = if resident { Some(cuda.ops.dequantize(&packed, stream)?) } else { None };
         Ok(Self { packed: Some(packed), dense })
     }
 
@@ -75,7 +75,7 @@ impl Weight {
         match (&self.packed, &self.dense) {
             (Some(packed), _) if may_be_packed => Ok(cuda::Matrix::Packed(packed)),
             (_, Some(dense)) => Ok(cuda::Matrix::Dense(dense)),
-            (Some(packed), None) => cuda.ops.expanded(packed, stream),
+            (Some(packed), None) => cuda.ops.dequantized(packed, stream),
             (None, None) => Err(MlxError::new("product", "the matrix has no form")),
         }
     }
@@ -90,11 +90,11 @@ pub(super) fn on_gpu(array: &Array, stream: &Stream) -> Result<Array, MlxError> 
     ops::concatenate(&halves, 0, stream)
 }
 
-fn joined(parts: &[Array], order: Order, stream: &Stream) -> Result<Array, MlxError> {
+fn concatenated(parts: &[Array], order: RowOrder, stream: &Stream) -> Result<Array, MlxError> {
     match (parts, order) {
         ([only], _) => Ok(only.clone()),
-        (_, Order::Stacked) => ops::concatenate(parts, 0, stream),
-        (_, Order::ByEights) => {
+        (_, RowOrder::Stacked) => ops::concatenate(parts, 0, stream),
+        (_, RowOrder::ByEights) => {
             let mut eights = Vec::new();
             for part in parts {
                 eights.push(ops::reshape(part, &[part.shape()[0] / 8, 1, -1], stream)?);
@@ -116,12 +116,13 @@ mod tests {
             let numbers: Vec<i32> = (0..32).map(|i| first + i / 2).collect();
             Array::from_slice(&numbers, &[16, 2]).unwrap()
         };
-        let of =
-            |order| joined(&[rows(0), rows(100)], order, &stream).unwrap().to_vec::<i32>(&stream).unwrap();
+        let of = |order| {
+            concatenated(&[rows(0), rows(100)], order, &stream).unwrap().to_vec::<i32>(&stream).unwrap()
+        };
         let expected = |rows: [(i32, i32); 4]| -> Vec<i32> {
             rows.iter().flat_map(|&(from, to)| (from..to).flat_map(|row| [row, row])).collect()
         };
-        assert_eq!(of(Order::Stacked), expected([(0, 8), (8, 16), (100, 108), (108, 116)]));
-        assert_eq!(of(Order::ByEights), expected([(0, 8), (100, 108), (8, 16), (108, 116)]));
+        assert_eq!(of(RowOrder::Stacked), expected([(0, 8), (8, 16), (100, 108), (108, 116)]));
+        assert_eq!(of(RowOrder::ByEights), expected([(0, 8), (100, 108), (8, 16), (108, 116)]));
     }
 }

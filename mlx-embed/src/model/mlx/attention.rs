@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::checkpoint::spec::Sees;
 use crate::mlx::ops::{self, RopeFrequencies, RopeSettings};
 use crate::mlx::{Array, MlxError, Stream};
-use crate::model::decoder::Attention;
+use crate::model::decoder::AttentionLayer;
 
 use super::{Frequencies, Mlx, Norm, Pass};
 
@@ -25,7 +25,7 @@ impl Mlx {
     pub(super) fn rotate(
         &self,
         qkv: &[Array],
-        layer: &Attention<Self>,
+        layer: &AttentionLayer<Self>,
         pass: &Pass,
     ) -> Result<[Array; 3], MlxError> {
         let [q, k, v] = qkv else {
@@ -40,8 +40,8 @@ impl Mlx {
             ops::transpose(&super::normed(norm, &per_head, &self.stream)?, &[0, 2, 1, 3], &self.stream)
         };
         Ok([
-            self.rotated(split(q, heads.heads, q_norm.as_ref())?, layer, pass.past)?,
-            self.rotated(split(k, heads.kv_heads, k_norm.as_ref())?, layer, pass.past)?,
+            self.rotated(split(q, heads.heads, q_norm.as_ref())?, layer, pass.cached)?,
+            self.rotated(split(k, heads.kv_heads, k_norm.as_ref())?, layer, pass.cached)?,
             split(v, heads.kv_heads, None)?,
         ])
     }
@@ -49,14 +49,14 @@ impl Mlx {
     /// Rotated, without the magnitude: that is on the scores.
     ///
     /// # Shape
-    /// `x` and result `[B, H, L, E]`; positions are `past..past + L`.
-    fn rotated(&self, x: Array, layer: &Attention<Self>, past: usize) -> Result<Array, MlxError> {
+    /// `x` and result `[B, H, L, E]`; positions are `cached..cached + L`.
+    fn rotated(&self, x: Array, layer: &AttentionLayer<Self>, cached: usize) -> Result<Array, MlxError> {
         let Some((rope, periods)) = layer.rope.map(|rope| &self.ropes[rope]) else { return Ok(x) };
         let frequencies = match (rope.frequencies(), periods) {
             (_, Some(periods)) => RopeFrequencies::Periods(periods),
             (Frequencies::Base(base), None) => RopeFrequencies::Base(*base),
             (_, None) => {
-                let tokens = past + x.shape().get(2).copied().unwrap_or(0) as usize;
+                let tokens = cached + x.shape().get(2).copied().unwrap_or(0) as usize;
                 RopeFrequencies::Base(rope.base(tokens) as f32)
             }
         };
@@ -65,19 +65,19 @@ impl Mlx {
             traditional: rope.traditional(),
             frequencies,
             scale: rope.position_scale(),
-            offset: past as i32,
+            offset: cached as i32,
         };
         ops::rope(&x, settings, &self.stream)
     }
 
     /// # Shape
-    /// `q` `[B, H, L, E]`, `k` and `v` `[B, K, past + L, E]`, result `[B, L, H * E]`.
+    /// `q` `[B, H, L, E]`, `k` and `v` `[B, K, cached + L, E]`, result `[B, L, H * E]`.
     pub(super) fn mix(
         &self,
         q: &Array,
         k: &Array,
         v: &Array,
-        layer: &Attention<Self>,
+        layer: &AttentionLayer<Self>,
         pass: &Pass,
     ) -> Result<Array, MlxError> {
         // There the magnitude of both queries and keys is a number of f32; on the vectors it would be one of theirs, and
@@ -106,7 +106,7 @@ impl Mlx {
         if let Some((.., mask)) = masks.iter().find(|(of, range, _)| *of == sees && *range == queries) {
             return Ok(mask.clone());
         }
-        let Pass { past, tokens, .. } = *pass;
+        let Pass { cached, tokens, .. } = *pass;
         let whole = pass.lengths.iter().all(|&length| length == tokens);
         // Whether a query sees a key of a text that ends before `end`; both are positions.
         let visible = |query: usize, key: usize, end: usize| match sees {
@@ -121,14 +121,14 @@ impl Mlx {
         } else {
             // Behind a causal mask lies nothing that padding could change.
             let texts = if sees.is_causal() { &pass.lengths[..1] } else { &pass.lengths[..] };
-            let mut numbers = Vec::with_capacity(texts.len() * queries.len() * (past + tokens));
+            let mut numbers = Vec::with_capacity(texts.len() * queries.len() * (cached + tokens));
             for length in texts {
                 for query in queries.clone() {
-                    let row = (0..past + tokens).map(|key| visible(past + query, key, past + length));
+                    let row = (0..cached + tokens).map(|key| visible(cached + query, key, cached + length));
                     numbers.extend(row.map(|seen| if seen { 0.0 } else { f32::NEG_INFINITY }));
                 }
             }
-            let shape = [texts.len(), 1, queries.len(), past + tokens].map(|size| size as i32);
+            let shape = [texts.len(), 1, queries.len(), cached + tokens].map(|size| size as i32);
             let mask = Array::from_slice(&numbers, &shape)?;
             Some(ops::astype(&mask, self.arrays.activation(), &self.stream)?)
         };
@@ -159,14 +159,14 @@ fn in_steps(
     if step >= tokens {
         return attend(q, k, v, 0..tokens as usize);
     }
-    let past = k.shape()[2] - tokens;
+    let cached = k.shape()[2] - tokens;
     let mut parts = Vec::new();
     let mut start = 0;
     while start < tokens {
         let stop = tokens.min(start.saturating_add(step));
         let q = ops::slice_axis(q, 2, start, stop, stream)?;
         // The mask is aligned to the end, so these queries need the keys up to their own last position.
-        let keys = if causal { past + stop } else { past + tokens };
+        let keys = if causal { cached + stop } else { cached + tokens };
         let k = ops::slice_axis(k, 2, 0, keys, stream)?;
         let v = ops::slice_axis(v, 2, 0, keys, stream)?;
         let part = attend(&q, &k, &v, start as usize..stop as usize)?;
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn attention_in_steps_equals_attention_at_once() {
         let stream = Stream::cpu().unwrap();
-        // As many keys as queries, and a past of 20 before them.
+        // As many keys as queries, and a cache of 20 before them.
         for (keys, causal) in [(37, true), (57, true), (37, false)] {
             let q = noise(&[2, 4, 37, 8], 1);
             let (k, v) = (noise(&[2, 2, keys, 8], 2), noise(&[2, 2, keys, 8], 3));

@@ -4,7 +4,7 @@ use crate::checkpoint::Quantization;
 use crate::mlx::ops::{self, QuantizedRef};
 use crate::mlx::{Array, Backend, Dtype, MlxError, Stream};
 
-/// Rows of `x` up to which MLX's CPU kernel, which works on the packed weights one row at a time, beats expanding the
+/// Rows of `x` up to which MLX's CPU kernel, which works on the packed weights one row at a time, beats dequantising the
 /// matrix once and calling BLAS. Measured by `cargo bench --bench matmul_policy`.
 const CPU_PACKED_ROWS: i32 = 1;
 
@@ -70,21 +70,21 @@ fn quantized(
     let (scales, biases) = scales_in(dtype, scales, biases, stream)?;
     let parts = quantized_ref(weight, &scales, biases.as_ref(), quantization);
     let (rows, inputs) = rows_and_inputs(x);
-    let expand = match stream.backend() {
+    let dequantize = match stream.backend() {
         Backend::Cpu => rows > CPU_PACKED_ROWS,
         // For a matrix of one group MLX 0.32 picks a kernel for Hopper GPUs that returns garbage.
         Backend::Cuda => inputs <= quantization.group_size,
         Backend::Metal => false,
     };
-    if expand {
-        let expanded = ops::dequantize(parts, dtype, stream)?;
-        matmul_transposed(x, &expanded, stream)
+    if dequantize {
+        let dequantized = ops::dequantize(parts, dtype, stream)?;
+        matmul_transposed(x, &dequantized, stream)
     } else {
         ops::quantized_matmul(x, parts, stream)
     }
 }
 
-/// Scales and biases in `dtype`, because affine groups are expanded in the type of their scales. The scales of other
+/// Scales and biases in `dtype`, because affine groups are dequantised in the type of their scales. The scales of other
 /// modes are exponents and stay as they are.
 fn scales_in(
     dtype: Dtype,

@@ -17,8 +17,8 @@ use crate::checkpoint::{CheckpointError, Weights};
 use crate::mlx::{Array, Backend as Device, Dtype, MlxError, Stream, ops};
 
 use super::backend::{Backend, Operations, Place, Positions};
-use super::cache::LayerCache;
-use super::decoder::{Attention, Mlp};
+use super::cache::LayerKvCache;
+use super::decoder::{AttentionLayer, MlpLayer};
 use super::rope::{Frequencies, Rope};
 use attention::Masks;
 use linear::{Linear, gather};
@@ -65,7 +65,7 @@ pub(crate) struct Pass {
     /// L
     tokens: usize,
     /// Tokens that each text continues.
-    past: usize,
+    cached: usize,
     masks: Masks,
 }
 
@@ -200,13 +200,13 @@ impl Backend for Mlx {
         Some(&self.stream)
     }
 
-    fn begin(&self, batch: &Batch, past: usize, _keeps: bool) -> Result<Pass, MlxError> {
+    fn begin(&self, batch: &Batch, cached: usize, _keeps: bool) -> Result<Pass, MlxError> {
         Ok(Pass {
             ids: Array::from_slice(&batch.ids, &batch.shape)?,
             host_ids: batch.ids.clone(),
             lengths: Arc::clone(&batch.lengths),
             tokens: batch.shape[1] as usize,
-            past,
+            cached,
             masks: Masks::default(),
         })
     }
@@ -230,7 +230,7 @@ impl Operations<Self> for Mlx {
         if let Some((table, positions)) = &embedding.positions {
             let mut rows = Vec::with_capacity(pass.ids.size());
             for (text, &length) in pass.host_ids.chunks(pass.tokens).zip(pass.lengths.iter()) {
-                rows.extend(positions.rows(&text[..length], pass.past));
+                rows.extend(positions.rows(&text[..length], pass.cached));
                 // Nobody sees what is added to padding.
                 rows.resize(rows.len() + pass.tokens - length, 0);
             }
@@ -244,7 +244,7 @@ impl Operations<Self> for Mlx {
         normed(embedding.norm.as_ref(), &x, stream)
     }
 
-    fn qkv(&self, x: &Array, layer: &Attention<Self>, _pass: &Pass) -> Result<Vec<Array>, MlxError> {
+    fn qkv(&self, x: &Array, layer: &AttentionLayer<Self>, _pass: &Pass) -> Result<Vec<Array>, MlxError> {
         let x = normed(layer.norms.input.as_ref(), x, &self.stream)?;
         layer.qkv.iter().map(|part| part.forward(&x, &self.stream)).collect()
     }
@@ -252,21 +252,21 @@ impl Operations<Self> for Mlx {
     fn heads(
         &self,
         qkv: Vec<Array>,
-        layer: &Attention<Self>,
-        cache: LayerCache<'_, KeysValues>,
+        layer: &AttentionLayer<Self>,
+        cache: LayerKvCache<'_, KeysValues>,
         pass: &Pass,
     ) -> Result<[Array; 3], MlxError> {
         let [q, k, v] = self.rotate(&qkv, layer, pass)?;
         Ok(match cache {
-            LayerCache::None => [q, k, v],
-            LayerCache::Keep(kept) => {
+            LayerKvCache::None => [q, k, v],
+            LayerKvCache::Keep(kept) => {
                 kept.push(KeysValues { keys: k.clone(), values: v.clone() });
                 [q, k, v]
             }
-            LayerCache::Continue(before) => [
+            LayerKvCache::Continue(before) => [
                 q,
-                self.continued(&before.keys, pass.past, k)?,
-                self.continued(&before.values, pass.past, v)?,
+                self.continued(&before.keys, pass.cached, k)?,
+                self.continued(&before.values, pass.cached, v)?,
             ],
         })
     }
@@ -274,13 +274,13 @@ impl Operations<Self> for Mlx {
     fn attend(
         &self,
         [q, k, v]: [Array; 3],
-        layer: &Attention<Self>,
+        layer: &AttentionLayer<Self>,
         pass: &Pass,
     ) -> Result<Vec<Array>, MlxError> {
         self.mix(&q, &k, &v, layer, pass).map(|mixed| vec![mixed])
     }
 
-    fn up(&self, x: &Array, layer: &Mlp<Self>, _pass: &Pass) -> Result<Vec<Array>, MlxError> {
+    fn up(&self, x: &Array, layer: &MlpLayer<Self>, _pass: &Pass) -> Result<Vec<Array>, MlxError> {
         let stream = &self.stream;
         let x = normed(layer.norms.input.as_ref(), x, stream)?;
         let parts = layer.up.iter().map(|part| part.forward(&x, stream)).collect::<Result<Vec<_>, _>>()?;
@@ -355,14 +355,14 @@ impl Mlx {
         }
     }
 
-    /// The first `past` of the keys or values `before`, in front of each text's `own`.
+    /// The first `cached` of the keys or values `before`, in front of each text's `own`.
     ///
     /// # Shape
-    /// `before` `[1, K, at least past, E]`, `own` `[B, K, L, E]`, result `[B, K, past + L, E]`.
-    fn continued(&self, before: &Array, past: usize, own: Array) -> Result<Array, MlxError> {
-        let past = past as i32;
-        let shared = ops::slice_axis(before, 2, 0, past, &self.stream)?;
-        let shape = [own.shape()[0], own.shape()[1], past, own.shape()[3]];
+    /// `before` `[1, K, at least cached, E]`, `own` `[B, K, L, E]`, result `[B, K, cached + L, E]`.
+    fn continued(&self, before: &Array, cached: usize, own: Array) -> Result<Array, MlxError> {
+        let cached = cached as i32;
+        let shared = ops::slice_axis(before, 2, 0, cached, &self.stream)?;
+        let shape = [own.shape()[0], own.shape()[1], cached, own.shape()[3]];
         ops::concatenate(&[ops::broadcast_to(&shared, &shape, &self.stream)?, own], 2, &self.stream)
     }
 

@@ -1,6 +1,6 @@
-// Causal attention of texts that lie one behind the other, a block for 64 queries of one head (Dao, 2023).
+// Causal attention of packed texts, a block for 64 queries of one head (Dao, 2023).
 //
-// All texts may continue the same tokens, whose keys and values are apart: `past` of them. `meta` holds for each block
+// All texts may continue the same tokens, whose keys and values are apart: `cached` of them. `meta` holds for each block
 // of queries where its text starts, how long it is and which query comes first.
 
 constexpr int QUERIES = 64, KEYS = 64, THREADS = 128;
@@ -11,11 +11,11 @@ constexpr int CHUNKS = HEAD_DIM / 8;       // 16 bytes each, of a row
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL(const u16* __restrict__ qkv,          // [T, (H + 2K) * E]
-           const u16* __restrict__ past_keys,    // [past, K, E]
-           const u16* __restrict__ past_values,  // [past, K, E]
+           const u16* __restrict__ cached_keys,    // [cached, K, E]
+           const u16* __restrict__ cached_values,  // [cached, K, E]
            const int* __restrict__ meta,
            u16* __restrict__ out,  // [T, H * E]
-           int tiles_at, int heads, int kv_heads, int past, float scale) {
+           int tiles_at, int heads, int kv_heads, int cached, float scale) {
   extern __shared__ __align__(128) unsigned char memory[];
   next_may_start();
   after_previous();
@@ -27,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const u32 queries = shared_address(memory);
   const u32 buffers = queries + QUERIES * STRIDE;  // keys and values, twice
   // Keys that the block's last query sees.
-  const int keys = past + min(length, first + QUERIES);
+  const int keys = cached + min(length, first + QUERIES);
   const int steps = (keys + KEYS - 1) / KEYS;
 
   for (int i = thread; i < QUERIES * CHUNKS; i += THREADS) {
@@ -43,12 +43,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const int row = i / CHUNKS, chunk = i % CHUNKS, key = step * KEYS + row;
         const bool valid = key < keys;
         const u16 *k, *v;
-        if (key < past) {
+        if (key < cached) {
           const u64 at = ((u64)key * kv_heads + kv_head) * HEAD_DIM;
-          k = past_keys + at;
-          v = past_values + at;
+          k = cached_keys + at;
+          v = cached_values + at;
         } else {
-          k = qkv + (u64)(start + (valid ? key - past : 0)) * width + (heads + kv_head) * HEAD_DIM;
+          k = qkv + (u64)(start + (valid ? key - cached : 0)) * width + (heads + kv_head) * HEAD_DIM;
           v = k + kv_heads * HEAD_DIM;
         }
         copy16(buffer + row * STRIDE + chunk * 16, k + chunk * 8, valid);
@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const u32 keys_at = buffers + step % 2 * 2 * TILE_BYTES, values_at = keys_at + TILE_BYTES;
     const int first_key = step * KEYS;
     // Behind these no query of the warp sees anything.
-    const int seen = min(keys, past + first + warp * 16 + 16) - first_key;
+    const int seen = min(keys, cached + first + warp * 16 + 16) - first_key;
     if (!idle && seen > 0) {
       float scores[KEYS / 8][4];
 #pragma unroll
@@ -104,7 +104,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int key = first_key + i * 8 + (lane & 3) * 2 + (j & 1);
-          const bool visible = key <= past + row + (j >> 1) * 8 && key < keys;
+          const bool visible = key <= cached + row + (j >> 1) * 8 && key < keys;
           scores[i][j] = visible ? scores[i][j] * units : -1e30f;
           higher[j >> 1] = fmaxf(higher[j >> 1], scores[i][j]);
         }

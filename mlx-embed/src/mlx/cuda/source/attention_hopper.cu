@@ -1,11 +1,11 @@
-// Causal attention of texts that lie one behind the other, for Hopper (Shah et al., 2024).
+// Causal attention of packed texts, for Hopper (Shah et al., 2024).
 //
 // A block has two warpgroups that compute, each 64 queries of a head of its own, and one that copies queries, keys and
 // values ahead for both: items of a text, 64 queries of a head among those that share keys, are numbered with the heads
 // fastest, and a tile is two neighbours. `meta` holds for each tile where its text starts, how long it is and which item
 // comes first. Blocks stay and take one tile after the other, so that copies for the next run while a tile ends.
 //
-// All texts may continue the same tokens, whose keys and values are apart: `past` of them.
+// All texts may continue the same tokens, whose keys and values are apart: `cached` of them.
 
 constexpr int QUERIES = 64, KEYS = 64, COMPUTING = 256, COPYING = 128, STAGES = 3;
 constexpr int PANELS = HEAD_DIM / 64;  // 64 numbers of a row lie side by side
@@ -23,11 +23,11 @@ __device__ __forceinline__ float exp2_of(float x) {
 
 extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
     KERNEL(const u16* __restrict__ qkv,          // [T, (H + 2K) * E]
-           const u16* __restrict__ past_keys,    // [past, K, E]
-           const u16* __restrict__ past_values,  // [past, K, E]
+           const u16* __restrict__ cached_keys,    // [cached, K, E]
+           const u16* __restrict__ cached_values,  // [cached, K, E]
            const int* __restrict__ meta,
            u16* __restrict__ out,  // [T, H * E]
-           int tiles_at, int tiles, int heads, int kv_heads, int past, float scale) {
+           int tiles_at, int tiles, int heads, int kv_heads, int cached, float scale) {
   extern __shared__ unsigned char memory_anywhere[];
   next_may_start();
   const int thread = threadIdx.x, lane = thread & 31;
@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
     const int* of = meta + tiles_at + tile / kv_heads * 4;
     start = of[0], length = of[1], first_item = of[2];
     kv_head = tile % kv_heads;
-    keys = past + min(length, (first_item + 1) / sharing * QUERIES + QUERIES);
+    keys = cached + min(length, (first_item + 1) / sharing * QUERIES + QUERIES);
     steps = (keys + KEYS - 1) / KEYS;
   };
 
@@ -92,23 +92,23 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
       }
       sent(full(2, 0));
       const u16* of_text = qkv + (u64)start * width + (heads + kv_head) * HEAD_DIM + chunk * 8;
-      const u64 of_past = kv_head * HEAD_DIM + chunk * 8;
+      const u64 of_cached = kv_head * HEAD_DIM + chunk * 8;
       for (int step = 0; step < steps; ++step) {
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
           barrier_wait(empty(part, stage), phase);
           const u32 to = (part ? values_base : keys_base) + stage * TILE_BYTES + place;
           const int first_key = step * KEYS;
-          if (first_key >= past && first_key + KEYS <= keys) {
-            const u16* from = of_text + part * kv_heads * HEAD_DIM + (u64)(first_key + first_row - past) * width;
+          if (first_key >= cached && first_key + KEYS <= keys) {
+            const u16* from = of_text + part * kv_heads * HEAD_DIM + (u64)(first_key + first_row - cached) * width;
 #pragma unroll
             for (int i = 0; i < KEYS / ROWS; ++i, from += ROWS * width) copy16(to + i * ROWS * 128, from, true);
           } else {
-            const u16* of = (part ? past_values : past_keys) + of_past;
+            const u16* of = (part ? cached_values : cached_keys) + of_cached;
             for (int i = 0; i < KEYS / ROWS; ++i) {
               const int key = first_key + first_row + i * ROWS;
-              const u16* from = key < past ? of + (u64)key * kv_heads * HEAD_DIM
-                                           : of_text + part * kv_heads * HEAD_DIM + (u64)min(key - past, length - 1) * width;
+              const u16* from = key < cached ? of + (u64)key * kv_heads * HEAD_DIM
+                                           : of_text + part * kv_heads * HEAD_DIM + (u64)min(key - cached, length - 1) * width;
               copy16(to + i * ROWS * 128, from, key < keys);
             }
           }
@@ -153,11 +153,11 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
   // From scores to exponentials.
   auto soften = [&](int step) {
     const int first_key = step * KEYS;
-    if (first_key + KEYS > past + row - (lane >> 2)) {
+    if (first_key + KEYS > cached + row - (lane >> 2)) {
 #pragma unroll
       for (int i = 0; i < KEYS / 2; ++i) {
         const int key = first_key + i / 4 * 8 + (lane & 3) * 2 + (i & 1);
-        const bool visible = key <= past + row + (i >> 1 & 1) * 8 && key < keys;
+        const bool visible = key <= cached + row + (i >> 1 & 1) * 8 && key < keys;
         scores[i] = visible ? scores[i] : NOTHING;
       }
     }

@@ -72,7 +72,7 @@ __device__ __forceinline__ float block_sum(float x) {
 }
 
 // Eight weights of one step of 16 inputs, two rows, and their scales and biases.
-__device__ __forceinline__ void expand(u32 (&out)[4], u32 packed, uint2 factors) {
+__device__ __forceinline__ void dequantize(u32 (&out)[4], u32 packed, uint2 factors) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const u32 both = i & 1 ? factors.y : factors.x;

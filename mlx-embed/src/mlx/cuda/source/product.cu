@@ -1,7 +1,7 @@
 // y = a W^T with W of 4 bits, and what follows it in the layer.
 //
 // W is the left factor: a warp has 16 outputs, whose weights go from memory to registers in the order in which the tensor
-// cores take them (`pack` put them so), and are expanded there, once for all tokens of the block. Tokens are the right
+// cores take them (`pack` put them so), and are dequantised there, once for all tokens of the block. Tokens are the right
 // factor, in shared memory. A block has OUTPUT_WARPS * 16 outputs and TOKENS tokens; INPUT_GROUPS such sets of warps share
 // the inputs of an output and add their parts up at the end. Inputs come 64 * INPUT_GROUPS at a time through STAGES
 // buffers, weights PREFETCH steps ahead. BLOCKS is how many blocks a multiprocessor shall have room for.
@@ -133,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const u32 packed = k == 0 ? words[slot].x : k == 1 ? words[slot].y : k == 2 ? words[slot].z : words[slot].w;
-          expand(left[slot & 1][k], packed, scales[slot][k * FACTORS / 4]);
+          dequantize(left[slot & 1][k], packed, scales[slot][k * FACTORS / 4]);
         }
         load(slot, step + PREFETCH);
         copies_wait<STAGES - 3>();

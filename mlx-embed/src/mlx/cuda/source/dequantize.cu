@@ -1,4 +1,4 @@
-// Packed weights to bf16, [N, inputs]: what a product by cuBLAS reads. A block expands 64 outputs by 64 inputs.
+// Packed weights to bf16, [N, inputs]: what a product by cuBLAS reads. A block dequantises 64 outputs by 64 inputs.
 
 constexpr int THREADS = 128;
 
@@ -18,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int group = (step * 64 + k * 16) / GROUP;
     const uint2 both = factors[((block * (inputs / GROUP) + group) * 4 + warp) * 8 + (lane >> 2)];
     u32 values[4];
-    expand(values, packed[k], both);
+    dequantize(values, packed[k], both);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       tile[warp * 16 + (lane >> 2) + 8 * (i & 1)][k * 8 + (lane & 3) + 4 * (i >> 1)] = values[i];
