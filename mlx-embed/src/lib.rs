@@ -50,6 +50,7 @@ pub mod mlx;
 mod model;
 mod modules;
 mod options;
+mod panics;
 mod pooling;
 mod request;
 mod runner;

@@ -17,11 +17,12 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Doubt, ModelConfig, RopeSca
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
 use crate::engine::{EngineOptions, Meters, Ticket, VectorCache};
-use crate::error::{Error, panic_message};
+use crate::error::Error;
 use crate::file::Files;
 use crate::info::{self, EndTokenInfo, Info, Source};
 use crate::mlx::{self, Backend};
 use crate::options::LoadOptions;
+use crate::panics::panic_message;
 use crate::pooling::Pooling;
 use crate::request::Shared;
 use crate::runner::{self, Kind, RunnerOptions};

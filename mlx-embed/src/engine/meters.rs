@@ -8,7 +8,7 @@ use metrics::{
 };
 
 use super::queue::QueueLane;
-use crate::error::quietly;
+use crate::panics::quietly;
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,7 +28,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, InputError, panic_message, quietly};
+use crate::error::{Error, InputError};
+use crate::panics::{panic_message, quietly};
 
 pub(crate) use cache::VectorCache;
 pub(crate) use meters::{Ended, Meters};

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::prefixes::Prefixes;
 use super::queue::{Batch, Ending, QueueLane, Work};
 use super::{Computed, EngineOptions, Fate, Meters, Text, TextQueue, VectorCache};
-use crate::error::{Error, InputError, panic_message, quietly};
+use crate::error::{Error, InputError};
+use crate::panics::{panic_message, quietly};
 
 /// What the engine asks of a model. It stays on the thread that made it.
 pub(crate) trait Model: 'static {

@@ -4,22 +4,14 @@ use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
 
 use super::Engine;
-use super::attend::{Attention, CachedPart, Heads, KEYS, MAX_HEAD_DIM, Span, Text, scratch_floats};
+use super::attend::scratch_floats;
 use super::buffer::Scratch;
+use super::layout::{Attention, CachedPart, Heads, KEYS, MAX_HEAD_DIM, Rotation, Span, Text};
 use super::prepare::PREPARED;
 use super::tiles::Tiles;
 
 /// Queries of one text and head that a task takes.
 const TASK_TILES: usize = 4;
-
-/// Angles of each position.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rotation<'a> {
-    /// Cosines, then sines: `[positions, 2, head_dim / 2]`.
-    pub(crate) angles: &'a [f32],
-    /// Whether neighbours rotate together rather than halves.
-    pub(crate) traditional: bool,
-}
 
 /// What an attention layer is, besides its sizes.
 #[derive(Debug, Clone, Copy)]

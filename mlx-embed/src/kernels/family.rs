@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::attend::{self, Attention, Text};
+use super::attend;
 use super::emit::{self, Activation, Sink};
-use super::matmul::Norm;
+use super::layout::{Attention, Text};
+use super::norm::{self, Norm};
 use super::packed::Layout;
 use super::prepare;
 use super::product::{self, BYTES, NIBBLES, PairWeights, Products, SPREAD, TileRows};
@@ -99,7 +100,7 @@ macro_rules! family {
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn norm_rows(x: &[f32], norm: Norm<'_>, rows: Range<usize>, out: *mut f32) {
-                round::norm_rows::<S>(x, norm, rows, out);
+                norm::norm_rows::<S>(x, norm, rows, out);
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn prepare(at: &Attention<'_>, text: Text, range: Range<usize>) {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::buffer::Scratch;
 use super::emit::{Activation, Kind, Sink};
+use super::norm::Norm;
 use super::packed::{Layout, PAIR, Packed};
 use super::product::{BYTES, NIBBLES, PairWeights, Products, SPREAD, TileRows, all_rows, unpacked_bytes};
 use super::round::{Input, Laid, MAX_ROWS, Rounded};
@@ -433,15 +434,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// A norm's kind, weights and epsilon.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Norm<'a> {
-    /// By the root mean square.
-    Rms { weight: &'a [f32], eps: f32 },
-    /// By mean and variance.
-    Layer { weight: &'a [f32], bias: Option<&'a [f32]>, eps: f32 },
 }
 
 impl Engine {

@@ -10,7 +10,8 @@
 //! | `source`, `packed` | weights as a checkpoint has them, and as the products read them |
 //! | `round`, `tiles` | activations as the products read them |
 //! | `product`, `matmul` | a tile times a pair of panels; whole products over all threads |
-//! | `prepare`, `attend`, `attention` | queries, keys and values laid out; a tile of queries; whole attention layers |
+//! | `norm` | norms of rows |
+//! | `layout`, `prepare`, `attend`, `attention` | queries, keys and values laid out; a tile of queries; whole attention layers |
 //! | `pool`, `buffer` | threads and memory |
 //! | `peak` | what the processor could do at best, to hold the others against |
 #![allow(unsafe_code)]
@@ -21,7 +22,9 @@ mod attention;
 mod buffer;
 mod emit;
 mod family;
+mod layout;
 mod matmul;
+mod norm;
 mod packed;
 #[allow(dead_code, reason = "only benchmarks ask, which not every build has")]
 pub(crate) mod peak;
@@ -38,13 +41,14 @@ mod tiles;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use attend::{Heads, Span};
-pub(crate) use attention::{AttentionOptions, KeysValues, KvCache, Prepared, Rotation};
+pub(crate) use attention::{AttentionOptions, KeysValues, KvCache, Prepared};
 pub(crate) use buffer::Buffer;
 use buffer::Buffers;
 pub(crate) use emit::Activation;
 pub(crate) use family::Family;
-pub(crate) use matmul::{Norm, Output, Part, Weights};
+pub(crate) use layout::{Heads, Rotation, Span};
+pub(crate) use matmul::{Output, Part, Weights};
+pub(crate) use norm::Norm;
 pub(crate) use packed::{Packed, PackedOrder};
 pub(crate) use pool::Pool;
 pub(crate) use round::Limbs;

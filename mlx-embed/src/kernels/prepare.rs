@@ -5,10 +5,9 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
-use super::attend::{Attention, Heads, KEYS, MAX_HEAD_DIM, Text};
-use super::attention::Rotation;
-use super::round::inverse_rms;
-use super::simd::{LANES, Simd};
+use super::layout::{Attention, Heads, KEYS, MAX_HEAD_DIM, Rotation, Text};
+use super::norm::inverse_rms;
+use super::simd::{LANES, Simd, copy};
 
 /// Most tokens that are prepared at once; blocks of keys hold a multiple of it.
 pub(super) const PREPARED: usize = 8;
@@ -78,18 +77,6 @@ unsafe fn share_block<S: Simd>(at: &Attention<'_>, text: Text) {
         for e in 0..at.heads.head_dim {
             copy::<S>(from.add(e * KEYS), to.add(e * KEYS), keys);
         }
-    }
-}
-
-/// Copies so few numbers that a call of the library doesn't pay.
-#[inline(always)]
-pub(super) unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, count: usize) {
-    let whole = count / LANES * LANES;
-    for e in (0..whole).step_by(LANES) {
-        S::store(to.add(e), S::load(from.add(e)));
-    }
-    for e in whole..count {
-        *to.add(e) = *from.add(e);
     }
 }
 

@@ -13,7 +13,7 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
-use super::matmul::Norm;
+use super::norm::{inverse_rms, sum_of_squares};
 use super::simd::{LANES, Simd};
 use super::tiles::{Tile, Tiles};
 
@@ -90,45 +90,6 @@ pub(super) const MAX_ROWS: usize = 12;
 /// Largest magnitude of one limb, and of two: the low one spans -128 to 127.
 const ONE: f32 = 127.0;
 const TWO: f32 = 127.0 * 256.0 + 127.0;
-
-/// `1 / sqrt(mean(x^2) + eps)`
-///
-/// # Safety
-/// The instruction set of `S` is enabled.
-#[inline(always)]
-pub(super) unsafe fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
-    1.0 / (sum_of_squares::<S>(x, None) / x.len() as f32 + eps).sqrt()
-}
-
-/// The sum of `(x * weight)^2`.
-#[inline(always)]
-unsafe fn sum_of_squares<S: Simd>(x: &[f32], weight: Option<&[f32]>) -> f32 {
-    // No `map_or` and its like in kernels: a closure that a function of core calls loses the instruction set.
-    let value = |k: usize| match weight {
-        Some(weight) => S::mul(S::load(x.as_ptr().add(k)), S::load(weight.as_ptr().add(k))),
-        None => S::load(x.as_ptr().add(k)),
-    };
-    // Two sums, since one would wait for itself.
-    let (mut even, mut odd) = (S::splat(0.0), S::splat(0.0));
-    let whole = x.len() / LANES * LANES;
-    let mut k = 0;
-    while k + 2 * LANES <= whole {
-        let (a, b) = (value(k), value(k + LANES));
-        even = S::fma(a, a, even);
-        odd = S::fma(b, b, odd);
-        k += 2 * LANES;
-    }
-    if k < whole {
-        let a = value(k);
-        even = S::fma(a, a, even);
-    }
-    let mut sum = S::reduce_add(S::add(even, odd));
-    for k in whole..x.len() {
-        let v = x[k] * weight.map_or(1.0, |weight| weight[k]);
-        sum += v * v;
-    }
-    sum
-}
 
 /// Rounds the groups `groups` of tile `index`.
 ///
@@ -260,50 +221,6 @@ pub(super) unsafe fn lay_tile<S: Simd>(input: &Input<'_>, to: &Laid, index: usiz
             None => {
                 for (k, x) in x.iter().enumerate() {
                     *start.add(k * tile.rows + m) = *x;
-                }
-            }
-        }
-    }
-}
-
-/// The norm of rows `rows` of `x`.
-///
-/// # Safety
-/// The instruction set of `S` is enabled; `x` has these rows; `out` has room for as many numbers and nobody else touches
-/// these rows.
-#[inline(always)]
-pub(super) unsafe fn norm_rows<S: Simd>(
-    x: &[f32],
-    norm: Norm<'_>,
-    rows: std::ops::Range<usize>,
-    out: *mut f32,
-) {
-    let (Norm::Rms { weight, .. } | Norm::Layer { weight, .. }) = norm;
-    let width = weight.len();
-    for row in rows {
-        let x = &x[row * width..(row + 1) * width];
-        let out = out.add(row * width);
-        match norm {
-            Norm::Rms { weight, eps } => {
-                let factor = inverse_rms::<S>(x, eps);
-                for (k, (x, w)) in x.iter().zip(weight).enumerate() {
-                    *out.add(k) = x * factor * w;
-                }
-            }
-            Norm::Layer { weight, bias, eps } => {
-                let mean = x.iter().sum::<f32>() / width as f32;
-                let mut sum = 0.0_f32;
-                for x in x {
-                    sum += (x - mean) * (x - mean);
-                }
-                let factor = 1.0 / (sum / width as f32 + eps).sqrt();
-                for (k, (x, w)) in x.iter().zip(weight).enumerate() {
-                    *out.add(k) = (x - mean) * factor * w;
-                }
-                if let Some(bias) = bias {
-                    for (k, b) in bias.iter().enumerate() {
-                        *out.add(k) += b;
-                    }
                 }
             }
         }

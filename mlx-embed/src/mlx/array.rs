@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use super::device::start;
 use super::dtype::{Dtype, Element};
 use super::error::{MlxError, check, last_error};
+use super::shape;
 use super::stream::Streams;
-use super::{Stream, checks, ops};
 
 /// An n-dimensional array on MLX's lazy graph.
 ///
@@ -60,7 +60,7 @@ impl Array {
     ) -> Result<Self, MlxError> {
         start();
         // Counted together, sizes of an empty array could be too much for MLX's strides.
-        let needed = checks::count("array_new_data", shape)? * dtype.size();
+        let needed = shape::count("array_new_data", shape)? * dtype.size();
         if needed != nbytes {
             return Err(MlxError::new(
                 "array_new_data",
@@ -93,7 +93,7 @@ impl Array {
         // SAFETY: an empty handle, which every mlx-c function accepts as its result slot.
         let mut out = Self::own(unsafe { mlx_sys::mlx_array_new() }, streams);
         check(operation, call(&mut out.own.raw))?;
-        checks::count(operation, out.shape())?;
+        shape::count(operation, out.shape())?;
         Ok(out)
     }
 
@@ -145,111 +145,8 @@ impl Array {
     /// When an operation in the graph fails.
     pub fn eval(&self) -> Result<(), MlxError> {
         // SAFETY: `raw` is a live array.
-        ops::compute(&self.own.streams, || unsafe { mlx_sys::mlx_array_eval(self.own.raw) })
+        self.own.streams.compute(|| unsafe { mlx_sys::mlx_array_eval(self.own.raw) })
     }
-
-    /// Runs the graph and copies the elements, in row-major order.
-    ///
-    /// # Errors
-    /// When the graph fails or the elements are not of type `T`.
-    pub fn to_vec<T: Element>(&self, stream: &Stream) -> Result<Vec<T>, MlxError> {
-        if self.dtype() != Some(T::DTYPE) {
-            return Err(MlxError::new(
-                "array_data",
-                format!("the array holds {:?}, not {}", self.dtype(), T::DTYPE),
-            ));
-        }
-        ops::contiguous(self, stream)?.as_slice().map(<[T]>::to_vec)
-    }
-
-    /// Runs the graph and returns the elements where they lie, in row-major order.
-    ///
-    /// # Errors
-    /// When the graph fails, or the elements are not of type `T` or don't lie in row-major order, as after a transpose
-    /// (see [`ops::contiguous`]).
-    pub fn as_slice<T: Element>(&self) -> Result<&[T], MlxError> {
-        if self.dtype() != Some(T::DTYPE) {
-            return Err(MlxError::new(
-                "array_data",
-                format!("the array holds {:?}, not {}", self.dtype(), T::DTYPE),
-            ));
-        }
-        self.eval()?;
-        if self.size() == 0 {
-            return Ok(&[]);
-        }
-        if !self.is_row_contiguous()? {
-            return Err(MlxError::new(
-                "array_data",
-                format!("an array of shape {:?} does not lie in row-major order", self.shape()),
-            ));
-        }
-        let data = self.data_ptr()?;
-        // SAFETY: evaluated and row-contiguous, so `size` elements of `T` lie at `data`. They stay there and unchanged
-        // as long as the handle, which the result borrows: MLX reuses an array's memory only once it finds the
-        // operation that reads it to be the only one that refers to it, and the handle is another.
-        unsafe { elements("array_data", data, self.size()) }
-    }
-
-    /// Whether the elements of an evaluated array lie in row order without gaps.
-    pub(super) fn is_row_contiguous(&self) -> Result<bool, MlxError> {
-        let mut in_row_order = false;
-        // SAFETY: `raw` is a live array; the call writes one bool through a valid pointer.
-        let code = unsafe { mlx_sys::_mlx_array_is_row_contiguous(&mut in_row_order, self.own.raw) };
-        check("array_data", code)?;
-        Ok(in_row_order)
-    }
-
-    /// Address of the first element of an evaluated array.
-    pub(super) fn data_ptr(&self) -> Result<*const c_void, MlxError> {
-        // SAFETY: `raw` is live and evaluated; all these accessors return the same untyped address, so the one that
-        // exists on every platform serves the half types too.
-        let data = unsafe {
-            match self.dtype() {
-                Some(Dtype::Bool) => mlx_sys::mlx_array_data_bool(self.own.raw).cast(),
-                Some(Dtype::U8) => mlx_sys::mlx_array_data_uint8(self.own.raw).cast(),
-                Some(Dtype::U32) => mlx_sys::mlx_array_data_uint32(self.own.raw).cast(),
-                Some(Dtype::I32) => mlx_sys::mlx_array_data_int32(self.own.raw).cast(),
-                Some(Dtype::F32) => mlx_sys::mlx_array_data_float32(self.own.raw).cast(),
-                Some(Dtype::F16 | Dtype::Bf16) => {
-                    mlx_sys::mlx_array_data_uint16(self.own.raw).cast::<c_void>()
-                }
-                None => std::ptr::null(),
-            }
-        };
-        if data.is_null() {
-            return Err(last_error("array_data"));
-        }
-        Ok(data)
-    }
-}
-
-/// The `len` elements at `data`, once it is sure that they are what `T` may be.
-///
-/// # Safety
-/// If `len` is not 0, `len` initialised elements of the MLX type of `T` lie at `data`, alive and unchanged for `'a`.
-pub(super) unsafe fn elements<'a, T: Element>(
-    operation: &'static str,
-    data: *const c_void,
-    len: usize,
-) -> Result<&'a [T], MlxError> {
-    if len == 0 {
-        return Ok(&[]);
-    }
-    let data = data.cast::<T>();
-    // Elements of another type may have been viewed as these, from an odd address or with bytes that no bool has.
-    if !data.is_aligned() {
-        return Err(MlxError::new(operation, format!("the elements are not aligned for {}", T::DTYPE)));
-    }
-    if T::DTYPE == Dtype::Bool {
-        // SAFETY: the caller's promise, and a bool is a byte.
-        let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) };
-        if bytes.iter().any(|&byte| byte > 1) {
-            return Err(MlxError::new(operation, "the elements are bytes that no bool has"));
-        }
-    }
-    // SAFETY: the caller's promise, and aligned.
-    Ok(unsafe { std::slice::from_raw_parts(data, len) })
 }
 
 /// Dimension count as mlx-c takes it. Shapes here have at most a handful of dimensions.

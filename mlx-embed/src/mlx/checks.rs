@@ -3,47 +3,10 @@
 use super::array::Array;
 use super::dtype::Dtype;
 use super::error::MlxError;
-use super::ops::{QuantMode, QuantizedRef};
+use super::quantized::{QuantMode, QuantizedRef};
+use super::shape::{count, count_all, refuse};
 
 type Result<T> = std::result::Result<T, MlxError>;
-
-/// Most elements of an array. MLX counts them in an i32 in places.
-const MOST_ELEMENTS: usize = i32::MAX as usize;
-
-/// Most dimensions of an array.
-const MOST_DIMENSIONS: usize = 32;
-
-#[cold]
-pub(super) fn refuse<T>(operation: &'static str, message: impl Into<String>) -> Result<T> {
-    Err(MlxError::new(operation, message))
-}
-
-/// How many elements an array of this shape has. An empty one's other dimensions are held to the same bound, as MLX
-/// multiplies them, too.
-pub(super) fn count(operation: &'static str, shape: &[i32]) -> Result<usize> {
-    let sizes = shape.iter().map(|&dim| usize::try_from(dim).ok());
-    let bounded = |product: usize, size: Option<usize>| {
-        product.checked_mul(size?.max(1)).filter(|&product| product <= MOST_ELEMENTS)
-    };
-    match sizes.clone().try_fold(1, bounded) {
-        Some(_) if shape.len() > MOST_DIMENSIONS => {
-            refuse(operation, format!("{} dimensions are more than {MOST_DIMENSIONS}", shape.len()))
-        }
-        Some(product) => Ok(if shape.contains(&0) { 0 } else { product }),
-        None if shape.iter().any(|&dim| dim < 0) => {
-            refuse(operation, format!("shape {shape:?} has a negative size"))
-        }
-        None => refuse(operation, format!("shape {shape:?} has more than {MOST_ELEMENTS} elements")),
-    }
-}
-
-/// [`count`] where sizes come from several arrays.
-pub(super) fn count_all<'a>(
-    operation: &'static str,
-    sizes: impl IntoIterator<Item = &'a i32>,
-) -> Result<usize> {
-    count(operation, &sizes.into_iter().copied().filter(|&size| size != 1).collect::<Vec<_>>())
-}
 
 /// `axis`, counted from the front.
 pub(super) fn axis(operation: &'static str, array: &Array, axis: i32) -> Result<usize> {

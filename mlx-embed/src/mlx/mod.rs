@@ -41,6 +41,9 @@ pub mod host;
 mod mapped;
 pub mod memory;
 pub mod ops;
+mod quantized;
+mod read;
+mod shape;
 mod stream;
 mod waiting;
 

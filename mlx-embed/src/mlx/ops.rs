@@ -8,16 +8,14 @@
 //! point, but for two: [`take`] looks at its indices, and [`view`] at where the elements lie if they are to become wider.
 #![allow(clippy::missing_errors_doc, reason = "said once, above, for all of them")]
 
-use std::ffi::CStr;
-
 use mlx_sys as sys;
 
 use super::array::Array;
 use super::dtype::Dtype;
-use super::error::{MlxError, check, check_results};
+use super::error::{MlxError, check};
+pub use super::quantized::{QuantMode, QuantizedRef};
 use super::stream::{Stream, Streams};
-use super::waiting::waiting;
-use super::{checks, exit};
+use super::{checks, shape};
 
 type Result<T> = std::result::Result<T, MlxError>;
 
@@ -42,19 +40,6 @@ fn node<'a>(
 /// The streams that it takes to compute something on `stream` from `inputs`.
 pub(super) fn held<'a>(inputs: impl IntoIterator<Item = &'a Array>, stream: &Stream) -> Streams {
     inputs.into_iter().fold(stream.held().clone(), |held, input| held.and(input.streams()))
-}
-
-/// Runs a call that computes arrays on `streams`.
-pub(super) fn compute(streams: &Streams, call: impl FnOnce() -> std::ffi::c_int) -> Result<()> {
-    streams.check_process()?;
-    let computed = {
-        let _computing = exit::computing();
-        check_results("eval", waiting(call))
-    };
-    if computed.is_err() {
-        streams.settle();
-    }
-    computed
 }
 
 fn some_int(value: i32) -> sys::mlx_optional_int {
@@ -121,23 +106,23 @@ pub fn astype(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
 pub fn view(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
     const VIEW: &str = "view";
     let Some(from) = a.dtype() else {
-        return checks::refuse(VIEW, "the elements are of a type that this crate has no use for");
+        return shape::refuse(VIEW, "the elements are of a type that this crate has no use for");
     };
     if dtype == Dtype::Bool && from != dtype {
-        return checks::refuse(VIEW, "bytes can't become bools");
+        return shape::refuse(VIEW, "bytes can't become bools");
     }
     let (before, after) = (from.size(), dtype.size());
     let mut shape = a.shape().to_vec();
     match shape.last_mut() {
-        None if before != after => return checks::refuse(VIEW, "a number has no dimension that could scale"),
+        None if before != after => return shape::refuse(VIEW, "a number has no dimension that could scale"),
         None => {}
         Some(last) => {
             let bytes = i64::from(*last) * before as i64;
             *last = match i32::try_from(bytes / after as i64) {
                 Ok(size) if bytes % after as i64 == 0 => size,
-                _ => return checks::refuse(VIEW, format!("rows of {bytes} bytes can't be seen as {dtype}")),
+                _ => return shape::refuse(VIEW, format!("rows of {bytes} bytes can't be seen as {dtype}")),
             };
-            checks::count(VIEW, &shape)?;
+            shape::count(VIEW, &shape)?;
         }
     }
     if after <= before || a.size() == 0 {
@@ -183,7 +168,7 @@ pub fn flat_slice(a: &Array, offset: usize, len: i32, stream: &Stream) -> Result
     let (shape, strides) = ([len], [1_i64]);
     let end = usize::try_from(len).ok().and_then(|len| offset.checked_add(len));
     if end.is_none_or(|end| end > a.size()) {
-        return checks::refuse(
+        return shape::refuse(
             "as_strided",
             format!("{len} elements at {offset} lie outside an array of {}", a.size()),
         );
@@ -262,18 +247,18 @@ pub fn broadcast_to(a: &Array, shape: &[i32], stream: &Stream) -> Result<Array> 
 pub fn concatenate(arrays: &[Array], axis: i32, stream: &Stream) -> Result<Array> {
     const CONCATENATE: &str = "concatenate";
     let Some(first) = arrays.first() else {
-        return checks::refuse(CONCATENATE, "there are no arrays");
+        return shape::refuse(CONCATENATE, "there are no arrays");
     };
     let along = checks::axis(CONCATENATE, first, axis)?;
     // An array of fewer dimensions is MLX's to refuse.
     let total: i64 =
         arrays.iter().filter_map(|array| array.shape().get(along)).map(|&size| i64::from(size)).sum();
     let Ok(total) = i32::try_from(total) else {
-        return checks::refuse(CONCATENATE, format!("a size of {total} is more than an array may have"));
+        return shape::refuse(CONCATENATE, format!("a size of {total} is more than an array may have"));
     };
     let mut shape = first.shape().to_vec();
     shape[along] = total;
-    checks::count(CONCATENATE, &shape)?;
+    shape::count(CONCATENATE, &shape)?;
     let vector = ArrayVec::new(arrays)?;
     node("concatenate", arrays, stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
@@ -287,7 +272,7 @@ pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     let vector = ArrayVec::new(arrays.iter().copied())?;
     let streams = arrays.iter().fold(Streams::default(), |all, array| all.and(array.streams()));
     // SAFETY: a live vector of live arrays.
-    compute(&streams, || unsafe { sys::mlx_eval(vector.0) })
+    streams.compute(|| unsafe { sys::mlx_eval(vector.0) })
 }
 
 /// mlx-c's list of arrays; it shares them.
@@ -325,55 +310,6 @@ impl Drop for ArrayVec {
     }
 }
 
-/// How groups of quantised weights are scaled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum QuantMode {
-    /// `scale * q + bias` for each group.
-    Affine,
-    /// OCP microscaling, 4-bit floats, groups of 32.
-    Mxfp4,
-    /// OCP microscaling, 8-bit floats, groups of 32.
-    Mxfp8,
-    /// NVIDIA's 4-bit floats, groups of 16.
-    Nvfp4,
-}
-
-impl QuantMode {
-    fn name(self) -> &'static CStr {
-        match self {
-            Self::Affine => c"affine",
-            Self::Mxfp4 => c"mxfp4",
-            Self::Mxfp8 => c"mxfp8",
-            Self::Nvfp4 => c"nvfp4",
-        }
-    }
-}
-
-impl std::fmt::Display for QuantMode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.name().to_string_lossy())
-    }
-}
-
-/// A quantised matrix as MLX stores it.
-#[derive(Debug, Clone, Copy)]
-pub struct QuantizedRef<'a> {
-    /// Packed values, u32 `[rows, columns * bits / 32]`; for [`dequantize`] also with more dimensions before these.
-    pub weight: &'a Array,
-    /// `[rows, columns / group_size]`.
-    pub scales: &'a Array,
-    /// As `scales`; for [`QuantMode::Affine`] only.
-    pub biases: Option<&'a Array>,
-    /// Consecutive columns that share a scale.
-    pub group_size: i32,
-    /// Bits a value takes.
-    pub bits: i32,
-    /// How a group is scaled.
-    pub mode: QuantMode,
-}
-
 /// `x @ dequantize(w).T`, without dequantising `w`.
 ///
 /// # Shape
@@ -381,15 +317,15 @@ pub struct QuantizedRef<'a> {
 pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Result<Array> {
     const QUANTIZED_MATMUL: &str = "quantized_matmul";
     let [rows, columns] = *checks::quantized(QUANTIZED_MATMUL, &w)? else {
-        return checks::refuse(QUANTIZED_MATMUL, format!("{:?} is more than one matrix", w.weight));
+        return shape::refuse(QUANTIZED_MATMUL, format!("{:?} is more than one matrix", w.weight));
     };
     match x.shape() {
         [outer @ .., inner] if *inner == columns && x.dtype().is_some_and(Dtype::is_float) => {
-            checks::count_all(QUANTIZED_MATMUL, outer.iter().chain([&rows]))?;
+            shape::count_all(QUANTIZED_MATMUL, outer.iter().chain([&rows]))?;
         }
         _ => {
             let text = format!("{x:?} does not go with a matrix of {rows} x {columns}");
-            return checks::refuse(QUANTIZED_MATMUL, text);
+            return shape::refuse(QUANTIZED_MATMUL, text);
         }
     }
     node("quantized_matmul", [x, w.weight, w.scales].into_iter().chain(w.biases), stream, |out, stream| {
@@ -415,7 +351,7 @@ pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Resu
 pub fn dequantize(w: QuantizedRef<'_>, dtype: Dtype, stream: &Stream) -> Result<Array> {
     checks::quantized("dequantize", &w)?;
     if !dtype.is_float() {
-        return checks::refuse("dequantize", format!("weights can't be {dtype}"));
+        return shape::refuse("dequantize", format!("weights can't be {dtype}"));
     }
     let dtype = sys::mlx_optional_dtype { value: dtype.to_raw(), has_value: true };
     node("dequantize", [w.weight, w.scales].into_iter().chain(w.biases), stream, |out, stream| {
@@ -494,13 +430,13 @@ pub struct RopeSettings<'a> {
 pub fn rope(x: &Array, settings: RopeSettings<'_>, stream: &Stream) -> Result<Array> {
     let RopeSettings { dims, traditional, frequencies, scale, offset } = settings;
     let [_, _, tokens, width] = *x.shape() else {
-        return checks::refuse("rope", format!("{x:?} does not have four dimensions"));
+        return shape::refuse("rope", format!("{x:?} does not have four dimensions"));
     };
     if !(2..=width).contains(&dims) || dims % 2 != 0 {
-        return checks::refuse("rope", format!("{dims} elements of {width} can't rotate in pairs"));
+        return shape::refuse("rope", format!("{dims} elements of {width} can't rotate in pairs"));
     }
     if offset.checked_add(tokens).is_none() {
-        return checks::refuse("rope", format!("{tokens} positions from {offset} on are too many"));
+        return shape::refuse("rope", format!("{tokens} positions from {offset} on are too many"));
     }
     let (base, periods) = match frequencies {
         RopeFrequencies::Base(value) => (Some(value), None),
@@ -557,7 +493,7 @@ fn attention(
     k: &Array,
     v: &Array,
     scale: f32,
-    mode: &CStr,
+    mode: &std::ffi::CStr,
     mask: Option<&Array>,
     stream: &Stream,
 ) -> Result<Array> {

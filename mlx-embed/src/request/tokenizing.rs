@@ -9,7 +9,8 @@ use super::{Plan, Shared};
 use crate::engine::queue::QueueLane;
 use crate::engine::turns::{Steps, Turns};
 use crate::engine::{Admission, Caller, SharedPrompt, Text, given_up};
-use crate::error::{Error, panic_message, quietly};
+use crate::error::Error;
+use crate::panics::{panic_message, quietly};
 use crate::runner::Inspect;
 
 /// Texts from this length on may take long where a tokenizer has to read them whole.

@@ -3,6 +3,7 @@
 mod assemble;
 mod certain;
 mod class;
+mod input_error;
 mod limits;
 mod prompts;
 mod settings;
@@ -13,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use assemble::{AddedTokenInfo, TruncationSide};
+pub use input_error::InputError;
 pub use prompts::Prompt;
 pub(crate) use prompts::Prompts;
 pub(crate) use settings::{Overrides, Settings};

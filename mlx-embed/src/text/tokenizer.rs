@@ -17,11 +17,12 @@ use tokenizers::{
 
 use super::assemble::{AddedTokenInfo, Assembled, TruncationSide, assemble};
 use super::certain::Certain;
+use super::input_error::InputError;
 use super::settings::{Settings, TOKENIZER_CONFIG};
 use super::side_files::invalid as invalid_field;
 use super::{TextError, limits};
-use crate::error::{InputError, panic_message};
 use crate::file::Files;
+use crate::panics::panic_message;
 
 /// Which token ends a text. Last-token pooling reads the vector off it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

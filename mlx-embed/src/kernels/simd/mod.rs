@@ -100,3 +100,19 @@ pub(super) unsafe fn exp<S: Simd>(x: S::F) -> S::F {
     }
     S::mul(p, S::bits_to_float(S::shift_left::<23>(S::add_int(n, S::splat_int(127)))))
 }
+
+/// Copies so few numbers that a call of the library doesn't pay.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; both sides have `count` numbers.
+#[inline(always)]
+#[expect(unsafe_op_in_unsafe_fn, reason = "intrinsics throughout, under the contract of the function")]
+pub(super) unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, count: usize) {
+    let whole = count / LANES * LANES;
+    for e in (0..whole).step_by(LANES) {
+        S::store(to.add(e), S::load(from.add(e)));
+    }
+    for e in whole..count {
+        *to.add(e) = *from.add(e);
+    }
+}

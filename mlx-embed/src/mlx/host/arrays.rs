@@ -5,9 +5,9 @@ use std::mem::MaybeUninit;
 
 use mlx_sys as sys;
 
-use crate::mlx::array::elements;
 use crate::mlx::dtype::{Dtype, Element};
 use crate::mlx::error::MlxError;
+use crate::mlx::read::elements;
 
 /// An input of a kernel while it runs.
 #[derive(Debug)]
