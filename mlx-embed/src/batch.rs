@@ -66,6 +66,27 @@ impl Packing {
     }
 }
 
+/// What a text's result depends on beside its ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Reading {
+    /// So many of its first tokens pooling leaves out.
+    pub(crate) left_out: usize,
+}
+
+/// A text of a batch, or what of it follows a prefix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) ids: &'a [u32],
+    pub(crate) reading: Reading,
+}
+
+impl<'a> Entry<'a> {
+    /// Read as it stands.
+    pub(crate) fn plain(ids: &'a [u32]) -> Self {
+        Self { ids, reading: Reading::default() }
+    }
+}
+
 /// Texts that run together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Batch {

@@ -2,18 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::checkpoint::Checkpoint;
 use crate::engine::State;
 use crate::engine::queue::Ending;
 use crate::error::{Error, InputError};
-use crate::file::OpenFile;
 use crate::info::Info;
 use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
-use crate::request::{Pending, Results, Sending, Shared};
-use crate::stream::{EmbedIter, Patience, WINDOW_TEXTS, Windows};
+use crate::request::{Pending, Shared, all, each, one};
+use crate::stream::EmbedIter;
 use crate::warm_up::{self, WarmUp};
 
 /// Turns texts into vectors.
@@ -189,15 +187,7 @@ impl Embedder {
     /// # Errors
     /// When a file was written to since it was loaded, or can't be read any more.
     pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
-        let Shared { weights, info, .. } = &*self.shared;
-        let hash = |(name, file): (&String, &Arc<OpenFile>)| match file.sha256() {
-            Ok(hash) => Ok((name.clone(), hash)),
-            Err(error) => Err(Error::WeightsChanged {
-                path: file.path().display().to_string(),
-                reason: error.to_string(),
-            }),
-        };
-        info.weights_files.iter().zip(weights).map(hash).collect()
+        self.shared.weights_sha256()
     }
 
     /// Holds options against the model, before there is anything to embed.
@@ -223,8 +213,7 @@ impl Embedder {
     /// # Errors
     /// As [`Embedder::embed`].
     pub fn embed_one(&self, text: impl AsRef<str>) -> Result<Embedding, Error> {
-        let plan = self.shared.plan(&EmbedOptions::default(), 1, false);
-        self.shared.send(&[text], plan, Sending { waits: true, ..Default::default() }, one).wait()
+        self.shared.embed_one(text, &EmbedOptions::default())
     }
 
     /// As [`Embedder::embed`], with options.
@@ -236,7 +225,7 @@ impl Embedder {
         texts: &[T],
         options: &EmbedOptions,
     ) -> Result<Vec<Embedding>, Error> {
-        all(self.embed_each(texts, options)?)
+        self.shared.embed(texts, options)
     }
 
     /// As [`Embedder::embed_with`], but a text that can't be embedded fails alone: each text has its own result.
@@ -248,13 +237,7 @@ impl Embedder {
         texts: &[T],
         options: &EmbedOptions,
     ) -> Result<Vec<Result<Embedding, InputError>>, Error> {
-        let plan = self.shared.plan(options, texts.len(), false);
-        if texts.len() <= WINDOW_TEXTS {
-            let sending = Sending { timeout: options.timeout, waits: true, held: false };
-            return self.shared.send(texts, plan, sending, Ok).wait();
-        }
-        let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Windows::new(&self.shared, texts.iter(), plan, Patience::Until(deadline)).collect()
+        self.shared.embed_each(texts, options)
     }
 
     /// Embeds an iterator's texts, in order. They are drawn as fast as they are embedded, so that a stream of any length
@@ -278,14 +261,7 @@ impl Embedder {
         T: AsRef<str>,
         I: IntoIterator<Item = T>,
     {
-        // As many as a lane's threshold does not know: more than a query.
-        let plan = self.shared.plan(options, usize::MAX, false);
-        EmbedIter::new(Windows::new(
-            &self.shared,
-            texts.into_iter(),
-            plan,
-            Patience::PerWindow(options.timeout),
-        ))
+        self.shared.embed_iter(texts, options)
     }
 
     /// Sends texts on their way and returns at once; the result is awaited, or waited for. Whatever is wrong with the
@@ -293,14 +269,12 @@ impl Embedder {
     ///
     /// Up to two kilobytes of text are tokenised here, more on other threads, which requests share text by text.
     pub fn submit<T: AsRef<str>>(&self, texts: &[T], options: &EmbedOptions) -> Pending<Vec<Embedding>> {
-        let plan = self.shared.plan(options, texts.len(), true);
-        self.shared.send(texts, plan, later(options), all)
+        self.shared.submit(texts, options, all)
     }
 
     /// As [`Embedder::submit`], for one text.
     pub fn submit_one(&self, text: impl AsRef<str>, options: &EmbedOptions) -> Pending<Embedding> {
-        let plan = self.shared.plan(options, 1, true);
-        self.shared.send(&[text], plan, later(options), one)
+        self.shared.submit(&[text], options, one)
     }
 
     /// As [`Embedder::submit`], but a text that can't be embedded fails alone: each text has its own result.
@@ -309,8 +283,7 @@ impl Embedder {
         texts: &[T],
         options: &EmbedOptions,
     ) -> Pending<Vec<Result<Embedding, InputError>>> {
-        let plan = self.shared.plan(options, texts.len(), true);
-        self.shared.send(texts, plan, later(options), Ok)
+        self.shared.submit(texts, options, each)
     }
 
     /// The token ids that the model sees for `text`, prompt and end token included.
@@ -318,14 +291,7 @@ impl Embedder {
     /// # Errors
     /// When the text has no tokens, or there is no such prompt.
     pub fn token_ids(&self, text: &str, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
-        let Shared { text: encoder, prompts, info, .. } = &*self.shared;
-        let prompt = prompts.resolve(&options.prompt)?;
-        let (bytes, max_bytes) = (prompt.len().saturating_add(text.len()), info.max_text_bytes);
-        if bytes > max_bytes {
-            return Err(Error::Input { index: 0, source: InputError::TooManyBytes { bytes, max_bytes } });
-        }
-        let tokens = encoder.encode(prompt, text, info.max_tokens);
-        tokens.map(|tokens| tokens.ids).map_err(|source| Error::Input { index: 0, source })
+        self.shared.token_ids(text, options)
     }
 
     /// Embeds token ids, for callers with a tokenizer of their own. Nothing is added to the ids, no prompt either, and
@@ -338,29 +304,12 @@ impl Embedder {
         texts: Vec<Vec<u32>>,
         options: &EmbedOptions,
     ) -> Result<Vec<Embedding>, Error> {
-        self.send_ids(texts, options, false).wait()
+        self.shared.embed_ids(texts, options, false).wait()
     }
 
     /// As [`Embedder::embed_token_ids`], but returns at once, as [`Embedder::submit`] does.
     pub fn submit_token_ids(&self, texts: Vec<Vec<u32>>, options: &EmbedOptions) -> Pending<Vec<Embedding>> {
-        self.send_ids(texts, options, true)
-    }
-
-    fn send_ids(
-        &self,
-        texts: Vec<Vec<u32>>,
-        options: &EmbedOptions,
-        refuse: bool,
-    ) -> Pending<Vec<Embedding>> {
-        let check = |(index, ids): (usize, &Vec<u32>)| {
-            let (tokens, max_tokens) = (ids.len(), self.info().max_tokens);
-            let fits =
-                if tokens > max_tokens { Err(InputError::TooLong { tokens, max_tokens }) } else { Ok(()) };
-            fits.and_then(|()| self.check_ids(ids)).map_err(|source| Error::Input { index, source })
-        };
-        let checked = texts.iter().enumerate().try_for_each(check);
-        let plan = checked.and_then(|()| self.shared.plan(options, texts.len(), refuse));
-        self.shared.send_ids(texts, plan, options.timeout, all)
+        self.shared.embed_ids(texts, options, true)
     }
 
     /// Every hidden state on the way of one text, for comparing with another implementation layer by layer: the
@@ -369,7 +318,7 @@ impl Embedder {
     /// # Errors
     /// When `token_ids` is empty or holds an id outside the vocabulary, or the model fails.
     pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
-        self.check_ids(token_ids).map_err(|source| Error::Input { index: 0, source })?;
+        self.shared.check_ids(token_ids).map_err(|source| Error::Input { index: 0, source })?;
         let ids = token_ids.to_vec();
         let mut states = self.shared.engine.ask(move |model| model.hidden_states(&[&ids]))?;
         Ok(states.texts.pop().unwrap_or_default())
@@ -402,31 +351,5 @@ impl Embedder {
             Shutdown::Finish => Ending::Finish,
             Shutdown::Return => Ending::Return,
         });
-    }
-
-    fn check_ids(&self, ids: &[u32]) -> Result<(), InputError> {
-        if ids.is_empty() {
-            return Err(InputError::Empty);
-        }
-        InputError::check_vocabulary(ids, self.info().config.vocab_size.unsigned_abs())
-    }
-}
-
-/// How a request is sent that is not waited for here.
-fn later(options: &EmbedOptions) -> Sending {
-    Sending { timeout: options.timeout, ..Default::default() }
-}
-
-/// All embeddings, or the first text's error.
-fn all(results: Results) -> Result<Vec<Embedding>, Error> {
-    let results = results.into_iter().enumerate();
-    results.map(|(index, result)| result.map_err(|source| Error::Input { index, source })).collect()
-}
-
-/// The one embedding.
-fn one(results: Results) -> Result<Embedding, Error> {
-    match all(results)?.pop() {
-        Some(embedding) => Ok(embedding),
-        None => Err(Error::Input { index: 0, source: InputError::Empty }),
     }
 }

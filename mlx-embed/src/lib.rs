@@ -35,6 +35,7 @@
 mod batch;
 #[cfg(feature = "bench")]
 pub mod bench;
+mod calls;
 mod checkpoint;
 #[cfg(feature = "default-model")]
 mod default_model;

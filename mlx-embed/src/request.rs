@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::batch::Reading;
 use crate::engine::queue::{Ask, QueueLane};
 use crate::engine::{
     Admission, Alarm, Caller, Computed, Ended, Engine, Meters, Outcome, SharedPrompt, Text, VectorCache,
@@ -50,17 +51,45 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine<dyn Inspect>,
 }
 
-/// Each text's embedding or why it has none.
-pub(crate) type Results = Vec<Result<Embedding, InputError>>;
+/// Each text's result or why it has none.
+pub(crate) type Results<T> = Vec<Result<T, InputError>>;
 
-/// Makes a call's return value.
-pub(crate) type Convert<R> = fn(Results) -> Result<R, Error>;
+/// Makes a call's return value of what became of its texts.
+pub(crate) type Convert<R> = fn(Vec<Outcome>, &Finish) -> Result<R, Error>;
 
-/// What becomes of a vector after the model.
-#[derive(Debug, Clone, Copy)]
-struct Finish {
-    dims: Option<usize>,
-    normalize: bool,
+/// What a call gives for a text.
+pub(crate) trait Reply: Sized {
+    /// Of what the model gave.
+    fn of(computed: Computed, finish: &Finish) -> Self;
+}
+
+/// A result each.
+pub(crate) fn each<T: Reply>(outcomes: Vec<Outcome>, finish: &Finish) -> Result<Results<T>, Error> {
+    Ok(outcomes.into_iter().map(|outcome| Ok(T::of(outcome?, finish))).collect())
+}
+
+/// All results, or the first text's error.
+pub(crate) fn all<T: Reply>(outcomes: Vec<Outcome>, finish: &Finish) -> Result<Vec<T>, Error> {
+    unless_one_failed(each(outcomes, finish)?)
+}
+
+/// The one result.
+pub(crate) fn one<T: Reply>(outcomes: Vec<Outcome>, finish: &Finish) -> Result<T, Error> {
+    let only = all(outcomes, finish)?.pop();
+    only.ok_or(Error::Input { index: 0, source: InputError::Empty })
+}
+
+/// All results, or the first text's error.
+pub(crate) fn unless_one_failed<T>(results: Results<T>) -> Result<Vec<T>, Error> {
+    let results = results.into_iter().enumerate();
+    results.map(|(index, result)| result.map_err(|source| Error::Input { index, source })).collect()
+}
+
+/// What becomes of a result after the model.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Finish {
+    pub(crate) dims: Option<usize>,
+    pub(crate) normalize: bool,
 }
 
 /// A call's options, held against the model.
@@ -148,17 +177,16 @@ impl<R> Pending<R> {
             Err(_) => Ended::Failed,
         };
         self.shared.meters.request(ended, self.caller.arrived.elapsed());
-        let finished = outcomes?.into_iter().map(|outcome| Ok(self.finish.embedding(outcome?)));
-        (self.convert)(finished.collect())
+        (self.convert)(outcomes?, &self.finish)
     }
 }
 
-impl Finish {
-    fn embedding(self, computed: Computed) -> Embedding {
-        let Computed { vector, tokens, truncated, cached, queue_time, device_time } = computed;
-        let mut vector = vector.to_vec();
-        pooling::finish(&mut vector, self.dims, self.normalize);
-        Embedding { vector, tokens, truncated, cached, queue_time, device_time }
+impl Reply for Embedding {
+    fn of(computed: Computed, finish: &Finish) -> Self {
+        let Computed { output, ids, truncated, cached, queue_time, device_time } = computed;
+        let mut vector = output.to_numbers();
+        pooling::finish(&mut vector, finish.dims, finish.normalize);
+        Self { vector, tokens: ids.len(), truncated, cached, queue_time, device_time }
     }
 }
 
@@ -287,11 +315,11 @@ impl Shared {
         work: impl FnOnce(&Arc<Caller>, Plan),
     ) -> Pending<R> {
         let caller = Caller::new(texts, timeout);
-        let mut finish = Finish { dims: None, normalize: false };
+        let mut finish = Finish::default();
         match plan {
             Err(error) => caller.ticket.fail(error),
             Ok(plan) => {
-                finish = plan.finish;
+                finish = plan.finish.clone();
                 if texts > 0 {
                     work(&caller, plan);
                 }
@@ -321,29 +349,29 @@ impl Shared {
             };
             let mut jobs = Vec::with_capacity(texts.len());
             for (slot, ids) in texts.into_iter().enumerate() {
-                jobs.extend(self.job(caller, slot, ids.into(), 0, false, None));
+                jobs.extend(self.job(caller, slot, ids.into(), Reading::default(), false, None));
             }
             self.queue(caller, admission, jobs);
         })
     }
 
-    /// A text to be computed, unless its vector is at hand.
+    /// A text to be computed, unless its result is at hand.
     fn job(
         &self,
         caller: &Arc<Caller>,
         slot: usize,
         ids: Arc<[u32]>,
-        left_out: usize,
+        reading: Reading,
         truncated: bool,
         prompt: Option<SharedPrompt>,
     ) -> Option<Text> {
         if let Some(cache) = &self.cache {
-            let found = cache.get(&ids, left_out);
+            let found = cache.get(&ids, reading);
             self.meters.cache(found.is_some());
-            if let Some(vector) = found {
+            if let Some(output) = found {
                 let computed = Computed {
-                    vector,
-                    tokens: ids.len(),
+                    output,
+                    ids,
                     truncated,
                     cached: true,
                     queue_time: caller.arrived.elapsed(),
@@ -353,6 +381,6 @@ impl Shared {
                 return None;
             }
         }
-        Some(Text::new(caller, slot, ids, left_out, truncated, prompt))
+        Some(Text::new(caller, slot, ids, reading, truncated, prompt))
     }
 }

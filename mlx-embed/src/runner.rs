@@ -9,10 +9,10 @@ mod tests;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, MutexGuard};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Entry};
 use crate::checkpoint::spec::ModelSpec;
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::engine::{Engine, EngineOptions, Model, Starting};
+use crate::engine::{Engine, EngineOptions, Model, Outputs, Starting};
 use crate::error::{Error, InputError};
 use crate::kernels::{self, Family};
 use crate::mlx::{self, Array, CompiledKernels, Dtype, Stream, cuda, memory, ops};
@@ -115,8 +115,8 @@ use crate::watch::Measurable as Inspectable;
 
 /// What is asked of a model besides the vectors of its queue, whatever it runs on.
 pub(crate) trait Inspect {
-    /// Vectors as of a batch from the queue.
-    fn embed(&self, texts: &[&[u32]]) -> Result<Vectors, Error>;
+    /// Results as of a batch from the queue.
+    fn embed(&self, texts: &[&[u32]]) -> Result<Outputs, Error>;
 
     /// Every hidden state of each text of one batch.
     fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error>;
@@ -125,9 +125,6 @@ pub(crate) trait Inspect {
     #[cfg(feature = "bench")]
     fn measured(&self) -> &dyn Measured;
 }
-
-/// A text's vector each, not normalised yet, or why it has none.
-pub(crate) type Vectors = Vec<Result<Vec<f32>, InputError>>;
 
 /// Starts the engine of a checkpoint's model on the device that `options` name. It calls `loaded` after each layer.
 pub(crate) fn start(
@@ -275,13 +272,12 @@ impl<B: Backend> Runner<B> {
     /// is not finite has an error in its place.
     ///
     /// With a prefix, which then is this runner's own, `texts` are what follows its first tokens, as many as said.
-    /// Pooling leaves out the first `left_out` tokens of each whole text.
     pub(crate) fn embed_batch(
         &self,
-        texts: &[&[u32]],
+        texts: &[Entry<'_>],
         prefix: Option<(&Prefix<B>, usize)>,
-        left_out: usize,
-    ) -> Result<Vectors, Error> {
+    ) -> Result<Outputs, Error> {
+        let left_out = texts.first().map_or(0, |text| text.reading.left_out);
         match prefix {
             Some((prefix, shared)) if shared >= LEAST_CACHED => {
                 debug_assert!(self.pooling.continues() && shared <= prefix.len());
@@ -295,8 +291,10 @@ impl<B: Backend> Runner<B> {
                 self.run(texts, KvCache::Continue { layers: &prefix.layers, tokens: shared }, &before, 0)
             }
             Some((prefix, shared)) => {
-                let whole: Vec<_> = texts.iter().map(|text| [&prefix.ids[..shared], text].concat()).collect();
-                let whole: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
+                let whole = |text: &Entry<'_>| ([&prefix.ids[..shared], text.ids].concat(), text.reading);
+                let whole: Vec<_> = texts.iter().map(whole).collect();
+                let whole: Vec<_> =
+                    whole.iter().map(|(ids, reading)| Entry { ids, reading: *reading }).collect();
                 self.run(&whole, KvCache::None, &Before::leaving_out(left_out), left_out)
             }
             None => self.run(texts, KvCache::None, &Before::leaving_out(left_out), left_out),
@@ -305,14 +303,15 @@ impl<B: Backend> Runner<B> {
 
     fn run(
         &self,
-        texts: &[&[u32]],
+        texts: &[Entry<'_>],
         cache: KvCache<'_, B::KeysValues>,
         before: &Before,
         left_out: usize,
-    ) -> Result<Vectors, Error> {
+    ) -> Result<Outputs, Error> {
         let _turn = self.turn();
         self.decoder.check_weights()?;
-        let batch = self.batch(texts);
+        let ids: Vec<&[u32]> = texts.iter().map(|text| text.ids).collect();
+        let batch = self.batch(&ids);
         let rows = self.pooling.rows(&batch, left_out);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, cache, None)?;
@@ -320,7 +319,7 @@ impl<B: Backend> Runner<B> {
         let pooled = self.pooling.pool(hidden, &batch, before);
         let vectors = pooled.chunks(self.spec.hidden).map(|vector| {
             let finite = vector.iter().all(|x| x.is_finite());
-            if finite { Ok(self.modules.apply(vector.to_vec())) } else { Err(InputError::NotFinite) }
+            if finite { Ok(self.modules.apply(vector.to_vec()).into()) } else { Err(InputError::NotFinite) }
         });
         Ok(vectors.collect())
     }
@@ -331,8 +330,9 @@ impl<B: Backend> Runner<B> {
 }
 
 impl<B: Inspectable> Inspect for Runner<B> {
-    fn embed(&self, texts: &[&[u32]]) -> Result<Vectors, Error> {
-        self.embed_batch(texts, None, 0)
+    fn embed(&self, texts: &[&[u32]]) -> Result<Outputs, Error> {
+        let texts: Vec<Entry<'_>> = texts.iter().map(|ids| Entry::plain(ids)).collect();
+        self.embed_batch(&texts, None)
     }
 
     fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error> {
@@ -387,11 +387,10 @@ impl<B: Inspectable + 'static> Model for Runner<B> {
 
     fn embed_batch(
         &self,
-        texts: &[&[u32]],
+        texts: &[Entry<'_>],
         prefix: Option<(&Prefix<B>, usize)>,
-        left_out: usize,
-    ) -> Result<Vectors, Error> {
-        self.embed_batch(texts, prefix, left_out)
+    ) -> Result<Outputs, Error> {
+        self.embed_batch(texts, prefix)
     }
 
     fn check_device(&self) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use std::vec;
 use crate::engine::Admission;
 use crate::error::{Error, InputError};
 use crate::options::Embedding;
-use crate::request::{Pending, Plan, Results, Sending, Shared};
+use crate::request::{Convert, Pending, Plan, Reply, Results, Sending, Shared, each};
 use crate::runner::Inspect;
 
 /// Texts of a window. Calls with more send them in windows, so that the model starts before the last is tokenised.
@@ -22,24 +22,24 @@ const WINDOW_BYTES_PER_TOKEN: usize = 8;
 /// Windows that are under way at once: one runs, one waits, one is tokenised.
 const WINDOWS: usize = 3;
 
-/// The embeddings of an iterator's texts, in order; [`Embedder::embed_iter`](crate::Embedder::embed_iter) makes it.
+/// The results of an iterator's texts, in order; [`Embedder::embed_iter`](crate::Embedder::embed_iter) makes it.
 ///
 /// Texts are drawn only as fast as they are embedded: a few hundred are held at a time. After an error that concerns
 /// one text ([`Error::Input`]) it goes on with the next; after any other it ends.
 #[derive(Debug)]
-pub struct EmbedIter<I> {
-    windows: Windows<I>,
+pub struct EmbedIter<I, R = Embedding> {
+    windows: Windows<I, R>,
     index: usize,
 }
 
-impl<T: AsRef<str>, I: Iterator<Item = T>> EmbedIter<I> {
-    pub(crate) fn new(windows: Windows<I>) -> Self {
+impl<T: AsRef<str>, I: Iterator<Item = T>, R> EmbedIter<I, R> {
+    pub(crate) fn new(windows: Windows<I, R>) -> Self {
         Self { windows, index: 0 }
     }
 }
 
-impl<T: AsRef<str>, I: Iterator<Item = T>> Iterator for EmbedIter<I> {
-    type Item = Result<Embedding, Error>;
+impl<T: AsRef<str>, I: Iterator<Item = T>, R> Iterator for EmbedIter<I, R> {
+    type Item = Result<R, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let result = self.windows.next()?;
@@ -60,19 +60,23 @@ pub(crate) enum Patience {
 
 /// Texts that are drawn, embedded and handed on in windows.
 #[derive(Debug)]
-pub(crate) struct Windows<I> {
+pub(crate) struct Windows<I, R> {
     shared: Arc<Shared>,
     texts: Fuse<I>,
     plan: Option<Result<Plan, Error>>,
     patience: Patience,
     /// What keeps the engine from finishing before the last window is sent.
     hold: Option<Admission<dyn Inspect>>,
-    under_way: VecDeque<Pending<Results>>,
-    ready: vec::IntoIter<Result<Embedding, InputError>>,
+    convert: Convert<Results<R>>,
+    under_way: VecDeque<Pending<Results<R>>>,
+    ready: vec::IntoIter<Result<R, InputError>>,
 }
 
-impl<T: AsRef<str>, I: Iterator<Item = T>> Windows<I> {
-    pub(crate) fn new(shared: &Arc<Shared>, texts: I, plan: Result<Plan, Error>, patience: Patience) -> Self {
+impl<T: AsRef<str>, I: Iterator<Item = T>, R> Windows<I, R> {
+    pub(crate) fn new(shared: &Arc<Shared>, texts: I, plan: Result<Plan, Error>, patience: Patience) -> Self
+    where
+        R: Reply,
+    {
         let hold = match (patience, &plan) {
             (Patience::Until(_), Ok(plan)) => shared.engine.hold(&plan.ask(0, 0, false)),
             _ => None,
@@ -83,6 +87,7 @@ impl<T: AsRef<str>, I: Iterator<Item = T>> Windows<I> {
             texts: texts.fuse(),
             plan: Some(plan),
             patience,
+            convert: each,
             under_way: VecDeque::new(),
             ready: Vec::new().into_iter(),
         }
@@ -111,13 +116,13 @@ impl<T: AsRef<str>, I: Iterator<Item = T>> Windows<I> {
                 }
             };
             let sending = Sending { timeout, waits: true, held: self.hold.is_some() };
-            self.under_way.push_back(self.shared.send(&window, Ok(plan.clone()), sending, Ok));
+            self.under_way.push_back(self.shared.send(&window, Ok(plan.clone()), sending, self.convert));
         }
     }
 }
 
-impl<T: AsRef<str>, I: Iterator<Item = T>> Iterator for Windows<I> {
-    type Item = Result<Result<Embedding, InputError>, Error>;
+impl<T: AsRef<str>, I: Iterator<Item = T>, R> Iterator for Windows<I, R> {
+    type Item = Result<Result<R, InputError>, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {

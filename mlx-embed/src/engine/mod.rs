@@ -7,6 +7,7 @@
 
 mod cache;
 mod meters;
+mod output;
 mod prefixes;
 pub(crate) mod queue;
 mod sync;
@@ -28,23 +29,26 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
+use crate::batch::{Entry, Reading};
 use crate::error::{Error, InputError};
 use crate::panics::{panic_message, quietly};
 
 pub(crate) use cache::VectorCache;
 pub(crate) use meters::{Ended, Meters};
+pub(crate) use output::Output;
 use queue::{Ask, Ending, Job, Limits, Queue, Refused, Request, RequestId, Room};
 pub(crate) use ticket::Ticket;
 pub(crate) use timer::Alarm;
 use timer::Timer;
-pub(crate) use worker::Model;
+pub(crate) use worker::{Model, Outputs};
 use worker::{Task, Worker};
 
-/// A text's vector as the model gives it, neither cut nor normalised, and how it came about.
+/// A text's result as the model gives it, and how it came about.
 #[derive(Debug, Clone)]
 pub(crate) struct Computed {
-    pub(crate) vector: Arc<[f32]>,
-    pub(crate) tokens: usize,
+    pub(crate) output: Output,
+    /// What the model saw.
+    pub(crate) ids: Arc<[u32]>,
     pub(crate) truncated: bool,
     pub(crate) cached: bool,
     pub(crate) queue_time: Duration,
@@ -118,8 +122,7 @@ pub(crate) struct SharedPrompt {
 pub(crate) struct Text {
     ids: Arc<[u32]>,
     hash: u64,
-    /// How many of its first tokens pooling leaves out.
-    left_out: usize,
+    reading: Reading,
     prompt: Option<SharedPrompt>,
     truncated: bool,
     /// Which of its caller's texts it is.
@@ -133,14 +136,14 @@ impl Text {
         caller: &Arc<Caller>,
         slot: usize,
         ids: Arc<[u32]>,
-        left_out: usize,
+        reading: Reading,
         truncated: bool,
         prompt: Option<SharedPrompt>,
     ) -> Self {
         let mut hasher = DefaultHasher::new();
-        (&ids, left_out).hash(&mut hasher);
+        (&ids, reading).hash(&mut hasher);
         let (hash, caller) = (hasher.finish(), Arc::clone(caller));
-        Self { hash, ids, left_out, prompt, truncated, slot, caller, settled: Cell::new(false) }
+        Self { hash, ids, reading, prompt, truncated, slot, caller, settled: Cell::new(false) }
     }
 
     /// Brings its outcome to its caller.
@@ -149,8 +152,13 @@ impl Text {
         self.caller.ticket.settle(self.slot, outcome);
     }
 
+    /// It, or what of it follows its first `skipped` tokens.
+    fn entry(&self, skipped: usize) -> Entry<'_> {
+        Entry { ids: &self.ids[skipped..], reading: self.reading }
+    }
+
     fn is_same(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.ids == other.ids && self.left_out == other.left_out
+        self.hash == other.hash && self.ids == other.ids && self.reading == other.reading
     }
 }
 
@@ -183,7 +191,7 @@ impl Job for Text {
             (Some(a), Some(b)) => a.shared == b.shared && a.ids == b.ids,
             _ => false,
         };
-        same_prompt && self.left_out == other.left_out
+        same_prompt && self.reading.left_out == other.reading.left_out
     }
 }
 

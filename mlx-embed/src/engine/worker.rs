@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::prefixes::Prefixes;
 use super::queue::{Batch, Ending, QueueLane, Work};
-use super::{Computed, EngineOptions, Fate, Meters, Text, TextQueue, VectorCache};
+use super::{Computed, EngineOptions, Fate, Meters, Output, Text, TextQueue, VectorCache};
+use crate::batch::{Entry, Reading};
 use crate::error::{Error, InputError};
 use crate::panics::{panic_message, quietly};
 
@@ -26,14 +27,13 @@ pub(crate) trait Model: 'static {
     /// Bytes that a prefix of so many tokens takes at most.
     fn prefix_bytes(&self, tokens: usize) -> usize;
 
-    /// One vector a text, in order, neither cut nor normalised. `texts` are what follows the first tokens of the
-    /// prefix, so many as the number beside it says. Pooling leaves out the first `left_out` tokens of each whole text.
+    /// One result a text, in order, neither cut nor normalised. `texts` are what follows the first tokens of the
+    /// prefix, so many as the number beside it says; how many tokens pooling leaves out is one number for all.
     fn embed_batch(
         &self,
-        texts: &[&[u32]],
+        texts: &[Entry<'_>],
         prefix: Option<(&Self::Prefix, usize)>,
-        left_out: usize,
-    ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error>;
+    ) -> Result<Outputs, Error>;
 
     /// Whether the device still computes, asked after a failure.
     fn check_device(&self) -> Result<(), Error>;
@@ -54,7 +54,8 @@ impl<S: ?Sized> std::fmt::Debug for Task<S> {
     }
 }
 
-type Vectors = Vec<Result<Vec<f32>, InputError>>;
+/// A text's result each, or why it has none.
+pub(crate) type Outputs = Vec<Result<Output, InputError>>;
 
 /// Why a batch gave nothing.
 enum Failure {
@@ -157,15 +158,15 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// Runs texts as one batch and delivers their vectors.
+    /// Runs texts as one batch and delivers their results.
     fn compute(&mut self, lane: QueueLane, jobs: &[Text]) -> Result<(), Failure> {
         // Identical texts are computed once.
-        let mut which: HashMap<&[u32], usize> = HashMap::with_capacity(jobs.len());
+        let mut which: HashMap<(&[u32], Reading), usize> = HashMap::with_capacity(jobs.len());
         let mut unique: Vec<&Text> = Vec::with_capacity(jobs.len());
         let mut of: Vec<usize> = Vec::with_capacity(jobs.len());
         for job in jobs {
             let next = unique.len();
-            let place = *which.entry(&job.ids).or_insert(next);
+            let place = *which.entry((&job.ids, job.reading)).or_insert(next);
             if place == next {
                 unique.push(job);
             }
@@ -181,31 +182,29 @@ impl<M: Model> Worker<M> {
             span.entered()
         });
         let started = Instant::now();
-        let vectors = panic::catch_unwind(AssertUnwindSafe(|| self.forward(&unique)))
+        let outputs = panic::catch_unwind(AssertUnwindSafe(|| self.forward(&unique)))
             .unwrap_or_else(|payload| Err(Failure::Panic(format!("a panic: {}", panic_message(&*payload)))));
         let took = started.elapsed();
         quietly(|| drop(span));
-        let vectors = vectors?;
-        if vectors.len() != unique.len() {
-            let counts = format!("{} vectors for {} texts", vectors.len(), unique.len());
+        let outputs = outputs?;
+        if outputs.len() != unique.len() {
+            let counts = format!("{} results for {} texts", outputs.len(), unique.len());
             return Err(Failure::Panic(format!("the model gave {counts}")));
         }
         self.queue.record(tokens, took);
         self.meters.batch(unique.len(), tokens, took);
 
-        let vectors: Vec<Result<Arc<[f32]>, InputError>> =
-            vectors.into_iter().map(|vector| vector.map(Arc::from)).collect();
         if let Some(cache) = &self.cache {
-            for (text, vector) in unique.iter().zip(&vectors) {
-                if let Ok(vector) = vector {
-                    cache.insert(&text.ids, text.left_out, vector);
+            for (text, output) in unique.iter().zip(&outputs) {
+                if let Ok(output) = output {
+                    cache.insert(&text.ids, text.reading, output);
                 }
             }
         }
         // First: a caller who has its answer may ask for the same text again, and that is computed again.
-        self.share(&unique, &vectors, started);
+        self.share(&unique, &outputs, started);
         for (job, &place) in jobs.iter().zip(&of) {
-            self.deliver(job, &vectors[place], started, took, false);
+            self.deliver(job, &outputs[place], started, took, false);
         }
         let copies = jobs.len() - unique.len();
         if copies > 0 {
@@ -214,9 +213,8 @@ impl<M: Model> Worker<M> {
         Ok(())
     }
 
-    fn forward(&mut self, texts: &[&Text]) -> Result<Vectors, Failure> {
-        // All of them have the same prompt, left out or not: that is what `goes_with` is about.
-        let left_out = texts.first().map_or(0, |text| text.left_out);
+    fn forward(&mut self, texts: &[&Text]) -> Result<Outputs, Failure> {
+        // All of them have the same prompt: that is what `goes_with` is about.
         let prompt = texts.first().and_then(|text| text.prompt.as_ref());
         let prefix = match prompt {
             Some(prompt) => self
@@ -228,12 +226,12 @@ impl<M: Model> Worker<M> {
         };
         let skipped = prefix.as_ref().map_or(0, |(_, shared)| *shared);
         self.meters.reused(skipped * texts.len());
-        let ids: Vec<&[u32]> = texts.iter().map(|text| &text.ids[skipped..]).collect();
-        self.model.embed_batch(&ids, prefix, left_out).map_err(Failure::Error)
+        let entries: Vec<Entry<'_>> = texts.iter().map(|text| text.entry(skipped)).collect();
+        self.model.embed_batch(&entries, prefix).map_err(Failure::Error)
     }
 
-    /// Gives texts that are queued the vectors that identical ones have just got.
-    fn share(&self, texts: &[&Text], vectors: &[Result<Arc<[f32]>, InputError>], started: Instant) {
+    /// Gives texts that are queued the results that identical ones have just got.
+    fn share(&self, texts: &[&Text], outputs: &[Result<Output, InputError>], started: Instant) {
         if self.queue.depth() == [0, 0] {
             return;
         }
@@ -243,7 +241,7 @@ impl<M: Model> Worker<M> {
         let same = self.queue.extract(|job| place_of(job).is_some());
         for job in &same {
             if let Some(place) = place_of(job) {
-                self.deliver(job, &vectors[place], started, Duration::ZERO, true);
+                self.deliver(job, &outputs[place], started, Duration::ZERO, true);
             }
         }
         self.meters.shared(same.len());
@@ -252,17 +250,17 @@ impl<M: Model> Worker<M> {
     fn deliver(
         &self,
         job: &Text,
-        vector: &Result<Arc<[f32]>, InputError>,
+        output: &Result<Output, InputError>,
         started: Instant,
         device_time: Duration,
         cached: bool,
     ) {
         let queue_time = started.saturating_duration_since(job.caller.arrived);
         self.meters.queue_time(queue_time);
-        let outcome = match vector {
-            Ok(vector) => Ok(Computed {
-                vector: Arc::clone(vector),
-                tokens: job.ids.len(),
+        let outcome = match output {
+            Ok(output) => Ok(Computed {
+                output: output.clone(),
+                ids: Arc::clone(&job.ids),
                 truncated: job.truncated,
                 cached,
                 queue_time,

@@ -6,6 +6,7 @@ use std::thread;
 use std::vec;
 
 use super::{Plan, Shared};
+use crate::batch::Reading;
 use crate::engine::queue::QueueLane;
 use crate::engine::turns::{Steps, Turns};
 use crate::engine::{Admission, Caller, SharedPrompt, Text, given_up};
@@ -59,7 +60,8 @@ impl Shared {
                 } else {
                     0
                 };
-                Some(self.job(caller, slot, ids, left_out, tokens.truncated, prompt))
+                let reading = Reading { left_out };
+                Some(self.job(caller, slot, ids, reading, tokens.truncated, prompt))
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::batch::Reading;
 use crate::pooling;
 
 /// Checkpoints of every architecture, form of weights and kind of attention that makes a difference here.
@@ -69,8 +70,19 @@ fn embed<B: Backend>(
     texts: &[Vec<u32>],
     prefix: Option<(&Prefix<B>, usize)>,
 ) -> Vec<Vec<f32>> {
-    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-    runner.embed_batch(&texts, prefix, 0).unwrap().into_iter().map(Result::unwrap).collect()
+    embed_leaving_out(runner, texts, prefix, 0)
+}
+
+fn embed_leaving_out<B: Backend>(
+    runner: &Runner<B>,
+    texts: &[Vec<u32>],
+    prefix: Option<(&Prefix<B>, usize)>,
+    left_out: usize,
+) -> Vec<Vec<f32>> {
+    let reading = Reading { left_out };
+    let texts: Vec<Entry<'_>> = texts.iter().map(|ids| Entry { ids, reading }).collect();
+    let outputs = runner.embed_batch(&texts, prefix).unwrap();
+    outputs.into_iter().map(|output| output.unwrap().to_numbers()).collect()
 }
 
 /// Calls `check` with what texts that continue a prefix and whole texts come to: for prefixes of so many tokens, and
@@ -173,16 +185,12 @@ fn tokens_are_left_out_of_the_mean_on_either_side_of_a_prefixs_end() {
     let Some(runner) = cpu("qwen3-bf16", family, Precision::Exact, Pooling::Mean) else { return };
     let (prefix_ids, own) = (ids(40, 7), [ids(10, 1), ids(3, 2)]);
     let prefix = runner.prefix(&prefix_ids).unwrap();
-    let vectors = |texts: &[Vec<u32>], prefix, left_out| -> Vec<Vec<f32>> {
-        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-        runner.embed_batch(&texts, prefix, left_out).unwrap().into_iter().map(Result::unwrap).collect()
-    };
     for (shared, left_out) in
         [(40, 0), (40, 1), (40, 39), (40, 40), (40, 42), (40, 60), (33, 35), (33, 10), (4, 3)]
     {
         let whole: Vec<Vec<u32>> = own.iter().map(|own| [&prefix_ids[..shared], own].concat()).collect();
-        let found = vectors(&own, Some((&prefix, shared)), left_out);
-        let expected = vectors(&whole, None, left_out);
+        let found = embed_leaving_out(&runner, &own, Some((&prefix, shared)), left_out);
+        let expected = embed_leaving_out(&runner, &whole, None, left_out);
         assert!(bits(&found) == bits(&expected), "{shared} shared, {left_out} left out");
         for (text, found) in whole.iter().zip(&found) {
             let states = runner.hidden_states(&[text]).unwrap().texts.remove(0).pop().unwrap();

@@ -96,12 +96,12 @@ impl Model for Fake {
 
     fn embed_batch(
         &self,
-        texts: &[&[u32]],
+        entries: &[Entry<'_>],
         prefix: Option<(&Vec<u32>, usize)>,
-        left_out: usize,
-    ) -> Result<Vec<Result<Vec<f32>, InputError>>, Error> {
+    ) -> Result<Outputs, Error> {
         let start = prefix.map_or(&[][..], |(ids, shared)| &ids[..shared]);
-        let texts: Vec<Vec<u32>> = texts.iter().map(|text| [start, text].concat()).collect();
+        let texts: Vec<Vec<u32>> = entries.iter().map(|text| [start, text.ids].concat()).collect();
+        let left_out = entries[0].reading.left_out;
         let mut state = self.0.lock();
         state.batches.push(texts.clone());
         state.continued.push(start.len());
@@ -124,7 +124,7 @@ impl Model for Fake {
             if text.contains(&NOT_FINITE) {
                 Err(InputError::NotFinite)
             } else {
-                Ok(text.iter().skip(left_out).map(|&id| id as f32).collect())
+                Ok(text.iter().skip(left_out).map(|&id| id as f32).collect::<Vec<_>>().into())
             }
         };
         Ok(texts.iter().map(vector).collect())
@@ -198,7 +198,8 @@ impl Ask {
         let caller = Caller::new(texts.len(), self.timeout);
         if let Some(admission) = engine.admit(&caller, &self.asks(texts.len(), 0)) {
             let texts = texts.iter().enumerate();
-            let texts = texts.map(|(slot, &ids)| Text::new(&caller, slot, ids.into(), 0, false, None));
+            let texts = texts
+                .map(|(slot, &ids)| Text::new(&caller, slot, ids.into(), Reading::default(), false, None));
             engine.push(&caller, admission, texts.collect());
         }
         caller
@@ -215,7 +216,7 @@ fn end(caller: &Caller) -> Result<Vec<Outcome>, Error> {
 }
 
 fn vectors(caller: &Caller) -> Vec<Vec<f32>> {
-    end(caller).unwrap().into_iter().map(|outcome| outcome.unwrap().vector.to_vec()).collect()
+    end(caller).unwrap().into_iter().map(|outcome| outcome.unwrap().output.to_numbers()).collect()
 }
 
 fn is_stopped(caller: &Caller) -> bool {
@@ -363,7 +364,11 @@ fn a_caller_that_goes_before_its_texts_are_tokenised_leaves_nothing_behind() {
     let caller = Caller::new(1, None);
     let admission = engine.admit(&caller, &QUERY.asks(1, 10)).unwrap();
     engine.abandon(&caller);
-    engine.push(&caller, admission, vec![Text::new(&caller, 0, Arc::from([2]), 0, false, None)]);
+    engine.push(
+        &caller,
+        admission,
+        vec![Text::new(&caller, 0, Arc::from([2]), Reading::default(), false, None)],
+    );
     assert_eq!(engine.queued(), [0, 0]);
     lab.release();
 }
@@ -607,7 +612,7 @@ mod prompts {
         let ids: Arc<[u32]> = prompt.into();
         let text = |(slot, text): (usize, &&[u32])| {
             let shared = SharedPrompt { ids: Arc::clone(&ids), shared: prompt.len() };
-            Text::new(&caller, slot, [prompt, text].concat().into(), 0, false, Some(shared))
+            Text::new(&caller, slot, [prompt, text].concat().into(), Reading::default(), false, Some(shared))
         };
         let admission = engine.admit(&caller, &QUERY.asks(texts.len(), 0)).unwrap();
         engine.push(&caller, admission, texts.iter().enumerate().map(text).collect());
