@@ -69,6 +69,9 @@ impl TensorFiles {
             SafeTensors::read_metadata(file.bytes()).map_err(|error| diagnose(path, file.bytes(), &error))?;
         let data_start = size_of::<u64>() + header_len;
         for (name, info) in metadata.tensors() {
+            if let Some(reason) = too_deep(info.shape.len()) {
+                return Err(CheckpointError::InvalidTensor { path: path.to_owned(), tensor: name, reason });
+            }
             let (start, end) = info.data_offsets;
             let entry = TensorEntry {
                 file: self.files.len(),
@@ -152,11 +155,21 @@ fn first_bad_tensor(bytes: &[u8], header_len: u64) -> Option<(String, String)> {
         .find_map(|(name, info)| bad_tensor(&info).map(|reason| (name, reason)))
 }
 
+/// Why a tensor of so many dimensions is not read, if it isn't.
+fn too_deep(dimensions: usize) -> Option<String> {
+    /// As many as arrays have.
+    const MOST: usize = 32;
+    (dimensions > MOST).then(|| format!("has {dimensions} dimensions, but at most {MOST} are read"))
+}
+
 fn bad_tensor(info: &Value) -> Option<String> {
     let dtype = info.get("dtype").and_then(Value::as_str)?;
     let Ok(parsed) = serde_json::from_value::<FileDtype>(Value::from(dtype)) else {
         return Some(format!("has the unknown dtype `{dtype}`"));
     };
+    if let Some(reason) = info.get("shape")?.as_array().and_then(|shape| too_deep(shape.len())) {
+        return Some(reason);
+    }
     let shape: Option<Vec<u64>> = serde_json::from_value(info.get("shape")?.clone()).ok();
     let offsets: Option<(u64, u64)> = serde_json::from_value(info.get("data_offsets")?.clone()).ok();
     let (Some(shape), Some((start, end))) = (shape, offsets) else {

@@ -1,6 +1,6 @@
 //! The tokenizer that transformers makes of `tokenizer.json` and the files beside it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -122,12 +122,11 @@ pub(super) fn assemble(
         Ok(())
     })
     .map_err(failed)?;
-    let file = |content: &str| {
-        let listed =
-            settings.added.iter().find(|(_, token, _)| token.content == content).map(|(.., file)| *file);
-        let named = || special.iter().find(|each| each.token.content == content).map(|each| each.file);
-        listed.or_else(named).unwrap_or_default().to_owned()
-    };
+    // What is listed goes before what is named, and the first of each before others.
+    let named = special.iter().rev().map(|each| (&each.token.content, each.file));
+    let listed = settings.added.iter().rev().map(|(_, token, file)| (&token.content, *file));
+    let origins: HashMap<&String, &str> = named.chain(listed).collect();
+    let file = |content: &String| origins.get(content).copied().unwrap_or_default().to_owned();
     let mut added: Vec<AddedTokenInfo> = tokenizer
         .get_added_tokens_decoder()
         .into_iter()
@@ -152,19 +151,17 @@ fn wanted(
     known: &HashSet<String>,
     files: &Files,
 ) -> Result<Vec<AddedToken>, TextError> {
-    let named = |token: &AddedToken| {
-        special.iter().any(|each| each.name.is_some() && each.token.content == token.content)
-    };
+    let named: HashSet<&String> =
+        special.iter().filter(|each| each.name.is_some()).map(|each| &each.token.content).collect();
     let mut tokens: Vec<AddedToken> = Vec::new();
     for (_, token, _) in &settings.added {
-        let is_special = token.special || named(token);
+        let is_special = token.special || named.contains(&token.content);
         tokens.push(token.clone().special(is_special));
     }
+    let mut seen: HashSet<&String> = settings.added.iter().map(|(_, token, _)| &token.content).collect();
     let mut own: Option<&Special> = None;
     for each in special {
-        if known.contains(&each.token.content)
-            || tokens.iter().any(|token| token.content == each.token.content)
-        {
+        if known.contains(&each.token.content) || !seen.insert(&each.token.content) {
             continue;
         }
         // Names of the model's own stand in no order that JSON keeps, and the order would decide on the ids.

@@ -1,10 +1,16 @@
 //! What a `tokenizer.json` may ask for, looked at before any of it is built.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use super::certain::matches_something;
+use super::charsmap::longest_replacement;
+use super::tokenizer::guarded;
 
 /// Bytes of the whole file: twice what the largest vocabularies take.
 pub(super) const FILE_BYTES: u64 = 64 << 20;
@@ -16,11 +22,24 @@ const POST_PROCESSOR_BYTES: usize = 64 << 10;
 const DECODER_BYTES: usize = 64 << 10;
 const ADDED_TOKENS_BYTES: usize = 16 << 20;
 
-/// How many times its length a text may have after all replacements. Those in use make three of one at most.
+/// Entries of a vocabulary, and of its merges. The largest vocabulary in use has 902,000.
+const MOST_ENTRIES: usize = 1 << 20;
+
+/// Values in an entry of a table, with those in them. An added token has seven.
+const MOST_VALUES: usize = 16;
+
+/// Entries of what a model has beside its tables.
+const MOST_OTHERS: usize = 64;
+
+/// Tokens beside the vocabulary. Those in use are 6,400 at most.
+const MOST_ADDED: usize = 1 << 16;
+
+/// How many times its length a text may have after all replacements. Those in use make three of one, and their tables of
+/// characters 33.
 const MOST_GROWTH: usize = 256;
 
-/// How many times its length a table of characters may make of a text.
-const TABLE_GROWTH: usize = 4;
+/// Tokens that may be put around a text. Those in use put two or three.
+const MOST_TEMPLATE_IDS: usize = 1024;
 
 /// Bytes that may be put before a text.
 const PREPENDED_BYTES: usize = 1024;
@@ -37,6 +56,108 @@ struct Parts<'a> {
     decoder: Option<&'a RawValue>,
     #[serde(borrow)]
     added_tokens: Option<&'a RawValue>,
+    model: Option<ModelParts>,
+}
+
+/// The tables of a model, and all of its other fields together.
+#[derive(Default)]
+struct ModelParts {
+    vocab: Size,
+    merges: Size,
+    others: Size,
+}
+
+impl<'de> Deserialize<'de> for ModelParts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parts;
+
+        impl<'de> Visitor<'de> for Parts {
+            type Value = ModelParts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<ModelParts, A::Error> {
+                let mut parts = ModelParts::default();
+                while let Some(name) = object.next_key::<String>()? {
+                    let part = match name.as_str() {
+                        "vocab" => &mut parts.vocab,
+                        "merges" => &mut parts.merges,
+                        _ => &mut parts.others,
+                    };
+                    part.add(&object.next_value::<Size>()?);
+                }
+                Ok(parts)
+            }
+        }
+
+        deserializer.deserialize_map(Parts)
+    }
+}
+
+/// How large a part of a file is; nothing of it is kept.
+#[derive(Debug, Default, Clone, Copy)]
+struct Size {
+    /// Entries of the list or object that it is.
+    entries: usize,
+    /// Values in it, however deep.
+    values: usize,
+}
+
+impl Size {
+    fn add(&mut self, other: &Self) {
+        self.entries += other.entries;
+        self.values += 1 + other.values;
+    }
+
+    fn enter(&mut self, entry: &Self) {
+        self.entries += 1;
+        self.values += 1 + entry.values;
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counts;
+
+        /// What is no list and no object.
+        macro_rules! single {
+            ($($visit:ident($($value:ty)?))*) => {$(
+                fn $visit<E>(self $(, _: $value)?) -> Result<Size, E> {
+                    Ok(Size::default())
+                }
+            )*};
+        }
+
+        impl<'de> Visitor<'de> for Counts {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+
+            single!(visit_unit() visit_bool(bool) visit_i64(i64) visit_u64(u64) visit_f64(f64) visit_str(&str));
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Size, A::Error> {
+                let mut size = Size::default();
+                while let Some(entry) = list.next_element()? {
+                    size.enter(&entry);
+                }
+                Ok(size)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Size, A::Error> {
+                let mut size = Size::default();
+                while let Some((_, entry)) = object.next_entry::<IgnoredAny, Size>()? {
+                    size.enter(&entry);
+                }
+                Ok(size)
+            }
+        }
+
+        deserializer.deserialize_any(Counts)
+    }
 }
 
 /// Refuses what would take memory or time out of all proportion, of the file or of a text.
@@ -55,13 +176,27 @@ pub(super) fn check(json: &[u8]) -> Result<(), String> {
             return Err(format!("`{name}` has {bytes} bytes, but at most {most} are read"));
         }
     }
-    let parse = |part: Option<&RawValue>| -> Result<Value, String> {
-        part.map_or(Ok(Value::Null), |part| {
-            serde_json::from_str(part.get()).map_err(|error| error.to_string())
-        })
-    };
-    for (name, part) in [("normalizer", parts.normalizer), ("pre_tokenizer", parts.pre_tokenizer)] {
-        let growth = growth(&parse(part)?)?;
+    let added = parts.added_tokens.map(|added| serde_json::from_str::<Size>(added.get()));
+    let added = added.transpose().map_err(|error| format!("`added_tokens`: {error}"))?.unwrap_or_default();
+    let model = parts.model.unwrap_or_default();
+    for (name, size, most) in [
+        ("model.vocab", model.vocab, MOST_ENTRIES),
+        ("model.merges", model.merges, MOST_ENTRIES),
+        ("model", model.others, MOST_OTHERS),
+        ("added_tokens", added, MOST_ADDED),
+    ] {
+        if size.entries > most || size.values > most.saturating_mul(MOST_VALUES) {
+            let Size { entries, values } = size;
+            return Err(format!(
+                "`{name}` has {entries} entries with {values} values, but at most {most} are read"
+            ));
+        }
+    }
+    check_tables(&value(parts.normalizer)?)?;
+    let normalizer = understood::<NormalizerWrapper>(parts.normalizer);
+    let pre_tokenizer = understood::<PreTokenizerWrapper>(parts.pre_tokenizer);
+    for (name, part) in [("normalizer", normalizer), ("pre_tokenizer", pre_tokenizer)] {
+        let growth = growth(&part)?;
         if growth > MOST_GROWTH {
             return Err(format!(
                 "`{name}` may make {growth} bytes of one, but at most {MOST_GROWTH} are allowed; are its replacements \
@@ -69,7 +204,33 @@ pub(super) fn check(json: &[u8]) -> Result<(), String> {
             ));
         }
     }
-    check_templates(&parse(parts.post_processor)?)
+    check_templates(&understood::<PostProcessorWrapper>(parts.post_processor))
+}
+
+fn value(part: Option<&RawValue>) -> Result<Value, String> {
+    part.map_or(Ok(Value::Null), |part| serde_json::from_str(part.get()).map_err(|error| error.to_string()))
+}
+
+/// A part as the library takes it: each of its parts with a type, and no field that belongs to another. What the library
+/// doesn't take is nothing, and an error where it is built.
+fn understood<T: DeserializeOwned + Serialize>(part: Option<&RawValue>) -> Value {
+    let Some(part) = part else { return Value::Null };
+    guarded(|| Ok(serde_json::to_value(serde_json::from_str::<T>(part.get())?)?)).unwrap_or(Value::Null)
+}
+
+/// Looks at each table of characters before the library takes memory for it. The library also reads lists in place of
+/// objects; nobody writes them.
+fn check_tables(normalizer: &Value) -> Result<(), String> {
+    let list = || Err("`normalizer` has a list where an object belongs".to_owned());
+    match normalizer {
+        Value::Array(_) => list(),
+        Value::Object(fields) => fields.iter().try_for_each(|(name, field)| match (name.as_str(), field) {
+            ("precompiled_charsmap", Value::String(table)) => longest_replacement(table).map(drop),
+            ("normalizers", Value::Array(parts)) => parts.iter().try_for_each(check_tables),
+            _ => check_tables(field),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// How many bytes normalisers or pre-tokenizers may make of one.
@@ -100,23 +261,31 @@ fn growth(part: &Value) -> Result<usize, String> {
             }
             1
         }
-        Some("Precompiled") => TABLE_GROWTH,
+        Some("Precompiled") => text("precompiled_charsmap").map_or(Ok(1), longest_replacement)?.max(1),
         Some("ByteLevel") => 2,
         _ => 1,
     })
 }
 
-/// A text's content stands in its template once.
+/// A text's content stands in its template once, among few tokens.
 fn check_templates(processor: &Value) -> Result<(), String> {
     if let Some(parts) = processor.get("processors").and_then(Value::as_array) {
         return parts.iter().try_for_each(check_templates);
     }
-    let pieces = processor.get("single").and_then(Value::as_array);
-    let times = pieces.map_or(0, |pieces| {
-        pieces.iter().filter(|piece| piece.get("Sequence").is_some() || piece.is_string()).count()
-    });
+    let Some(pieces) = processor.get("single").and_then(Value::as_array) else { return Ok(()) };
+    let times = pieces.iter().filter(|piece| piece.get("Sequence").is_some()).count();
     if times > 1 {
         return Err(format!("`post_processor` has a text's content {times} times; it must have it once"));
+    }
+    let ids = |piece: &Value| {
+        let name = piece.get("SpecialToken")?.get("id")?.as_str()?;
+        Some(processor.get("special_tokens")?.get(name)?.get("ids")?.as_array()?.len())
+    };
+    let count: usize = pieces.iter().filter_map(ids).sum();
+    if count > MOST_TEMPLATE_IDS {
+        return Err(format!(
+            "`post_processor` puts {count} tokens around a text, but at most {MOST_TEMPLATE_IDS} are allowed"
+        ));
     }
     Ok(())
 }
@@ -145,7 +314,7 @@ mod tests {
             let sequence = json!({ "type": "Sequence", "normalizers": vec![one.clone(); 9] });
             assert!(refusal(&json!({ "normalizer": sequence })).contains("`normalizer` may make"), "{one}");
         }
-        let bytes = json!({ "type": "ByteLevel", "use_regex": false });
+        let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
         let stages = json!({ "type": "Sequence", "pretokenizers": vec![bytes; 9] });
         assert!(refusal(&json!({ "pre_tokenizer": stages })).contains("`pre_tokenizer` may make"));
         let before = json!({ "type": "Prepend", "prepend": "a".repeat(2000) });
@@ -162,7 +331,7 @@ mod tests {
     #[test]
     fn content_that_is_repeated_is_refused() {
         let piece = json!({ "Sequence": { "id": "A", "type_id": 0 } });
-        let processor = json!({ "type": "TemplateProcessing", "single": vec![piece; 1000] });
+        let processor = json!({ "type": "TemplateProcessing", "single": vec![piece; 1000], "pair": [], "special_tokens": {} });
         let sequence = json!({ "type": "Sequence", "processors": [processor] });
         assert!(refusal(&json!({ "post_processor": sequence })).contains("1000 times"));
     }

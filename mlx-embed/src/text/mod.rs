@@ -2,6 +2,7 @@
 
 mod assemble;
 mod certain;
+mod charsmap;
 mod class;
 mod input_error;
 mod limits;

@@ -14,8 +14,8 @@ use super::settings::{
 use crate::file::Files;
 use crate::json;
 
-/// Far above the files of the largest vocabularies.
-const FILE_BYTES: u64 = 16 << 20;
+/// Three times the files of the largest vocabularies. As values they take some thirty times as much.
+const FILE_BYTES: u64 = 4 << 20;
 
 /// Arguments of a tokenizer that change no ids of a text: names, padding, decoding, and where files come from.
 const WITHOUT_EFFECT: [&str; 23] = [
@@ -55,6 +55,10 @@ const HONOURED: [&str; 8] = [
     "split_special_tokens",
     "truncation_side",
 ];
+
+/// Most special tokens of a file, and most that a file adds to the vocabulary: far more than any has.
+const MOST_SPECIAL: usize = 1 << 14;
+const MOST_ADDED: usize = 1 << 16;
 
 /// The lists of further special tokens. The first has been the name since transformers 5.
 const FURTHER: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
@@ -155,6 +159,9 @@ pub(super) fn added_tokens_decoder(
     let Value::Object(tokens) = value else {
         return Err(wrong(field, "must be an object that has tokens by their ids".into()));
     };
+    if tokens.len() > MOST_ADDED {
+        return Err(wrong(field, format!("has {} tokens, but at most {MOST_ADDED} are read", tokens.len())));
+    }
     let read = |(id, value): (&String, &Value)| {
         let field = format!("{field}.{id}");
         let number = id.parse().map_err(|_| wrong(&field, "has no token id for a name".into()))?;
@@ -177,6 +184,12 @@ fn read_special(
     let wrong = |field: &str, reason: String| invalid((files.path(file), field), reason);
     let mut found = Vec::new();
     let mut add = |name: Option<&String>, field: &str, value: &Value| {
+        if found.len() == MOST_SPECIAL {
+            return Err(wrong(
+                field,
+                format!("is beyond the {MOST_SPECIAL} special tokens that are read of a file"),
+            ));
+        }
         let token = token(value, true).map_err(|reason| wrong(field, reason))?;
         found.push(Special { name: name.cloned(), token, file });
         Ok(())
@@ -234,6 +247,10 @@ pub(super) fn legacy(
         }
     }
     if let Some(tokens) = object(files, ADDED_TOKENS)? {
+        if let Some(beyond) = tokens.keys().nth(MOST_ADDED) {
+            let reason = format!("is beyond the {MOST_ADDED} tokens that are read");
+            return Err(invalid((files.path(ADDED_TOKENS), beyond), reason));
+        }
         for (content, id) in &tokens {
             let number = id.as_u64().and_then(|id| u32::try_from(id).ok());
             let number = number.ok_or_else(|| {
