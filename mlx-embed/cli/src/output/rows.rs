@@ -5,7 +5,7 @@ use std::io;
 
 use mlx_embed::Embedding;
 
-use super::encode::Encode;
+use super::encode::{self, Encode};
 use super::new_file::NewFile;
 
 /// Bytes that are written at once.
@@ -46,21 +46,38 @@ impl Rows {
         texts: &[String],
         embeddings: &[Embedding],
     ) -> io::Result<()> {
-        let written =
-            self.append(first, texts, embeddings).and_then(|()| self.complete(self.format.header()?));
+        let written = self
+            .make_room(encode::vectors_len(embeddings))
+            .and_then(|()| self.append(first, texts, embeddings))
+            .and_then(|()| self.complete(self.format.header()?));
         written.inspect_err(|_| self.take_back())
     }
 
     /// Writes what stands behind the last row; after an error the file is what it was.
     pub(super) fn end(&mut self) -> io::Result<()> {
         let (header, tail) = self.format.end()?;
-        let written = self.file.append(&tail).and_then(|()| self.complete(header));
+        let written = self
+            .make_room(tail.len() as u64)
+            .and_then(|()| self.file.append(&tail))
+            .and_then(|()| self.complete(header));
         written.inspect_err(|_| self.take_back())
     }
 
     /// Gives the file its name.
     pub(super) fn publish(self) -> io::Result<()> {
         self.file.publish()
+    }
+
+    /// Has the file be as long as it will be, with a header that says so, before rows come: whatever ends the program while
+    /// they are written leaves a file that opens. The length and the header are two calls, so between them it doesn't.
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        match self.format.header_with_room(bytes)? {
+            Some(header) if bytes > 0 => {
+                self.file.make_room(bytes)?;
+                self.file.overwrite(&header)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn append(&mut self, first: usize, texts: &[String], embeddings: &[Embedding]) -> io::Result<()> {
@@ -87,8 +104,8 @@ impl Rows {
     }
 
     fn take_back(&mut self) {
-        // Nothing more can be done where this fails too; the header that counts fewer rows stands already, since the
-        // next one was not written.
-        let _ = self.file.cut(self.whole).and_then(|()| self.file.overwrite(&self.header));
+        // Nothing more can be done where this fails too. The header first: with the one that stands, the file opens as
+        // long as it is.
+        let _ = self.file.overwrite(&self.header).and_then(|()| self.file.cut(self.whole));
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 
 use mlx_embed::Embedding;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::encode::{self, Encode};
 
@@ -13,6 +13,7 @@ const HEADER: usize = 512;
 
 /// Rows of `embeddings` are appended, and the header's row count follows. `tokens` and `truncated` lie behind
 /// them, so they are kept (5 bytes a text) and written last: a file that is cut short holds `embeddings` alone.
+/// Every byte of a file belongs to a tensor, so what a window will fill is `unwritten` until it stands there.
 #[derive(Debug)]
 pub(super) struct Safetensors {
     dims: usize,
@@ -27,19 +28,22 @@ impl Safetensors {
         Self { dims, tokens: Vec::new(), truncated: Vec::new() }
     }
 
-    fn header(&self, with_all: bool) -> io::Result<Vec<u8>> {
-        let rows = self.truncated.len();
-        let tokens = rows * self.dims * 4;
-        let truncated = tokens + self.tokens.len();
-        let end = truncated + rows;
+    fn rows(&self) -> usize {
+        self.truncated.len()
+    }
+
+    /// Bytes of the rows.
+    fn vectors(&self) -> usize {
+        self.rows() * self.dims * 4
+    }
+
+    /// A header of the rows, and of `others` behind them.
+    fn header_with(&self, others: &[(&str, Value)]) -> io::Result<Vec<u8>> {
         let mut tensors = json!({
-            "embeddings": { "dtype": "F32", "shape": [rows, self.dims], "data_offsets": [0, tokens] }
+            "embeddings": { "dtype": "F32", "shape": [self.rows(), self.dims], "data_offsets": [0, self.vectors()] }
         });
-        if with_all {
-            tensors["tokens"] =
-                json!({ "dtype": "U32", "shape": [rows], "data_offsets": [tokens, truncated] });
-            tensors["truncated"] =
-                json!({ "dtype": "BOOL", "shape": [rows], "data_offsets": [truncated, end] });
+        for (name, tensor) in others {
+            tensors[*name] = tensor.clone();
         }
         let mut header = ((HEADER - 8) as u64).to_le_bytes().to_vec();
         serde_json::to_writer(&mut header, &tensors)?;
@@ -50,7 +54,13 @@ impl Safetensors {
 
 impl Encode for Safetensors {
     fn header(&self) -> io::Result<Vec<u8>> {
-        self.header(false)
+        self.header_with(&[])
+    }
+
+    fn header_with_room(&self, room: u64) -> io::Result<Option<Vec<u8>>> {
+        let start = self.vectors() as u64;
+        let unwritten = json!({ "dtype": "U8", "shape": [room], "data_offsets": [start, start + room] });
+        self.header_with(&[("unwritten", unwritten)]).map(Some)
     }
 
     fn row(
@@ -68,6 +78,12 @@ impl Encode for Safetensors {
     }
 
     fn end(&self) -> io::Result<(Vec<u8>, Vec<u8>)> {
-        Ok((self.header(true)?, [&self.tokens[..], &self.truncated].concat()))
+        let rows = self.rows();
+        let start = self.vectors();
+        let middle = start + self.tokens.len();
+        let tokens = json!({ "dtype": "U32", "shape": [rows], "data_offsets": [start, middle] });
+        let truncated = json!({ "dtype": "BOOL", "shape": [rows], "data_offsets": [middle, middle + rows] });
+        let header = self.header_with(&[("tokens", tokens), ("truncated", truncated)])?;
+        Ok((header, [&self.tokens[..], &self.truncated].concat()))
     }
 }

@@ -5,6 +5,8 @@
  *     FAULT=write:0:3       the 3rd call that changes a file fails: the disk is full
  *     FAULT=full:0:3        as well every later one that takes space
  *     FAULT=short:0:3       the 3rd write takes one byte only
+ *     FAULT=kill:0:3        the program is killed before the 3rd call that changes a file
+ *     FAULT=torn:0:3        it is killed within the 3rd write behind a file's start, half of which is done
  *
  * Counting begins when the program handles SIGXFSZ, after SIGABRT, the first things that it does. FAULT_FIRED is the file that is made
  * when a call fails.
@@ -25,7 +27,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum kind { NONE, ALLOC, THREAD, WRITE, FULL, SHORT };
+enum kind { NONE, ALLOC, THREAD, WRITE, FULL, SHORT, KILL, TORN };
 
 static enum kind kind;
 static size_t least;
@@ -40,7 +42,7 @@ extern void *__libc_realloc(void *, size_t);
 extern void *__libc_memalign(size_t, size_t);
 
 __attribute__((constructor)) static void read_environment(void) {
-  const char *names[] = {"", "alloc", "thread", "write", "full", "short"};
+  const char *names[] = {"", "alloc", "thread", "write", "full", "short", "kill", "torn"};
   const char *fault = getenv("FAULT");
   char name[16] = "";
   unsigned long size = 0;
@@ -48,7 +50,7 @@ __attribute__((constructor)) static void read_environment(void) {
   if (!fault || !fired_path || sscanf(fault, "%15[a-z]:%lu:%ld", name, &size, &nth) != 3)
     return;
   least = size;
-  for (int i = 1; i < 6; i++)
+  for (int i = 1; i < 8; i++)
     if (!strcmp(name, names[i]))
       kind = i;
 }
@@ -124,6 +126,8 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 
 /* Whether a call that changes a file fails, and whether it takes space. */
 static int refused(int takes_space) {
+  if (fails(KILL, 0))
+    kill(getpid(), SIGKILL);
   if (!fails(WRITE, 0) && !(takes_space && fails(FULL, 1)))
     return 0;
   errno = ENOSPC;
@@ -146,6 +150,10 @@ ssize_t writev(int file, const struct iovec *parts, int count) {
 }
 
 ssize_t pwrite64(int file, const void *bytes, size_t size, off64_t offset) {
+  if (offset > 0 && fails(TORN, 0)) {
+    syscall(SYS_pwrite64, file, bytes, size / 2, offset);
+    kill(getpid(), SIGKILL);
+  }
   return refused(1) ? -1 : syscall(SYS_pwrite64, file, bytes, taken(size), offset);
 }
 

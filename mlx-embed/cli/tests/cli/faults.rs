@@ -54,8 +54,20 @@ impl Faults {
         self.dir.path().join(name)
     }
 
-    /// Runs the command with the `nth` call failing.
+    /// Runs the command with the `nth` call failing; it ends by itself.
     fn run(&self, command: &mut Command, fault: &str, nth: usize) -> Ran {
+        let ran = self.start(command, fault, nth);
+        let said = String::from_utf8_lossy(&ran.output.stderr);
+        let (what, status) = (format!("{fault}:{nth}: {said}"), ran.output.status);
+        assert_eq!(status.signal(), None, "{what}");
+        assert!(matches!(status.code(), Some(0 | 1)), "{status:?}, {what}");
+        // Built to abort at a panic, a program can't catch one of a library's: that has to do as a message there.
+        let tells = ["error", "failed", "panicked"].iter().any(|word| said.contains(word));
+        assert_eq!(status.success(), !tells, "{what}");
+        ran
+    }
+
+    fn start(&self, command: &mut Command, fault: &str, nth: usize) -> Ran {
         let fired = self.path("fired");
         let _ = fs::remove_file(&fired);
         let output = command
@@ -67,13 +79,6 @@ impl Faults {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        let what = format!("{fault}:{nth}: {said}");
-        assert_eq!(output.status.signal(), None, "{what}");
-        assert!(matches!(output.status.code(), Some(0 | 1)), "{:?}, {what}", output.status);
-        // Built to abort at a panic, a program can't catch one of a library's: that has to do as a message there.
-        let tells = ["error", "failed", "panicked"].iter().any(|word| said.contains(word));
-        assert_eq!(output.status.success(), !tells, "{what}");
         Ran { fired: fired.exists(), output }
     }
 }
@@ -137,6 +142,81 @@ fn every_call_that_changes_a_file_may_fail() {
         for (fault, at_least) in [("write:0", 6), ("full:0", 2), ("short:0", 1)] {
             let tried = each(&faults, fault, name, |nth| nth + 1);
             assert!(tried >= at_least, "{fault}, {name}: {tried} calls");
+        }
+    }
+}
+
+/// A job that writes a window for each of its three texts: as many bytes are enough for one.
+fn job_of_windows(path: &Path) -> Command {
+    let mut job = on("embed", "st-mean");
+    job.args(["--threads", "1", "--max-tokens", "4", "--batch-tokens", "4", "--output"]).arg(path);
+    job.args(TEXTS.map(|text| text.repeat(16)));
+    job
+}
+
+/// What a job has left in its partial file when it was killed: rows, each with the vector that it should have. `None` in the
+/// moment between the file's length and its header.
+fn left(path: &Path, bytes: &[u8], expected: &[f32]) -> Option<usize> {
+    // Before its header there is nothing.
+    if bytes.is_empty() {
+        return Some(0);
+    }
+    // The last line of JSONL may be cut.
+    let lines = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    let is_jsonl = path.extension().is_some_and(|end| end == "jsonl");
+    let file = opened(path, if is_jsonl { &bytes[..lines] } else { bytes }).ok()?;
+    assert_eq!(file.vectors, expected[..file.vectors.len()]);
+    Some(file.rows)
+}
+
+/// The rows that the header of a safetensors file counts are there, whatever stands behind them.
+fn rows_of_header(bytes: &[u8]) -> usize {
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let header = &rest[..u64::from_le_bytes(*length) as usize];
+    let header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    let end = header["embeddings"]["data_offsets"][1].as_u64().unwrap() as usize;
+    assert!(8 + header.to_string().len() + end <= bytes.len());
+    header["embeddings"]["shape"][0].as_u64().unwrap() as usize
+}
+
+#[test]
+fn a_job_that_is_killed_at_any_call_leaves_its_windows_in_a_file_that_opens() {
+    let Some(faults) = Faults::new() else { return };
+    for name in ["vectors.npy", "vectors.safetensors", "vectors.jsonl"] {
+        let path = faults.path(name);
+        let mut partial = path.clone().into_os_string();
+        partial.push(".partial");
+        assert!(job_of_windows(&path).status().unwrap().success());
+        let expected = opened(&path, &fs::read(&path).unwrap()).unwrap().vectors;
+        for fault in ["kill:0", "torn:0"] {
+            let (mut before, mut unreadable) = (0, 0);
+            for nth in 1.. {
+                fs::write(&path, "from before").unwrap();
+                let ran = faults.start(&mut job_of_windows(&path), fault, nth);
+                let what = format!("{fault}:{nth} {name}: {:?}", ran.output);
+                if !ran.fired {
+                    assert!(ran.output.status.success(), "{what}");
+                    break;
+                }
+                assert_eq!(ran.output.status.signal(), Some(9), "{what}");
+                assert_eq!(fs::read_to_string(&path).unwrap(), "from before", "{what}");
+                // Before it is made, an earlier job's may stand there.
+                let Ok(bytes) = fs::read(&partial) else { continue };
+                let rows = left(&path, &bytes, &expected).unwrap_or_else(|| {
+                    unreadable += 1;
+                    rows_of_header(&bytes)
+                });
+                assert!(rows >= before || rows == 0, "{what}: {rows} rows after {before}");
+                before = rows;
+            }
+            // The last write that is torn is that of the last row, or of what stands behind it.
+            let torn = fault == "torn:0" && name != "vectors.safetensors";
+            assert_eq!(before, TEXTS.len() - usize::from(torn), "{fault} {name}");
+            // Once a window, and for what stands behind the rows.
+            let moments =
+                if fault == "kill:0" && name == "vectors.safetensors" { TEXTS.len() + 1 } else { 0 };
+            assert_eq!(unreadable, moments, "{fault} {name}");
+            fs::remove_file(&partial).unwrap_or_default();
         }
     }
 }

@@ -107,6 +107,51 @@ fn a_line_is_answered_before_the_next_is_written() {
     assert!(child.wait().unwrap().success());
 }
 
+/// Most memory that a process has had so far, in kilobytes, where the system tells.
+fn peak_kilobytes(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_line_without_end_is_an_error_that_takes_little_memory() {
+    let starts: [(&[u8], &[&str]); 4] = [
+        (b"a", &[]),
+        (b"{\"text\":\"", &["--field", "text"]),
+        (b"[[[[", &["--field", "text"]),
+        (b"{\"a\":", &["--field", "text"]),
+    ];
+    for (start, arguments) in starts {
+        let mut child = on("embed", "st-mean")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut stdin, mut peak, mut written) = (child.stdin.take().unwrap(), 0, 0_u64);
+        let more = start.repeat((64 << 10) / start.len());
+        // It goes on until nobody reads any more.
+        while stdin.write_all(&more).is_ok() {
+            peak = peak.max(peak_kilobytes(child.id()));
+            written += more.len() as u64;
+            assert!(written < 1 << 30, "it reads on after {written} bytes");
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("standard input, line 1"), "{said}");
+        println!(
+            "{}: {} MB read, {} MB of memory",
+            String::from_utf8_lossy(start),
+            written >> 20,
+            peak >> 10
+        );
+        assert!(peak < 200 << 10, "{peak} kB: {said}");
+    }
+}
+
 #[test]
 fn no_texts_give_no_results_and_a_note() {
     let ran = run(&mut on("embed", "st-mean"));
