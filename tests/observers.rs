@@ -55,7 +55,7 @@ fn a_subscriber_that_panics_leaves_nobody_waiting() {
     let embedder = golden::load("qwen3-affine-4bit-g64");
     embedder.embed(&["while it works"]).unwrap();
     BROKEN.store(true, Ordering::SeqCst);
-    let options = EmbedOptions { timeout: Some(Duration::from_secs(60)), ..Default::default() };
+    let options = EmbedOptions { timeout: Some(Duration::from_secs(600)), ..Default::default() };
     for text in ["short".to_owned(), "many words ".repeat(1000)] {
         let results = [embedder.embed_with(&[&text], &options), embedder.submit(&[&text], &options).wait()];
         for result in results {

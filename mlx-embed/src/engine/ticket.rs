@@ -79,7 +79,7 @@ impl<V, F> Ticket<V, F> {
         // Without the lock: a waker may run the woken task at once, which looks here again. And whatever a waker does,
         // other requests' results are still to be delivered.
         if let Some(waker) = waker {
-            let _ = panic::catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            alone(|| waker.wake());
         }
     }
 
@@ -127,5 +127,21 @@ impl<V, F> Ticket<V, F> {
     /// Whether the request has ended.
     pub(crate) fn is_done(&self) -> bool {
         self.lock().is_done()
+    }
+}
+
+impl<V, F> Drop for Ticket<V, F> {
+    fn drop(&mut self) {
+        // The last hold on a ticket may be that of the engine's thread.
+        let waker = self.lock().waker.take();
+        alone(|| drop(waker));
+    }
+}
+
+/// Runs what is a waker's own. Its panic, and what the panic carries, which is dropped in somebody else's way as well,
+/// concern nobody here.
+fn alone(work: impl FnOnce()) {
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(work)) {
+        std::mem::forget(payload);
     }
 }

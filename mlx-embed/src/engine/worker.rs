@@ -92,6 +92,8 @@ impl<M: Model> Worker<M> {
                     let task = AssertUnwindSafe(|| task(self.model.seen()));
                     if let Err(payload) = panic::catch_unwind(task) {
                         self.die(format!("a panic: {}", panic_message(&*payload)));
+                        // What it carries may panic when it is dropped.
+                        std::mem::forget(payload);
                     }
                 }
                 Work::Batch(batch) => self.run_batch(batch),
@@ -191,7 +193,7 @@ impl<M: Model> Worker<M> {
             let counts = format!("{} results for {} texts", outputs.len(), unique.len());
             return Err(Failure::Panic(format!("the model gave {counts}")));
         }
-        self.queue.record(tokens, took);
+        self.queue.record(tokens, took, Instant::now());
         self.meters.batch(unique.len(), tokens, took);
 
         if let Some(cache) = &self.cache {

@@ -255,9 +255,9 @@ impl<J: Job, T> Queue<J, T> {
         }
     }
 
-    /// Says how long a batch took, which makes later decisions about time better.
-    pub(crate) fn record(&self, tokens: usize, took: Duration) {
-        self.lock().pace.record(tokens, took, Instant::now());
+    /// Says how long a batch took that ended at `end`, which makes later decisions about time better.
+    pub(crate) fn record(&self, tokens: usize, took: Duration, end: Instant) {
+        self.lock().pace.record(tokens, took, end);
     }
 
     /// Takes no more requests, and hands back what is queued unless it is to be finished.

@@ -31,7 +31,7 @@ impl Pace {
         let mut sorted: Vec<f64> = self.recent.iter().copied().collect();
         sorted.sort_unstable_by(f64::total_cmp);
         self.median = sorted.get((sorted.len() - 1) / 2).copied();
-        self.last = Some(now);
+        self.last = self.last.max(Some(now));
     }
 
     /// How long `tokens` will take, rather too long than too short; nothing before the first batch.

@@ -102,7 +102,7 @@ fn a_task_is_woken_when_its_time_is_over_whatever_runs() {
     let waker = Waker::from(Arc::new(Bell(ring)));
     assert!(late.ticket.poll(&mut Context::from_waker(&waker)).is_pending());
     engine.wake_at(late.deadline.unwrap(), &late).unwrap();
-    rings.recv_timeout(Duration::from_secs(20)).expect("it is woken while the model is busy");
+    rings.recv_timeout(HANGS).expect("it is woken while the model is busy");
     let Poll::Ready(result) = late.ticket.poll(&mut Context::from_waker(&waker)) else {
         panic!("it has not ended")
     };
