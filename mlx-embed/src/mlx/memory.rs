@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::device::{is_fork, start};
 use super::error::{MlxError, check};
+use super::host::check_outside;
 
 type Result<T> = std::result::Result<T, MlxError>;
 
@@ -53,9 +54,10 @@ pub fn reset_peak() -> Result<()> {
 /// nothing.
 ///
 /// # Errors
-/// When MLX's allocator can't be reached.
+/// When MLX's allocator can't be reached, or from within a kernel ([`host`](super::host)), as it waits for all streams.
 pub fn clear_cache() -> Result<()> {
     start();
+    check_outside("clear_cache")?;
     // MLX would wait for threads that a fork doesn't have.
     if is_fork() {
         return Ok(());
@@ -68,11 +70,12 @@ pub fn clear_cache() -> Result<()> {
 /// what it was.
 ///
 /// # Errors
-/// When MLX's allocator can't be reached.
+/// When MLX's allocator can't be reached, or from within a kernel ([`host`](super::host)), as it waits for all streams.
 pub fn set_cache_limit(bytes: usize) -> Result<usize> {
     /// What was set last.
     static LIMIT: AtomicUsize = AtomicUsize::new(0);
     start();
+    check_outside("set_cache_limit")?;
     // MLX would wait for threads that a fork doesn't have.
     if is_fork() {
         return Ok(LIMIT.load(Ordering::Relaxed));

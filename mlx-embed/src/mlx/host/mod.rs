@@ -63,6 +63,7 @@
 mod arrays;
 
 use std::any::Any;
+use std::cell::Cell;
 use std::ffi::{CString, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -86,7 +87,7 @@ pub trait HostKernel: Send + Sync + 'static {
     /// What messages call it.
     fn name(&self) -> &str;
 
-    /// Computes all elements of all outputs.
+    /// Computes all elements of all outputs. It may compute with MLX itself, on a stream of its own.
     ///
     /// # Errors
     /// When it can't; also by leaving an output unwritten, which the caller takes for an error.
@@ -198,6 +199,38 @@ struct Node<K: ?Sized> {
     failure: Arc<Failure>,
 }
 
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// As long as it lives this thread runs what is a kernel's own.
+struct Inside {
+    before: bool,
+}
+
+impl Inside {
+    fn enter() -> Self {
+        Self { before: INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let _ = INSIDE.try_with(|inside| inside.set(self.before));
+    }
+}
+
+/// Refuses what waits for all streams: a kernel's own is one of them.
+pub(super) fn check_outside(operation: &'static str) -> Result<(), MlxError> {
+    if INSIDE.try_with(Cell::get).unwrap_or(false) {
+        return Err(MlxError::new(
+            operation,
+            "it waits for all streams, so a kernel, which one of them runs, can't ask",
+        ));
+    }
+    Ok(())
+}
+
 /// Called by MLX on the stream's thread.
 ///
 /// # Safety
@@ -220,6 +253,7 @@ unsafe extern "C" fn run<K: HostKernel + ?Sized>(
         (node, inputs, outputs)
     };
     if !node.failure.is_set() {
+        let _inside = Inside::enter();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let result = node.kernel.run(&inputs, &mut outputs).map_err(|error| describe(&error));
             result.map_err(|text| format!("[{}] {text}", node.kernel.name()))?;
@@ -251,6 +285,7 @@ unsafe extern "C" fn run<K: HostKernel + ?Sized>(
 unsafe extern "C" fn release<K: HostKernel + ?Sized>(payload: *mut c_void) {
     // SAFETY: the caller's promise.
     let node = unsafe { Box::from_raw(payload.cast::<Node<K>>()) };
+    let _inside = Inside::enter();
     // A panic of the kernel's own `Drop` has nobody to go to.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(node))) {
         panic_text(panic);
