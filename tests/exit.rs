@@ -4,139 +4,77 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
+use std::{env, thread};
 
-use mlx_embed::mlx::host::{HostError, HostInput, HostKernel, HostOutput, OutputSpec, host_kernel};
-use mlx_embed::mlx::{Array, Dtype, Stream, ops};
-use mlx_embed::{Embedder, LoadOptions, Loading};
+use mlx_embed_tests::exits::{self, HANGS, LEAVES, TASK};
 
-/// Names this program's part in a child, and what it does.
-const MODE: &str = "MLX_EMBED_EXIT_MODE";
+fn exits() -> Option<usize> {
+    env::var("MLX_EMBED_EXITS").ok().map(|count| count.parse().unwrap())
+}
 
-/// A process that takes longer to end hangs, also on a machine with other things to do.
-const HANGS: Duration = Duration::from_secs(60);
-
-fn exits() -> usize {
-    std::env::var("MLX_EMBED_EXITS").map_or(20, |count| count.parse().unwrap())
+/// The program that ends: this one, or that which `tools/checks/run abort` has built in another way.
+fn program() -> Command {
+    env::var_os("MLX_EMBED_EXIT_PROGRAM").map_or_else(
+        || {
+            let mut program = Command::new(env::current_exe().unwrap());
+            program.args(["--exact", "child", "--ignored", "--test-threads=1", "--nocapture"]);
+            program
+        },
+        Command::new,
+    )
 }
 
 /// Runs `mode` as often as asked for, at different moments, half of the time to the end of `main` and else to an `exit`
-/// with a code.
+/// with a code. Each has to be gone soon after it left, by far less than it takes for [`HANGS`]; how long that took is
+/// printed where the number of exits is given.
 fn ends_with_its_own_code(mode: &str) {
-    for round in 0..exits() {
+    let mut took = Vec::new();
+    for round in 0..exits().unwrap_or(20) {
         let code = if round % 2 == 0 { 0 } else { 7 };
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--ignored", "--test-threads=1", "--nocapture"])
-            .env(MODE, format!("{mode} {code} {}", round * 3 % 40))
+        let child = program()
+            .env(TASK, format!("{mode} {code} {}", round * 3 % 40))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let Output { status, stdout, stderr } = finish(child, mode);
+        let (Output { status, stdout, stderr }, ended) = finish(child, mode);
         let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
         assert_eq!(status.code(), Some(code), "{mode}, round {round}: {status}\n{said}");
-        assert!(said.contains("works"), "{mode}, round {round}: {said}");
+        let left = said.split(LEAVES).nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        let left = left.unwrap_or_else(|| panic!("{mode}, round {round}: {said}"));
+        let after = ended.saturating_sub(Duration::from_nanos(left));
+        assert!(after < HANGS, "{mode}, round {round}: {after:?} from its exit to its end");
+        took.push(after);
+    }
+    if exits().is_some() {
+        took.sort();
+        let at = |part: f64| took[(took.len() as f64 * part) as usize].as_secs_f64() * 1e3;
+        let [median, nearly_all] = [0.5, 0.99].map(at);
+        let most = took[took.len() - 1].as_secs_f64() * 1e3;
+        println!("{mode}: {} exits took {median:.1} ms, 99 % {nearly_all:.1}, at most {most:.1}", took.len());
     }
 }
 
-fn finish(mut child: Child, mode: &str) -> Output {
-    let start = Instant::now();
+/// Waits for the end, and says when that was, since 1970.
+fn finish(mut child: Child, mode: &str) -> (Output, Duration) {
+    let start = SystemTime::now();
     while child.try_wait().unwrap().is_none() {
-        if start.elapsed() > HANGS {
+        if start.elapsed().is_ok_and(|elapsed| elapsed > 2 * HANGS) {
             child.kill().unwrap();
-            panic!("{mode}: did not end in {HANGS:?}");
+            panic!("{mode}: did not end in {:?}", 2 * HANGS);
         }
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(1));
     }
-    child.wait_with_output().unwrap()
-}
-
-static EMBEDDER: LazyLock<Embedder> = LazyLock::new(|| load(None));
-static STARTED: Mutex<Vec<Loading>> = Mutex::new(Vec::new());
-
-fn load(kernels: Option<&str>) -> Embedder {
-    let kernels = kernels.map(str::to_owned);
-    Embedder::default_model_with(LoadOptions { kernels, ..Default::default() }).unwrap()
-}
-
-struct Copy;
-
-impl HostKernel for Copy {
-    fn name(&self) -> &str {
-        "copy"
-    }
-
-    fn run(&self, inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError> {
-        Ok(outputs[0].copy_from_slice(&inputs[0].to_vec::<f32>()?)?)
-    }
-}
-
-fn embeds_for_ever(embedder: &Embedder, works: &AtomicBool) {
-    loop {
-        embedder.embed(&["the cat sat on the mat", "a second text"]).unwrap();
-        works.store(true, Ordering::SeqCst);
-    }
-}
-
-fn computes_for_ever(works: &AtomicBool) {
-    let stream = Stream::cpu().unwrap();
-    let a = Array::from_slice(&[0.01_f32; 64 * 64], &[64, 64]).unwrap();
-    loop {
-        let mut x = a.clone();
-        for _ in 0..30 {
-            let turned = ops::transpose(&x, &[1, 0], &stream).unwrap();
-            x = ops::matmul(&turned, &a, &stream).unwrap();
-        }
-        let output = OutputSpec::new(&[64, 64], Dtype::F32);
-        let [copy] = host_kernel(Arc::new(Copy), &[&x], [output], &stream).unwrap();
-        copy.eval().unwrap();
-        works.store(true, Ordering::SeqCst);
-    }
+    let ended = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    (child.wait_with_output().unwrap(), ended)
 }
 
 #[test]
 #[ignore = "a child of the others"]
 fn child() {
-    let Ok(task) = std::env::var(MODE) else { return };
-    let [mode, code, wait] = task.split(' ').collect::<Vec<_>>()[..] else { panic!("{task}") };
-    let works = Arc::new(AtomicBool::new(false));
-    let threads = if matches!(mode, "arrays" | "embedder-mlx") { 3 } else { 1 };
-    let (sender, receiver) = mpsc::channel();
-    for _ in 0..threads {
-        let (works, mode, sender) = (Arc::clone(&works), mode.to_owned(), sender.clone());
-        thread::spawn(move || match mode.as_str() {
-            "embedder" => embeds_for_ever(&load(None), &works),
-            "embedder-mlx" => embeds_for_ever(&load(Some("mlx")), &works),
-            "static" => embeds_for_ever(&EMBEDDER, &works),
-            "arrays" => computes_for_ever(&works),
-            "load" => loop {
-                load(None).embed(&["x"]).unwrap();
-                works.store(true, Ordering::SeqCst);
-            },
-            "background" => {
-                for _ in 0..4 {
-                    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/qwen3-affine-4bit-g64");
-                    STARTED.lock().unwrap().push(Embedder::load_in_background(dir, LoadOptions::default()));
-                }
-                works.store(true, Ordering::SeqCst);
-            }
-            other => sender.send(other.to_owned()).unwrap(),
-        });
-    }
-    let start = Instant::now();
-    while !works.load(Ordering::SeqCst) {
-        assert!(start.elapsed() < HANGS, "{mode} does not work");
-        assert!(receiver.try_recv().is_err(), "no such mode: {mode}");
-        thread::sleep(Duration::from_millis(1));
-    }
-    println!("works");
-    thread::sleep(Duration::from_millis(wait.parse().unwrap()));
-    match code {
-        "0" => {}
-        code => std::process::exit(code.parse().unwrap()),
+    if let Ok(task) = env::var(TASK) {
+        exits::run(&task);
     }
 }
 

@@ -15,6 +15,9 @@ use support::{Array, Stream, call};
 
 const CODE: c_int = 5;
 
+/// What takes longer hangs, also on a machine with other things to do.
+const HANGS: Duration = Duration::from_secs(60);
+
 static ROUNDS: AtomicUsize = AtomicUsize::new(0);
 
 fn compute_for_ever() {
@@ -49,6 +52,7 @@ fn computes_until_a_signal_comes() {
     while ROUNDS.load(Ordering::SeqCst) < 5 {
         thread::sleep(Duration::from_millis(1));
     }
+    println!("leaves at {}", since_1970().as_nanos());
     // SAFETY: sends a signal to this very thread, which is not computing.
     unsafe { libc::raise(libc::SIGUSR1) };
     unreachable!("the handler does not return");
@@ -72,6 +76,10 @@ fn is_not_quiet() {
     std::process::exit(CODE);
 }
 
+fn since_1970() -> Duration {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a time after 1970")
+}
+
 fn run(child: &str) -> std::process::Output {
     Command::new(std::env::current_exe().expect("a path"))
         .args(["--exact", child, "--ignored", "--test-threads=1", "--nocapture"])
@@ -88,10 +96,22 @@ fn mlx_stays_until_the_process_is_gone() {
 #[test]
 fn a_signal_ends_a_process_that_computes_with_its_code() {
     let exits = std::env::var("MLX_EMBED_EXITS").map_or(20, |count| count.parse().expect("a number"));
+    let mut took = Vec::new();
     for round in 0..exits {
         let output = run("computes_until_a_signal_comes");
+        let ended = since_1970();
         assert_eq!(output.status.code(), Some(CODE), "round {round}: signal {:?}", output.status.signal());
+        let said = String::from_utf8_lossy(&output.stdout);
+        let left = said.split("leaves at ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        took.push(ended.saturating_sub(Duration::from_nanos(left.expect("the time of the exit"))));
     }
+    took.sort();
+    println!(
+        "{exits} exits by a handler took {:?}, at most {:?}",
+        took[took.len() / 2],
+        took[took.len() - 1]
+    );
+    assert!(took[took.len() - 1] < HANGS);
 }
 
 #[test]

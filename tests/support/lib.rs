@@ -3,6 +3,7 @@
 pub mod api;
 pub mod compare;
 pub mod damage;
+pub mod exits;
 pub mod golden;
 pub mod scratch;
 
