@@ -22,6 +22,11 @@ fn load(kernels: Option<&str>, threads: usize) -> Result<Embedder, Error> {
     Embedder::load_with(golden::directory(CASE), options)
 }
 
+/// How often a test repeats what it does: `usual`, or less where `MLX_EMBED_ROUNDS` says so, as `tools/ffi/run` does.
+fn rounds(usual: usize) -> usize {
+    std::env::var("MLX_EMBED_ROUNDS").map_or(usual, |most| usual.min(most.parse().unwrap()))
+}
+
 /// Work of others, on threads of their own, until this is dropped.
 struct Others<'scope> {
     stop: &'scope AtomicBool,
@@ -62,7 +67,7 @@ fn tens(stream: &Stream) -> Array {
 
 #[test]
 fn arrays_hold_the_stream_that_they_are_computed_on() {
-    let rounds = || {
+    let round = || {
         let stream = Stream::cpu().unwrap();
         let lazy = tens(&stream);
         // From here on another thread might be given the stream.
@@ -72,7 +77,7 @@ fn arrays_hold_the_stream_that_they_are_computed_on() {
         drop((lazy, other));
         assert_eq!(sum.as_slice::<f32>().unwrap(), [20.0; 100]);
     };
-    beside(3, rounds, || (0..300).for_each(|_| rounds()));
+    beside(3, round, || (0..rounds(300)).for_each(|_| round()));
 }
 
 #[test]
@@ -85,7 +90,7 @@ fn streams_are_made_while_others_compute() {
     };
     beside(2, compute, || {
         let mut held = Vec::new();
-        for _ in 0..40 {
+        for _ in 0..rounds(40) {
             // As many at a time as were never there before.
             held.extend((0..10).map(|_| Stream::cpu().unwrap()));
             tens(&held[0]).eval().unwrap();
@@ -100,7 +105,7 @@ fn models_are_loaded_while_others_embed() {
     let embed = || assert_eq!(serving.embed_one("the cat sat").unwrap().vector, expected);
     beside(2, embed, || {
         let mut held = Vec::new();
-        for round in 0..24 {
+        for round in 0..rounds(24) {
             held.push(load((round % 2 == 0).then_some("mlx"), 1).unwrap());
             held.last().unwrap().embed_one("loaded").unwrap();
         }
