@@ -1,4 +1,5 @@
-//! Random programs over the safe API, as the fuzz target `api` makes them. `MLX_EMBED_API_SECONDS` has them go on.
+//! Random programs over the safe API, as the fuzz target `api` makes them. `MLX_EMBED_API_SECONDS` has them go on, and
+//! `MLX_EMBED_API_PROGRAMS` names a folder with more of them, such as `fuzz/corpus/api`.
 
 use std::time::{Duration, Instant};
 
@@ -23,4 +24,19 @@ fn programs_of_random_bytes_end() {
         api::run(&bytes);
     }
     println!("{programs} programs in {:?}", start.elapsed());
+}
+
+#[test]
+fn programs_that_the_fuzzer_kept_end() {
+    let more = std::env::var("MLX_EMBED_API_PROGRAMS").ok();
+    for folder in ["fuzz/seeds/api"].into_iter().chain(more.as_deref()) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("a file").path();
+            // Said before, for whoever looks for the one that a checker of memory stumbles over.
+            if more.is_some() {
+                eprintln!("{}", path.display());
+            }
+            api::run(&std::fs::read(path).expect("readable"));
+        }
+    }
 }

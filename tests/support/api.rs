@@ -2,7 +2,7 @@
 //! error or in an array that holds what its shape says.
 
 use std::sync::Arc;
-use std::thread;
+use std::{panic, thread};
 
 use arbitrary::{Arbitrary, Unstructured};
 use half::{bf16, f16};
@@ -46,8 +46,11 @@ pub fn run(bytes: &[u8]) {
     match usize::from(threads % 4) {
         0 | 1 => run_here(bytes),
         threads => thread::scope(|scope| {
-            for part in bytes.chunks(bytes.len().div_ceil(threads).max(1)) {
-                scope.spawn(move || run_here(part));
+            let parts = bytes.chunks(bytes.len().div_ceil(threads).max(1));
+            let running: Vec<_> = parts.map(|part| scope.spawn(move || run_here(part))).collect();
+            // To the end of their thread-locals, too, which a scope does not wait for: a checker of leaks looks next.
+            for thread in running {
+                thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
             }
         }),
     }
