@@ -141,7 +141,7 @@ fn biases_follow_the_config() {
 fn marks_of_another_model() {
     for (field, value, mentions) in [
         ("architectures", json!(["LlamaBidirectionalModel"]), ["architectures", "LlamaBidirectionalModel"]),
-        ("architectures", json!(["Qwen3ForSequenceClassification"]), ["architectures", "Qwen3Model"]),
+        ("architectures", json!(["Qwen3ForSequenceClassification"]), ["architectures", "`Reranker`"]),
         ("architectures", json!("Qwen2ForCausalLM"), ["architectures", "Qwen3ForCausalLM"]),
         ("auto_map", json!({"AutoModel": "modeling.NewModel"}), ["auto_map.AutoModel", "modeling.NewModel"]),
         ("auto_map", json!({"AutoConfig": "configuration.NewConfig"}), ["auto_map.AutoConfig", "code"]),

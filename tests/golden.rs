@@ -4,7 +4,10 @@
 //! on every family of kernels that the machine has. On a GPU set `MLX_EMBED_TEST_DEVICE=gpu`.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
-use mlx_embed::{EmbedOptions, Embedder, LoadOptions, MatmulPolicy, Precision};
+use mlx_embed::verify::{Golden as GoldenFile, GoldenText};
+use mlx_embed::{
+    EmbedOptions, Embedder, Info, LoadOptions, MatmulPolicy, Precision, RerankOptions, Reranker,
+};
 use mlx_embed_tests::compare::{cosine, magnitude, max_abs};
 use mlx_embed_tests::golden::{self, Golden};
 
@@ -52,8 +55,7 @@ fn tolerance(dtype: &str, rounding: Rounding) -> Tolerance {
 }
 
 /// Whether any matrix of the layers is of a kind whose products round activations.
-fn rounds(embedder: &Embedder) -> bool {
-    let info = embedder.info();
+fn rounds(info: &Info) -> bool {
     let rounded = |storage: &str| storage.starts_with("affine 4-bit") || storage.starts_with("affine 8-bit");
     let of_layers = info.storage.iter().filter(|(kind, _)| *kind != "embed_tokens");
     info.kernels != "mlx"
@@ -109,6 +111,9 @@ const WITHOUT_VECTORS: [&str; 3] =
 
 /// A case that the reference for other families made, or its refusal.
 fn check_family(case: &str) {
+    if case.starts_with("reranker-") {
+        check_reranker(&format!("families/{case}"));
+    }
     match REFUSED.iter().find(|(refused, _)| *refused == case) {
         None if WITHOUT_VECTORS.contains(&case) => {
             let folder = golden::directory(&format!("families/{case}"));
@@ -125,6 +130,51 @@ fn check_family(case: &str) {
     }
 }
 
+fn rounding(info: &Info, precision: Precision) -> Rounding {
+    match (rounds(info), precision) {
+        (false, _) => Rounding::None,
+        (true, Precision::Exact) => Rounding::Sixteen,
+        (true, _) => Rounding::Eight,
+    }
+}
+
+/// Scores and hidden states of pairs.
+fn check_reranker(case: &str) {
+    let golden = GoldenFile::open(golden::directory(case).join("golden.safetensors")).unwrap();
+    for options in ways() {
+        let options = LoadOptions { max_tokens: None, ..options };
+        let reranker = Reranker::load_with(golden::directory(case), options.clone()).unwrap();
+        let kernels = reranker.info().kernels;
+        if kernels == "mlx" && options.matmul != MatmulPolicy::Auto {
+            continue;
+        }
+        let tolerance = tolerance("bfloat16", rounding(reranker.info(), options.precision));
+        let case = format!("{case} on {kernels}, {}, {}", options.precision, options.matmul);
+        let mut worst = 0.0_f32;
+        for (index, text) in golden.texts().iter().enumerate() {
+            check_pair(&case, &golden, index, &reranker, &tolerance);
+            let found = reranker.rerank(text.query.as_ref().unwrap(), &[&text.text]).unwrap().remove(0);
+            let off = (found.score - golden.score(index).unwrap()).abs();
+            worst = worst.max(off);
+            assert_eq!((found.tokens, found.truncated), (text.ids.len(), false), "{case}: pair {index}");
+        }
+        println!("{case}: score {worst:.1e}");
+        // A logit is a product of a state with one row, of which each has the size of a few of a vector's components.
+        assert!(worst <= tolerance.vector, "{case}: scores are off by {worst:e}");
+    }
+}
+
+/// Tokens and hidden states of a pair.
+fn check_pair(case: &str, golden: &GoldenFile, index: usize, reranker: &Reranker, tolerance: &Tolerance) {
+    let text = &golden.texts()[index];
+    let pair = reranker.tokens(text.query.as_ref().unwrap(), &text.text, &RerankOptions::default()).unwrap();
+    assert_eq!(pair.ids, text.ids, "{case}: token ids of pair {index}");
+    let types = text.token_type_ids.clone().unwrap_or(vec![0; text.ids.len()]);
+    assert_eq!(pair.types, types, "{case}: token types of pair {index}");
+    let expected = golden.hidden_states(index);
+    compare_states(case, text, index, &expected, || reranker.hidden_states(&pair).unwrap(), tolerance);
+}
+
 fn check(case: &str) {
     let golden = Golden::read(case);
     for options in ways() {
@@ -138,12 +188,7 @@ fn check(case: &str) {
         if kernels == "mlx" && matmul != MatmulPolicy::Auto {
             continue;
         }
-        let rounding = match (rounds(&embedder), precision) {
-            (false, _) => Rounding::None,
-            (true, Precision::Exact) => Rounding::Sixteen,
-            (true, _) => Rounding::Eight,
-        };
-        let tolerance = tolerance(&golden.dtype, rounding);
+        let tolerance = tolerance(&golden.dtype, rounding(embedder.info(), precision));
         let case = format!("{case} on {kernels}, {precision}, {matmul}");
         check_one(&case, &golden, &embedder, &tolerance);
         // What users run; its tolerances are those of trained models. Families differ in nothing that it looks at.
@@ -155,6 +200,32 @@ fn check(case: &str) {
     }
 }
 
+/// Holds the rows of hidden states that the file has against those found. Returns by how much they differ at most.
+fn compare_states(
+    case: &str,
+    text: &GoldenText,
+    index: usize,
+    expected: &[&[f32]],
+    found: impl Fn() -> Vec<Vec<f32>>,
+    tolerance: &Tolerance,
+) -> f32 {
+    let mut worst = 0.0_f32;
+    if text.rows.is_empty() {
+        return worst;
+    }
+    let found = found();
+    assert_eq!(found.len(), expected.len(), "{case}: number of hidden states");
+    for (layer, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let width = expected.len() / text.rows.len();
+        let found: Vec<&[f32]> = found.chunks(width).collect();
+        let found: Vec<f32> = text.rows.iter().flat_map(|&row| found[row]).copied().collect();
+        let share = max_abs(&found, expected) / magnitude(expected);
+        assert!(share <= tolerance.hidden, "{case}: text {index}, hidden state {layer}: off by {share:e}");
+        worst = worst.max(share);
+    }
+    worst
+}
+
 fn check_one(case: &str, golden: &Golden, embedder: &Embedder, tolerance: &Tolerance) {
     let mut worst = Tolerance { cosine: 1.0, vector: 0.0, hidden: 0.0 };
     for (index, text) in golden.texts.iter().enumerate() {
@@ -162,22 +233,15 @@ fn check_one(case: &str, golden: &Golden, embedder: &Embedder, tolerance: &Toler
         let ids = embedder.token_ids(&text.text, &options).unwrap();
         assert_eq!(ids, text.ids, "{case}: token ids of {:?}", text.text);
 
-        if !text.rows.is_empty() {
-            let expected = golden.file.hidden_states(index);
-            let found = embedder.hidden_states(&text.ids).unwrap();
-            assert_eq!(found.len(), expected.len(), "{case}: number of hidden states");
-            for (layer, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                let width = expected.len() / text.rows.len();
-                let found: Vec<&[f32]> = found.chunks(width).collect();
-                let found: Vec<f32> = text.rows.iter().flat_map(|&row| found[row]).copied().collect();
-                let share = max_abs(&found, expected) / magnitude(expected);
-                assert!(
-                    share <= tolerance.hidden,
-                    "{case}: text {index}, hidden state {layer}: off by {share:e}"
-                );
-                worst.hidden = worst.hidden.max(share);
-            }
-        }
+        let share = compare_states(
+            case,
+            text,
+            index,
+            &golden.file.hidden_states(index),
+            || embedder.hidden_states(&text.ids).unwrap(),
+            tolerance,
+        );
+        worst.hidden = worst.hidden.max(share);
 
         let found = embedder.embed_with(&[&text.text], &options).unwrap().remove(0);
         let expected = golden.file.embedding(index, embedder.info().pooling).unwrap();

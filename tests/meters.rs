@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use metrics::Key;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use mlx_embed::{EmbedOptions, Embedder, LoadOptions, Prompt};
+use mlx_embed::{EmbedOptions, Embedder, LoadOptions, Prompt, RerankOptions, Reranker};
 use mlx_embed_tests::golden;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -88,6 +88,23 @@ fn a_prompt_that_comes_again_is_reused() {
     let reused = Metrics::of(&snapshotter).counter("mlx_embed_reused_tokens_total", None);
     // By the second and the third, all but what its end may share with a text's beginning.
     assert!((2 * (own - 3)..=2 * own).contains(&reused), "{reused} of twice {own}");
+}
+
+#[test]
+fn what_a_query_puts_before_its_documents_is_computed_once() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let folder = golden::directory("families/reranker-qwen3-tied");
+    let reranker = metrics::with_local_recorder(&recorder, || {
+        Reranker::load_with(folder, golden::load_options()).unwrap()
+    });
+    let empty = reranker.tokens("where do cats sleep?", "", &RerankOptions::default()).unwrap().ids.len();
+    let documents = ["on the mat", "at sea", "in the sun", "nowhere", "in boxes"];
+    reranker.rerank("where do cats sleep?", &documents).unwrap();
+    drop(reranker);
+    let reused = Metrics::of(&snapshotter).counter("mlx_embed_reused_tokens_total", None);
+    // All but what ends a pair, some 20 tokens, and what its end may share with a document's beginning.
+    assert!((5 * (empty as u64 - 30)..=5 * empty as u64).contains(&reused), "{reused} of five times {empty}");
 }
 
 #[test]

@@ -8,6 +8,15 @@ const PADDING_SHARE: f64 = 0.25;
 /// Padded tokens so few that a batch of its own would cost more than they do.
 const FREE_PADDING: usize = 128;
 
+/// The bit of a token that makes it one of a pair's second part, with type 1. Ids are below it. The mark goes with the
+/// token through queue and caches, where nothing else has to know of types.
+const SECOND_PART: u32 = 1 << 31;
+
+/// Marks tokens as those of a pair's second part.
+pub(crate) fn mark_second_part(tokens: &mut [u32]) {
+    tokens.iter_mut().for_each(|token| *token |= SECOND_PART);
+}
+
 /// How texts may share a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
@@ -92,12 +101,24 @@ impl<'a> Entry<'a> {
 pub(crate) struct Batch {
     /// Token ids, `shape[0] * shape[1]`.
     pub(crate) ids: Vec<u32>,
+    /// Their types, where not all are 0.
+    pub(crate) types: Option<Vec<u32>>,
     /// `[B, L]` if padded, `[1, T]` if packed.
     pub(crate) shape: [i32; 2],
     /// Tokens of each text.
     pub(crate) lengths: Arc<[usize]>,
     /// Where in `ids` each text starts.
     pub(crate) starts: Vec<usize>,
+}
+
+/// Takes the types off tokens.
+fn types(tokens: &mut [u32]) -> Option<Vec<u32>> {
+    if tokens.iter().all(|token| token & SECOND_PART == 0) {
+        return None;
+    }
+    let types = tokens.iter().map(|token| u32::from(token & SECOND_PART != 0)).collect();
+    tokens.iter_mut().for_each(|token| *token &= !SECOND_PART);
+    Some(types)
 }
 
 impl Batch {
@@ -110,6 +131,7 @@ impl Batch {
             ids.resize(ids.len() + length - text.len(), 0);
         }
         Self {
+            types: types(&mut ids),
             ids,
             shape: [texts.len() as i32, length as i32],
             lengths: texts.iter().map(|text| text.len()).collect(),
@@ -119,7 +141,7 @@ impl Batch {
 
     /// Texts packed one after the other.
     pub(crate) fn packed(texts: &[&[u32]]) -> Self {
-        let ids = texts.concat();
+        let mut ids = texts.concat();
         let starts = texts.iter().scan(0, |next, text| {
             *next += text.len();
             Some(*next - text.len())
@@ -128,6 +150,7 @@ impl Batch {
             shape: [1, ids.len() as i32],
             lengths: texts.iter().map(|text| text.len()).collect(),
             starts: starts.collect(),
+            types: types(&mut ids),
             ids,
         }
     }
@@ -255,6 +278,21 @@ mod tests {
         let batch = Batch::padded(&[&[1, 2, 3], &[4]]);
         assert_eq!((batch.ids, batch.shape), (vec![1, 2, 3, 4, 0, 0], [2, 3]));
         assert_eq!((&batch.lengths[..], batch.starts), (&[3, 1][..], vec![0, 3]));
+    }
+
+    #[test]
+    fn types_are_taken_off_the_tokens_that_carry_them() {
+        let mut second = [4, 5];
+        mark_second_part(&mut second);
+        let pair = [&[1, 2, 3], &second[..]].concat();
+        let packed = Batch::packed(&[&[7], &pair]);
+        assert_eq!((&packed.ids[..], packed.types), (&[7, 1, 2, 3, 4, 5][..], Some(vec![0, 0, 0, 0, 1, 1])));
+        let padded = Batch::padded(&[&pair, &[7]]);
+        assert_eq!(
+            (&padded.ids[..5], padded.types.as_deref()),
+            (&[1, 2, 3, 4, 5][..], Some(&[0, 0, 0, 1, 1, 0, 0, 0, 0, 0][..]))
+        );
+        assert_eq!(Batch::packed(&[&[1, 2]]).types, None);
     }
 
     #[test]

@@ -1,13 +1,19 @@
 //! The ways to call a model, whatever it gives for a text.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::embedder::Shutdown;
+use crate::engine::queue::Ending;
 use crate::error::{Error, InputError};
 use crate::file::OpenFile;
+use crate::info::Info;
 use crate::options::EmbedOptions;
-use crate::request::{Convert, Pending, Reply, Results, Sending, Shared, all, each, one, unless_one_failed};
+use crate::request::{
+    Convert, Pending, Plan, Reply, Results, Sending, Shared, all, each, one, unless_one_failed,
+};
 use crate::stream::{EmbedIter, Patience, WINDOW_TEXTS, Windows};
+use crate::warm_up::{self, WarmUp};
 
 impl Shared {
     /// One text.
@@ -35,12 +41,21 @@ impl Shared {
         texts: &[T],
         options: &EmbedOptions,
     ) -> Result<Results<R>, Error> {
-        let plan = self.plan(options, texts.len(), false);
+        self.call(texts, self.plan(options, texts.len(), false), options.timeout)
+    }
+
+    /// Texts by a plan, a result each.
+    pub(crate) fn call<T: AsRef<str>, R: Reply>(
+        self: &Arc<Self>,
+        texts: &[T],
+        plan: Result<Plan, Error>,
+        timeout: Option<Duration>,
+    ) -> Result<Results<R>, Error> {
         if texts.len() <= WINDOW_TEXTS {
-            let sending = Sending { timeout: options.timeout, waits: true, held: false };
+            let sending = Sending { timeout, waits: true, held: false };
             return self.send(texts, plan, sending, each).wait();
         }
-        let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         Windows::new(self, texts.iter(), plan, Patience::Until(deadline)).collect()
     }
 
@@ -67,8 +82,8 @@ impl Shared {
         options: &EmbedOptions,
         convert: Convert<R>,
     ) -> Pending<R> {
-        let sending = Sending { timeout: options.timeout, ..Default::default() };
-        self.send(texts, self.plan(options, texts.len(), true), sending, convert)
+        let plan = self.plan(options, texts.len(), true);
+        self.send(texts, plan, Sending::later(options.timeout), convert)
     }
 
     /// Token ids; `refuse` is what the call does by default when the queue is full.
@@ -118,5 +133,31 @@ impl Shared {
             }),
         };
         self.info.weights_files.iter().zip(&self.weights).map(hash).collect()
+    }
+
+    /// Every hidden state on the way of one text's tokens, f32 `[tokens, hidden]` each.
+    pub(crate) fn hidden_states(&self, tokens: Vec<u32>) -> Result<Vec<Vec<f32>>, Error> {
+        let mut states = self.engine.ask(move |model| model.hidden_states(&[&tokens]))?;
+        Ok(states.texts.pop().unwrap_or_default())
+    }
+
+    /// Runs batches of the shapes that requests will make.
+    pub(crate) fn warm_up(&self) -> Result<Vec<WarmUp>, Error> {
+        let Info { config, max_tokens, batch_tokens, backend, .. } = &self.info;
+        let shapes = warm_up::shapes(*backend, *max_tokens, *batch_tokens);
+        let vocab_size = config.vocab_size.unsigned_abs();
+        let run = |[texts, tokens]: [usize; 2]| {
+            let ids = warm_up::texts(texts, tokens, vocab_size);
+            self.engine.ask(move |model| warm_up::run(&ids, |ids| model.embed(ids)))
+        };
+        shapes.into_iter().map(run).collect()
+    }
+
+    /// Takes no more requests, and returns when the model is freed.
+    pub(crate) fn shut_down(&self, queued: Shutdown) {
+        self.engine.shut_down(match queued {
+            Shutdown::Finish => Ending::Finish,
+            Shutdown::Return => Ending::Return,
+        });
     }
 }

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::engine::State;
-use crate::engine::queue::Ending;
 use crate::error::{Error, InputError};
 use crate::info::Info;
 use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
 use crate::request::{Pending, Shared, all, each, one};
 use crate::stream::EmbedIter;
-use crate::warm_up::{self, WarmUp};
+use crate::warm_up::WarmUp;
 
 /// Turns texts into vectors.
 ///
@@ -319,12 +318,10 @@ impl Embedder {
     /// When `token_ids` is empty or holds an id outside the vocabulary, or the model fails.
     pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
         self.shared.check_ids(token_ids).map_err(|source| Error::Input { index: 0, source })?;
-        let ids = token_ids.to_vec();
-        let mut states = self.shared.engine.ask(move |model| model.hidden_states(&[&ids]))?;
-        Ok(states.texts.pop().unwrap_or_default())
+        self.shared.hidden_states(token_ids.to_vec())
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
@@ -334,22 +331,12 @@ impl Embedder {
     /// # Errors
     /// When the model fails.
     pub fn warm_up(&self) -> Result<Vec<WarmUp>, Error> {
-        let Info { config, max_tokens, batch_tokens, backend, .. } = self.info();
-        let shapes = warm_up::shapes(*backend, *max_tokens, *batch_tokens);
-        let vocab_size = config.vocab_size.unsigned_abs();
-        let run = |[texts, tokens]: [usize; 2]| {
-            let ids = warm_up::texts(texts, tokens, vocab_size);
-            self.shared.engine.ask(move |model| warm_up::run(&ids, |ids| model.embed(ids)))
-        };
-        shapes.into_iter().map(run).collect()
+        self.shared.warm_up()
     }
 
     /// Takes no more requests, on this handle or any other, and returns when the model is freed. Meant for a thread
     /// that may block.
     pub fn shut_down(&self, queued: Shutdown) {
-        self.shared.engine.shut_down(match queued {
-            Shutdown::Finish => Ending::Finish,
-            Shutdown::Return => Ending::Return,
-        });
+        self.shared.shut_down(queued);
     }
 }

@@ -45,6 +45,12 @@ pub enum Error {
         /// Why.
         source: InputError,
     },
+    /// The query of a reranker's call can't be used.
+    #[error("query: {source}")]
+    Query {
+        /// Why.
+        source: InputError,
+    },
     /// The weights file changed while it was in use.
     #[error("{path}: {reason}; load the checkpoint again")]
     WeightsChanged {

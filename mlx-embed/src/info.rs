@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::checkpoint::{Doubt, ModelConfig, SentenceTransformers};
+use crate::checkpoint::{DenseActivation, Doubt, ModelConfig, Scoring, SentenceTransformers};
 use crate::mlx::Backend;
 use crate::mlx::CompiledKernels;
 use crate::model::Precision;
@@ -38,7 +38,22 @@ pub struct EndTokenInfo {
     pub appended_by: EndTokenSource,
 }
 
-/// What an [`Embedder`](crate::Embedder) is made of.
+/// How a reranker makes scores of pairs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RerankerInfo {
+    /// How a query and a document become one text: `tokenizer`, by tokenizer.json's template of a pair, or
+    /// `qwen3-reranker`, by the conversation that this model was trained with.
+    pub pairs: &'static str,
+    /// What goes before the query unless a call says otherwise.
+    pub instruction: Option<String>,
+    /// The tokens whose logits make the score, the right answer last; empty where a label's logit does.
+    pub answers: Vec<String>,
+    /// What becomes of a pair's logit, or of the difference of its answers' logits, unless a call says otherwise.
+    pub activation: DenseActivation,
+}
+
+/// What an [`Embedder`](crate::Embedder) or a [`Reranker`](crate::Reranker) is made of.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Info {
@@ -60,6 +75,9 @@ pub struct Info {
     pub pooling_source: Source,
     /// Numbers of a vector: what the last module behind pooling gives, or the model's hidden size.
     pub embedding_size: usize,
+    /// Of a [`Reranker`](crate::Reranker), how pairs become scores; its pooling and what stands behind that are its
+    /// head's. `None` for an embedder.
+    pub reranker: Option<RerankerInfo>,
     /// Whether vectors are scaled to length 1 unless a call says otherwise.
     pub normalize: bool,
     /// Pooling, prompts and limits of the sentence-transformers files.
@@ -105,6 +123,7 @@ pub(crate) fn decided_by(
     info: &Info,
     given: &BTreeSet<String>,
     options: &LoadOptions,
+    scoring: Option<&Scoring>,
 ) -> BTreeMap<&'static str, String> {
     let (config, files) = (&info.config, &info.sentence_transformers);
     let caller = || "the caller".to_owned();
@@ -134,7 +153,7 @@ pub(crate) fn decided_by(
     };
     let attention = ["is_causal", "use_bidirectional_attention", "auto_map"];
     let windows = ["layer_types", "use_sliding_window", "sliding_window", "max_window_layers"];
-    BTreeMap::from([
+    let mut all = BTreeMap::from([
         ("attention", field(&attention, &family)),
         ("biases", field(&["attention_bias", "mlp_bias"], &family)),
         ("end_token", end_token),
@@ -147,5 +166,12 @@ pub(crate) fn decided_by(
         ("quantization", field(&["quantization", "quantization_config"], "the weights: none is quantised")),
         ("rope", field(&["rope_theta", "rope_scaling", "rope_parameters", "rope_traditional"], &family)),
         ("windows", field(&windows, "default")),
-    ])
+    ]);
+    if let Some(scoring) = scoring {
+        all.insert("activation", scoring.activation_by.clone());
+        all.insert("pooling", field(&["architectures", "classifier_pooling"], &family));
+        all.insert("end_token", "the form of a pair".into());
+        all.remove("normalize");
+    }
+    all
 }

@@ -25,6 +25,7 @@
 //! | layer | what it is |
 //! | --- | --- |
 //! | [`Embedder`] | text in, vectors out; `Clone + Send + Sync` |
+//! | [`Reranker`] | a query and documents in, scores out; the same engine |
 //! | [`verify`] | whether a checkpoint computes here what it computes elsewhere, layer by layer |
 //! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
 //! | [`json`] | JSON as Python writes it |
@@ -54,6 +55,7 @@ mod options;
 mod panics;
 mod pooling;
 mod request;
+mod reranker;
 mod runner;
 mod stream;
 mod text;
@@ -69,13 +71,14 @@ pub use checkpoint::{
 pub use embedder::{Embedder, Shutdown};
 pub use engine::State;
 pub use error::{Error, InputError};
-pub use info::{EndTokenInfo, Info, Source};
+pub use info::{EndTokenInfo, Info, RerankerInfo, Source};
 pub use loading::{LoadProgress, Loading};
 pub use mlx::CompiledKernels;
 pub use model::{MatmulPolicy, Precision};
-pub use options::{EmbedOptions, Embedding, Lane, LoadOptions, WhenFull};
+pub use options::{EmbedOptions, Embedding, Lane, LoadOptions, Ranked, RerankOptions, WhenFull};
 pub use pooling::Pooling;
 pub use request::Pending;
+pub use reranker::{PairTokens, Reranker};
 pub use runner::Device;
 pub use stream::EmbedIter;
 pub use text::{AddedTokenInfo, EndToken, EndTokenSource, Prompt, TextError, TruncationSide};

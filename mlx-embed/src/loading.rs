@@ -1,4 +1,6 @@
-//! From a checkpoint and options to a running embedder.
+//! From a checkpoint and options to a running model.
+
+mod rerankers;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -26,7 +28,7 @@ use crate::panics::panic_message;
 use crate::pooling::Pooling;
 use crate::request::Shared;
 use crate::runner::{self, Kind, RunnerOptions};
-use crate::text::{Overrides, Prompts, Settings, TextEncoder, TruncationSide};
+use crate::text::{Overrides, PairForm, Prompts, Settings, TextEncoder, TruncationSide};
 
 /// On the CPU the time of a batch is proportional to its tokens from about here on; a GPU has room for more.
 const CPU_ENOUGH_TOKENS: usize = 128;
@@ -60,17 +62,18 @@ impl Steps {
     }
 }
 
-/// An embedder that is being loaded on a thread of its own: a future, or something to wait for on this thread.
-/// [`Embedder::load_in_background`] makes it. Dropping it lets the load end and frees what it made.
+/// An [`Embedder`] or a [`Reranker`](crate::Reranker) that is being loaded on a thread of its own: a future, or something
+/// to wait for on this thread. [`Embedder::load_in_background`] makes it. Dropping it lets the load end and frees what it
+/// made.
 #[derive(Debug)]
-pub struct Loading {
-    ticket: Arc<Ticket<Embedder, Error>>,
+pub struct Loading<T = Embedder> {
+    ticket: Arc<Ticket<T, Error>>,
     steps: Arc<Steps>,
 }
 
-impl Loading {
+impl<T: Send + 'static> Loading<T> {
     /// Runs `load` on a thread.
-    pub(crate) fn start(load: impl FnOnce(Arc<Steps>) -> Result<Embedder, Error> + Send + 'static) -> Self {
+    pub(crate) fn start(load: impl FnOnce(Arc<Steps>) -> Result<T, Error> + Send + 'static) -> Self {
         let loading = Self { ticket: Arc::new(Ticket::new(1)), steps: Arc::default() };
         let (ticket, steps) = (Arc::clone(&loading.ticket), Arc::clone(&loading.steps));
         let body = move || {
@@ -79,7 +82,7 @@ impl Loading {
                 Err(Error::Stopped { reason })
             });
             match loaded {
-                Ok(embedder) => ticket.settle(0, embedder),
+                Ok(model) => ticket.settle(0, model),
                 Err(error) => ticket.fail(error),
             }
         };
@@ -98,36 +101,36 @@ impl Loading {
         }
     }
 
-    /// Whether the embedder, or the reason why there is none, is there.
+    /// Whether the model, or the reason why there is none, is there.
     pub fn is_done(&self) -> bool {
         self.ticket.is_done()
     }
 
-    /// Waits for the embedder.
+    /// Waits for the model.
     ///
     /// # Errors
     /// As [`Embedder::load_with`].
-    pub fn wait(self) -> Result<Embedder, Error> {
+    pub fn wait(self) -> Result<T, Error> {
         // Without a deadline there always is a result.
         only(self.ticket.wait(None).unwrap_or_else(|| Ok(Vec::new())))
     }
 }
 
-impl Future for Loading {
-    type Output = Result<Embedder, Error>;
+impl<T> Future for Loading<T> {
+    type Output = Result<T, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.ticket.poll(context).map(only)
     }
 }
 
-fn only(loaded: Result<Vec<Embedder>, Error>) -> Result<Embedder, Error> {
+fn only<T>(loaded: Result<Vec<T>, Error>) -> Result<T, Error> {
     loaded?.pop().ok_or_else(|| Error::Stopped { reason: "its loading was asked for twice".into() })
 }
 
-/// Starts an embedder of the checkpoint. Its tokenizer is read while its thread loads the weights.
+/// Starts the checkpoint's model. Its tokenizer is read while its thread loads the weights.
 pub(crate) fn load(
-    checkpoint: Checkpoint,
+    mut checkpoint: Checkpoint,
     options: &LoadOptions,
     steps: Arc<Steps>,
 ) -> Result<Shared, Error> {
@@ -137,7 +140,7 @@ pub(crate) fn load(
         return Err(Error::Checkpoint(error));
     }
     let config = checkpoint.config().clone();
-    let files = checkpoint.sentence_transformers().clone();
+    let mut files = checkpoint.sentence_transformers().clone();
     let place = checkpoint.place().clone();
     let tokenizer = Settings::read(
         &place,
@@ -149,14 +152,7 @@ pub(crate) fn load(
         },
     )?;
     let weights = checkpoint.open_weights();
-    let (pooling, pooling_source) = match (options.pooling, files.pooling) {
-        (Some(pooling), _) => (pooling, Source::Caller),
-        (None, Some(pooling)) => (pooling, Source::Checkpoint),
-        // As sentence-transformers does without a word about pooling; under a causal mask the last token has seen the whole
-        // text.
-        (None, None) if !config.causal => (Pooling::Mean, Source::Default),
-        (None, None) => (Pooling::LastToken, Source::Default),
-    };
+    let (pooling, pooling_source) = pooling(&checkpoint, options)?;
     check_threads(options.threads)?;
     let backend = options.device.backend()?;
     let gpu = runner::gpu(backend, options.gpu)?;
@@ -164,6 +160,30 @@ pub(crate) fn load(
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
     let (max_tokens, max_tokens_source) = max_tokens(&checkpoint, &tokenizer, options.max_tokens)?;
     refuse_longer_than_factors(&config, max_tokens, &place)?;
+    let scoring = checkpoint.scoring().cloned();
+    let reads_last_token = pooling == Pooling::LastToken && scoring.is_none();
+    let open_text = || {
+        TextEncoder::open(
+            &place,
+            &tokenizer,
+            &options.end_token,
+            reads_last_token,
+            config.eos_token_id,
+            config.vocab_size.unsigned_abs(),
+        )
+    };
+    let mut early_text = None;
+    if let Some(scoring) = &scoring {
+        rerankers::check_options(options)?;
+        // Which rows of the head are wanted is for the tokenizer to say.
+        if scoring.is_answered {
+            let text = open_text()?;
+            checkpoint.answer(&rerankers::answers(scoring, &text, config.vocab_size, &place)?);
+            early_text = Some(text);
+        }
+        files.behind = checkpoint.modules().into_owned();
+    }
+    let token_types = checkpoint.spec().embedding.token_types.as_ref().map_or(0, |table| table.rows);
     let sharing = if config.frequencies_depend_on_length(max_tokens) {
         Sharing::EqualLengths
     } else if !matches!(kind, Kind::Mlx) {
@@ -182,6 +202,7 @@ pub(crate) fn load(
         pooling_source,
         embedding_size: checkpoint.embedding_size(),
         normalize: files.normalize.unwrap_or(true),
+        reranker: None,
         sentence_transformers: files.clone(),
         warnings: checkpoint.doubts().to_vec(),
         unknown_fields: checkpoint.unknown_fields().to_vec(),
@@ -233,15 +254,13 @@ pub(crate) fn load(
     // The checkpoint goes with the closure: its mapped files live on in the runner.
     let starting = runner::start(checkpoint, runner_options, engine_options, move || steps.layer())?;
 
-    let text = TextEncoder::open(
-        &place,
-        &tokenizer,
-        &options.end_token,
-        pooling == Pooling::LastToken,
-        config.eos_token_id,
-        config.vocab_size.unsigned_abs(),
-    )?;
-    check_room_for_content(max_tokens, text.added_tokens(), options.max_tokens.is_some(), &place)?;
+    let text = early_text.map_or_else(open_text, Ok)?;
+    let pairs = match &scoring {
+        Some(scoring) => Some(rerankers::form(scoring, &text, &place, &tokenizer, token_types)?),
+        None => None,
+    };
+    let added = pairs.as_ref().map_or_else(|| text.added_tokens(), PairForm::added_tokens);
+    check_room_for_content(max_tokens, added, options.max_tokens.is_some(), &place)?;
     info.end_token = text.end_token().map(|(id, appended_by)| EndTokenInfo {
         id,
         token: text.token(id).unwrap_or_default(),
@@ -249,7 +268,8 @@ pub(crate) fn load(
     });
     info.truncation_side = text.truncation_side();
     info.added_tokens = text.added().to_vec();
-    info.decided_by = info::decided_by(&info, &given, options);
+    info.reranker = scoring.as_ref().map(|scoring| rerankers::info(scoring, &text, &files));
+    info.decided_by = info::decided_by(&info, &given, options, scoring.as_ref());
     Ok(Shared {
         leaves_out_prompts: !files.include_prompt && pooling != Pooling::LastToken,
         prompts: Prompts::new(files.prompts, files.default_prompt_name.as_deref()),
@@ -260,6 +280,8 @@ pub(crate) fn load(
             && config.causal
             && sharing != Sharing::EqualLengths,
         text,
+        pairs,
+        token_types,
         place,
         weights,
         max_text_bytes: info.max_text_bytes,
@@ -268,6 +290,24 @@ pub(crate) fn load(
         meters,
         tokenizing: OnceLock::new(),
         engine: starting.wait()?,
+    })
+}
+
+/// How hidden states become a vector, and who says so.
+fn pooling(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<(Pooling, Source), Error> {
+    let of_files = checkpoint.sentence_transformers().pooling;
+    Ok(match (&checkpoint.spec().head, options.pooling, of_files) {
+        (Some(head), None, _) => (head.pooling, Source::Checkpoint),
+        (Some(head), Some(_), _) => {
+            let reason = format!("is {} by this reranker's head; leave it out", head.pooling);
+            return Err(Error::Option { option: "pooling", reason });
+        }
+        (None, Some(pooling), _) => (pooling, Source::Caller),
+        (None, None, Some(pooling)) => (pooling, Source::Checkpoint),
+        // As sentence-transformers does without a word about pooling; under a causal mask the last token has seen the whole
+        // text.
+        (None, None, None) if !checkpoint.config().causal => (Pooling::Mean, Source::Default),
+        (None, None, None) => (Pooling::LastToken, Source::Default),
     })
 }
 

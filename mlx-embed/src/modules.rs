@@ -1,6 +1,7 @@
 //! What stands behind pooling: sentence-transformers' Dense, LayerNorm and Normalize, in their order.
 
-use crate::checkpoint::{Checkpoint, CheckpointError, ModuleSpec};
+use crate::checkpoint::spec::{ProjectionSpec, StepSpec};
+use crate::checkpoint::{Checkpoint, CheckpointError, ModuleSpec, Weights};
 use crate::{model, pooling};
 
 /// The modules behind the pooled vector, with their weights in f32.
@@ -18,7 +19,8 @@ enum Module {
     },
     LayerNorm {
         weight: Vec<f32>,
-        bias: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        eps: f64,
     },
     Normalize,
 }
@@ -39,41 +41,9 @@ const EPS: f64 = 1e-5;
 impl Modules {
     /// Reads the weights of what the checkpoint puts behind pooling.
     pub(crate) fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        let load = |spec: &ModuleSpec| -> Result<Module, CheckpointError> {
-            Ok(match spec {
-                ModuleSpec::Dense { at, bias, activation, residual, inputs, outputs } => {
-                    let activation = activation.function();
-                    if let Some((matrix, shape)) = checkpoint.module_matrix(spec)? {
-                        let weight = model::dequantized(&matrix, shape);
-                        return Ok(Module::Dense {
-                            weight,
-                            bias: None,
-                            activation,
-                            residual: Residual::None,
-                        });
-                    }
-                    let file = checkpoint.module_file(at)?;
-                    let shape = [*outputs, *inputs];
-                    Module::Dense {
-                        weight: file.tensor("linear.weight", &shape)?,
-                        bias: bias.then(|| file.tensor("linear.bias", &[*outputs])).transpose()?,
-                        activation,
-                        residual: match (residual, inputs == outputs) {
-                            (false, _) => Residual::None,
-                            (true, true) => Residual::Input,
-                            (true, false) => Residual::Projected(file.tensor("residual.weight", &shape)?),
-                        },
-                    }
-                }
-                ModuleSpec::LayerNorm { at, size } => {
-                    let file = checkpoint.module_file(at)?;
-                    Module::LayerNorm {
-                        weight: file.tensor("norm.weight", &[*size])?,
-                        bias: file.tensor("norm.bias", &[*size])?,
-                    }
-                }
-                ModuleSpec::Normalize => Module::Normalize,
-            })
+        let load = |spec: &ModuleSpec| match checkpoint.own_step(spec) {
+            Some(step) => Module::of_weights(&Weights::new(checkpoint), step),
+            None => Module::of_folder(checkpoint, spec),
         };
         checkpoint.modules().iter().map(load).collect::<Result<_, _>>().map(Self)
     }
@@ -97,11 +67,72 @@ impl Modules {
                     }
                     vector = out;
                 }
-                Module::LayerNorm { weight, bias } => layer_norm(&mut vector, weight, bias),
+                Module::LayerNorm { weight, bias, eps } => {
+                    layer_norm(&mut vector, weight, *eps);
+                    if let Some(bias) = bias {
+                        add(&mut vector, bias);
+                    }
+                }
                 Module::Normalize => pooling::finish(&mut vector, None, true),
             }
         }
         vector
+    }
+}
+
+impl Module {
+    /// From the model's own weights.
+    fn of_weights(weights: &Weights<'_>, step: &StepSpec) -> Result<Self, CheckpointError> {
+        match step {
+            StepSpec::Dense { projection: ProjectionSpec { parts, inputs }, activation } => {
+                let (mut weight, mut bias) = (Vec::new(), Vec::new());
+                for part in parts {
+                    let matrix = weights.matrix(part, *inputs)?;
+                    weight.extend(model::dequantized(&matrix, [part.outputs(), *inputs]));
+                    bias.extend(weights.bias(part)?.map(|bias| bias.to_f32()).unwrap_or_default());
+                }
+                Ok(Self::Dense {
+                    weight,
+                    bias: (!bias.is_empty()).then_some(bias),
+                    activation: activation.function(),
+                    residual: Residual::None,
+                })
+            }
+            StepSpec::Norm(norm) => Ok(Self::LayerNorm {
+                weight: weights.norm_weight(norm)?.to_f32(),
+                bias: weights.norm_bias(norm)?.map(|bias| bias.to_f32()),
+                eps: norm.eps.into(),
+            }),
+        }
+    }
+
+    /// From the folder of a module of sentence-transformers.
+    fn of_folder(checkpoint: &Checkpoint, spec: &ModuleSpec) -> Result<Self, CheckpointError> {
+        match spec {
+            ModuleSpec::Dense { at, bias, activation, residual, inputs, outputs } => {
+                let file = checkpoint.module_file(at)?;
+                let shape = [*outputs, *inputs];
+                Ok(Self::Dense {
+                    weight: file.tensor("linear.weight", &shape)?,
+                    bias: bias.then(|| file.tensor("linear.bias", &[*outputs])).transpose()?,
+                    activation: activation.function(),
+                    residual: match (residual, inputs == outputs) {
+                        (false, _) => Residual::None,
+                        (true, true) => Residual::Input,
+                        (true, false) => Residual::Projected(file.tensor("residual.weight", &shape)?),
+                    },
+                })
+            }
+            ModuleSpec::LayerNorm { at, size } => {
+                let file = checkpoint.module_file(at)?;
+                Ok(Self::LayerNorm {
+                    weight: file.tensor("norm.weight", &[*size])?,
+                    bias: Some(file.tensor("norm.bias", &[*size])?),
+                    eps: EPS,
+                })
+            }
+            ModuleSpec::Normalize => Ok(Self::Normalize),
+        }
     }
 }
 
@@ -127,12 +158,12 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-fn layer_norm(vector: &mut [f32], weight: &[f32], bias: &[f32]) {
+fn layer_norm(vector: &mut [f32], weight: &[f32], eps: f64) {
     let count = vector.len() as f64;
     let mean = vector.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
     let variance = vector.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
-    let factor = 1.0 / (variance + EPS).sqrt();
-    for ((x, weight), bias) in vector.iter_mut().zip(weight).zip(bias) {
-        *x = ((f64::from(*x) - mean) * factor) as f32 * weight + bias;
+    let factor = 1.0 / (variance + eps).sqrt();
+    for (x, weight) in vector.iter_mut().zip(weight) {
+        *x = ((f64::from(*x) - mean) * factor) as f32 * weight;
     }
 }

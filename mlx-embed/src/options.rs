@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::checkpoint::DenseActivation;
 use crate::model::{MatmulPolicy, Precision};
 use crate::pooling::Pooling;
 use crate::runner::Device;
@@ -99,6 +100,56 @@ pub struct EmbedOptions {
     /// What to do when too many texts wait already. Default: calls that block wait too, submitted requests are
     /// refused.
     pub when_full: Option<WhenFull>,
+}
+
+/// Options of a reranker's call.
+///
+/// ```
+/// use mlx_embed::{Prompt, RerankOptions};
+///
+/// let options = RerankOptions {
+///     instruction: Prompt::Text("Find the line of code that causes the error".into()),
+///     top_n: std::num::NonZeroUsize::new(10),
+///     ..Default::default()
+/// };
+/// # assert_eq!(options.activation, None);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RerankOptions {
+    /// What is judged: the instruction of Qwen3-Reranker, where an empty one is the model's own, and text before the query
+    /// for others, of which few were trained with one. Default: the checkpoint's.
+    pub instruction: Prompt,
+    /// Only so many of the best. Default: all.
+    pub top_n: Option<NonZeroUsize>,
+    /// What becomes of a pair's logit: [`DenseActivation::Identity`] leaves it as it is. Default: as the checkpoint says,
+    /// else [`DenseActivation::Sigmoid`].
+    pub activation: Option<DenseActivation>,
+    /// Which line the request stands in.
+    pub lane: Lane,
+    /// As [`EmbedOptions::timeout`].
+    pub timeout: Option<Duration>,
+    /// As [`EmbedOptions::when_full`].
+    pub when_full: Option<WhenFull>,
+}
+
+/// A document's score, and what became of the document.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Ranked {
+    /// Which of the call's documents.
+    pub index: usize,
+    /// How well it answers the query: more is better.
+    pub score: f32,
+    /// Tokens of the pair that the model saw.
+    pub tokens: usize,
+    /// Whether the pair was longer than the limit, so that the document was cut.
+    pub truncated: bool,
+    /// Whether the logit was at hand: from the cache, or because an identical pair had just been computed.
+    pub cached: bool,
+    /// From the call until the pair's batch began, tokenisation included.
+    pub queue_time: Duration,
+    /// How long its batch ran; zero if the logit was at hand.
+    pub device_time: Duration,
 }
 
 /// Which line a request stands in. Queries go before bulk; bulk gets every eighth batch at least.

@@ -3,12 +3,14 @@
 mod tokenizing;
 
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::batch::Reading;
+use crate::checkpoint::DenseActivation;
 use crate::engine::queue::{Ask, QueueLane};
 use crate::engine::{
     Admission, Alarm, Caller, Computed, Ended, Engine, Meters, Outcome, SharedPrompt, Text, VectorCache,
@@ -19,9 +21,9 @@ use crate::info::Info;
 use crate::options::{EmbedOptions, Embedding, Lane, WhenFull};
 use crate::pooling;
 use crate::runner::Inspect;
-use crate::text::{Prompts, TextEncoder};
-pub(crate) use tokenizing::Threads;
+use crate::text::{Frame, PairForm, Prompts, TextEncoder};
 use tokenizing::Tokenizing;
+pub(crate) use tokenizing::{Threads, marked};
 
 /// Text that is tokenised where it is submitted: a millisecond's worth. More goes to a thread for it, so that an async
 /// caller's thread is not held up.
@@ -34,6 +36,10 @@ const QUERY_TEXTS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) text: TextEncoder,
+    /// Of a reranker, how its pairs are put together.
+    pub(crate) pairs: Option<PairForm>,
+    /// Types of tokens that the model tells apart.
+    pub(crate) token_types: usize,
     pub(crate) prompts: Prompts,
     pub(crate) place: Files,
     /// The files that the weights were loaded from.
@@ -90,18 +96,90 @@ pub(crate) fn unless_one_failed<T>(results: Results<T>) -> Result<Vec<T>, Error>
 pub(crate) struct Finish {
     pub(crate) dims: Option<usize>,
     pub(crate) normalize: bool,
+    /// Of a reranker, what becomes of a logit, and how many of the best scores are wanted.
+    pub(crate) activation: Option<DenseActivation>,
+    pub(crate) top_n: Option<NonZeroUsize>,
+}
+
+/// What goes before each of a call's texts.
+#[derive(Debug, Clone)]
+pub(crate) enum Before {
+    Prompt(Arc<str>),
+    Query(Arc<Query>),
+}
+
+impl Before {
+    /// Bytes of it.
+    fn len(&self) -> usize {
+        match self {
+            Self::Prompt(prompt) => prompt.len(),
+            Self::Query(query) => query.instruction.len() + query.query.len(),
+        }
+    }
+}
+
+/// A reranker's query, tokenised when the first of its documents is.
+#[derive(Debug)]
+pub(crate) struct Query {
+    instruction: String,
+    query: String,
+    frame: OnceLock<Result<Frame, InputError>>,
+}
+
+impl Query {
+    pub(crate) fn new(instruction: &str, query: &str) -> Self {
+        Self { instruction: instruction.to_owned(), query: query.to_owned(), frame: OnceLock::new() }
+    }
+
+    /// What it puts around each document.
+    pub(crate) fn frame(&self, shared: &Shared) -> Result<&Frame, InputError> {
+        let frame = self.frame.get_or_init(|| {
+            let (bytes, max_bytes) = (self.instruction.len() + self.query.len(), shared.max_text_bytes);
+            if bytes > max_bytes {
+                return Err(InputError::TooManyBytes { bytes, max_bytes });
+            }
+            let form = shared
+                .pairs
+                .as_ref()
+                .ok_or_else(|| InputError::Tokenizer { reason: "the model takes no pairs".into() })?;
+            form.frame(&shared.text, &self.instruction, &self.query, shared.info.max_tokens)
+        });
+        frame.as_ref().map_err(Clone::clone)
+    }
 }
 
 /// A call's options, held against the model.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    prompt: Arc<str>,
+    before: Before,
     finish: Finish,
     lane: QueueLane,
     refusable: bool,
 }
 
 impl Plan {
+    /// `refuse` is what a call of this kind does by default when the queue is full.
+    pub(crate) fn new(
+        before: Before,
+        finish: Finish,
+        texts: usize,
+        lane: Lane,
+        when_full: Option<WhenFull>,
+        refuse: bool,
+    ) -> Self {
+        let lane = match lane {
+            Lane::Auto if texts > QUERY_TEXTS => QueueLane::Bulk,
+            Lane::Auto | Lane::Query => QueueLane::Query,
+            Lane::Bulk => QueueLane::Bulk,
+        };
+        let refusable = match when_full {
+            Some(WhenFull::Refuse) => true,
+            Some(WhenFull::Wait) => false,
+            None => refuse,
+        };
+        Self { before, finish, lane, refusable }
+    }
+
     /// What a request of this plan asks of the queue.
     pub(crate) fn ask(&self, texts: usize, bytes: usize, held: bool) -> Ask {
         Ask { lane: self.lane, jobs: texts, bytes, refusable: self.refusable, held }
@@ -116,6 +194,13 @@ pub(crate) struct Sending {
     pub(crate) waits: bool,
     /// Whether it is part of a call that is finished once it is begun.
     pub(crate) held: bool,
+}
+
+impl Sending {
+    /// Of a request that is not waited for here.
+    pub(crate) fn later(timeout: Option<Duration>) -> Self {
+        Self { timeout, ..Self::default() }
+    }
 }
 
 /// A request on its way: a future, or something to wait for on this thread.
@@ -227,28 +312,17 @@ impl Shared {
     pub(crate) fn plan(&self, options: &EmbedOptions, texts: usize, refuse: bool) -> Result<Plan, Error> {
         let EmbedOptions { prompt, dims, normalize, lane, timeout: _, when_full } = options;
         let hidden = self.info.embedding_size;
-        let dims = dims.map(std::num::NonZeroUsize::get);
+        let dims = dims.map(NonZeroUsize::get);
         if let Some(dims) = dims.filter(|&dims| dims > hidden) {
             return Err(Error::Option {
                 option: "dims",
                 reason: format!("is {dims}, but this model's vectors have {hidden}; give at most that"),
             });
         }
-        let lane = match lane {
-            Lane::Auto if texts > QUERY_TEXTS => QueueLane::Bulk,
-            Lane::Auto | Lane::Query => QueueLane::Query,
-            Lane::Bulk => QueueLane::Bulk,
-        };
-        Ok(Plan {
-            prompt: self.prompts.resolve(prompt)?.into(),
-            finish: Finish { dims, normalize: normalize.unwrap_or(self.info.normalize) },
-            lane,
-            refusable: match when_full {
-                Some(WhenFull::Refuse) => true,
-                Some(WhenFull::Wait) => false,
-                None => refuse,
-            },
-        })
+        let before = Before::Prompt(self.prompts.resolve(prompt)?.into());
+        let normalize = normalize.unwrap_or(self.info.normalize);
+        let finish = Finish { dims, normalize, ..Finish::default() };
+        Ok(Plan::new(before, finish, texts, *lane, *when_full, refuse))
     }
 
     /// Sends texts on their way. They are tokenised on this thread if there is little of them, or if it waits for the
@@ -261,7 +335,7 @@ impl Shared {
         convert: Convert<R>,
     ) -> Pending<R> {
         self.begin(texts.len(), plan, sending.timeout, convert, |caller, plan| {
-            let prompt = plan.prompt.len();
+            let prompt = plan.before.len();
             let fits = |text: &T| prompt.saturating_add(text.as_ref().len()) <= self.max_text_bytes;
             let bytes = texts.iter().filter(|text| fits(text)).map(|text| prompt + text.as_ref().len()).sum();
             let Some(admission) = self.engine.admit(caller, &plan.ask(texts.len(), bytes, sending.held))
@@ -301,7 +375,7 @@ impl Shared {
     }
 
     fn too_many_bytes(&self, plan: &Plan, text: &str) -> InputError {
-        let bytes = plan.prompt.len().saturating_add(text.len());
+        let bytes = plan.before.len().saturating_add(text.len());
         InputError::TooManyBytes { bytes, max_bytes: self.max_text_bytes }
     }
 

@@ -46,7 +46,7 @@ use serde::Serialize;
 
 pub use crate::watch::{Arithmetic, Level, Part};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Purpose};
 use crate::embedder::Embedder;
 use crate::error::{Error, InputError};
 use crate::kernels::{Pool, peak};
@@ -222,7 +222,10 @@ impl Bench {
         };
         let mut bench = Self {
             embedder: embedder.clone(),
-            geometry: Geometry::new(&Checkpoint::read(shared.place.clone())?, shared.info.pooling),
+            geometry: Geometry::new(
+                &Checkpoint::read(shared.place.clone(), Purpose::Vectors)?,
+                shared.info.pooling,
+            ),
             arithmetic: BTreeMap::new(),
             pool: if gpu { None } else { Some(Pool::new(threads).map_err(pool)?) },
             memory: if gpu { Vec::new() } else { vec![1; READ_WORDS] },

@@ -1,5 +1,6 @@
 //! Reading JSON files so that an error names the file and the field.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -110,10 +111,19 @@ pub(crate) fn read<T: DeserializeOwned>(
     files: &Files,
     name: impl AsRef<Path>,
 ) -> Result<Option<T>, CheckpointError> {
-    let text = match files.read(&name, FILE_BYTES) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(CheckpointError::Io { path: files.path(name), source }),
-    };
+    let Some(text) = read_bytes(files, &name)? else { return Ok(None) };
     json::parse(&text).map(Some).map_err(|source| CheckpointError::Json { path: files.path(name), source })
+}
+
+/// A file's text, or `None` if there is none.
+pub(crate) fn read_text(files: &Files, name: &str) -> Result<Option<String>, CheckpointError> {
+    Ok(read_bytes(files, name)?.map(|text| String::from_utf8_lossy(&text).into_owned()))
+}
+
+fn read_bytes(files: &Files, name: impl AsRef<Path>) -> Result<Option<Cow<'static, [u8]>>, CheckpointError> {
+    match files.read(&name, FILE_BYTES) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Io { path: files.path(name), source }),
+    }
 }

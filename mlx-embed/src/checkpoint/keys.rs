@@ -15,7 +15,8 @@ const READ: &str = "\
     architectures auto_map eos_token_id head_dim hidden_act hidden_activation hidden_size intermediate_size \
     is_causal layer_types max_position_embeddings model_file model_type num_attention_heads num_hidden_layers \
     num_key_value_heads original_max_position_embeddings partial_rotary_factor quantization quantization_config \
-    rms_norm_eps rope_parameters rope_scaling rope_theta use_bidirectional_attention vocab_size";
+    rms_norm_eps rope_parameters rope_scaling rope_theta sbert_ce_default_activation_function \
+    use_bidirectional_attention vocab_size";
 
 /// What a family reads besides, or what all references leave out in it whatever its value.
 fn read_by(architecture: Architecture) -> &'static str {

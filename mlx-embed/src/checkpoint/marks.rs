@@ -4,11 +4,24 @@ use serde_json::Value;
 
 use super::doubt::Doubt;
 use super::json::JsonObject;
-use super::{Architecture, CheckpointError};
+use super::{Architecture, CheckpointError, Purpose, judge, sentence_transformers};
 use crate::file::Files;
 
+/// How transformers' classes of rerankers end, among others.
+pub(super) const SEQUENCE_CLASSIFICATION: &str = "ForSequenceClassification";
+
+/// Whether the files of sentence-transformers or the chat template say that a checkpoint is a reranker, or its class.
+pub(super) fn of_reranker(files: &Files, config: &JsonObject) -> Result<bool, CheckpointError> {
+    let classifies = classes(config)?.iter().any(|class| class.ends_with(SEQUENCE_CLASSIFICATION));
+    Ok(classifies || sentence_transformers::is_cross_encoder(files)? || judge::doubt(files)?.is_some())
+}
+
 /// What says that the weights are computed with in another way.
-pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec<Doubt>, CheckpointError> {
+pub(super) fn of_another_model(
+    files: &Files,
+    config: &JsonObject,
+    purpose: Purpose,
+) -> Result<Vec<Doubt>, CheckpointError> {
     let architecture = Architecture::read(config)?;
     let mut doubts = Vec::new();
     let mut doubt = |field: String, reason: String| {
@@ -16,7 +29,13 @@ pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec
     };
     for class in classes(config)? {
         let names = class_names(architecture);
-        if !(names.contains(&class) || class == VOYAGE && is_voyage(config)?) {
+        if class.ends_with(SEQUENCE_CLASSIFICATION) {
+            if purpose == Purpose::Vectors {
+                let reason =
+                    format!("names `{class}`, a reranker; load it with `Reranker` (mlx-embed rerank)");
+                doubt("architectures".into(), reason);
+            }
+        } else if !(names.contains(&class) || class == VOYAGE && is_voyage(config)?) {
             doubt(
                 "architectures".into(),
                 format!("names `{class}`; supported with this model_type are {}", names.join(" and ")),
@@ -48,6 +67,9 @@ pub(super) fn of_another_model(files: &Files, config: &JsonObject) -> Result<Vec
             "model_file".into(),
             format!("names {file}, code that comes with the checkpoint and may compute something else"),
         );
+    }
+    if purpose == Purpose::Vectors {
+        doubts.extend(judge::doubt(files)?);
     }
     let adapter = "adapter_config.json";
     if let Some(adapter_config) = JsonObject::open(files, adapter)? {
@@ -108,7 +130,7 @@ pub(super) fn is_gte_qwen2(config: &JsonObject, architecture: Architecture) -> R
 }
 
 /// `architectures`: a list, or as in some configs one name.
-fn classes(config: &JsonObject) -> Result<Vec<String>, CheckpointError> {
+pub(super) fn classes(config: &JsonObject) -> Result<Vec<String>, CheckpointError> {
     match config.raw("architectures") {
         Some(Value::String(class)) => Ok(vec![class.clone()]),
         _ => Ok(config.optional("architectures")?.unwrap_or_default()),

@@ -8,6 +8,7 @@ mod error;
 mod families;
 mod files;
 mod json;
+pub(crate) mod judge;
 mod keys;
 mod marks;
 mod modules;
@@ -15,6 +16,7 @@ mod parts;
 mod quantization;
 pub(crate) mod rope;
 mod rope_fields;
+mod scoring;
 mod sentence_transformers;
 mod sight;
 pub(crate) mod spec;
@@ -23,6 +25,7 @@ mod tensor;
 mod weights;
 mod weights_files;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -35,6 +38,7 @@ pub(crate) use json::JsonObject;
 pub use modules::{DenseActivation, ModuleSpec};
 pub use quantization::Quantization;
 pub use rope::RopeScaling;
+pub(crate) use scoring::{Pairs, Scoring};
 pub use sentence_transformers::SentenceTransformers;
 pub(crate) use tensor::{Groups, Matrix, Tensor};
 pub(crate) use weights::Weights;
@@ -44,12 +48,25 @@ use crate::mlx::Dtype;
 use files::{TensorEntry, TensorFiles};
 use quantization::{QuantizationTable, Stored};
 
+const CONFIG: &str = "config.json";
+
+/// What a checkpoint is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Vectors of texts.
+    Vectors,
+    /// Scores of pairs: a reranker's.
+    Scores,
+}
+
 /// An opened checkpoint.
 #[derive(Debug)]
 pub struct Checkpoint {
     place: Files,
     config: ModelConfig,
     spec: spec::ModelSpec,
+    /// Of one that was opened as a reranker.
+    scoring: Option<Scoring>,
     sentence_transformers: SentenceTransformers,
     quantization: QuantizationTable,
     weights: TensorFiles,
@@ -66,7 +83,31 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`] says which file is missing or damaged, and where.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
-        let dir = dir.as_ref();
+        Self::open_for(dir.as_ref(), Purpose::Vectors)
+    }
+
+    /// As [`Checkpoint::open`], with a reranker's head.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], and for a checkpoint that is no reranker.
+    pub fn open_reranker(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        Self::open_for(dir.as_ref(), Purpose::Scores)
+    }
+
+    /// Whether the files of a directory say that it is a reranker: the class of its model, the files of
+    /// sentence-transformers, or the chat template. The first ones of Qwen3-Reranker don't.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged.
+    pub fn is_reranker(dir: impl AsRef<Path>) -> Result<bool, CheckpointError> {
+        let files = Files::Directory(dir.as_ref().to_owned());
+        match JsonObject::open(&files, CONFIG)? {
+            Some(config) => marks::of_reranker(&files, &config),
+            None => Ok(false),
+        }
+    }
+
+    fn open_for(dir: &Path, purpose: Purpose) -> Result<Self, CheckpointError> {
         match file::reach(dir) {
             Ok(found) if found.is_dir() => {}
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -74,7 +115,7 @@ impl Checkpoint {
             }
             _ => return Err(CheckpointError::NoDirectory { path: dir.to_owned() }),
         }
-        Self::read(Files::Directory(dir.to_owned()))
+        Self::read(Files::Directory(dir.to_owned()), purpose)
     }
 
     /// The model that this crate carries.
@@ -83,29 +124,37 @@ impl Checkpoint {
     /// None that a build of this crate which passes its tests can have; the files are checked as any others.
     #[cfg(feature = "default-model")]
     pub fn default_model() -> Result<Self, CheckpointError> {
-        Self::read(Files::Embedded(&crate::default_model::FILES))
+        Self::read(Files::Embedded(&crate::default_model::FILES), Purpose::Vectors)
     }
 
     /// Opens what is at `place`.
-    pub(crate) fn read(place: Files) -> Result<Self, CheckpointError> {
-        let name = "config.json";
-        let config = JsonObject::open(&place, name)?.ok_or_else(|| CheckpointError::MissingFile {
-            path: place.path(name),
+    pub(crate) fn read(place: Files, purpose: Purpose) -> Result<Self, CheckpointError> {
+        let config = JsonObject::open(&place, CONFIG)?.ok_or_else(|| CheckpointError::MissingFile {
+            path: place.path(CONFIG),
             hint: "it describes the model, and every checkpoint has one",
         })?;
         let quantization = QuantizationTable::read(&config)?;
-        let mut doubts = marks::of_another_model(&place, &config)?;
+        let mut doubts = marks::of_another_model(&place, &config, purpose)?;
         let unknown_fields = keys::hold(&config, &mut doubts)?;
         let given = config.entries().filter(|(_, value)| !value.is_null());
         let given_fields = given.map(|(field, _)| field.clone()).collect();
         let mut weights = TensorFiles::open(&place)?;
-        let (config, spec) = families::read(&config, &weights, &mut doubts)?;
-        let sentence_transformers = SentenceTransformers::read(&place, &spec.dense)?;
+        let fields = config;
+        let (config, spec) = families::read(&fields, &weights, &mut doubts, purpose)?;
+        let (sentence_transformers, scoring) = match &spec.head {
+            None => (SentenceTransformers::read(&place, &spec.behind)?, None),
+            Some(head) => {
+                let (files, own) = SentenceTransformers::read_reranker(&place)?;
+                let scoring = Scoring::read(&place, &fields, head, &own, &files)?;
+                (files, Some(scoring))
+            }
+        };
         doubts.extend(strict::hold(&mut weights, &config, &spec, &quantization, &place)?);
         Ok(Self {
             place,
             config,
             spec,
+            scoring,
             sentence_transformers,
             quantization,
             weights,
@@ -135,9 +184,22 @@ impl Checkpoint {
         &self.spec
     }
 
+    /// How it makes scores, where it was opened as a reranker.
+    pub(crate) fn scoring(&self) -> Option<&Scoring> {
+        self.scoring.as_ref()
+    }
+
+    /// Makes the logits of these tokens the ones that a reranker's pairs get, where its answers are tokens.
+    pub(crate) fn answer(&mut self, ids: &[u32]) {
+        scoring::answer(&mut self.spec, ids);
+    }
+
     /// What the pooled vector goes through.
-    pub(crate) fn modules(&self) -> &[ModuleSpec] {
-        &self.sentence_transformers.behind
+    pub(crate) fn modules(&self) -> Cow<'_, [ModuleSpec]> {
+        match self.spec.head {
+            None => Cow::Borrowed(&self.sentence_transformers.behind),
+            Some(_) => self.spec.behind.iter().map(ModuleSpec::of_weights).collect(),
+        }
     }
 
     /// Numbers of a vector: what the last module gives.

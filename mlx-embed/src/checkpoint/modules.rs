@@ -9,8 +9,8 @@ use safetensors::tensor::Dtype as FileDtype;
 use serde::Serialize;
 
 use super::json::JsonObject;
-use super::spec::ProjectionSpec;
-use super::{Checkpoint, CheckpointError, Matrix, Weights};
+use super::spec::StepSpec;
+use super::{Checkpoint, CheckpointError};
 use crate::file::Files;
 
 /// Bytes of a module's weights: 16,384 by 16,384 in f32.
@@ -47,7 +47,7 @@ pub enum ModuleSpec {
     Normalize,
 }
 
-/// The function of a Dense module.
+/// The function of a Dense module, or of a reranker's logit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -78,6 +78,18 @@ impl DenseActivation {
         }
     }
 
+    /// The activation that a field names by torch's class.
+    pub(super) fn named(object: &JsonObject, field: &str) -> Result<Option<Self>, CheckpointError> {
+        let Some(value) = object.raw(field) else { return Ok(None) };
+        match value.as_str().and_then(Self::of) {
+            Some(activation) => Ok(Some(activation)),
+            None => Err(object.invalid(
+                field,
+                format!("is {value}; supported are torch.nn's Identity, Tanh, ReLU, GELU, SiLU and Sigmoid"),
+            )),
+        }
+    }
+
     /// By the class that a module's config names.
     fn of(class: &str) -> Option<Self> {
         Some(match class.strip_prefix("torch.nn.modules.")?.rsplit('.').next()? {
@@ -105,7 +117,7 @@ impl ModuleSpec {
     pub(super) fn dense(
         files: &Files,
         folder: &Path,
-        own: Option<&ProjectionSpec>,
+        own: Option<&StepSpec>,
     ) -> Result<Self, CheckpointError> {
         let Some(config) = JsonObject::open(files, folder.join("config.json"))? else {
             return match own {
@@ -113,17 +125,8 @@ impl ModuleSpec {
                 None => Err(missing(files, folder)),
             };
         };
-        let class: String = config
-            .optional("activation_function")?
-            .unwrap_or_else(|| "torch.nn.modules.activation.Tanh".to_owned());
-        let Some(activation) = DenseActivation::of(&class) else {
-            return Err(config.invalid(
-                "activation_function",
-                format!(
-                    "is `{class}`; supported are torch.nn's Identity, Tanh, ReLU, GELU, SiLU and Sigmoid"
-                ),
-            ));
-        };
+        let activation =
+            DenseActivation::named(&config, "activation_function")?.unwrap_or(DenseActivation::Tanh);
         for field in ["module_input_name", "module_output_name"] {
             let name: Option<String> = config.optional(field)?;
             if let Some(name) = name.filter(|name| name != "sentence_embedding") {
@@ -143,15 +146,18 @@ impl ModuleSpec {
         })
     }
 
-    /// A matrix of the model's own weights, without bias and activation.
-    pub(super) fn of_weights(own: &ProjectionSpec) -> Self {
-        Self::Dense {
-            at: own.parts[0].path.clone(),
-            inputs: own.inputs,
-            outputs: own.outputs(),
-            bias: false,
-            activation: DenseActivation::Identity,
-            residual: false,
+    /// A step whose weights are among the model's own.
+    pub(super) fn of_weights(own: &StepSpec) -> Self {
+        match own {
+            StepSpec::Dense { projection, activation } => Self::Dense {
+                at: own.at().to_owned(),
+                inputs: projection.inputs,
+                outputs: projection.outputs(),
+                bias: projection.parts.iter().any(|part| part.bias),
+                activation: *activation,
+                residual: false,
+            },
+            StepSpec::Norm(norm) => Self::LayerNorm { at: own.at().to_owned(), size: norm.size },
         }
     }
 
@@ -188,18 +194,9 @@ fn missing(files: &Files, folder: &Path) -> CheckpointError {
 }
 
 impl Checkpoint {
-    /// The matrix of a module that stands among the model's own weights, and its outputs and inputs. Such a module has
-    /// neither a bias nor a residual connection.
-    pub(crate) fn module_matrix(
-        &self,
-        module: &ModuleSpec,
-    ) -> Result<Option<(Matrix, [usize; 2])>, CheckpointError> {
-        let ModuleSpec::Dense { at, bias: false, residual: false, .. } = module else { return Ok(None) };
-        let Some(own) = self.spec().dense.iter().find(|own| own.parts[0].path == *at) else {
-            return Ok(None);
-        };
-        let matrix = Weights::new(self).matrix(&own.parts[0], own.inputs)?;
-        Ok(Some((matrix, [own.outputs(), own.inputs])))
+    /// The step that a module is, where its weights are among the model's own.
+    pub(crate) fn own_step(&self, module: &ModuleSpec) -> Option<&StepSpec> {
+        self.spec().behind.iter().find(|own| ModuleSpec::of_weights(own) == *module)
     }
 
     /// The weights in a module's folder.

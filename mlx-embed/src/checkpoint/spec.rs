@@ -5,7 +5,9 @@
 //!
 //! Shapes in comments use one set of letters: D hidden, H heads, K key and value heads, E head_dim, I intermediate.
 
+use super::modules::DenseActivation;
 use super::rope::RopeSpec;
+use crate::pooling::Pooling;
 
 /// A model from token ids to hidden states.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,8 +20,47 @@ pub(crate) struct ModelSpec {
     pub(crate) layers: Vec<LayerSpec>,
     /// Behind the last layer.
     pub(crate) norm: Option<NormSpec>,
-    /// Projections behind pooling that stand among the model's own weights.
-    pub(crate) dense: Vec<ProjectionSpec>,
+    /// What the pooled vector goes through, as far as its weights are among the model's own.
+    pub(crate) behind: Vec<StepSpec>,
+    /// Of a reranker, how pairs become logits.
+    pub(crate) head: Option<HeadSpec>,
+}
+
+/// A step of the pooled vector.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum StepSpec {
+    /// `act(W x + b)`
+    Dense {
+        projection: ProjectionSpec,
+        activation: DenseActivation,
+    },
+    Norm(NormSpec),
+}
+
+impl StepSpec {
+    /// The name that its tensors share.
+    pub(crate) fn at(&self) -> &str {
+        match self {
+            Self::Dense { projection, .. } => &projection.parts[0].path,
+            Self::Norm(norm) => norm.weight.strip_suffix(".weight").unwrap_or(&norm.weight),
+        }
+    }
+}
+
+/// A reranker's head: what is pooled, and what makes logits of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HeadSpec {
+    pub(crate) pooling: Pooling,
+    pub(crate) logits: Logits,
+}
+
+/// Where a pair's logits come from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Logits {
+    /// The last of [`ModelSpec::behind`] gives the one label's.
+    Label,
+    /// They are products with the rows of the answers' tokens in this table, which would make logits of all tokens.
+    Answers(TableSpec),
 }
 
 /// Token ids to the first hidden state.
@@ -30,7 +71,7 @@ pub(crate) struct EmbeddingSpec {
     pub(crate) scale: f32,
     /// A row is added for each token's position.
     pub(crate) positions: Option<PositionsSpec>,
-    /// Its first row is added to each token.
+    /// A row is added for each token's type: the first, or the second in the second part of a pair.
     pub(crate) token_types: Option<TableSpec>,
     /// Of the sum.
     pub(crate) norm: Option<NormSpec>,
@@ -117,7 +158,11 @@ impl ModelSpec {
     pub(crate) fn matrices(&self) -> impl Iterator<Item = (&str, usize)> {
         let EmbeddingSpec { tokens, positions, token_types, .. } = &self.embedding;
         let positions = positions.as_ref().map(|positions| &positions.table);
-        let tables = [Some(tokens), positions, token_types.as_ref()].into_iter().flatten();
+        let answers = self.head.as_ref().and_then(|head| match &head.logits {
+            Logits::Label => None,
+            Logits::Answers(table) => Some(table),
+        });
+        let tables = [Some(tokens), positions, token_types.as_ref(), answers].into_iter().flatten();
         let tables = tables.map(|table| (table.path.as_str(), table.width));
         tables.chain(self.parts().map(|(part, inputs)| (part.path.as_str(), inputs)))
     }
@@ -133,8 +178,12 @@ impl ModelSpec {
             .layers
             .iter()
             .flat_map(|LayerSpec { attention, mlp }| [&attention.qkv, &attention.output, &mlp.up, &mlp.down]);
+        let dense = self.behind.iter().filter_map(|step| match step {
+            StepSpec::Dense { projection, .. } => Some(projection),
+            StepSpec::Norm(_) => None,
+        });
         projections
-            .chain(&self.dense)
+            .chain(dense)
             .flat_map(|projection| projection.parts.iter().map(|part| (part, projection.inputs)))
     }
 
@@ -147,6 +196,10 @@ impl ModelSpec {
             }
             all.extend([&attention.q_norm, &attention.k_norm].map(Option::as_ref));
         }
+        all.extend(self.behind.iter().map(|step| match step {
+            StepSpec::Norm(norm) => Some(norm),
+            StepSpec::Dense { .. } => None,
+        }));
         all.into_iter().flatten()
     }
 }

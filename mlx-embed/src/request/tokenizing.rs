@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::thread;
 use std::vec;
 
-use super::{Plan, Shared};
-use crate::batch::Reading;
+use super::{Before, Plan, Shared};
+use crate::batch::{Reading, mark_second_part};
 use crate::engine::queue::QueueLane;
 use crate::engine::turns::{Steps, Turns};
 use crate::engine::{Admission, Caller, SharedPrompt, Text, given_up};
-use crate::error::Error;
+use crate::error::{Error, InputError};
 use crate::panics::{panic_message, quietly};
 use crate::runner::Inspect;
+use crate::text::{Frame, Tokens};
 
 /// Texts from this length on may take long where a tokenizer has to read them whole.
 const LONG_BYTES: usize = 32 << 10;
@@ -29,16 +30,23 @@ impl Shared {
         slot: usize,
         text: &str,
     ) -> Option<Option<Text>> {
-        if plan.prompt.len().saturating_add(text.len()) > self.max_text_bytes {
+        if plan.before.len().saturating_add(text.len()) > self.max_text_bytes {
             caller.ticket.settle(slot, Err(self.too_many_bytes(plan, text)));
             return Some(None);
         }
         let stop = || self.engine.gives_up(caller);
-        let tokens = match stop() {
-            false => self.text.encode_unless(&plan.prompt, text, self.info.max_tokens, &stop),
-            true => None,
+        let read = match (stop(), &plan.before) {
+            (true, _) => None,
+            (_, Before::Prompt(prompt)) => self.read(prompt, text, &stop),
+            (_, Before::Query(query)) => match query.frame(self) {
+                Ok(frame) => self.read_pair(frame, text, &stop),
+                Err(source) => {
+                    caller.ticket.fail(Error::Query { source });
+                    return None;
+                }
+            },
         };
-        match tokens {
+        match read {
             None => {
                 self.engine.give_up(caller);
                 None
@@ -47,23 +55,45 @@ impl Shared {
                 caller.ticket.settle(slot, Err(error));
                 Some(None)
             }
-            Some(Ok(tokens)) => {
-                let ids: Arc<[u32]> = tokens.ids.into();
-                let prompt = if self.shares_prompts {
-                    self.text.prompt_ids(&plan.prompt, self.info.max_tokens)
-                } else {
-                    None
-                };
-                let prompt = prompt.and_then(|prompt| shared_part(&prompt, &ids));
-                let left_out = if self.leaves_out_prompts {
-                    self.text.prompt_length(&plan.prompt, self.info.max_tokens)
-                } else {
-                    0
-                };
-                let reading = Reading { left_out };
-                Some(self.job(caller, slot, ids, reading, tokens.truncated, prompt))
+            Some(Ok(Read { tokens, truncated, beginning, reading })) => {
+                let beginning = beginning.and_then(|beginning| shared_part(&beginning, &tokens));
+                Some(self.job(caller, slot, tokens, reading, truncated, beginning))
             }
         }
+    }
+
+    /// A text behind its prompt.
+    fn read(&self, prompt: &str, text: &str, stop: &dyn Fn() -> bool) -> Option<Result<Read, InputError>> {
+        let max_tokens = self.info.max_tokens;
+        let tokens = self.text.encode_unless(prompt, text, max_tokens, stop)?;
+        Some(tokens.map(|Tokens { ids, truncated }| Read {
+            tokens: ids.into(),
+            truncated,
+            beginning: if self.shares_prompts { self.text.prompt_ids(prompt, max_tokens) } else { None },
+            reading: Reading {
+                left_out: if self.leaves_out_prompts {
+                    self.text.prompt_length(prompt, max_tokens)
+                } else {
+                    0
+                },
+            },
+        }))
+    }
+
+    /// A document with its query.
+    fn read_pair(
+        &self,
+        frame: &Frame,
+        document: &str,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<Result<Read, InputError>> {
+        let tokens = frame.encode(&self.text, document, self.info.max_tokens, stop)?;
+        Some(tokens.map(|tokens| Read {
+            truncated: tokens.truncated,
+            tokens: marked(tokens.ids, tokens.second).into(),
+            beginning: self.shares_prompts.then(|| frame.beginning()),
+            reading: Reading::default(),
+        }))
     }
 
     /// The threads that tokenise for callers who must not be held up; `None` where none can be had.
@@ -193,6 +223,23 @@ impl Drop for Threads {
         // The threads end by themselves: this may be one of them.
         drop(self.turns.close());
     }
+}
+
+/// A text as the model sees it.
+struct Read {
+    tokens: Arc<[u32]>,
+    truncated: bool,
+    /// Tokens of what others begin with, too.
+    beginning: Option<Arc<[u32]>>,
+    reading: Reading,
+}
+
+/// A pair's tokens with their types: 1 from `second` on.
+pub(crate) fn marked(mut ids: Vec<u32>, second: Option<usize>) -> Vec<u32> {
+    if let Some(second) = second {
+        mark_second_part(&mut ids[second..]);
+    }
+    ids
 }
 
 /// What a text has in common with its prompt's own tokens. That may be less than all of them: a tokenizer can merge the

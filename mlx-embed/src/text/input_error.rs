@@ -24,6 +24,17 @@ pub enum InputError {
         /// The limit.
         max_bytes: usize,
     },
+    /// A query leaves no room for a document.
+    #[error(
+        "it takes {tokens} tokens with what stands around a pair, and the limit is {max_tokens}, so that none is left \
+         for a document; shorten it, or load the model with a larger max_tokens"
+    )]
+    NoRoom {
+        /// Tokens of a pair without its document.
+        tokens: usize,
+        /// The limit.
+        max_tokens: usize,
+    },
     /// More token ids than the model takes. Texts are cut; ids that somebody else made are not.
     #[error(
         "it has {tokens} token ids, but the limit is {max_tokens}; cut it, or load the model with a larger max_tokens"

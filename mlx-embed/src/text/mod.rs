@@ -6,6 +6,7 @@ mod charsmap;
 mod class;
 mod input_error;
 mod limits;
+mod pair;
 mod prompts;
 mod settings;
 mod side_files;
@@ -16,11 +17,12 @@ use std::path::PathBuf;
 
 pub use assemble::{AddedTokenInfo, TruncationSide};
 pub use input_error::InputError;
+pub(crate) use pair::{Frame, PairForm};
 pub use prompts::Prompt;
 pub(crate) use prompts::Prompts;
 pub(crate) use settings::{Overrides, Settings};
-pub(crate) use tokenizer::TextEncoder;
 pub use tokenizer::{EndToken, EndTokenSource};
+pub(crate) use tokenizer::{TextEncoder, Tokens};
 
 /// Why texts can't be turned into tokens at all. What is wrong with a single text is an
 /// [`InputError`](crate::InputError).

@@ -60,6 +60,8 @@ pub(crate) struct Settings {
     pub(super) declared_ends: [Option<bool>; 2],
     pub(super) lower_case: bool,
     limit: Option<usize>,
+    /// Whether the tokenizer gives types of tokens.
+    types: bool,
 }
 
 /// Which tokens stand at both ends of a text.
@@ -131,7 +133,13 @@ impl Settings {
                 .transpose()
                 .map_err(|reason| side_files::invalid(at(limit_field), reason))?
                 .flatten(),
+            types: gives_types(&config),
         })
+    }
+
+    /// Whether the tokenizer tells a model the types of tokens.
+    pub(crate) fn gives_types(&self) -> bool {
+        self.types
     }
 
     /// Whether a special token's name is one that every tokenizer has, or none at all.
@@ -143,6 +151,12 @@ impl Settings {
     pub(crate) fn model_max_length(&self) -> Option<usize> {
         self.limit
     }
+}
+
+/// Whether `model_input_names` has them, or is not there: the model has a table of types or not.
+fn gives_types(config: &Map<String, Value>) -> bool {
+    let names = config.get("model_input_names").and_then(Value::as_array);
+    names.is_none_or(|names| names.iter().any(|name| name == "token_type_ids"))
 }
 
 /// Whether a setting's name is that of a special token: one of the common names or one of the model's own.

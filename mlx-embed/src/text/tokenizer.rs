@@ -293,22 +293,9 @@ impl TextEncoder {
         max_tokens: usize,
         stop: &dyn Fn() -> bool,
     ) -> Option<Result<Tokens, InputError>> {
-        let stopped = Cell::new(false);
-        let stop = || {
-            stopped.set(stopped.get() || stop());
-            stopped.get()
-        };
         let room = max_tokens.saturating_sub(self.added_tokens());
-        let content = guarded(|| self.content(prompt, text, room, &stop));
-        if stopped.get() {
-            return None;
-        }
         let failed = |reason| InputError::Tokenizer { reason };
-        Some(content.map_err(failed).and_then(|(mut content, truncated)| {
-            match self.truncation_side {
-                TruncationDirection::Right => content.truncate(room),
-                TruncationDirection::Left => drop(content.drain(..content.len().saturating_sub(room))),
-            }
+        Some(self.cut_content(prompt, 0, text, room, stop)?.and_then(|(content, truncated)| {
             let token = |id| Token::new(id, String::new(), (0, 0));
             let encoding = Encoding::from_tokens(content.into_iter().map(token).collect(), 0);
             let encoding = guarded(|| self.tokenizer.post_process(encoding, None, true)).map_err(failed)?;
@@ -320,6 +307,57 @@ impl TextEncoder {
             InputError::check_vocabulary(&ids, self.vocab_size)?;
             Ok(Tokens { ids, truncated })
         }))
+    }
+
+    /// The tokens of `prompt` and `text`, cut to `room`, and whether any were; the first `kept` stay in any case. `None`
+    /// soon after `stop` has begun to say yes.
+    pub(super) fn cut_content(
+        &self,
+        prompt: &str,
+        kept: usize,
+        text: &str,
+        room: usize,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<Result<(Vec<u32>, bool), InputError>> {
+        let stopped = Cell::new(false);
+        let stop = || {
+            stopped.set(stopped.get() || stop());
+            stopped.get()
+        };
+        let content = guarded(|| self.content(prompt, text, room, &stop));
+        if stopped.get() {
+            return None;
+        }
+        let failed = |reason| InputError::Tokenizer { reason };
+        Some(content.map_err(failed).map(|(mut content, truncated)| {
+            match self.truncation_side {
+                TruncationDirection::Right => content.truncate(room),
+                TruncationDirection::Left => {
+                    let beyond = content.len().saturating_sub(room);
+                    drop(content.drain(kept..kept + beyond));
+                }
+            }
+            (content, truncated)
+        }))
+    }
+
+    /// The tokens of a text by itself.
+    pub(super) fn bare(&self, text: &str) -> Result<Vec<u32>, InputError> {
+        let ids = guarded(|| self.all_ids(text, &|| false));
+        ids.map_err(|reason| InputError::Tokenizer { reason })
+    }
+
+    /// The id of a token by its written form.
+    pub(crate) fn id_of(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    pub(super) fn vocab_size(&self) -> u32 {
+        self.vocab_size
     }
 
     /// The tokens of the content, or so many of them that it is certain to be longer than `room`, and whether it is.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::error::{GOLDEN_VERSION, GoldenError};
 use crate::file::{Files, check_header, require_regular};
 use crate::pooling::Pooling;
+use crate::request;
 use crate::text::Prompt;
 
 /// What a golden file is called beside a checkpoint.
@@ -27,9 +28,9 @@ pub(super) struct Facts {
     pub(super) model: Geometry,
     pub(super) weights_sha256: BTreeMap<String, String>,
     poolings: Vec<Pooling>,
-    /// What it holds, where it says so; else vectors.
-    #[serde(default)]
-    outputs: Option<Vec<String>>,
+    /// What it holds.
+    #[serde(default = "vectors")]
+    outputs: Vec<String>,
     /// Whether its vectors have length 1.
     #[serde(default = "yes")]
     pub(super) normalized: bool,
@@ -39,6 +40,14 @@ pub(super) struct Facts {
 fn yes() -> bool {
     true
 }
+
+fn vectors() -> Vec<String> {
+    vec![VECTOR.to_owned()]
+}
+
+/// What a file may hold.
+const VECTOR: &str = "vector";
+const SCORE: &str = "score";
 
 /// The model that a golden file was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -69,12 +78,24 @@ pub struct GoldenText {
     pub ids: Vec<u32>,
     /// Tokens whose hidden states are there whole.
     pub rows: Vec<usize>,
+    /// Of a pair the query; the text is the document then.
+    #[serde(default)]
+    pub query: Option<String>,
+    /// Types of the tokens, where not all are 0.
+    #[serde(default)]
+    pub token_type_ids: Option<Vec<u32>>,
 }
 
 impl GoldenText {
     /// Its prompt, as [`EmbedOptions`](crate::EmbedOptions) takes it.
     pub fn prompt(&self) -> Prompt {
         self.prompt_name.clone().map_or(Prompt::None, Prompt::Named)
+    }
+
+    /// Its tokens with their types, as the model takes them.
+    pub(super) fn tokens(&self) -> Vec<u32> {
+        let types = self.token_type_ids.iter().flatten();
+        request::marked(self.ids.clone(), types.copied().position(|kind| kind != 0))
     }
 }
 
@@ -85,6 +106,7 @@ pub struct Golden {
     path: PathBuf,
     pub(super) facts: Facts,
     embeddings: Vec<Vec<f32>>,
+    scores: Vec<f32>,
     hidden: Vec<Vec<f32>>,
     sketches: Vec<Vec<f32>>,
     /// `[K, D]`, K possibly 0.
@@ -153,6 +175,16 @@ impl Golden {
         self.embeddings.get(index)?.chunks_exact(self.facts.model.width()).nth(place)
     }
 
+    /// The reference's score of pair `index`; `None` if it isn't there.
+    pub fn score(&self, index: usize) -> Option<f32> {
+        self.scores.get(index).copied()
+    }
+
+    /// Whether it holds scores of pairs, and no vectors of texts.
+    pub(super) fn is_of_pairs(&self) -> bool {
+        self.embeddings.is_empty()
+    }
+
     /// The reference's hidden states of text `index`, those of [`GoldenText::rows`]: one f32 `[rows, hidden]` after the
     /// embedding, each layer and the final norm. Empty where the file has none.
     pub fn hidden_states(&self, index: usize) -> Vec<&[f32]> {
@@ -191,8 +223,12 @@ impl Golden {
         }
         let facts: Facts = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;
         let Geometry { hidden_size, vocab_size, .. } = facts.model;
-        if facts.outputs.as_ref().is_some_and(|outputs| !outputs.iter().any(|output| output == "vector")) {
-            return Err(invalid("it holds scores or vectors of tokens, and no vectors of texts".into()));
+        let holds = |what: &str| facts.outputs.iter().any(|output| output == what);
+        if !holds(VECTOR) && !holds(SCORE) {
+            return Err(invalid(format!(
+                "it holds neither vectors nor scores but {}",
+                facts.outputs.join(", ")
+            )));
         }
         if hidden_size == 0 || facts.model.width() == 0 || facts.texts.is_empty() || facts.poolings.is_empty()
         {
@@ -208,7 +244,8 @@ impl Golden {
             Err(_) => Vec::new(),
         };
         let count = directions.len() / hidden_size;
-        let (mut embeddings, mut hidden, mut sketches) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut embeddings, mut scores, mut hidden, mut sketches) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, text) in facts.texts.iter().enumerate() {
             let tokens = text.ids.len();
             if tokens == 0 || text.rows.iter().any(|&row| row >= tokens) {
@@ -217,10 +254,21 @@ impl Golden {
             if let Some(id) = text.ids.iter().find(|&&id| id as usize >= vocab_size) {
                 return Err(invalid(format!("text {index} has token {id} of a vocabulary of {vocab_size}")));
             }
-            embeddings.push(
-                tensors
-                    .floats(&format!("embedding.{index}"), &[facts.poolings.len(), facts.model.width()])?,
-            );
+            if holds(VECTOR) {
+                let shape = [facts.poolings.len(), facts.model.width()];
+                embeddings.push(tensors.floats(&format!("embedding.{index}"), &shape)?);
+            }
+            if holds(SCORE) {
+                let types = text.token_type_ids.as_ref();
+                let are_of_pair = |types: &Vec<u32>| {
+                    types.len() == tokens && types.is_sorted() && types.iter().all(|&kind| kind <= 1)
+                };
+                if text.query.is_none() || !types.is_none_or(are_of_pair) {
+                    let reason = "has no query, or not a type for each token, 0 and then 1";
+                    return Err(invalid(format!("text {index} {reason}")));
+                }
+                scores.extend(tensors.floats(&format!("score.{index}"), &[1])?);
+            }
             hidden.push(if text.rows.is_empty() {
                 Vec::new()
             } else {
@@ -233,7 +281,7 @@ impl Golden {
                 tensors.floats(&format!("sketch.{index}"), &[facts.model.states(), tokens, count])?
             });
         }
-        Ok(Self { facts, embeddings, hidden, sketches, directions, path })
+        Ok(Self { facts, embeddings, scores, hidden, sketches, directions, path })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Does a checkpoint compute here what a reference implementation computes with it? Layer by layer.
 //!
-//! [`Embedder::verify`](crate::Embedder::verify) runs texts through a model and looks at every hidden state on the way.
+//! [`Embedder::verify`](crate::Embedder::verify) runs texts through a model and looks at every hidden state on the way, and
+//! [`Reranker::verify`](crate::Reranker::verify) pairs.
 //! With a [`Golden`] file, which `tools/golden/make.py` makes of any checkpoint with mlx-lm or transformers in f64, it
 //! compares each of them with the reference's and names the first layer that leaves its [`Tolerance`]. With or without
 //! one it asks what needs no reference: are hidden states finite, the same bits twice, and the same in any company.
@@ -21,17 +22,21 @@ mod company;
 mod compare;
 mod golden;
 mod measure;
+mod pairs;
 mod report;
 mod samples;
 #[cfg(test)]
 mod tests;
 mod tolerance;
 
+use std::sync::Arc;
+
 use crate::embedder::Embedder;
 use crate::error::{Error, InputError};
 use crate::info::Info;
 use crate::mlx::Dtype;
-use crate::options::EmbedOptions;
+use crate::options::{EmbedOptions, Embedding, Lane};
+use crate::request::{self, Before, Finish, Plan, Results, Shared};
 use crate::runner::HiddenStates;
 use crate::text::TextError;
 
@@ -44,7 +49,8 @@ use report::failures;
 pub use crate::error::GoldenError;
 pub use golden::{Golden, GoldenText};
 pub use report::{
-    Against, Check, Layer, LayerComparison, OtherTokens, Question, VectorComparison, Verification,
+    Against, Check, Layer, LayerComparison, OtherTokens, Question, ScoreComparison, VectorComparison,
+    Verification,
 };
 pub use samples::SAMPLES;
 pub use tolerance::Tolerance;
@@ -66,31 +72,38 @@ impl Embedder {
     /// # Errors
     /// When the golden file is another model's, or the model fails.
     pub fn verify(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
-        let texts = match golden {
-            Some(golden) => {
-                check_model(golden, self.info())?;
-                golden.texts().iter().map(|text| text.ids.clone()).collect()
-            }
-            None => {
-                let ids = SAMPLES.iter().map(|text| self.token_ids(text, &EmbedOptions::default()));
-                ids.collect::<Result<Vec<_>, _>>()?
-            }
+        let tokens = |text: &GoldenText| {
+            let options = EmbedOptions { prompt: text.prompt(), ..Default::default() };
+            self.token_ids(&text.text, &options)
         };
-        let Info { config, max_tokens, .. } = self.info();
-        let apart = config.frequencies_depend_on_length(*max_tokens);
-        let normalized = golden.is_none_or(|golden| golden.facts.normalized);
-        Verifier { embedder: self, texts, apart, normalized }.run(golden)
+        let samples = || {
+            let ids = SAMPLES.iter().map(|text| self.token_ids(text, &EmbedOptions::default()));
+            ids.collect()
+        };
+        Verifier::new(self.shared(), golden, &tokens, samples)?.run(golden)
     }
 }
 
 /// Fails where a golden file can't be this model's.
 fn check_model(golden: &Golden, info: &Info) -> Result<(), GoldenError> {
     let other = |reason: String| Err(GoldenError::OtherModel { path: golden.path().to_owned(), reason });
+    match (golden.is_of_pairs(), &info.reranker) {
+        (true, None) => {
+            return other("it holds scores of pairs, which a reranker gives, and no vectors".into());
+        }
+        (false, Some(_)) => return other("it holds vectors of texts, and no scores of pairs".into()),
+        _ => {}
+    }
     let ours = Geometry {
         layers: info.config.layers,
         hidden_size: info.config.hidden_size.unsigned_abs() as usize,
         vocab_size: info.config.vocab_size.unsigned_abs() as usize,
-        embedding_size: Some(info.embedding_size),
+        // Of a reranker the file says nothing of that.
+        embedding_size: Some(if golden.is_of_pairs() {
+            golden.facts.model.width()
+        } else {
+            info.embedding_size
+        }),
     };
     let theirs = Geometry { embedding_size: Some(golden.facts.model.width()), ..golden.facts.model };
     if theirs != ours {
@@ -117,20 +130,44 @@ impl std::fmt::Display for Geometry {
 
 /// A run of texts through a model.
 struct Verifier<'a> {
-    embedder: &'a Embedder,
+    shared: &'a Arc<Shared>,
+    /// What this model's tokenizer makes of a golden file's text.
+    tokens: &'a Tokens<'a>,
     texts: Vec<Vec<u32>>,
     /// Whether texts of other lengths stay out of each other's batches, as they do where frequencies depend on length.
     apart: bool,
-    /// Whether the golden file's vectors have length 1.
+    /// Whether the golden file's vectors have length 1. Logits never do.
     normalized: bool,
 }
+
+type Tokens<'a> = dyn Fn(&GoldenText) -> Result<Vec<u32>, Error> + 'a;
 
 /// The vectors of texts; `None` for one that is not finite.
 type Vectors = Vec<Option<Vec<f32>>>;
 
-impl Verifier<'_> {
+impl<'a> Verifier<'a> {
+    /// For a golden file's texts, or for `samples`.
+    fn new(
+        shared: &'a Arc<Shared>,
+        golden: Option<&Golden>,
+        tokens: &'a Tokens<'a>,
+        samples: impl FnOnce() -> Result<Vec<Vec<u32>>, Error>,
+    ) -> Result<Self, Error> {
+        let info = &shared.info;
+        let texts = match golden {
+            Some(golden) => {
+                check_model(golden, info)?;
+                golden.texts().iter().map(GoldenText::tokens).collect()
+            }
+            None => samples()?,
+        };
+        let apart = info.config.frequencies_depend_on_length(info.max_tokens);
+        let normalized = info.reranker.is_none() && golden.is_none_or(|golden| golden.facts.normalized);
+        Ok(Self { shared, tokens, texts, apart, normalized })
+    }
+
     fn run(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
-        let info = self.embedder.info();
+        let info = &self.shared.info;
         let states = info.config.layers + 2;
         let mut layers = vec![Differences::default(); states];
         let [mut finite, mut twice, mut equals, mut padded] =
@@ -197,12 +234,12 @@ impl Verifier<'_> {
 
     fn hidden_states<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<HiddenStates, Error> {
         let texts: Vec<Vec<u32>> = texts.iter().map(|ids| ids.as_ref().to_vec()).collect();
-        self.embedder.shared().engine.ask(move |model| model.hidden_states(&refs(&texts)))
+        self.shared.engine.ask(move |model| model.hidden_states(&refs(&texts)))
     }
 
     /// Adds each token's error of `found` to its state's worst.
     fn compare_tokens(&self, found: &[Vec<f32>], expected: &[Vec<f32>], text: usize, worst: &mut [Worst]) {
-        let width = self.embedder.info().config.hidden_size.unsigned_abs() as usize;
+        let width = self.shared.info.config.hidden_size.unsigned_abs() as usize;
         for ((found, expected), worst) in found.iter().zip(expected).zip(worst) {
             for (found, expected) in found.chunks_exact(width).zip(expected.chunks_exact(width)) {
                 worst.add(relative_error(found, expected), text);
@@ -212,11 +249,16 @@ impl Verifier<'_> {
 
     /// Vectors of one call, scaled as the reference's are.
     fn vectors(&self, texts: Vec<Vec<u32>>) -> Result<Option<Vec<Vec<f32>>>, Error> {
-        let options = EmbedOptions { normalize: Some(self.normalized), ..Default::default() };
-        match self.embedder.embed_token_ids(texts, &options) {
-            Ok(embeddings) => Ok(Some(embeddings.into_iter().map(|embedding| embedding.vector).collect())),
-            Err(Error::Input { source: InputError::NotFinite, .. }) => Ok(None),
-            Err(error) => Err(error),
+        let finish = Finish { normalize: self.normalized, ..Finish::default() };
+        let plan = Plan::new(Before::Prompt("".into()), finish, texts.len(), Lane::Auto, None, false);
+        let vectors: Results<Embedding> =
+            self.shared.send_ids(texts, Ok(plan), None, request::each).wait()?;
+        let vectors: Result<Vec<_>, _> =
+            vectors.into_iter().map(|embedding| embedding.map(|embedding| embedding.vector)).collect();
+        match vectors {
+            Ok(vectors) => Ok(Some(vectors)),
+            Err(InputError::NotFinite) => Ok(None),
+            Err(source) => Err(Error::Input { index: 0, source }),
         }
     }
 
@@ -259,9 +301,9 @@ impl Verifier<'_> {
         vectors: &Vectors,
         tolerance: &Tolerance,
     ) -> Result<Against, Error> {
-        let states = layers.len();
+        let (info, states) = (&self.shared.info, layers.len());
         let layers = layers.into_iter().enumerate();
-        let here: Vec<(String, String)> = self.embedder.weights_sha256()?;
+        let here: Vec<(String, String)> = self.shared.weights_sha256()?;
         let of_golden = &golden.facts.weights_sha256;
         Ok(Against {
             file: golden.path().to_owned(),
@@ -273,20 +315,22 @@ impl Verifier<'_> {
                 .map(|(state, all)| all.report(Layer::of_state(state, states), states - 2, tolerance))
                 .collect(),
             vectors: self.compare_vectors(golden, vectors, tolerance),
+            scores: pairs::compare(golden, vectors, info, tolerance),
         })
     }
 
     fn other_tokens(&self, golden: &Golden) -> Result<Vec<OtherTokens>, Error> {
         let mut others = Vec::new();
         for (index, text) in golden.texts().iter().enumerate() {
-            let options = EmbedOptions { prompt: text.prompt(), ..Default::default() };
-            let found = match self.embedder.token_ids(&text.text, &options) {
-                Ok(ids) => ids,
+            let found = match (self.tokens)(text) {
+                Ok(tokens) => tokens,
                 // The reference has ids for this text, and here it is empty or its prompt is missing.
-                Err(Error::Input { .. } | Error::Text(TextError::UnknownPrompt { .. })) => Vec::new(),
+                Err(
+                    Error::Input { .. } | Error::Query { .. } | Error::Text(TextError::UnknownPrompt { .. }),
+                ) => Vec::new(),
                 Err(error) => return Err(error),
             };
-            if found != text.ids {
+            if found != text.tokens() {
                 others.push(OtherTokens { text: index, expected: text.ids.clone(), found });
             }
         }
@@ -299,8 +343,8 @@ impl Verifier<'_> {
         vectors: &Vectors,
         tolerance: &Tolerance,
     ) -> Option<VectorComparison> {
-        let pooling = self.embedder.info().pooling;
-        let leaves_prompts_out = !self.embedder.info().sentence_transformers.include_prompt
+        let pooling = self.shared.info.pooling;
+        let leaves_prompts_out = !self.shared.info.sentence_transformers.include_prompt
             && pooling != crate::pooling::Pooling::LastToken;
         let (mut lowest, mut sum, mut largest, mut worst) = (f64::INFINITY, 0.0, 0.0, 0);
         let mut compared = 0;

@@ -52,7 +52,7 @@ impl Serialize for Layer {
     }
 }
 
-/// What [`Embedder::verify`](crate::Embedder::verify) found. Numbers that are not finite are `null` in JSON.
+/// What [`Embedder::verify`](crate::Embedder::verify) or [`Reranker::verify`](crate::Reranker::verify) found. Numbers that are not finite are `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Verification {
@@ -101,6 +101,8 @@ pub struct Against {
     pub layers: Vec<LayerComparison>,
     /// The pooled, normalised vectors; `None` if the file has none for this pooling.
     pub vectors: Option<VectorComparison>,
+    /// Of a reranker, the pairs' scores; `None` for an embedder.
+    pub scores: Option<ScoreComparison>,
 }
 
 /// Hidden states after one layer beside the reference's, over all tokens of all texts.
@@ -145,6 +147,18 @@ pub struct VectorComparison {
     /// The text with the lowest cosine.
     pub text: usize,
     /// Whether cosine and largest difference are within their tolerance.
+    pub passed: bool,
+}
+
+/// Scores beside the reference's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ScoreComparison {
+    /// Largest difference.
+    pub max_abs: f64,
+    /// The pair that has it.
+    pub pair: usize,
+    /// Whether it is within [`Tolerance::max_abs`].
     pub passed: bool,
 }
 
@@ -233,6 +247,10 @@ pub(super) fn failures(first: Option<Layer>, against: Option<&Against>, checks: 
                 "vectors differ from the reference: cosine {:.7}, largest difference {:.1e}, text {}",
                 vectors.cosine, vectors.max_abs, vectors.text
             ));
+        }
+        if let Some(scores) = against.scores.as_ref().filter(|scores| !scores.passed) {
+            let ScoreComparison { max_abs, pair, .. } = scores;
+            failures.push(format!("scores differ from the reference by up to {max_abs:.1e}, pair {pair}"));
         }
         if let Some(other) = against.other_tokens.first() {
             failures.push(format!(

@@ -100,7 +100,8 @@ pub(super) fn read(
         ropes: Vec::new(),
         layers: (0..layers).map(|layer| layer_spec(layer, &own, activation, &norm)).collect(),
         norm: None,
-        dense: Vec::new(),
+        behind: Vec::new(),
+        head: None,
     };
     Ok((own, spec))
 }

@@ -1,11 +1,12 @@
 //! Qwen2, Qwen3, Llama, Mistral and Gemma 3: RMSNorm before each half, rotary embedding, a gated feed-forward part.
 
+use crate::checkpoint::DenseActivation;
 use crate::checkpoint::config::{Architecture, ModelConfig};
 use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::rope::{RopeScaling, RopeSpec};
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormKind,
-    NormSpec, PartSpec, ProjectionSpec, Sees,
+    NormSpec, PartSpec, ProjectionSpec, Sees, StepSpec,
 };
 
 /// `projects` says that `linear` is behind the layers.
@@ -98,23 +99,20 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
             .collect(),
         layers: (0..config.layers).map(layer).collect(),
         norm: Some(norm("norm".into(), hidden)),
-        dense: dense(config.architecture, weights, hidden, projects),
+        behind: behind(config.architecture, weights, hidden, projects),
+        head: None,
     }
 }
 
 /// Projections behind pooling: `dense.0`, `dense.1` of MLX's EmbeddingGemma, `linear` of voyage-4-nano. The latter projects
 /// each token's state, which before a mean or the choice of a token is the same.
-fn dense(
-    architecture: Architecture,
-    weights: &TensorFiles,
-    hidden: usize,
-    projects: bool,
-) -> Vec<ProjectionSpec> {
-    let mut all: Vec<ProjectionSpec> = Vec::new();
+fn behind(architecture: Architecture, weights: &TensorFiles, hidden: usize, projects: bool) -> Vec<StepSpec> {
+    let (mut all, mut width) = (Vec::new(), hidden);
     let mut add = |path: String| match weights.rows(&format!("{path}.weight")) {
         Some(outputs) => {
-            let inputs = all.last().map_or(hidden, ProjectionSpec::outputs);
-            all.push(ProjectionSpec::one(path, outputs, inputs, false));
+            let projection = ProjectionSpec::one(path, outputs, width, false);
+            all.push(StepSpec::Dense { projection, activation: DenseActivation::Identity });
+            width = outputs;
             true
         }
         None => false,

@@ -4,6 +4,7 @@
 
 mod bert;
 mod decoder;
+mod heads;
 mod modernbert;
 mod nomic;
 
@@ -11,10 +12,23 @@ use super::doubt::Doubt;
 use super::files::TensorFiles;
 use super::json::JsonObject;
 use super::spec::{Activation, HeadsSpec, ModelSpec, NormKind, NormSpec, TableSpec};
-use super::{Architecture, CheckpointError, ModelConfig, marks, parts};
+use super::{Architecture, CheckpointError, ModelConfig, Purpose, marks, parts};
 
 /// What the checkpoint's model is.
 pub(super) fn read(
+    config: &JsonObject,
+    weights: &TensorFiles,
+    doubts: &mut Vec<Doubt>,
+    purpose: Purpose,
+) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
+    let (own, mut spec) = without_head(config, weights, doubts)?;
+    if purpose == Purpose::Scores {
+        heads::add(config, &own, &mut spec)?;
+    }
+    Ok((own, spec))
+}
+
+fn without_head(
     config: &JsonObject,
     weights: &TensorFiles,
     doubts: &mut Vec<Doubt>,

@@ -103,7 +103,8 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         ropes: vec![rope(global_theta), rope(local_theta)],
         layers: (0..layers).map(layer).collect(),
         norm: Some(norm("final_norm".into())),
-        dense: Vec::new(),
+        behind: Vec::new(),
+        head: None,
     };
     Ok((own, spec))
 }

@@ -105,7 +105,8 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         }],
         layers: (0..layers).map(layer).collect(),
         norm: None,
-        dense: Vec::new(),
+        behind: Vec::new(),
+        head: None,
     };
     Ok((own, spec))
 }

@@ -1,6 +1,7 @@
 //! The files that sentence-transformers puts beside a model: modules, pooling, normalisation, prompts, settings of the
 //! tokenizer. What they say and this crate can't do is refused.
 
+mod cross_encoder;
 mod modules;
 mod pooling;
 mod transformer;
@@ -14,9 +15,22 @@ use serde_json::{Map, Value};
 use super::CheckpointError;
 use super::json::JsonObject;
 use super::modules::ModuleSpec;
-use super::spec::ProjectionSpec;
+use super::spec::StepSpec;
 use crate::file::Files;
 use crate::pooling::Pooling;
+
+pub(crate) use cross_encoder::{CrossEncoder, is_cross_encoder};
+use transformer::Calls;
+
+const FILE: &str = "config_sentence_transformers.json";
+const MODULES: &str = "modules.json";
+
+/// Kinds of models, as sentence-transformers calls them.
+const VECTORS: &str = "SentenceTransformer";
+const SCORES: &str = "CrossEncoder";
+
+/// A module's own settings, in its folder.
+const SETTINGS: &str = "config.json";
 
 /// What a checkpoint's sentence-transformers files say.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -70,25 +84,34 @@ impl Default for SentenceTransformers {
 }
 
 impl SentenceTransformers {
-    /// `own` are projections behind pooling in the model's own weights.
-    pub(super) fn read(files: &Files, own: &[ProjectionSpec]) -> Result<Self, CheckpointError> {
+    /// `own` are steps behind pooling in the model's own weights.
+    pub(super) fn read(files: &Files, own: &[StepSpec]) -> Result<Self, CheckpointError> {
         let mut all = Self::default();
         all.read_modules(files, own)?;
-        all.read_prompts(files)?;
-        all.read_transformer(files)?;
+        all.read_prompts(files, VECTORS)?;
+        all.read_transformer(files, Calls::VECTORS)?;
         Ok(all)
     }
 
-    fn read_prompts(&mut self, files: &Files) -> Result<(), CheckpointError> {
-        let Some(config) = JsonObject::open(files, "config_sentence_transformers.json")? else {
-            return Ok(());
+    /// The default prompt, if it says anything.
+    pub(crate) fn default_prompt(&self) -> Option<&str> {
+        let prompt = self.prompts.get(self.default_prompt_name.as_ref()?)?;
+        Some(&prompt[..]).filter(|prompt| !prompt.is_empty())
+    }
+
+    /// Returns the file, of a model of this kind.
+    fn read_prompts(&mut self, files: &Files, wanted: &str) -> Result<Option<JsonObject>, CheckpointError> {
+        let Some(config) = JsonObject::open(files, FILE)? else {
+            return Ok(None);
         };
         let kind: Option<String> = config.optional("model_type")?;
-        if let Some(kind) = kind.filter(|kind| kind != "SentenceTransformer") {
-            let reason = format!(
-                "is `{kind}`; only `SentenceTransformer` gives one vector a text, and this crate computes no other kind"
-            );
-            return Err(config.invalid("model_type", reason));
+        if let Some(kind) = kind.filter(|kind| kind != wanted) {
+            let what = match kind.as_str() {
+                SCORES => "a reranker; load it with `Reranker` (mlx-embed rerank)",
+                VECTORS => "an embedder; load it with `Embedder` (mlx-embed embed)",
+                _ => "which this crate does not compute",
+            };
+            return Err(config.invalid("model_type", format!("is `{kind}`, {what}")));
         }
         let prompts: BTreeMap<String, Option<String>> = config.optional("prompts")?.unwrap_or_default();
         self.prompts = prompts.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect();
@@ -103,6 +126,6 @@ impl SentenceTransformers {
             }
             self.prompts.insert(name.clone(), String::new());
         }
-        Ok(())
+        Ok(Some(config))
     }
 }

@@ -4,20 +4,25 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 
-use super::{SentenceTransformers, pooling};
+use super::{MODULES, SETTINGS, SentenceTransformers, pooling};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::json::{self, JsonObject};
 use crate::checkpoint::modules::ModuleSpec;
-use crate::checkpoint::spec::ProjectionSpec;
+use crate::checkpoint::spec::StepSpec;
 use crate::file::Files;
 
-const MODULES: &str = "modules.json";
-
 #[derive(Deserialize)]
-struct Module {
-    path: String,
+pub(super) struct Module {
+    pub(super) path: String,
     #[serde(rename = "type")]
-    class: String,
+    pub(super) class: String,
+}
+
+impl Module {
+    /// Whether only rerankers have it.
+    pub(super) fn is_of_cross_encoder(&self) -> bool {
+        self.class.starts_with("sentence_transformers.cross_encoder.")
+    }
 }
 
 /// The modules that this crate has, in the order in which texts go through them.
@@ -51,12 +56,8 @@ impl Kind {
 }
 
 impl SentenceTransformers {
-    /// `own` are projections in the model's own weights, where some conversions put what Dense modules hold.
-    pub(super) fn read_modules(
-        &mut self,
-        files: &Files,
-        own: &[ProjectionSpec],
-    ) -> Result<(), CheckpointError> {
+    /// `own` are steps in the model's own weights, where some conversions put what Dense modules hold.
+    pub(super) fn read_modules(&mut self, files: &Files, own: &[StepSpec]) -> Result<(), CheckpointError> {
         let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else {
             self.behind = own.iter().map(ModuleSpec::of_weights).collect();
             // Some conversions keep the pooling's folder and lose modules.json.
@@ -88,9 +89,7 @@ impl SentenceTransformers {
                 );
             }
             let folder = Path::new(&module.path);
-            if !folder.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-                return refuse("path", format!("is `{}`, which leads out of the checkpoint", module.path));
-            }
+            check_inside(files, folder)?;
             match kind {
                 Kind::Transformer if folder.components().any(|part| part != Component::CurDir) => {
                     return refuse(
@@ -106,7 +105,7 @@ impl SentenceTransformers {
                 Kind::Pooling => {
                     if !self.read_pooling(files, folder)? {
                         return Err(CheckpointError::MissingFile {
-                            path: files.path(folder.join("config.json")),
+                            path: files.path(folder.join(SETTINGS)),
                             hint: "modules.json names it as the pooling's settings",
                         });
                     }
@@ -132,7 +131,7 @@ impl SentenceTransformers {
 
     /// Whether there is a pooling's folder.
     fn read_pooling(&mut self, files: &Files, folder: &Path) -> Result<bool, CheckpointError> {
-        let file = folder.join("config.json");
+        let file = folder.join(SETTINGS);
         let Some(config) = JsonObject::open(files, &file)? else {
             return Ok(false);
         };
@@ -143,7 +142,22 @@ impl SentenceTransformers {
     }
 }
 
+/// Refuses a module's folder that is not one of the checkpoint's.
+pub(super) fn check_inside(files: &Files, folder: &Path) -> Result<(), CheckpointError> {
+    if folder.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Ok(());
+    }
+    Err(CheckpointError::InvalidField {
+        path: files.path(MODULES),
+        field: "path".into(),
+        reason: format!("is `{}`, which leads out of the checkpoint", folder.display()),
+    })
+}
+
 fn why_not(class: &str) -> String {
+    if class.starts_with("sentence_transformers.cross_encoder.") {
+        return format!("is `{class}`, a reranker's; load it with `Reranker` (mlx-embed rerank)");
+    }
     let package = class.split('.').next().unwrap_or_default();
     if package == "sentence_transformers" {
         format!(
@@ -165,7 +179,7 @@ fn check_normalize(files: &Files, folder: &Path) -> Result<(), CheckpointError> 
     if folder.components().all(|part| part == Component::CurDir) {
         return Ok(());
     }
-    let Some(config) = JsonObject::open(files, folder.join("config.json"))? else {
+    let Some(config) = JsonObject::open(files, folder.join(SETTINGS))? else {
         return Ok(());
     };
     for field in ["module_input_name", "module_output_name"] {

@@ -42,17 +42,55 @@ const LOADING: [&str; 19] = [
     "use_safetensors",
 ];
 
+/// What a model may be asked for, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Calls {
+    tasks: &'static [&'static str],
+    /// What sentence-transformers calls the result, and transformers' model.
+    outputs: &'static [&'static str],
+    of_model: &'static str,
+    /// Whether the chat template may have its part in it.
+    messages: bool,
+}
+
+impl Calls {
+    pub(super) const VECTORS: Self = Self {
+        tasks: &["feature-extraction"],
+        outputs: &["token_embeddings"],
+        of_model: "last_hidden_state",
+        messages: false,
+    };
+    pub(super) const SCORES: Self = Self {
+        tasks: &["sequence-classification", "text-generation"],
+        outputs: &["scores", "causal_logits"],
+        of_model: "logits",
+        messages: true,
+    };
+}
+
 impl SentenceTransformers {
-    pub(super) fn read_transformer(&mut self, files: &Files) -> Result<(), CheckpointError> {
+    /// Whether texts are put into the chat template, where the file says what the model takes.
+    pub(super) fn read_transformer(
+        &mut self,
+        files: &Files,
+        calls: Calls,
+    ) -> Result<Option<bool>, CheckpointError> {
         for name in FILES {
             if let Some(config) = JsonObject::open(files, name)?.filter(|config| !config.is_empty()) {
-                return self.read_calls(files, &config);
+                return self.read_calls(files, &config, calls);
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn read_calls(&mut self, files: &Files, config: &JsonObject) -> Result<(), CheckpointError> {
+    fn read_calls(
+        &mut self,
+        files: &Files,
+        config: &JsonObject,
+        calls: Calls,
+    ) -> Result<Option<bool>, CheckpointError> {
+        let one_of = |names: &[&str], value: &Value| names.iter().any(|name| value == name);
+        let mut messages = None;
         for (field, value) in config.entries().filter(|(_, value)| !value.is_null()) {
             match field.as_str() {
                 // Version 5 has the names of the left.
@@ -61,9 +99,9 @@ impl SentenceTransformers {
                 "model_args" | "model_kwargs" => check_model(config, field)?,
                 "config_args" | "config_kwargs" => check_config(files, config, field)?,
                 "processing_kwargs" => self.limit = processing(config)?,
-                "transformer_task" if value == "feature-extraction" => {}
-                "module_output_name" if value == "token_embeddings" => {}
-                "modality_config" => check_modalities(config)?,
+                "transformer_task" if one_of(calls.tasks, value) => {}
+                "module_output_name" if one_of(calls.outputs, value) => {}
+                "modality_config" => messages = modalities(config, calls)?,
                 "tokenizer_name_or_path" => {
                     let reason = format!("is {value}; put that tokenizer's files here and remove the field");
                     return Err(config.invalid(field, reason));
@@ -99,7 +137,7 @@ impl SentenceTransformers {
             .or(model_max_length.map(|limit| ("model_max_length of the tokenizer's arguments", limit)))
             .or(max_seq_length.map(|limit| ("max_seq_length", limit)));
         self.processor_kwargs.remove("model_max_length");
-        Ok(())
+        Ok(messages)
     }
 }
 
@@ -168,25 +206,26 @@ fn processing(config: &JsonObject) -> Result<Option<(&'static str, Option<usize>
     Ok(limit)
 }
 
-/// Refuses texts that are no plain texts to the model: ones put into a chat's template.
-fn check_modalities(config: &JsonObject) -> Result<(), CheckpointError> {
-    let Some(modalities) = config.object("modality_config")? else { return Ok(()) };
-    if modalities.raw("message").is_some() {
+/// Whether texts are put into a chat's template, where the file says what the model takes. What isn't text is refused.
+fn modalities(config: &JsonObject, calls: Calls) -> Result<Option<bool>, CheckpointError> {
+    let Some(modalities) = config.object("modality_config")? else { return Ok(None) };
+    let message = modalities.object("message")?;
+    if message.is_some() && !calls.messages {
         let reason = "puts every text into the chat template, which this crate does not do";
         return Err(modalities.invalid("message", reason));
     }
     let Some(text) = modalities.object("text")? else {
         return Err(modalities.invalid("text", "is missing; the model takes no texts"));
     };
-    let plain = [("method", "forward"), ("method_output_name", "last_hidden_state")];
-    for (field, expected) in plain {
-        if text.raw(field).is_some_and(|value| value != expected) {
-            return Err(
-                text.invalid(field, format!("must be `{expected}`; this crate computes nothing else"))
-            );
+    for way in [Some(&text), message.as_ref()].into_iter().flatten() {
+        for (field, expected) in [("method", "forward"), ("method_output_name", calls.of_model)] {
+            if way.raw(field).is_some_and(|value| value != expected) {
+                let reason = format!("must be `{expected}`; this crate computes nothing else");
+                return Err(way.invalid(field, reason));
+            }
         }
     }
-    Ok(())
+    Ok(Some(message.is_some()))
 }
 
 /// The entries of an object that are not null; those that say where from a model is fetched say nothing here.

@@ -47,6 +47,8 @@ impl Cpu {
 #[derive(Debug)]
 pub(crate) struct Pass {
     ids: Vec<u32>,
+    /// Of each token, where not all are 0.
+    types: Option<Vec<u32>>,
     lengths: Arc<[usize]>,
     /// Tokens that each text continues.
     cached: usize,
@@ -65,9 +67,24 @@ pub(crate) struct Embedding {
     width: usize,
     scale: f32,
     positions: Option<(Table, Positions)>,
-    /// `[D]`
-    token_type: Option<Vec<f32>>,
+    token_types: Option<TokenTypes>,
     norm: Option<Norm>,
+}
+
+/// Rows by the types of tokens.
+#[derive(Debug)]
+pub(crate) struct TokenTypes {
+    table: Table,
+    /// Of it, the row that every token of a text alone has.
+    first: Vec<f32>,
+}
+
+impl TokenTypes {
+    fn new(table: Table, width: usize) -> Self {
+        let mut first = vec![0.0; width];
+        table.source().row(0, &mut first);
+        Self { table, first }
+    }
 }
 
 impl Backend for Cpu {
@@ -87,25 +104,19 @@ impl Backend for Cpu {
         spec: &EmbeddingSpec,
     ) -> Result<Embedding, CheckpointError> {
         let width = spec.tokens.width;
-        let token_type = match &spec.token_types {
-            Some(table) => {
-                let mut row = vec![0.0; width];
-                Table::new(weights.table(table)?).source().row(0, &mut row);
-                Some(row)
-            }
-            None => None,
-        };
+        let table = |spec| weights.table(spec).map(Table::new);
         Ok(Embedding {
-            tokens: Table::new(weights.table(&spec.tokens)?),
+            tokens: table(&spec.tokens)?,
             width,
             scale: spec.scale,
             positions: match &spec.positions {
-                Some(positions) => {
-                    Some((Table::new(weights.table(&positions.table)?), Positions::new(positions)))
-                }
+                Some(positions) => Some((table(&positions.table)?, Positions::new(positions))),
                 None => None,
             },
-            token_type,
+            token_types: match &spec.token_types {
+                Some(types) => Some(TokenTypes::new(table(types)?, width)),
+                None => None,
+            },
             norm: spec.norm.as_ref().map(|norm| Norm::load(weights, norm)).transpose()?,
         })
     }
@@ -157,6 +168,7 @@ impl Backend for Cpu {
         let longest = cached + lengths.iter().copied().max().unwrap_or(0);
         Ok(Pass {
             ids: batch.ids.clone(),
+            types: batch.types.clone(),
             lengths: Arc::clone(lengths),
             cached,
             short: lengths.iter().flat_map(|&length| std::iter::repeat_n(short(length), length)).collect(),
@@ -176,7 +188,7 @@ impl Backend for Cpu {
 
 impl Operations<Self> for Cpu {
     fn embed(&self, embedding: &Embedding, _next: Option<&Norm>, pass: &Pass) -> Result<Buffer, MlxError> {
-        let Embedding { tokens, width, scale, positions, token_type, norm } = embedding;
+        let Embedding { tokens, width, scale, positions, token_types, norm } = embedding;
         let mut x = self.engine.buffer(pass.ids.len() * width);
         self.engine.gather(&tokens.source(), &pass.ids, *width, &mut x);
         if *scale != 1.0 {
@@ -194,8 +206,16 @@ impl Operations<Self> for Cpu {
             self.engine.gather(&table.source(), &rows, *width, &mut added);
             self.engine.add(&mut x, &added);
         }
-        if let Some(row) = token_type {
-            x.chunks_exact_mut(*width).for_each(|x| x.iter_mut().zip(row).for_each(|(x, y)| *x += y));
+        match (token_types, &pass.types) {
+            (None, _) => {}
+            (Some(TokenTypes { first, .. }), None) => {
+                x.chunks_exact_mut(*width).for_each(|x| x.iter_mut().zip(first).for_each(|(x, y)| *x += y))
+            }
+            (Some(TokenTypes { table, .. }), Some(types)) => {
+                let mut added = self.engine.buffer(x.len());
+                self.engine.gather(&table.source(), types, *width, &mut added);
+                self.engine.add(&mut x, &added);
+            }
         }
         Ok(self.normed(norm.as_ref(), x))
     }

@@ -61,6 +61,8 @@ impl Mlx {
 pub(crate) struct Pass {
     ids: Array, // [B, L]
     host_ids: Vec<u32>,
+    /// `[B, L]`, where not all tokens are of type 0.
+    types: Option<Array>,
     lengths: Arc<[usize]>,
     /// L
     tokens: usize,
@@ -204,6 +206,7 @@ impl Backend for Mlx {
         Ok(Pass {
             ids: Array::from_slice(&batch.ids, &batch.shape)?,
             host_ids: batch.ids.clone(),
+            types: batch.types.as_ref().map(|types| Array::from_slice(types, &batch.shape)).transpose()?,
             lengths: Arc::clone(&batch.lengths),
             tokens: batch.shape[1] as usize,
             cached,
@@ -239,7 +242,8 @@ impl Operations<Self> for Mlx {
         }
         if let Some(table) = &embedding.token_types {
             let first = Array::from_slice(&[0_u32], &[1, 1])?;
-            x = ops::add(&x, &gather(table, activation, &first, stream)?, stream)?;
+            let types = pass.types.as_ref().unwrap_or(&first);
+            x = ops::add(&x, &gather(table, activation, types, stream)?, stream)?;
         }
         normed(embedding.norm.as_ref(), &x, stream)
     }

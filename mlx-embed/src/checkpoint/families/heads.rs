@@ -1,0 +1,126 @@
+//! Heads of rerankers: what makes logits of a pair's hidden states, and the names of its tensors.
+
+use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use crate::checkpoint::json::JsonObject;
+use crate::checkpoint::spec::{HeadSpec, Logits, ModelSpec, NormKind, NormSpec, ProjectionSpec, StepSpec};
+use crate::checkpoint::{CheckpointError, DenseActivation, marks};
+use crate::pooling::Pooling;
+
+/// Gives the model the head that the config's class has.
+pub(super) fn add(
+    config: &JsonObject,
+    own: &ModelConfig,
+    spec: &mut ModelSpec,
+) -> Result<(), CheckpointError> {
+    let classes = marks::classes(config)?;
+    let is = |end: &str| classes.iter().any(|class| class.ends_with(end));
+    let classifies = is(marks::SEQUENCE_CLASSIFICATION);
+    if classifies {
+        one_label(config)?;
+    }
+    let hidden = spec.hidden;
+    let dense = |path: &str, outputs: usize, bias: bool, activation: DenseActivation| StepSpec::Dense {
+        projection: ProjectionSpec::one(path.to_owned(), outputs, hidden, bias),
+        activation,
+    };
+    let label = |path: &str, bias: bool| dense(path, 1, bias, DenseActivation::Identity);
+    let (pooling, logits, steps) = match own.architecture {
+        Architecture::Bert if classifies => {
+            let pooler = dense("pooler.dense", hidden, true, DenseActivation::Tanh);
+            (Pooling::Cls, Logits::Label, vec![pooler, label("classifier", true)])
+        }
+        Architecture::Roberta if classifies => {
+            let inner = dense("classifier.dense", hidden, true, DenseActivation::Tanh);
+            (Pooling::Cls, Logits::Label, vec![inner, label("classifier.out_proj", true)])
+        }
+        Architecture::ModernBert if classifies => {
+            let bias = config::flag(config, "classifier_bias")?;
+            let inner = dense("head.dense", hidden, bias, activation(config)?);
+            let norm = StepSpec::Norm(NormSpec {
+                weight: "head.norm.weight".into(),
+                bias: config::flag(config, "norm_bias")?.then(|| "head.norm.bias".into()),
+                size: hidden,
+                kind: NormKind::Layer,
+                eps: own.norm_eps,
+            });
+            (pooling(config)?, Logits::Label, vec![inner, norm, label("classifier", true)])
+        }
+        Architecture::Qwen3 if classifies && own.causal => {
+            (Pooling::LastToken, Logits::Label, vec![label("score", false)])
+        }
+        Architecture::Qwen3 if own.causal && is("ForCausalLM") => {
+            let tied = config::flag(config, "tie_word_embeddings")?;
+            let path = if tied { &spec.embedding.tokens.path } else { "lm_head" };
+            let table = super::table(path, own.vocab_size as usize, own.hidden_size);
+            (Pooling::LastToken, Logits::Answers(table), Vec::new())
+        }
+        _ => return Err(no_reranker(config, &classes)),
+    };
+    (spec.behind, spec.head) = (steps, Some(HeadSpec { pooling, logits }));
+    Ok(())
+}
+
+#[cold]
+fn no_reranker(config: &JsonObject, classes: &[String]) -> CheckpointError {
+    let names = match classes {
+        [] => "is missing".to_owned(),
+        classes => format!("names {}", classes.join(", ")),
+    };
+    config.invalid(
+        "architectures",
+        format!(
+            "{names}; rerankers that can be run are `BertForSequenceClassification`, \
+             `(XLM)RobertaForSequenceClassification`, `ModernBertForSequenceClassification`, causal \
+             `Qwen3ForSequenceClassification` and `Qwen3ForCausalLM`. If this is an embedder, load it with `Embedder` \
+             (mlx-embed embed)"
+        ),
+    )
+}
+
+/// Refuses a classifier of several labels: which of them would say how well a document answers is nowhere written.
+fn one_label(config: &JsonObject) -> Result<(), CheckpointError> {
+    // transformers' own default.
+    const LABELS: usize = 2;
+    let (field, labels) = match (config.object("id2label")?, config.optional("num_labels")?) {
+        (Some(names), _) => ("id2label", names.entries().count()),
+        (None, Some(labels)) => ("num_labels", labels),
+        (None, None) => ("num_labels", LABELS),
+    };
+    if labels == 1 {
+        return Ok(());
+    }
+    Err(config.invalid(
+        field,
+        format!(
+            "{} {labels} labels, of which none is a score; a reranker has one",
+            if config.has(field) { "has" } else { "is missing, which means" }
+        ),
+    ))
+}
+
+fn pooling(config: &JsonObject) -> Result<Pooling, CheckpointError> {
+    match config.optional::<String>("classifier_pooling")?.as_deref() {
+        None | Some("cls") => Ok(Pooling::Cls),
+        Some("mean") => Ok(Pooling::Mean),
+        Some(other) => {
+            Err(config.invalid("classifier_pooling", format!("is `{other}`; supported are cls and mean")))
+        }
+    }
+}
+
+fn activation(config: &JsonObject) -> Result<DenseActivation, CheckpointError> {
+    let field = "classifier_activation";
+    let name = config.optional::<String>(field)?;
+    match name.as_deref() {
+        None | Some("gelu") => Ok(DenseActivation::Gelu),
+        Some("relu") => Ok(DenseActivation::Relu),
+        Some("silu" | "swish") => Ok(DenseActivation::Silu),
+        Some("tanh") => Ok(DenseActivation::Tanh),
+        Some("sigmoid") => Ok(DenseActivation::Sigmoid),
+        Some("linear") => Ok(DenseActivation::Identity),
+        Some(other) => Err(config.invalid(
+            field,
+            format!("is `{other}`; supported are gelu, relu, silu, tanh, sigmoid and linear"),
+        )),
+    }
+}

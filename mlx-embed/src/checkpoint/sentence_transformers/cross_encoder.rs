@@ -1,0 +1,98 @@
+//! What these files say of a reranker, a `CrossEncoder` of sentence-transformers.
+
+use std::path::Path;
+
+use super::modules::Module;
+use super::transformer::Calls;
+use super::{FILE, MODULES, SCORES, SETTINGS, SentenceTransformers};
+use crate::checkpoint::json::{self, JsonObject};
+use crate::checkpoint::{CheckpointError, DenseActivation};
+use crate::file::Files;
+
+/// What a reranker's files say beside those of [`SentenceTransformers`].
+#[derive(Debug, Default)]
+pub(crate) struct CrossEncoder {
+    /// The activation of the logit, where a file of these says it.
+    pub(crate) activation: Option<DenseActivation>,
+    /// Ids of the tokens whose logits count: that of the wrong answer if there is one, then that of the right one.
+    pub(crate) answers: Option<Vec<u32>>,
+    /// Whether pairs are put into the chat template; `None` where no file says so.
+    pub(crate) messages: Option<bool>,
+}
+
+impl SentenceTransformers {
+    /// Prompts and limits as of any model, and what is a reranker's own.
+    pub(in crate::checkpoint) fn read_reranker(
+        files: &Files,
+    ) -> Result<(Self, CrossEncoder), CheckpointError> {
+        let (mut all, mut own) = (Self::default(), CrossEncoder::default());
+        own.read_modules(files)?;
+        if let Some(config) = all.read_prompts(files, SCORES)? {
+            own.activation = DenseActivation::named(&config, "activation_fn")?;
+        }
+        own.messages = all.read_transformer(files, Calls::SCORES)?;
+        all.normalize = Some(false);
+        Ok((all, own))
+    }
+}
+
+/// Whether these files say that a checkpoint is a reranker.
+pub(crate) fn is_cross_encoder(files: &Files) -> Result<bool, CheckpointError> {
+    let kind = match JsonObject::open(files, FILE)? {
+        Some(config) => config.optional::<String>("model_type")?,
+        None => None,
+    };
+    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    Ok(kind.is_some_and(|kind| kind == SCORES) || modules.iter().any(Module::is_of_cross_encoder))
+}
+
+impl CrossEncoder {
+    /// `modules.json`: a Transformer, and behind one that makes logits of all tokens a LogitScore.
+    fn read_modules(&mut self, files: &Files) -> Result<(), CheckpointError> {
+        let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(()) };
+        let is = |module: &Module, name: &str| {
+            let class = module.class.strip_prefix("sentence_transformers.");
+            class.is_some_and(|class| class.rsplit('.').next() == Some(name))
+        };
+        match &modules[..] {
+            [transformer] if is(transformer, "Transformer") => Ok(()),
+            [transformer, score] if is(transformer, "Transformer") && is(score, "LogitScore") => {
+                self.read_answers(files, Path::new(&score.path))
+            }
+            modules => {
+                let classes: Vec<&str> = modules.iter().map(|module| module.class.as_str()).collect();
+                let embeds = modules.iter().any(|module| is(module, "Pooling"));
+                let what =
+                    if embeds { ", as of an embedder, which `Embedder` loads (mlx-embed embed)" } else { "" };
+                Err(CheckpointError::InvalidField {
+                    path: files.path(MODULES),
+                    field: "type".into(),
+                    reason: format!(
+                        "names {}{what}; a reranker that can be run has one Transformer, and behind it LogitScore at \
+                         most",
+                        classes.join(", ")
+                    ),
+                })
+            }
+        }
+    }
+
+    fn read_answers(&mut self, files: &Files, folder: &Path) -> Result<(), CheckpointError> {
+        super::modules::check_inside(files, folder)?;
+        let file = folder.join(SETTINGS);
+        let config = JsonObject::open(files, &file)?.ok_or_else(|| CheckpointError::MissingFile {
+            path: files.path(&file),
+            hint: "modules.json names it as LogitScore's settings",
+        })?;
+        if let Some(name) = config.optional::<String>("module_input_name")?
+            && name != "causal_logits"
+        {
+            let reason =
+                format!("is `{name}`; only the logits of the last token, `causal_logits`, make a score");
+            return Err(config.invalid("module_input_name", reason));
+        }
+        let wrong: Option<u32> = config.optional("false_token_id")?;
+        self.answers = Some(wrong.into_iter().chain([config.required("true_token_id")?]).collect());
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! The public handle of a reranker.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::checkpoint::{Checkpoint, DenseActivation};
+use crate::embedder::Shutdown;
+use crate::engine::{Computed, Outcome, State};
+use crate::error::{Error, InputError};
+use crate::info::Info;
+use crate::loading::{self, Loading, Steps};
+use crate::options::{LoadOptions, Ranked, RerankOptions};
+use crate::request::{
+    self, Before, Finish, Pending, Plan, Query, Reply, Results, Sending, Shared, unless_one_failed,
+};
+use crate::warm_up::WarmUp;
+
+/// Scores how well documents answer a query: a cross-encoder, which reads both together.
+///
+/// A handle as [`Embedder`](crate::Embedder) is, on the same engine: what that says of clones, of what runs when, of ends
+/// and of metrics holds here, with a pair where that has a text. What all documents of a query have in front is computed
+/// once where attention is causal.
+///
+/// A pair that is longer than [`Info::max_tokens`] loses the end of its document, and its result says so. A query that
+/// leaves no room for a document is an error; an empty document has a score.
+///
+/// # Calls
+///
+/// | block | return a [`Pending`], a future | |
+/// | --- | --- | --- |
+/// | [`rerank`](Self::rerank), [`rerank_with`](Self::rerank_with) | [`submit`](Self::submit) | the best first, all or nothing |
+/// | [`rerank_each`](Self::rerank_each) | [`submit_each`](Self::submit_each) | a result each, in the documents' order |
+///
+/// # Example
+///
+/// ```no_run
+/// use mlx_embed::Reranker;
+///
+/// let reranker = Reranker::load("path/to/bge-reranker-v2-m3")?;
+/// let documents = ["Crabs walk sideways.", "Roses stay open for five to seven days."];
+/// for ranked in reranker.rerank("How long do roses stay open?", &documents)? {
+///     println!("{:.3} {}", ranked.score, documents[ranked.index]);
+/// }
+/// # Ok::<(), mlx_embed::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Reranker {
+    shared: Arc<Shared>,
+}
+
+/// What a reranker's model sees of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PairTokens {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The type of each: 1 in the second part of a pair where the model tells the parts apart, else 0.
+    pub types: Vec<u32>,
+    /// Whether the document was cut to fit the limit.
+    pub truncated: bool,
+}
+
+impl Reranker {
+    /// Loads a checkpoint directory: one of transformers' sequence classifiers with one label, or a Qwen3-Reranker.
+    ///
+    /// A `Qwen3ForCausalLM` is taken for a reranker, as nothing in its config tells; an embedder's `modules.json` beside it
+    /// is an error.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged or of a kind that isn't supported, an embedder's among them; the message names it.
+    pub fn load(dir: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::load_with(dir, LoadOptions::default())
+    }
+
+    /// As [`Reranker::load`], with options. [`LoadOptions::pooling`] and [`LoadOptions::end_token`] are not a caller's to
+    /// choose here.
+    ///
+    /// # Errors
+    /// As [`Reranker::load`]; also when an option doesn't fit the model or the machine.
+    pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
+        Self::of_checkpoint(Checkpoint::open_reranker(dir)?, &options, Arc::default())
+    }
+
+    /// As [`Reranker::load_with`], on a thread of its own, with progress to look at.
+    pub fn load_in_background(dir: impl Into<PathBuf>, options: LoadOptions) -> Loading<Self> {
+        let dir = dir.into();
+        Loading::start(move |steps| Self::of_checkpoint(Checkpoint::open_reranker(dir)?, &options, steps))
+    }
+
+    fn of_checkpoint(
+        checkpoint: Checkpoint,
+        options: &LoadOptions,
+        steps: Arc<Steps>,
+    ) -> Result<Self, Error> {
+        Ok(Self { shared: Arc::new(loading::load(checkpoint, options, steps)?) })
+    }
+
+    /// What this reranker is made of.
+    pub fn info(&self) -> &Info {
+        &self.shared.info
+    }
+
+    /// Whether it still works.
+    pub fn state(&self) -> State {
+        self.shared.engine.state()
+    }
+
+    /// Pairs that wait in the query lane and in the bulk lane, from the call on; those that run are not counted.
+    pub fn queued(&self) -> [usize; 2] {
+        self.shared.engine.queued()
+    }
+
+    /// As [`Embedder::weights_sha256`](crate::Embedder::weights_sha256).
+    ///
+    /// # Errors
+    /// When a file was written to since it was loaded, or can't be read any more.
+    pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
+        self.shared.weights_sha256()
+    }
+
+    /// Holds options against the model, before there is anything to rerank.
+    ///
+    /// # Errors
+    /// When one doesn't fit; the message says what would.
+    pub fn check_options(&self, options: &RerankOptions) -> Result<(), Error> {
+        self.plan("", 1, options, false).map(|_| ())
+    }
+
+    /// The scores of documents with the checkpoint's own settings, the best first.
+    ///
+    /// A document's score does not depend on the others in the call.
+    ///
+    /// # Errors
+    /// When there is no document, the query leaves no room for one, or the model fails.
+    pub fn rerank<T: AsRef<str>>(&self, query: &str, documents: &[T]) -> Result<Vec<Ranked>, Error> {
+        self.rerank_with(query, documents, &RerankOptions::default())
+    }
+
+    /// As [`Reranker::rerank`], with options.
+    ///
+    /// # Errors
+    /// As [`Reranker::rerank`]; also when an option doesn't fit the model, the queue is full, or the time is over.
+    pub fn rerank_with<T: AsRef<str>>(
+        &self,
+        query: &str,
+        documents: &[T],
+        options: &RerankOptions,
+    ) -> Result<Vec<Ranked>, Error> {
+        sorted(self.rerank_each(query, documents, options)?, options.top_n)
+    }
+
+    /// As [`Reranker::rerank_with`], but a document that can't be scored fails alone: each has its own result, in the
+    /// documents' order. [`RerankOptions::top_n`] is not looked at.
+    ///
+    /// # Errors
+    /// When there is no document, the query leaves no room for one, an option doesn't fit the model, the model fails as a
+    /// whole, the queue is full, or the time is over.
+    pub fn rerank_each<T: AsRef<str>>(
+        &self,
+        query: &str,
+        documents: &[T],
+        options: &RerankOptions,
+    ) -> Result<Vec<Result<Ranked, InputError>>, Error> {
+        let plan = self.plan(query, documents.len(), options, false);
+        self.shared.call(documents, plan, options.timeout).map(numbered)
+    }
+
+    /// Sends pairs on their way and returns at once; the result is awaited, or waited for. Whatever is wrong with the query,
+    /// the options or the queue comes as the result, too.
+    pub fn submit<T: AsRef<str>>(
+        &self,
+        query: &str,
+        documents: &[T],
+        options: &RerankOptions,
+    ) -> Pending<Vec<Ranked>> {
+        let plan = self.plan(query, documents.len(), options, true);
+        self.shared.send(documents, plan, Sending::later(options.timeout), best)
+    }
+
+    /// As [`Reranker::submit`], but a document that can't be scored fails alone: each has its own result, in the documents'
+    /// order.
+    pub fn submit_each<T: AsRef<str>>(
+        &self,
+        query: &str,
+        documents: &[T],
+        options: &RerankOptions,
+    ) -> Pending<Vec<Result<Ranked, InputError>>> {
+        let plan = self.plan(query, documents.len(), options, true);
+        self.shared.send(documents, plan, Sending::later(options.timeout), each)
+    }
+
+    /// What the model sees of a pair.
+    ///
+    /// # Errors
+    /// When the query leaves no room for a document, or one of the two can't be tokenised.
+    pub fn tokens(&self, query: &str, document: &str, options: &RerankOptions) -> Result<PairTokens, Error> {
+        let Shared { text, info, .. } = &*self.shared;
+        let query = self.query(query, options)?;
+        let frame = query.frame(&self.shared).map_err(|source| Error::Query { source })?;
+        let input = |source| Error::Input { index: 0, source };
+        // Without a reason to stop there always is a result.
+        let tokens = frame.encode(text, document, info.max_tokens, &|| false);
+        let tokens = tokens.unwrap_or(Err(InputError::Empty)).map_err(input)?;
+        let second = tokens.second.unwrap_or(tokens.ids.len());
+        let types = (0..tokens.ids.len()).map(|at| u32::from(at >= second)).collect();
+        Ok(PairTokens { types, ids: tokens.ids, truncated: tokens.truncated })
+    }
+
+    /// Every hidden state on the way of one pair, as [`Embedder::hidden_states`](crate::Embedder::hidden_states) has them
+    /// of a text.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, or there are no ids, or other types than the model has; or the model fails.
+    pub fn hidden_states(&self, pair: &PairTokens) -> Result<Vec<Vec<f32>>, Error> {
+        self.shared.hidden_states(pair.marked(&self.shared)?)
+    }
+
+    /// As [`Embedder::warm_up`](crate::Embedder::warm_up).
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn warm_up(&self) -> Result<Vec<WarmUp>, Error> {
+        self.shared.warm_up()
+    }
+
+    /// Takes no more requests, on this handle or any other, and returns when the model is freed. Meant for a thread
+    /// that may block.
+    pub fn shut_down(&self, queued: Shutdown) {
+        self.shared.shut_down(queued);
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn plan(
+        &self,
+        query: &str,
+        documents: usize,
+        options: &RerankOptions,
+        refuse: bool,
+    ) -> Result<Plan, Error> {
+        let RerankOptions { top_n, activation, lane, when_full, .. } = *options;
+        if documents == 0 {
+            let reason = "are none; a pair needs a document, so give at least one".into();
+            return Err(Error::Option { option: "documents", reason });
+        }
+        let own = self.info().reranker.as_ref().map(|reranker| reranker.activation);
+        let activation = activation.or(own).unwrap_or(DenseActivation::Sigmoid);
+        let before = Before::Query(Arc::new(self.query(query, options)?));
+        let finish = Finish { activation: Some(activation), top_n, ..Finish::default() };
+        Ok(Plan::new(before, finish, documents, lane, when_full, refuse))
+    }
+
+    fn query(&self, query: &str, options: &RerankOptions) -> Result<Query, Error> {
+        Ok(Query::new(self.shared.prompts.resolve(&options.instruction)?, query))
+    }
+}
+
+impl PairTokens {
+    /// With the marks that say which tokens are of type 1.
+    pub(crate) fn marked(&self, shared: &Shared) -> Result<Vec<u32>, Error> {
+        let check = || {
+            if self.ids.is_empty() {
+                return Err(InputError::Empty);
+            }
+            InputError::check_vocabulary(&self.ids, shared.info.config.vocab_size.unsigned_abs())
+        };
+        check().map_err(|source| Error::Input { index: 0, source })?;
+        let second = self.types.iter().position(|&kind| kind != 0);
+        let is_pair = self.types.len() == self.ids.len()
+            && self.types.is_sorted()
+            && self.types.iter().all(|&kind| kind <= 1);
+        if !is_pair || second.is_some() && shared.token_types < 2 {
+            let reason = "are not one for each id, 0 and then 1 where the model has two".into();
+            return Err(Error::Option { option: "types", reason });
+        }
+        Ok(request::marked(self.ids.clone(), second))
+    }
+}
+
+impl Reply for Ranked {
+    /// Which of the documents it is of is for [`numbered`] to say.
+    fn of(computed: Computed, finish: &Finish) -> Self {
+        let Computed { output, ids, truncated, cached, queue_time, device_time } = computed;
+        let logit = logit(&output.to_numbers());
+        let activation = finish.activation.and_then(DenseActivation::function);
+        let score = match activation {
+            Some(activation) if logit.is_finite() => activation(logit),
+            _ => logit,
+        };
+        Self { index: 0, score, tokens: ids.len(), truncated, cached, queue_time, device_time }
+    }
+}
+
+/// All documents' scores, the best first.
+fn best(outcomes: Vec<Outcome>, finish: &Finish) -> Result<Vec<Ranked>, Error> {
+    sorted(each(outcomes, finish)?, finish.top_n)
+}
+
+/// Each document's score.
+fn each(outcomes: Vec<Outcome>, finish: &Finish) -> Result<Results<Ranked>, Error> {
+    request::each(outcomes, finish).map(numbered)
+}
+
+/// Results with their documents' places, in whose order they are.
+fn numbered(results: Results<Ranked>) -> Results<Ranked> {
+    let number = |(index, result): (usize, Result<Ranked, InputError>)| match result? {
+        ranked if ranked.score.is_finite() => Ok(Ranked { index, ..ranked }),
+        _ => Err(InputError::NotFinite),
+    };
+    results.into_iter().enumerate().map(number).collect()
+}
+
+/// The best first, and no more than wanted.
+fn sorted(results: Results<Ranked>, top_n: Option<NonZeroUsize>) -> Result<Vec<Ranked>, Error> {
+    let mut ranked = unless_one_failed(results)?;
+    // Stable: of equal scores the first document is first.
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+    ranked.truncate(top_n.map_or(usize::MAX, NonZeroUsize::get));
+    Ok(ranked)
+}
+
+/// A pair's one logit: the label's or the answer's, or by how much that of the right answer is above the wrong one's. The
+/// sigmoid of the latter is the softmax of the two.
+pub(crate) fn logit(logits: &[f32]) -> f32 {
+    match logits {
+        [wrong, right] => right - wrong,
+        [logit] => *logit,
+        _ => f32::NAN,
+    }
+}

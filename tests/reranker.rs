@@ -1,0 +1,486 @@
+//! Rerankers: pairs, scores and what they don't depend on, and checkpoints that are none.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use mlx_embed::{
+    Checkpoint, DenseActivation, EmbedOptions, Embedder, Error, InputError, LoadOptions, Prompt, Ranked,
+    RerankOptions, Reranker,
+};
+use mlx_embed_tests::golden;
+use mlx_embed_tests::scratch::Scratch;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+const WEIGHTS: &str = "model.safetensors";
+const QUERY: &str = "How long do roses in the garden stay open?";
+const DOCUMENTS: [&str; 5] = [
+    "Crabs walk sideways.",
+    "Roses in the old garden open before the sun is over the wall, and by noon they fade.",
+    "",
+    "the other cat was sleeping in the sun, there is nothing better than reading in the morning",
+    "roses",
+];
+const CASES: [&str; 5] = [
+    "reranker-bert-affine-4bit-g64",
+    "reranker-modernbert-mean",
+    "reranker-qwen3-tied",
+    "reranker-qwen3-untied-affine-4bit-g64",
+    "reranker-xlm-roberta",
+];
+
+fn scratch(case: &str) -> Scratch {
+    Scratch::of(&format!("families/{case}"))
+}
+
+fn load(scratch: &Scratch) -> Reranker {
+    load_with(scratch, LoadOptions::default())
+}
+
+/// Positions of some end below what other golden tests ask for.
+fn options() -> LoadOptions {
+    LoadOptions { max_tokens: None, ..golden::load_options() }
+}
+
+fn load_with(scratch: &Scratch, options: LoadOptions) -> Reranker {
+    Reranker::load_with(scratch.path(), LoadOptions { device: golden::load_options().device, ..options })
+        .unwrap()
+}
+
+fn scores(ranked: &[Ranked]) -> Vec<f32> {
+    let mut by_index: Vec<&Ranked> = ranked.iter().collect();
+    by_index.sort_by_key(|ranked| ranked.index);
+    by_index.iter().map(|ranked| ranked.score).collect()
+}
+
+/// The error of loading it as a reranker, with each of `mentions` in its text.
+fn refused(scratch: &Scratch, mentions: &[&str]) {
+    let error = Reranker::load_with(scratch.path(), options()).unwrap_err().to_string();
+    mentions.iter().for_each(|mention| assert!(error.contains(mention), "{error:?} without {mention:?}"));
+}
+
+/// The same of loading it as an embedder.
+fn no_embedder(scratch: &Scratch, mentions: &[&str]) {
+    let error = Embedder::load_with(scratch.path(), options()).unwrap_err().to_string();
+    mentions.iter().for_each(|mention| assert!(error.contains(mention), "{error:?} without {mention:?}"));
+}
+
+fn set(scratch: &Scratch, field: &str, value: Value) {
+    scratch.edit_json("config.json", |config| {
+        config.insert(field.into(), value);
+    });
+}
+
+/// As sentence-transformers saves a Qwen3-Reranker.
+fn with_modules(scratch: &Scratch, answers: &Value) {
+    let base = "sentence_transformers";
+    let modules = json!([
+        {"idx": 0, "name": "0", "path": "", "type": format!("{base}.base.modules.transformer.Transformer")},
+        {"idx": 1, "name": "1", "path": "1_LogitScore",
+         "type": format!("{base}.cross_encoder.modules.logit_score.LogitScore")},
+    ]);
+    std::fs::create_dir(scratch.file("1_LogitScore")).unwrap();
+    scratch.write("1_LogitScore/config.json", answers.to_string());
+    scratch.write("modules.json", modules.to_string());
+}
+
+/// A program that writes Qwen3-Reranker's conversation, as a chat template is one.
+const TEMPLATE: &str = r#"{%- set instruction = messages | selectattr("role", "eq", "system") | map(attribute="content") | first | default("Given a web search query, retrieve relevant passages that answer the query") -%}
+<|im_start|>system
+Judge whether the Document meets the requirements based on the Query and the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>
+<|im_start|>user
+<Instruct>: {{ instruction }}
+<Query>: {{ query }}
+<Document>: {{ document }}<|im_end|>
+<|im_start|>assistant
+<think>
+
+</think>
+
+"#;
+
+// Scores.
+
+#[test]
+fn a_score_has_the_same_bits_whatever_is_beside_its_document() {
+    for case in CASES {
+        let reranker = load(&scratch(case));
+        let together = scores(&reranker.rerank(QUERY, &DOCUMENTS).unwrap());
+        let alone: Vec<f32> =
+            DOCUMENTS.iter().map(|document| reranker.rerank(QUERY, &[document]).unwrap()[0].score).collect();
+        if golden::on_gpu() {
+            together.iter().zip(&alone).for_each(|(a, b)| assert!((a - b).abs() < 2e-2, "{case}: {a}, {b}"));
+        } else {
+            assert_eq!(together, alone, "{case}");
+        }
+    }
+}
+
+#[test]
+fn what_a_query_puts_in_front_is_reused_without_changing_a_bit() {
+    for case in ["reranker-qwen3-tied", "reranker-qwen3-untied-affine-4bit-g64"] {
+        let scratch = scratch(case);
+        let reused = scores(&load(&scratch).rerank(QUERY, &DOCUMENTS).unwrap());
+        let whole = load_with(&scratch, LoadOptions { prompt_cache: Some(0), ..Default::default() });
+        let whole = scores(&whole.rerank(QUERY, &DOCUMENTS).unwrap());
+        if golden::on_gpu() {
+            reused.iter().zip(&whole).for_each(|(a, b)| assert!((a - b).abs() < 2e-2, "{case}: {a}, {b}"));
+        } else {
+            assert_eq!(reused, whole, "{case}");
+        }
+    }
+}
+
+#[test]
+fn the_best_come_first_and_top_n_of_them() {
+    let reranker = load(&scratch("reranker-bert-identity"));
+    let all = reranker.rerank(QUERY, &DOCUMENTS).unwrap();
+    assert!(all.is_sorted_by(|a, b| a.score >= b.score), "{all:?}");
+    let options = RerankOptions { top_n: NonZeroUsize::new(2), ..Default::default() };
+    let two = reranker.rerank_with(QUERY, &DOCUMENTS, &options).unwrap();
+    let indices = |ranked: &[Ranked]| ranked.iter().map(|ranked| ranked.index).collect::<Vec<_>>();
+    assert_eq!(indices(&two), indices(&all[..2]));
+    let each = reranker.rerank_each(QUERY, &DOCUMENTS, &options).unwrap();
+    let each: Vec<Ranked> = each.into_iter().map(Result::unwrap).collect();
+    assert_eq!((indices(&each), scores(&each)), ((0..5).collect(), scores(&all)));
+    let submitted = reranker.submit(QUERY, &DOCUMENTS, &options).wait().unwrap();
+    assert_eq!((indices(&submitted), scores(&submitted)), (indices(&two), scores(&two)));
+    let submitted = pollster::block_on(reranker.submit_each(QUERY, &DOCUMENTS, &options)).unwrap();
+    assert_eq!(submitted.len(), DOCUMENTS.len());
+}
+
+#[test]
+fn more_documents_than_are_sent_at_once_are_scored_in_order() {
+    let reranker = load(&scratch("reranker-xlm-roberta"));
+    let documents: Vec<String> = (0..600).map(|number| format!("rose number {}", number % 7)).collect();
+    let ranked = reranker.rerank(QUERY, &documents).unwrap();
+    let found = scores(&ranked);
+    let few = scores(&reranker.rerank(QUERY, &documents[..7]).unwrap());
+    assert_eq!(found.len(), 600);
+    found.iter().enumerate().for_each(|(at, score)| assert_eq!(*score, few[at % 7], "{at}"));
+}
+
+#[test]
+fn the_activation_is_the_callers_then_the_files() {
+    let scratch = scratch("reranker-bert-sigmoid");
+    let logit = |reranker: &Reranker| {
+        let options = RerankOptions { activation: Some(DenseActivation::Identity), ..Default::default() };
+        reranker.rerank_with(QUERY, &["roses"], &options).unwrap()[0].score
+    };
+    let score = |reranker: &Reranker| reranker.rerank(QUERY, &["roses"]).unwrap()[0].score;
+    let by_default = load(&scratch);
+    let raw = logit(&by_default);
+    assert!((score(&by_default) - 1.0 / (1.0 + (-raw).exp())).abs() < 1e-6);
+    assert_eq!(by_default.info().decided_by["activation"], "default of one label, as no file says it");
+
+    set(&scratch, "sbert_ce_default_activation_function", json!("torch.nn.modules.activation.Tanh"));
+    assert!((score(&load(&scratch)) - raw.tanh()).abs() < 1e-6);
+    set(&scratch, "sentence_transformers", json!({"activation_fn": "torch.nn.modules.linear.Identity"}));
+    assert_eq!(score(&load(&scratch)), raw);
+    let files = json!({"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Sigmoid"});
+    scratch.write("config_sentence_transformers.json", files.to_string());
+    assert_eq!(score(&load(&scratch)), score(&by_default));
+
+    let files = json!({"model_type": "CrossEncoder", "activation_fn": "own.Activation"});
+    scratch.write("config_sentence_transformers.json", files.to_string());
+    refused(&scratch, &["config_sentence_transformers.json", "activation_fn", "own.Activation", "Sigmoid"]);
+}
+
+/// The sigmoid of a difference of two logits is their softmax, so that one row, the difference of the two, makes a
+/// sequence classifier of the same scores.
+#[test]
+fn a_qwen3_sequence_classifier_scores_as_the_answers_that_it_was_made_of() {
+    let scratch = scratch("reranker-qwen3-tied");
+    let answered = scores(&load(&scratch).rerank(QUERY, &DOCUMENTS).unwrap());
+    scratch.edit_tensors(WEIGHTS, |tensors| {
+        let (_, shape, bytes) = &tensors["model.embed_tokens.weight"];
+        let row = |id: usize| -> Vec<f32> {
+            let row = bytes.chunks_exact(2 * shape[1]).nth(id).unwrap();
+            row.chunks_exact(2).map(|x| half::bf16::from_le_bytes([x[0], x[1]]).to_f32()).collect()
+        };
+        // By the golden file "no" is 256 and "yes" 258.
+        let row: Vec<u8> =
+            row(258).iter().zip(row(256)).flat_map(|(yes, no)| (yes - no).to_le_bytes()).collect();
+        tensors.insert("score.weight".into(), (Dtype::F32, vec![1, 64], row));
+    });
+    set(&scratch, "architectures", json!(["Qwen3ForSequenceClassification"]));
+    set(&scratch, "id2label", json!({"0": "LABEL_0"}));
+    refused(&scratch, &["chat_template", "Qwen3-Reranker"]);
+    scratch.write("chat_template.jinja", TEMPLATE);
+    let classified = scores(&load(&scratch).rerank(QUERY, &DOCUMENTS).unwrap());
+    for (classified, answered) in classified.iter().zip(&answered) {
+        let tolerance = if golden::on_gpu() { 2e-2 } else { 1e-6 };
+        assert!((classified - answered).abs() < tolerance, "{classified} for {answered}");
+    }
+}
+
+#[test]
+fn answers_and_prompts_are_those_of_the_files() {
+    let scratch = scratch("reranker-qwen3-tied");
+    let plain = load(&scratch);
+    with_modules(&scratch, &json!({"true_token_id": 256, "false_token_id": 258}));
+    let swapped = load(&scratch);
+    assert_eq!(swapped.info().reranker.as_ref().unwrap().answers, ["yes", "no"]);
+    let (a, b) = (plain.rerank(QUERY, &["roses"]).unwrap(), swapped.rerank(QUERY, &["roses"]).unwrap());
+    assert!((a[0].score + b[0].score - 1.0).abs() < 1e-6, "{a:?} {b:?}");
+
+    let instruction = "Find what is said of roses";
+    let files = json!({"model_type": "CrossEncoder", "prompts": {"roses": instruction}, "default_prompt_name": "roses"});
+    scratch.write("config_sentence_transformers.json", files.to_string());
+    let own = load(&scratch);
+    assert_eq!(own.info().reranker.as_ref().unwrap().instruction.as_deref(), Some(instruction));
+    let tokens = |reranker: &Reranker, instruction| {
+        reranker.tokens(QUERY, "roses", &RerankOptions { instruction, ..Default::default() }).unwrap().ids
+    };
+    assert_eq!(tokens(&own, Prompt::Default), tokens(&plain, Prompt::Text(instruction.into())));
+    assert_eq!(tokens(&own, Prompt::None), tokens(&plain, Prompt::Default));
+    assert_ne!(tokens(&own, Prompt::Default), tokens(&own, Prompt::None));
+
+    scratch.write("1_LogitScore/config.json", json!({"true_token_id": 5000}).to_string());
+    refused(&scratch, &["config.json", "vocab_size", "5000"]);
+}
+
+#[test]
+fn a_request_keeps_to_its_timeout() {
+    let reranker = load(&scratch("reranker-modernbert-cls"));
+    let options = RerankOptions { timeout: Some(Duration::ZERO), ..Default::default() };
+    let error = reranker.submit(QUERY, &DOCUMENTS, &options).wait().unwrap_err();
+    assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error:?}");
+}
+
+// Pairs.
+
+#[test]
+fn a_long_pair_loses_the_end_of_its_document_and_says_so() {
+    for case in CASES {
+        let scratch = scratch(case);
+        let whole = load(&scratch);
+        let document = DOCUMENTS[1].repeat(30);
+        let options = RerankOptions::default();
+        let short = whole.tokens(QUERY, "roses", &options).unwrap().ids.len();
+        let limit = short + 7;
+        let cut = load_with(&scratch, LoadOptions { max_tokens: Some(limit), ..Default::default() });
+        let (pair, empty) =
+            (cut.tokens(QUERY, &document, &options).unwrap(), cut.tokens(QUERY, "", &options).unwrap());
+        assert!(pair.truncated && !empty.truncated, "{case}");
+        assert_eq!(pair.ids.len(), limit, "{case}");
+        // Nothing of the query has gone, and nothing of what ends a pair.
+        let common = pair.ids.iter().zip(&empty.ids).take_while(|(a, b)| a == b).count();
+        let ending = pair.ids.iter().rev().zip(empty.ids.iter().rev()).take_while(|(a, b)| a == b).count();
+        assert!(
+            common + ending >= empty.ids.len() - 1,
+            "{case}: {common} and {ending} of {}",
+            empty.ids.len()
+        );
+        let ranked = cut.rerank(QUERY, &[&document]).unwrap().remove(0);
+        assert_eq!((ranked.tokens, ranked.truncated), (limit, true), "{case}");
+    }
+}
+
+#[test]
+fn a_query_that_leaves_no_room_is_an_error_of_the_query() {
+    for case in CASES {
+        let scratch = scratch(case);
+        let tokens = load(&scratch).tokens(QUERY, "", &RerankOptions::default()).unwrap().ids.len();
+        let reranker = load_with(&scratch, LoadOptions { max_tokens: Some(tokens), ..Default::default() });
+        for error in [
+            reranker.rerank(QUERY, &DOCUMENTS).unwrap_err(),
+            reranker.submit(QUERY, &DOCUMENTS, &RerankOptions::default()).wait().unwrap_err(),
+            reranker.tokens(QUERY, "roses", &RerankOptions::default()).unwrap_err(),
+        ] {
+            let text = error.to_string();
+            let Error::Query { source: InputError::NoRoom { max_tokens, .. } } = error else {
+                panic!("{case}: {text}")
+            };
+            assert_eq!(max_tokens, tokens);
+            assert!(text.contains("query") && text.contains("max_tokens"), "{text}");
+        }
+        assert!(reranker.rerank("a", &["b"]).is_ok(), "{case}");
+    }
+}
+
+#[test]
+fn a_query_of_too_many_bytes_is_an_error_and_a_document_fails_alone() {
+    let limit = NonZeroUsize::new(100);
+    let reranker = load_with(
+        &scratch("reranker-xlm-roberta"),
+        LoadOptions { max_text_bytes: limit, ..Default::default() },
+    );
+    let error = reranker.rerank(&"rose ".repeat(50), &["roses"]).unwrap_err();
+    assert!(matches!(error, Error::Input { source: InputError::TooManyBytes { .. }, .. }), "{error:?}");
+    let each =
+        reranker.rerank_each("roses", &["short", &"long ".repeat(50)], &RerankOptions::default()).unwrap();
+    assert!(each[0].is_ok() && matches!(each[1], Err(InputError::TooManyBytes { .. })), "{each:?}");
+}
+
+#[test]
+fn a_call_without_documents_is_an_error_and_an_empty_document_is_none() {
+    let reranker = load(&scratch("reranker-bert-identity"));
+    let error = reranker.rerank::<&str>(QUERY, &[]).unwrap_err();
+    assert!(matches!(error, Error::Option { option: "documents", .. }), "{error:?}");
+    let error = reranker.submit::<&str>(QUERY, &[], &RerankOptions::default()).wait().unwrap_err();
+    assert!(error.to_string().contains("at least one"), "{error}");
+    assert_eq!(reranker.rerank(QUERY, &[""]).unwrap().len(), 1);
+}
+
+#[test]
+fn types_are_of_the_second_part_and_change_the_score() {
+    let scratch = scratch("reranker-bert-identity");
+    let reranker = load(&scratch);
+    let pair = reranker.tokens("cat", "roses", &RerankOptions::default()).unwrap();
+    let separator = pair.ids.iter().position(|&id| id == 3).unwrap();
+    assert!(pair.types.iter().enumerate().all(|(at, &kind)| kind == u32::from(at > separator)), "{pair:?}");
+    let with = reranker.rerank("cat", &["roses"]).unwrap()[0].score;
+    scratch.edit_json("tokenizer_config.json", |config| {
+        config.insert("model_input_names".into(), json!(["input_ids", "attention_mask"]));
+    });
+    let without = load(&scratch);
+    assert!(
+        without
+            .tokens("cat", "roses", &RerankOptions::default())
+            .unwrap()
+            .types
+            .iter()
+            .all(|&kind| kind == 0)
+    );
+    assert_ne!(without.rerank("cat", &["roses"]).unwrap()[0].score, with);
+}
+
+#[test]
+fn a_template_that_is_no_pairs_is_refused() {
+    let scratch = scratch("reranker-bert-identity");
+    scratch.edit_json("tokenizer.json", |tokenizer| {
+        let pair = tokenizer["post_processor"]["pair"].as_array_mut().unwrap();
+        pair.retain(|piece| piece.pointer("/Sequence/id") != Some(&json!("B")));
+    });
+    refused(&scratch, &["tokenizer.json", "post_processor", "pair"]);
+}
+
+// Checkpoints that are not what they are asked for.
+
+#[test]
+fn a_reranker_that_is_marked_is_no_embedder() {
+    let classifier = scratch("reranker-modernbert-cls");
+    no_embedder(
+        &classifier,
+        &["config.json", "architectures", "ModernBertForSequenceClassification", "`Reranker`"],
+    );
+
+    let qwen = scratch("reranker-qwen3-tied");
+    assert!(Embedder::load_with(qwen.path(), golden::load_options()).is_ok());
+    qwen.write("chat_template.jinja", TEMPLATE);
+    no_embedder(&qwen, &["chat_template.jinja", "`Reranker`"]);
+    std::fs::remove_file(qwen.file("chat_template.jinja")).unwrap();
+    qwen.edit_json("tokenizer_config.json", |config| {
+        config.insert("chat_template".into(), json!(TEMPLATE));
+    });
+    no_embedder(&qwen, &["tokenizer_config.json", "chat_template", "`Reranker`"]);
+    qwen.edit_json("tokenizer_config.json", |config| {
+        config.remove("chat_template");
+    });
+    with_modules(&qwen, &json!({"true_token_id": 258, "false_token_id": 256}));
+    no_embedder(&qwen, &["modules.json", "LogitScore", "`Reranker`"]);
+    std::fs::remove_file(qwen.file("modules.json")).unwrap();
+    qwen.write("config_sentence_transformers.json", json!({"model_type": "CrossEncoder"}).to_string());
+    no_embedder(&qwen, &["config_sentence_transformers.json", "model_type", "`Reranker`"]);
+}
+
+#[test]
+fn an_embedder_is_no_reranker() {
+    refused(&Scratch::of("families/bert-f32"), &["architectures", "BertModel", "`Embedder`"]);
+    refused(&Scratch::of("st-last-token"), &["modules.json", "Pooling", "`Embedder`"]);
+    refused(&Scratch::of("families/eurobert"), &["architectures", "`Embedder`"]);
+    let qwen = scratch("reranker-qwen3-tied");
+    qwen.write("config_sentence_transformers.json", json!({"model_type": "SentenceTransformer"}).to_string());
+    refused(&qwen, &["config_sentence_transformers.json", "model_type", "`Embedder`"]);
+}
+
+#[test]
+fn heads_that_are_not_those_of_the_config_are_refused() {
+    let without = |case: &str, tensor: &str| {
+        let scratch = scratch(case);
+        scratch.edit_tensors(WEIGHTS, |tensors| {
+            tensors.remove(tensor).unwrap();
+        });
+        refused(&scratch, &[tensor.strip_prefix("bert.").unwrap_or(tensor), "no tensor"]);
+    };
+    without("reranker-bert-identity", "classifier.weight");
+    without("reranker-bert-identity", "bert.pooler.dense.bias");
+    without("reranker-modernbert-mean", "head.norm.weight");
+    without("reranker-xlm-roberta", "classifier.out_proj.weight");
+    without("reranker-qwen3-untied-affine-4bit-g64", "lm_head.weight");
+
+    let wide = scratch("reranker-bert-identity");
+    wide.edit_tensors(WEIGHTS, |tensors| {
+        let (dtype, _, bytes) = tensors["classifier.weight"].clone();
+        tensors.insert("classifier.weight".into(), (dtype, vec![2, 32], bytes));
+    });
+    refused(&wide, &["classifier.weight", "[2, 32]", "[1, 64]"]);
+
+    let bias = scratch("reranker-modernbert-mean");
+    set(&bias, "classifier_bias", json!(true));
+    refused(&bias, &["head.dense.bias", "no tensor"]);
+    set(&bias, "classifier_bias", json!(false));
+    set(&bias, "classifier_pooling", json!("max"));
+    refused(&bias, &["config.json", "classifier_pooling", "max"]);
+}
+
+#[test]
+fn several_labels_are_no_score() {
+    let scratch = scratch("reranker-bert-identity");
+    set(&scratch, "id2label", json!({"0": "contradiction", "1": "entailment", "2": "neutral"}));
+    refused(&scratch, &["config.json", "id2label", "3 labels"]);
+    scratch.edit_json("config.json", |config| {
+        config.remove("id2label");
+    });
+    refused(&scratch, &["config.json", "num_labels", "2 labels"]);
+    set(&scratch, "num_labels", json!(1));
+    assert!(Checkpoint::open_reranker(scratch.path()).is_ok());
+}
+
+/// As sentence-transformers has it of a model that is said to take texts and no messages.
+#[test]
+fn without_a_conversation_a_decoders_pair_is_one_text_behind_the_other() {
+    let scratch = scratch("reranker-qwen3-tied");
+    let embedder = Embedder::load_with(
+        scratch.path(),
+        LoadOptions { end_token: mlx_embed::EndToken::TokenizerOnly, ..options() },
+    );
+    let embedder = embedder.unwrap();
+    let ids = |text: &str| embedder.token_ids(text, &EmbedOptions::default()).unwrap();
+    let texts = json!({"modality_config": {"text": {"method": "forward", "method_output_name": "logits"}}});
+    scratch.write("sentence_bert_config.json", texts.to_string());
+    let pair = load(&scratch).tokens(QUERY, "roses", &RerankOptions::default()).unwrap();
+    assert_eq!(pair.ids, [ids(QUERY), ids("roses")].concat());
+}
+
+#[test]
+fn another_conversation_is_refused() {
+    let scratch = scratch("reranker-qwen3-tied");
+    scratch.write("chat_template.jinja", TEMPLATE.replace("Given a web search query", "Given a question"));
+    refused(&scratch, &["chat_template.jinja", "default_prompt_name"]);
+    let files =
+        json!({"prompts": {"query": "Given a question, find its answer"}, "default_prompt_name": "query"});
+    scratch.write("config_sentence_transformers.json", files.to_string());
+    assert!(Reranker::load_with(scratch.path(), golden::load_options()).is_ok());
+    let messages = json!({"transformer_task": "text-generation", "module_output_name": "causal_logits", "modality_config": {
+        "text": {"method": "forward", "method_output_name": "logits"},
+        "message": {"method": "forward", "method_output_name": "logits", "format": "flat"}}});
+    scratch.write("sentence_bert_config.json", messages.to_string());
+    assert!(Reranker::load_with(scratch.path(), golden::load_options()).is_ok());
+    scratch.write("chat_template.jinja", "{{ messages }}");
+    refused(&scratch, &["chat_template.jinja", "Qwen3-Reranker"]);
+}
+
+#[test]
+fn options_of_texts_are_refused() {
+    let scratch = scratch("reranker-bert-identity");
+    let with = |options: LoadOptions, option: &str| {
+        let error = Reranker::load_with(scratch.path(), options).unwrap_err().to_string();
+        assert!(error.starts_with(option), "{error}");
+    };
+    with(LoadOptions { pooling: Some(mlx_embed::Pooling::Mean), ..golden::load_options() }, "pooling");
+    let end_token = mlx_embed::EndToken::TokenizerOnly;
+    with(LoadOptions { end_token, max_tokens: None, ..golden::load_options() }, "end_token");
+}
