@@ -9,6 +9,7 @@ mod cosine;
 mod embedded;
 mod error;
 mod input;
+mod label;
 mod notes;
 mod options;
 mod output;
@@ -27,7 +28,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 
 use commands::Command;
 
-/// Turns texts into vectors with a Qwen2, Qwen3 or Llama checkpoint on MLX.
+/// Turns texts into vectors, and ranks documents by a query, on MLX and CPU kernels of its own.
 #[derive(Debug, Parser)]
 #[command(name = "mlx-embed", max_term_width = 80, args_override_self = true, after_help = EXAMPLES)]
 struct Cli {
@@ -39,6 +40,7 @@ const EXAMPLES: &str = "\
 Examples:
   mlx-embed embed --output vectors.npy \"The cat sat on the mat\"
   mlx-embed similarity \"a cat\" \"a feline\" \"the stock market\"
+  mlx-embed rerank --model DIR \"where do cats sleep?\" --input docs.txt
   mlx-embed inspect --model DIR
 
 Without --model DIR, the small English model inside this program is used. DIR

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use mlx_embed::{
-    Device, EmbedOptions, Embedder, Embedding, EndToken, LoadOptions, MatmulPolicy, Pooling, Precision,
-    Prompt,
+    Checkpoint, Device, EmbedOptions, Embedder, Embedding, EndToken, Error, LoadOptions, MatmulPolicy,
+    Pooling, Precision, Prompt, Reranker,
 };
 
 use crate::error::CliError;
@@ -16,28 +16,16 @@ use crate::notes::Notes;
 /// The library's own default.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 
-/// Which model, and how it makes vectors.
+/// Which model, and what runs it.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model options")]
-pub(crate) struct CommonArgs {
+pub(crate) struct ModelArgs {
     /// Checkpoint directory [default: the small English model inside this program]
     #[arg(short, long, value_name = "DIR", env = "MLX_EMBED_MODEL", hide_env_values = true)]
     #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))] // an empty variable is no model
     model: Option<PathBuf>,
 
-    /// How a text's hidden states become one vector [default: as the checkpoint says, else last-token]
-    #[arg(long, value_name = "HOW")]
-    pooling: Option<PoolingArg>,
-
-    /// Text put before each text, as it is; "" for none [default: the checkpoint's]
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_name")]
-    prompt: Option<String>,
-
-    /// One of the checkpoint's prompts, such as `query`; `inspect` lists them
-    #[arg(long, value_name = "NAME")]
-    prompt_name: Option<String>,
-
-    /// Cut texts to this many tokens, prompt and end token included [default: the model's limit]
+    /// Cut texts to this many tokens, with all that is put around them [default: the model's limit]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_tokens: Option<NonZeroUsize>,
 
@@ -48,18 +36,6 @@ pub(crate) struct CommonArgs {
     /// Tokens that run at once, padding included: more takes more memory [default: 4096 on a GPU, 512 on the CPU]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_tokens: Option<NonZeroUsize>,
-
-    /// Keep the first N numbers of each vector, then normalise (Matryoshka models)
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    dims: Option<NonZeroUsize>,
-
-    /// Scale vectors to length 1 [default: as the checkpoint says, else yes]
-    #[arg(long, overrides_with = "no_normalize")]
-    normalize: bool,
-
-    /// Leave vectors at the length the model gives them
-    #[arg(long, overrides_with = "normalize")]
-    no_normalize: bool,
 
     /// Where the model runs; `auto` is the GPU if there is one
     #[arg(long, value_name = "WHERE", default_value = "auto")]
@@ -88,11 +64,6 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_name = "HOW", default_value = "auto")]
     matmul: MatmulArg,
 
-    /// What ends each text: `auto`, `tokenizer` (what the tokenizer appends, nothing else) or a token of the
-    /// vocabulary; `auto` sees to it that last-token pooling has one
-    #[arg(long, value_name = "TOKEN", default_value = "auto", value_parser = end_token)]
-    end_token: EndToken,
-
     /// Load a checkpoint that holds what this program doesn't know, and leave that out: vectors may be other ones than
     /// its maker's
     #[arg(long)]
@@ -101,6 +72,43 @@ pub(crate) struct CommonArgs {
     /// No notes and no progress bar on stderr
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// Which model, and how it makes vectors.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Vector options")]
+pub(crate) struct CommonArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// How a text's hidden states become one vector [default: as the checkpoint says, else last-token]
+    #[arg(long, value_name = "HOW")]
+    pooling: Option<PoolingArg>,
+
+    /// Text put before each text, as it is; "" for none [default: the checkpoint's]
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_name")]
+    prompt: Option<String>,
+
+    /// One of the checkpoint's prompts, such as `query`; `inspect` lists them
+    #[arg(long, value_name = "NAME")]
+    prompt_name: Option<String>,
+
+    /// Keep the first N numbers of each vector, then normalise (Matryoshka models)
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    dims: Option<NonZeroUsize>,
+
+    /// Scale vectors to length 1 [default: as the checkpoint says, else yes]
+    #[arg(long, overrides_with = "no_normalize")]
+    normalize: bool,
+
+    /// Leave vectors at the length the model gives them
+    #[arg(long, overrides_with = "normalize")]
+    no_normalize: bool,
+
+    /// What ends each text: `auto`, `tokenizer` (what the tokenizer appends, nothing else) or a token of the
+    /// vocabulary; `auto` sees to it that last-token pooling has one
+    #[arg(long, value_name = "TOKEN", default_value = "auto", value_parser = end_token)]
+    end_token: EndToken,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -147,7 +155,7 @@ fn end_token(text: &str) -> Result<EndToken, String> {
     }
 }
 
-impl CommonArgs {
+impl ModelArgs {
     pub(crate) fn quiet(&self) -> bool {
         self.quiet
     }
@@ -166,11 +174,6 @@ impl CommonArgs {
         matches!(self.precision, PrecisionArg::Fast)
     }
 
-    /// The same options with `--precision exact`.
-    pub(crate) fn exactly(&self) -> Self {
-        Self { precision: PrecisionArg::Exact, ..self.clone() }
-    }
-
     /// The checkpoint directory; `None` is the model inside.
     pub(crate) fn model_dir(&self) -> Option<&Path> {
         self.model.as_deref().filter(|dir| !dir.as_os_str().is_empty())
@@ -181,15 +184,22 @@ impl CommonArgs {
         self.model = Some(dir);
     }
 
-    /// Loads the model and holds the options against it, before anything is read or written.
-    pub(crate) fn load(&self) -> Result<Model, CliError> {
-        let embedder = match self.model_dir() {
-            Some(dir) => Embedder::load_with(dir, self.load_options())?,
-            None => Embedder::default_model_with(self.load_options())?,
+    /// Loads the checkpoint as a reranker.
+    pub(crate) fn load_reranker(&self) -> Result<Reranker, CliError> {
+        let Some(dir) = self.model_dir() else {
+            let reason =
+                "the model inside this program gives vectors and no scores; name a reranker by --model DIR";
+            return Err(CliError::Usage(reason.to_owned()));
         };
-        let model = Model { embedder, options: self.embed_options() };
-        model.embedder.check_options(&model.options)?;
-        Ok(model)
+        Ok(Reranker::load_with(dir, self.load_options())?)
+    }
+
+    /// Whether the checkpoint says of itself that it is a reranker.
+    pub(crate) fn is_reranker(&self) -> Result<bool, CliError> {
+        match self.model_dir() {
+            Some(dir) => Ok(Checkpoint::is_reranker(dir).map_err(Error::from)?),
+            None => Ok(false),
+        }
     }
 
     fn load_options(&self) -> LoadOptions {
@@ -212,6 +222,54 @@ impl CommonArgs {
                 MatmulArg::Dequantized => MatmulPolicy::Dequantized,
                 MatmulArg::Resident => MatmulPolicy::Resident,
             },
+            max_tokens: self.max_tokens.map(NonZeroUsize::get),
+            max_text_bytes: self.max_text_bytes,
+            batch_tokens: self.batch_tokens,
+            lenient: self.lenient,
+            ..Default::default()
+        }
+    }
+}
+
+impl CommonArgs {
+    /// Loads the model and holds the options against it, before anything is read or written.
+    pub(crate) fn load(&self) -> Result<Model, CliError> {
+        let embedder = match self.model.model_dir() {
+            Some(dir) => Embedder::load_with(dir, self.load_options())?,
+            None => Embedder::default_model_with(self.load_options())?,
+        };
+        let model = Model { embedder, options: self.embed_options() };
+        model.embedder.check_options(&model.options)?;
+        Ok(model)
+    }
+
+    /// The same options with `--precision exact`.
+    pub(crate) fn exactly(&self) -> Self {
+        let model = ModelArgs { precision: PrecisionArg::Exact, ..self.model.clone() };
+        Self { model, ..self.clone() }
+    }
+
+    /// Refuses what concerns vectors, of a model that gives none.
+    pub(crate) fn refuse_vectors(&self) -> Result<(), CliError> {
+        let given = [
+            ("--pooling", self.pooling.is_some()),
+            ("--prompt", self.prompt.is_some()),
+            ("--prompt-name", self.prompt_name.is_some()),
+            ("--dims", self.dims.is_some()),
+            ("--normalize", self.normalize),
+            ("--no-normalize", self.no_normalize),
+            ("--end-token", self.end_token != EndToken::Auto),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => {
+                Err(CliError::Usage(format!("{option} is for vectors, and a reranker gives scores")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn load_options(&self) -> LoadOptions {
+        LoadOptions {
             pooling: self.pooling.map(|pooling| match pooling {
                 PoolingArg::LastToken => Pooling::LastToken,
                 PoolingArg::Mean => Pooling::Mean,
@@ -221,11 +279,7 @@ impl CommonArgs {
                 PoolingArg::WeightedMean => Pooling::WeightedMean,
             }),
             end_token: self.end_token.clone(),
-            max_tokens: self.max_tokens.map(NonZeroUsize::get),
-            max_text_bytes: self.max_text_bytes,
-            batch_tokens: self.batch_tokens,
-            lenient: self.lenient,
-            ..Default::default()
+            ..self.model.load_options()
         }
     }
 

@@ -48,18 +48,18 @@ a job that is killed leaves FILE as it was.";
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
-    let mut input = Input::open(args.input, args.common.max_text_bytes())?;
-    let target = Target::choose(args.output, &input, args.common.model_dir())?;
+    let mut input = Input::open(args.input, args.common.model.max_text_bytes())?;
+    let target = Target::choose(args.output, &input, args.common.model.model_dir())?;
     if target.is_stdout() {
         stdout::check_open()?;
     }
     let model = args.common.load()?;
     let info = model.embedder.info();
-    let notes = args.common.notes();
+    let notes = args.common.model.notes();
     notes.about_model(info);
     let mut output = target.open(model.dims())?;
 
-    let mut progress = Progress::new(args.common.quiet(), target.is_terminal(), input.len());
+    let mut progress = Progress::new(args.common.model.quiet(), target.is_terminal(), input.len());
     let window_bytes = info.batch_tokens.saturating_mul(WINDOW_BYTES_PER_TOKEN);
     let (mut done, mut truncated, mut skipped, mut gaps) = (0, 0, 0, false);
     let failure = loop {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use clap::Args;
 use mlx_embed::mlx::memory;
 use mlx_embed::verify::SAMPLES;
-use mlx_embed::{Embedding, EndTokenSource, Error, Info, ModelConfig, Prompt, RopeScaling, TruncationSide};
+use mlx_embed::{
+    Embedding, EndTokenSource, Error, Info, ModelConfig, Prompt, RerankerInfo, RopeScaling, TruncationSide,
+};
 use serde::Serialize;
 
 use crate::cosine::cosine;
@@ -18,6 +20,10 @@ use crate::report;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InspectArgs {
+    /// Take the checkpoint for a reranker, which the first Qwen3-Rerankers don't say of themselves
+    #[arg(long)]
+    reranker: bool,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,7 +45,7 @@ Weights files are read whole for their SHA-256, about a second a gigabyte.";
 struct Report {
     #[serde(flatten)]
     info: Info,
-    /// Numbers in each vector, with `--dims`.
+    /// Numbers in each vector, with `--dims`; of a reranker logits of each pair.
     dims: usize,
     /// Of each weights file, by name.
     weights_sha256: BTreeMap<String, String>,
@@ -60,7 +66,7 @@ struct Comparison {
 impl Comparison {
     /// Embeds the samples with `model`, and again exactly; `None` where there is nothing to compare.
     fn measure(args: &CommonArgs, model: Model) -> Result<Option<Self>, CliError> {
-        if !args.is_fast() || model.embedder.info().precision.is_none() {
+        if !args.model.is_fast() || model.embedder.info().precision.is_none() {
             return Ok(None);
         }
         let vectors = |model: &Model| -> Result<Vec<Embedding>, CliError> {
@@ -101,6 +107,19 @@ impl Memory {
 }
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
+    if args.reranker || args.common.model.is_reranker()? {
+        args.common.refuse_vectors()?;
+        let reranker = args.common.model.load_reranker()?;
+        let report = Report {
+            info: reranker.info().clone(),
+            dims: reranker.info().embedding_size,
+            memory: Memory::read()?,
+            weights_sha256: reranker.weights_sha256()?.into_iter().collect(),
+            mlx_embed_version: env!("CARGO_PKG_VERSION"),
+            fast_against_exact: None,
+        };
+        return report::print(args.json, &report, Report::text);
+    }
     let model = args.common.load()?;
     let mut info = model.embedder.info().clone();
     let caller = || "the caller".to_owned();
@@ -133,7 +152,11 @@ impl Report {
         for (name, hash) in &self.weights_sha256 {
             lines.add("SHA-256", format!("{hash}  {name}"));
         }
-        self.vectors(&mut lines);
+        match &info.reranker {
+            Some(reranker) => self.scores(reranker, &mut lines),
+            None => self.vectors(&mut lines),
+        }
+        self.texts(&mut lines);
         lines.add("device", info.backend.to_string());
         let precision = info.precision.map_or(String::new(), |precision| format!(", {precision}"));
         lines.add("kernels", format!("{}{precision}", info.kernels));
@@ -240,9 +263,35 @@ impl Report {
             }
         };
         lines.add("end token", end);
+    }
+
+    fn scores(&self, reranker: &RerankerInfo, lines: &mut Lines) {
+        let info = &self.info;
+        let pairs = match reranker.pairs {
+            "tokenizer" => "the tokenizer's template of a pair",
+            _ => "the conversation of Qwen3-Reranker",
+        };
+        lines.add("pairs", pairs.to_owned());
+        if let Some(instruction) = &reranker.instruction {
+            lines.add("instruction", format!("{instruction:?}"));
+        }
+        lines.add("pooling", format!("{}{}", info.pooling, self.by("pooling")));
+        for module in &info.sentence_transformers.behind {
+            lines.add("behind pooling", module.to_string());
+        }
+        match &reranker.answers[..] {
+            [] => lines.add("logit", "the label's".to_owned()),
+            [right] => lines.add("logit", format!("{right:?}")),
+            answers => lines.add("logit", format!("{:?} less {:?}", answers[1], answers[0])),
+        }
+        lines.add("score", format!("{:?} of it{}", reranker.activation, self.by("activation")));
+    }
+
+    fn texts(&self, lines: &mut Lines) {
+        let (info, files) = (&self.info, &self.info.sentence_transformers);
         let cut = if info.truncation_side == TruncationSide::Left { "beginning" } else { "end" };
         lines.add(
-            "longest text",
+            if info.reranker.is_some() { "longest pair" } else { "longest text" },
             format!("{} tokens{}; of longer ones the {cut} is cut", info.max_tokens, self.by("max_tokens")),
         );
         if files.do_lower_case {

@@ -4,6 +4,7 @@ mod bench;
 mod embed;
 mod inspect;
 mod load;
+mod rerank;
 mod similarity;
 mod verify;
 
@@ -18,6 +19,8 @@ pub(crate) enum Command {
     Embed(embed::EmbedArgs),
     /// Show how alike texts are
     Similarity(similarity::SimilarityArgs),
+    /// Show how well documents answer a query, the best first
+    Rerank(rerank::RerankArgs),
     /// Show what a checkpoint is and how it would run
     Inspect(inspect::InspectArgs),
     /// Compare a checkpoint's results with a reference's, layer by layer
@@ -33,6 +36,7 @@ impl Command {
         match self {
             Self::Embed(args) => embed::run(args),
             Self::Similarity(args) => similarity::run(args),
+            Self::Rerank(args) => rerank::run(args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Verify(args) => verify::run(args),
             Self::Bench(args) => bench::run(&args),

@@ -4,11 +4,12 @@ use std::io::{self, BufWriter, Write};
 
 use clap::Args;
 use mlx_embed::Embedding;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use crate::cosine::dot;
 use crate::error::CliError;
-use crate::input::{Input, InputArgs, OnError};
+use crate::input::{Input, InputArgs};
+use crate::label::label;
 use crate::options::CommonArgs;
 use crate::stdout;
 
@@ -40,8 +41,8 @@ const LABEL: usize = 32;
 
 pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     stdout::check_open()?;
-    let mut input = Input::open(args.input, args.common.max_text_bytes())?;
-    let (texts, indices) = read_all(&mut input)?;
+    let mut input = Input::open(args.input, args.common.model.max_text_bytes())?;
+    let (texts, indices) = input.read_all()?;
     if texts.len() < 2 {
         return Err(CliError::Usage(format!(
             "similarity needs at least 2 texts to compare, and got {}",
@@ -49,7 +50,7 @@ pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
         )));
     }
     let model = args.common.load()?;
-    let notes = args.common.notes();
+    let notes = args.common.model.notes();
     notes.about_model(model.embedder.info());
     let (embeddings, failure) = model.embed(&texts, |index| input.place(indices[index]));
     if let Some(failure) = failure {
@@ -62,22 +63,6 @@ pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     let mut stdout = BufWriter::new(io::stdout().lock());
     let result = if args.json { json(&mut stdout, &texts, &rows) } else { table(&mut stdout, &texts, &rows) };
     result.and_then(|()| stdout.flush()).map_err(CliError::on_stdout)
-}
-
-/// The texts, and which lines or arguments they are.
-fn read_all(input: &mut Input) -> Result<(Vec<String>, Vec<usize>), CliError> {
-    let (mut texts, mut indices) = (Vec::new(), Vec::new());
-    loop {
-        let window = input.window(usize::MAX, OnError::Stop);
-        if let Some(error) = window.error {
-            return Err(error);
-        }
-        texts.extend(window.texts);
-        indices.extend(window.indices);
-        if window.ended {
-            return Ok((texts, indices));
-        }
-    }
 }
 
 /// The matrix, a row at a time: for many texts it is far larger than their vectors.
@@ -120,7 +105,7 @@ fn json(out: &mut impl Write, texts: &[String], rows: &Rows<'_>) -> io::Result<(
 /// A column a text, headed by its number; rows carry the number and the start of the text.
 fn table(out: &mut impl Write, texts: &[String], rows: &Rows<'_>) -> io::Result<()> {
     let digits = texts.len().to_string().len();
-    let labels: Vec<String> = texts.iter().map(|text| label(text)).collect();
+    let labels: Vec<String> = texts.iter().map(|text| label(text, LABEL)).collect();
     let widest = labels.iter().map(|label| label.width()).max().unwrap_or_default();
     write!(out, "{:1$}", "", digits + 1 + widest)?;
     for column in 1..=texts.len() {
@@ -137,42 +122,4 @@ fn table(out: &mut impl Write, texts: &[String], rows: &Rows<'_>) -> io::Result<
         writeln!(out)?;
     }
     Ok(())
-}
-
-/// The text's start, made fit for a terminal.
-fn label(text: &str) -> String {
-    if text.is_empty() {
-        return "(empty)".to_owned();
-    }
-    let shown = |c: char| if c.is_control() { '·' } else { c };
-    // A label that fits needs no more characters than columns, but for those without width.
-    let text: String = text.chars().take(8 * LABEL).map(shown).collect();
-    if text.width() <= LABEL {
-        return text;
-    }
-    let mut columns = 0;
-    let fits = |c: &char| {
-        columns += c.width().unwrap_or(0);
-        columns < LABEL
-    };
-    let start: String = text.chars().take_while(fits).collect();
-    format!("{}…", start.trim_end())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_fit_whatever_they_hold() {
-        assert_eq!(label("short"), "short");
-        assert_eq!(label(""), "(empty)");
-        assert_eq!(label("a\tb\x1b[31m\0"), "a·b·[31m·");
-        for text in ["漢字".repeat(40), "👩‍👩‍👧‍👦".repeat(40), "x".repeat(1000), "e\u{301}".repeat(400)]
-        {
-            let label = label(&text);
-            assert!(label.width() <= LABEL, "{label} is {} wide", label.width());
-            assert!(label.ends_with('…'), "{label}");
-        }
-    }
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mlx_embed::Error;
-use mlx_embed::verify::{Against, Check, Golden, Verification};
+use mlx_embed::verify::{Against, Check, Golden, ScoreComparison, Verification};
 
 use crate::error::CliError;
-use crate::options::CommonArgs;
+use crate::options::{CommonArgs, Model};
 use crate::report;
 
 /// Arguments of `verify`.
@@ -21,6 +21,10 @@ pub(crate) struct VerifyArgs {
     /// Golden file to compare with [default: golden.safetensors in the checkpoint directory, if it is there]
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+
+    /// Take the checkpoint for a reranker, which the first Qwen3-Rerankers don't say of themselves
+    #[arg(long)]
+    reranker: bool,
 
     /// Print JSON
     #[arg(long)]
@@ -52,16 +56,20 @@ pub(crate) fn run(mut args: VerifyArgs) -> Result<(), CliError> {
     // The golden file first: it is small, and the model is not.
     let given = args.against.as_ref().map(Golden::open).transpose().map_err(Error::from)?;
     if let Some(dir) = args.dir.take() {
-        args.common.set_model(dir);
+        args.common.model.set_model(dir);
     }
-    let model = args.common.load()?;
-    let golden = match given {
-        Some(golden) => Some(golden),
-        None => model.embedder.golden().map_err(Error::from)?,
+    let found = if args.reranker || args.common.model.is_reranker()? {
+        args.common.refuse_vectors()?;
+        let reranker = args.common.model.load_reranker()?;
+        let golden = given.map_or_else(|| reranker.golden(), |golden| Ok(Some(golden)));
+        reranker.verify(golden.map_err(Error::from)?.as_ref())?
+    } else {
+        let Model { embedder, .. } = args.common.load()?;
+        let golden = given.map_or_else(|| embedder.golden(), |golden| Ok(Some(golden)));
+        embedder.verify(golden.map_err(Error::from)?.as_ref())?
     };
-    let found = model.embedder.verify(golden.as_ref())?;
     report::print(args.json, &found, text)?;
-    let notes = args.common.notes();
+    let notes = args.common.model.notes();
     match &found.against {
         None => notes.say("without a golden file nothing was compared with a reference (--against FILE)"),
         Some(Against { same_weights: false, .. }) => {
@@ -122,8 +130,13 @@ fn comparison(against: &Against, found: &Verification, text: &mut String) {
             layer.token
         ));
     }
-    match &against.vectors {
-        Some(vectors) => {
+    match (&against.vectors, &against.scores) {
+        (_, Some(ScoreComparison { max_abs, pair, passed, .. })) => {
+            let mark = if *passed { "" } else { "  OFF" };
+            let allowed = found.tolerance.max_abs;
+            text.push_str(&format!("scores       {max_abs:.1e}, {allowed:.1e} allowed, pair {pair}{mark}\n"));
+        }
+        (Some(vectors), _) => {
             let mark = if vectors.passed { "" } else { "  OFF" };
             text.push_str(&format!(
                 "{:<12} {:>10.7} {:>8.1e}{:>38}text {}{mark}\n{:<12} {:>10.7} {:>8.1e}\n",
@@ -137,7 +150,7 @@ fn comparison(against: &Against, found: &Verification, text: &mut String) {
                 found.tolerance.max_abs
             ));
         }
-        None => text.push_str("vectors      not compared: the file has none for this pooling\n"),
+        (None, None) => text.push_str("vectors      not compared: the file has none for this pooling\n"),
     }
     match against.other_tokens.len() {
         0 => text.push_str("token ids    the same\n"),

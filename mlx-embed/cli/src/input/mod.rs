@@ -146,6 +146,22 @@ impl Input {
         window
     }
 
+    /// The texts, and which lines or arguments they are.
+    pub(crate) fn read_all(&mut self) -> Result<(Vec<String>, Vec<usize>), CliError> {
+        let (mut texts, mut indices) = (Vec::new(), Vec::new());
+        loop {
+            let window = self.window(usize::MAX, OnError::Stop);
+            if let Some(error) = window.error {
+                return Err(error);
+            }
+            texts.extend(window.texts);
+            indices.extend(window.indices);
+            if window.ended {
+                return Ok((texts, indices));
+            }
+        }
+    }
+
     /// The next piece, for which only a window without texts waits.
     fn next(&mut self, waits: bool) -> Result<Next, CliError> {
         let lines = match &mut self.source {

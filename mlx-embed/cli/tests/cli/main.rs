@@ -10,6 +10,7 @@ mod options;
 mod output;
 mod output_files;
 mod reopen;
+mod rerank;
 mod similarity;
 mod support;
 mod verify;

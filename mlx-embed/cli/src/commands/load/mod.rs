@@ -189,7 +189,7 @@ impl Load<'_> {
             texts: texts.get(),
             timeout: *timeout,
             limit: *limit,
-            tell: !common.quiet(),
+            tell: !common.model.quiet(),
         }
     }
 
@@ -246,7 +246,7 @@ impl Load<'_> {
 
     /// Says how far a search is.
     fn say(&self, line: &str) {
-        if !self.args.common.quiet() {
+        if !self.args.common.model.quiet() {
             // With stderr closed there is nobody left to tell.
             let _ = writeln!(io::stderr(), "{line}");
         }

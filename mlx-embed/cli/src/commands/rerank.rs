@@ -1,0 +1,141 @@
+//! `mlx-embed rerank`: documents in the order in which they answer a query.
+
+use std::io::{self, BufWriter, Write};
+use std::num::NonZeroUsize;
+
+use clap::Args;
+use mlx_embed::{DenseActivation, Error, Prompt, Ranked, RerankOptions};
+use serde::Serialize;
+
+use crate::error::CliError;
+use crate::input::{Input, InputArgs};
+use crate::label::label;
+use crate::options::{ModelArgs, at_least_one};
+use crate::stdout;
+
+/// Arguments of `rerank`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+#[command(mut_arg("texts", |documents| documents
+    .value_name("DOCUMENT")
+    .help("Documents; without any, they are read from standard input")))]
+#[command(mut_arg("input", |input| input
+    .help("File with one document a line, or JSONL; `-` is standard input")))]
+pub(crate) struct RerankArgs {
+    /// What the documents are to answer
+    #[arg(value_name = "QUERY")]
+    query: String,
+
+    #[command(flatten)]
+    input: InputArgs,
+
+    /// Show only the N best
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    top_n: Option<NonZeroUsize>,
+
+    /// What is judged, as Qwen3-Reranker was trained to be told [default: the checkpoint's]
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_name")]
+    instruction: Option<String>,
+
+    /// One of the checkpoint's prompts in its place; `inspect` lists them
+    #[arg(long, value_name = "NAME")]
+    prompt_name: Option<String>,
+
+    /// Show logits, not what the checkpoint makes of them
+    #[arg(long)]
+    raw: bool,
+
+    /// Print {"query": ..., "results": [{"index": ..., "score": ...}, ...]}, not a table
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mlx-embed rerank --model DIR \"where do cats sleep?\" \"on the mat\" \"at sea\"
+  mlx-embed rerank --model DIR \"where do cats sleep?\" --input docs.txt
+  grep -h cat *.txt | mlx-embed rerank --model DIR --top-n 5 --json \"a query\"
+  mlx-embed rerank --model DIR --instruction \"Find the cause of an error\" \\
+    \"segfault at exit\" --input commits.jsonl --field message
+
+DIR holds a reranker: a sequence classifier of BERT, RoBERTa, XLM-RoBERTa or
+ModernBERT with one label, or a Qwen3-Reranker. More is better; by default most
+give numbers between 0 and 1. An index is the document's line or argument, from
+0; the table counts from 1. A pair that is too long loses the end of its
+document.";
+
+/// Columns of a document in the table.
+const LABEL: usize = 60;
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    query: &'a str,
+    results: Vec<Row<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    index: usize,
+    score: f32,
+    tokens: usize,
+    truncated: bool,
+    document: &'a str,
+}
+
+pub(crate) fn run(args: RerankArgs) -> Result<(), CliError> {
+    stdout::check_open()?;
+    let mut input = Input::open(args.input, args.model.max_text_bytes())?;
+    let (documents, indices) = input.read_all()?;
+    if documents.is_empty() {
+        return Err(CliError::Usage("rerank needs at least 1 document, and got none".to_owned()));
+    }
+    let reranker = args.model.load_reranker()?;
+    let notes = args.model.notes();
+    notes.about_model(reranker.info());
+    let options = RerankOptions {
+        instruction: match (args.instruction, args.prompt_name) {
+            (Some(text), _) => Prompt::Text(text),
+            (None, Some(name)) => Prompt::Named(name),
+            (None, None) => Prompt::Default,
+        },
+        top_n: args.top_n,
+        activation: args.raw.then_some(DenseActivation::Identity),
+        ..Default::default()
+    };
+    let ranked = reranker.rerank_with(&args.query, &documents, &options).map_err(|error| match error {
+        Error::Input { index, source } => CliError::of_text(&source, input.place(indices[index])),
+        error => error.into(),
+    })?;
+    let truncated = ranked.iter().filter(|ranked| ranked.truncated).count();
+    notes.about_texts(truncated, ranked.len(), reranker.info().max_tokens);
+
+    let row = |ranked: &Ranked| Row {
+        index: indices[ranked.index],
+        score: ranked.score,
+        tokens: ranked.tokens,
+        truncated: ranked.truncated,
+        document: &documents[ranked.index],
+    };
+    let report = Report { query: &args.query, results: ranked.iter().map(row).collect() };
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let result = if args.json { json(&mut stdout, &report) } else { table(&mut stdout, &report) };
+    result.and_then(|()| stdout.flush()).map_err(CliError::on_stdout)
+}
+
+fn json(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, report)?;
+    writeln!(out)
+}
+
+/// A line a document: its score, its number from 1, and how it begins.
+fn table(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
+    let digits = report.results.iter().map(|row| (row.index + 1).to_string().len()).max().unwrap_or(1);
+    for row in &report.results {
+        writeln!(out, "{:>9.4} {:>digits$} {}", row.score, row.index + 1, label(row.document, LABEL))?;
+    }
+    Ok(())
+}
