@@ -21,7 +21,27 @@ class Shape:
         return self.batch * self.tokens
 
 
+class Encoder:
+    """A BERT: biases and norms, which are few, don't count."""
+
+    def __init__(self, folder: Path):
+        config = json.loads((folder / "config.json").read_text())
+        self.layers, self.hidden = config["num_hidden_layers"], config["hidden_size"]
+        self.parameters = self.layers * self.hidden * (4 * self.hidden + 2 * config["intermediate_size"])
+
+    def operations(self, shape: Shape) -> float:
+        """Multiplications and additions: 2 a parameter a token, and attention's two products."""
+        pairs = shape.batch * shape.tokens**2
+        return 2 * self.parameters * shape.total + 4 * self.layers * self.hidden * pairs
+
+    def weight_bytes(self) -> float:
+        """f32"""
+        return self.parameters * 4
+
+
 class Geometry:
+    """A Qwen3 decoder of 4 bits."""
+
     def __init__(self, folder: Path):
         config = json.loads((folder / "config.json").read_text())
         self.layers, hidden = config["num_hidden_layers"], config["hidden_size"]

@@ -13,6 +13,7 @@ CLI = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release" / "mlx-emb
 CANDLE = CACHE / "candle" / "release" / "candle-worker"
 OPENVINO = CACHE / "qwen3.xml"
 SIZES = (151669, 1024)  # rows of the vocabulary, hidden size
+SHAPES = "1x8,1x16,10x16,1x128,1x512,32x128,1x4096"
 OURS = ("mlx-embed-exact", "mlx-embed-fast")
 
 

@@ -65,10 +65,10 @@ def checkpoint() -> None:
         run(PYTHON, HERE / "workers" / "weights.py", BASE_MODEL, MODEL)
 
 
-def converted(script: str, path, *arguments) -> None:
+def converted(script: str, path, *arguments, checkpoint=MODEL) -> None:
     """The checkpoint in a peer's own format, made once."""
     if not path.is_file():
-        run(PYTHON, HERE / "workers" / script, MODEL, path, *arguments)
+        run(PYTHON, HERE / "workers" / script, checkpoint, path, *arguments)
 
 
 def gguf_file(kind: str) -> None:
@@ -94,7 +94,6 @@ def peak() -> None:
 
 def prepare(names: list) -> dict:
     """Makes what these peers need; returns, for each that cannot be had, why."""
-    CACHE.mkdir(parents=True, exist_ok=True)
     python_packages()
     checkpoint()
     peak()
@@ -108,6 +107,11 @@ def prepare(names: list) -> dict:
         "candle": [lambda: gguf_file("candle"), candle],
         **dict.fromkeys(OURS, [cli]),
     }
+    return take(steps, names)
+
+
+def take(steps: dict, names: list) -> dict:
+    """Takes the steps of these peers; returns, for each whose steps fail, why."""
     missing = {}
     for name in names:
         try:

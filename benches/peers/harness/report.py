@@ -107,7 +107,7 @@ def markdown(result: dict) -> str:
               for shape, lines in shapes.items() if lines}
     parts = [
         f"{about.get('model_name', about['architecture'])}, {about['threads']} threads, "
-        f"commit {result['commit']}, {result['date']}. Rounds: "
+        f"commit {result['commit']}, {result['date']}, {result['model']}. Rounds: "
         + ", ".join(f"{shape} {count}" for shape, count in rounds.items()) + ".",
         "Milliseconds a forward pass, median (lowest to highest):",
         per_shape(result, names, times),
@@ -131,7 +131,7 @@ def markdown(result: dict) -> str:
         "Peak resident memory so far, MB (shapes ran in this order):",
         per_shape(result, names, memory),
         "Peers:",
-        table(["", "what", "version", "cosine to mlx-lm in f32"],
+        table(["", "what", "version", "cosine to the reference"],
               [[name, peer["about"], str(peer["facts"].get("version", "")),
                 f"{peer['cosine']:.6f}" if peer.get("cosine") is not None else "not compared"]
                for name, peer in result["peers"].items()],

@@ -1,4 +1,7 @@
-"""ONNX Runtime: onnxruntime_worker.py MODEL.onnx THREADS VOCAB HIDDEN (make_onnx.py writes the model)."""
+"""ONNX Runtime: onnxruntime_worker.py MODEL.onnx THREADS VOCAB HIDDEN
+
+make_onnx.py writes the model of a decoder, encoder_onnx.py that of an encoder, which takes ids alone.
+"""
 
 import sys
 
@@ -20,12 +23,13 @@ def session(path: str, threads: int) -> ort.InferenceSession:
 def main() -> None:
     answers = reserve_stdout()
     running = session(sys.argv[1], int(sys.argv[2]))
+    taken = {given.name for given in running.get_inputs()}
 
     def embed(ids):
         batch, tokens = ids.shape
         last_position = np.full(batch, tokens - 1, np.int32)
         feeds = {"ids": ids, "last_position": last_position, "tokens": np.array(tokens, np.int32)}
-        return running.run(["vector"], feeds)[0]
+        return running.run(["vector"], {name: value for name, value in feeds.items() if name in taken})[0]
 
     facts = {
         "version": f"onnxruntime {ort.__version__}",

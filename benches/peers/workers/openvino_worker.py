@@ -1,6 +1,6 @@
 """OpenVINO: openvino_worker.py MODEL.xml THREADS default|GROUP VOCAB HIDDEN
 
-The model is make_openvino.py's. The third argument is DYNAMIC_QUANTIZATION_GROUP_SIZE: `default`
+The model is make_openvino.py's or encoder_openvino.py's. The third argument is DYNAMIC_QUANTIZATION_GROUP_SIZE: `default`
 leaves OpenVINO's own, which rounds activations to int8 at run time; 0 keeps them in f32.
 """
 

@@ -1,0 +1,101 @@
+"""Encoders with random weights in f32: the peers, what they need, and whether they compute the whole model."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from .peers import CACHE, CLI, HERE, OURS, PYTHON, Peer
+from .prepare import cli, converted, peak, python_packages, run, take
+from .worker import WorkerError
+
+NAMES = ("minilm", "bge-small")
+SIZES = (30522, 384)  # rows of the vocabulary, hidden size
+SHAPES = "1x16,1x128,32x128"
+DEFAULT = [*OURS, "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8"]
+IDS = [[5, 71, 1013, 17, 619, 23, 290, 411], [900, 2, 333, 40, 55, 60, 7, 1001]]
+
+
+def folder(name: str) -> Path:
+    return CACHE / name
+
+
+def peers(name: str, model: Path, threads: int) -> dict:
+    """Every peer of an encoder by its name. Ours reads `model`; the others read the checkpoint made for them."""
+
+    def ours(precision):
+        return [CLI, "bench", "--model", model, "--threads", threads, "--precision", precision, "--stdin"]
+
+    def onnxruntime(kind):
+        return [PYTHON, HERE / "workers" / "onnxruntime_worker.py", onnx(name, kind), threads, *SIZES]
+
+    def openvino(kind):
+        return [PYTHON, HERE / "workers" / "openvino_worker.py", xml(name, kind), threads, "default", *SIZES]
+
+    return {
+        "mlx-embed-exact": Peer(ours("exact"), "f32", "this crate, `--precision exact`"),
+        "mlx-embed-fast": Peer(ours("fast"), "int8", "this crate, `--precision fast`"),
+        "onnxruntime": Peer(onnxruntime("f32"), "f32", "ONNX Runtime, f32, with its fused operators"),
+        "onnxruntime-int8": Peer(onnxruntime("int8"), "int8", "the same, quantised dynamically"),
+        "openvino": Peer(openvino("f32"), "f32", "OpenVINO, f32"),
+        "openvino-int8": Peer(openvino("int8"), "int8", "OpenVINO, int8 weights, activations to int8 at run time"),
+    }
+
+
+def onnx(name: str, kind: str) -> Path:
+    return CACHE / f"{name}-{kind}.onnx"
+
+
+def xml(name: str, kind: str) -> Path:
+    return CACHE / f"{name}-{kind}.xml"
+
+
+def prepare(name: str, wanted: list) -> dict:
+    """Makes what these peers need; returns, for each that cannot be had, why."""
+    python_packages()
+    peak()
+    checkpoint = folder(name)
+    if not checkpoint.is_dir():
+        run(PYTHON, HERE / "workers" / "encoder.py", "write", checkpoint, name)
+
+    def made(script, path, kind):
+        return [lambda: converted(script, path, kind, checkpoint=checkpoint)]
+
+    steps = {
+        "onnxruntime": made("encoder_onnx.py", onnx(name, "f32"), "f32"),
+        "onnxruntime-int8": made("encoder_onnx.py", onnx(name, "int8"), "int8"),
+        "openvino": made("encoder_openvino.py", xml(name, "f32"), "f32"),
+        "openvino-int8": made("encoder_openvino.py", xml(name, "int8"), "int8"),
+        **dict.fromkeys(OURS, [cli]),
+    }
+    return take(steps, wanted)
+
+
+def reference(name: str) -> list:
+    """Vectors of IDS, in f64."""
+    made = subprocess.run(
+        [PYTHON, HERE / "workers" / "encoder.py", "vectors", folder(name), json.dumps(IDS)],
+        capture_output=True, text=True, check=False,
+    )
+    if made.returncode != 0:
+        raise WorkerError(f"encoder.py failed: {made.stderr.strip()[-300:]}")
+    return json.loads(made.stdout)
+
+
+def cosine(worker, expected: list) -> float:
+    """The lowest cosine to the reference over the texts."""
+    found = own_vectors(worker) if worker.name in OURS else worker.ask({"ids": IDS})["vectors"]
+    return min(sum(a * b for a, b in zip(*pair)) for pair in zip(found, expected, strict=True))
+
+
+def own_vectors(worker) -> list:
+    """What `mlx-embed embed` gives for the words that the tokenizer has for these ids."""
+    command = worker.peer.command
+    model, precision = (command[command.index(name) + 1] for name in ("--model", "--precision"))
+    texts = [" ".join(f"t{id}" for id in ids) for ids in IDS]
+    finished = subprocess.run(
+        [command[0], "embed", "--model", model, "--precision", precision, *texts],
+        capture_output=True, text=True, check=False,
+    )
+    if finished.returncode != 0:
+        raise WorkerError(f"mlx-embed embed failed: {finished.stderr.strip()[-300:]}")
+    return [json.loads(line)["embedding"] for line in finished.stdout.strip().splitlines()]
