@@ -508,13 +508,15 @@ fn for_cuda(checkpoint: &Checkpoint, gpu: i32) -> Result<Result<Kind, String>, E
         Err(why) => return Ok(Err(format!("this crate's kernels can't run the checkpoint: {why}"))),
     };
     let architecture = cuda::Architecture::of_gpu(gpu)?;
-    if architecture.major < 8 {
-        let reason = format!(
-            "{} has compute capability {}; this crate's kernels need 8.0",
-            architecture.device, architecture.major
-        );
-        return Ok(Err(reason));
-    }
-    let kernels = cuda::Kernels::new(form.geometry, form.packed, &architecture);
-    Ok(kernels.map(|kernels| Kind::Cuda(Arc::new(kernels), form)).map_err(|error| error.to_string()))
+    Ok(match cuda::Kernels::new(form.geometry, &form.formats, &architecture) {
+        Ok(Some(kernels)) => Ok(Kind::Cuda(Arc::new(kernels), form)),
+        Ok(None) => {
+            let cuda::Architecture { device, major, minor } = architecture;
+            let (least, least_minor) = cuda::LEAST_CAPABILITY;
+            Err(format!(
+                "{device} has compute capability {major}.{minor}; this crate's kernels need {least}.{least_minor}"
+            ))
+        }
+        Err(error) => Err(error.to_string()),
+    })
 }

@@ -183,18 +183,25 @@ struct MlxsysProduct_ {
   void* out{nullptr};
   MlxsysBlas_::Heuristic chosen{};
 
-  MlxsysProduct_(void* handle, int tokens, int outputs, int inputs, size_t workspace) {
+  MlxsysProduct_(void* handle, int tokens, int outputs, int inputs, int width, size_t workspace) {
     auto& blas = MlxsysBlas_::get();
     constexpr int compute_32f = 68, r_32f = 0, r_16bf = 14, transpose_a = 3, op_t = 1, most_workspace = 1;
+    constexpr int alignments[2] = {7, 8};  // of out, read and written
     blas.check(blas.desc_create(&desc, compute_32f, r_32f), "a product");
     blas.check(blas.desc_set(desc, transpose_a, &op_t, sizeof(op_t)), "a product");
     // It thinks in columns: out^T = w a^T.
     blas.check(blas.layout_create(&w, r_16bf, inputs, outputs, inputs), "a matrix");
     blas.check(blas.layout_create(&a, r_16bf, inputs, tokens, inputs), "a matrix");
-    blas.check(blas.layout_create(&out, r_16bf, outputs, tokens, outputs), "a matrix");
+    blas.check(blas.layout_create(&out, r_16bf, outputs, tokens, width), "a matrix");
     void* preference = nullptr;
     blas.check(blas.preference_create(&preference), "a preference");
     blas.preference_set(preference, most_workspace, &workspace, sizeof(workspace));
+    if (width != outputs) {
+      const uint32_t bytes = 16;
+      for (int alignment : alignments) {
+        blas.preference_set(preference, alignment, &bytes, sizeof(bytes));
+      }
+    }
     int found = 0;
     int code = blas.heuristic(handle, desc, w, a, out, out, preference, 1, &chosen, &found);
     blas.preference_destroy(preference);
@@ -232,7 +239,7 @@ struct MlxsysQueue_ {
   size_t size{0};
   size_t used{0};
   void* blas{nullptr};
-  std::map<std::array<int, 3>, std::unique_ptr<MlxsysProduct_>> products;
+  std::map<std::array<int, 4>, std::unique_ptr<MlxsysProduct_>> products;
 
   explicit MlxsysQueue_(int index) : device(index) {
     auto& driver = MlxsysDriver_::get();
@@ -263,7 +270,7 @@ struct MlxsysQueue_ {
     // The context is the process's, as MLX uses it too.
   }
 
-  MlxsysProduct_& product(int tokens, int outputs, int inputs, size_t workspace) {
+  MlxsysProduct_& product(int tokens, int outputs, int inputs, int width, size_t workspace) {
     auto& library = MlxsysBlas_::get();
     if (!blas) {
       library.check(library.create(&blas), "starting");
@@ -272,9 +279,9 @@ struct MlxsysQueue_ {
     if (products.size() >= most) {
       products.clear();
     }
-    auto& known = products[{tokens, outputs, inputs}];
+    auto& known = products[{tokens, outputs, inputs, width}];
     if (!known) {
-      known = std::make_unique<MlxsysProduct_>(blas, tokens, outputs, inputs, workspace);
+      known = std::make_unique<MlxsysProduct_>(blas, tokens, outputs, inputs, width, workspace);
     }
     return *known;
   }
@@ -448,25 +455,20 @@ extern "C" int mlxsys_cuda_queue_multiprocessors(int* res, mlxsys_cuda_queue que
   }
 }
 
-namespace {
-
-// What the driver makes of tiles: a CUtensorMap.
-struct alignas(64) MlxsysTiles_ {
-  uint64_t words[16];
-
-  void encode(const mlxsys_cuda_tiles& tiles) {
+extern "C" int mlxsys_cuda_tiles_encode(uint64_t* words, const mlxsys_cuda_tiles* tiles) {
+  try {
     constexpr int bfloat16 = 9, swizzle_128_bytes = 3, promote_to_256_bytes = 3;
     constexpr unsigned columns = 64;
-    const uint64_t sizes[2] = {static_cast<uint64_t>(tiles.columns), static_cast<uint64_t>(tiles.rows)};
+    const uint64_t sizes[2] = {static_cast<uint64_t>(tiles->columns), static_cast<uint64_t>(tiles->rows)};
     const uint64_t row_bytes[1] = {sizes[0] * 2};
-    const unsigned tile[2] = {columns, static_cast<unsigned>(tiles.tile_rows)}, every[2] = {1, 1};
+    const unsigned tile[2] = {columns, static_cast<unsigned>(tiles->tile_rows)}, every[2] = {1, 1};
     auto& driver = MlxsysDriver_::get();
     driver.check(
         driver.encode_tiles(
-            this,
+            words,
             bfloat16,
             2,
-            reinterpret_cast<void*>(tiles.matrix),
+            reinterpret_cast<void*>(tiles->matrix),
             sizes,
             row_bytes,
             tile,
@@ -476,47 +478,23 @@ struct alignas(64) MlxsysTiles_ {
             promote_to_256_bytes,
             0),
         "tiles of a matrix");
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
   }
-};
-
-} // namespace
+}
 
 extern "C" int mlxsys_cuda_queue_launch(
     mlxsys_cuda_queue queue,
     void* function,
-    const mlxsys_cuda_tiles* tiles,
-    size_t n_tiles,
-    const uint64_t* pointers,
-    size_t n_pointers,
-    const int* ints,
-    size_t n_ints,
-    const float* floats,
-    size_t n_floats,
+    const void* arguments,
     const int* blocks,
     int threads,
     int shared_memory) {
   try {
     auto& q = mlxsys_queue_(queue);
-    constexpr size_t most = 32, most_tiles = 2;
-    void* parameters[most];
-    MlxsysTiles_ encoded[most_tiles];
-    size_t n = 0;
-    if (n_tiles > most_tiles || n_tiles + n_pointers + n_ints + n_floats > most) {
-      throw std::invalid_argument("[mlxsys_cuda_queue] too many parameters");
-    }
-    for (size_t i = 0; i < n_tiles; ++i) {
-      encoded[i].encode(tiles[i]);
-      parameters[n++] = &encoded[i];
-    }
-    for (size_t i = 0; i < n_pointers; ++i) {
-      parameters[n++] = const_cast<uint64_t*>(pointers + i);
-    }
-    for (size_t i = 0; i < n_ints; ++i) {
-      parameters[n++] = const_cast<int*>(ints + i);
-    }
-    for (size_t i = 0; i < n_floats; ++i) {
-      parameters[n++] = const_cast<float*>(floats + i);
-    }
+    void* parameters[] = {const_cast<void*>(arguments)};
     constexpr int programmatic_stream_serialization = 6;
     const MlxsysDriver_::Attribute early{programmatic_stream_serialization, 0, {1}};
     const MlxsysDriver_::Config config{
@@ -527,8 +505,7 @@ extern "C" int mlxsys_cuda_queue_launch(
         &early,
         q.major >= 9 ? 1u : 0u};
     auto& driver = MlxsysDriver_::get();
-    driver.check(driver.launch(&config, function, parameters, nullptr),
-        "a launch");
+    driver.check(driver.launch(&config, function, parameters, nullptr), "a launch");
     return 0;
   } catch (std::exception& e) {
     mlx_error(e.what());
@@ -570,18 +547,18 @@ extern "C" int mlxsys_cuda_queue_matmul(
     mlxsys_cuda_queue queue,
     uint64_t a,
     uint64_t w,
-    uint64_t c,
     uint64_t out,
     int tokens,
     int outputs,
     int inputs,
+    int width,
     uint64_t workspace,
     size_t workspace_size) {
   try {
     auto& q = mlxsys_queue_(queue);
-    auto& product = q.product(tokens, outputs, inputs, workspace_size);
+    auto& product = q.product(tokens, outputs, inputs, width, workspace_size);
     auto pointer = [](uint64_t address) { return reinterpret_cast<void*>(address); };
-    const float one = 1, share = c ? 1 : 0;
+    const float one = 1, nothing = 0;
     auto& blas = MlxsysBlas_::get();
     blas.check(
         blas.matmul(
@@ -592,8 +569,8 @@ extern "C" int mlxsys_cuda_queue_matmul(
             product.w,
             pointer(a),
             product.a,
-            &share,
-            pointer(c ? c : out),
+            &nothing,
+            pointer(out),
             product.out,
             pointer(out),
             product.out,

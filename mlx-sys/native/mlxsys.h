@@ -219,21 +219,21 @@ typedef struct mlxsys_cuda_tiles_ {
 } mlxsys_cuda_tiles;
 
 /**
- * Launches a kernel whose parameters are tiles (CUtensorMap), then pointers, then integers, then floats. The caller answers
- * for what it does. From compute capability 9.0 on it may start while what was launched before still runs, and waits for
- * that itself (griddepcontrol.wait).
+ * What the driver makes of tiles (CUtensorMap), for a kernel's arguments.
+ *
+ * @param words Of 16, at a multiple of 64 bytes.
+ */
+int mlxsys_cuda_tiles_encode(uint64_t* words, const mlxsys_cuda_tiles* tiles);
+
+/**
+ * Launches a kernel whose one parameter is the struct at `arguments`. The caller answers for what it does. From compute
+ * capability 9.0 on it may start while what was launched before still runs, and waits for that itself
+ * (griddepcontrol.wait).
  */
 int mlxsys_cuda_queue_launch(
     mlxsys_cuda_queue queue,
     void* function,
-    const mlxsys_cuda_tiles* tiles,
-    size_t n_tiles,
-    const uint64_t* pointers,
-    size_t n_pointers,
-    const int* ints,
-    size_t n_ints,
-    const float* floats,
-    size_t n_floats,
+    const void* arguments,
     const int* blocks,
     int threads,
     int shared_memory);
@@ -249,18 +249,18 @@ int mlxsys_cuda_queue_write(mlxsys_cuda_queue queue, uint64_t to, const void* fr
 int mlxsys_cuda_queue_read(mlxsys_cuda_queue queue, void* to, uint64_t from, size_t size);
 
 /**
- * out = a w^T, or plus c where that is not 0: row-major matrices of bf16, a of tokens x inputs, w of outputs x inputs, c and
- * out of tokens x outputs. By NVIDIA's cuBLASLt, whose choice of a kernel is kept for each size.
+ * out = a w^T: row-major matrices of bf16, a of tokens x inputs, w of outputs x inputs, out of tokens x outputs, whose rows
+ * are `width` numbers apart. By NVIDIA's cuBLASLt, whose choice of a kernel is kept for each size.
  */
 int mlxsys_cuda_queue_matmul(
     mlxsys_cuda_queue queue,
     uint64_t a,
     uint64_t w,
-    uint64_t c,
     uint64_t out,
     int tokens,
     int outputs,
     int inputs,
+    int width,
     uint64_t workspace,
     size_t workspace_size);
 

@@ -3969,17 +3969,14 @@ unsafe extern "C" {
         res: *mut ::core::ffi::c_int,
         queue: mlxsys_cuda_queue,
     ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_tiles_encode(
+        words: *mut u64,
+        tiles: *const mlxsys_cuda_tiles,
+    ) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_queue_launch(
         queue: mlxsys_cuda_queue,
         function: *mut ::core::ffi::c_void,
-        tiles: *const mlxsys_cuda_tiles,
-        n_tiles: usize,
-        pointers: *const u64,
-        n_pointers: usize,
-        ints: *const ::core::ffi::c_int,
-        n_ints: usize,
-        floats: *const f32,
-        n_floats: usize,
+        arguments: *const ::core::ffi::c_void,
         blocks: *const ::core::ffi::c_int,
         threads: ::core::ffi::c_int,
         shared_memory: ::core::ffi::c_int,
@@ -4000,11 +3997,11 @@ unsafe extern "C" {
         queue: mlxsys_cuda_queue,
         a: u64,
         w: u64,
-        c: u64,
         out: u64,
         tokens: ::core::ffi::c_int,
         outputs: ::core::ffi::c_int,
         inputs: ::core::ffi::c_int,
+        width: ::core::ffi::c_int,
         workspace: u64,
         workspace_size: usize,
     ) -> ::core::ffi::c_int;

@@ -43,23 +43,8 @@ fn what_is_not_there_is_a_message() {
         none(sys::mlxsys_cuda_queue_load(&mut function, no_queue, ptr::null(), c"k".as_ptr(), 0));
         let mut processors = 0;
         none(sys::mlxsys_cuda_queue_multiprocessors(&mut processors, no_queue));
-        let nothing = (ptr::null(), ptr::null(), ptr::null());
         let blocks = [1, 1, 1];
-        none(sys::mlxsys_cuda_queue_launch(
-            no_queue,
-            function,
-            ptr::null(),
-            0,
-            nothing.0,
-            0,
-            nothing.1,
-            0,
-            nothing.2,
-            0,
-            blocks.as_ptr(),
-            32,
-            0,
-        ));
+        none(sys::mlxsys_cuda_queue_launch(no_queue, function, ptr::null(), blocks.as_ptr(), 32, 0));
         none(sys::mlxsys_cuda_queue_write(no_queue, 0, ptr::null(), 0));
         none(sys::mlxsys_cuda_queue_read(no_queue, ptr::null_mut(), 0, 0));
         none(sys::mlxsys_cuda_queue_matmul(no_queue, 0, 0, 0, 0, 1, 1, 1, 0, 0));

@@ -1,6 +1,6 @@
 //! What is compiled for a model, and checks of what its kernels are given.
 
-use std::env;
+use std::any::TypeId;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,33 +10,25 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::super::CompiledKernels;
+use super::arguments::{
+    ActivateArguments, Arguments, AttentionArguments, DenseArguments, DequantizeArguments, EmbedArguments,
+    FinishArguments, HopperAttentionArguments, PackArguments, ProductArguments, RotateArguments,
+    RowsArguments, SumArguments,
+};
+use super::chips::Chip;
+use super::format::Format;
 use super::plan::Plan;
 use super::program::{Architecture, Program, Source};
-use super::tiles::{After, DENSE_TILES, DenseTile, Tile, tiles};
+use super::tiles::{After, DENSE_TILES, DenseTile, Tile, of_format};
 use crate::file::hex;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
 use crate::mlx::error::MlxError;
 
-const COMMON: &str = include_str!("source/common.cuh");
-const WGMMA: &str = include_str!("source/wgmma.cuh");
-const TMA: &str = include_str!("source/tma.cuh");
-
-/// The variable that makes a Hopper GPU run what the others run, to compare the two or to get around one.
-const GENERIC_VARIABLE: &str = "MLX_EMBED_CUDA_GENERIC";
-
 /// Threads of a block, as the sources have them.
-const EMBED_THREADS: i32 = 128;
-const PACK_THREADS: i32 = 256;
-const DEQUANTIZE_THREADS: i32 = 128;
-const ATTENTION_THREADS: i32 = 128;
-const HOPPER_ATTENTION_THREADS: i32 = 384;
-const DENSE_THREADS: i32 = 384;
-const ROTATE_THREADS: i32 = 128;
-const NORM_THREADS: i32 = 128;
-const SWIGLU_THREADS: i32 = 256;
-const ROWS_THREADS: i32 = 128;
-const FINISH_THREADS: i32 = 128;
+const BLOCK_THREADS: i32 = 128;
+const ACTIVATE_THREADS: i32 = 256;
+const HOPPER_THREADS: i32 = 384;
 
 /// Sizes and constants of a model that are compiled into its kernels or go with every call.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,17 +38,32 @@ pub(crate) struct Geometry {
     pub(crate) kv_heads: i32,
     pub(crate) head_dim: i32,
     pub(crate) vocab: i32,
-    /// Numbers that share a scale, of packed matrices.
-    pub(crate) group: i32,
-    /// Bits of the embedding table's numbers, 16 for bf16, and its group.
-    pub(crate) table: (i32, i32),
+    /// How the embedding table is packed; without, it is of bf16.
+    pub(crate) table: Option<Format>,
     /// Whether neighbours rotate together rather than halves.
     pub(crate) traditional: bool,
     /// Of queries, keys and values.
     pub(crate) bias: bool,
     /// Of queries and keys.
     pub(crate) head_norms: bool,
+    /// Of head norms; of all norms where they are fused.
     pub(crate) eps: f32,
+    pub(crate) activation: Activation,
+    pub(crate) gated: bool,
+    /// Whether every token sees those before it, and all of them.
+    pub(crate) causal: bool,
+    /// Whether norms, rotation, activation and residual connections can be part of the products: all norms are by the root
+    /// mean square and before a half, and biases are of queries, keys and values alone.
+    pub(crate) fused: bool,
+}
+
+/// The function inside the feed-forward part, as `common.cuh` numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Silu = 0,
+    GeluErf = 1,
+    GeluTanh = 2,
+    Relu = 3,
 }
 
 impl Geometry {
@@ -64,44 +71,38 @@ impl Geometry {
     pub(crate) fn qkv(&self) -> i32 {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
+
+    /// Whether Hopper's attention of long texts is for it.
+    fn suits_hopper(&self) -> bool {
+        self.causal && [64, 128].contains(&self.head_dim)
+    }
+}
+
+/// Which of a model's kernels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Name {
+    Embed,
+    Attention,
+    HopperAttention,
+    Rows,
+    Finish,
+    Rotate,
+    Activate,
+    Sum,
+    Pack(Format),
+    Dequantize(Format),
+    Product(Format, After, Tile),
+    Dense(After, DenseTile),
 }
 
 /// The kernels for one model and GPU, compiled.
 #[derive(Debug)]
 pub(crate) struct Kernels {
     pub(super) geometry: Geometry,
-    pub(super) embed: Program,
-    pub(super) attention: Program,
-    pub(super) rows: Program,
-    pub(super) finish: Program,
-    pub(super) dequantized: DequantizedKernels,
-    /// Where matrices are packed.
-    pub(super) packed: Option<PackedKernels>,
+    chip: &'static Chip,
+    programs: Vec<(Name, Program)>,
     compiled: CompiledKernels,
     digest: String,
-}
-
-/// What products of matrices of bf16 and long texts are computed with.
-#[derive(Debug)]
-pub(super) enum DequantizedKernels {
-    Hopper {
-        attention: Program,
-        products: Vec<(After, DenseTile, Program)>,
-    },
-    /// Products are cuBLASLt's, and what follows them are kernels of their own.
-    Other {
-        rotate: Program,
-        norm: Program,
-        swiglu: Program,
-    },
-}
-
-#[derive(Debug)]
-pub(super) struct PackedKernels {
-    pub(super) pack: Program,
-    pub(super) dequantize: Program,
-    /// With the highest number of tokens that each is for, in order.
-    pub(super) products: Vec<(After, i32, Tile, Program)>,
 }
 
 pub(super) fn wrong(what: &'static str, message: String) -> MlxError {
@@ -115,117 +116,113 @@ pub(super) fn expect(what: &'static str, array: &Array, shape: &[i32], dtype: Dt
     Err(wrong(what, format!("{array:?} where {shape:?} of {dtype} is needed")))
 }
 
+/// What is to be compiled for a model whose packed matrices have these formats.
+fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, Source)> {
+    let defines = [
+        ("HEAD_DIM", geometry.head_dim),
+        ("TRADITIONAL", i32::from(geometry.traditional)),
+        ("HAS_BIAS", i32::from(geometry.bias)),
+        ("HAS_HEAD_NORMS", i32::from(geometry.head_norms)),
+        ("ACTIVATION", geometry.activation as i32),
+        ("GATED", i32::from(geometry.gated)),
+    ];
+    let mut all = Sources { defines: defines.to_vec(), sources: Vec::new() };
+    let (threads, row) = (BLOCK_THREADS, geometry.hidden * 4);
+    let table = geometry.table.map_or_else(Format::bf16_defines, Format::defines);
+    all.add::<EmbedArguments>(Name::Embed, "embed", &table, threads, 0);
+    let memory = attention_memory(geometry.head_dim);
+    all.add::<AttentionArguments>(Name::Attention, "attention", &[], threads, memory);
+    all.add::<RowsArguments>(Name::Rows, "rows", &[], threads, 0);
+    all.add::<FinishArguments>(Name::Finish, "finish", &[], threads, row);
+    if chip.warpgroups && geometry.suits_hopper() {
+        // Queries of two heads, keys and values three times, seven pairs of barriers, and room to align them.
+        let memory = 1024 + 8 * 64 * geometry.head_dim * 2 + 7 * 16;
+        let name = "attention_hopper";
+        all.add::<HopperAttentionArguments>(Name::HopperAttention, name, &[], HOPPER_THREADS, memory);
+    }
+    if chip.warpgroups && geometry.fused {
+        for (after, tile) in After::FUSED.into_iter().flat_map(|after| DENSE_TILES.map(|tile| (after, tile)))
+        {
+            if tile.suits(after, geometry.head_dim) {
+                let (more, memory) = (tile.defines(after), tile.shared_memory(after));
+                all.add::<DenseArguments>(Name::Dense(after, tile), "dense", &more, HOPPER_THREADS, memory);
+            }
+        }
+    } else {
+        all.add::<RotateArguments>(Name::Rotate, "rotate", &[], threads, 0);
+        all.add::<ActivateArguments>(Name::Activate, "activate", &[], ACTIVATE_THREADS, 0);
+        all.add::<SumArguments>(Name::Sum, "sum", &[], threads, row);
+    }
+    for &format in formats {
+        let of = format.defines();
+        all.add::<PackArguments>(Name::Pack(format), "pack", &of, threads, 0);
+        all.add::<DequantizeArguments>(Name::Dequantize(format), "dequantize", &of, threads, 0);
+        for &after in afters(geometry) {
+            for (_, tile) in of_format((chip.packed)(after), format) {
+                let more = [&of[..], &tile.defines(after)].concat();
+                let name = Name::Product(format, after, tile);
+                all.add::<ProductArguments>(name, "product", &more, tile.threads(), tile.shared_memory());
+            }
+        }
+    }
+    all.sources
+}
+
+/// What follows products of packed weights.
+fn afters(geometry: &Geometry) -> &'static [After] {
+    if geometry.fused { &After::FUSED } else { &[After::Nothing] }
+}
+
+/// Bytes: 64 queries, and keys and values twice, as many as `attention.cu` takes at once; rows of a head, 16 bytes apart.
+fn attention_memory(head_dim: i32) -> i32 {
+    let keys = if head_dim > 128 { 32 } else { 64 };
+    (64 + 4 * keys) * (head_dim * 2 + 16)
+}
+
+/// A list of sources in the making.
+struct Sources {
+    /// Of all of them.
+    defines: Vec<(&'static str, i32)>,
+    sources: Vec<(Name, Source)>,
+}
+
+impl Sources {
+    /// The kernel that is launched with `A`.
+    fn add<A: Arguments>(
+        &mut self,
+        name: Name,
+        file: &'static str,
+        more: &[(&'static str, i32)],
+        threads: i32,
+        shared_memory: i32,
+    ) {
+        let defines = [&self.defines[..], more].concat();
+        let (arguments, text) = (TypeId::of::<A>(), A::text());
+        self.sources.push((name, Source { name: file, arguments, text, defines, threads, shared_memory }));
+    }
+}
+
 impl Kernels {
-    /// Compiles what isn't compiled yet; `packed` where matrices are of 4 bits.
+    /// Compiles what isn't compiled yet; `formats` are those of packed matrices. `None` for a GPU that is too old.
     pub(crate) fn new(
         geometry: Geometry,
-        packed: bool,
+        formats: &[Format],
         architecture: &Architecture,
-    ) -> Result<Self, MlxError> {
-        let hopper = architecture.is_hopper() && env::var_os(GENERIC_VARIABLE).is_none();
-        let defines = [
-            ("HEAD_DIM", geometry.head_dim),
-            ("TRADITIONAL", i32::from(geometry.traditional)),
-            ("HAS_BIAS", i32::from(geometry.bias)),
-            ("HAS_HEAD_NORMS", i32::from(geometry.head_norms)),
-        ];
-        let source =
-            |name: &'static str, text: &str, more: &[(&'static str, i32)], threads, shared_memory| Source {
-                name,
-                text: [COMMON, text].concat(),
-                defines: [&defines[..], more].concat(),
-                threads,
-                shared_memory,
-            };
-        let (bits, table_group) = geometry.table;
-        let of_table = [("BITS", bits), ("GROUP", table_group)];
-        // Queries, and keys and values twice: 64 rows of a head, 16 bytes apart.
-        let attention_memory = 5 * 64 * (geometry.head_dim * 2 + 16);
-        // Queries of two heads, keys and values three times, seven pairs of barriers, and room to align them.
-        let hopper_memory = 1024 + 8 * 64 * geometry.head_dim * 2 + 7 * 16;
-        let mut sources = vec![
-            source("embed", include_str!("source/embed.cu"), &of_table, EMBED_THREADS, 0),
-            source(
-                "attention",
-                include_str!("source/attention.cu"),
-                &[],
-                ATTENTION_THREADS,
-                attention_memory,
-            ),
-            source("rows", include_str!("source/rows.cu"), &[], ROWS_THREADS, 0),
-            source("finish", include_str!("source/finish.cu"), &[], FINISH_THREADS, 0),
-        ];
-        let dense: Vec<(After, DenseTile)> = After::ALL
-            .into_iter()
-            .flat_map(|after| DENSE_TILES.map(|tile| (after, tile)))
-            .filter(|(after, tile)| tile.suits(*after, geometry.head_dim))
-            .collect();
-        if hopper {
-            let text = [WGMMA, TMA, include_str!("source/attention_hopper.cu")].concat();
-            sources.push(source("attention_hopper", &text, &[], HOPPER_ATTENTION_THREADS, hopper_memory));
-            let text = [WGMMA, TMA, include_str!("source/dense.cu")].concat();
-            for &(after, tile) in &dense {
-                let more = tile.defines(after);
-                sources.push(source("dense", &text, &more, DENSE_THREADS, tile.shared_memory(after)));
-            }
-        } else {
-            sources.push(source("rotate", include_str!("source/rotate.cu"), &[], ROTATE_THREADS, 0));
-            sources.push(source("norm", include_str!("source/norm.cu"), &[], NORM_THREADS, 0));
-            sources.push(source("swiglu", include_str!("source/swiglu.cu"), &[], SWIGLU_THREADS, 0));
-        }
-        let products: Vec<(After, i32, Tile)> = After::ALL
-            .into_iter()
-            .flat_map(|after| tiles(after, hopper).into_iter().map(move |(most, tile)| (after, most, tile)))
-            .collect();
-        if packed {
-            let group = [("GROUP", geometry.group)];
-            sources.push(source("pack", include_str!("source/pack.cu"), &group, PACK_THREADS, 0));
-            sources.push(source(
-                "dequantize",
-                include_str!("source/dequantize.cu"),
-                &group,
-                DEQUANTIZE_THREADS,
-                0,
-            ));
-            let text = [WGMMA, include_str!("source/product.cu")].concat();
-            for &(after, _, tile) in &products {
-                let more = [&group[..], &tile.defines(after)].concat();
-                sources.push(source("product", &text, &more, tile.threads(), tile.shared_memory()));
-            }
+    ) -> Result<Option<Self>, MlxError> {
+        let Some(chip) = Chip::of(architecture) else { return Ok(None) };
+        let (names, sources): (Vec<Name>, Vec<Source>) =
+            self::sources(&geometry, formats, chip).into_iter().unzip();
+        if let Some(source) = sources.iter().find(|source| source.shared_memory > chip.shared_memory << 10) {
+            let (name, needed) = (source.name, source.shared_memory >> 10);
+            let device = &architecture.device;
+            let most = chip.shared_memory;
+            let message = format!("{name} needs {needed} KiB a block, and {device} has {most}");
+            return Err(wrong("cuda_compile", message));
         }
         let digest = digest(&sources, architecture);
         let (programs, compiled) = compile(&sources, architecture)?;
-        let mut programs = programs.into_iter();
-        let mut next = || programs.next().ok_or_else(|| wrong("cuda_compile", "a kernel is missing".into()));
-        Ok(Self {
-            geometry,
-            embed: next()?,
-            attention: next()?,
-            rows: next()?,
-            finish: next()?,
-            dequantized: if hopper {
-                let attention = next()?;
-                let mut products = Vec::new();
-                for (after, tile) in dense {
-                    products.push((after, tile, next()?));
-                }
-                DequantizedKernels::Hopper { attention, products }
-            } else {
-                DequantizedKernels::Other { rotate: next()?, norm: next()?, swiglu: next()? }
-            },
-            packed: if packed {
-                let (pack, dequantize) = (next()?, next()?);
-                let mut of_products = Vec::new();
-                for (after, most, tile) in products {
-                    of_products.push((after, most, tile, next()?));
-                }
-                Some(PackedKernels { pack, dequantize, products: of_products })
-            } else {
-                None
-            },
-            compiled,
-            digest,
-        })
+        let programs = names.into_iter().zip(programs).collect();
+        Ok(Some(Self { geometry, chip, programs, compiled, digest }))
     }
 
     /// Stands for these kernels on this GPU.
@@ -238,58 +235,22 @@ impl Kernels {
         self.compiled
     }
 
-    pub(super) fn packed(&self) -> Result<&PackedKernels, MlxError> {
-        self.packed.as_ref().ok_or_else(|| wrong("product", "these kernels know no packed matrices".into()))
+    /// All of them, by name.
+    pub(super) fn programs(&self) -> impl Iterator<Item = (Name, &Program)> {
+        self.programs.iter().map(|(name, program)| (*name, program))
     }
 
-    /// Checks the token ids, the table `[vocab, D]` as [`Geometry::table`] says, one array of bf16 or weight, scales and
-    /// biases, the first norm's weight and the angles, f32 `[at least the plan's positions, 2, E / 2]`, flat.
-    pub(super) fn expect_embedding(
-        &self,
-        plan: &Plan,
-        table: &[&Array],
-        scale: &Array,
-        angles: &Array,
-    ) -> Result<(), MlxError> {
-        let what = "embed";
-        let Geometry { hidden, head_dim, vocab, table: (bits, group), .. } = self.geometry;
-        match table {
-            [rows] if bits == 16 => expect(what, rows, &[vocab, hidden], Dtype::Bf16)?,
-            [words, scales, biases] if bits != 16 => {
-                expect(what, words, &[vocab, hidden * bits / 32], Dtype::U32)?;
-                expect(what, scales, &[vocab, hidden / group], Dtype::Bf16)?;
-                expect(what, biases, &[vocab, hidden / group], Dtype::Bf16)?;
-            }
-            _ => return Err(wrong(what, format!("{} arrays for a table of {bits} bits", table.len()))),
-        }
-        expect(what, scale, &[hidden], Dtype::Bf16)?;
-        if plan.ids() > vocab as u32 {
-            return Err(wrong(what, format!("token id {} in a vocabulary of {vocab}", plan.ids() - 1)));
-        }
-        if angles.dtype() != Some(Dtype::F32) || angles.size() < plan.positions() * head_dim as usize {
-            return Err(wrong(what, format!("{angles:?} for {} positions", plan.positions())));
-        }
-        Ok(())
+    /// The highest number of tokens that a tile is for.
+    pub(super) fn most_tokens(&self, format: Format, after: After, tile: Tile) -> i32 {
+        let tiles = of_format((self.chip.packed)(after), format);
+        tiles.into_iter().find(|(_, other)| *other == tile).map_or(0, |(most, _)| most)
     }
 
-    /// Checks bias and head norms, which are there where the geometry has them.
-    pub(super) fn of_heads(
-        &self,
-        what: &'static str,
-        bias: Option<&Array>,
-        norms: Option<&Array>,
-    ) -> Result<(), MlxError> {
-        let geometry = &self.geometry;
-        if bias.is_some() != geometry.bias || norms.is_some() != geometry.head_norms {
-            return Err(wrong(what, "bias or head norms are not as the kernels were compiled for".into()));
-        }
-        if let Some(bias) = bias {
-            expect(what, bias, &[geometry.qkv()], Dtype::Bf16)?;
-        }
-        if let Some(norms) = norms {
-            expect(what, norms, &[2, geometry.head_dim], Dtype::Bf16)?;
-        }
-        Ok(())
+    pub(super) fn program(&self, name: Name) -> Result<&Program, MlxError> {
+        let found = self.programs().find(|(other, _)| *other == name);
+        found
+            .map(|(_, program)| program)
+            .ok_or_else(|| wrong("cuda_compile", format!("{name:?} was not compiled for this model")))
     }
 
     /// Checks keys and values of a plan's cache.
@@ -299,14 +260,14 @@ impl Kernels {
         if cached.is_some() != (plan.cached > 0) {
             return Err(wrong(
                 what,
-                format!("keys before the texts, or none, for a cache of {}", plan.cached),
+                format!("keys before the texts, or none, for a cached of {}", plan.cached),
             ));
         }
         for array in cached.iter().flatten() {
             let kept = array.shape().first().copied().unwrap_or(0);
             expect(what, array, &[kept, kv_heads * head_dim], Dtype::Bf16)?;
             if kept < plan.cached {
-                return Err(wrong(what, format!("{kept} tokens are kept of a cache of {}", plan.cached)));
+                return Err(wrong(what, format!("{kept} tokens are kept of a cached of {}", plan.cached)));
             }
         }
         Ok(())
@@ -365,4 +326,127 @@ fn compile(
         programs.push(program);
     }
     Ok((programs, compiled))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chips::CHIPS;
+    use super::super::program::compile_strictly;
+    use super::*;
+    use crate::mlx::ops::QuantMode;
+
+    const DECODER: Geometry = Geometry {
+        hidden: 1024,
+        heads: 16,
+        kv_heads: 8,
+        head_dim: 128,
+        vocab: 151_669,
+        table: None,
+        traditional: false,
+        bias: false,
+        head_norms: true,
+        eps: 1e-6,
+        activation: Activation::Silu,
+        gated: true,
+        causal: true,
+        fused: true,
+    };
+
+    fn geometries() -> Vec<Geometry> {
+        let biases = Geometry { head_dim: 64, bias: true, head_norms: false, traditional: true, ..DECODER };
+        let gemma = Geometry {
+            hidden: 768,
+            head_dim: 256,
+            activation: Activation::GeluTanh,
+            causal: false,
+            fused: false,
+            ..DECODER
+        };
+        let encoder = Geometry {
+            hidden: 384,
+            head_dim: 32,
+            activation: Activation::GeluErf,
+            gated: false,
+            head_norms: false,
+            ..gemma
+        };
+        let wide = Geometry { hidden: 1024, head_dim: 80, activation: Activation::Relu, ..encoder };
+        vec![DECODER, biases, gemma, encoder, wide]
+    }
+
+    fn formats() -> Vec<Format> {
+        let affine = [2, 3, 4, 5, 6, 8]
+            .into_iter()
+            .flat_map(|bits| [32, 64, 128].map(|group| Format::new(QuantMode::Affine, bits, group)));
+        let floats = [(QuantMode::Mxfp4, 4, 32), (QuantMode::Mxfp8, 8, 32), (QuantMode::Nvfp4, 4, 16)]
+            .map(|(mode, bits, group)| Format::new(mode, bits, group));
+        affine.chain(floats).map(Option::unwrap).collect()
+    }
+
+    /// Every format for one model, and for the others those that take fewest and most registers.
+    fn all_sources(chip: &Chip) -> Vec<(Name, Source)> {
+        let of = |mode, bits, group| Format::new(mode, bits, group).unwrap();
+        let few = [of(QuantMode::Affine, 4, 64), of(QuantMode::Nvfp4, 4, 16)];
+        let mut all = sources(&DECODER, &formats(), chip);
+        for table in formats() {
+            all.extend(sources(&Geometry { table: Some(table), ..DECODER }, &[], chip));
+        }
+        for geometry in geometries() {
+            all.extend(sources(&geometry, &few, chip));
+        }
+        all.sort_by_cached_key(|(_, source)| (source.text.clone(), source.defines.clone()));
+        all.dedup_by_key(|(_, source)| (source.text.clone(), source.defines.clone()));
+        all
+    }
+
+    /// As `tools/checks/run cuda` runs it. Registers that spill to memory fail it, and so does a block that needs more
+    /// shared memory than the chip has.
+    fn compile_for(from: (usize, usize)) {
+        let chip = CHIPS.iter().find(|chip| chip.from == from).unwrap();
+        let architecture = Architecture { device: "a GPU".into(), major: from.0, minor: from.1 };
+        let (all, next, failed) = (all_sources(chip), AtomicUsize::new(0), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..thread::available_parallelism().map_or(1, NonZeroUsize::get) {
+                scope.spawn(|| {
+                    while let Some((name, source)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let memory = source.shared_memory;
+                        if memory > chip.shared_memory << 10 {
+                            failed.lock().unwrap().push(format!("{name:?} takes {memory} bytes"));
+                        }
+                        if let Err(error) = compile_strictly(source, &architecture) {
+                            failed.lock().unwrap().push(format!("{name:?}: {error}"));
+                        }
+                    }
+                });
+            }
+        });
+        println!("{from:?}: {} kernels", all.len());
+        let failed = failed.into_inner().unwrap();
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+
+    macro_rules! compiles {
+        ($($test:ident: $chip:expr),*) => {$(
+            #[test]
+            #[ignore = "needs NVIDIA's compiler library (NVRTC), and minutes: tools/checks/run cuda"]
+            fn $test() {
+                compile_for($chip);
+            }
+        )*};
+    }
+
+    compiles!(
+        every_kernel_compiles_for_sm_80: (8, 0),
+        every_kernel_compiles_for_sm_86: (8, 6),
+        every_kernel_compiles_for_sm_89: (8, 9),
+        every_kernel_compiles_for_sm_90: (9, 0),
+        every_kernel_compiles_for_sm_100: (10, 0),
+        every_kernel_compiles_for_sm_120: (12, 0)
+    );
+
+    #[test]
+    fn the_tests_compile_for_every_row() {
+        let tested = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)];
+        assert_eq!(CHIPS.map(|chip| chip.from), tested);
+    }
 }

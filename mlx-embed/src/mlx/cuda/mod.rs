@@ -9,15 +9,24 @@
 //! microseconds, a launch two, and a batch of few tokens is hundreds of kernels of a few microseconds each. MLX loads the
 //! weights and owns all memory; its streams and this queue are not ordered, so each waits for what it takes from the other.
 
+mod apart;
+mod arguments;
+mod chips;
+mod format;
 mod kernels;
+mod matrix;
 mod ops;
 mod plan;
 mod program;
 mod queue;
 mod tiles;
 
-pub(crate) use kernels::{Geometry, Kernels};
-pub(crate) use ops::{Dense, Fixed, Matrix, Ops, Packed, Scaled};
+pub(crate) use apart::{Norm, NormKind, Sum};
+pub(crate) use chips::LEAST_CAPABILITY;
+pub(crate) use format::Format;
+pub(crate) use kernels::{Activation, Geometry, Kernels};
+pub(crate) use matrix::{Dense, Fixed, Matrix, Packed};
+pub(crate) use ops::{Embedding, Ops, Scaled, Seen};
 pub(crate) use plan::Plan;
 pub(crate) use program::{Architecture, cache_folder, write_whole};
 pub(crate) use queue::Tensor;

@@ -1,5 +1,6 @@
 //! What the kernels need to know of a batch, as one list of numbers.
 
+use super::queue::Tensor;
 use crate::mlx::error::MlxError;
 
 /// Queries of a head that a block of attention takes at once.
@@ -71,6 +72,16 @@ impl Plan {
     /// T.
     pub(crate) fn tokens(&self) -> i32 {
         self.tokens
+    }
+
+    /// Where the positions are of the plan on the GPU.
+    pub(super) fn positions_in(&self, meta: &Tensor) -> u64 {
+        meta.pointer() + self.tokens as u64 * 4
+    }
+
+    /// Where the parts of attention are.
+    pub(super) fn parts_in(&self, meta: &Tensor) -> u64 {
+        meta.pointer() + 2 * self.tokens as u64 * 4
     }
 
     /// How many positions its angles need.

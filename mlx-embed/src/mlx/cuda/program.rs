@@ -1,5 +1,6 @@
 //! CUDA source to code, compiled once a machine.
 
+use std::any::TypeId;
 use std::ffi::{CStr, CString, c_char};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -52,11 +53,6 @@ impl Architecture {
         }
     }
 
-    /// Whether it has products of four warps (`wgmma`).
-    pub(crate) fn is_hopper(&self) -> bool {
-        self.major == 9
-    }
-
     fn option(&self) -> String {
         let suffix = if self.major >= 9 { "a" } else { "" };
         format!("--gpu-architecture=sm_{}{}{suffix}", self.major, self.minor)
@@ -68,6 +64,8 @@ impl Architecture {
 pub(super) struct Source {
     /// What it is called in messages and file names.
     pub(super) name: &'static str,
+    /// The struct that it is launched with.
+    pub(super) arguments: TypeId,
     pub(super) text: String,
     pub(super) defines: Vec<(&'static str, i32)>,
     pub(super) threads: i32,
@@ -79,6 +77,8 @@ pub(super) struct Source {
 pub(super) struct Program {
     /// In the code.
     pub(super) name: CString,
+    /// The struct that it is launched with.
+    pub(super) arguments: TypeId,
     pub(super) code: Vec<u8>,
     pub(super) threads: i32,
     pub(super) shared_memory: i32,
@@ -97,6 +97,7 @@ impl Program {
         let name = format!("mlx_embed_{}_{:.16}", source.name, hex(&digest.finalize()));
         let program = |code| Self {
             name: CString::new(name.clone()).unwrap_or_default(),
+            arguments: source.arguments,
             code,
             threads: source.threads,
             shared_memory: source.shared_memory,
@@ -106,7 +107,7 @@ impl Program {
         if let Some(code) = path.as_deref().and_then(stored) {
             return Ok((program(code), false));
         }
-        let code = compile(source, &name, architecture)?;
+        let code = compile(source, &name, architecture, &[])?;
         let kept = match &path {
             Some(path) => store(path, &code),
             None => Err(std::io::Error::other("there is no home folder")),
@@ -122,12 +123,32 @@ impl Program {
     }
 }
 
-fn compile(source: &Source, name: &str, architecture: &Architecture) -> Result<Vec<u8>, MlxError> {
+/// As it is compiled elsewhere; where registers don't suffice it fails.
+#[cfg(test)]
+pub(super) fn compile_strictly(source: &Source, architecture: &Architecture) -> Result<Vec<u8>, MlxError> {
+    install_handler();
+    compile(source, "kernel", architecture, &["--ptxas-options=--warn-on-spills,--warning-as-error"])
+}
+
+fn compile(
+    source: &Source,
+    name: &str,
+    architecture: &Architecture,
+    more: &[&str],
+) -> Result<Vec<u8>, MlxError> {
     let operation = "cuda_compile";
     let text = |text: String| CString::new(text).map_err(|_| MlxError::new(operation, "a NUL in the source"));
-    let mut options = vec![text(architecture.option())?, text(format!("--define-macro=KERNEL={name}"))?];
+    // Of C++20 the checks in arguments.rs want initialisers that name fields.
+    let mut options = vec![
+        text(architecture.option())?,
+        text("--std=c++20".into())?,
+        text(format!("--define-macro=KERNEL={name}"))?,
+    ];
     for (macro_name, value) in &source.defines {
         options.push(text(format!("--define-macro={macro_name}={value}"))?);
+    }
+    for option in more {
+        options.push(text((*option).to_owned())?);
     }
     let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
     let (code, name) = (text(source.text.clone())?, text(format!("{}.cu", source.name))?);

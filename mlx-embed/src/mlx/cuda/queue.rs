@@ -1,12 +1,15 @@
 //! Kernels that are launched at once, and the memory that they work on.
 
+use std::any::TypeId;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::rc::{Rc, Weak};
 
 use mlx_sys as sys;
 
+use super::arguments::{Arguments, Map};
 use super::program::Program;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -36,9 +39,6 @@ pub(super) enum Role {
     Selected,
     Result,
 }
-
-/// A matrix of bf16 that a kernel reads in tiles.
-pub(super) use sys::mlxsys_cuda_tiles as Tiles;
 
 /// What cuBLASLt may use for itself, in bytes.
 const WORKSPACE: i32 = 32 << 20;
@@ -95,15 +95,16 @@ impl Tensor {
     }
 }
 
-/// A loaded kernel. It belongs to its queue.
+/// A loaded kernel, to be launched with `A`. It belongs to its queue.
 #[derive(Debug)]
-pub(super) struct Function {
+pub(super) struct Function<A> {
     raw: *mut c_void,
     threads: i32,
     shared_memory: i32,
+    arguments: PhantomData<fn(&A)>,
 }
 
-impl Function {
+impl<A> Function<A> {
     /// Of a block.
     pub(super) fn threads(&self) -> i32 {
         self.threads
@@ -129,7 +130,11 @@ impl Queue {
         self.multiprocessors
     }
 
-    pub(super) fn load(&self, program: &Program) -> Result<Function, MlxError> {
+    pub(super) fn load<A: Arguments>(&self, program: &Program) -> Result<Function<A>, MlxError> {
+        if program.arguments != TypeId::of::<A>() {
+            let (name, arguments) = (program.name.to_string_lossy(), std::any::type_name::<A>());
+            return Err(MlxError::new("cuda_queue", format!("{name} is not launched with {arguments}")));
+        }
         let mut raw = std::ptr::null_mut();
         // SAFETY: a live queue, code as the compiler wrote it, a NUL-terminated name.
         let code = unsafe {
@@ -142,7 +147,12 @@ impl Queue {
             )
         };
         check("cuda_queue", code)?;
-        Ok(Function { raw, threads: program.threads, shared_memory: program.shared_memory })
+        Ok(Function {
+            raw,
+            threads: program.threads,
+            shared_memory: program.shared_memory,
+            arguments: PhantomData,
+        })
     }
 
     /// Memory for a matrix, with whatever is in it.
@@ -175,31 +185,21 @@ impl Queue {
     }
 
     /// # Safety
-    /// The kernel's parameters must be as many tiles, pointers, integers and floats as given, and with these it must stay
-    /// within the memory that they point to, which lives until the queue has been waited for or is in tensors of this
-    /// queue. It must wait for what was launched before (`after_previous` in `common.cuh`) before it touches what that does.
-    pub(super) unsafe fn launch(
+    /// With these arguments the kernel must stay within the memory that they point to, which lives until the queue has been
+    /// waited for or is in tensors of this queue. It must wait for what was launched before (`after_previous` in
+    /// `common.cuh`) before it touches what that does.
+    pub(super) unsafe fn launch<A: Arguments>(
         &self,
-        function: &Function,
-        tiles: &[Tiles],
-        pointers: &[u64],
-        ints: &[i32],
-        floats: &[f32],
+        function: &Function<A>,
+        arguments: &A,
         blocks: [i32; 3],
     ) -> Result<(), MlxError> {
-        // SAFETY: a live queue and its function, lists of the given lengths; the rest is the caller's promise.
+        // SAFETY: a live queue and its function, whose parameter is this struct; the rest is the caller's promise.
         let code = unsafe {
             sys::mlxsys_cuda_queue_launch(
                 self.raw,
                 function.raw,
-                tiles.as_ptr(),
-                tiles.len(),
-                pointers.as_ptr(),
-                pointers.len(),
-                ints.as_ptr(),
-                ints.len(),
-                floats.as_ptr(),
-                floats.len(),
+                std::ptr::from_ref(arguments).cast(),
                 blocks.as_ptr(),
                 function.threads,
                 function.shared_memory,
@@ -208,29 +208,26 @@ impl Queue {
         check("cuda_queue", code)
     }
 
-    /// `a w^T`, or plus `c`: `a` bf16 `[T, inputs]`, `c` and the result bf16 `[T, outputs]`.
+    /// `a w^T`: `a` bf16 `[T, inputs]`. The result are columns of `out`, bf16 `[T, ..]`, from `first` on.
     ///
     /// # Safety
     /// `w` points to bf16 `[outputs, inputs]`, which lives until the queue has been waited for or is in a tensor.
     pub(super) unsafe fn matmul(
         &self,
-        role: Role,
         a: &Tensor,
         w: u64,
-        c: Option<&Tensor>,
         outputs: i32,
+        out: &Tensor,
+        first: i32,
         stream: &Stream,
-    ) -> Result<Tensor, MlxError> {
-        let [tokens, inputs] = a.shape();
-        let fits = a.dtype() == Dtype::Bf16
-            && c.is_none_or(|c| c.shape() == [tokens, outputs] && c.dtype() == Dtype::Bf16);
-        if !fits {
-            return Err(MlxError::new(
-                "cuda_queue",
-                format!("a product of {:?} and {outputs} outputs", a.shape()),
-            ));
+    ) -> Result<(), MlxError> {
+        let ([tokens, inputs], [rows, width]) = (a.shape(), out.shape());
+        let columns = first >= 0 && outputs > 0 && first.checked_add(outputs).is_some_and(|end| end <= width);
+        if [a.dtype(), out.dtype()] != [Dtype::Bf16; 2] || tokens != rows || !columns {
+            let message =
+                format!("{outputs} outputs of {:?} from column {first} of {:?}", a.shape(), out.shape());
+            return Err(MlxError::new("cuda_queue", message));
         }
-        let out = self.tensor(role, [tokens, outputs], Dtype::Bf16, stream)?;
         let workspace = self.tensor(Role::Workspace, [1, WORKSPACE / 4], Dtype::U32, stream)?;
         // SAFETY: sizes were checked above; the weights are the caller's promise.
         let code = unsafe {
@@ -238,17 +235,16 @@ impl Queue {
                 self.raw,
                 a.pointer(),
                 w,
-                c.map_or(0, Tensor::pointer),
-                out.pointer(),
+                out.pointer() + first as u64 * 2,
                 tokens,
                 outputs,
                 inputs,
+                width,
                 workspace.pointer(),
                 WORKSPACE as usize,
             )
         };
-        check("cuda_queue", code)?;
-        Ok(out)
+        check("cuda_queue", code)
     }
 
     /// Gives memory that MLX freed back to the driver, which keeps it for the process otherwise.
@@ -327,6 +323,15 @@ pub(super) fn on_gpu(words: usize, stream: &Stream) -> Result<Array, MlxError> {
     let array = ops::contiguous(&ops::broadcast_to(&zero, &[words], stream)?, stream)?;
     array.eval()?;
     Ok(array)
+}
+
+/// The matrix bf16 `[rows, columns]` at `matrix` as Hopper copies tiles of `tile_rows` by 64 of it.
+pub(super) fn tiles(matrix: u64, [rows, columns]: [i32; 2], tile_rows: i32) -> Result<Map, MlxError> {
+    let mut map = Map::default();
+    let tiles = sys::mlxsys_cuda_tiles { matrix, rows, columns, tile_rows };
+    // SAFETY: room for 16 words at a multiple of 64 bytes; it only describes memory.
+    check("cuda_queue", unsafe { sys::mlxsys_cuda_tiles_encode(map.0.as_mut_ptr(), &tiles) })?;
+    Ok(map)
 }
 
 /// Where the GPU finds an evaluated array.

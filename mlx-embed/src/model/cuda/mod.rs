@@ -1,9 +1,9 @@
 //! The decoder's operations as this crate's kernels for NVIDIA GPUs.
 //!
-//! Norms, rotation, residual connections and the activation are part of the products; a layer is five kernels. Products of
-//! few tokens read packed weights, those of many weights that are dequantised to bf16 before, or are there as such (see
-//! [`policy`]). On GPUs other than Hopper products of dequantised weights are cuBLASLt's, and what follows them are kernels of
-//! their own.
+//! In general what follows a product is a kernel of its own. Where all of a model's layers admit it, norms, rotation, residual
+//! connections and the activation are part of the products, and a layer is five kernels: with packed weights on every GPU,
+//! with weights of bf16 on Hopper. Products of few tokens read packed weights, those of many weights that are dequantised to
+//! bf16 before, or are there as such (see [`policy`]); where nothing is part of these they are cuBLASLt's.
 
 mod policy;
 mod support;
@@ -16,23 +16,25 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::batch::Batch;
-use crate::checkpoint::spec::{EmbeddingSpec, HalfNorms, ModelSpec, NormSpec, ProjectionSpec};
-use crate::checkpoint::{CheckpointError, Tensor as StoredTensor, Weights};
+use crate::checkpoint::spec::{
+    EmbeddingSpec, HalfNorms, ModelSpec, NormKind, NormSpec, ProjectionSpec, Sees, TableSpec,
+};
+use crate::checkpoint::{CheckpointError, Weights};
 use crate::file::hex;
-use crate::mlx::cuda::{self, Fixed, Plan, Scaled, Tensor};
+use crate::mlx::cuda::{self, Fixed, Norm, Plan, Scaled, Seen, Sum, Tensor};
 use crate::mlx::{Array, Dtype, MlxError, Stream, memory, ops};
 
-use super::backend::{Backend, Operations, Place, Role};
+use super::backend::{Backend, Operations, Place, Positions, Role};
 use super::cache::{KvCache, LayerKvCache};
 use super::decoder::{AttentionLayer, Decoder, MlpLayer, Rows};
-use super::mlx::{Arrays, Table};
+use super::mlx::{Arrays, Table, quantized_ref};
 use super::rope::Rope;
 
 pub use policy::MatmulPolicy;
 pub(crate) use support::{Form, form};
 
 use policy::Calibration;
-use weight::{RowOrder, Weight, on_gpu};
+use weight::{Projection, RowOrder, on_gpu};
 
 /// What calibration runs: few layers, as they are alike, and texts so short that attention counts for little.
 const LAYERS_TO_MEASURE: usize = 8;
@@ -47,13 +49,18 @@ pub(crate) struct Cuda {
     policy: MatmulPolicy,
     /// From so many tokens on weights are dequantised.
     dequantize_from: Cell<i32>,
-    rope: Rope,
-    angles: RefCell<Option<Angles>>,
+    ropes: Vec<Rotation>,
     arrays: Arrays,
     stream: Stream,
 }
 
-/// Cosines and sines on the GPU: of the last base, for as many positions as were asked for so far.
+/// A rotary embedding, and cosines and sines on the GPU: of the last base, for as many positions as were asked for so far.
+#[derive(Debug)]
+struct Rotation {
+    rope: Rope,
+    angles: RefCell<Option<Angles>>,
+}
+
 #[derive(Debug)]
 struct Angles {
     base: u64,
@@ -67,10 +74,14 @@ pub(crate) struct Pass {
     plan: Plan,
     /// The plan on the GPU.
     meta: Tensor,
-    /// Of every position.
-    all_angles: Rc<Fixed>,
-    /// Of every token, `[T, E]`; [`Operations::embed`] fills them in.
+    /// Of every position, for each rotary embedding.
+    all_angles: Vec<Rc<Fixed>>,
+    /// Of every token, `[T, E]`; [`Operations::embed`] fills them in where norms are part of products.
     angles: RefCell<Option<Tensor>>,
+    /// The texts, for tables of positions.
+    ids: Vec<u32>,
+    lengths: Arc<[usize]>,
+    cached: usize,
     /// Whether norms are part of the products that follow them.
     fused: bool,
 }
@@ -79,17 +90,29 @@ pub(crate) struct Pass {
 #[derive(Debug)]
 pub(crate) struct Hidden {
     x: Tensor, // bf16 [T, D]
-    /// Nothing where rows were selected: a sum follows.
-    deferred: Option<DeferredNorm>,
+    ahead: Ahead,
 }
 
 /// What a sum left for the norm that follows it.
 #[derive(Debug)]
-enum DeferredNorm {
+enum Ahead {
+    /// No norm follows, or rows were selected and a sum follows.
+    Nothing,
     /// For products that the norm is part of.
     Scaled(Scaled),
-    /// For products by cuBLASLt: bf16 `[T, D]`.
+    /// The norm, bf16 `[T, D]`.
     Normed(Tensor),
+}
+
+/// The embedding tables and the norm of their sum.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    /// As [`cuda::Embedding`] takes it.
+    tokens: Vec<Fixed>,
+    scale: f32,
+    positions: Option<(Fixed, Positions)>,
+    token_type: Option<Fixed>,
+    norm: Option<Norm>,
 }
 
 /// Queries, keys and values, rotated, and what texts continue.
@@ -105,13 +128,6 @@ pub(crate) struct Heads {
 pub(crate) struct KeysValues {
     keys: Array,
     values: Array,
-}
-
-/// Matrices that read the same rows.
-#[derive(Debug)]
-pub(crate) struct Projection {
-    weight: Weight,
-    bias: Option<Fixed>,
 }
 
 #[cold]
@@ -131,15 +147,19 @@ impl Cuda {
         stream: Stream,
     ) -> Result<Self, CheckpointError> {
         let arrays = Arrays::new(weights, spec, &stream)?;
-        let dequantize_from = if form.packed && policy != MatmulPolicy::Dequantized { i32::MAX } else { 0 };
+        let dequantize_from =
+            if form.is_packed() && policy != MatmulPolicy::Dequantized { i32::MAX } else { 0 };
         Ok(Self {
             ops: cuda::Ops::new(kernels, gpu).map_err(|source| arrays.error("(kernels)", source))?,
             digest: kernels.digest().to_owned(),
             form,
             policy,
             dequantize_from: Cell::new(dequantize_from),
-            rope: Rope::new(&spec.ropes[0]),
-            angles: RefCell::default(),
+            ropes: spec
+                .ropes
+                .iter()
+                .map(|rope| Rotation { rope: Rope::new(rope), angles: RefCell::default() })
+                .collect(),
             arrays,
             stream,
         })
@@ -156,35 +176,96 @@ impl Cuda {
         self.ops.synchronize()
     }
 
-    /// `x` plus the product of `a`, and what the norm `next` is computed from.
-    fn sum(
+    /// The projection's matrices as a product of so many tokens reads them.
+    fn read<'a>(
         &self,
-        x: &Tensor,
-        a: &Tensor,
-        weight: &Weight,
-        next: &Fixed,
+        of: &'a Projection,
         pass: &Pass,
-    ) -> Result<Hidden, MlxError> {
-        let w = weight.matrix(self, pass.fused, a.shape()[0], &self.stream)?;
-        if pass.fused {
-            let (x, scaled) = self.ops.add(x, a, &w, next, &self.stream)?;
-            Ok(Hidden { x, deferred: Some(DeferredNorm::Scaled(scaled)) })
-        } else {
-            let (x, normed) = self.ops.add_apart(x, a, &w, next, &self.stream)?;
-            Ok(Hidden { x, deferred: Some(DeferredNorm::Normed(normed)) })
+        tokens: i32,
+    ) -> Result<Vec<(i32, cuda::Matrix<'a>)>, MlxError> {
+        // Packed weights are read by the products that the model is compiled for: with all in them, or without.
+        let suits = pass.fused || !self.form.geometry.fused;
+        of.read(self, suits && self.is_packed(tokens), &self.stream)
+    }
+
+    /// As [`Cuda::read`], of a projection that is one matrix.
+    fn read_one<'a>(
+        &self,
+        of: &'a Projection,
+        pass: &Pass,
+        tokens: i32,
+    ) -> Result<cuda::Matrix<'a>, MlxError> {
+        let several = || MlxError::new("product", "one matrix was expected");
+        let mut matrices = self.read(of, pass, tokens)?.into_iter();
+        match (matrices.next(), matrices.next()) {
+            (Some((_, matrix)), None) => Ok(matrix),
+            _ => Err(several()),
         }
     }
 
-    /// Vectors of the file, one behind the other, as an array of this shape.
-    fn vectors(&self, vectors: &[StoredTensor], shape: &[i32]) -> Result<Fixed, CheckpointError> {
-        let mut all = Vec::new();
-        for vector in vectors {
-            all.push(self.arrays.vector(vector, &self.stream)?);
+    /// The product of `x`'s norm, or of `x` without one, by a kernel of its own: `[T, outputs]`.
+    fn product_of(
+        &self,
+        x: &Hidden,
+        norm: Option<&Norm>,
+        of: &Projection,
+        pass: &Pass,
+    ) -> Result<Tensor, MlxError> {
+        let x = match (&x.ahead, norm) {
+            (Ahead::Normed(normed), Some(_)) => normed,
+            (Ahead::Nothing, None) => &x.x,
+            _ => return Err(no_norm()),
+        };
+        let matrices = self.read(of, pass, x.shape()[0])?;
+        self.ops.product(x, &matrices, of.outputs, &self.stream)
+    }
+
+    /// `x` and, where a norm is next, what was made of it.
+    fn hidden((x, normed): (Tensor, Option<Tensor>)) -> Hidden {
+        Hidden { x, ahead: normed.map_or(Ahead::Nothing, Ahead::Normed) }
+    }
+
+    /// Numbers in the GPU's memory.
+    fn numbers(&self, numbers: &[f32], shape: &[i32]) -> Result<Fixed, MlxError> {
+        Fixed::new(on_gpu(&Array::from_slice(numbers, shape)?, &self.stream)?)
+    }
+
+    /// A table's rows as bf16 `[rows, D]`.
+    fn rows_of(&self, weights: &Weights<'_>, spec: &TableSpec) -> Result<Fixed, CheckpointError> {
+        let table = weights.table(spec)?;
+        let rows = match self.arrays.matrix(&table, &self.stream)? {
+            Table::Dense(rows) => Ok(rows),
+            Table::Quantized { weight, scales, biases, quantization } => ops::dequantize(
+                quantized_ref(&weight, &scales, biases.as_ref(), quantization),
+                Dtype::Bf16,
+                &self.stream,
+            ),
+        };
+        let fixed = rows.and_then(|rows| Fixed::new(on_gpu(&rows, &self.stream)?));
+        table.release();
+        fixed.map_err(|source| self.arrays.error(&spec.path, source))
+    }
+
+    /// Of all parts, f32; a part without has zeros. Nothing where no part has one and none is asked for.
+    fn bias(
+        &self,
+        weights: &Weights<'_>,
+        spec: &ProjectionSpec,
+        place: Place,
+    ) -> Result<Option<Fixed>, CheckpointError> {
+        let asked = place.role == Role::Qkv && self.form.geometry.bias;
+        let mut numbers = Vec::new();
+        let mut any = asked;
+        for part in &spec.parts {
+            let bias = weights.bias(part)?;
+            any |= bias.is_some();
+            numbers.extend(bias.map_or_else(|| vec![0.0; part.outputs()], |bias| bias.to_f32()));
         }
-        let joined = ops::concatenate(&all, 0, &self.stream)
-            .and_then(|all| ops::reshape(&all, shape, &self.stream))
-            .and_then(Fixed::new);
-        joined.map_err(|source| self.arrays.error(vectors.first().map_or("", StoredTensor::name), source))
+        if !any {
+            return Ok(None);
+        }
+        let fixed = self.numbers(&numbers, &[numbers.len() as i32]);
+        fixed.map(Some).map_err(|source| self.arrays.error(&spec.parts[0].path, source))
     }
 
     /// `[T, K * E]` each.
@@ -200,7 +281,7 @@ impl Cuda {
     /// Finds out from how many tokens on weights are better dequantized, unless the policy or an earlier measurement says
     /// it. `run` runs a few layers with so many tokens.
     fn calibrate(&self, mut run: impl FnMut(i32) -> Result<(), MlxError>) -> Result<(), MlxError> {
-        if !self.form.packed || ![MatmulPolicy::Auto, MatmulPolicy::Resident].contains(&self.policy) {
+        if !self.form.is_packed() || ![MatmulPolicy::Auto, MatmulPolicy::Resident].contains(&self.policy) {
             return Ok(());
         }
         let of = format!("{} {:?} {}", self.digest, self.form, self.policy);
@@ -230,22 +311,43 @@ impl Cuda {
         tokens < self.dequantize_from.get()
     }
 
-    /// See [`Ops::embed`](cuda::Ops::embed).
-    fn angles(&self, positions: usize) -> Result<Rc<Fixed>, MlxError> {
-        let base = self.rope.base(positions).to_bits();
-        let mut angles = self.angles.borrow_mut();
+    /// Cosines and sines, f32 `[at least positions, 2, E / 2]`, flat.
+    fn angles(&self, rotation: &Rotation, positions: usize) -> Result<Rc<Fixed>, MlxError> {
+        let Rotation { rope, angles } = rotation;
+        let base = rope.base(positions).to_bits();
+        let mut angles = angles.borrow_mut();
         if let Some(kept) = &*angles
             && kept.base == base
             && kept.positions >= positions
         {
             return Ok(Rc::clone(&kept.angles));
         }
-        let numbers = self.rope.angles(positions);
+        let numbers = rope.angles(positions);
         let positions = numbers.len() / self.form.geometry.head_dim as usize;
         let made = Array::from_slice(&numbers, &[numbers.len() as i32])?;
         let made = Rc::new(Fixed::new(made)?);
         *angles = Some(Angles { base, positions, angles: Rc::clone(&made) });
         Ok(made)
+    }
+}
+
+/// What a norm multiplies with.
+fn norm_weight(weights: &Weights<'_>, spec: &NormSpec) -> Result<Vec<f32>, CheckpointError> {
+    let weight = weights.norm_weight(spec)?.to_f32();
+    Ok(match spec.kind {
+        NormKind::Rms { offset } => weight.iter().map(|x| x + offset).collect(),
+        NormKind::Layer => weight,
+    })
+}
+
+/// What a layer's queries see.
+fn seen(sees: Sees) -> Seen {
+    let within = |tokens: usize| i32::try_from(tokens).unwrap_or(Seen::ALL).min(Seen::ALL);
+    match sees {
+        Sees::Before => Seen::BEFORE,
+        Sees::BeforeWithin(tokens) => Seen { before: within(tokens.saturating_sub(1)), after: 0 },
+        Sees::All => Seen { before: Seen::ALL, after: Seen::ALL },
+        Sees::AllWithin(tokens) => Seen { before: within(tokens), after: within(tokens) },
     }
 }
 
@@ -255,19 +357,19 @@ impl Backend for Cuda {
     type Wide = Tensor;
     type Heads = Heads;
     type KeysValues = KeysValues;
-    /// As [`Ops::embed`](cuda::Ops::embed) takes it.
-    type Embedding = Vec<Fixed>;
+    type Embedding = Embedding;
     type Projection = Projection;
-    type Norm = Fixed;
-    /// `[2, E]`, of queries and of keys.
+    type Norm = Norm;
+    /// f32 `[2, E]`, of queries and of keys.
     type HeadNorms = Option<Fixed>;
 
     fn load_embedding(
         &self,
         weights: &Weights<'_>,
         spec: &EmbeddingSpec,
-    ) -> Result<Vec<Fixed>, CheckpointError> {
-        let table = weights.table(&spec.tokens)?;
+    ) -> Result<Embedding, CheckpointError> {
+        let EmbeddingSpec { tokens, scale, positions, token_types, norm } = spec;
+        let table = weights.table(tokens)?;
         let parts = match self.arrays.matrix(&table, &self.stream)? {
             Table::Dense(table) => vec![table],
             Table::Quantized { weight, scales, biases, .. } => {
@@ -275,10 +377,20 @@ impl Backend for Cuda {
             }
         };
         let fixed = |array: Array| Fixed::new(on_gpu(&array, &self.stream)?);
-        let failed = |source| self.arrays.error(&spec.tokens.path, source);
-        let parts = parts.into_iter().map(|part| fixed(part).map_err(failed)).collect();
+        let failed = |source| self.arrays.error(&tokens.path, source);
+        let parts = parts.into_iter().map(|part| fixed(part).map_err(failed)).collect::<Result<_, _>>()?;
         table.release();
-        parts
+        let positions = match positions {
+            Some(spec) => Some((self.rows_of(weights, &spec.table)?, Positions::new(spec))),
+            None => None,
+        };
+        Ok(Embedding {
+            tokens: parts,
+            scale: *scale,
+            positions,
+            token_type: token_types.as_ref().map(|table| self.rows_of(weights, table)).transpose()?,
+            norm: norm.as_ref().map(|norm| self.load_norm(weights, norm)).transpose()?,
+        })
     }
 
     fn load_projection(
@@ -287,27 +399,34 @@ impl Backend for Cuda {
         spec: &ProjectionSpec,
         place: Place,
     ) -> Result<Projection, CheckpointError> {
-        let order = if place.role == Role::GateUp { RowOrder::ByEights } else { RowOrder::Stacked };
+        let alternates = place.role == Role::GateUp && self.form.geometry.fused;
+        let order = if alternates { RowOrder::ByEights } else { RowOrder::Stacked };
         let mut matrices = Vec::new();
-        let mut biases = Vec::new();
         for part in &spec.parts {
             matrices.push(weights.matrix(part, spec.inputs)?);
-            biases.extend(weights.bias(part)?);
         }
         let mut arrays = Vec::new();
         for matrix in &matrices {
             arrays.push(self.arrays.matrix(matrix, &self.stream)?);
         }
-        let weight = Weight::new(self, &arrays, order, &self.stream);
-        let weight = weight.map_err(|source| self.arrays.error(&spec.parts[0].path, source))?;
+        let bias = self.bias(weights, spec, place)?;
+        let projection = Projection::new(self, &arrays, order, bias, &self.stream);
+        let projection = projection.map_err(|source| self.arrays.error(&spec.parts[0].path, source))?;
         drop(arrays);
         matrices.iter().for_each(crate::checkpoint::Matrix::release);
-        let bias = if biases.is_empty() { None } else { Some(self.vectors(&biases, &[-1])?) };
-        Ok(Projection { weight, bias })
+        Ok(projection)
     }
 
-    fn load_norm(&self, weights: &Weights<'_>, spec: &NormSpec) -> Result<Fixed, CheckpointError> {
-        self.vectors(&[weights.norm_weight(spec)?], &[-1])
+    fn load_norm(&self, weights: &Weights<'_>, spec: &NormSpec) -> Result<Norm, CheckpointError> {
+        let failed = |source| self.arrays.error(&spec.weight, source);
+        let vector = |numbers: &[f32]| self.numbers(numbers, &[numbers.len() as i32]).map_err(failed);
+        let weight = vector(&norm_weight(weights, spec)?)?;
+        let bias = weights.norm_bias(spec)?.map(|bias| vector(&bias.to_f32())).transpose()?;
+        let kind = match spec.kind {
+            NormKind::Rms { .. } => cuda::NormKind::Rms,
+            NormKind::Layer => cuda::NormKind::Layer,
+        };
+        Norm::new(weight, bias, kind, spec.eps).map_err(failed)
     }
 
     fn load_head_norms(
@@ -316,8 +435,9 @@ impl Backend for Cuda {
         queries_keys: [Option<&NormSpec>; 2],
     ) -> Result<Option<Fixed>, CheckpointError> {
         let [Some(queries), Some(keys)] = queries_keys else { return Ok(None) };
-        let norms = [weights.norm_weight(queries)?, weights.norm_weight(keys)?];
-        self.vectors(&norms, &[2, -1]).map(Some)
+        let both = [norm_weight(weights, queries)?, norm_weight(weights, keys)?].concat();
+        let fixed = self.numbers(&both, &[2, (both.len() / 2) as i32]);
+        fixed.map(Some).map_err(|source| self.arrays.error(&queries.weight, source))
     }
 
     fn loaded(&self, decoder: &Decoder<Self>) -> Result<(), MlxError> {
@@ -348,10 +468,21 @@ impl Backend for Cuda {
 
     fn begin(&self, batch: &Batch, cached: usize, _keeps: bool) -> Result<Pass, MlxError> {
         let plan = self.ops.plan(&batch.ids, &batch.lengths, cached)?;
-        let all_angles = self.angles(plan.positions())?;
+        let positions = plan.positions();
+        let all_angles = self.ropes.iter().map(|rotation| self.angles(rotation, positions));
+        let all_angles = all_angles.collect::<Result<_, _>>()?;
         let meta = self.ops.meta(&plan, &self.stream)?;
-        let fused = self.ops.fuses() || self.is_packed(plan.tokens());
-        Ok(Pass { plan, meta, all_angles, angles: RefCell::default(), fused })
+        let fused = self.form.geometry.fused && (self.ops.fuses() || self.is_packed(plan.tokens()));
+        Ok(Pass {
+            plan,
+            meta,
+            all_angles,
+            angles: RefCell::default(),
+            ids: batch.ids.clone(),
+            lengths: Arc::clone(&batch.lengths),
+            cached,
+            fused,
+        })
     }
 
     fn finish_cache(&self, layers: &[KeysValues]) -> Result<(), MlxError> {
@@ -364,28 +495,50 @@ impl Backend for Cuda {
 }
 
 impl Operations<Self> for Cuda {
-    fn embed(&self, table: &Vec<Fixed>, next: Option<&Fixed>, pass: &Pass) -> Result<Hidden, MlxError> {
-        let (stream, next) = (&self.stream, next.ok_or_else(no_norm)?);
-        let (x, scaled, angles) =
-            self.ops.embed(&pass.plan, &pass.meta, table, next, &pass.all_angles, stream)?;
-        pass.angles.replace(Some(angles));
-        let deferred = if pass.fused {
-            DeferredNorm::Scaled(scaled)
-        } else {
-            DeferredNorm::Normed(self.ops.norm(&x, next, stream)?)
+    fn embed(&self, of: &Embedding, next: Option<&Norm>, pass: &Pass) -> Result<Hidden, MlxError> {
+        let Pass { plan, meta, all_angles, ids, lengths, cached, fused, .. } = pass;
+        let stream = &self.stream;
+        let mut rows = Vec::new();
+        if let Some((_, positions)) = &of.positions {
+            let mut ids = &ids[..];
+            for &length in lengths.iter() {
+                let (text, rest) = ids.split_at(length);
+                rows.extend(positions.rows(text, *cached));
+                ids = rest;
+            }
+        }
+        let embedding = cuda::Embedding {
+            table: &of.tokens,
+            factor: of.scale,
+            positions: of.positions.as_ref().map(|(table, _)| (table, &rows[..])),
+            token_type: of.token_type.as_ref(),
         };
-        Ok(Hidden { x, deferred: Some(deferred) })
+        if *fused {
+            let (next, angles) = next.zip(all_angles.first()).ok_or_else(no_norm)?;
+            let (x, ahead) = self.ops.embed(plan, meta, &embedding, Some((next.weight(), angles)), stream)?;
+            let (scaled, angles) = ahead.ok_or_else(no_norm)?;
+            pass.angles.replace(Some(angles));
+            return Ok(Hidden { x, ahead: Ahead::Scaled(scaled) });
+        }
+        let (x, _) = self.ops.embed(plan, meta, &embedding, None, stream)?;
+        if of.norm.is_none() && next.is_none() {
+            return Ok(Hidden { x, ahead: Ahead::Nothing });
+        }
+        let norms = Sum { sum: of.norm.as_ref(), next, ..Sum::default() };
+        self.ops.sum(&x, None, norms, stream).map(Self::hidden)
     }
 
     fn qkv(&self, x: &Hidden, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
         let of_heads = [layer.qkv.bias.as_ref(), layer.head_norms.as_ref()];
-        let w = layer.qkv.weight.matrix(self, pass.fused, pass.plan.tokens(), &self.stream)?;
-        let angles = pass.angles.borrow();
-        let angles = angles.as_ref().ok_or_else(no_norm)?;
-        match x.deferred.as_ref().ok_or_else(no_norm)? {
-            DeferredNorm::Scaled(x) => self.ops.qkv(x, &w, of_heads, angles, &self.stream),
-            DeferredNorm::Normed(x) => self.ops.qkv_apart(x, &w, of_heads, angles, &self.stream),
+        if let Ahead::Scaled(x) = &x.ahead {
+            let matrices = self.read(&layer.qkv, pass, pass.plan.tokens())?;
+            let angles = pass.angles.borrow();
+            let angles = angles.as_ref().ok_or_else(no_norm)?;
+            return self.ops.qkv(x, &matrices, of_heads, angles, &self.stream);
         }
+        let product = self.product_of(x, layer.norms.input.as_ref(), &layer.qkv, pass)?;
+        let angles = layer.rope.and_then(|rope| pass.all_angles.get(rope)).map(Rc::as_ref);
+        self.ops.rotate(&product, of_heads, angles, &pass.plan, &pass.meta, &self.stream)
     }
 
     /// They are rotated already, as part of the product.
@@ -410,17 +563,20 @@ impl Operations<Self> for Cuda {
         Ok(Heads { qkv, cached })
     }
 
-    fn attend(&self, heads: Heads, _layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+    fn attend(&self, heads: Heads, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
         let cached = heads.cached.as_ref().map(|[keys, values]| [keys, values]);
-        self.ops.attention(&heads.qkv, cached, &pass.plan, &pass.meta, &self.stream)
+        let how = (seen(layer.sees), layer.scale);
+        self.ops.attention(&heads.qkv, cached, how, &pass.plan, &pass.meta, &self.stream)
     }
 
     fn up(&self, x: &Hidden, layer: &MlpLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
-        let w = layer.up.weight.matrix(self, pass.fused, x.x.shape()[0], &self.stream)?;
-        match x.deferred.as_ref().ok_or_else(no_norm)? {
-            DeferredNorm::Scaled(x) => self.ops.gated(x, &w, &self.stream),
-            DeferredNorm::Normed(x) => self.ops.gated_apart(x, &w, &self.stream),
+        if let Ahead::Scaled(scaled) = &x.ahead {
+            let w = self.read_one(&layer.up, pass, x.x.shape()[0])?;
+            return self.ops.gated(scaled, &w, &self.stream);
         }
+        let product = self.product_of(x, layer.norms.input.as_ref(), &layer.up, pass)?;
+        let alternating = self.form.geometry.fused;
+        self.ops.activate(&product, layer.up.bias.as_ref(), alternating, &self.stream)
     }
 
     fn add(
@@ -428,22 +584,43 @@ impl Operations<Self> for Cuda {
         x: Hidden,
         y: &Tensor,
         weight: &Projection,
-        _norms: &HalfNorms<Fixed>,
-        next: Option<&Fixed>,
+        norms: &HalfNorms<Norm>,
+        next: Option<&Norm>,
         pass: &Pass,
     ) -> Result<Hidden, MlxError> {
-        self.sum(&x.x, y, &weight.weight, next.ok_or_else(no_norm)?, pass)
+        let (x, stream, tokens) = (&x.x, &self.stream, y.shape()[0]);
+        if pass.fused {
+            let (w, next) = (self.read_one(weight, pass, tokens)?, next.ok_or_else(no_norm)?);
+            let (x, scaled) = self.ops.add(x, y, &w, next.weight(), stream)?;
+            return Ok(Hidden { x, ahead: Ahead::Scaled(scaled) });
+        }
+        let matrices = self.read(weight, pass, tokens)?;
+        let product = self.ops.product(y, &matrices, weight.outputs, stream)?;
+        drop(matrices);
+        let HalfNorms { output, sum, .. } = norms;
+        let (bias, output, sum) = (weight.bias.as_ref(), output.as_ref(), sum.as_ref());
+        self.ops.sum(x, Some(&product), Sum { bias, output, sum, next }, stream).map(Self::hidden)
     }
 
     fn rows(&self, x: &Hidden, y: &Tensor, rows: &[u32], _pass: &Pass) -> Result<(Hidden, Tensor), MlxError> {
         let select = |x| self.ops.rows(x, rows, &self.stream);
-        Ok((Hidden { x: select(&x.x)?, deferred: None }, select(y)?))
+        Ok((Hidden { x: select(&x.x)?, ahead: Ahead::Nothing }, select(y)?))
     }
 
-    fn finish(&self, x: &Hidden, norm: Option<&Fixed>) -> Result<Vec<f32>, MlxError> {
-        match &x.deferred {
-            Some(DeferredNorm::Normed(normed)) => self.ops.finish(normed, None, &self.stream),
-            _ => self.ops.finish(&x.x, norm, &self.stream),
-        }
+    fn finish(&self, x: &Hidden, norm: Option<&Norm>) -> Result<Vec<f32>, MlxError> {
+        self.ops.finish(&x.x, norm, &self.stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_count_the_query_as_the_spec_does() {
+        assert_eq!(seen(Sees::Before), Seen { before: Seen::ALL, after: 0 });
+        assert_eq!(seen(Sees::BeforeWithin(4)), Seen { before: 3, after: 0 });
+        assert_eq!(seen(Sees::AllWithin(4)), Seen { before: 4, after: 4 });
+        assert_eq!(seen(Sees::BeforeWithin(usize::MAX)), Seen { before: Seen::ALL, after: 0 });
     }
 }

@@ -49,7 +49,7 @@ pub(crate) struct Calibration {
 }
 
 /// Numbers of tokens to measure at.
-const TOKENS: [i32; 6] = [128, 256, 512, 1024, 2048, 4096];
+const TOKENS: [i32; 11] = [16, 32, 64, 128, 192, 256, 384, 512, 1024, 2048, 4096];
 
 /// Each is measured so often; the fastest counts.
 const ROUNDS: usize = 4;

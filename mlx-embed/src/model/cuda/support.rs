@@ -1,131 +1,164 @@
 //! Which checkpoints the kernels can run.
 
 use crate::checkpoint::spec::{
-    Activation, EmbeddingSpec, LayerSpec, ModelSpec, NormKind, NormSpec, ProjectionSpec, Sees,
+    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
+    ProjectionSpec, Sees,
 };
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::mlx::Dtype;
-use crate::mlx::cuda::Geometry;
-use crate::mlx::ops::QuantMode;
+use crate::mlx::cuda::{self, Format, Geometry};
 
 /// How a checkpoint looks to the kernels.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Form {
     pub(crate) geometry: Geometry,
-    /// Whether its matrices have 4 bits, rather than being dense.
-    pub(crate) packed: bool,
+    /// Those of its layers' packed matrices.
+    pub(crate) formats: Vec<Format>,
 }
+
+impl Form {
+    /// Whether any of its layers' matrices is packed.
+    pub(super) fn is_packed(&self) -> bool {
+        !self.formats.is_empty()
+    }
+}
+
+/// Widest residual stream: a row of it in f32 has room in a block's shared memory.
+const WIDEST: usize = 1 << 14;
 
 /// The checkpoint's form, or why it runs on MLX's own operations instead.
 pub(crate) fn form(
     checkpoint: &Checkpoint,
     spec: &ModelSpec,
 ) -> Result<Result<Form, String>, CheckpointError> {
-    let not = |reason: &str| Ok(Err(reason.to_owned()));
-    let Some(norm) = &spec.norm else { return not("no norm follows its layers") };
-    if checkpoint.dtype_of(&norm.weight) != Some(Dtype::Bf16) {
-        return not("its norms are not bf16");
+    if let Some(why) = beyond_the_kernels(checkpoint, spec) {
+        return Ok(Err(why));
     }
-    let [LayerSpec { attention, mlp }, ..] = &spec.layers[..] else { return not("it has no layers") };
-    let head_dim = attention.heads.head_dim;
-    if ![64, 128].contains(&head_dim) {
-        return not("its heads have neither 64 nor 128 elements");
-    }
-    if [spec.hidden, mlp.down.inputs, attention.heads.queries()].iter().any(|n| n % 64 != 0) {
-        return not("one of its sizes is not a multiple of 64");
-    }
-    if let Some(what) = beyond_the_kernels(spec) {
-        return Ok(Err(format!("these kernels don't compute {what}")));
-    }
-    let biased = |projection: &ProjectionSpec| projection.parts.iter().any(|part| part.bias);
-    let (mut forms, mut biases, mut head_norms) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut formats, mut alike) = (Vec::new(), true);
     for LayerSpec { attention, mlp } in &spec.layers {
         for projection in [&attention.qkv, &attention.output, &mlp.up, &mlp.down] {
+            let mut of_parts = Vec::new();
             for part in &projection.parts {
-                forms.push(checkpoint.quantization_of(&part.path)?);
+                let stored = checkpoint.quantization_of(&part.path)?;
+                let format = stored.map(|q| (q, Format::new(q.mode, q.bits, q.group_size)));
+                match format {
+                    Some((q, None)) => return Ok(Err(format!("its matrices are stored as {q}"))),
+                    Some((_, Some(_))) if projection.inputs % 64 != 0 => {
+                        let why =
+                            format!("{} has {} inputs, no multiple of 64", part.path, projection.inputs);
+                        return Ok(Err(why));
+                    }
+                    Some((_, Some(format))) if !formats.contains(&format) => formats.push(format),
+                    _ => (),
+                }
+                of_parts.push(stored);
             }
+            alike &= projection != &mlp.up || of_parts.windows(2).all(|pair| pair[0] == pair[1]);
         }
-        if [&attention.output, &mlp.up, &mlp.down].into_iter().any(biased) {
-            return not("one of its matrices has a bias that queries, keys and values alone may have");
-        }
-        biases.extend(attention.qkv.parts.iter().map(|part| part.bias));
-        head_norms.extend([attention.q_norm.is_some(), attention.k_norm.is_some()]);
     }
-    let same = |all: &[bool]| all.iter().all(|one| *one == all[0]);
-    if !same(&biases) || !same(&head_norms) {
-        return not("not all of its layers are alike");
-    }
-    if forms.iter().any(|form| *form != forms[0]) {
-        return not("its matrices are stored in different ways");
-    }
-    let group = match forms[0] {
-        None => None,
-        Some(q) if q.mode == QuantMode::Affine && q.bits == 4 && [32, 64, 128].contains(&q.group_size) => {
-            Some(q.group_size)
-        }
-        Some(other) => return Ok(Err(format!("its matrices are stored as {other}"))),
-    };
     let table = match checkpoint.quantization_of(&spec.embedding.tokens.path)? {
-        None => (16, 64),
-        Some(q) if q.mode == QuantMode::Affine && [4, 8].contains(&q.bits) => (q.bits, q.group_size),
-        Some(other) => return Ok(Err(format!("its embedding table is stored as {other}"))),
+        None => None,
+        Some(q) => match Format::new(q.mode, q.bits, q.group_size) {
+            None => return Ok(Err(format!("its embedding table is stored as {q}"))),
+            format => format,
+        },
     };
+    let LayerSpec { attention, mlp } = &spec.layers[0];
+    let fused = alike && is_fused(spec);
+    let eps = attention.q_norm.as_ref().or(spec.norm.as_ref()).map_or(0.0, |norm| norm.eps);
     Ok(Ok(Form {
         geometry: Geometry {
             hidden: spec.hidden as i32,
             heads: attention.heads.heads as i32,
             kv_heads: attention.heads.kv_heads as i32,
-            head_dim: head_dim as i32,
+            head_dim: attention.heads.head_dim as i32,
             vocab: spec.embedding.tokens.rows as i32,
-            group: group.unwrap_or(64),
             table,
-            traditional: spec.ropes[0].traditional,
-            bias: biases[0],
-            head_norms: head_norms[0],
-            eps: norm.eps,
+            traditional: spec.ropes.first().is_some_and(|rope| rope.traditional),
+            bias: spec.layers.iter().any(|layer| has_bias(&layer.attention.qkv)),
+            head_norms: attention.q_norm.is_some(),
+            eps,
+            activation: match mlp.activation {
+                Activation::Silu => cuda::Activation::Silu,
+                Activation::GeluErf => cuda::Activation::GeluErf,
+                Activation::GeluTanh => cuda::Activation::GeluTanh,
+                Activation::Relu => cuda::Activation::Relu,
+            },
+            gated: mlp.gated,
+            causal: spec.layers.iter().all(|layer| layer.attention.sees == Sees::Before),
+            fused,
         },
-        packed: group.is_some(),
+        formats,
     }))
 }
 
-/// What of the model they were not written for.
-fn beyond_the_kernels(spec: &ModelSpec) -> Option<&'static str> {
-    let EmbeddingSpec { scale, positions, token_types, norm, .. } = &spec.embedding;
-    if *scale != 1.0 || positions.is_some() || token_types.is_some() || norm.is_some() {
-        return Some("an embedding that is more than rows of a table");
+fn has_bias(projection: &ProjectionSpec) -> bool {
+    projection.parts.iter().any(|part| part.bias)
+}
+
+/// What of the model the kernels were not written for.
+fn beyond_the_kernels(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<String> {
+    let ModelSpec { hidden, embedding: _, ropes, layers, norm, behind: _, head: _ } = spec;
+    let Some(first) = layers.first() else { return Some("it has no layers".into()) };
+    let norms = &first.attention.norms;
+    let norm = norm.as_ref().or(norms.input.as_ref()).or(norms.sum.as_ref());
+    if norm.and_then(|norm| checkpoint.dtype_of(&norm.weight)) != Some(Dtype::Bf16) {
+        return Some("its norms are not bf16".into());
     }
-    if spec.ropes.len() != 1 {
-        return Some("several rotary embeddings, or none");
+    let heads = first.attention.heads;
+    if heads.head_dim % 16 != 0 || heads.head_dim > 256 {
+        return Some(format!("its heads have {} elements, no multiple of 16 up to 256", heads.head_dim));
     }
-    let first = &spec.layers[0];
-    let eps = spec.norm.as_ref().map(|norm| norm.eps);
-    let plain = |norm: &NormSpec| norm.kind == NormKind::Rms { offset: 0.0 } && Some(norm.eps) == eps;
-    for LayerSpec { attention, mlp } in &spec.layers {
-        for norms in [&attention.norms, &mlp.norms] {
-            if norms.output.is_some() || norms.sum.is_some() || !norms.input.as_ref().is_some_and(plain) {
-                return Some("norms other than an RMSNorm before each half of a layer");
-            }
-        }
-        if ![&attention.q_norm, &attention.k_norm].into_iter().flatten().all(plain) {
-            return Some("head norms other than RMSNorm");
-        }
-        if attention.sees != Sees::Before {
-            return Some("attention other than to all tokens before");
-        }
-        if attention.rope != Some(0) || attention.scale != (attention.heads.head_dim as f32).powf(-0.5) {
-            return Some("scores that are not scaled by the head's width, or layers without rotation");
-        }
-        if attention.heads != first.attention.heads {
-            return Some("layers with other heads than the first");
-        }
-        if mlp.activation != Activation::Silu || !mlp.gated {
-            return Some("feed-forward parts other than SwiGLU");
-        }
-        if attention.qkv.parts.len() != 3 || mlp.up.parts.len() != 2 {
-            return Some("fused matrices");
-        }
+    if hidden % 8 != 0 || *hidden > WIDEST || first.mlp.down.inputs % 8 != 0 {
+        return Some("one of its sizes is not a multiple of 8, or too large".into());
+    }
+    if ropes.iter().any(|rope| rope.dims != heads.head_dim || rope.traditional != ropes[0].traditional) {
+        return Some("parts of its heads rotate, or they do in several ways".into());
+    }
+    let head_norms = |attention: &AttentionSpec| {
+        [&attention.q_norm, &attention.k_norm].map(|norm| norm.as_ref().map(|norm| (norm.kind, norm.eps)))
+    };
+    let rms = |norm: (NormKind, f32)| matches!(norm.0, NormKind::Rms { .. });
+    let of_first = head_norms(&first.attention);
+    let same = of_first[0].map(|(_, eps)| eps) == of_first[1].map(|(_, eps)| eps);
+    if !same || !of_first.into_iter().flatten().all(rms) {
+        return Some("its head norms are not RMSNorm of queries and of keys".into());
+    }
+    let alike = |LayerSpec { attention, mlp }: &LayerSpec| {
+        attention.heads == heads
+            && head_norms(attention) == of_first
+            && (mlp.activation, mlp.gated) == (first.mlp.activation, first.mlp.gated)
+            && mlp.down.inputs % 8 == 0
+    };
+    if !layers.iter().all(alike) {
+        return Some("its layers have other heads, norms of heads or activations than the first".into());
     }
     None
+}
+
+/// Whether the parts of a layer around products can be within them.
+fn is_fused(spec: &ModelSpec) -> bool {
+    let EmbeddingSpec { norm, .. } = &spec.embedding;
+    let Some(last) = &spec.norm else { return false };
+    let plain = |norm: &NormSpec| matches!(norm.kind, NormKind::Rms { .. }) && norm.eps == last.eps;
+    let before = |norms: &HalfNorms| {
+        norms.output.is_none() && norms.sum.is_none() && norms.input.as_ref().is_some_and(plain)
+    };
+    let layer = |LayerSpec { attention, mlp }: &LayerSpec| {
+        let AttentionSpec { norms, q_norm, k_norm, heads, rope, output, .. } = attention;
+        let MlpSpec { norms: mlp_norms, up, gated, down, .. } = mlp;
+        let sizes = [spec.hidden, down.inputs, heads.queries()];
+        before(norms)
+            && before(mlp_norms)
+            && [q_norm, k_norm].into_iter().flatten().all(plain)
+            && *rope == Some(0)
+            && [64, 128].contains(&heads.head_dim)
+            && sizes.iter().all(|size| size % 64 == 0)
+            && ![output, up, down].into_iter().any(has_bias)
+            && *gated
+            && matches!(&up.parts[..], [gate, up] if gate.outputs() == up.outputs())
+    };
+    norm.is_none() && plain(last) && spec.ropes.len() == 1 && spec.layers.iter().all(layer)
 }
 
 #[cfg(test)]
@@ -133,6 +166,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::mlx::ops::QuantMode;
 
     fn of(case: &str) -> Option<Result<Form, String>> {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
@@ -144,25 +178,32 @@ mod tests {
 
     #[test]
     fn forms_are_read_from_checkpoints() {
+        let affine = |bits, group| Format::new(QuantMode::Affine, bits, group);
         let Some(dense) = of("qwen3-head-dim-64-yarn-bf16") else { return };
         let dense = dense.unwrap();
-        assert!(!dense.packed && dense.geometry.head_norms && !dense.geometry.bias);
-        assert_eq!(dense.geometry.table, (16, 64));
+        assert!(!dense.is_packed() && dense.geometry.head_norms && !dense.geometry.bias);
+        assert!(dense.geometry.fused && dense.geometry.causal && dense.geometry.table.is_none());
         let packed = of("qwen2-head-dim-64-affine-4bit-g128").unwrap().unwrap();
-        assert!(packed.packed && packed.geometry.bias && !packed.geometry.head_norms);
-        assert_eq!((packed.geometry.group, packed.geometry.table), (128, (4, 128)));
+        assert!(packed.geometry.fused && packed.geometry.bias && !packed.geometry.head_norms);
+        assert_eq!((packed.formats, packed.geometry.table), (vec![affine(4, 128).unwrap()], affine(4, 128)));
         let llama = of("llama-head-dim-64-affine-4bit-g32").unwrap().unwrap();
         assert!(llama.geometry.traditional && !llama.geometry.bias);
-        assert_eq!(llama.geometry.table, (8, 64));
+        assert_eq!(llama.geometry.table, affine(8, 64));
+        let mixed = of("qwen3-mixed-modes").unwrap().unwrap();
+        assert!(mixed.formats.len() > 1 && !mixed.geometry.fused, "{:?}", mixed.formats);
+        let gemma = of("families/embedding-gemma-head-dim-256-bf16").unwrap().unwrap();
+        assert!(!gemma.geometry.fused && !gemma.geometry.causal);
+        assert_eq!((gemma.geometry.head_dim, gemma.geometry.activation), (256, cuda::Activation::GeluTanh));
+        let encoder = of("families/bert-gamma-beta-bf16").unwrap().unwrap();
+        assert!(!encoder.geometry.gated && encoder.geometry.bias && !encoder.geometry.fused);
     }
 
     #[test]
     fn what_does_not_fit_says_why() {
         for (case, reason) in [
             ("qwen3-f32", "norms are not bf16"),
-            ("qwen3-bf16", "neither 64 nor 128 elements"),
-            ("qwen3-head-dim-128-bf16", "not a multiple of 64"),
-            ("qwen3-affine-8bit-g128", "stored as affine 8-bit"),
+            ("qwen3-affine-8bit-g32-f16-scales", "norms are not bf16"),
+            ("qwen2-odd-sizes-bf16", "20 elements, no multiple of 16"),
         ] {
             let Some(form) = of(case) else { return };
             let why = form.unwrap_err();

@@ -1,14 +1,24 @@
 //! Weight matrices, several in one, in the forms that products read.
 
-use crate::mlx::cuda;
+use crate::mlx::cuda::{self, Fixed};
 use crate::mlx::{Array, MlxError, Stream, ops};
 use crate::model::mlx::{Table, quantized_ref};
 
 use super::{Cuda, MatmulPolicy};
 
+/// Matrices that read the same rows; their outputs lie side by side.
+#[derive(Debug)]
+pub(crate) struct Projection {
+    /// With the first output of each. What is stored alike is one.
+    matrices: Vec<(i32, Weight)>,
+    pub(super) outputs: i32,
+    /// f32 `[outputs]`
+    pub(super) bias: Option<Fixed>,
+}
+
 /// A matrix `[out, in]`.
 #[derive(Debug)]
-pub(super) struct Weight {
+struct Weight {
     packed: Option<cuda::Packed>,
     /// bf16, where it stays in memory.
     dense: Option<cuda::Dense>,
@@ -19,18 +29,48 @@ pub(super) struct Weight {
 pub(super) enum RowOrder {
     /// One matrix after the other.
     Stacked,
-    /// Eight rows of one, eight of the next, and so on.
+    /// Eight rows of one, eight of the next, and so on. They are stored alike.
     ByEights,
 }
 
-impl Weight {
-    /// Several matrices as one.
+impl Projection {
     pub(super) fn new(
         cuda: &Cuda,
-        matrices: &[Table],
+        parts: &[Table],
         order: RowOrder,
+        bias: Option<Fixed>,
         stream: &Stream,
     ) -> Result<Self, MlxError> {
+        let (mut matrices, mut outputs) = (Vec::new(), 0);
+        for alike in parts.chunk_by(|a, b| a.quantization() == b.quantization()) {
+            let first = outputs;
+            outputs += alike.iter().map(Table::rows).sum::<i32>();
+            matrices.push((first, Weight::new(cuda, alike, order, stream)?));
+        }
+        if order == RowOrder::ByEights && matrices.len() != 1 {
+            return Err(MlxError::new("product", "gate and up are stored in different ways"));
+        }
+        Ok(Self { matrices, outputs, bias })
+    }
+
+    /// The matrices in the form in which a product reads them, packed or not.
+    pub(super) fn read(
+        &self,
+        cuda: &Cuda,
+        packed: bool,
+        stream: &Stream,
+    ) -> Result<Vec<(i32, cuda::Matrix<'_>)>, MlxError> {
+        let mut matrices = Vec::new();
+        for (first, weight) in &self.matrices {
+            matrices.push((*first, weight.read(cuda, packed, stream)?));
+        }
+        Ok(matrices)
+    }
+}
+
+impl Weight {
+    /// Several matrices, stored alike, as one.
+    fn new(cuda: &Cuda, matrices: &[Table], order: RowOrder, stream: &Stream) -> Result<Self, MlxError> {
         let mut parts: [Vec<Array>; 3] = Default::default();
         let mut quantization = None;
         for matrix in matrices {
@@ -52,30 +92,20 @@ impl Weight {
             let dense = cuda::Dense::new(dense)?;
             return Ok(Self { packed: None, dense: Some(dense) });
         };
-        let [weight, scales, biases] = [
-            concatenated(&parts[0], order, stream)?,
-            concatenated(&parts[1], order, stream)?,
-            concatenated(&parts[2], order, stream)?,
-        ];
-        let packed = cuda.ops.pack(quantized_ref(&weight, &scales, Some(&biases), quantization), stream)?;
+        let [weight, scales] =
+            [concatenated(&parts[0], order, stream)?, concatenated(&parts[1], order, stream)?];
+        let biases = if parts[2].is_empty() { None } else { Some(concatenated(&parts[2], order, stream)?) };
+        let packed = cuda.ops.pack(quantized_ref(&weight, &scales, biases.as_ref(), quantization), stream)?;
         let resident = cuda.policy == MatmulPolicy::Resident;
         let dense = if resident { Some(cuda.ops.dequantize(&packed, stream)?) } else { None };
         Ok(Self { packed: Some(packed), dense })
     }
 
-    /// The matrix in the form in which a product of so many tokens reads it; `fused` as in [`Pass`](super::Pass).
-    pub(super) fn matrix(
-        &self,
-        cuda: &Cuda,
-        fused: bool,
-        tokens: i32,
-        stream: &Stream,
-    ) -> Result<cuda::Matrix<'_>, MlxError> {
-        let may_be_packed = fused && cuda.is_packed(tokens);
+    fn read(&self, cuda: &Cuda, packed: bool, stream: &Stream) -> Result<cuda::Matrix<'_>, MlxError> {
         match (&self.packed, &self.dense) {
-            (Some(packed), _) if may_be_packed => Ok(cuda::Matrix::Packed(packed)),
+            (Some(matrix), _) if packed => Ok(cuda::Matrix::Packed(matrix)),
             (_, Some(dense)) => Ok(cuda::Matrix::Dense(dense)),
-            (Some(packed), None) => cuda.ops.dequantized(packed, stream),
+            (Some(matrix), None) => cuda.ops.dequantized(matrix, stream),
             (None, None) => Err(MlxError::new("product", "the matrix has no form")),
         }
     }

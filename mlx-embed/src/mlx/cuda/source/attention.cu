@@ -1,33 +1,44 @@
-// Causal attention of packed texts, a block for 64 queries of one head (Dao, 2023).
+// Attention of packed texts, a block for 64 queries of one head (Dao, 2023).
 //
-// All texts may continue the same tokens, whose keys and values are apart: `cached` of them. `meta` holds for each block
-// of queries where its text starts, how long it is and which query comes first.
+// The query at position i sees the keys from i - before to i + after of its text. All texts may continue the same tokens,
+// whose keys and values are apart: `cached` of them. `tiles` holds for each block of queries where its text starts, how long
+// it is and which query comes first.
 
-constexpr int QUERIES = 64, KEYS = 64, THREADS = 128;
+constexpr int QUERIES = 64, KEYS = HEAD_DIM > 128 ? 32 : 64, THREADS = 128;
 constexpr int STRIDE = HEAD_DIM * 2 + 16;  // bytes of a row; 16 more keep eight rows on different banks
 constexpr int TILE_BYTES = KEYS * STRIDE;
 constexpr int DEPTH = HEAD_DIM / 16;       // steps of the product with keys
 constexpr int CHUNKS = HEAD_DIM / 8;       // 16 bytes each, of a row
+constexpr bool KEEP = HEAD_DIM <= 128;     // queries in registers
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL(const u16* __restrict__ qkv,          // [T, (H + 2K) * E]
-           const u16* __restrict__ cached_keys,    // [cached, K, E]
-           const u16* __restrict__ cached_values,  // [cached, K, E]
-           const int* __restrict__ meta,
-           u16* __restrict__ out,  // [T, H * E]
-           int tiles_at, int heads, int kv_heads, int cached, float scale) {
+static_assert(HEAD_DIM % 16 == 0, "a step of the product has 16 numbers");
+
+struct Arguments {
+  const u16* qkv;          // [T, (H + 2K) * E]
+  const u16* cached_keys;    // [cached, K, E]
+  const u16* cached_values;  // [cached, K, E]
+  const int* tiles;        // [number, 4], see above
+  u16* out;                // [T, H * E]
+  int heads, kv_heads, cached, before, after;
+  float scale;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
   extern __shared__ __align__(128) unsigned char memory[];
   next_may_start();
   after_previous();
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
+  const u16* const qkv = p.qkv;
+  const int heads = p.heads, kv_heads = p.kv_heads, cached = p.cached;
   const int head = blockIdx.y, kv_head = head / (heads / kv_heads);
-  const int* tile = meta + tiles_at + 4 * blockIdx.x;
+  const int* tile = p.tiles + 4 * blockIdx.x;
   const int start = tile[0], length = tile[1], first = tile[2];
   const int width = (heads + 2 * kv_heads) * HEAD_DIM;
   const u32 queries = shared_address(memory);
   const u32 buffers = queries + QUERIES * STRIDE;  // keys and values, twice
-  // Keys that the block's last query sees.
-  const int keys = cached + min(length, first + QUERIES);
+  // Behind these and before those the block's queries see nothing.
+  const int keys = cached + min(length, first + QUERIES + p.after);
+  const int first_step = max(cached + first - p.before, 0) / KEYS;
   const int steps = (keys + KEYS - 1) / KEYS;
 
   for (int i = thread; i < QUERIES * CHUNKS; i += THREADS) {
@@ -45,8 +56,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const u16 *k, *v;
         if (key < cached) {
           const u64 at = ((u64)key * kv_heads + kv_head) * HEAD_DIM;
-          k = cached_keys + at;
-          v = cached_values + at;
+          k = p.cached_keys + at;
+          v = p.cached_values + at;
         } else {
           k = qkv + (u64)(start + (valid ? key - cached : 0)) * width + (heads + kv_head) * HEAD_DIM;
           v = k + kv_heads * HEAD_DIM;
@@ -57,31 +68,34 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     copies_end();
   };
-  fetch(0);
+  fetch(first_step);
   copies_wait<0>();
   __syncthreads();
 
-  u32 q[DEPTH][4];
+  const u32 own_queries = queries + (warp * 16 + (lane & 15)) * STRIDE + (lane >> 4) * 16;
+  u32 q[KEEP ? DEPTH : 1][4];
+  if (KEEP) {
 #pragma unroll
-  for (int d = 0; d < DEPTH; ++d)
-    load_matrices(q[d], queries + (warp * 16 + (lane & 15)) * STRIDE + d * 32 + (lane >> 4) * 16);
+    for (int d = 0; d < DEPTH; ++d) load_matrices(q[KEEP ? d : 0], own_queries + d * 32);
+  }
 
   float mixed[HEAD_DIM / 8][4];
 #pragma unroll
   for (int i = 0; i < HEAD_DIM / 8; ++i) mixed[i][0] = mixed[i][1] = mixed[i][2] = mixed[i][3] = 0.f;
   // Of rows lane / 4 and that plus 8: the highest score so far, in units of log2, and the sum of exponentials.
   float highest[2] = {-1e30f, -1e30f}, sums[2] = {0.f, 0.f};
-  const float units = scale * 1.4426950408889634f;
+  const float units = p.scale * 1.4426950408889634f;
   const int row = first + warp * 16 + (lane >> 2);
   const bool idle = first + warp * 16 >= length;
 
-  for (int step = 0; step < steps; ++step) {
+  for (int step = first_step; step < steps; ++step) {
     fetch(step + 1);
     const u32 keys_at = buffers + step % 2 * 2 * TILE_BYTES, values_at = keys_at + TILE_BYTES;
     const int first_key = step * KEYS;
-    // Behind these no query of the warp sees anything.
-    const int seen = min(keys, cached + first + warp * 16 + 16) - first_key;
-    if (!idle && seen > 0) {
+    // The warp's queries see nothing behind these, and nothing before those.
+    const int own = cached + first + warp * 16;
+    const int seen = min(keys, own + 16 + p.after) - first_key;
+    if (!idle && seen > 0 && first_key + KEYS > own - p.before) {
       float scores[KEYS / 8][4];
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) scores[i][0] = scores[i][1] = scores[i][2] = scores[i][3] = 0.f;
@@ -90,11 +104,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (i * 16 < seen) {
 #pragma unroll
           for (int d = 0; d < DEPTH; ++d) {
+            if (!KEEP) load_matrices(q[0], own_queries + d * 32);
             u32 k[4];
             load_matrices(
                 k, keys_at + (i * 16 + (lane & 7) + (lane >> 4) * 8) * STRIDE + d * 32 + (lane >> 3 & 1) * 16);
-            mma(scores[2 * i], q[d], k[0], k[1]);
-            mma(scores[2 * i + 1], q[d], k[2], k[3]);
+            mma(scores[2 * i], q[KEEP ? d : 0], k[0], k[1]);
+            mma(scores[2 * i + 1], q[KEEP ? d : 0], k[2], k[3]);
           }
         }
       }
@@ -104,7 +119,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int key = first_key + i * 8 + (lane & 3) * 2 + (j & 1);
-          const bool visible = key <= cached + row + (j >> 1) * 8 && key < keys;
+          const int query = cached + row + (j >> 1) * 8;
+          const bool visible = key <= query + p.after && key >= query - p.before && key < keys;
           scores[i][j] = visible ? scores[i][j] * units : -1e30f;
           higher[j >> 1] = fmaxf(higher[j >> 1], scores[i][j]);
         }
@@ -132,15 +148,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
       for (int i = 0; i < KEYS / 16; ++i) {
         if (i * 16 < seen) {
-          const u32 p[4] = {pair(scores[2 * i][0], scores[2 * i][1]), pair(scores[2 * i][2], scores[2 * i][3]),
+          const u32 shares[4] = {pair(scores[2 * i][0], scores[2 * i][1]), pair(scores[2 * i][2], scores[2 * i][3]),
                             pair(scores[2 * i + 1][0], scores[2 * i + 1][1]),
                             pair(scores[2 * i + 1][2], scores[2 * i + 1][3])};
 #pragma unroll
           for (int j = 0; j < HEAD_DIM / 16; ++j) {
             u32 v[4];
             load_transposed(v, values_at + (i * 16 + (lane & 15)) * STRIDE + j * 32 + (lane >> 4) * 16);
-            mma(mixed[2 * j], p, v[0], v[1]);
-            mma(mixed[2 * j + 1], p, v[2], v[3]);
+            mma(mixed[2 * j], shares, v[0], v[1]);
+            mma(mixed[2 * j + 1], shares, v[2], v[3]);
           }
         }
       }
@@ -154,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (int i = 0; i < 2; ++i) {
     const float share = 1.f / sum_of_four(sums[i]);
     if (row + 8 * i < length) {
-      u16* to = out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + (lane & 3) * 2;
+      u16* to = p.out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + (lane & 3) * 2;
 #pragma unroll
       for (int j = 0; j < HEAD_DIM / 8; ++j)
         *(u32*)(to + j * 8) = pair(mixed[j][2 * i] * share, mixed[j][2 * i + 1] * share);

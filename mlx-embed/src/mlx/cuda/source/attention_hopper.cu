@@ -2,7 +2,7 @@
 //
 // A block has two warpgroups that compute, each 64 queries of a head of its own, and one that copies queries, keys and
 // values ahead for both: items of a text, 64 queries of a head among those that share keys, are numbered with the heads
-// fastest, and a tile is two neighbours. `meta` holds for each tile where its text starts, how long it is and which item
+// fastest, and a tile is two neighbours. `tiles` holds for each tile where its text starts, how long it is and which item
 // comes first. Blocks stay and take one tile after the other, so that copies for the next run while a tile ends.
 //
 // All texts may continue the same tokens, whose keys and values are apart: `cached` of them.
@@ -21,17 +21,23 @@ __device__ __forceinline__ float exp2_of(float x) {
   return y;
 }
 
-extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
-    KERNEL(const u16* __restrict__ qkv,          // [T, (H + 2K) * E]
-           const u16* __restrict__ cached_keys,    // [cached, K, E]
-           const u16* __restrict__ cached_values,  // [cached, K, E]
-           const int* __restrict__ meta,
-           u16* __restrict__ out,  // [T, H * E]
-           int tiles_at, int tiles, int heads, int kv_heads, int cached, float scale) {
+struct Arguments {
+  const u16* qkv;          // [T, (H + 2K) * E]
+  const u16* cached_keys;    // [cached, K, E]
+  const u16* cached_values;  // [cached, K, E]
+  const int* tiles;        // [number, 4], see above
+  u16* out;                // [T, H * E]
+  int number, heads, kv_heads, cached;
+  float scale;
+};
+
+extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1) KERNEL(const __grid_constant__ Arguments p) {
   extern __shared__ unsigned char memory_anywhere[];
   next_may_start();
   const int thread = threadIdx.x, lane = thread & 31;
   const int warp = __shfl_sync(0xffffffffu, thread >> 5, 0);
+  const u16* const qkv = p.qkv;
+  const int heads = p.heads, kv_heads = p.kv_heads, cached = p.cached, tiles = p.number;
   const int sharing = heads / kv_heads, width = (heads + 2 * kv_heads) * HEAD_DIM;
   const u32 keys_base = (shared_address(memory_anywhere) + 1023) & ~1023u;
   const u32 values_base = keys_base + STAGES * TILE_BYTES, queries_base = values_base + STAGES * TILE_BYTES;
@@ -52,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
   // What a tile is. Both warpgroups go through all keys that the last query of both sees, as products want it.
   int start, length, first_item, kv_head, keys, steps;
   auto look = [&](int tile) {
-    const int* of = meta + tiles_at + tile / kv_heads * 4;
+    const int* of = p.tiles + tile / kv_heads * 4;
     start = of[0], length = of[1], first_item = of[2];
     kv_head = tile % kv_heads;
     keys = cached + min(length, (first_item + 1) / sharing * QUERIES + QUERIES);
@@ -104,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
 #pragma unroll
             for (int i = 0; i < KEYS / ROWS; ++i, from += ROWS * width) copy16(to + i * ROWS * 128, from, true);
           } else {
-            const u16* of = (part ? cached_values : cached_keys) + of_cached;
+            const u16* of = (part ? p.cached_values : p.cached_keys) + of_cached;
             for (int i = 0; i < KEYS / ROWS; ++i) {
               const int key = first_key + first_row + i * ROWS;
               const u16* from = key < cached ? of + (u64)key * kv_heads * HEAD_DIM
@@ -126,11 +132,11 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
 
   registers_more<232>();
   const int group = warp / 4;
-  const float units = scale * 1.4426950408889634f;  // of log2
+  const float units = p.scale * 1.4426950408889634f;  // of log2
   const u64 keys_at = wgmma_matrix(keys_base), values_at = wgmma_transposed(values_base, PANEL_BYTES);
   u32 q[DEPTH][4];
   float mixed[HEAD_DIM / 2], scores[KEYS / 2];
-  u32 p[KEYS / 16][4];
+  u32 shares[KEYS / 16][4];
   // Of a thread's two rows: the highest score so far, the sum of exponentials, and what earlier ones shrink by.
   float highest[2], sums[2], shrink[2];
   int row;
@@ -144,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
   auto mix = [&](int stage, bool add) {
     const u64 at = values_at + (stage * TILE_BYTES >> 4);
 #pragma unroll
-    for (int k = 0; k < KEYS / 16; ++k) wgmma<1>(mixed, p[k], at + (k * 2048 >> 4), add || k > 0);
+    for (int k = 0; k < KEYS / 16; ++k) wgmma<1>(mixed, shares[k], at + (k * 2048 >> 4), add || k > 0);
     wgmma_end();
   };
   auto release = [&](int part, int stage) {
@@ -193,7 +199,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
   };
   auto round = [&] {
 #pragma unroll
-    for (int i = 0; i < KEYS / 4; ++i) p[i / 4][i % 4] = pair(scores[2 * i], scores[2 * i + 1]);
+    for (int i = 0; i < KEYS / 4; ++i) shares[i / 4][i % 4] = pair(scores[2 * i], scores[2 * i + 1]);
   };
 
   // Of keys; values are a step behind.
@@ -260,7 +266,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1)
     for (int i = 0; i < 2; ++i) {
       const float share = 1.f / sum_of_four(sums[i]);
       if (row + 8 * i < length) {
-        u16* to = out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + (lane & 3) * 2;
+        u16* to = p.out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + (lane & 3) * 2;
 #pragma unroll
         for (int j = 0; j < HEAD_DIM / 8; ++j)
           *(u32*)(to + j * 8) = pair(mixed[4 * j + 2 * i] * share, mixed[4 * j + 2 * i + 1] * share);

@@ -1,5 +1,6 @@
 // What the kernels share. Every kernel is compiled on its own, at run time, with this in front and its sizes as macros;
-// no header of CUDA's is needed.
+// no header of CUDA's is needed. Its arguments are one struct, `Arguments`; arguments.rs has its twin, and the fields'
+// names and places are compared whenever the kernel is compiled.
 //
 // Letters: T tokens of a batch, one text behind the other; D hidden; H heads; K key and value heads; E head_dim.
 
@@ -39,6 +40,27 @@ __device__ __forceinline__ u16 to_bf16(float x) { return (u16)pair(x, 0.f); }
 
 __device__ __forceinline__ float round_bf16(float x) { return low(pair(x, 0.f)); }
 
+// Eight bf16.
+__device__ __forceinline__ void read_eight(float (&out)[8], const u16* from) {
+  const uint4 both = *(const uint4*)from;
+  const u32 pairs[4] = {both.x, both.y, both.z, both.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) out[2 * i] = low(pairs[i]), out[2 * i + 1] = high(pairs[i]);
+}
+
+__device__ __forceinline__ void write_eight(u16* to, const float (&x)[8]) {
+  *(uint4*)to = make_uint4(pair(x[0], x[1]), pair(x[2], x[3]), pair(x[4], x[5]), pair(x[6], x[7]));
+}
+
+// The function inside the feed-forward part, by its number in arguments.rs.
+template <int Which>
+__device__ __forceinline__ float activation(float x) {
+  if (Which == 0) return __fdividef(x, 1.f + __expf(-x));                                        // SiLU
+  if (Which == 1) return .5f * x * (1.f + erff(x * .70710678f));                                 // GELU
+  if (Which == 2) return x - __fdividef(x, 1.f + __expf(1.5957691f * (x + .044715f * x * x * x)));  // GELU by tanh
+  return fmaxf(x, 0.f);                                                                          // ReLU
+}
+
 // a * b + c for two bf16 each.
 __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
   u32 out;
@@ -63,24 +85,13 @@ template <int Threads>
 __device__ __forceinline__ float block_sum(float x) {
   __shared__ float parts[Threads / 32];
   x = warp_sum(x);
+  __syncthreads();  // an earlier sum was read
   if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = x;
   __syncthreads();
   x = 0.f;
 #pragma unroll
   for (int i = 0; i < Threads / 32; ++i) x += parts[i];
   return x;
-}
-
-// Eight weights of one step of 16 inputs, two rows, and their scales and biases.
-__device__ __forceinline__ void dequantize(u32 (&out)[4], u32 packed, uint2 factors) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const u32 both = i & 1 ? factors.y : factors.x;
-    // 0x4300 is 128 in bf16, whose last seven bits count units.
-    const u32 above_128 = (packed >> (4 * i)) & 0x000f000fu | 0x43004300u;
-    const u32 value = fma2(above_128, 0x3f803f80u, 0xc300c300u);
-    out[i] = fma2(value, __byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232));
-  }
 }
 
 // D += A B, with A 16x16 and B 16x8 of bf16 and D of float, spread over a warp.
@@ -134,14 +145,18 @@ __device__ __forceinline__ void load_transposed(u32 (&r)[4], u32 from) {
                : "r"(from));
 }
 
-// One head of one token: norm of queries and keys, then rotation; a warp holds it. A lane has E / 32 numbers in pairs
-// that rotate together: numbers 2i and 2i + 1 of `x` are elements `first(i)` and `second(i)` of the head.
+// One head of one token: norm of queries and keys, then rotation; a warp holds it. Numbers 2i and 2i + 1 of a lane's `x`
+// are elements `first(i)` and `second(i)` of the head, which rotate together.
 #ifdef HEAD_DIM
-constexpr int PAIRS = HEAD_DIM / 64;
+constexpr int PAIRS = (HEAD_DIM + 63) / 64;
 
 struct Head {
   float x[2 * PAIRS];
 
+  // Whether the lane has an i-th pair.
+  static __device__ __forceinline__ bool has(int lane, int i) {
+    return HEAD_DIM % 64 == 0 || lane + 32 * i < HEAD_DIM / 2;
+  }
   static __device__ __forceinline__ int first(int lane, int i) {
     return TRADITIONAL ? 2 * (lane + 32 * i) : lane + 32 * i;
   }
@@ -149,16 +164,19 @@ struct Head {
     return TRADITIONAL ? first(lane, i) + 1 : first(lane, i) + HEAD_DIM / 2;
   }
 
-  __device__ __forceinline__ void normalise(const u16* weight, float eps, int lane) {
+  // `weight` of E.
+  __device__ __forceinline__ void normalise(const float* weight, float eps, int lane) {
     float squares = 0.f;
 #pragma unroll
-    for (int i = 0; i < 2 * PAIRS; ++i) squares += x[i] * x[i];
+    for (int i = 0; i < PAIRS; ++i)
+      if (has(lane, i)) squares += x[2 * i] * x[2 * i] + x[2 * i + 1] * x[2 * i + 1];
     const float scale = rsqrtf(warp_sum(squares) / HEAD_DIM + eps);
 #pragma unroll
-    for (int i = 0; i < PAIRS; ++i) {
-      x[2 * i] *= scale * to_float(weight[first(lane, i)]);
-      x[2 * i + 1] *= scale * to_float(weight[second(lane, i)]);
-    }
+    for (int i = 0; i < PAIRS; ++i)
+      if (has(lane, i)) {
+        x[2 * i] *= scale * weight[first(lane, i)];
+        x[2 * i + 1] *= scale * weight[second(lane, i)];
+      }
   }
 
   // `turns` are the cosine and sine of each pair's angle.
@@ -173,10 +191,11 @@ struct Head {
 
   __device__ __forceinline__ void write(u16* to, int lane) const {
 #pragma unroll
-    for (int i = 0; i < PAIRS; ++i) {
-      to[first(lane, i)] = to_bf16(x[2 * i]);
-      to[second(lane, i)] = to_bf16(x[2 * i + 1]);
-    }
+    for (int i = 0; i < PAIRS; ++i)
+      if (has(lane, i)) {
+        to[first(lane, i)] = to_bf16(x[2 * i]);
+        to[second(lane, i)] = to_bf16(x[2 * i + 1]);
+      }
   }
 };
 #endif

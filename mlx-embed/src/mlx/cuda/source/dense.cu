@@ -3,7 +3,7 @@
 // Tiles of ROWS tokens and OUTPUTS outputs. Two warpgroups take turns: while one multiplies, the other ends its tile. A
 // third copies parts of `a` and W ahead through STAGES buffers. Blocks stay and take one tile after the other.
 //
-// AFTER is as in product.cu. A thread has two tokens' numbers of every eight outputs, so that what belongs together (a
+// AFTER says what follows: see after.cuh. A thread has two tokens' numbers of every eight outputs, so that what belongs together (a
 // head, a pair that rotates, gate and up) is within four threads.
 
 constexpr int STEP = 64;  // inputs
@@ -17,29 +17,14 @@ constexpr int ENDS_BYTES = 16 * CHUNKS * 16;               // a warp's
 
 static_assert(AFTER != 0 || OUTPUTS % HEAD_DIM == 0, "a tile has whole heads");
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    KERNEL(const __grid_constant__ Map a_map,  // [T, inputs], tiles of ROWS by 64
-           const __grid_constant__ Map w_map,  // [N, inputs], tiles of OUTPUTS by 64
-#if AFTER == 0
-           const float* __restrict__ squares,  // [T, parts]
-           const u16* __restrict__ bias,       // [N]
-           const u16* __restrict__ head_norm,  // [2, E]
-           const float* __restrict__ angles,   // [T, 2, E / 2]
-           u16* __restrict__ out,              // [T, N]
-           int tokens, int n, int inputs, int parts, int query_heads, int rotated_heads, float eps, float head_eps
-#elif AFTER == 1
-           const u16* __restrict__ x,      // [T, N]
-           const u16* __restrict__ scale,  // [N]
-           u16* __restrict__ out,          // [T, N]
-           u16* __restrict__ scaled,       // [T, N]
-           float* __restrict__ squares,    // [T, tiles along N]
-           int tokens, int n, int inputs
-#else
-           const float* __restrict__ squares,  // [T, parts]
-           u16* __restrict__ out,              // [T, N / 2]
-           int tokens, int n, int inputs, int parts, float eps
-#endif
-    ) {
+struct Arguments {
+  Map a_map;  // [T, inputs], tiles of ROWS by 64
+  Map w_map;  // [N, inputs], tiles of OUTPUTS by 64
+  int tokens, n, inputs;
+  After after;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(const __grid_constant__ Arguments p) {
   extern __shared__ unsigned char memory_anywhere[];
   next_may_start();
   const int thread = threadIdx.x, lane = thread & 31;
@@ -47,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const u32 base = (shared_address(memory_anywhere) + 1023) & ~1023u;
   const u32 ends = base + STAGES * STAGE_BYTES, full = ends + 8 * ENDS_BYTES, empty = full + 8 * STAGES;
   const u32 turns = empty + 8 * STAGES;  // of the two warpgroups
-  const int steps = inputs / STEP;
+  const int tokens = p.tokens, n = p.n, inputs = p.inputs, steps = inputs / STEP;
   const int wide = (n + OUTPUTS - 1) / OUTPUTS, tiles = wide * ((tokens + ROWS - 1) / ROWS);
 
   if (thread == 0) {
@@ -75,8 +60,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
           const u32 to = base + stage * STAGE_BYTES, landed = full + 8 * stage;
           barrier_wait(empty + 8 * stage, phase ^ 1);
           barrier_expect(landed, STAGE_BYTES);
-          copy_tile(to, a_map, step * STEP, token, landed);
-          copy_tile(to + A_BYTES, w_map, step * STEP, output, landed);
+          copy_tile(to, p.a_map, step * STEP, token, landed);
+          copy_tile(to + A_BYTES, p.w_map, step * STEP, output, landed);
           next();
         }
       }
@@ -131,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     // Where a warp's eight results `j` of a row lie on their way.
     auto place = [&](int row, int j) { return own_end + row * CHUNKS * 16 + ((j ^ (row & 7 & CHUNKS - 1)) << 4); };
     // Writes two tokens' pairs of every eight outputs, by way of shared memory, as rows of 16 bytes.
-    auto write = [&](u16* to, int width, int column, int token, const u32(&pairs)[2][CHUNKS]) {
+    auto write = [&](u16* to, int columns, int width, int column, int token, const u32(&pairs)[2][CHUNKS]) {
       __syncwarp();
 #pragma unroll
       for (int r = 0; r < 2; ++r)
@@ -145,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       for (int i = 0; i < 16 * CHUNKS / 32; ++i) {
         const int row = (i * 32 + lane) / CHUNKS, j = (i * 32 + lane) % CHUNKS;
         const uint4 eight = read16(place(row, j));
-        if (token + row < tokens && column + j * 8 < width)
+        if (token + row < tokens && column + j * 8 < columns)
           *(uint4*)(to + (u64)(token + row) * width + column + j * 8) = eight;
       }
     };
@@ -186,8 +171,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float square = 0.f;
-        for (int i = t; i < parts; i += 4) square += squares[own[r] * parts + i];
-        norm[r] = rsqrtf(sum_of_four(square) / inputs + eps);
+        for (int i = t; i < p.after.parts; i += 4) square += p.after.squares[own[r] * p.after.parts + i];
+        norm[r] = rsqrtf(sum_of_four(square) / inputs + p.after.eps);
       }
 #endif
 #if AFTER == 0
@@ -196,8 +181,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       for (int h = 0; h < EIGHTS / OF_HEAD; ++h) {
         const int head = first_output / HEAD_DIM + h, at = head * HEAD_DIM;
         if (at >= n) continue;
-        const bool rotated = head < rotated_heads;
-        const u16* weight = head_norm + (head < query_heads ? 0 : HEAD_DIM);
+        const bool rotated = head < p.after.rotated_heads;
+        const float* weight = p.after.head_norm + (head < p.after.query_heads ? 0 : HEAD_DIM);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           float square = 0.f;
@@ -207,20 +192,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             for (int c = 0; c < 2; ++c) {
               float& y = number(r, h * OF_HEAD + j, c);
               y *= norm[r];
-              if (HAS_BIAS) y += to_float(bias[at + j * 8 + t * 2 + c]);
+              if (HAS_BIAS) y += p.after.bias[at + j * 8 + t * 2 + c];
               square += y * y;
             }
           if (rotated) {
             if (HAS_HEAD_NORMS) {
-              const float head_scale = rsqrtf(sum_of_four(square) / HEAD_DIM + head_eps);
+              const float head_scale = rsqrtf(sum_of_four(square) / HEAD_DIM + p.after.head_eps);
 #pragma unroll
               for (int j = 0; j < OF_HEAD; ++j) {
-                const u32 both = *(const u32*)(weight + j * 8 + t * 2);
-                number(r, h * OF_HEAD + j, 0) *= head_scale * low(both);
-                number(r, h * OF_HEAD + j, 1) *= head_scale * high(both);
+                const float2 both = *(const float2*)(weight + j * 8 + t * 2);
+                number(r, h * OF_HEAD + j, 0) *= head_scale * both.x;
+                number(r, h * OF_HEAD + j, 1) *= head_scale * both.y;
               }
             }
-            const float* turns = angles + own[r] * HEAD_DIM;
+            const float* turns = p.after.angles + own[r] * HEAD_DIM;
             auto rotate = [](float& a, float& b, float cosine, float sine) {
               const float first = a * cosine - b * sine;
               b = a * sine + b * cosine;
@@ -249,14 +234,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         for (int r = 0; r < 2; ++r)
 #pragma unroll
           for (int j = 0; j < CHUNKS; ++j) pairs[r][j] = pair(number(r, first + j, 0), number(r, first + j, 1));
-        write(out, n, first_output + first * 8, token, pairs);
+        write(p.after.out, n, p.after.width, first_output + first * 8, token, pairs);
       }
 #elif AFTER == 1
       float square[2] = {0.f, 0.f};
 #pragma unroll
       for (int first = 0; first < RESULTS; first += CHUNKS) {
         const int column = first_output + first * 8;
-        read(x, n, column, token, pairs);
+        read(p.after.x, n, column, token, pairs);
 #pragma unroll
         for (int r = 0; r < 2; ++r)
 #pragma unroll
@@ -265,22 +250,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             both = pair(number(r, first + j, 0) + low(both), number(r, first + j, 1) + high(both));
             square[r] += low(both) * low(both) + high(both) * high(both);  // 0 beyond the last, as W and x are
           }
-        write(out, n, column, token, pairs);
+        write(p.after.out, n, n, column, token, pairs);
 #pragma unroll
         for (int j = 0; j < CHUNKS; ++j) {
           const int at = column + j * 8 + t * 2;
-          const u32 both = at < n ? *(const u32*)(scale + at) : 0;
+          const float2 both = at < n ? *(const float2*)(p.after.scale + at) : make_float2(0.f, 0.f);
 #pragma unroll
           for (int r = 0; r < 2; ++r)
-            pairs[r][j] = pair(low(pairs[r][j]) * low(both), high(pairs[r][j]) * high(both));
+            pairs[r][j] = pair(low(pairs[r][j]) * both.x, high(pairs[r][j]) * both.y);
         }
-        write(scaled, n, column, token, pairs);
+        write(p.after.scaled, n, n, column, token, pairs);
       }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         square[r] = sum_of_four(square[r]);
         if (t == 0 && token + (lane >> 2) + 8 * r < tokens && first_output < n)
-          squares[own[r] * ((n + OUTPUTS - 1) / OUTPUTS) + output_tile] = square[r];
+          p.after.own_squares[own[r] * ((n + OUTPUTS - 1) / OUTPUTS) + output_tile] = square[r];
       }
 #else
 #pragma unroll
@@ -293,11 +278,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
               const float gate = number(r, 2 * (first + j), c) * norm[r], up = number(r, 2 * (first + j) + 1, c) * norm[r];
-              y[c] = __fdividef(gate, 1.f + __expf(-gate)) * up;
+              y[c] = activation<ACTIVATION>(gate) * up;
             }
             pairs[r][j] = pair(y[0], y[1]);
           }
-        write(out, n / 2, first_output / 2 + first * 8, token, pairs);
+        write(p.after.out, n / 2, n / 2, first_output / 2 + first * 8, token, pairs);
       }
 #endif
     }

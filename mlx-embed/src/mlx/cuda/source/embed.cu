@@ -1,46 +1,88 @@
-// What a batch starts with, a block a token: its row of the embedding table, that times the first norm's weight, and the
-// sum of its squares; and the cosines and sines of its position's angles.
+// What a batch starts with, a block a token: its row of the embedding table, times a factor, and those of its position and
+// of the first token type where there are such tables. For products that the norm is part of also that times the first
+// norm's weight, the sum of its squares, and the cosines and sines of its position's angles.
 //
-// BITS 4 and 8: rows of packed words as the checkpoint has them. BITS 16: rows of bf16.
+// The table is as the checkpoint has it: BITS, CODE and GROUP as in formats.cuh, SCALES as in pack.cu; BITS 16 are rows of
+// bf16.
 
 constexpr int THREADS = 128;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL(const int* __restrict__ meta,
-#if BITS == 16
-           const u16* __restrict__ table,  // [vocab, D]
+struct Arguments {
+  const void* table;          // [vocab, D], or u32 [vocab, D * BITS / 32]
+  const void* scales;         // [vocab, D / GROUP]
+  const u16* biases;          // [vocab, D / GROUP]
+  const int* ids;             // [T]
+  const int* positions;       // [T]
+  const u16* position_table;  // [.., D], or nothing
+  const int* position_rows;   // [T]
+  const u16* token_type;      // [D], or nothing
+  const float* scale;         // [D], or nothing, which leaves out `scaled` and `squares`
+  const float* all_angles;    // [positions, 2, E / 2], or nothing, which leaves out `angles`
+  u16* out;                   // [T, D]
+  u16* scaled;                // [T, D]
+  float* squares;             // [T, 1]
+  float* angles;              // [T, 2, E / 2]
+  int hidden;
+  float factor;
+};
+
+#if BITS != 16
+__device__ __forceinline__ float small_float(u32 bits, int mantissa, int unit) {
+  // Exponent and mantissa in place make a float that is too small by 2^(127 - its own bias), a power of two.
+  const u32 sign = CODE == 1 && mantissa == 1 ? bits >> 3 : bits >> 7;
+  const u32 rest = bits & (mantissa == 1 ? 7u : 127u);
+  const float x = __uint_as_float(rest << (23 - mantissa)) * __uint_as_float((254u - unit) << 23);
+  return sign & 1 ? -x : x;
+}
+
+__device__ __forceinline__ float element(const Arguments& p, u64 row, int column) {
+  const u64 bit = (row * p.hidden + column) * BITS;
+  const u32* word = (const u32*)p.table + bit / 32;
+  const u32 shift = bit % 32;
+  u32 q = *word >> shift;
+  if (shift + BITS > 32) q |= word[1] << (32 - shift);
+  q &= (1u << BITS) - 1;
+  const u64 group = row * (p.hidden / GROUP) + column / GROUP;
+#if SCALES == 0
+  return round_bf16(to_float(((const u16*)p.scales)[group]) * q + to_float(p.biases[group]));
 #else
-           const u32* __restrict__ table,   // [vocab, D * BITS / 32]
-           const u16* __restrict__ scales,  // [vocab, D / GROUP]
-           const u16* __restrict__ biases,  // [vocab, D / GROUP]
+  const u32 bits = ((const unsigned char*)p.scales)[group];
+#if SCALES == 1
+  const float scale = __uint_as_float(bits == 0 ? 0x400000u : bits << 23);
+#else
+  const float scale = small_float(bits, 3, 7);
 #endif
-           const u16* __restrict__ scale,         // [D]
-           const float* __restrict__ all_angles,  // [positions, 2, E / 2]
-           u16* __restrict__ out,                 // [T, D]
-           u16* __restrict__ scaled,              // [T, D]
-           float* __restrict__ squares,           // [T, 1]
-           float* __restrict__ angles,            // [T, 2, E / 2]
-           int hidden, int positions_at) {
+  return round_bf16(scale * (CODE == 1 ? small_float(q, 1, 1) : small_float(q, 3, 7)));
+#endif
+}
+#else
+__device__ __forceinline__ float element(const Arguments& p, u64 row, int column) {
+  return to_float(((const u16*)p.table)[row * p.hidden + column]);
+}
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
   next_may_start();
   after_previous();
-  const int thread = threadIdx.x;
-  const u64 token = blockIdx.x, id = meta[token];
-  const u64 position = meta[positions_at + token];
-  for (int i = thread; i < HEAD_DIM; i += THREADS) angles[token * HEAD_DIM + i] = all_angles[position * HEAD_DIM + i];
+  const int thread = threadIdx.x, hidden = p.hidden;
+  const u64 token = blockIdx.x, id = p.ids[token];
+  if (p.all_angles) {
+    const u64 position = p.positions[token];
+    for (int i = thread; i < HEAD_DIM; i += THREADS)
+      p.angles[token * HEAD_DIM + i] = p.all_angles[position * HEAD_DIM + i];
+  }
   float square = 0.f;
   for (int i = thread; i < hidden; i += THREADS) {
-#if BITS == 16
-    const float x = to_float(table[id * hidden + i]);
-#else
-    constexpr int EACH = 32 / BITS;
-    const u32 q = table[(id * hidden + i) / EACH] >> (i % EACH * BITS) & ((1u << BITS) - 1);
-    const u64 group = (id * hidden + i) / GROUP;
-    const float x = round_bf16(to_float(scales[group]) * q + to_float(biases[group]));
-#endif
-    out[token * hidden + i] = to_bf16(x);
-    scaled[token * hidden + i] = to_bf16(x * to_float(scale[i]));
+    float x = element(p, id, i) * p.factor;
+    if (p.position_table) x += to_float(p.position_table[(u64)p.position_rows[token] * hidden + i]);
+    if (p.token_type) x += to_float(p.token_type[i]);
+    const u16 rounded = to_bf16(x);
+    p.out[token * hidden + i] = rounded;
+    x = to_float(rounded);
+    if (p.scale) p.scaled[token * hidden + i] = to_bf16(x * p.scale[i]);
     square += x * x;
   }
+  if (!p.scale) return;
   square = block_sum<THREADS>(square);
-  if (thread == 0) squares[token] = square;
+  if (thread == 0) p.squares[token] = square;
 }

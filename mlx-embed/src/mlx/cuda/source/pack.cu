@@ -1,40 +1,84 @@
-// A checkpoint's 4-bit matrix as `product` reads it: 64 outputs and 64 inputs after the other, outputs outside, and in
-// each a lane's 16 bytes side by side. Of a warp's 16 outputs lane 4g + t has rows g and g + 8, and of 16 inputs 2t,
-// 2t + 1, 2t + 8 and 2t + 9: a word. What is missing of the last 64 outputs is 0.
+// A checkpoint's quantised matrix as `product` reads it: 64 outputs and 64 inputs after the other, outputs outside, and in
+// each a unit for each of four warps. Of a warp's 16 outputs lane 4g + t has rows g and g + 8, and of 16 inputs 2t, 2t + 1,
+// 2t + 8 and 2t + 9. What is missing of the last 64 outputs is 0. formats.cuh says how codes lie in words. A thread has a
+// lane of a unit.
 //
-// A pair of neighbours is four bits apart from the next and 16 bits within, so that a shift and a mask give it.
+// SCALES says what scales are, and whether there are biases:
+//   0  bf16, with biases
+//   1  powers of two (E8M0)
+//   2  floats of 8 bits (E4M3)
 
-constexpr int THREADS = 256;
+constexpr int THREADS = 128;
+constexpr int GROUPS = GROUP < 64 ? 64 / GROUP : 1;  // of 64 inputs
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL(const u32* __restrict__ weight,  // [N, inputs / 8]
-           const u16* __restrict__ scales,  // [N, inputs / GROUP]
-           const u16* __restrict__ biases,  // [N, inputs / GROUP]
-           u32* __restrict__ packed,        // [N / 64, inputs / 64, 4 warps, 32 lanes, 4 steps]
-           u32* __restrict__ factors,       // [N / 64, inputs / GROUP, 4 warps, 8 rows, 2], bias in the upper half
-           int n, int inputs) {
+struct Arguments {
+  const u32* weight;    // [N, inputs * BITS / 32], codes one behind the other
+  const void* scales;   // [N, inputs / GROUP]
+  const u16* biases;    // [N, inputs / GROUP]
+  u32* packed;          // [N / 64, inputs / 64, 4 warps, UNIT]
+  u32* factors;         // [N / 64, inputs / GROUP, 4 warps, 8 rows, 2], bias in the upper half
+  int n, inputs;
+};
+
+__device__ __forceinline__ u32 factor_of(const Arguments& p, u64 at) {
+#if SCALES == 0
+  return (u32)p.biases[at] << 16 | ((const u16*)p.scales)[at];
+#else
+  const u32 bits = ((const unsigned char*)p.scales)[at];
+#if SCALES == 1
+  return bits == 0 ? 0x40 : bits << 7;  // bf16 has the same exponent; 2^-127 is below its normal numbers
+#else
+  return fma2((bits & 0x7f) << 4 | (bits & 0x80) << 8, 0x7b80, 0) & 0xffff;
+#endif
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
   next_may_start();
   after_previous();
-  const u32 at = blockIdx.x * THREADS + threadIdx.x;
-  const u32 words = (n + 63) / 64 * 8 * inputs;
-  if (at >= words) return;
-  const u32 k = at % 4, lane = at / 4 % 32, warp = at / 128 % 4;
-  const u32 step = at / 512 % (inputs / 64), block = at / 512 / (inputs / 64);
-  const u32 row = block * 64 + warp * 16 + lane / 4, input = step * 64 + k * 16 + lane % 4 * 2;
-  u32 out = 0;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const int step = blockIdx.x, block = blockIdx.y;
+  const int row = block * 64 + warp * 16 + lane / 4, input = step * 64 + lane % 4 * 2;
+  const u64 row_words = (u64)p.inputs / 32 * BITS;
+  auto code = [&](int of_row, int of_input) -> u32 {
+    if (of_row >= p.n) return 0;
+    const u32 bit = of_input * BITS, shift = bit % 32;
+    const u32* word = p.weight + of_row * row_words + bit / 32;
+    u32 out = *word >> shift;
+    if (shift + BITS > 32) out |= word[1] << (32 - shift);
+    return out & (u32)((1ull << BITS) - 1);
+  };
+  u32 words[BITS];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const u32 from_row = row + 8 * (i & 1), from = input + 8 * (i >> 1);
-    if (from_row < n) {
-      const u32 two = weight[from_row * (inputs / 8) + from / 8] >> (4 * (from % 8));
-      out |= (two & 15u) << (4 * i) | (two >> 4 & 15u) << (16 + 4 * i);
+  for (int i = 0; i < BITS; ++i) words[i] = 0;
+  // A part of `width` bits from bit `from` on; the parts are as in codes_of_pair.
+  auto put = [&](int pair, u32 first, u32 second, int width, int from, int first_word) {
+    const int each = 16 / width, shift = pair % each * width;
+    const u32 mask = (1u << width) - 1;
+    words[first_word + pair / each] |= (first >> from & mask) << shift | (second >> from & mask) << (16 + shift);
+  };
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const int from_row = row + 8 * (i & 1), from = input + i / 4 * 16 + 8 * (i >> 1 & 1);
+    const u32 first = code(from_row, from), second = code(from_row, from + 1);
+    if (BITS == 8) {
+      put(i, first, second, 8, 0, 0);
+    } else {
+      constexpr int WIDE = BITS >= 4 ? 4 : 2;
+      put(i, first, second, WIDE, 0, 0);
+      if (BITS - WIDE == 2) put(i, first, second, 2, WIDE, WIDE);
+      if (BITS - WIDE == 1) put(i, first, second, 1, WIDE, WIDE);
     }
   }
-  packed[at] = out;
-  const u32 groups = inputs / GROUP, all = (n + 63) / 64 * 64 * groups;
-  if (at < all) {
-    const u32 half = at % 2, g = at / 2 % 8, of = at / 16 % 4, group = at / 64 % groups, outer = at / 64 / groups;
-    const u32 from_row = outer * 64 + of * 16 + g + 8 * half;
-    factors[at] = from_row < n ? (u32)biases[from_row * groups + group] << 16 | scales[from_row * groups + group] : 0;
+  u32* unit = p.packed + (((u64)block * gridDim.x + step) * 4 + warp) * UNIT;
+#pragma unroll
+  for (int i = 0; i < BITS; ++i) unit[word_at(lane, i)] = words[i];
+
+  const int groups = p.inputs / GROUP;
+  for (int i = lane; i < 16 * GROUPS; i += 32) {
+    const int group = step * 64 / GROUP + i / 16, half = i % 2, g = i / 2 % 8;
+    const int of = block * 64 + warp * 16 + g + 8 * half;
+    p.factors[(((u64)block * groups + group) * 4 + warp) * 16 + g * 2 + half] =
+        of < p.n ? factor_of(p, (u64)of * groups + group) : 0;
   }
 }

@@ -1,17 +1,14 @@
-// y = a W^T with W of 4 bits, and what follows it in the layer.
+// y = a W^T with packed W, and what follows it in the layer.
 //
 // W is the left factor: a warp has 16 outputs, whose weights go from memory to registers in the order in which the tensor
-// cores take them (`pack` put them so), and are dequantised there, once for all tokens of the block. Tokens are the right
+// cores take them (`pack` put them so), and are expanded there, once for all tokens of the block. Tokens are the right
 // factor, in shared memory. A block has OUTPUT_WARPS * 16 outputs and TOKENS tokens; INPUT_GROUPS such sets of warps share
 // the inputs of an output and add their parts up at the end. Inputs come 64 * INPUT_GROUPS at a time through STAGES
 // buffers, weights PREFETCH steps ahead. BLOCKS is how many blocks a multiprocessor shall have room for.
 //
 // WGMMA 1 uses the products of four warps that only Hopper has, WGMMA 0 those of a warp.
 //
-// AFTER says what follows:
-//   0  queries, keys and values: scaled by the token's norm, head norms, rotation. A block's outputs are a head's.
-//   1  x + y, also times the next norm's weight, and the sums of its squares.
-//   2  SwiGLU of gate and up, scaled by the token's norm; their outputs alternate eight by eight.
+// AFTER says what follows: see after.cuh.
 
 constexpr int WARPS = OUTPUT_WARPS * INPUT_GROUPS;
 constexpr int THREADS = 32 * WARPS;
@@ -29,30 +26,15 @@ constexpr int BATCH = TOKENS / WARPS < 1 ? 1 : TOKENS / WARPS < 4 ? TOKENS / WAR
 static_assert(TOKENS % WIDTH == 0 && PREFETCH % 2 == 0 && STAGES >= 3, "sizes that the loops below can't do");
 static_assert(!WGMMA || OUTPUT_WARPS % 4 == 0, "a product of four warps has 64 outputs");
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    KERNEL(const u16* __restrict__ a,      // [T, inputs]
-           const uint4* __restrict__ weight,   // as `pack` writes it
-           const uint2* __restrict__ factors,  // as `pack` writes it
-#if AFTER == 0
-           const float* __restrict__ squares,  // [T, parts]
-           const u16* __restrict__ bias,       // [N]
-           const u16* __restrict__ head_norm,  // [2, E]
-           const float* __restrict__ angles,   // [T, 2, E / 2]
-           u16* __restrict__ out,              // [T, N]
-           int tokens, int n, int inputs, int parts, int query_heads, int rotated_heads, float eps, float head_eps
-#elif AFTER == 1
-           const u16* __restrict__ x,      // [T, N]
-           const u16* __restrict__ scale,  // [N]
-           u16* __restrict__ out,          // [T, N]
-           u16* __restrict__ scaled,       // [T, N]
-           float* __restrict__ squares,    // [T, blocks along N]
-           int tokens, int n, int inputs
-#else
-           const float* __restrict__ squares,  // [T, parts]
-           u16* __restrict__ out,              // [T, N / 2]
-           int tokens, int n, int inputs, int parts, float eps
-#endif
-    ) {
+struct Arguments {
+  const u16* a;          // [T, inputs]
+  const u32* weight;     // as `pack` writes it
+  const uint2* factors;  // as `pack` writes it
+  int tokens, n, inputs;
+  After after;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(const __grid_constant__ Arguments p) {
   extern __shared__ unsigned char memory_anywhere[];
   next_may_start();
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
@@ -60,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const int first_token = blockIdx.y * TOKENS, first_output = blockIdx.x * OUTPUTS;
   // The swizzle goes by addresses.
   const u32 base = (shared_address(memory_anywhere) + 1023) & ~1023u;
-  const int all_steps = inputs / STEP;
+  const int tokens = p.tokens, n = p.n, inputs = p.inputs, all_steps = inputs / STEP;
   const int steps = (all_steps + INPUT_GROUPS - 1) / INPUT_GROUPS;
 
   // The pieces of 16 bytes that a thread copies at each step.
@@ -74,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int piece = thread + i * THREADS;
     const int chunk = piece & 7, token = piece / 8 % TOKENS, group = piece / (8 * TOKENS);
     piece_valid[i] = first_token + token < tokens;
-    piece_from[i] = a + (piece_valid[i] ? (first_token + token) * inputs + group * STEP + chunk * 8 : 0);
+    piece_from[i] = p.a + (piece_valid[i] ? (first_token + token) * inputs + group * STEP + chunk * 8 : 0);
     piece_to[i] = base + group * TILE_BYTES + token * 128 + ((chunk ^ (token & 7)) << 4);
   }
   auto fetch = [&](int step) {
@@ -86,26 +68,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         const int own = step * INPUT_GROUPS + piece / (8 * TOKENS);
         const bool valid = piece_valid[i] && own < all_steps;
         if (PIECES % THREADS == 0 || piece < PIECES)
-          copy16(piece_to[i] + stage, valid ? piece_from[i] + step * (INPUT_GROUPS * STEP) : a, valid);
+          copy16(piece_to[i] + stage, valid ? piece_from[i] + step * (INPUT_GROUPS * STEP) : piece_from[i], valid);
       }
     }
     copies_end();
   };
-  // A warp's part of the weights: 16 bytes a lane and step.
+  // A warp's part of the weights: a unit a step.
   const int sixteen = blockIdx.x * OUTPUT_WARPS + output_warp;  // of the outputs
-  const uint4* words_at = weight + (sixteen / 4 * all_steps * 4 + sixteen % 4) * 32 + lane;
-  const uint2* factors_at = factors + (sixteen / 4 * (inputs / GROUP) * 4 + sixteen % 4) * 8 + (lane >> 2);
+  const u32* units_at = p.weight + (u64)(sixteen / 4 * all_steps * 4 + sixteen % 4) * UNIT;
+  const uint2* factors_at = p.factors + (sixteen / 4 * (inputs / GROUP) * 4 + sixteen % 4) * 8 + (lane >> 2);
   const bool inside = sixteen * 16 < n;
-  uint4 words[PREFETCH];
+  u32 words[PREFETCH][BITS];
   uint2 scales[PREFETCH][FACTORS];
   auto load = [&](int slot, int step) {
     const int own = step * INPUT_GROUPS + input_group;
     if (inside && own < all_steps) {
-      words[slot] = __ldcs(words_at + own * 128);
+      read_words(words[slot], units_at + own * (4 * UNIT), lane);
 #pragma unroll
       for (int f = 0; f < FACTORS; ++f) scales[slot][f] = factors_at[(own * STEP / GROUP + f) * 32];
     } else {
-      words[slot] = make_uint4(0, 0, 0, 0);
+#pragma unroll
+      for (int i = 0; i < BITS; ++i) words[slot][i] = 0;
 #pragma unroll
       for (int f = 0; f < FACTORS; ++f) scales[slot][f] = make_uint2(0, 0);
     }
@@ -131,10 +114,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       const int step = first_step + slot;
       if (step < steps) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          const u32 packed = k == 0 ? words[slot].x : k == 1 ? words[slot].y : k == 2 ? words[slot].z : words[slot].w;
-          dequantize(left[slot & 1][k], packed, scales[slot][k * FACTORS / 4]);
-        }
+        for (int k = 0; k < 4; ++k)
+          dequantize(left[slot & 1][k], words[slot], k, scales[slot][k * FACTORS / 4]);
         load(slot, step + PREFETCH);
         copies_wait<STAGES - 3>();
 #if WGMMA
@@ -181,10 +162,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   constexpr int EACH = (OUTPUTS + 31) / 32;  // outputs of a lane
   float before[BATCH][EACH], scales_after[EACH];
 #pragma unroll
-  for (int i = 0; i < EACH; ++i) scales_after[i] = to_float(scale[min(first_output + lane + 32 * i, n - 1)]);
-#else
+  for (int i = 0; i < EACH; ++i) scales_after[i] = p.after.scale[min(first_output + lane + 32 * i, n - 1)];
+#elif AFTER == 2
   constexpr int EACH = (OUTPUTS + 63) / 64;
   float square_parts[BATCH][2];
+#else
+  constexpr int EACH = (OUTPUTS + 63) / 64;  // pairs of outputs of a lane
 #endif
   auto ask = [&](int local) {
 #pragma unroll
@@ -193,25 +176,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #if AFTER == 1
 #pragma unroll
       for (int j = 0; j < EACH; ++j)
-        before[i][j] = to_float(x[(u64)token * n + min(first_output + lane + 32 * j, n - 1)]);
-#else
+        before[i][j] = to_float(p.after.x[(u64)token * n + min(first_output + lane + 32 * j, n - 1)]);
+#elif AFTER != 3
 #pragma unroll
       for (int j = 0; j < 2; ++j)
-        square_parts[i][j] = lane + 32 * j < parts ? squares[token * parts + lane + 32 * j] : 0.f;
+        square_parts[i][j] = lane + 32 * j < p.after.parts ? p.after.squares[token * p.after.parts + lane + 32 * j] : 0.f;
 #if AFTER == 0
 #pragma unroll
       for (int j = 0; j < 2 * PAIRS; ++j)
-        turns[i][j] = angles[token * HEAD_DIM + (j & 1) * (HEAD_DIM / 2) + lane + j / 2 * 32];
+        turns[i][j] = p.after.angles[token * HEAD_DIM + (j & 1) * (HEAD_DIM / 2) + lane + j / 2 * 32];
 #endif
 #endif
     }
   };
   ask(warp);
-#if AFTER != 1
+#if AFTER == 0 || AFTER == 2
   auto norm_of = [&](int i, int token) {
     float square = square_parts[i][0] + square_parts[i][1];
-    for (int j = lane + 64; j < parts; j += 32) square += squares[token * parts + j];
-    return rsqrtf(warp_sum(square) / inputs + eps);
+    for (int j = lane + 64; j < p.after.parts; j += 32) square += p.after.squares[token * p.after.parts + j];
+    return rsqrtf(warp_sum(square) / inputs + p.after.eps);
   };
 #endif
 
@@ -256,13 +239,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         for (int i = 0; i < 2 * PAIRS; ++i) {
           const int element = i & 1 ? Head::second(lane, i / 2) : Head::first(lane, i / 2);
           values.x[i] = total(local, part * HEAD_DIM + element) * norm;
-          if (HAS_BIAS) values.x[i] += to_float(bias[at + element]);
+          if (HAS_BIAS) values.x[i] += p.after.bias[at + element];
         }
-        if (head < rotated_heads) {
-          if (HAS_HEAD_NORMS) values.normalise(head_norm + (head < query_heads ? 0 : HEAD_DIM), head_eps, lane);
+        if (head < p.after.rotated_heads) {
+          if (HAS_HEAD_NORMS) values.normalise(p.after.head_norm + (head < p.after.query_heads ? 0 : HEAD_DIM), p.after.head_eps, lane);
           values.rotate(turns[b]);
         }
-        values.write(out + (u64)token * n + at, lane);
+        values.write(p.after.out + (u64)token * p.after.width + at, lane);
       }
 #elif AFTER == 1
       float square = 0.f;
@@ -272,22 +255,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         if (output < OUTPUTS && to < n) {
           const u64 at = (u64)token * n + to;
           const float y = round_bf16(before[b][i] + total(local, output));
-          out[at] = to_bf16(y);
-          scaled[at] = to_bf16(y * scales_after[i]);
+          p.after.out[at] = to_bf16(y);
+          p.after.scaled[at] = to_bf16(y * scales_after[i]);
           square += y * y;
         }
       }
       square = warp_sum(square);
-      if (lane == 0) squares[token * gridDim.x + blockIdx.x] = square;
-#else
+      if (lane == 0) p.after.own_squares[token * gridDim.x + blockIdx.x] = square;
+#elif AFTER == 2
       const float norm = norm_of(b, token);
 #pragma unroll
       for (int i = 0; i < EACH; ++i) {
         const int column = lane + 32 * i, at = column / 8 * 16 + column % 8;
         if (at < OUTPUTS && first_output + at < n) {
           const float gate = total(local, at) * norm, up = total(local, at + 8) * norm;
-          out[(u64)token * (n / 2) + first_output / 2 + column] = to_bf16(gate / (1.f + __expf(-gate)) * up);
+          p.after.out[(u64)token * (n / 2) + first_output / 2 + column] = to_bf16(activation<ACTIVATION>(gate) * up);
         }
+      }
+#else
+#pragma unroll
+      for (int i = 0; i < EACH; ++i) {
+        const int at = 2 * (lane + 32 * i);
+        if (at < OUTPUTS && first_output + at < n)
+          *(u32*)(p.after.out + (u64)token * p.after.width + first_output + at) = pair(total(local, at), total(local, at + 1));
       }
 #endif
     }

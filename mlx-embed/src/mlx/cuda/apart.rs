@@ -1,0 +1,255 @@
+//! The general form of a layer: products whose norms, biases, rotation, activation and residual connection are kernels of
+//! their own.
+
+use super::arguments::{ActivateArguments, NormArguments, ProductArguments, RotateArguments, SumArguments};
+use super::kernels::{Geometry, expect, grid, up, wrong};
+use super::matrix::{Fixed, Matrix};
+use super::ops::{Ops, expect_tensor};
+use super::plan::Plan;
+use super::queue::{Function, Role, Tensor};
+use super::tiles::After;
+use crate::mlx::Stream;
+use crate::mlx::dtype::Dtype;
+use crate::mlx::error::MlxError;
+
+/// A norm's weights.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    weight: Fixed,       // f32 [D]
+    bias: Option<Fixed>, // f32 [D]
+    kind: NormKind,
+    eps: f32,
+}
+
+/// As `norms.cuh` numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// By the root mean square.
+    Rms = 1,
+    /// By mean and variance.
+    Layer = 2,
+}
+
+impl Norm {
+    /// `weight`, with what is added to it, and `bias` are f32 `[D]`.
+    pub(crate) fn new(
+        weight: Fixed,
+        bias: Option<Fixed>,
+        kind: NormKind,
+        eps: f32,
+    ) -> Result<Self, MlxError> {
+        let size = weight.array().shape().first().copied().unwrap_or(0);
+        for vector in [&weight].into_iter().chain(&bias) {
+            expect("norm", vector.array(), &[size], Dtype::F32)?;
+        }
+        Ok(Self { weight, bias, kind, eps })
+    }
+
+    /// f32 `[D]`.
+    pub(crate) fn weight(&self) -> &Fixed {
+        &self.weight
+    }
+
+    pub(super) fn arguments(&self) -> NormArguments {
+        NormArguments {
+            weight: self.weight.pointer,
+            bias: address(self.bias.as_ref()),
+            kind: self.kind as i32,
+            eps: self.eps,
+        }
+    }
+}
+
+/// Where something is that may be nothing.
+pub(super) fn address(of: Option<&Fixed>) -> u64 {
+    of.map_or(0, |of| of.pointer)
+}
+
+/// What is done to a product's result `y` and the residual stream `x`: `x = sum(x + output(y + bias))`, and `next(x)`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sum<'a> {
+    /// f32 `[D]`
+    pub(crate) bias: Option<&'a Fixed>,
+    pub(crate) output: Option<&'a Norm>,
+    pub(crate) sum: Option<&'a Norm>,
+    pub(crate) next: Option<&'a Norm>,
+}
+
+/// The kernels.
+#[derive(Debug)]
+pub(super) struct Apart {
+    pub(super) rotate: Function<RotateArguments>,
+    pub(super) activate: Function<ActivateArguments>,
+    pub(super) sum: Function<SumArguments>,
+}
+
+impl Ops {
+    /// `a w^T` for matrices whose outputs lie side by side, `width` in all: bf16 `[T, width]`. Each is given with its first
+    /// output.
+    pub(crate) fn product(
+        &self,
+        a: &Tensor,
+        matrices: &[(i32, Matrix<'_>)],
+        width: i32,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let what = "product";
+        let [tokens, _] = a.shape();
+        let out = self.queue.tensor(Role::Both, [tokens, width], Dtype::Bf16, stream)?;
+        for (first, w) in matrices {
+            let [outputs, inputs] = w.shape();
+            expect_tensor(what, a, [tokens, inputs], Dtype::Bf16)?;
+            match (w, w.bf16()) {
+                // SAFETY: `outputs` by `inputs` numbers, in an array of the model's that was checked when it was made, or in
+                // a tensor.
+                (_, Some(pointer)) => unsafe {
+                    self.queue.matmul(a, pointer, outputs, &out, *first, stream)?
+                },
+                (Matrix::Packed(w), _) => {
+                    if *first < 0 || *first + outputs > width || (first | outputs | width) % 2 != 0 {
+                        let message = format!("{outputs} outputs from column {first} of {width}");
+                        return Err(wrong(what, message));
+                    }
+                    let (tile, function) = self.packed(w.format, After::Nothing, tokens)?;
+                    let mut arguments = ProductArguments {
+                        a: a.pointer(),
+                        weight: w.weight.pointer,
+                        factors: w.factors.pointer,
+                        tokens,
+                        n: outputs,
+                        inputs,
+                        ..Default::default()
+                    };
+                    arguments.after.out = out.pointer() + *first as u64 * 2;
+                    arguments.after.width = width;
+                    // SAFETY: blocks cover tokens and outputs, and the kernel leaves out what is beyond either; `w` was
+                    // packed for its sizes, and its columns of the result were checked above.
+                    unsafe { self.queue.launch(function, &arguments, grid(tile, tokens, outputs))? };
+                }
+                (_, None) => return Err(wrong(what, "the matrix has no form".into())),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Bias, head norms and rotation of a product `[T, (H + 2K) * E]`. `bias` is f32 `[(H + 2K) * E]`, `norms` the weights
+    /// of queries' and keys' f32 `[2, E]`, `angles` f32 `[at least the plan's positions, 2, E / 2]`, flat. What is left out
+    /// is not done.
+    pub(crate) fn rotate(
+        &self,
+        qkv: &Tensor,
+        [bias, norms]: [Option<&Fixed>; 2],
+        angles: Option<&Fixed>,
+        plan: &Plan,
+        meta: &Tensor,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let what = "rotate";
+        let Geometry { heads, kv_heads, eps, .. } = *self.geometry();
+        let [tokens, width] = [plan.tokens, self.geometry().qkv()];
+        expect_tensor(what, qkv, [tokens, width], Dtype::Bf16)?;
+        self.expect_meta(what, plan, meta)?;
+        self.expect_of_heads(what, bias, norms)?;
+        if let Some(angles) = angles {
+            self.expect_angles(what, plan, angles.array())?;
+        }
+        let out = self.queue.tensor(Role::Wide, [tokens, width], Dtype::Bf16, stream)?;
+        let all_heads = heads + 2 * kv_heads;
+        let arguments = RotateArguments {
+            from: qkv.pointer(),
+            bias: address(bias),
+            head_norm: address(norms),
+            angles: address(angles),
+            positions: plan.positions_in(meta),
+            out: out.pointer(),
+            tokens,
+            all_heads,
+            query_heads: heads,
+            rotated_heads: heads + kv_heads,
+            head_eps: eps,
+        };
+        let rotate = &self.apart()?.rotate;
+        let blocks = [up(tokens * all_heads, rotate.threads() / 32), 1, 1];
+        // SAFETY: a warp has one head of one token, and leaves out what is beyond the last; all shapes were checked above,
+        // and norms are read only where the geometry has them.
+        unsafe { self.queue.launch(rotate, &arguments, blocks)? };
+        Ok(out)
+    }
+
+    /// The activation of a product: of `[T, I]`, or, gated, of gate and up `[T, 2I]`, which alternate eight by eight or lie
+    /// one behind the other. `bias` is f32, one of each output.
+    pub(crate) fn activate(
+        &self,
+        product: &Tensor,
+        bias: Option<&Fixed>,
+        alternating: bool,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let what = "activate";
+        let [tokens, outputs] = product.shape();
+        let width = if self.geometry().gated { outputs / 2 } else { outputs };
+        if width % 8 != 0 {
+            return Err(wrong(what, format!("{width} numbers are not eight by eight")));
+        }
+        if let Some(bias) = bias {
+            expect(what, bias.array(), &[outputs], Dtype::F32)?;
+        }
+        expect_tensor(what, product, [tokens, outputs], Dtype::Bf16)?;
+        let out = self.queue.tensor(Role::Wide, [tokens, width], Dtype::Bf16, stream)?;
+        let arguments = ActivateArguments {
+            from: product.pointer(),
+            bias: address(bias),
+            out: out.pointer(),
+            tokens,
+            eights: width / 8,
+            alternating: i32::from(alternating),
+        };
+        let activate = &self.apart()?.activate;
+        // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last.
+        unsafe {
+            let blocks = [up(tokens * (width / 8), activate.threads()), 1, 1];
+            self.queue.launch(activate, &arguments, blocks)?;
+        }
+        Ok(out)
+    }
+
+    /// See [`Sum`]: the new `x` and, where a norm is next, what it makes of that. Without `y` nothing is added.
+    pub(crate) fn sum(
+        &self,
+        x: &Tensor,
+        y: Option<&Tensor>,
+        of: Sum<'_>,
+        stream: &Stream,
+    ) -> Result<(Tensor, Option<Tensor>), MlxError> {
+        let what = "sum";
+        let hidden = self.geometry().hidden;
+        let [tokens, _] = x.shape();
+        for tensor in [x].into_iter().chain(y) {
+            expect_tensor(what, tensor, [tokens, hidden], Dtype::Bf16)?;
+        }
+        for norm in [of.output, of.sum, of.next].into_iter().flatten() {
+            expect(what, norm.weight().array(), &[hidden], Dtype::F32)?;
+        }
+        if let Some(bias) = of.bias {
+            expect(what, bias.array(), &[hidden], Dtype::F32)?;
+        }
+        let new = |role| self.queue.tensor(role, [tokens, hidden], Dtype::Bf16, stream);
+        let out = new(Role::Residual)?;
+        let normed = of.next.map(|_| new(Role::Scaled)).transpose()?;
+        let norm = |norm: Option<&Norm>| norm.map(Norm::arguments).unwrap_or_default();
+        let arguments = SumArguments {
+            x: x.pointer(),
+            y: y.map_or(0, Tensor::pointer),
+            bias: address(of.bias),
+            output: norm(of.output),
+            sum: norm(of.sum),
+            next: norm(of.next),
+            out: out.pointer(),
+            normed: normed.as_ref().map_or(0, Tensor::pointer),
+            hidden,
+        };
+        // SAFETY: a block has a token's row of each, whose shapes were checked above.
+        unsafe { self.queue.launch(&self.apart()?.sum, &arguments, [tokens, 1, 1])? };
+        Ok((out, normed))
+    }
+}

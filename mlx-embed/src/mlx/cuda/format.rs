@@ -1,0 +1,75 @@
+//! How packed matrices are stored, as the kernels know it.
+
+use crate::mlx::dtype::Dtype;
+use crate::mlx::ops::QuantMode;
+
+/// One of MLX's formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Format {
+    mode: QuantMode,
+    bits: i32,
+    /// Numbers that share a scale.
+    group: i32,
+}
+
+impl Format {
+    /// `None` where the kernels don't know it.
+    pub(crate) fn new(mode: QuantMode, bits: i32, group: i32) -> Option<Self> {
+        let known = match mode {
+            QuantMode::Affine => [2, 3, 4, 5, 6, 8].contains(&bits) && [32, 64, 128].contains(&group),
+            QuantMode::Mxfp4 => (bits, group) == (4, 32),
+            QuantMode::Mxfp8 => (bits, group) == (8, 32),
+            QuantMode::Nvfp4 => (bits, group) == (4, 16),
+        };
+        known.then_some(Self { mode, bits, group })
+    }
+
+    pub(super) fn bits(self) -> i32 {
+        self.bits
+    }
+
+    pub(super) fn group(self) -> i32 {
+        self.group
+    }
+
+    /// The type of its scales.
+    pub(super) fn scales(self) -> Dtype {
+        if self.has_biases() { Dtype::Bf16 } else { Dtype::U8 }
+    }
+
+    pub(super) fn has_biases(self) -> bool {
+        self.mode == QuantMode::Affine
+    }
+
+    /// What `formats.cuh` and `pack.cu` are compiled with.
+    pub(super) fn defines(self) -> Vec<(&'static str, i32)> {
+        let (code, scales) = match self.mode {
+            QuantMode::Affine => (0, 0),
+            QuantMode::Mxfp4 => (1, 1),
+            QuantMode::Mxfp8 => (2, 1),
+            QuantMode::Nvfp4 => (1, 2),
+        };
+        vec![("BITS", self.bits), ("GROUP", self.group), ("CODE", code), ("SCALES", scales)]
+    }
+
+    /// What `embed.cu` is compiled with for a table of bf16.
+    pub(super) fn bf16_defines() -> Vec<(&'static str, i32)> {
+        vec![("BITS", 16)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_mlx_formats_are_known() {
+        assert!(Format::new(QuantMode::Affine, 6, 128).is_some());
+        assert!(Format::new(QuantMode::Nvfp4, 4, 16).is_some_and(|format| !format.has_biases()));
+        for (mode, bits, group) in
+            [(QuantMode::Affine, 7, 64), (QuantMode::Affine, 4, 16), (QuantMode::Mxfp8, 8, 64)]
+        {
+            assert_eq!(Format::new(mode, bits, group), None, "{mode} {bits} {group}");
+        }
+    }
+}
