@@ -2,7 +2,7 @@
 """Checks the CUDA kernels for products and attention against torch in f32, and times them: what the tiles in
 mlx-embed/src/mlx/cuda/tiles.rs were chosen by. For a Hopper GPU.
 
-    benches/cuda/kernels.py [packed|dense|attention].. [--tokens 1,16,160,512,4096] [--best 4]
+    benches/cuda/kernels.py [packed|dense|attention].. [--bits 4] [--tokens 1,16,160,512,4096] [--best 4]
 
 Needs nvcc and Python's torch. Sizes are Qwen3-Embedding-0.6B's. Products are timed in a CUDA graph of 28 with weights of
 their own, so that caches don't flatter; the time is that of one, the median of five replays, launched as the crate does.
@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import itertools
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,9 +31,10 @@ EPS = 1e-6
 # What follows the product, outputs, inputs.
 PRODUCTS = {"qkv": (0, QKV, HIDDEN), "o": (1, HIDDEN, HEADS * HEAD_DIM), "gate_up": (2, 2 * INTERMEDIATE, HIDDEN),
             "down": (1, HIDDEN, INTERMEDIATE)}
-PARTS = {"product": ("common", "wgmma"), "dense": ("common", "wgmma", "tma"), "attention": ("common",),
-         "attention_hopper": ("common", "wgmma", "tma"), "pack": ("common",)}
-DEFINES = {"HEAD_DIM": HEAD_DIM, "TRADITIONAL": 0, "HAS_BIAS": 0, "HAS_HEAD_NORMS": 1, "GROUP": GROUP}
+PARTS = {"product": ("common", "wgmma", "formats", "after"), "dense": ("common", "wgmma", "tma", "after"),
+         "attention": ("common",), "attention_hopper": ("common", "wgmma", "tma"), "pack": ("common", "formats")}
+DEFINES = {"HEAD_DIM": HEAD_DIM, "TRADITIONAL": 0, "HAS_BIAS": 0, "HAS_HEAD_NORMS": 1, "ACTIVATION": 0, "GATED": 1,
+           "BITS": 4, "CODE": 0, "SCALES": 0, "GROUP": GROUP}
 FOLDER = Path(tempfile.gettempdir()) / "mlx-embed-kernels"
 BF16 = torch.bfloat16
 MOST_ERROR = 6e-3
@@ -77,30 +79,53 @@ class Tiles(ctypes.Structure):
         ctypes.memmove(ctypes.byref(self), place, 128)
 
 
+def text(name: str) -> str:
+    return "".join((SOURCE / f"{part}.cuh").read_text() for part in PARTS[name]) + (SOURCE / f"{name}.cu").read_text()
+
+
+def structure(source: str, name: str) -> type:
+    """A struct of a source."""
+    body = re.search(rf"struct {name} {{\n(.*?)\n}};", source, re.DOTALL).group(1)
+    fields = []
+    for declaration in re.sub("//.*", "", body).split(";"):
+        first, *others = (part.strip() for part in declaration.split(","))
+        if not first:
+            continue
+        kind, own = re.fullmatch(r"(.*?)\s*(\w+)", first, re.DOTALL).groups()
+        known = {"int": ctypes.c_int, "float": ctypes.c_float, "Map": Tiles}
+        of = ctypes.c_uint64 if "*" in first else known.get(kind) or structure(source, kind)
+        fields += [(field, of) for field in (own, *others)]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
 def build(name: str, defines: dict) -> Path:
     tag = "_".join([name, *(f"{key}{value}" for key, value in defines.items())])
     source, binary = FOLDER / f"{tag}.cu", FOLDER / f"{tag}.cubin"
-    source.write_text("".join((SOURCE / f"{part}.cuh").read_text() for part in PARTS[name])
-                      + (SOURCE / f"{name}.cu").read_text())
+    source.write_text(text(name))
     macros = [f"-D{key}={value}" for key, value in {**DEFINES, **defines, "KERNEL": "kernel"}.items()]
-    subprocess.run(["nvcc", "-cubin", "-gencode", "arch=compute_90a,code=sm_90a", *macros, "-o", str(binary),
-                    str(source)], check=True)
+    subprocess.run(["nvcc", "-cubin", "-std=c++20", "-gencode", "arch=compute_90a,code=sm_90a", *macros, "-o",
+                    str(binary), str(source)], check=True)
     return binary
 
 
 class Kernel:
-    def __init__(self, binary: Path, memory: int = 0):
+    def __init__(self, name: str, defines: dict, memory: int = 0):
         module, self.function, self.memory = ctypes.c_void_p(), ctypes.c_void_p(), memory
-        check(cuda.cuModuleLoad(ctypes.byref(module), str(binary).encode()))
+        check(cuda.cuModuleLoad(ctypes.byref(module), str(build(name, defines)).encode()))
         check(cuda.cuModuleGetFunction(ctypes.byref(self.function), module, b"kernel"))
         if memory > 48000:
             check(cuda.cuFuncSetAttribute(self.function, 8, memory))
+        self.arguments = structure(text(name), "Arguments")
 
-    def __call__(self, blocks: tuple, threads: int, *arguments) -> None:
-        kinds = {torch.Tensor: lambda x: ctypes.c_uint64(x.data_ptr()), float: ctypes.c_float, int: ctypes.c_int,
-                 Tiles: lambda x: x}
-        values = [kinds[type(argument)](argument) for argument in arguments]
-        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+    def __call__(self, blocks: tuple, threads: int, **arguments) -> None:
+        """`arguments` are the fields of its struct, those of `after` among them."""
+        own = self.arguments()
+        for field, value in arguments.items():
+            of = own if hasattr(own, field) else own.after
+            setattr(of, field, value.data_ptr() if isinstance(value, torch.Tensor) else value)
+        room = (ctypes.c_uint64 * (ctypes.sizeof(own) // 8 + 16))()  # the compiler's struct may be padded
+        ctypes.memmove(room, ctypes.byref(own), ctypes.sizeof(own))
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(room))
         early = Attribute(6, 0, (ctypes.c_int * 16)(1))
         config = Config(blocks, (threads, 1, 1), self.memory, torch.cuda.current_stream().cuda_stream,
                         ctypes.addressof(early), 1)
@@ -151,11 +176,12 @@ class Packed:
         return self.tile["TOKENS"] <= max(2 * tokens, 16) and self.tile["TOKENS"] * 10 >= tokens
 
     def load(self) -> None:
-        self.kernel = Kernel(build("product", {**self.tile, "AFTER": self.after}), self.memory)
+        self.kernel = Kernel("product", {**self.tile, "AFTER": self.after}, self.memory)
 
     def launch(self, product, made: dict, layer: int) -> tuple:
         blocks = (up(product.outputs, self.outputs), up(made["a"].shape[0], self.tile["TOKENS"]), 1)
-        return self.kernel, blocks, self.threads, (made["a"], *product.packed[layer])
+        weight, factors = product.packed[layer]
+        return self.kernel, blocks, self.threads, {"a": made["a"], "weight": weight, "factors": factors}
 
 
 class Dense:
@@ -174,13 +200,14 @@ class Dense:
         return tokens >= 16
 
     def load(self) -> None:
-        self.kernel = Kernel(build("dense", {**self.tile, "AFTER": self.after}), self.memory)
+        self.kernel = Kernel("dense", {**self.tile, "AFTER": self.after}, self.memory)
 
     def launch(self, product, made: dict, layer: int) -> tuple:
         rows, outputs = self.tile["ROWS"], self.tile["OUTPUTS"]
         tiles = up(product.outputs, outputs) * up(made["a"].shape[0], rows)
         most = torch.cuda.get_device_properties(0).multi_processor_count
-        return self.kernel, (min(tiles, most), 1, 1), 384, (Tiles(made["a"], rows), Tiles(product.dense[layer], outputs))
+        maps = {"a_map": Tiles(made["a"], rows), "w_map": Tiles(product.dense[layer], outputs)}
+        return self.kernel, (min(tiles, most), 1, 1), 384, maps
 
 
 def candidates(kind: str, after: int) -> list:
@@ -208,12 +235,14 @@ def candidates(kind: str, after: int) -> list:
 
 def quantised(outputs: int, inputs: int) -> tuple:
     """Packed words as a checkpoint has them, scales, biases, and what they stand for."""
+    bits = DEFINES["BITS"]
     groups = 0.02 * torch.randn(outputs, inputs // GROUP, GROUP, device="cuda")
     least, most = groups.amin(-1), groups.amax(-1)
-    scales, biases = ((most - least) / 15).to(BF16), least.to(BF16)
-    q = ((groups - biases.float()[..., None]) / scales.float()[..., None]).round().clamp(0, 15)
+    scales, biases = ((most - least) / (2**bits - 1)).to(BF16), least.to(BF16)
+    q = ((groups - biases.float()[..., None]) / scales.float()[..., None]).round().clamp(0, 2**bits - 1)
     dense = (q * scales.float()[..., None] + biases.float()[..., None]).to(BF16).view(outputs, inputs)
-    words = (q.to(torch.int64).view(outputs, -1, 8) << (4 * torch.arange(8, device="cuda"))).sum(-1)
+    shifts = bits * torch.arange(32 // bits, device="cuda")
+    words = (q.to(torch.int64).view(outputs, -1, 32 // bits) << shifts).sum(-1)
     words = torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
     return words, scales, biases, dense
 
@@ -226,10 +255,11 @@ class Product:
         parts = quantised(self.outputs, self.inputs)
         self.packed, self.dense = [], []
         for layer in range(LAYERS):
-            *own, dense = (torch.roll(part, 17 * layer, 0).contiguous() for part in parts)
-            packed = torch.empty_like(own[0])
+            words, scales, biases, dense = (torch.roll(part, 17 * layer, 0).contiguous() for part in parts)
+            packed = torch.empty_like(words)
             factors = torch.empty(self.outputs * self.inputs // GROUP, dtype=torch.int32, device="cuda")
-            pack((up(packed.numel(), 256), 1, 1), 256, *own, packed, factors, self.outputs, self.inputs)
+            pack((self.inputs // 64, up(self.outputs, 64), 1), 128, weight=words, scales=scales, biases=biases,
+                 packed=packed, factors=factors, n=self.outputs, inputs=self.inputs)
             torch.cuda.synchronize()
             self.packed.append((packed, factors))
             self.dense.append(dense)
@@ -237,8 +267,8 @@ class Product:
     def arguments(self, tokens: int) -> dict:
         made = {"a": torch.randn(tokens, self.inputs, device="cuda").to(BF16),
                 "x": torch.randn(tokens, HIDDEN, device="cuda").to(BF16),
-                "scale": (1 + 0.1 * torch.randn(HIDDEN, device="cuda")).to(BF16),
-                "norms": (1 + 0.1 * torch.randn(2, HEAD_DIM, device="cuda")).to(BF16)}
+                "scale": 1 + 0.1 * torch.randn(HIDDEN, device="cuda"),
+                "norms": 1 + 0.1 * torch.randn(2, HEAD_DIM, device="cuda")}
         made["squares"] = made["a"].float().view(tokens, 2, -1).pow(2).sum(-1).contiguous()
         turns = torch.outer(torch.arange(tokens, device="cuda").float(),
                             1e6 ** (-torch.arange(0, HEAD_DIM, 2, device="cuda").float() / HEAD_DIM))
@@ -251,15 +281,14 @@ class Product:
 
     def run(self, how, made: dict, layer: int) -> None:
         kernel, blocks, threads, of = how.launch(self, made, layer)
-        sizes = (made["a"].shape[0], self.outputs, self.inputs)
-        if self.after == 0:
-            kernel(blocks, threads, *of, made["squares"], made["norms"], made["norms"], made["angles"], made["out"],
-                   *sizes, 2, HEADS, HEADS + KV_HEADS, EPS, EPS)
-        elif self.after == 1:
-            kernel(blocks, threads, *of, made["x"], made["scale"], made["out"], made["scaled"], made["squares_out"],
-                   *sizes)
-        else:
-            kernel(blocks, threads, *of, made["squares"], made["out"], *sizes, 2, EPS)
+        tokens, width = made["out"].shape
+        then = {0: {"squares": made["squares"], "head_norm": made["norms"], "angles": made["angles"], "parts": 2,
+                    "query_heads": HEADS, "rotated_heads": HEADS + KV_HEADS, "eps": EPS, "head_eps": EPS},
+                1: {"x": made["x"], "scale": made["scale"], "scaled": made["scaled"],
+                    "own_squares": made["squares_out"]},
+                2: {"squares": made["squares"], "parts": 2, "eps": EPS}}[self.after]
+        kernel(blocks, threads, **of, **then, out=made["out"], width=width, tokens=tokens, n=self.outputs,
+               inputs=self.inputs)
 
     def error(self, how, tokens: int) -> float:
         made = self.arguments(tokens)
@@ -296,7 +325,7 @@ def products(kind: str, tokens_list: list, best: int) -> int:
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda how: build(
             "product" if kind == "packed" else "dense", {**how.tile, "AFTER": how.after}), itertools.chain(*ways.values())))
-    pack, wrong = Kernel(build("pack", {})), 0
+    pack, wrong = Kernel("pack", {}), 0
     for name, hows in ways.items():
         product = Product(name, pack)
         for how in hows:
@@ -336,8 +365,8 @@ def parts(lengths: list, pairs: bool) -> torch.Tensor:
 
 def attention() -> int:
     wrong, none, scale = 0, torch.empty(1, device="cuda"), 1 / math.sqrt(HEAD_DIM)
-    single = Kernel(build("attention", {}), 5 * 64 * (HEAD_DIM * 2 + 16))
-    hopper = Kernel(build("attention_hopper", {}), 1024 + 8 * 64 * HEAD_DIM * 2 + 7 * 16)
+    single = Kernel("attention", {}, 5 * 64 * (HEAD_DIM * 2 + 16))
+    hopper = Kernel("attention_hopper", {}, 1024 + 8 * 64 * HEAD_DIM * 2 + 7 * 16)
     most = torch.cuda.get_device_properties(0).multi_processor_count
     for lengths in TEXTS:
         tokens = sum(lengths)
@@ -353,14 +382,14 @@ def attention() -> int:
         for name in ("attention", "attention_hopper"):
             out = torch.full((tokens, HEADS * HEAD_DIM), float("nan"), dtype=BF16, device="cuda")
             meta = parts(lengths, name == "attention_hopper")
-            of = (qkv, none, none, meta, out, 0)
+            of = {"qkv": qkv, "cached_keys": none, "cached_values": none, "tiles": meta, "out": out, "heads": HEADS,
+                  "kv_heads": KV_HEADS, "cached": 0, "scale": scale}
             if name == "attention":
                 def run():
-                    single((len(meta), HEADS, 1), 128, *of, HEADS, KV_HEADS, 0, scale)
+                    single((len(meta), HEADS, 1), 128, **of, before=1 << 28, after=0)
             else:
                 def run():
-                    hopper((min(len(meta) * KV_HEADS, most), 1, 1), 384, *of, len(meta) * KV_HEADS, HEADS, KV_HEADS, 0,
-                           scale)
+                    hopper((min(len(meta) * KV_HEADS, most), 1, 1), 384, **of, number=len(meta) * KV_HEADS)
             time = microseconds(lambda: [run() for _ in range(8)]) / 8
             error = off(out, expected)
             if not error <= MOST_ERROR:
@@ -377,7 +406,9 @@ def main() -> int:
                         help="packed, dense or attention [default: all]")
     parser.add_argument("--tokens", default="1,16,40,160,512,4096", help="[default: %(default)s]")
     parser.add_argument("--best", type=int, default=4, help="tiles to print for each [default: 4]")
+    parser.add_argument("--bits", type=int, choices=(2, 4, 8), default=4, help="of packed weights [default: 4]")
     arguments = parser.parse_args()
+    DEFINES["BITS"] = arguments.bits
     torch.manual_seed(0)
     torch.zeros(1, device="cuda")
     FOLDER.mkdir(exist_ok=True)
