@@ -1,69 +1,16 @@
 //! The general form of a layer: products whose norms, biases, rotation, activation and residual connection are kernels of
 //! their own.
 
-use super::arguments::{ActivateArguments, NormArguments, ProductArguments, RotateArguments, SumArguments};
-use super::kernels::{Geometry, expect, grid, up, wrong};
-use super::matrix::{Fixed, Matrix};
+use super::arguments::{ActivateArguments, ProductArguments, RotateArguments, SumArguments};
+use super::kernels::{Geometry, expect, grid, wrong};
+use super::matrix::{Fixed, Matrix, Norm, address};
 use super::ops::{Ops, expect_tensor};
 use super::plan::Plan;
-use super::queue::{Function, Role, Tensor};
-use super::tiles::After;
+use super::queue::{Role, Tensor};
+use super::tiles::{After, up};
 use crate::mlx::Stream;
 use crate::mlx::dtype::Dtype;
 use crate::mlx::error::MlxError;
-
-/// A norm's weights.
-#[derive(Debug)]
-pub(crate) struct Norm {
-    weight: Fixed,       // f32 [D]
-    bias: Option<Fixed>, // f32 [D]
-    kind: NormKind,
-    eps: f32,
-}
-
-/// As `norms.cuh` numbers them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NormKind {
-    /// By the root mean square.
-    Rms = 1,
-    /// By mean and variance.
-    Layer = 2,
-}
-
-impl Norm {
-    /// `weight`, with what is added to it, and `bias` are f32 `[D]`.
-    pub(crate) fn new(
-        weight: Fixed,
-        bias: Option<Fixed>,
-        kind: NormKind,
-        eps: f32,
-    ) -> Result<Self, MlxError> {
-        let size = weight.array().shape().first().copied().unwrap_or(0);
-        for vector in [&weight].into_iter().chain(&bias) {
-            expect("norm", vector.array(), &[size], Dtype::F32)?;
-        }
-        Ok(Self { weight, bias, kind, eps })
-    }
-
-    /// f32 `[D]`.
-    pub(crate) fn weight(&self) -> &Fixed {
-        &self.weight
-    }
-
-    pub(super) fn arguments(&self) -> NormArguments {
-        NormArguments {
-            weight: self.weight.pointer,
-            bias: address(self.bias.as_ref()),
-            kind: self.kind as i32,
-            eps: self.eps,
-        }
-    }
-}
-
-/// Where something is that may be nothing.
-pub(super) fn address(of: Option<&Fixed>) -> u64 {
-    of.map_or(0, |of| of.pointer)
-}
 
 /// What is done to a product's result `y` and the residual stream `x`: `x = sum(x + output(y + bias))`, and `next(x)`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -73,14 +20,6 @@ pub(crate) struct Sum<'a> {
     pub(crate) output: Option<&'a Norm>,
     pub(crate) sum: Option<&'a Norm>,
     pub(crate) next: Option<&'a Norm>,
-}
-
-/// The kernels.
-#[derive(Debug)]
-pub(super) struct Apart {
-    pub(super) rotate: Function<RotateArguments>,
-    pub(super) activate: Function<ActivateArguments>,
-    pub(super) sum: Function<SumArguments>,
 }
 
 impl Ops {

@@ -19,7 +19,7 @@ use super::chips::Chip;
 use super::format::Format;
 use super::plan::Plan;
 use super::program::{Architecture, Program, Source};
-use super::tiles::{After, DENSE_TILES, DenseTile, Tile, of_format};
+use super::tiles::{After, DENSE_TILES, DenseTile, Tile, of_format, up};
 use crate::file::hex;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -272,11 +272,6 @@ impl Kernels {
         }
         Ok(())
     }
-}
-
-/// `count / each`, rounded up.
-pub(super) fn up(count: i32, each: i32) -> i32 {
-    (count + each - 1) / each
 }
 
 pub(super) fn grid(tile: Tile, tokens: i32, outputs: i32) -> [i32; 3] {

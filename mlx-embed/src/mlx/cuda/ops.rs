@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use super::apart::{Apart, Norm, address};
 use super::arguments::{
-    AfterArguments, AttentionArguments, DenseArguments, DequantizeArguments, EmbedArguments, FinishArguments,
-    HopperAttentionArguments, PackArguments, ProductArguments, RowsArguments,
+    ActivateArguments, AfterArguments, AttentionArguments, DenseArguments, DequantizeArguments,
+    EmbedArguments, FinishArguments, HopperAttentionArguments, PackArguments, ProductArguments,
+    RotateArguments, RowsArguments, SumArguments,
 };
 use super::format::Format;
-use super::kernels::{Geometry, Kernels, Name, expect, grid, up, wrong};
-use super::matrix::{Fixed, Matrix};
+use super::kernels::{Geometry, Kernels, Name, expect, grid, wrong};
+use super::matrix::{Fixed, Matrix, Norm, address};
 use super::plan::{Division, Plan};
 use super::queue::{Function, Queue, Role, Tensor, pointer, tiles};
-use super::tiles::{After, DenseTile, Tile};
+use super::tiles::{After, DenseTile, Tile, up};
 use crate::mlx::Stream;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -43,6 +43,14 @@ pub(crate) struct Ops {
     dense: Vec<(After, DenseTile, Function<DenseArguments>)>,
     /// Last, as functions are its.
     pub(super) queue: Queue,
+}
+
+/// Kernels for what follows a product.
+#[derive(Debug)]
+pub(super) struct Apart {
+    pub(super) rotate: Function<RotateArguments>,
+    pub(super) activate: Function<ActivateArguments>,
+    pub(super) sum: Function<SumArguments>,
 }
 
 /// What a batch starts with.

@@ -1,7 +1,11 @@
 //! How a product is cut into pieces, by how many tokens it has.
 
 use super::format::Format;
-use super::kernels::up;
+
+/// `count / each`, rounded up.
+pub(super) fn up(count: i32, each: i32) -> i32 {
+    (count + each - 1) / each
+}
 
 /// What follows a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
