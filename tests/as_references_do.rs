@@ -166,3 +166,64 @@ fn the_same_said_twice() {
     });
     gives("qwen3-rope-yarn", &scratch);
 }
+
+/// As the configuration of google's EmbeddingGemma 2 has them, and as transformers reads an older or shorter one.
+#[test]
+fn layers_of_embedding_gemma_2_by_other_names() {
+    let case = "families/embedding-gemma2-f32";
+    let text = |edit: fn(&mut Map<String, Value>)| {
+        with(case, |config| edit(config["text_config"].as_object_mut().unwrap()))
+    };
+    gives(
+        case,
+        &text(|text| {
+            text.insert("per_layer_config".into(), json!({"01": {"head_dim": 32, "num_key_value_heads": 1}}));
+        }),
+    );
+    gives(
+        case,
+        &text(|text| {
+            text.remove("per_layer_config");
+            text.extend([
+                ("global_head_dim".into(), json!(32)),
+                ("num_global_key_value_heads".into(), json!(1)),
+            ]);
+        }),
+    );
+    // The last layer sees all, whatever is said of it.
+    gives(
+        case,
+        &text(|text| {
+            text.insert("layer_types".into(), json!(["sliding_attention", "sliding_attention"]));
+        }),
+    );
+    gives(
+        case,
+        &text(|text| {
+            for field in
+                ["model_type", "layer_types", "num_key_value_heads", "hidden_activation", "rms_norm_eps"]
+            {
+                text.remove(field);
+            }
+            text.insert("sliding_window_pattern".into(), json!(2));
+        }),
+    );
+}
+
+#[test]
+fn a_ministral_3_with_all_layers_of_one_type() {
+    let sliding = json!(["sliding_attention", "sliding_attention"]);
+    let full = json!(["full_attention", "full_attention"]);
+    for (case, types) in [
+        ("families/ministral3-is-causal-false-window", sliding),
+        ("families/ministral3-is-causal-false", full),
+    ] {
+        gives(
+            case,
+            &with(case, |config| {
+                config.insert("layer_types".into(), types);
+                config["rope_parameters"]["max_position_embeddings"] = json!(128);
+            }),
+        );
+    }
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mlx_embed::{CheckpointError, Embedder, Error, InputError, LoadOptions, TextError};
+use mlx_embed::{CheckpointError, Embedder, Error, InputError, LoadOptions, PoolingMode, TextError};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
@@ -548,14 +548,104 @@ fn a_module_without_its_settings() {
 }
 
 #[test]
-fn two_poolings_at_once() {
+fn a_pooling_that_is_turned_on_and_unknown() {
     let scratch = Scratch::of("st-mean");
     scratch.edit_json("1_Pooling/config.json", |config| {
-        config.insert("pooling_mode_cls_token".into(), json!(true));
-        config.insert("pooling_mode_mean_tokens".into(), json!(true));
+        config.insert("pooling_mode_median_tokens".into(), json!(true));
         config.remove("pooling_mode");
     });
-    assert_error!(scratch.path(), ["1_Pooling/config.json", "exactly one"], InvalidField { .. });
+    let parts = ["1_Pooling/config.json", "pooling_mode_median_tokens", "pooling_mode_cls_token"];
+    assert_error!(scratch.path(), parts, InvalidField { .. });
+}
+
+#[test]
+fn a_module_for_vectors_of_another_width() {
+    let of = |case: &str, file: &str, field: &str, value: Value, mentions: &[&str]| {
+        let scratch = Scratch::of(case);
+        scratch.edit_json(file, |config| {
+            config.insert(field.into(), value);
+        });
+        let options = LoadOptions { max_tokens: None, ..golden::load_options() };
+        let error = Embedder::load_with(scratch.path(), options).unwrap_err().to_string();
+        assert!(mentions.iter().all(|mention| error.contains(mention)), "{error}");
+    };
+    let dense = ["2_Dense/config.json", "in_features", "is 64", "128 numbers", "cls+mean"];
+    let case = "families/modules-dense-activations";
+    of(case, "1_Pooling/config.json", "pooling_mode_mean_tokens", json!(true), &dense);
+    let norm = ["2_LayerNorm/config.json", "dimension", "is 32", "64 numbers"];
+    of("families/modules-layer-norm", "2_LayerNorm/config.json", "dimension", json!(32), &norm);
+}
+
+/// A checkpoint with other fields in an object of config.json, and what the error names.
+fn refused_with(case: &str, object: &str, fields: Value, mentions: &[&str]) {
+    let scratch = Scratch::of(case);
+    scratch.edit_json("config.json", |config| {
+        let path = object.split('.').filter(|name| !name.is_empty());
+        let object = path.fold(config, |at, name| at[name].as_object_mut().expect("an object"));
+        object.extend(fields.as_object().expect("fields").clone());
+    });
+    error(scratch.path(), &[&["config.json"], mentions].concat());
+}
+
+#[test]
+fn an_embedding_gemma_2_that_is_another_model() {
+    let text = |fields, mentions: &[&str]| {
+        refused_with("families/embedding-gemma2-f32", "text_config", fields, mentions);
+    };
+    text(json!({"model_type": "gemma3_text"}), &["text_config.model_type", "embedding_gemma2_text"]);
+    text(json!({"is_causal": true}), &["text_config.is_causal", "no causal mask"]);
+    text(json!({"per_layer_config": {"2": {}}}), &["text_config.per_layer_config.2", "2 layers"]);
+    text(json!({"per_layer_config": {"1": {"sliding_window": 4}}}), &["per_layer_config.1.sliding_window"]);
+    text(json!({"per_layer_config": {"1": {}, "01": {}}}), &["text_config.per_layer_config.", "twice"]);
+    text(json!({"rope_theta": 1e4}), &["text_config.rope_theta", "rope_parameters"]);
+    text(json!({"rope_parameters": {"full_attention": {}}}), &["rope_parameters.sliding_attention"]);
+    text(json!({"num_attention_heads": 3}), &["text_config.num_attention_heads"]);
+    text(json!({"residual_multiplier": 0.5}), &["text_config.residual_multiplier"]);
+    let share = json!({"partial_rotary_factor": 0.5});
+    let at = "text_config.rope_parameters.sliding_attention";
+    refused_with("families/embedding-gemma2-f32", at, share, &["partial_rotary_factor", "proportional"]);
+    refused_with("families/embedding-gemma2-f32", "", json!({"text_config": null}), &["text_config"]);
+}
+
+#[test]
+fn a_ministral_3_and_a_pplx_embed_that_are_another_model() {
+    let ministral = "families/ministral3-is-causal-false-window";
+    refused_with(
+        ministral,
+        "",
+        json!({"layer_types": ["full_attention", "sliding_attention"]}),
+        &["layer_types"],
+    );
+    refused_with(ministral, "", json!({"rope_parameters": null, "rope_theta": 1e4}), &["rope_theta"]);
+    let beta = json!({"llama_4_scaling_beta": null});
+    refused_with(ministral, "rope_parameters", beta, &["rope_parameters.llama_4_scaling_beta"]);
+    let pplx = "families/pplx-qwen3";
+    refused_with(pplx, "", json!({"use_bidirectional_attention": false}), &["no causal mask"]);
+    refused_with(pplx, "", json!({"use_sliding_window": true, "sliding_window": 8}), &["no windows"]);
+    refused_with(
+        pplx,
+        "",
+        json!({"architectures": ["PPLXQwen3ContextualModel"]}),
+        &["PPLXQwen3ContextualModel"],
+    );
+    let other = json!({"auto_map": {"AutoModel": "modeling.PPLXQwen3ContextualModel"}});
+    refused_with(pplx, "", other, &["auto_map.AutoModel"]);
+    // Its module rounds nobody else's vectors.
+    let scratch = Scratch::of(pplx);
+    set(&scratch, "model_type", json!("qwen3"));
+    set(&scratch, "architectures", json!(["Qwen3Model"]));
+    set(&scratch, "auto_map", Value::Null);
+    assert_error!(scratch.path(), ["modules.json", "st_quantize"], InvalidField { .. });
+}
+
+#[test]
+fn the_largest_of_states_that_the_model_projects() {
+    let max = LoadOptions { pooling: Some(PoolingMode::Max.into()), ..golden::load_options() };
+    for case in ["embedding-gemma2-f32", "qwen3-use-bidirectional-attention-linear"] {
+        let folder = golden::directory(&format!("families/{case}"));
+        let error = Embedder::load_with(folder, max.clone()).unwrap_err();
+        assert!(error.to_string().contains("projects each token's state"), "{error}");
+    }
 }
 
 #[test]

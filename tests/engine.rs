@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mlx_embed::{
-    EmbedOptions, Embedder, Embedding, Error, InputError, Lane, LoadOptions, Pooling, Prompt, Shutdown,
+    EmbedOptions, Embedder, Embedding, Error, InputError, Lane, LoadOptions, PoolingMode, Prompt, Shutdown,
     State, WhenFull,
 };
 use mlx_embed_tests::compare::max_abs;
@@ -216,7 +216,7 @@ mod streams {
     #[test]
     fn a_text_that_fails_does_not_end_a_stream() {
         // A model that adds nothing, so that an empty text has no tokens.
-        let options = LoadOptions { pooling: Some(Pooling::Mean), ..golden::load_options() };
+        let options = LoadOptions { pooling: Some(PoolingMode::Mean.into()), ..golden::load_options() };
         let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
         let found: Vec<_> = embedder.embed_iter(["a", "", "b"], &EmbedOptions::default()).collect();
         assert!(found[0].is_ok() && found[2].is_ok());

@@ -480,7 +480,10 @@ fn options_of_texts_are_refused() {
         let error = Reranker::load_with(scratch.path(), options).unwrap_err().to_string();
         assert!(error.starts_with(option), "{error}");
     };
-    with(LoadOptions { pooling: Some(mlx_embed::Pooling::Mean), ..golden::load_options() }, "pooling");
+    with(
+        LoadOptions { pooling: Some(mlx_embed::PoolingMode::Mean.into()), ..golden::load_options() },
+        "pooling",
+    );
     let end_token = mlx_embed::EndToken::TokenizerOnly;
     with(LoadOptions { end_token, max_tokens: None, ..golden::load_options() }, "end_token");
 }

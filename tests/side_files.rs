@@ -264,9 +264,15 @@ fn what_cannot_be_done_is_refused_by_file_and_field() {
         ),
         ("st-mean", TRANSFORMER, json!({"query_length": 32}), &["`query_length`"]),
         ("st-mean", TRANSFORMER, json!({"from_the_future": 1}), &["`from_the_future`"]),
-        ("st-mean", POOLING, json!({"pooling_mode": ["mean", "cls"]}), &["`pooling_mode`", "exactly one"]),
+        ("st-mean", POOLING, json!({"pooling_mode": ["mean", "mean"]}), &["`pooling_mode`", "none twice"]),
         ("st-mean", POOLING, json!({"pooling_mode": "none"}), &["`pooling_mode`", "none"]),
-        ("st-mean", POOLING, json!({"pooling_mode_cls_token": true}), &["pooling_mode_*", "exactly one"]),
+        ("st-mean", POOLING, json!({"pooling_mode": []}), &["`pooling_mode`", "has to name one"]),
+        (
+            "st-mean",
+            POOLING,
+            json!({"pooling_mode_cls_token": 1}),
+            &["`pooling_mode_cls_token`", "true or false"],
+        ),
         ("st-mean", POOLING, json!({"include_prompt": "no"}), &["`include_prompt`"]),
         (
             "st-last-token",

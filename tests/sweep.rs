@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use mlx_embed::{Embedder, LoadOptions, Pooling};
+use mlx_embed::{Embedder, LoadOptions, PoolingMode};
 use mlx_embed_tests::compare::max_abs;
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::{Scratch, Tensors};
@@ -102,7 +102,7 @@ fn fault(sweep: &Sweep, case: &Case) -> Option<String> {
     let scratch = Scratch::of(&case.base);
     case.changes.iter().for_each(|change| apply(&scratch, change));
     // These have no modules, and the references' side takes the last token's state, whatever a token sees.
-    let options = LoadOptions { pooling: Some(Pooling::LastToken), ..golden::load_options() };
+    let options = LoadOptions { pooling: Some(PoolingMode::LastToken.into()), ..golden::load_options() };
     let embedded =
         Embedder::load_with(scratch.path(), options).and_then(|embedder| embedder.embed(&sweep.texts));
     match (embedded, case.vectors) {

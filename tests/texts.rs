@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 
 use mlx_embed::{
-    EmbedOptions, Embedder, EndToken, EndTokenSource, Error, InputError, LoadOptions, Pooling, Prompt,
+    EmbedOptions, Embedder, EndToken, EndTokenSource, Error, InputError, LoadOptions, PoolingMode, Prompt,
     TextError,
 };
 use mlx_embed_tests::compare::{cosine, max_abs};
@@ -35,7 +35,7 @@ fn odd_texts_get_finite_unit_vectors() {
 #[test]
 fn a_text_without_tokens_is_an_error_that_says_which() {
     let mut options = golden::load_options();
-    options.pooling = Some(Pooling::Mean);
+    options.pooling = Some(PoolingMode::Mean.into());
     let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
     let error = embedder.embed(&["something", ""]).unwrap_err();
     assert!(matches!(error, Error::Input { index: 1, source: InputError::Empty }), "{error:?}");
@@ -44,7 +44,7 @@ fn a_text_without_tokens_is_an_error_that_says_which() {
 #[test]
 fn a_text_that_fails_fails_alone() {
     let mut options = golden::load_options();
-    options.pooling = Some(Pooling::Mean);
+    options.pooling = Some(PoolingMode::Mean.into());
     let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
     let results = embedder.embed_each(&["something", "", "else"], &EmbedOptions::default()).unwrap();
     assert_eq!(results[1], Err(InputError::Empty));
@@ -195,12 +195,12 @@ fn the_caller_may_choose_the_end_token() {
 
 #[test]
 fn pooling_is_the_checkpoints_unless_the_caller_chooses() {
-    assert_eq!(golden::load("st-mean").info().pooling, Pooling::Mean);
-    assert_eq!(golden::load("st-cls").info().pooling, Pooling::Cls);
+    assert_eq!(golden::load("st-mean").info().pooling, PoolingMode::Mean);
+    assert_eq!(golden::load("st-cls").info().pooling, PoolingMode::Cls);
     let mut options = golden::load_options();
-    options.pooling = Some(Pooling::LastToken);
+    options.pooling = Some(PoolingMode::LastToken.into());
     let embedder = Embedder::load_with(golden::directory("st-mean"), options).unwrap();
-    assert_eq!(embedder.info().pooling, Pooling::LastToken);
+    assert_eq!(embedder.info().pooling, PoolingMode::LastToken);
     let golden = Golden::read("st-mean");
     assert!(cosine(&one(&embedder, &golden.texts[5].text), &golden.embedding(5)) < 0.9999);
 }

@@ -4,7 +4,7 @@
 use std::fs;
 
 use mlx_embed::verify::{Golden, GoldenError, Layer, Question, Verification};
-use mlx_embed::{Device, Embedder, Error, LoadOptions, Pooling, Precision};
+use mlx_embed::{Device, Embedder, Error, LoadOptions, PoolingMode, Precision};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
@@ -122,7 +122,7 @@ fn a_sound_checkpoint_passes_with_and_without_a_golden_file() {
         assert_eq!((found.first_divergent_layer, found.checks.len()), (None, 5));
         assert_eq!(found.against.is_some(), golden.is_some());
     }
-    assert!(golden::Golden::read("qwen3-f32").file.embedding(0, Pooling::Mean).is_none());
+    assert!(golden::Golden::read("qwen3-f32").file.embedding(0, PoolingMode::Mean).is_none());
     let inside = Embedder::default_model_with(golden::load_options()).unwrap();
     let found = inside.verify(inside.golden().unwrap().as_ref()).unwrap();
     assert!(found.passed && found.against.unwrap().same_weights, "{:?}", found.failures);

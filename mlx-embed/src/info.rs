@@ -73,7 +73,8 @@ pub struct Info {
     pub pooling: Pooling,
     /// Who says so.
     pub pooling_source: Source,
-    /// Numbers of a vector: what the last module behind pooling gives, or the model's hidden size.
+    /// Numbers of a vector: what the last module behind pooling gives, or the hidden size once for
+    /// each way of pooling.
     pub embedding_size: usize,
     /// Of a [`Reranker`](crate::Reranker), how pairs become scores; its pooling and what stands behind that are its
     /// head's. `None` for an embedder.

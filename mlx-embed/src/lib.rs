@@ -66,7 +66,7 @@ mod watch;
 
 pub use checkpoint::{
     Architecture, Checkpoint, CheckpointError, DenseActivation, Doubt, ModelConfig, ModuleSpec, Quantization,
-    RopeScaling, SentenceTransformers,
+    QueryGrowth, RopeScaling, SentenceTransformers,
 };
 pub use embedder::{Embedder, Shutdown};
 pub use engine::State;
@@ -76,7 +76,7 @@ pub use loading::{LoadProgress, Loading};
 pub use mlx::CompiledKernels;
 pub use model::{MatmulPolicy, Precision};
 pub use options::{EmbedOptions, Embedding, Lane, LoadOptions, Ranked, RerankOptions, WhenFull};
-pub use pooling::Pooling;
+pub use pooling::{Pooling, PoolingError, PoolingMode};
 pub use request::Pending;
 pub use reranker::{PairTokens, Reranker};
 pub use runner::Device;

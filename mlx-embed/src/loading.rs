@@ -25,7 +25,7 @@ use crate::info::{self, EndTokenInfo, Info, Source};
 use crate::mlx::{self, Backend};
 use crate::options::LoadOptions;
 use crate::panics::panic_message;
-use crate::pooling::Pooling;
+use crate::pooling::{Pooling, PoolingMode};
 use crate::request::Shared;
 use crate::runner::{self, Kind, RunnerOptions};
 use crate::text::{Overrides, PairForm, Prompts, Settings, TextEncoder, TruncationSide};
@@ -161,7 +161,7 @@ pub(crate) fn load(
     let (max_tokens, max_tokens_source) = max_tokens(&checkpoint, &tokenizer, options.max_tokens)?;
     refuse_longer_than_factors(&config, max_tokens, &place)?;
     let scoring = checkpoint.scoring().cloned();
-    let reads_last_token = pooling == Pooling::LastToken && scoring.is_none();
+    let reads_last_token = pooling.takes_last_token() && scoring.is_none();
     let open_text = || {
         TextEncoder::open(
             &place,
@@ -200,7 +200,7 @@ pub(crate) fn load(
         storage: checkpoint.storage_by_kind()?,
         pooling,
         pooling_source,
-        embedding_size: checkpoint.embedding_size(),
+        embedding_size: checkpoint.embedding_size(pooling)?,
         normalize: files.normalize.unwrap_or(true),
         reranker: None,
         sentence_transformers: files.clone(),
@@ -271,7 +271,7 @@ pub(crate) fn load(
     info.reranker = scoring.as_ref().map(|scoring| rerankers::info(scoring, &text, &files));
     info.decided_by = info::decided_by(&info, &given, options, scoring.as_ref());
     Ok(Shared {
-        leaves_out_prompts: !files.include_prompt && pooling != Pooling::LastToken,
+        leaves_out_prompts: !files.include_prompt && pooling.can_leave_out(),
         prompts: Prompts::new(files.prompts, files.default_prompt_name.as_deref()),
         // The first token's vector is the prompt's own, where tokens see what lies behind them so are its keys, and so are
         // they where positions stretch with a text's length.
@@ -306,8 +306,8 @@ fn pooling(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<(Pooling, S
         (None, None, Some(pooling)) => (pooling, Source::Checkpoint),
         // As sentence-transformers does without a word about pooling; under a causal mask the last token has seen the whole
         // text.
-        (None, None, None) if !checkpoint.config().causal => (Pooling::Mean, Source::Default),
-        (None, None, None) => (Pooling::LastToken, Source::Default),
+        (None, None, None) if !checkpoint.config().causal => (PoolingMode::Mean.into(), Source::Default),
+        (None, None, None) => (PoolingMode::LastToken.into(), Source::Default),
     })
 }
 

@@ -1,4 +1,5 @@
-//! What stands behind pooling: sentence-transformers' Dense, LayerNorm and Normalize, in their order.
+//! What stands behind pooling: sentence-transformers' Dense, LayerNorm and Normalize and pplx-embed's rounding, in their
+//! order.
 
 use crate::checkpoint::spec::{ProjectionSpec, StepSpec};
 use crate::checkpoint::{Checkpoint, CheckpointError, ModuleSpec, Weights};
@@ -23,6 +24,7 @@ enum Module {
         eps: f64,
     },
     Normalize,
+    TanhInt8,
 }
 
 /// What a Dense module adds of its input.
@@ -42,7 +44,7 @@ impl Modules {
     /// Reads the weights of what the checkpoint puts behind pooling.
     pub(crate) fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let load = |spec: &ModuleSpec| match checkpoint.own_step(spec) {
-            Some(step) => Module::of_weights(&Weights::new(checkpoint), step),
+            Some(step) => Module::of_weights(&Weights::new(checkpoint), &step),
             None => Module::of_folder(checkpoint, spec),
         };
         checkpoint.modules().iter().map(load).collect::<Result<_, _>>().map(Self)
@@ -74,6 +76,8 @@ impl Modules {
                     }
                 }
                 Module::Normalize => pooling::finish(&mut vector, None, true),
+                // Halves to even, as PyTorch rounds.
+                Module::TanhInt8 => vector.iter_mut().for_each(|x| *x = (127.0 * x.tanh()).round_ties_even()),
             }
         }
         vector
@@ -131,6 +135,7 @@ impl Module {
                     eps: EPS,
                 })
             }
+            ModuleSpec::TanhInt8 => Ok(Self::TanhInt8),
             ModuleSpec::Normalize => Ok(Self::Normalize),
         }
     }

@@ -258,7 +258,7 @@ impl<B: Backend> Runner<B> {
             let rows = self.pooling.rows(&batch, 0);
             let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
             let states = self.decoder.forward(&batch, rows, KvCache::Keep(&mut layers), None)?;
-            if self.pooling == Pooling::Mean {
+            if matches!(rows, Rows::All) {
                 hidden = states;
             }
             self.decoder.backend().finish_cache(&layers)?;
@@ -278,26 +278,23 @@ impl<B: Backend> Runner<B> {
         prefix: Option<(&Prefix<B>, usize)>,
     ) -> Result<Outputs, Error> {
         let left_out = texts.first().map_or(0, |text| text.reading.left_out);
+        let before = Before { hidden: &[], left_out };
         match prefix {
             Some((prefix, shared)) if shared >= LEAST_CACHED => {
                 debug_assert!(self.pooling.continues() && shared <= prefix.len());
-                let before = match self.pooling {
-                    Pooling::Mean if left_out < shared => {
-                        let counts = left_out * self.spec.hidden..shared * self.spec.hidden;
-                        Before::new(&prefix.hidden[counts], self.spec.hidden)
-                    }
-                    _ => Before::leaving_out(left_out.saturating_sub(shared)),
-                };
-                self.run(texts, KvCache::Continue { layers: &prefix.layers, tokens: shared }, &before, 0)
+                // None where pooling is of the last token.
+                let hidden = prefix.hidden.get(..shared * self.spec.hidden).unwrap_or_default();
+                let cache = KvCache::Continue { layers: &prefix.layers, tokens: shared };
+                self.run(texts, cache, Before { hidden, left_out })
             }
             Some((prefix, shared)) => {
                 let whole = |text: &Entry<'_>| ([&prefix.ids[..shared], text.ids].concat(), text.reading);
                 let whole: Vec<_> = texts.iter().map(whole).collect();
                 let whole: Vec<_> =
                     whole.iter().map(|(ids, reading)| Entry { ids, reading: *reading }).collect();
-                self.run(&whole, KvCache::None, &Before::leaving_out(left_out), left_out)
+                self.run(&whole, KvCache::None, before)
             }
-            None => self.run(texts, KvCache::None, &Before::leaving_out(left_out), left_out),
+            None => self.run(texts, KvCache::None, before),
         }
     }
 
@@ -305,19 +302,18 @@ impl<B: Backend> Runner<B> {
         &self,
         texts: &[Entry<'_>],
         cache: KvCache<'_, B::KeysValues>,
-        before: &Before,
-        left_out: usize,
+        before: Before<'_>,
     ) -> Result<Outputs, Error> {
         let _turn = self.turn();
         self.decoder.check_weights()?;
         let ids: Vec<&[u32]> = texts.iter().map(|text| text.ids).collect();
         let batch = self.batch(&ids);
-        let rows = self.pooling.rows(&batch, left_out);
+        let rows = self.pooling.rows(&batch, before.left_out);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, cache, None)?;
         self.decoder.check_weights()?;
         let pooled = self.pooling.pool(hidden, &batch, before);
-        let vectors = pooled.chunks(self.spec.hidden).map(|vector| {
+        let vectors = pooled.chunks(self.pooling.width(self.spec.hidden)).map(|vector| {
             let finite = vector.iter().all(|x| x.is_finite());
             if finite { Ok(self.modules.apply(vector.to_vec()).into()) } else { Err(InputError::NotFinite) }
         });

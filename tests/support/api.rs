@@ -205,7 +205,7 @@ impl Program<'_> {
                 ops::quantized_matmul(&a, w, s)?
             }
             16 => ops::dequantize(quantized(&a, &b, flag.then_some(&c), n, m), dtype, s)?,
-            17 => ops::rms_norm(&a, &b, n as f32, s)?,
+            17 => ops::rms_norm(&a, Some(&b), n as f32, s)?,
             18 => {
                 let frequencies =
                     if flag { RopeFrequencies::Base(m as f32) } else { RopeFrequencies::Periods(&b) };

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use mlx_embed::{Device, EmbedOptions, Embedder, LoadOptions, Pooling, Precision, kernel_families};
+use mlx_embed::{Device, EmbedOptions, Embedder, LoadOptions, PoolingMode, Precision, kernel_families};
 use sha2::{Digest, Sha256};
 
 /// Lengths of the texts: blocks of the kernels and one more or less, and so few tokens that rules for them differ.
@@ -24,12 +24,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     continue;
                 }
                 let mut line = format!("{} {kernels} {precision}", case.file_name().display());
-                for pooling in [Pooling::LastToken, Pooling::Mean] {
+                for pooling in [PoolingMode::LastToken, PoolingMode::Mean] {
                     let options = LoadOptions {
                         device: Device::Cpu,
                         kernels: Some(kernels.to_owned()),
                         precision,
-                        pooling: Some(pooling),
+                        pooling: Some(pooling.into()),
                         ..Default::default()
                     };
                     line += &format!(" {}", hash(&Embedder::load_with(case.path(), options)?)?);

@@ -10,8 +10,10 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden"
 WEIGHTS = "model.safetensors"
 
+# Of other families the configuration alone is edited.
+FAMILIES = ("families/ministral3-is-causal-false-window", "families/embedding-gemma2-f32")
 # One of each family, with biases, quantised, and with the files of sentence-transformers.
-BASES = ("qwen3-f32", "qwen2-f32", "llama-f32", "llama-biases-f32", "qwen3-affine-4bit-g64", "st-mean")
+BASES = ("qwen3-f32", "qwen2-f32", "llama-f32", "llama-biases-f32", "qwen3-affine-4bit-g64", "st-mean", *FAMILIES)
 
 
 def copy(base: str, folder: Path) -> None:
@@ -42,10 +44,16 @@ def edit(folder: Path, changes) -> None:
 
 def edit_json(path: Path, change: dict) -> None:
     content = json.loads(path.read_text())
+    *above, key = change["key"].split(".")
+    if not all(isinstance(content.get(name), dict) for name in above[:1]):
+        above, key = [], change["key"]
+    place = content
+    for name in above:
+        place = place[name]
     if change.get("drop"):
-        content.pop(change["key"], None)
+        place.pop(key, None)
     else:
-        content[change["key"]] = change["value"]
+        place[key] = change["value"]
     path.write_text(json.dumps(content))
 
 

@@ -3,6 +3,7 @@
 An edit is a list of changes. A change is one of
   {"file": "config.json", "key": "rope_theta", "value": 1e4}      null is a value
   {"file": "config.json", "key": "rope_theta", "drop": true}
+  {"file": "config.json", "key": "text_config.head_dim", "value": 8}
   {"tensor": "model.norm.weight", "do": "drop" | "double" | "f16" | "i32" | "rename" | "shape"}
   {"tensor": "model.norm.bias", "do": "add", "shape": [32]}
 """
@@ -67,6 +68,16 @@ OTHER = {
     "include_prompt": [False],
     "pooling_mode_cls_token": [True],
     "max_seq_length": [7],
+    "embedding_dim": [64],
+    "global_head_dim": [16, 64],
+    "hidden_activation": ["gelu", "silu", "relu"],
+    "hidden_size_per_layer_input": [16],
+    "llama_4_scaling_beta": [0.0, 0.5],
+    "original_max_position_embeddings": [8, 64],
+    "partial_rotary_factor": [1.0, 0.5],
+    "per_layer_config": [{"01": {"head_dim": 32, "num_key_value_heads": 1}}, {"1": {"head_dim": 32}}, {}],
+    "rope_type": ["default", "linear", "proportional"],
+    "sliding_window": [4, 1, 4096],
 }
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
@@ -181,13 +192,17 @@ def further_keys() -> list[Edit]:
     return [Edit(f"{key} added or set", set_keys(**{key: value})) for key, value in known.items()]
 
 
-def of_file(file: str, content: dict) -> list[Edit]:
-    """Every key of a JSON file: dropped, null, doubled, of another type, other valid values."""
+def of_file(file: str, content: dict, above: str = "") -> list[Edit]:
+    """Every key of a JSON file, and of objects in config.json: dropped, null, doubled, of another type, other valid
+    values."""
     edits = []
-    for key, value in content.items():
+    for name, value in content.items():
+        key = above + name
+        if file == CONFIG and isinstance(value, dict):
+            edits += of_file(file, value, f"{key}.")
         edits.append(Edit(f"{file}: {key} dropped", drop_keys(key, file=file)))
         values = {"null": None, "doubled": doubled(value), "of another type": of_another_type(value)}
-        values |= {f"set to {other}": other for other in OTHER.get(key, []) if other != value}
+        values |= {f"set to {other}": other for other in OTHER.get(name, []) if other != value}
         edits += [Edit(f"{file}: {key} {what}", set_keys(file, **{key: new}))
                   for what, new in values.items()]
     return edits

@@ -48,6 +48,18 @@ def token_ids(tokenizer: Path, model: Path, texts: list[str]) -> list[list[int]]
     return [tokenizer(text, **options)["input_ids"] for text in texts]
 
 
+def mean_by_transformers(folder: Path, ids: list[list[int]]) -> list[np.ndarray]:
+    """Of families of which transformers reads all that config.json says."""
+    model, info = transformers.AutoModel.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    wrong = {key: info[key] for key in ("missing_keys", "mismatched_keys", "error_msgs") if info.get(key)}
+    if wrong:
+        raise Refused(f"loads in part: {wrong}")
+    with torch.no_grad():
+        states = [model.eval()(input_ids=torch.tensor([text])).last_hidden_state for text in ids]
+    return [unit(state[0].numpy().mean(0)) for state in states]
+
+
 def by_transformers(folder: Path, ids: list[list[int]], attention: str) -> list[np.ndarray]:
     model, info = transformers.AutoModel.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)

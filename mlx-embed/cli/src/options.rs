@@ -81,9 +81,10 @@ pub(crate) struct CommonArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 
-    /// How a text's hidden states become one vector [default: as the checkpoint says, else last-token]
-    #[arg(long, value_name = "HOW")]
-    pooling: Option<PoolingArg>,
+    /// How a text's hidden states become one vector: last-token, mean, cls, max, mean-sqrt-len, weighted-mean, or several
+    /// joined by + [default: as the checkpoint says, else last-token]
+    #[arg(long, value_name = "HOW", value_parser = pooling)]
+    pooling: Option<Pooling>,
 
     /// Text put before each text, as it is; "" for none [default: the checkpoint's]
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_name")]
@@ -112,16 +113,6 @@ pub(crate) struct CommonArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum PoolingArg {
-    LastToken,
-    Mean,
-    Cls,
-    Max,
-    MeanSqrtLen,
-    WeightedMean,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
 enum DeviceArg {
     Auto,
     Cpu,
@@ -144,6 +135,10 @@ enum PrecisionArg {
 
 pub(crate) fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "give a whole number from 1 to 2^64 - 1".to_owned())
+}
+
+fn pooling(text: &str) -> Result<Pooling, String> {
+    text.parse().map_err(|error: mlx_embed::PoolingError| error.to_string())
 }
 
 fn end_token(text: &str) -> Result<EndToken, String> {
@@ -269,18 +264,7 @@ impl CommonArgs {
     }
 
     fn load_options(&self) -> LoadOptions {
-        LoadOptions {
-            pooling: self.pooling.map(|pooling| match pooling {
-                PoolingArg::LastToken => Pooling::LastToken,
-                PoolingArg::Mean => Pooling::Mean,
-                PoolingArg::Cls => Pooling::Cls,
-                PoolingArg::Max => Pooling::Max,
-                PoolingArg::MeanSqrtLen => Pooling::MeanSqrtLen,
-                PoolingArg::WeightedMean => Pooling::WeightedMean,
-            }),
-            end_token: self.end_token.clone(),
-            ..self.model.load_options()
-        }
+        LoadOptions { pooling: self.pooling, end_token: self.end_token.clone(), ..self.model.load_options() }
     }
 
     fn embed_options(&self) -> EmbedOptions {

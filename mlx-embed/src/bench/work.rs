@@ -23,6 +23,9 @@ pub(super) struct Geometry {
     /// Bytes of each layer's tensors, by the kind of matrix or norm.
     weights: Vec<BTreeMap<String, f64>>,
     table_bytes: f64,
+    /// Numbers that a layer takes in besides, and bytes of what makes them.
+    layer_input: f64,
+    layer_inputs_bytes: f64,
     /// Rows of the last layer that pooling needs are one a text.
     one_row_a_text: bool,
 }
@@ -42,7 +45,7 @@ impl Geometry {
     pub(super) fn new(checkpoint: &Checkpoint, pooling: Pooling) -> Self {
         let config: &ModelConfig = checkpoint.config();
         let mut weights = vec![BTreeMap::new(); config.layers];
-        let mut table_bytes = 0.0;
+        let [mut table_bytes, mut layer_inputs_bytes] = [0.0; 2];
         for (name, bytes) in checkpoint.tensor_bytes() {
             let parts: Vec<&str> = name.split('.').collect();
             match parts[..] {
@@ -52,6 +55,7 @@ impl Geometry {
                     }
                 }
                 ["embed_tokens", _] => table_bytes += bytes as f64,
+                ["ple", ..] => layer_inputs_bytes += bytes as f64,
                 _ => {}
             }
         }
@@ -66,6 +70,12 @@ impl Geometry {
             vocabulary: f64::from(config.vocab_size),
             weights,
             table_bytes,
+            layer_input: checkpoint
+                .spec()
+                .layer_inputs
+                .as_ref()
+                .map_or(0.0, |inputs| inputs.norm.size as f64),
+            layer_inputs_bytes,
             one_row_a_text: pooling.is_of_one_token(),
         }
     }
@@ -77,7 +87,7 @@ impl Geometry {
         shape: Shape,
         arithmetic: &BTreeMap<Part, Arithmetic>,
     ) -> Work {
-        const LAYER: [Part; 10] = [
+        const LAYER: [Part; 11] = [
             Part::InputNorm,
             Part::Qkv,
             Part::HeadNorms,
@@ -87,12 +97,13 @@ impl Geometry {
             Part::PostAttentionNorm,
             Part::GateUp,
             Part::SwiGlu,
+            Part::LayerInput,
             Part::Down,
         ];
         match record.parts {
             [Part::Layer] => self.sum(&self.pieces(&LAYER, record.layer, shape), &LAYER, arithmetic),
             [Part::Model] => {
-                let ends = [Part::Gather, Part::FinalNorm];
+                let ends = [Part::Gather, Part::LayerInputs, Part::FinalNorm];
                 let mut work = self.sum(&self.pieces(&ends, None, shape), &ends, arithmetic);
                 for layer in 0..self.layers {
                     let layer = self.sum(&self.pieces(&LAYER, Some(layer), shape), &LAYER, arithmetic);
@@ -187,6 +198,22 @@ impl Geometry {
                 2.0 * rows * hidden * self.intermediate + rows * hidden,
                 weights(&["down_proj"]) + rows * hidden * self.number_bytes,
                 rows * self.intermediate,
+                rows * hidden,
+            ),
+            Part::LayerInputs => {
+                let inputs = self.layers as f64 * self.layer_input;
+                piece(
+                    2.0 * tokens * hidden * inputs,
+                    self.layer_inputs_bytes,
+                    tokens * hidden,
+                    tokens * inputs,
+                )
+            }
+            Part::LayerInput => piece(
+                4.0 * rows * hidden * self.layer_input,
+                weights(&["per_layer_input_gate", "per_layer_projection"])
+                    + rows * self.layer_input * self.number_bytes,
+                rows * hidden,
                 rows * hidden,
             ),
             Part::PostAttentionNorm | Part::FinalNorm => {

@@ -6,7 +6,7 @@ use super::CheckpointError;
 use super::doubt::Doubt;
 use super::files::TensorFiles;
 use super::json::JsonObject;
-use super::rope::RopeScaling;
+use super::rope::{QueryGrowth, RopeScaling};
 use super::{rope_fields, sight};
 
 /// Families of models that this crate builds. They are parameters of one description, not separate models.
@@ -17,6 +17,8 @@ pub enum Architecture {
     Qwen2,
     /// Qwen3: RMSNorm on each head of q and k.
     Qwen3,
+    /// Qwen3 whose tokens all see each other, as in pplx-embed.
+    PplxQwen3,
     /// Llama: neither.
     Llama,
     /// Llama whose tokens all see each other, as in llama-nemotron-embed.
@@ -25,8 +27,12 @@ pub enum Architecture {
     EuroBert,
     /// Mistral: Llama with a window.
     Mistral,
+    /// Ministral 3: Mistral whose queries grow with their position, as in Nemotron-3-Embed.
+    Ministral3,
     /// Gemma 3's text model, EmbeddingGemma among them: four norms a layer, GeGLU, sliding layers.
     Gemma3,
+    /// EmbeddingGemma 2's text model: wider heads in layers without a window, inputs of each layer.
+    EmbeddingGemma2,
     /// BERT: absolute positions, norms of sums, GELU.
     Bert,
     /// RoBERTa and XLM-RoBERTa: BERT with positions counted from the padding id.
@@ -39,13 +45,16 @@ pub enum Architecture {
 
 impl Architecture {
     /// Each with its `model_type` and what transformers' classes begin with. Several types may be one family.
-    pub(super) const ALL: [(&str, Self, &str); 12] = [
+    pub(super) const ALL: [(&str, Self, &str); 15] = [
         ("qwen2", Self::Qwen2, "Qwen2"),
         ("qwen3", Self::Qwen3, "Qwen3"),
+        ("bidirectional_pplx_qwen3", Self::PplxQwen3, "PPLXQwen3"),
         ("llama", Self::Llama, "Llama"),
         ("llama_bidirec", Self::LlamaBidirectional, "LlamaBidirectional"),
         ("eurobert", Self::EuroBert, "EuroBert"),
         ("mistral", Self::Mistral, "Mistral"),
+        ("ministral3", Self::Ministral3, "Ministral3"),
+        ("embedding_gemma2", Self::EmbeddingGemma2, "EmbeddingGemma2"),
         ("gemma3_text", Self::Gemma3, "Gemma3Text"),
         ("bert", Self::Bert, "Bert"),
         ("roberta", Self::Roberta, "Roberta"),
@@ -62,6 +71,11 @@ impl Architecture {
                 Err(CheckpointError::UnsupportedArchitecture { path: config.path().to_owned(), model_type })
             }
         }
+    }
+
+    /// Whether its layers are those of a Qwen3.
+    pub(super) fn is_qwen3(self) -> bool {
+        matches!(self, Self::Qwen3 | Self::PplxQwen3)
     }
 
     /// Whether its layers are those of a Llama, more or less.
@@ -97,9 +111,9 @@ pub struct ModelConfig {
     pub intermediate_size: i32,
     /// Query heads.
     pub heads: i32,
-    /// Key and value heads; divides `heads`.
+    /// Key and value heads; divides `heads`. Layers of EmbeddingGemma 2 without a window have their own.
     pub kv_heads: i32,
-    /// Width of a head; not always `hidden_size / heads`.
+    /// Width of a head; not always `hidden_size / heads`. Layers of EmbeddingGemma 2 without a window have their own.
     pub head_dim: i32,
     /// Rows of the embedding table.
     pub vocab_size: i32,
@@ -126,6 +140,8 @@ pub struct ModelConfig {
     pub rope_local_theta: Option<f32>,
     /// Scores of attention are divided by the square root of this, where it isn't `head_dim`.
     pub query_pre_attn_scalar: Option<f32>,
+    /// What queries grow by with their position.
+    pub query_growth: Option<QueryGrowth>,
     /// Whether rotary embedding pairs neighbours, as in the paper, rather than halves.
     pub rope_traditional: bool,
     /// Changes to the rotary frequencies for longer inputs.
@@ -146,7 +162,7 @@ impl ModelConfig {
         let hidden_size = positive(config, "hidden_size")?;
         let heads = positive(config, "num_attention_heads")?;
         let head_dim = head_dim(config, architecture, hidden_size, heads, weights)?;
-        let kv_heads = kv_heads(config, heads, head_dim, weights)?;
+        let kv_heads = kv_heads(config, architecture, heads, head_dim, weights)?;
         if heads % kv_heads != 0 {
             return Err(config.invalid(
                 "num_attention_heads",
@@ -169,6 +185,7 @@ impl ModelConfig {
             Architecture::Llama | Architecture::LlamaBidirectional => Some(2048),
             Architecture::EuroBert => Some(8192),
             Architecture::Mistral | Architecture::Gemma3 => Some(131_072),
+            Architecture::Ministral3 => Some(262_144),
             _ => None,
         };
         let field = "max_position_embeddings";
@@ -196,11 +213,12 @@ impl ModelConfig {
             qkv_bias: architecture == Architecture::Qwen2 || attention_bias,
             o_bias: attention_bias,
             mlp_bias: has_mlp_bias(architecture) && flag(config, "mlp_bias")?,
-            head_norms: architecture == Architecture::Qwen3 || gemma,
+            head_norms: architecture.is_qwen3() || gemma,
             norm_eps,
             rope_theta: Some(rope.theta),
             rope_local_theta: rope.local_theta,
             query_pre_attn_scalar: if gemma { Some(pre_attn_scalar(config)?) } else { None },
+            query_growth: rope.query_growth,
             // mlx-lm's key, which its Qwen3 has not: there it is one of those that nobody knows.
             rope_traditional: keeps_rope_traditional(architecture) && flag(config, "rope_traditional")?,
             rope_scaling: rope.scaling,
@@ -288,6 +306,7 @@ pub(super) fn positive(config: &JsonObject, field: &str) -> Result<i32, Checkpoi
 /// weights have.
 fn kv_heads(
     config: &JsonObject,
+    architecture: Architecture,
     heads: i32,
     head_dim: i32,
     weights: &TensorFiles,
@@ -295,6 +314,9 @@ fn kv_heads(
     let field = "num_key_value_heads";
     if config.raw(field).is_some() {
         return positive(config, field);
+    }
+    if architecture == Architecture::Ministral3 && !config.has(field) {
+        return Ok(8);
     }
     let rows = weights.rows("layers.0.self_attn.k_proj.weight");
     let is_32 = heads % 32 == 0 && rows == usize::try_from(32 * i64::from(head_dim)).ok();
@@ -312,19 +334,23 @@ fn head_dim(
 ) -> Result<i32, CheckpointError> {
     const QWEN3: i32 = 128;
     const GEMMA3: i32 = 256;
+    const MINISTRAL3: i32 = 128;
     let field = "head_dim";
     if config.raw(field).is_some() {
         return positive(config, field);
     }
-    if architecture == Architecture::Gemma3 {
-        return Ok(GEMMA3);
+    match architecture {
+        Architecture::Gemma3 => return Ok(GEMMA3),
+        // null stands for the hidden size shared out.
+        Architecture::Ministral3 if !config.has(field) => return Ok(MINISTRAL3),
+        _ => {}
     }
     let rows = weights.rows("layers.0.self_attn.q_proj.weight");
     let fits = |head_dim: i32| rows == usize::try_from(i64::from(heads) * i64::from(head_dim)).ok();
     let shared = (hidden_size % heads == 0).then_some(hidden_size / heads);
     match shared {
-        Some(shared) if architecture != Architecture::Qwen3 || fits(shared) && !fits(QWEN3) => Ok(shared),
-        _ if architecture == Architecture::Qwen3 => Ok(QWEN3),
+        Some(shared) if !architecture.is_qwen3() || fits(shared) && !fits(QWEN3) => Ok(shared),
+        _ if architecture.is_qwen3() => Ok(QWEN3),
         _ => Err(config.invalid(
             "hidden_size",
             format!("is {hidden_size}, which is not a multiple of {heads} heads, and there is no head_dim"),

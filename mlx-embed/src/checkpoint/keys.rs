@@ -25,7 +25,9 @@ fn read_by(architecture: Architecture) -> &'static str {
         Architecture::Qwen2 => {
             "attention_bias max_window_layers rope_traditional sliding_window use_sliding_window"
         }
-        Architecture::Qwen3 => "attention_bias max_window_layers sliding_window use_sliding_window",
+        Architecture::Qwen3 | Architecture::PplxQwen3 => {
+            "attention_bias max_window_layers sliding_window use_sliding_window"
+        }
         Architecture::Llama => {
             "attention_bias max_window_layers mlp_bias pretraining_tp rope_traditional sliding_window use_sliding_window"
         }
@@ -33,6 +35,12 @@ fn read_by(architecture: Architecture) -> &'static str {
         Architecture::LlamaBidirectional => "attention_bias mlp_bias pooling pretraining_tp temperature",
         Architecture::EuroBert => "attention_bias mlp_bias pretraining_tp",
         Architecture::Mistral => "rope_traditional sliding_window",
+        Architecture::Ministral3 => "sliding_window",
+        Architecture::EmbeddingGemma2 => {
+            "attention_bias boa_token_id boi_token_id embedding_dim eoa_token_index eoi_token_id global_head_dim \
+             hidden_size_per_layer_input num_global_key_value_heads per_layer_config sliding_window \
+             sliding_window_pattern text_config"
+        }
         // Its logits are capped where nobody asks for them.
         Architecture::Gemma3 => {
             "_sliding_window_pattern attention_bias attn_logit_softcapping final_logit_softcapping \
@@ -95,6 +103,16 @@ const OBJECTS: [&str; 4] = ["text_config", "llm_config", "language_config", "dec
 /// Adds a doubt for every key that could change numbers, and returns the other unknown ones.
 pub(super) fn hold(config: &JsonObject, doubts: &mut Vec<Doubt>) -> Result<Vec<String>, CheckpointError> {
     let architecture = Architecture::read(config)?;
+    let mut harmless = hold_object(config, architecture, doubts);
+    if architecture == Architecture::EmbeddingGemma2
+        && let Some(text) = config.object("text_config")?
+    {
+        harmless.extend(hold_object(&text, architecture, doubts));
+    }
+    Ok(harmless)
+}
+
+fn hold_object(config: &JsonObject, architecture: Architecture, doubts: &mut Vec<Doubt>) -> Vec<String> {
     let mut harmless = Vec::new();
     for (key, value) in config.entries() {
         if [READ, read_by(architecture), HARMLESS].iter().any(|list| holds(list, key)) {
@@ -102,12 +120,12 @@ pub(super) fn hold(config: &JsonObject, doubts: &mut Vec<Doubt>) -> Result<Vec<S
         }
         if may_change_numbers(key, value) {
             let reason = "is not known to this crate, and by its name may change what a model computes";
-            doubts.push(Doubt::field(config.path().to_owned(), key, reason));
+            doubts.push(Doubt::field(config.path().to_owned(), config.name(key), reason));
         } else {
-            harmless.push(key.clone());
+            harmless.push(config.name(key));
         }
     }
-    Ok(harmless)
+    harmless
 }
 
 /// Whether a list of names, with spaces between, has this one.

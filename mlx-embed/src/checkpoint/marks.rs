@@ -110,9 +110,13 @@ fn class_names(architecture: Architecture) -> Vec<String> {
 
 /// Code beside a checkpoint that computes what this crate does for the family.
 fn is_known_code(architecture: Architecture, code: &str) -> bool {
-    let file = code.rsplit("--").next().unwrap_or(code).split('.').next().unwrap_or_default();
+    let class = code.rsplit("--").next().unwrap_or(code);
+    let file = class.split('.').next().unwrap_or_default();
     let known: &[&str] = match architecture {
         Architecture::LlamaBidirectional => &["llama_bidirectional_model"],
+        Architecture::PplxQwen3 => {
+            return ["configuration.PPLXQwen3Config", "modeling.PPLXQwen3Model"].contains(&class);
+        }
         Architecture::EuroBert => &["configuration_eurobert", "modeling_eurobert"],
         Architecture::NomicBert => &["configuration_hf_nomic_bert", "modeling_hf_nomic_bert"],
         _ => &[],

@@ -37,7 +37,7 @@ pub use error::CheckpointError;
 pub(crate) use json::JsonObject;
 pub use modules::{DenseActivation, ModuleSpec};
 pub use quantization::Quantization;
-pub use rope::RopeScaling;
+pub use rope::{QueryGrowth, RopeScaling};
 pub(crate) use scoring::{Pairs, Scoring};
 pub use sentence_transformers::SentenceTransformers;
 pub(crate) use tensor::{Groups, Matrix, Tensor};
@@ -142,7 +142,7 @@ impl Checkpoint {
         let fields = config;
         let (config, spec) = families::read(&fields, &weights, &mut doubts, purpose)?;
         let (sentence_transformers, scoring) = match &spec.head {
-            None => (SentenceTransformers::read(&place, &spec.behind)?, None),
+            None => (SentenceTransformers::read(&place, config.architecture, &spec)?, None),
             Some(head) => {
                 let (files, own) = SentenceTransformers::read_reranker(&place)?;
                 let scoring = Scoring::read(&place, &fields, head, &own, &files)?;
@@ -200,11 +200,6 @@ impl Checkpoint {
             None => Cow::Borrowed(&self.sentence_transformers.behind),
             Some(_) => self.spec.behind.iter().map(ModuleSpec::of_weights).collect(),
         }
-    }
-
-    /// Numbers of a vector: what the last module gives.
-    pub(crate) fn embedding_size(&self) -> usize {
-        self.modules().iter().rev().find_map(ModuleSpec::outputs).unwrap_or(self.spec.hidden)
     }
 
     /// What the sentence-transformers files say.
@@ -334,5 +329,9 @@ fn stored(weights: &TensorFiles, spec: &spec::ModelSpec, path: &str) -> Option<S
 
 /// A tensor's or matrix's name without what some checkpoints put before all of them: the model's place in a larger one.
 fn without_prefix(name: &str) -> &str {
-    ["model.", "bert.", "roberta."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
+    let prefixes = ["model.", "language_model.", "bert.", "roberta."];
+    match prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
+        Some(rest) => without_prefix(rest),
+        None => name,
+    }
 }

@@ -12,6 +12,7 @@ use super::json::JsonObject;
 use super::spec::StepSpec;
 use super::{Checkpoint, CheckpointError};
 use crate::file::Files;
+use crate::pooling::{Pooling, PoolingMode};
 
 /// Bytes of a module's weights: 16,384 by 16,384 in f32.
 const MODULE_BYTES: u64 = 1 << 30;
@@ -45,6 +46,8 @@ pub enum ModuleSpec {
     },
     /// Scaling to length 1.
     Normalize,
+    /// `127 tanh(x)`, rounded to a whole number: pplx-embed's vectors, to be compared by their cosine.
+    TanhInt8,
 }
 
 /// The function of a Dense module, or of a reranker's logit.
@@ -105,14 +108,6 @@ impl DenseActivation {
 }
 
 impl ModuleSpec {
-    /// Width of the vector behind it, where it changes that.
-    pub(super) fn outputs(&self) -> Option<usize> {
-        match self {
-            Self::Dense { outputs, .. } => Some(*outputs),
-            Self::LayerNorm { .. } | Self::Normalize => None,
-        }
-    }
-
     /// A Dense module by its folder's config; without one by `own`, the matrix in the model's own weights.
     pub(super) fn dense(
         files: &Files,
@@ -181,6 +176,7 @@ impl std::fmt::Display for ModuleSpec {
             }
             Self::LayerNorm { at, size } => write!(f, "LayerNorm {size} ({at})"),
             Self::Normalize => f.write_str("Normalize"),
+            Self::TanhInt8 => f.write_str("127 tanh(x), rounded"),
         }
     }
 }
@@ -194,9 +190,48 @@ fn missing(files: &Files, folder: &Path) -> CheckpointError {
 }
 
 impl Checkpoint {
+    /// Numbers of a vector: what the last module gives of what `pooling` gives.
+    ///
+    /// # Errors
+    /// When a module is made for vectors of another width than those that come to it.
+    pub(crate) fn embedding_size(&self, pooling: Pooling) -> Result<usize, CheckpointError> {
+        if self.spec().projection.is_some() && pooling.modes().any(|mode| mode == PoolingMode::Max) {
+            let file = self.sentence_transformers().pooling_file.as_deref().unwrap_or("config.json");
+            return Err(CheckpointError::InvalidField {
+                path: self.place().path(file),
+                field: "pooling_mode".into(),
+                reason: format!(
+                    "is {pooling}, but this model projects each token's state, of which the largest are not those of \
+                     what is projected; choose another pooling than max"
+                ),
+            });
+        }
+        let mut width = pooling.width(self.spec().hidden);
+        for module in self.modules().iter() {
+            let (at, field, inputs, outputs) = match module {
+                ModuleSpec::Dense { at, inputs, outputs, .. } => (at, "in_features", *inputs, *outputs),
+                ModuleSpec::LayerNorm { at, size } => (at, "dimension", *size, *size),
+                ModuleSpec::Normalize | ModuleSpec::TanhInt8 => continue,
+            };
+            if inputs != width {
+                let own = self.own_step(module).is_some();
+                let file = if own { "config.json".into() } else { Path::new(at).join("config.json") };
+                return Err(CheckpointError::InvalidField {
+                    path: self.place().path(file),
+                    field: field.into(),
+                    reason: format!(
+                        "is {inputs}, but vectors of {width} numbers come to it; pooling is {pooling}"
+                    ),
+                });
+            }
+            width = outputs;
+        }
+        Ok(width)
+    }
+
     /// The step that a module is, where its weights are among the model's own.
-    pub(crate) fn own_step(&self, module: &ModuleSpec) -> Option<&StepSpec> {
-        self.spec().behind.iter().find(|own| ModuleSpec::of_weights(own) == *module)
+    pub(crate) fn own_step(&self, module: &ModuleSpec) -> Option<StepSpec> {
+        self.spec().steps().find(|own| ModuleSpec::of_weights(own) == *module)
     }
 
     /// The weights in a module's folder.

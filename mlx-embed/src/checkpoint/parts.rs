@@ -35,11 +35,12 @@ pub(super) fn is_known_to_be_left_out(name: &str, architecture: Architecture) ->
     ];
     // What RoPE is computed from, where a version of transformers saved it.
     const LAST: [&str; 3] = [".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached"];
-    // Heads of encoders for pre-training, and a vector for the whole text that sentence-transformers doesn't ask for.
+    // Heads of encoders for pre-training, what leads other inputs in, and a vector for the whole text that sentence-transformers doesn't ask for.
     let heads: &[&str] = match architecture {
         Architecture::Bert | Architecture::NomicBert => &["pooler", "cls"],
         Architecture::Roberta => &["pooler", "lm_head"],
         Architecture::ModernBert => &["head", "decoder"],
+        Architecture::EmbeddingGemma2 => &["embed_vision", "embed_audio"],
         _ => &[],
     };
     let first = name.split('.').next().unwrap_or(name);

@@ -81,4 +81,24 @@ pub(crate) struct RopeSpec {
     pub(crate) scaling: RopeScaling,
     /// Longest input that the model was made for, in tokens.
     pub(crate) longest: usize,
+    /// What queries grow by with their position.
+    pub(crate) query_growth: Option<QueryGrowth>,
+}
+
+/// Queries at position `p` are multiplied with `1 + beta * ln(1 + floor(p / original))`, so that scores of long texts
+/// stay sharp: Llama 4's attention temperature.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct QueryGrowth {
+    /// How fast they grow.
+    pub beta: f32,
+    /// Tokens of a text before they do.
+    pub original: f32,
+}
+
+impl QueryGrowth {
+    /// The factor at a position.
+    pub(crate) fn at(self, position: usize) -> f32 {
+        1.0 + self.beta * (1.0 + (position as f32 / self.original).floor()).ln()
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::doubt::Doubt;
 use super::json::JsonObject;
-use super::rope::RopeScaling;
+use super::rope::{QueryGrowth, RopeScaling};
 use super::{Architecture, CheckpointError};
 
 /// The base of the frequencies, and how they are stretched.
@@ -18,12 +18,16 @@ pub(super) fn read(
     doubts: &mut Vec<Doubt>,
 ) -> Result<Rope, CheckpointError> {
     if architecture == Architecture::Gemma3 {
-        return gemma3(config, head_dim, max_position_embeddings);
+        return by_layer_types(config, head_dim, max_position_embeddings);
     }
+    let ministral = architecture == Architecture::Ministral3;
     let mut objects = Vec::new();
     for field in ["rope_scaling", "rope_parameters"] {
         // An empty object is none.
         objects.extend(config.object(field)?.filter(|object| object.entries().next().is_some()));
+    }
+    if ministral && objects.is_empty() && !config.has("rope_theta") {
+        return Ok(ministral3());
     }
     let mut thetas: Vec<f32> = config.optional("rope_theta")?.into_iter().collect();
     let mut scalings = Vec::new();
@@ -32,8 +36,10 @@ pub(super) fn read(
         thetas.extend(object.optional::<f32>("rope_theta")?);
         let around = Around { config, head_dim, max_position_embeddings };
         scalings.push(rope_scaling(object, &around)?);
-        let unknown =
-            object.entries().filter(|(key, value)| !value.is_null() && !KNOWN.contains(&key.as_str()));
+        let of_ministral = |key: &str| ministral && OF_MINISTRAL.contains(&key);
+        let unknown = object
+            .entries()
+            .filter(|(key, value)| !value.is_null() && !KNOWN.contains(&key.as_str()) && !of_ministral(key));
         doubts.extend(unknown.map(|(key, _)| {
             let reason = "is not known to this crate, and may change how positions are computed";
             Doubt::field(config.path().to_owned(), object.name(key), reason)
@@ -53,7 +59,7 @@ pub(super) fn read(
     let theta = match (thetas.first(), architecture) {
         (Some(theta), _) => *theta,
         (None, Architecture::EuroBert) if !config.has("rope_theta") => 250_000.0,
-        (None, architecture) if architecture != Architecture::Qwen3 && !config.has("rope_theta") => 10_000.0,
+        (None, architecture) if !architecture.is_qwen3() && !config.has("rope_theta") => 10_000.0,
         (None, _) => config.required("rope_theta")?,
     };
     if !(theta > 1.0 && theta.is_finite()) {
@@ -74,7 +80,52 @@ pub(super) fn read(
             }
         }
     }
-    Ok(Rope { theta, local_theta: None, scaling })
+    let query_growth = match objects.first() {
+        Some(object) if ministral => Some(query_growth(object)?),
+        None if ministral => {
+            return Err(config
+                .invalid("rope_theta", "is no place for it in a Ministral 3, which has rope_parameters"));
+        }
+        _ => None,
+    };
+    Ok(Rope { theta, local_theta: None, scaling, query_growth })
+}
+
+/// Of every Ministral 3.
+fn query_growth(object: &JsonObject) -> Result<QueryGrowth, CheckpointError> {
+    let number = |field: &str| -> Result<f32, CheckpointError> {
+        let value: f32 = object.required(field)?;
+        if value >= 0.0 && value.is_finite() {
+            Ok(value)
+        } else {
+            Err(object.invalid(field, format!("is {value}; it must not be below 0")))
+        }
+    };
+    let growth = QueryGrowth { beta: number("llama_4_scaling_beta")?, original: number(ORIGINAL)? };
+    if growth.original < 1.0 {
+        return Err(object.invalid(ORIGINAL, "must be at least 1"));
+    }
+    Ok(growth)
+}
+
+/// transformers' own where a Ministral 3 has no parameters.
+fn ministral3() -> Rope {
+    let original = 16_384.0;
+    Rope {
+        theta: 1e6,
+        local_theta: None,
+        scaling: RopeScaling::Yarn {
+            factor: 16.0,
+            original_max_position_embeddings: original,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: None,
+            mscale: 1.0,
+            mscale_all_dim: 1.0,
+        },
+        query_growth: Some(QueryGrowth { beta: 0.1, original }),
+    }
 }
 
 /// The rotary embedding of a decoder.
@@ -84,10 +135,11 @@ pub(super) struct Rope {
     /// Of layers with a window, where it is another; these are never stretched.
     pub(super) local_theta: Option<f32>,
     pub(super) scaling: RopeScaling,
+    pub(super) query_growth: Option<QueryGrowth>,
 }
 
-/// Two bases: `rope_theta` and `rope_local_base_freq`, or with transformers 5 one set of parameters for each type of layers.
-fn gemma3(
+/// Two bases, of layers that see all and of those that slide: `rope_theta` and `rope_local_base_freq`, or with transformers 5 one set of parameters for each type of layers.
+pub(super) fn by_layer_types(
     config: &JsonObject,
     head_dim: i32,
     max_position_embeddings: usize,
@@ -115,12 +167,13 @@ fn gemma3(
             theta: number(&full, "rope_theta", 1e6)?,
             local_theta: Some(number(&sliding, "rope_theta", 1e4)?),
             scaling: rope_scaling(&full, &around)?,
+            query_growth: None,
         });
     }
     if config.object("rope_parameters")?.is_some_and(|object| object.entries().next().is_some()) {
         return Err(config.invalid(
             "rope_parameters",
-            "has no full_attention and sliding_attention, which Gemma 3 needs both",
+            "has no full_attention and sliding_attention, which this family needs both",
         ));
     }
     Ok(Rope {
@@ -130,6 +183,7 @@ fn gemma3(
             Some(object) => rope_scaling(&object, &around)?,
             None => RopeScaling::None,
         },
+        query_growth: None,
     })
 }
 
@@ -157,6 +211,9 @@ const KNOWN: [&str; 17] = [
     "truncate",
     "type",
 ];
+
+/// And in a Ministral 3; the latter counts for nothing.
+const OF_MINISTRAL: [&str; 2] = ["llama_4_scaling_beta", "max_position_embeddings"];
 
 /// What stands around an object of parameters.
 struct Around<'a> {

@@ -39,7 +39,7 @@ impl Scoring {
         sentence_transformers: &SentenceTransformers,
     ) -> Result<Self, CheckpointError> {
         let is_answered = matches!(head.logits, Logits::Answers(_));
-        let decoder = head.pooling == crate::pooling::Pooling::LastToken;
+        let decoder = head.pooling.takes_last_token();
         let (activation, activation_by) = activation(config, cross_encoder)?;
         let pairs = if decoder {
             decoder_pairs(files, is_answered, cross_encoder, sentence_transformers)?

@@ -24,10 +24,31 @@ pub(super) fn causal(config: &JsonObject, architecture: Architecture) -> Result<
             ),
         )),
         _ if is_gte_qwen2(config, architecture)? => Ok(false),
-        // Their code has no causal mask.
-        _ if matches!(architecture, Architecture::LlamaBidirectional | Architecture::EuroBert) => Ok(false),
+        _ if has_no_causal_mask(architecture) => {
+            for (field, says) in [
+                ("is_causal", is_causal == Some(true)),
+                ("use_bidirectional_attention", bidirectional == Some(false)),
+            ] {
+                if says {
+                    return Err(config
+                        .invalid(field, "contradicts the family, whose code has no causal mask; remove it"));
+                }
+            }
+            Ok(false)
+        }
         _ => Ok(is_causal != Some(false) && bidirectional != Some(true)),
     }
+}
+
+/// Families whose code has none, whatever the config says.
+fn has_no_causal_mask(architecture: Architecture) -> bool {
+    matches!(
+        architecture,
+        Architecture::PplxQwen3
+            | Architecture::LlamaBidirectional
+            | Architecture::EuroBert
+            | Architecture::EmbeddingGemma2
+    )
 }
 
 /// Each layer's window.
@@ -43,11 +64,8 @@ pub(super) fn layer_windows(
     let types = layer_types(config, layers)?;
     match architecture {
         Architecture::Gemma3 => return gemma3_windows(config, layers, types),
-        // All layers or none, as in transformers; mlx-lm leaves it out.
-        Architecture::Mistral => {
-            let given = config.has("sliding_window");
-            let window = if given { window(config)? } else { Some(SLIDING_WINDOW as usize) };
-            return Ok(vec![window; layers]);
+        Architecture::Mistral | Architecture::Ministral3 => {
+            return mistral_windows(config, architecture, layers, types);
         }
         _ => {}
     }
@@ -62,6 +80,10 @@ pub(super) fn layer_windows(
         };
     }
     let in_use = config.optional::<bool>("use_sliding_window")? == Some(true);
+    if in_use && architecture == Architecture::PplxQwen3 {
+        let reason = "is true, but the family's code has no windows; set it to false";
+        return Err(config.invalid("use_sliding_window", reason));
+    }
     let window = if in_use { window(config)? } else { None };
     let slides = match types {
         Some(types) => types,
@@ -77,6 +99,22 @@ pub(super) fn layer_windows(
         ));
     }
     Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
+}
+
+/// All layers or none, as in transformers, which reads no `layer_types` there; mlx-lm reads nothing else.
+fn mistral_windows(
+    config: &JsonObject,
+    architecture: Architecture,
+    layers: usize,
+    types: Option<Vec<bool>>,
+) -> Result<Vec<Option<usize>>, CheckpointError> {
+    let by_default = (architecture == Architecture::Mistral).then_some(SLIDING_WINDOW as usize);
+    let window = if config.has("sliding_window") { window(config)? } else { by_default };
+    if types.is_some_and(|types| types.contains(&window.is_none())) {
+        let reason = "and sliding_window contradict each other: all layers slide, or none, with null";
+        return Err(config.invalid("layer_types", reason));
+    }
+    Ok(vec![window; layers])
 }
 
 /// Gemma 3: of every so many layers the last one sees all.

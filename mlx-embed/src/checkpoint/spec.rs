@@ -3,7 +3,8 @@
 //! The readers in `families` make it of `config.json`; the decoder runs it. Names of tensors stand in these readers and
 //! nowhere else. Paths are without a leading `model.`; `path.weight` is the tensor.
 //!
-//! Shapes in comments use one set of letters: D hidden, H heads, K key and value heads, E head_dim, I intermediate.
+//! Shapes in comments use one set of letters: D hidden, H heads, K key and value heads, E head_dim, I intermediate, P a
+//! layer's input.
 
 use super::modules::DenseActivation;
 use super::rope::RopeSpec;
@@ -17,9 +18,13 @@ pub(crate) struct ModelSpec {
     pub(crate) embedding: EmbeddingSpec,
     /// The rotary embeddings that layers name by their index.
     pub(crate) ropes: Vec<RopeSpec>,
+    /// What of the first hidden state is handed to each layer.
+    pub(crate) layer_inputs: Option<LayerInputsSpec>,
     pub(crate) layers: Vec<LayerSpec>,
     /// Behind the last layer.
     pub(crate) norm: Option<NormSpec>,
+    /// Of each token's state behind that. It has no bias, so it may follow a pooling that is a weighted sum.
+    pub(crate) projection: Option<ProjectionSpec>,
     /// What the pooled vector goes through, as far as its weights are among the model's own.
     pub(crate) behind: Vec<StepSpec>,
     /// Of a reranker, how pairs become logits.
@@ -102,11 +107,39 @@ impl PositionsSpec {
     }
 }
 
-/// One layer: attention, then the feed-forward part, each added to the residual stream.
+/// One layer: attention, the feed-forward part and what takes in the layer's input, each added to the residual stream.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LayerSpec {
     pub(crate) attention: AttentionSpec,
     pub(crate) mlp: MlpSpec,
+    /// A third part, added as well.
+    pub(crate) input: Option<LayerInputSpec>,
+    /// The tensor of one number that the residual stream is multiplied with at last.
+    pub(crate) scalar: Option<String>,
+}
+
+impl LayerSpec {
+    fn projections(&self) -> impl Iterator<Item = &ProjectionSpec> {
+        let Self { attention, mlp, input, .. } = self;
+        let halves = [&attention.qkv, &attention.output, &mlp.up, &mlp.down];
+        halves.into_iter().chain(input.iter().flat_map(|input| [&input.gate, &input.output]))
+    }
+}
+
+/// The first hidden state, projected for every layer at once, and each layer's part normed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LayerInputsSpec {
+    pub(crate) projection: ProjectionSpec, // D -> layers * P
+    pub(crate) norm: NormSpec,             // of P
+}
+
+/// The part of a layer that takes in its input: `x + norm(act(x W1) * input W2)`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LayerInputSpec {
+    pub(crate) gate: ProjectionSpec, // D -> P
+    pub(crate) activation: Activation,
+    pub(crate) output: ProjectionSpec, // P -> D
+    pub(crate) norms: HalfNorms,
 }
 
 /// The norms around half a layer: `sum(x + output(f(input(x))))`. What is `None` is left out.
@@ -134,6 +167,8 @@ pub(crate) struct AttentionSpec {
     /// Norms of each head of queries and of keys, `[E]`.
     pub(crate) q_norm: Option<NormSpec>,
     pub(crate) k_norm: Option<NormSpec>,
+    /// Epsilon of the RMSNorm of each head of values, which has no weight.
+    pub(crate) v_norm: Option<f32>,
     /// Index into [`ModelSpec::ropes`]; without one nothing rotates.
     pub(crate) rope: Option<usize>,
     /// Factor on scores, without what the rotary embedding adds.
@@ -154,6 +189,17 @@ pub(crate) struct HeadsSpec {
 }
 
 impl ModelSpec {
+    /// The projection of each token's state, as a step of the pooled vector.
+    pub(crate) fn token_step(&self) -> Option<StepSpec> {
+        let activation = DenseActivation::Identity;
+        self.projection.clone().map(|projection| StepSpec::Dense { projection, activation })
+    }
+
+    /// What the pooled vector goes through, as far as its weights are among the model's own.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = StepSpec> {
+        self.token_step().into_iter().chain(self.behind.iter().cloned())
+    }
+
     /// Every matrix, by its path, and how many values a row of it has.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = (&str, usize)> {
         let EmbeddingSpec { tokens, positions, token_types, .. } = &self.embedding;
@@ -170,28 +216,30 @@ impl ModelSpec {
     /// The name of every other tensor: weights of norms, and biases.
     pub(crate) fn vectors(&self) -> impl Iterator<Item = String> {
         let norms = self.norms().flat_map(|norm| [Some(norm.weight.clone()), norm.bias.clone()]).flatten();
-        norms.chain(self.parts().filter(|(part, _)| part.bias).map(|(part, _)| format!("{}.bias", part.path)))
+        let biases =
+            self.parts().filter(|(part, _)| part.bias).map(|(part, _)| format!("{}.bias", part.path));
+        norms.chain(biases).chain(self.layers.iter().filter_map(|layer| layer.scalar.clone()))
     }
 
     fn parts(&self) -> impl Iterator<Item = (&PartSpec, usize)> {
-        let projections = self
-            .layers
-            .iter()
-            .flat_map(|LayerSpec { attention, mlp }| [&attention.qkv, &attention.output, &mlp.up, &mlp.down]);
-        let dense = self.behind.iter().filter_map(|step| match step {
+        let inputs = self.layer_inputs.iter().map(|inputs| &inputs.projection);
+        let behind = self.behind.iter().filter_map(|step| match step {
             StepSpec::Dense { projection, .. } => Some(projection),
             StepSpec::Norm(_) => None,
         });
-        projections
-            .chain(dense)
+        inputs
+            .chain(self.layers.iter().flat_map(LayerSpec::projections))
+            .chain(&self.projection)
+            .chain(behind)
             .flat_map(|projection| projection.parts.iter().map(|part| (part, projection.inputs)))
     }
 
     fn norms(&self) -> impl Iterator<Item = &NormSpec> {
-        let mut all = vec![self.embedding.norm.as_ref(), self.norm.as_ref()];
-        for LayerSpec { attention, mlp } in &self.layers {
-            let halves = [&attention.norms, &mlp.norms];
-            for norms in halves {
+        let inputs = self.layer_inputs.as_ref().map(|inputs| &inputs.norm);
+        let mut all = vec![self.embedding.norm.as_ref(), inputs, self.norm.as_ref()];
+        for LayerSpec { attention, mlp, input, .. } in &self.layers {
+            let parts = [Some(&attention.norms), Some(&mlp.norms), input.as_ref().map(|input| &input.norms)];
+            for norms in parts.into_iter().flatten() {
                 all.extend([&norms.input, &norms.output, &norms.sum].map(Option::as_ref));
             }
             all.extend([&attention.q_norm, &attention.k_norm].map(Option::as_ref));

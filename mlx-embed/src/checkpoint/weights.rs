@@ -40,6 +40,11 @@ impl<'a> Weights<'a> {
         norm.bias.as_ref().map(|name| self.vector(name, norm.size)).transpose()
     }
 
+    /// A tensor of one number.
+    pub(crate) fn number(&self, name: &str) -> Result<f32, CheckpointError> {
+        Ok(self.vector(name, 1)?.to_f32()[0])
+    }
+
     /// The matrix of a part of a projection, `[outputs, inputs]`.
     pub(crate) fn matrix(&self, part: &PartSpec, inputs: usize) -> Result<Matrix, CheckpointError> {
         let matrix = self.whole(&part.path, [part.of, inputs])?;

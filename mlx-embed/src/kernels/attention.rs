@@ -21,6 +21,8 @@ pub(crate) struct AttentionOptions<'a> {
     pub(crate) q_norm: Option<(&'a [f32], f32)>,
     /// The same for keys.
     pub(crate) k_norm: Option<(&'a [f32], f32)>,
+    /// Epsilon of the RMSNorm of each head of values, which has no weights.
+    pub(crate) v_norm: Option<f32>,
     pub(crate) rotation: Option<Rotation<'a>>,
     /// Factor on scores.
     pub(crate) scale: f32,
@@ -149,7 +151,9 @@ impl Engine {
         };
         let before = cached.as_ref().map_or(0, |&(_, tokens)| tokens);
         if let Some(rotation) = options.rotation {
-            assert!(rotation.angles.len() >= (before + longest) * heads.head_dim);
+            for angles in [rotation.angles, rotation.query_angles] {
+                assert!(angles.len() >= (before + longest) * heads.head_dim);
+            }
         }
         for (weight, _) in [options.q_norm, options.k_norm].into_iter().flatten() {
             assert_eq!(weight.len(), heads.head_dim);
@@ -172,6 +176,7 @@ impl Engine {
             heads,
             q_norm: options.q_norm,
             k_norm: options.k_norm,
+            v_norm: options.v_norm,
             rotation: options.rotation,
             scale: options.scale,
             span: options.span,
@@ -218,6 +223,7 @@ impl Engine {
             heads,
             q_norm: None,
             k_norm: None,
+            v_norm: None,
             rotation: None,
             scale,
             span,

@@ -59,6 +59,8 @@ impl Span {
 pub(crate) struct Rotation<'a> {
     /// Cosines, then sines: `[positions, 2, head_dim / 2]`.
     pub(crate) angles: &'a [f32],
+    /// The same for queries, as long.
+    pub(crate) query_angles: &'a [f32],
     /// Whether neighbours rotate together rather than halves.
     pub(crate) traditional: bool,
 }
@@ -93,6 +95,8 @@ pub(super) struct Attention<'a> {
     /// Norms of queries and keys, and their epsilon.
     pub(super) q_norm: Option<(&'a [f32], f32)>,
     pub(super) k_norm: Option<(&'a [f32], f32)>,
+    /// Epsilon of the norm of values.
+    pub(super) v_norm: Option<f32>,
     pub(super) rotation: Option<Rotation<'a>>,
     pub(super) scale: f32,
     pub(super) span: Span,

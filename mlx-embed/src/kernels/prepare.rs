@@ -24,10 +24,10 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
     let width = at.heads.width();
     let token = |position: usize| text.first + position - cached;
     let row = |position: usize, from: usize| &at.qkv[token(position) * width + from..][..head_dim];
-    let turn = |position: usize| {
-        at.rotation.map(|Rotation { angles, traditional }| Rotation {
-            angles: &angles[position * head_dim..(position + 1) * head_dim],
-            traditional,
+    let turn = |position: usize, of_queries: bool| {
+        at.rotation.map(|Rotation { angles, query_angles, traditional }| {
+            let angles = if of_queries { query_angles } else { angles };
+            (&angles[position * head_dim..(position + 1) * head_dim], traditional)
         })
     };
     if range.start == cached {
@@ -38,12 +38,18 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
         for h in 0..heads {
             let to = std::slice::from_raw_parts_mut(at.q.add((token * heads + h) * head_dim), head_dim);
             let x = row(position, h * head_dim);
-            norm_and_rotate::<S>(x, at.q_norm, at.scale, turn(position), to);
+            norm_and_rotate::<S>(x, at.q_norm, at.scale, turn(position, true), to);
         }
         for h in 0..kv_heads {
             let to = at.value(h, token);
             let x = row(position, (heads + kv_heads + h) * head_dim);
             copy::<S>(x.as_ptr(), to, head_dim);
+            if let Some(eps) = at.v_norm {
+                let factor = inverse_rms::<S>(x, eps);
+                for e in 0..head_dim {
+                    *to.add(e) *= factor;
+                }
+            }
             for e in head_dim..at.heads.value_width() {
                 *to.add(e) = 0.0;
             }
@@ -54,7 +60,7 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
     for h in 0..kv_heads {
         for (i, position) in range.clone().enumerate() {
             let x = row(position, (heads + h) * head_dim);
-            norm_and_rotate::<S>(x, at.k_norm, 1.0, turn(position), &mut keys[i][..head_dim]);
+            norm_and_rotate::<S>(x, at.k_norm, 1.0, turn(position, false), &mut keys[i][..head_dim]);
         }
         let to = at.key_block(h, text.block + range.start / KEYS - cached / KEYS).add(range.start % KEYS);
         for e in 0..head_dim {
@@ -80,13 +86,13 @@ unsafe fn share_block<S: Simd>(at: &Attention<'_>, text: Text) {
     }
 }
 
-/// `scale * rotate(norm(x))`
+/// `scale * rotate(norm(x))`, by the angles of the position, neighbours together or halves.
 #[inline(always)]
 unsafe fn norm_and_rotate<S: Simd>(
     x: &[f32],
     norm: Option<(&[f32], f32)>,
     scale: f32,
-    rotation: Option<Rotation<'_>>,
+    rotation: Option<(&[f32], bool)>,
     out: &mut [f32],
 ) {
     let factor = match norm {
@@ -95,7 +101,7 @@ unsafe fn norm_and_rotate<S: Simd>(
     };
     let half = out.len() / 2;
     let weight = |e: usize| norm.map_or(1.0, |(weight, _)| weight[e]);
-    let Some(Rotation { angles, traditional }) = rotation else {
+    let Some((angles, traditional)) = rotation else {
         for e in 0..out.len() {
             out[e] = x[e] * factor * weight(e);
         }

@@ -374,10 +374,10 @@ pub fn dequantize(w: QuantizedRef<'_>, dtype: Dtype, stream: &Stream) -> Result<
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang and Sennrich, 2019).
-pub fn rms_norm(x: &Array, weight: &Array, eps: f32, stream: &Stream) -> Result<Array> {
-    node("rms_norm", [x, weight], stream, |out, stream| {
-        // SAFETY: live handles; mlx-c stores a new array in `out`.
-        unsafe { sys::mlx_fast_rms_norm(out, x.raw(), weight.raw(), eps, stream) }
+pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32, stream: &Stream) -> Result<Array> {
+    node("rms_norm", [Some(x), weight].into_iter().flatten(), stream, |out, stream| {
+        // SAFETY: live handles (the weight may be empty); mlx-c stores a new array in `out`.
+        unsafe { sys::mlx_fast_rms_norm(out, x.raw(), optional(weight), eps, stream) }
     })
 }
 

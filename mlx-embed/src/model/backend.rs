@@ -8,12 +8,12 @@ use crate::checkpoint::{CheckpointError, Weights};
 use crate::mlx::{Dtype, MlxError, Stream};
 
 use super::cache::LayerKvCache;
-use super::decoder::{AttentionLayer, Decoder, MlpLayer};
+use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlpLayer};
 
 /// A device's form of weights and states, and how they are made. What it computes with them is [`Operations`].
 ///
 /// Shapes use one set of letters: T tokens of a batch, padding included, D hidden, H heads, K key and value heads,
-/// E head_dim, I intermediate.
+/// E head_dim, I intermediate, P a layer's input.
 pub(crate) trait Backend: Sized + Operations<Self> {
     /// What one batch needs besides its states: where its texts are, masks, angles.
     type Pass;
@@ -99,6 +99,14 @@ pub(crate) trait Operations<B: Backend> {
         pass: &B::Pass,
     ) -> Result<B::Hidden, MlxError>;
 
+    /// What each layer takes in, `norm(x W^T)`, the norm of each layer's part: `[T, layers * P]`.
+    fn layer_inputs(
+        &self,
+        x: &B::Hidden,
+        inputs: &LayerInputs<B>,
+        pass: &B::Pass,
+    ) -> Result<B::Wide, MlxError>;
+
     /// `norm(x) W^T + b`, for queries, keys and values: `[T, (H + 2K) * E]`.
     fn qkv(&self, x: &B::Hidden, layer: &AttentionLayer<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
 
@@ -117,6 +125,18 @@ pub(crate) trait Operations<B: Backend> {
 
     /// `act(norm(x) W^T + b)`, or, gated, `act(gate) * up`: `[T, I]`.
     fn up(&self, x: &B::Hidden, layer: &MlpLayer<B>, pass: &B::Pass) -> Result<B::Wide, MlxError>;
+
+    /// `act(x W^T)` times what the layer takes in: `[T, P]`.
+    fn gate(
+        &self,
+        x: &B::Hidden,
+        inputs: &B::Wide,
+        layer: &InputLayer<B>,
+        pass: &B::Pass,
+    ) -> Result<B::Wide, MlxError>;
+
+    /// `factor * x`
+    fn scale(&self, x: B::Hidden, factor: f32) -> Result<B::Hidden, MlxError>;
 
     /// `x + y W^T + b`, with the norms of the product and of the sum where a layer has them.
     fn add(
@@ -154,6 +174,9 @@ pub(crate) struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Qkv,
+    /// The same where scores aren't divided by the root of the head's width, and an error of queries and keys counts for
+    /// as many times as much.
+    SharpQkv,
     Output,
     Up,
     /// Gate and up, of which pairs of outputs are multiplied.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::checkpoint::spec::{
-    Activation, AttentionSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Sees,
+    Activation, AttentionSpec, HalfNorms, HeadsSpec, LayerInputsSpec, LayerSpec, MlpSpec, ModelSpec,
+    NormSpec, Sees,
 };
 use crate::checkpoint::{Checkpoint, CheckpointError, Weights};
 use crate::error::Error;
@@ -30,15 +31,34 @@ pub(crate) enum Rows<'a> {
 pub(crate) struct Decoder<B: Backend> {
     backend: B,
     embedding: B::Embedding,
+    layer_inputs: Option<LayerInputs<B>>,
     layers: Vec<Layer<B>>,
     norm: Option<B::Norm>,
     /// Weights may lie in these.
     files: Vec<Arc<MappedFile>>,
 }
 
+/// What makes the inputs of layers; see [`LayerInputsSpec`].
+pub(crate) struct LayerInputs<B: Backend> {
+    pub(super) projection: B::Projection,
+    pub(super) norm: B::Norm,
+}
+
 pub(crate) struct Layer<B: Backend> {
     attention: AttentionLayer<B>,
     mlp: MlpLayer<B>,
+    input: Option<InputLayer<B>>,
+    scalar: Option<f32>,
+}
+
+/// The third part of a layer; see [`LayerInputSpec`](crate::checkpoint::spec::LayerInputSpec).
+pub(crate) struct InputLayer<B: Backend> {
+    /// Which of the inputs is this layer's.
+    pub(super) index: usize,
+    pub(super) gate: B::Projection,
+    pub(super) activation: Activation,
+    norms: HalfNorms<B::Norm>,
+    output: B::Projection,
 }
 
 /// The first half of a layer; see [`AttentionSpec`].
@@ -47,6 +67,8 @@ pub(crate) struct AttentionLayer<B: Backend> {
     pub(super) qkv: B::Projection,
     pub(super) heads: HeadsSpec,
     pub(super) head_norms: B::HeadNorms,
+    /// Epsilon of the norm of values.
+    pub(super) v_norm: Option<f32>,
     pub(super) rope: Option<usize>,
     pub(super) scale: f32,
     pub(super) sees: Sees,
@@ -72,6 +94,14 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<Self, Error> {
         let weights = &Weights::new(checkpoint);
         let embedding = backend.load_embedding(weights, &spec.embedding)?;
+        let layer_inputs = match &spec.layer_inputs {
+            Some(LayerInputsSpec { projection, norm }) => {
+                let place = Place { layer: 0, layers: spec.layers.len(), role: Role::Up };
+                let projection = backend.load_projection(weights, projection, place)?;
+                Some(LayerInputs { projection, norm: backend.load_norm(weights, norm)? })
+            }
+            None => None,
+        };
         let mut layers = Vec::new();
         for (index, layer) in spec.layers.iter().enumerate() {
             let place = |role| Place { layer: index, layers: spec.layers.len(), role };
@@ -79,7 +109,8 @@ impl<B: Backend> Decoder<B> {
             loaded();
         }
         let norm = spec.norm.as_ref().map(|norm| backend.load_norm(weights, norm)).transpose()?;
-        let decoder = Self { backend, embedding, layers, norm, files: weights.files().to_vec() };
+        let files = weights.files().to_vec();
+        let decoder = Self { backend, embedding, layer_inputs, layers, norm, files };
         decoder.backend.loaded(&decoder)?;
         Ok(decoder)
     }
@@ -136,18 +167,32 @@ impl<B: Backend> Decoder<B> {
         let pass = &self.backend.begin(batch, cache.cached(), keeps)?;
         let mut x = b.embed(&self.embedding, self.norm_before(layers.start), pass)?;
         show(&x)?;
+        let inputs = self.layer_inputs.as_ref();
+        let mut inputs = inputs.map(|inputs| b.layer_inputs(&x, inputs, pass)).transpose()?;
         for index in layers {
-            let Layer { attention, mlp } = &self.layers[index];
+            let Layer { attention, mlp, input, scalar } = &self.layers[index];
             let qkv = b.qkv(&x, attention, pass)?;
             let heads = b.heads(qkv, attention, cache.layer(index), pass)?;
             let mut mixed = b.attend(heads, attention, pass)?;
             if let (Rows::Selected(rows), true) = (rows, index + 1 == self.layers.len()) {
+                if let Some(of_all) = &inputs {
+                    inputs = Some(b.rows(&x, of_all, rows, pass)?.1);
+                }
                 (x, mixed) = b.rows(&x, &mixed, rows, pass)?;
             }
             x = b.add(x, &mixed, &attention.output, &attention.norms, mlp.norms.input.as_ref(), pass)?;
             drop(mixed);
             let inner = b.up(&x, mlp, pass)?;
-            x = b.add(x, &inner, &mlp.down, &mlp.norms, self.norm_before(index + 1), pass)?;
+            let next = self.norm_before(index + 1);
+            x = b.add(x, &inner, &mlp.down, &mlp.norms, next.filter(|_| input.is_none()), pass)?;
+            drop(inner);
+            if let (Some(input), Some(inputs)) = (input, &inputs) {
+                let gated = b.gate(&x, inputs, input, pass)?;
+                x = b.add(x, &gated, &input.output, &input.norms, next, pass)?;
+            }
+            if let Some(scalar) = scalar {
+                x = b.scale(x, *scalar)?;
+            }
             show(&x)?;
         }
         let states = b.finish(&x, self.norm.as_ref())?;
@@ -174,6 +219,20 @@ impl<B: Backend> AttentionLayer<B> {
 }
 
 #[cfg(feature = "bench")]
+impl<B: Backend> InputLayer<B> {
+    pub(crate) fn gate(&self) -> &B::Projection {
+        &self.gate
+    }
+}
+
+#[cfg(feature = "bench")]
+impl<B: Backend> LayerInputs<B> {
+    pub(crate) fn projection(&self) -> &B::Projection {
+        &self.projection
+    }
+}
+
+#[cfg(feature = "bench")]
 impl<B: Backend> MlpLayer<B> {
     pub(crate) fn up(&self) -> &B::Projection {
         &self.up
@@ -184,7 +243,7 @@ impl<B: Backend> Layer<B> {
     fn load(
         b: &B,
         weights: &Weights<'_>,
-        LayerSpec { attention, mlp }: &LayerSpec,
+        LayerSpec { attention, mlp, input, scalar }: &LayerSpec,
         place: impl Fn(Role) -> Place,
     ) -> Result<Self, CheckpointError> {
         let norms = |of: &HalfNorms| -> Result<HalfNorms<B::Norm>, CheckpointError> {
@@ -193,16 +252,20 @@ impl<B: Backend> Layer<B> {
             Ok(HalfNorms { input: load(&of.input)?, output: load(&of.output)?, sum: load(&of.sum)? })
         };
         let projection = |spec, role| b.load_projection(weights, spec, place(role));
-        let AttentionSpec { heads, rope, scale, sees, .. } = *attention;
+        let AttentionSpec { heads, v_norm, rope, scale, sees, .. } = *attention;
         let MlpSpec { activation, gated, .. } = *mlp;
         Ok(Self {
             attention: AttentionLayer {
                 norms: norms(&attention.norms)?,
-                qkv: projection(&attention.qkv, Role::Qkv)?,
+                qkv: projection(
+                    &attention.qkv,
+                    if is_sharp(attention) { Role::SharpQkv } else { Role::Qkv },
+                )?,
                 head_norms: b
                     .load_head_norms(weights, [attention.q_norm.as_ref(), attention.k_norm.as_ref()])?,
                 output: projection(&attention.output, Role::Output)?,
                 heads,
+                v_norm,
                 rope,
                 scale,
                 sees,
@@ -214,8 +277,24 @@ impl<B: Backend> Layer<B> {
                 activation,
                 gated,
             },
+            input: match input {
+                Some(input) => Some(InputLayer {
+                    index: place(Role::Up).layer,
+                    gate: projection(&input.gate, Role::Up)?,
+                    activation: input.activation,
+                    norms: norms(&input.norms)?,
+                    output: projection(&input.output, Role::Down)?,
+                }),
+                None => None,
+            },
+            scalar: scalar.as_ref().map(|name| weights.number(name)).transpose()?,
         })
     }
+}
+
+/// Whether scores are much larger than those of the paper, which divides them by the root of the head's width.
+fn is_sharp(attention: &AttentionSpec) -> bool {
+    attention.scale * (attention.heads.head_dim as f32).sqrt() > 2.0
 }
 
 impl<B: Backend> fmt::Debug for Decoder<B> {

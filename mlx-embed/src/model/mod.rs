@@ -30,6 +30,6 @@ pub(crate) use cpu::{Cpu, LEAST_CACHED, dequantized};
 pub use cuda::MatmulPolicy;
 pub(crate) use cuda::{Cuda, Form, form};
 #[cfg(feature = "bench")]
-pub(crate) use decoder::{AttentionLayer, MlpLayer};
+pub(crate) use decoder::{AttentionLayer, InputLayer, LayerInputs, MlpLayer};
 pub(crate) use decoder::{Decoder, Rows};
 pub(crate) use mlx::Mlx;

@@ -3,10 +3,11 @@
 //! The formulas are those of mlx-lm's `rope_utils`, which is the reference for MLX checkpoints.
 
 use std::f64::consts::TAU;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::RopeScaling;
-use crate::checkpoint::rope::RopeSpec;
+use crate::checkpoint::rope::{QueryGrowth, RopeSpec};
 
 /// The angles of one rotary embedding.
 #[derive(Debug)]
@@ -18,7 +19,9 @@ pub(super) struct Rope {
     position_scale: f32,
     /// Factor on the rotated vectors.
     magnitude: f32,
+    query_growth: Option<QueryGrowth>,
     angles: AngleCache,
+    query_angles: AngleCache,
 }
 
 #[derive(Debug)]
@@ -88,7 +91,9 @@ impl Rope {
             frequencies,
             position_scale,
             magnitude: magnitude as f32,
+            query_growth: spec.query_growth,
             angles: AngleCache::default(),
+            query_angles: AngleCache::default(),
         }
     }
 
@@ -132,6 +137,23 @@ impl Rope {
         // Every layer asks, and what it asks for is nearly always there.
         let base = self.base(tokens);
         self.angles.get(base, tokens * self.dims, || self.make_angles(base, tokens.next_power_of_two()))
+    }
+
+    /// The same for queries, which may grow with their position.
+    pub(super) fn query_angles(&self, tokens: usize) -> Arc<[f32]> {
+        let Some(growth) = self.query_growth else { return self.angles(tokens) };
+        self.query_angles.get(self.base(tokens), tokens * self.dims, || {
+            let mut angles = self.angles(tokens).to_vec();
+            for (position, angles) in angles.chunks_exact_mut(self.dims).enumerate() {
+                angles.iter_mut().for_each(|x| *x *= growth.at(position));
+            }
+            angles
+        })
+    }
+
+    /// What queries are multiplied with at these positions, beside the rotation; `None` where it is 1.
+    pub(super) fn query_growth(&self, positions: Range<usize>) -> Option<Vec<f32>> {
+        self.query_growth.map(|growth| positions.map(|position| growth.at(position)).collect())
     }
 
     fn make_angles(&self, base: f64, positions: usize) -> Vec<f32> {

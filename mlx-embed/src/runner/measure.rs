@@ -72,7 +72,7 @@ impl<B: Measurable> Measured for Runner<B> {
             return Ok(records);
         }
         let behind = Instant::now();
-        self.pooling.pool(hidden, &batch, &Before::default());
+        self.pooling.pool(hidden, &batch, Before::default());
         let pooled = behind.elapsed();
         let (arithmetic, layer) = (Arithmetic::F32, None);
         let record = |parts, host, device| Record { parts, arithmetic, layer, host, device };

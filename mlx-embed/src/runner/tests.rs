@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::batch::Reading;
-use crate::pooling;
+use crate::pooling::{self, PoolingMode};
 
 /// Checkpoints of every architecture, form of weights and kind of attention that makes a difference here.
 const CASES: [&str; 10] = [
@@ -20,7 +20,21 @@ const CASES: [&str; 10] = [
     "default-model",
 ];
 
-const POOLINGS: [Pooling; 2] = [Pooling::LastToken, Pooling::Mean];
+const POOLINGS: [&[PoolingMode]; 3] = [
+    &[PoolingMode::LastToken],
+    &[PoolingMode::Mean],
+    &[
+        PoolingMode::Max,
+        PoolingMode::LastToken,
+        PoolingMode::WeightedMean,
+        PoolingMode::Cls,
+        PoolingMode::MeanSqrtLen,
+    ],
+];
+
+fn poolings() -> impl Iterator<Item = Pooling> {
+    POOLINGS.into_iter().map(|modes| Pooling::joined(modes).unwrap())
+}
 
 /// Prefixes and how many of their tokens texts share: those of the kernels' blocks and one more or less, and so few that
 /// they aren't reused. The last two prefixes would be short texts by themselves.
@@ -117,7 +131,7 @@ fn on_kernels_for_the_cpu_a_prefix_changes_no_bit() {
     for (index, family) in Family::available().enumerate() {
         // The kernels' own tests compare them in every family; here two cases show that nothing hangs on the first.
         let cases = if index == 0 { &CASES[..] } else { &CASES[..2] };
-        for (case, pooling) in cases.iter().flat_map(|case| POOLINGS.map(|pooling| (case, pooling))) {
+        for (case, pooling) in cases.iter().flat_map(|case| poolings().map(move |pooling| (case, pooling))) {
             for precision in [Precision::Exact, Precision::Fast] {
                 let Some(runner) = cpu(case, family, precision, pooling) else { return };
                 compare(&runner, &PREFIXES, |found, expected, what| {
@@ -138,7 +152,7 @@ fn on_operations_of_mlx_a_prefix_changes_the_order_of_sums_alone() {
         pooling::finish(&mut vector, None, true);
         vector
     };
-    for (case, pooling) in CASES.iter().flat_map(|case| POOLINGS.map(|pooling| (case, pooling))) {
+    for (case, pooling) in CASES.iter().flat_map(|case| poolings().map(move |pooling| (case, pooling))) {
         let Some(runner) = mlx(case, pooling) else { return };
         // MLX takes its time for a model that isn't tiny.
         let shares: &[usize] = if *case == "default-model" { &[33] } else { &[1, 31, 32, 33, 70, 75] };
@@ -171,7 +185,7 @@ fn a_prefix_outlives_other_batches_and_says_what_it_holds() {
         assert!((least..3 * least).contains(&held), "{held} bytes, not {least}");
         assert!(held <= runner.prefix_bytes(40), "{held} bytes");
     }
-    let (case, pooling) = ("qwen3-affine-4bit-g64", Pooling::Mean);
+    let (case, pooling) = ("qwen3-affine-4bit-g64", PoolingMode::Mean.into());
     let family = Family::available().next().unwrap();
     let Some(runner) = cpu(case, family, Precision::Exact, pooling) else { return };
     check(&runner, |kept| kept.bytes());
@@ -182,7 +196,7 @@ fn a_prefix_outlives_other_batches_and_says_what_it_holds() {
 #[test]
 fn tokens_are_left_out_of_the_mean_on_either_side_of_a_prefixs_end() {
     let family = Family::available().next().unwrap();
-    let Some(runner) = cpu("qwen3-bf16", family, Precision::Exact, Pooling::Mean) else { return };
+    let Some(runner) = cpu("qwen3-bf16", family, Precision::Exact, PoolingMode::Mean.into()) else { return };
     let (prefix_ids, own) = (ids(40, 7), [ids(10, 1), ids(3, 2)]);
     let prefix = runner.prefix(&prefix_ids).unwrap();
     for (shared, left_out) in
@@ -233,9 +247,9 @@ fn watching_changes_no_bit() {
     }
     for case in CASES {
         for family in Family::available() {
-            let Some(runner) = cpu(case, family, Precision::Fast, Pooling::Mean) else { return };
+            let Some(runner) = cpu(case, family, Precision::Fast, PoolingMode::Mean.into()) else { return };
             check(&runner, &format!("{case} {family:?}"));
         }
-        check(&mlx(case, Pooling::Mean).unwrap(), case);
+        check(&mlx(case, PoolingMode::Mean.into()).unwrap(), case);
     }
 }

@@ -170,7 +170,8 @@ impl Golden {
 
     /// The reference's vector of text `index` by `pooling`, f32, as the checkpoint's last module gives it; `None` if it
     /// isn't there.
-    pub fn embedding(&self, index: usize, pooling: Pooling) -> Option<&[f32]> {
+    pub fn embedding(&self, index: usize, pooling: impl Into<Pooling>) -> Option<&[f32]> {
+        let pooling = pooling.into();
         let place = self.facts.poolings.iter().position(|&each| each == pooling)?;
         self.embeddings.get(index)?.chunks_exact(self.facts.model.width()).nth(place)
     }

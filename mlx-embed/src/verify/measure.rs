@@ -19,6 +19,11 @@ pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
+/// Length of a vector.
+pub(super) fn length(x: &[f32]) -> f64 {
+    dot(x, x).sqrt()
+}
+
 /// Largest difference of a component.
 pub(super) fn max_abs(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).fold(0.0, larger)
@@ -31,7 +36,7 @@ pub(super) fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     }
     let squares = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
     // Zeros of either sign differ in their bits alone.
-    larger(squares.sum::<f64>().sqrt() / dot(expected, expected).sqrt(), f64::MIN_POSITIVE)
+    larger(squares.sum::<f64>().sqrt() / length(expected), f64::MIN_POSITIVE)
 }
 
 /// Products of each row of `x` `[.., D]` with each direction `[K, D]`: `[.., K]`.

@@ -99,7 +99,7 @@ pub struct Against {
     pub other_tokens: Vec<OtherTokens>,
     /// One for each hidden state, in order.
     pub layers: Vec<LayerComparison>,
-    /// The pooled, normalised vectors; `None` if the file has none for this pooling.
+    /// The vectors; `None` if the file has none for this pooling.
     pub vectors: Option<VectorComparison>,
     /// Of a reranker, the pairs' scores; `None` for an embedder.
     pub scores: Option<ScoreComparison>,
@@ -142,7 +142,8 @@ pub struct VectorComparison {
     pub cosine: f64,
     /// The mean of the cosines.
     pub mean_cosine: f64,
-    /// Largest difference of a component.
+    /// Largest difference of a component, over the length of the reference's vector; where vectors are rounded to whole
+    /// numbers, beyond one.
     pub max_abs: f64,
     /// The text with the lowest cosine.
     pub text: usize,

@@ -35,7 +35,8 @@ pub struct Tolerance {
     pub strays: f64,
     /// Lowest cosine of a vector.
     pub cosine: f64,
-    /// Largest difference of a normalised vector's component, or of a score.
+    /// Largest difference of a score, or of a vector's component as a share of the vector's length: an error of the states
+    /// is one of a direction, and vectors that nothing normalises have any length.
     pub max_abs: f64,
     /// Largest error of a token's hidden state or of a vector between a text alone and in company. 0 asks for the same
     /// bits, which this crate's kernels give; MLX's sum in another order where a batch has another shape.

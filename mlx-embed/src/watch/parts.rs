@@ -31,6 +31,10 @@ pub enum Part {
     SwiGlu,
     /// The down projection, added to the residual stream.
     Down,
+    /// What all layers take in of the first hidden state, projected and normed.
+    LayerInputs,
+    /// What a layer takes in, gated, projected and added to the residual stream.
+    LayerInput,
     /// The RMSNorm behind the last layer.
     FinalNorm,
     /// Hidden states to one vector a text.
@@ -56,6 +60,8 @@ impl Part {
             Self::GateUp => "gate/up",
             Self::SwiGlu => "SwiGLU",
             Self::Down => "down",
+            Self::LayerInputs => "layers' inputs",
+            Self::LayerInput => "layer's input",
             Self::FinalNorm => "final RMSNorm",
             Self::Pooling => "pooling",
             Self::Layer => "layer",

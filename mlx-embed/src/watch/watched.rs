@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::checkpoint::spec::{HalfNorms, LayerSpec, ModelSpec};
 use crate::mlx::{Building, MlxError};
-use crate::model::{AttentionLayer, Backend, LayerKvCache, MlpLayer, Operations};
+use crate::model::{AttentionLayer, Backend, InputLayer, LayerInputs, LayerKvCache, MlpLayer, Operations};
 
 use super::measurable::Measurable;
 use super::parts::{Arithmetic, Level, Part, Record};
@@ -31,6 +31,7 @@ pub(crate) struct Watched<'a, B: Backend> {
 enum Half {
     Attention,
     Mlp,
+    Input,
 }
 
 impl<'a, B: Measurable> Watched<'a, B> {
@@ -136,6 +137,36 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
         self.end(&[Part::Gather], || b.embed(embedding, next, pass), |x| b.wait_hidden(x))
     }
 
+    fn layer_inputs(
+        &self,
+        x: &B::Hidden,
+        inputs: &LayerInputs<B>,
+        pass: &B::Pass,
+    ) -> Result<B::Wide, MlxError> {
+        let b = self.backend;
+        let (made, times) = self.timed(|| b.layer_inputs(x, inputs, pass), |made| b.wait_wide(made))?;
+        if self.level == Level::Operations {
+            self.record(&[Part::LayerInputs], b.arithmetic(Some(inputs.projection())), None, times);
+        }
+        Ok(made)
+    }
+
+    fn gate(
+        &self,
+        x: &B::Hidden,
+        inputs: &B::Wide,
+        layer: &InputLayer<B>,
+        pass: &B::Pass,
+    ) -> Result<B::Wide, MlxError> {
+        let b = self.backend;
+        let (arithmetic, build) = (b.arithmetic(Some(layer.gate())), || b.gate(x, inputs, layer, pass));
+        self.operation(&[Part::LayerInput], arithmetic, build, |gated| b.wait_wide(gated))
+    }
+
+    fn scale(&self, x: B::Hidden, factor: f32) -> Result<B::Hidden, MlxError> {
+        self.backend.scale(x, factor)
+    }
+
     fn qkv(&self, x: &B::Hidden, layer: &AttentionLayer<B>, pass: &B::Pass) -> Result<B::Wide, MlxError> {
         if self.level == Level::Layers {
             self.began.set(Some(Building::start()));
@@ -206,12 +237,14 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
         let parts = match half {
             Half::Attention => &[Part::Output],
             Half::Mlp => &[Part::Down],
+            Half::Input => &[Part::LayerInput],
         };
         let build = || b.add(x, y, weight, norms, next, pass);
         let sum = self.operation(parts, b.arithmetic(Some(weight)), build, |x| b.wait_hidden(x))?;
         match half {
             Half::Attention => self.half.set(Half::Mlp),
-            Half::Mlp => {
+            Half::Mlp if self.layer_spec().input.is_some() => self.half.set(Half::Input),
+            Half::Mlp | Half::Input => {
                 if let Some(building) = self.began.take() {
                     let times = times::<B>(&building, || b.wait_hidden(&sum))?;
                     self.record(&[Part::Layer], b.arithmetic(None), Some(self.layer.get()), times);

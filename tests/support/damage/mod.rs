@@ -14,7 +14,7 @@ use std::{fs, panic};
 
 use arbitrary::{Result, Unstructured};
 use mlx_embed::{
-    Checkpoint, Device, EmbedOptions, Embedder, Error, InputError, LoadOptions, Pooling, Precision,
+    Checkpoint, Device, EmbedOptions, Embedder, Error, InputError, LoadOptions, PoolingMode, Precision,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -266,7 +266,7 @@ fn options(bytes: &mut Unstructured<'_>) -> Result<LoadOptions> {
     Ok(LoadOptions {
         precision: pick(bytes, &[Precision::Exact, Precision::Fast])?,
         kernels: pick(bytes, &[None, None, Some("mlx".into()), Some("portable".into())])?,
-        pooling: pick(bytes, &[None, None, Some(Pooling::Mean), Some(Pooling::Cls)])?,
+        pooling: pick(bytes, &[None, None, Some(PoolingMode::Mean.into()), Some(PoolingMode::Cls.into())])?,
         max_tokens: pick(bytes, &[None, None, Some(1), Some(3)])?,
         ..Default::default()
     })

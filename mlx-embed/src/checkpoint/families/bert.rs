@@ -70,6 +70,7 @@ pub(super) fn read(
         rope_theta: None,
         rope_local_theta: None,
         query_pre_attn_scalar: None,
+        query_growth: None,
         rope_traditional: false,
         rope_scaling: RopeScaling::None,
         eos_token_id: config::eos_token_id(config),
@@ -98,8 +99,10 @@ pub(super) fn read(
             norm: Some(norm("embeddings.LayerNorm".into())),
         },
         ropes: Vec::new(),
+        layer_inputs: None,
         layers: (0..layers).map(|layer| layer_spec(layer, &own, activation, &norm)).collect(),
         norm: None,
+        projection: None,
         behind: Vec::new(),
         head: None,
     };
@@ -123,6 +126,7 @@ fn layer_spec(
             heads: heads(config),
             q_norm: None,
             k_norm: None,
+            v_norm: None,
             rope: None,
             scale: (config.head_dim as f32).powf(-0.5),
             sees: Sees::All,
@@ -135,5 +139,7 @@ fn layer_spec(
             gated: false,
             down: ProjectionSpec::one(of("output.dense"), hidden, intermediate, true),
         },
+        input: None,
+        scalar: None,
     }
 }

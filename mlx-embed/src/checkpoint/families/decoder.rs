@@ -9,7 +9,7 @@ use crate::checkpoint::spec::{
     NormSpec, PartSpec, ProjectionSpec, Sees, StepSpec,
 };
 
-/// `projects` says that `linear` is behind the layers.
+/// `projects` says that `linear` follows the last norm, as in voyage-4-nano.
 pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) -> ModelSpec {
     let [hidden, intermediate, vocabulary] =
         [config.hidden_size, config.intermediate_size, config.vocab_size].map(|size| size as usize);
@@ -56,6 +56,7 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
                 heads,
                 q_norm: head_norm("q_norm"),
                 k_norm: head_norm("k_norm"),
+                v_norm: None,
                 rope: Some(usize::from(window.is_some() && config.rope_local_theta.is_some())),
                 scale: config.query_pre_attn_scalar.unwrap_or(head_dim as f32).powf(-0.5),
                 sees,
@@ -74,6 +75,8 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
                 gated: true,
                 down: ProjectionSpec::one(of("mlp.down_proj"), hidden, intermediate, config.mlp_bias),
             },
+            input: None,
+            scalar: None,
         }
     };
     ModelSpec {
@@ -95,36 +98,31 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
                 traditional: config.rope_traditional,
                 scaling: scaling.clone(),
                 longest: config.max_position_embeddings,
+                query_growth: config.query_growth,
             })
             .collect(),
+        layer_inputs: None,
         layers: (0..config.layers).map(layer).collect(),
         norm: Some(norm("norm".into(), hidden)),
-        behind: behind(config.architecture, weights, hidden, projects),
+        projection: projects
+            .then(|| weights.rows("linear.weight"))
+            .flatten()
+            .map(|outputs| ProjectionSpec::one("linear".into(), outputs, hidden, false)),
+        behind: behind(config.architecture, weights, hidden),
         head: None,
     }
 }
 
-/// Projections behind pooling: `dense.0`, `dense.1` of MLX's EmbeddingGemma, `linear` of voyage-4-nano. The latter projects
-/// each token's state, which before a mean or the choice of a token is the same.
-fn behind(architecture: Architecture, weights: &TensorFiles, hidden: usize, projects: bool) -> Vec<StepSpec> {
+/// Projections behind pooling: `dense.0`, `dense.1` of MLX's EmbeddingGemma.
+fn behind(architecture: Architecture, weights: &TensorFiles, hidden: usize) -> Vec<StepSpec> {
     let (mut all, mut width) = (Vec::new(), hidden);
-    let mut add = |path: String| match weights.rows(&format!("{path}.weight")) {
-        Some(outputs) => {
-            let projection = ProjectionSpec::one(path, outputs, width, false);
-            all.push(StepSpec::Dense { projection, activation: DenseActivation::Identity });
-            width = outputs;
-            true
-        }
-        None => false,
-    };
-    if projects {
-        add("linear".into());
-    }
-    if architecture == Architecture::Gemma3 {
-        let mut index = 0;
-        while add(format!("dense.{index}")) {
-            index += 1;
-        }
+    while architecture == Architecture::Gemma3
+        && let path = format!("dense.{}", all.len())
+        && let Some(outputs) = weights.rows(&format!("{path}.weight"))
+    {
+        let projection = ProjectionSpec::one(path, outputs, width, false);
+        all.push(StepSpec::Dense { projection, activation: DenseActivation::Identity });
+        width = outputs;
     }
     all
 }

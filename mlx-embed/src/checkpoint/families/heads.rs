@@ -4,7 +4,7 @@ use crate::checkpoint::config::{self, Architecture, ModelConfig};
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{HeadSpec, Logits, ModelSpec, NormKind, NormSpec, ProjectionSpec, StepSpec};
 use crate::checkpoint::{CheckpointError, DenseActivation, marks};
-use crate::pooling::Pooling;
+use crate::pooling::{Pooling, PoolingMode};
 
 /// Gives the model the head that the config's class has.
 pub(super) fn add(
@@ -27,11 +27,11 @@ pub(super) fn add(
     let (pooling, logits, steps) = match own.architecture {
         Architecture::Bert if classifies => {
             let pooler = dense("pooler.dense", hidden, true, DenseActivation::Tanh);
-            (Pooling::Cls, Logits::Label, vec![pooler, label("classifier", true)])
+            (PoolingMode::Cls.into(), Logits::Label, vec![pooler, label("classifier", true)])
         }
         Architecture::Roberta if classifies => {
             let inner = dense("classifier.dense", hidden, true, DenseActivation::Tanh);
-            (Pooling::Cls, Logits::Label, vec![inner, label("classifier.out_proj", true)])
+            (PoolingMode::Cls.into(), Logits::Label, vec![inner, label("classifier.out_proj", true)])
         }
         Architecture::ModernBert if classifies => {
             let bias = config::flag(config, "classifier_bias")?;
@@ -46,13 +46,13 @@ pub(super) fn add(
             (pooling(config)?, Logits::Label, vec![inner, norm, label("classifier", true)])
         }
         Architecture::Qwen3 if classifies && own.causal => {
-            (Pooling::LastToken, Logits::Label, vec![label("score", false)])
+            (PoolingMode::LastToken.into(), Logits::Label, vec![label("score", false)])
         }
         Architecture::Qwen3 if own.causal && is("ForCausalLM") => {
             let tied = config::flag(config, "tie_word_embeddings")?;
             let path = if tied { &spec.embedding.tokens.path } else { "lm_head" };
             let table = super::table(path, own.vocab_size as usize, own.hidden_size);
-            (Pooling::LastToken, Logits::Answers(table), Vec::new())
+            (PoolingMode::LastToken.into(), Logits::Answers(table), Vec::new())
         }
         _ => return Err(no_reranker(config, &classes)),
     };
@@ -100,8 +100,8 @@ fn one_label(config: &JsonObject) -> Result<(), CheckpointError> {
 
 fn pooling(config: &JsonObject) -> Result<Pooling, CheckpointError> {
     match config.optional::<String>("classifier_pooling")?.as_deref() {
-        None | Some("cls") => Ok(Pooling::Cls),
-        Some("mean") => Ok(Pooling::Mean),
+        None | Some("cls") => Ok(PoolingMode::Cls.into()),
+        Some("mean") => Ok(PoolingMode::Mean.into()),
         Some(other) => {
             Err(config.invalid("classifier_pooling", format!("is `{other}`; supported are cls and mean")))
         }

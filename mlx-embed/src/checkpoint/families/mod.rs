@@ -4,6 +4,7 @@
 
 mod bert;
 mod decoder;
+mod embedding_gemma2;
 mod heads;
 mod modernbert;
 mod nomic;
@@ -36,6 +37,7 @@ fn without_head(
     let architecture = Architecture::read(config)?;
     match architecture {
         Architecture::Bert | Architecture::Roberta => bert::read(config, weights, architecture),
+        Architecture::EmbeddingGemma2 => embedding_gemma2::read(config),
         Architecture::ModernBert => modernbert::read(config),
         Architecture::NomicBert => nomic::read(config),
         _ => {

@@ -43,6 +43,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         rope_theta: Some(global_theta),
         rope_local_theta: Some(local_theta),
         query_pre_attn_scalar: None,
+        query_growth: None,
         rope_traditional: false,
         rope_scaling: RopeScaling::None,
         eos_token_id: config::eos_token_id(config),
@@ -69,6 +70,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
                 heads: heads(&own),
                 q_norm: None,
                 k_norm: None,
+                v_norm: None,
                 rope: Some(usize::from(slides[index])),
                 scale: (head_dim as f32).powf(-0.5),
                 // Half of it on each side.
@@ -82,6 +84,8 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
                 gated: true,
                 down: ProjectionSpec::one(of("mlp.Wo"), hidden, intermediate, mlp_bias),
             },
+            input: None,
+            scalar: None,
         }
     };
     let rope = |base| RopeSpec {
@@ -90,6 +94,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         traditional: false,
         scaling: RopeScaling::None,
         longest: own.max_position_embeddings,
+        query_growth: None,
     };
     let spec = ModelSpec {
         hidden,
@@ -101,8 +106,10 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
             norm: Some(norm("embeddings.norm".into())),
         },
         ropes: vec![rope(global_theta), rope(local_theta)],
+        layer_inputs: None,
         layers: (0..layers).map(layer).collect(),
         norm: Some(norm("final_norm".into())),
+        projection: None,
         behind: Vec::new(),
         head: None,
     };

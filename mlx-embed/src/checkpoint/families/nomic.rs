@@ -49,6 +49,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         rope_theta: Some(theta),
         rope_local_theta: None,
         query_pre_attn_scalar: None,
+        query_growth: None,
         rope_traditional: false,
         rope_scaling: RopeScaling::None,
         eos_token_id: config::eos_token_id(config),
@@ -66,6 +67,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
                 heads: heads(&own),
                 q_norm: None,
                 k_norm: None,
+                v_norm: None,
                 rope: Some(0),
                 scale: (head_dim as f32).powf(-0.5),
                 sees: Sees::All,
@@ -84,6 +86,8 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
                 gated: true,
                 down: ProjectionSpec::one(of("mlp.fc2"), hidden, intermediate, false),
             },
+            input: None,
+            scalar: None,
         }
     };
     let types = config::positive(config, "type_vocab_size")? as usize;
@@ -102,9 +106,12 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
             traditional: false,
             scaling: RopeScaling::None,
             longest: own.max_position_embeddings,
+            query_growth: None,
         }],
+        layer_inputs: None,
         layers: (0..layers).map(layer).collect(),
         norm: None,
+        projection: None,
         behind: Vec::new(),
         head: None,
     };

@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::CheckpointError;
 use super::json::JsonObject;
 use super::modules::ModuleSpec;
-use super::spec::StepSpec;
+use super::spec::ModelSpec;
+use super::{Architecture, CheckpointError};
 use crate::file::Files;
 use crate::pooling::Pooling;
 
@@ -84,10 +84,16 @@ impl Default for SentenceTransformers {
 }
 
 impl SentenceTransformers {
-    /// `own` are steps behind pooling in the model's own weights.
-    pub(super) fn read(files: &Files, own: &[StepSpec]) -> Result<Self, CheckpointError> {
+    /// `spec` has the steps whose weights are the model's own.
+    pub(super) fn read(
+        files: &Files,
+        architecture: Architecture,
+        spec: &ModelSpec,
+    ) -> Result<Self, CheckpointError> {
         let mut all = Self::default();
-        all.read_modules(files, own)?;
+        all.read_modules(files, architecture, &spec.behind)?;
+        // Of each token, and so before all else.
+        all.behind.splice(0..0, spec.token_step().map(|step| ModuleSpec::of_weights(&step)));
         all.read_prompts(files, VECTORS)?;
         all.read_transformer(files, Calls::VECTORS)?;
         Ok(all)

@@ -5,10 +5,10 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 
 use super::{MODULES, SETTINGS, SentenceTransformers, pooling};
-use crate::checkpoint::CheckpointError;
 use crate::checkpoint::json::{self, JsonObject};
 use crate::checkpoint::modules::ModuleSpec;
 use crate::checkpoint::spec::StepSpec;
+use crate::checkpoint::{Architecture, CheckpointError};
 use crate::file::Files;
 
 #[derive(Deserialize)]
@@ -34,12 +34,18 @@ enum Kind {
     Dense,
     LayerNorm,
     Normalize,
+    /// pplx-embed's rounding to int8.
+    TanhInt8,
 }
 
 impl Kind {
     /// Full Python paths of sentence-transformers' own classes moved between its versions; the class is what counts. A
-    /// class of another package, or in a file of the checkpoint, is another one whatever its name.
-    fn of(class: &str) -> Option<Self> {
+    /// class of another package, or in a file of the checkpoint, is another one whatever its name, but for that of a family
+    /// whose checkpoints all have it.
+    fn of(class: &str, architecture: Architecture) -> Option<Self> {
+        if class == "st_quantize.FlexibleQuantizer" && architecture == Architecture::PplxQwen3 {
+            return Some(Self::TanhInt8);
+        }
         let own = class.strip_prefix("sentence_transformers.")?;
         if own.starts_with("sparse_encoder.") || own.starts_with("multi_vector_encoder.") {
             return None;
@@ -57,7 +63,12 @@ impl Kind {
 
 impl SentenceTransformers {
     /// `own` are steps in the model's own weights, where some conversions put what Dense modules hold.
-    pub(super) fn read_modules(&mut self, files: &Files, own: &[StepSpec]) -> Result<(), CheckpointError> {
+    pub(super) fn read_modules(
+        &mut self,
+        files: &Files,
+        architecture: Architecture,
+        own: &[StepSpec],
+    ) -> Result<(), CheckpointError> {
         let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else {
             self.behind = own.iter().map(ModuleSpec::of_weights).collect();
             // Some conversions keep the pooling's folder and lose modules.json.
@@ -70,7 +81,7 @@ impl SentenceTransformers {
         self.normalize = Some(false);
         let mut before = None;
         for module in &modules {
-            let Some(kind) = Kind::of(&module.class) else {
+            let Some(kind) = Kind::of(&module.class, architecture) else {
                 return refuse("type", why_not(&module.class));
             };
             let follows = match (before, kind) {
@@ -112,6 +123,7 @@ impl SentenceTransformers {
                 }
                 Kind::Dense => self.behind.push(ModuleSpec::dense(files, folder, own.next())?),
                 Kind::LayerNorm => self.behind.push(ModuleSpec::layer_norm(files, folder)?),
+                Kind::TanhInt8 => self.behind.push(ModuleSpec::TanhInt8),
                 Kind::Normalize => {
                     check_normalize(files, folder)?;
                     self.behind.push(ModuleSpec::Normalize);

@@ -12,7 +12,9 @@ struct Case {
     qkv: Vec<f32>,
     q_norm: Option<Vec<f32>>,
     k_norm: Option<Vec<f32>>,
+    v_norm: bool,
     angles: Vec<f32>,
+    query_angles: Vec<f32>,
     traditional: bool,
     scale: f32,
     span: Span,
@@ -43,7 +45,7 @@ impl Case {
         };
         let heads = Heads { heads: kv_heads * draw.within(1, if small { 2 } else { 3 }), kv_heads, head_dim };
         let tokens: usize = lengths.iter().sum();
-        let angles = (0..longest)
+        let angles: Vec<f32> = (0..longest)
             .flat_map(|_| {
                 let angles: Vec<f32> = (0..head_dim / 2).map(|_| 3.0 * draw.number()).collect();
                 let cos: Vec<f32> = angles.iter().map(|angle| angle.cos()).collect();
@@ -59,13 +61,19 @@ impl Case {
             Span { before, after },
         ]);
         let norm = |draw: &mut Draw| (!draw.one_in(3)).then(|| draw.numbers(head_dim));
+        let angles = if draw.one_in(6) { Vec::new() } else { angles };
+        // Those of queries are longer with their position, or the same.
+        let growth = draw.one_of(&[0.0, 0.01]);
+        let grown = |(index, x): (usize, &f32)| x * (1.0 + growth * (index / head_dim) as f32);
         Self {
             heads,
+            query_angles: angles.iter().enumerate().map(grown).collect(),
+            v_norm: draw.one_in(3),
             qkv: draw.numbers(tokens * heads.width()),
             lengths,
             q_norm: norm(draw),
             k_norm: norm(draw),
-            angles: if draw.one_in(6) { Vec::new() } else { angles },
+            angles,
             traditional: draw.one_in(3),
             span,
             // Sharp ones too, so that what came first counts for nothing after a later key.
@@ -86,8 +94,12 @@ impl Case {
             heads: self.heads,
             q_norm: norm(&self.q_norm),
             k_norm: norm(&self.k_norm),
-            rotation: (!self.angles.is_empty())
-                .then_some(Rotation { angles: &self.angles, traditional: self.traditional }),
+            v_norm: self.v_norm.then_some(EPS),
+            rotation: (!self.angles.is_empty()).then_some(Rotation {
+                angles: &self.angles,
+                query_angles: &self.query_angles,
+                traditional: self.traditional,
+            }),
             scale: self.scale,
             span: self.span,
         };
@@ -114,12 +126,14 @@ impl Case {
             q_norm: self.q_norm.clone(),
             k_norm: self.k_norm.clone(),
             angles: self.angles.clone(),
+            query_angles: self.query_angles.clone(),
             ..*self
         }
     }
 
     /// A head of queries or keys, normed and rotated.
     fn rotated(&self, token: usize, position: usize, head: usize, norm: &Option<Vec<f32>>) -> Vec<f64> {
+        let all_angles = if head < self.heads.heads { &self.query_angles } else { &self.angles };
         let Heads { head_dim, .. } = self.heads;
         let x = &self.qkv[token * self.heads.width() + head * head_dim..][..head_dim];
         let x = normed(x, norm.as_deref().map(|weight| (weight, EPS)));
@@ -129,12 +143,20 @@ impl Case {
         }
         for i in 0..head_dim / 2 {
             let (a, b) = if self.traditional { (2 * i, 2 * i + 1) } else { (i, i + head_dim / 2) };
-            let angles = &self.angles[position * head_dim..(position + 1) * head_dim];
+            let angles = &all_angles[position * head_dim..(position + 1) * head_dim];
             let (cos, sin) = (f64::from(angles[i]), f64::from(angles[head_dim / 2 + i]));
             out[a] = x[a] * cos - x[b] * sin;
             out[b] = x[a] * sin + x[b] * cos;
         }
         out
+    }
+
+    /// A head of values, normed.
+    fn value(&self, token: usize, kv_head: usize) -> Vec<f64> {
+        let Heads { heads, kv_heads, head_dim } = self.heads;
+        let at = token * self.heads.width() + (heads + kv_heads + kv_head) * head_dim;
+        let ones = vec![1.0; head_dim];
+        normed(&self.qkv[at..at + head_dim], self.v_norm.then_some((&ones, EPS)))
     }
 
     /// The result and how far a kernel may be from it.
@@ -148,6 +170,7 @@ impl Case {
                 let kv_head = head / (heads / kv_heads);
                 let keys: Vec<Vec<f64>> =
                     (0..length).map(|p| self.rotated(first + p, p, heads + kv_head, &self.k_norm)).collect();
+                let values: Vec<Vec<f64>> = (0..length).map(|p| self.value(first + p, kv_head)).collect();
                 for position in 0..length {
                     let q = self.rotated(first + position, position, head, &self.q_norm);
                     let dot = |k: &Vec<f64>| q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>();
@@ -162,10 +185,7 @@ impl Case {
                     let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
                     let total: f64 = weights.iter().sum();
                     for e in 0..head_dim {
-                        let value = |p: usize| {
-                            let at = (first + p) * self.heads.width();
-                            f64::from(self.qkv[at + (heads + kv_heads + kv_head) * head_dim + e])
-                        };
+                        let value = |p: usize| values[p][e];
                         let sum = |f: fn(f64) -> f64| {
                             weights
                                 .iter()

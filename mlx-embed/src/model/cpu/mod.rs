@@ -20,7 +20,7 @@ use crate::mlx::{Dtype, MlxError, Stream};
 
 use super::backend::{Backend, Operations, Place, Positions};
 use super::cache::LayerKvCache;
-use super::decoder::{AttentionLayer, MlpLayer};
+use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlpLayer};
 use super::rope::Rope;
 pub use precision::Precision;
 use precision::SHORT_TEXT;
@@ -58,6 +58,8 @@ pub(crate) struct Pass {
     short_texts: Vec<bool>,
     /// Of each rotary embedding.
     angles: Vec<Arc<[f32]>>,
+    /// The same for queries.
+    query_angles: Vec<Arc<[f32]>>,
 }
 
 /// The embedding tables and the norm of their sum.
@@ -127,7 +129,7 @@ impl Backend for Cpu {
         spec: &ProjectionSpec,
         place: Place,
     ) -> Result<Projection, CheckpointError> {
-        let rule = self.precision.rule(place.layer, place.layers);
+        let rule = self.precision.rule(place);
         Projection::load(&self.engine, weights, spec, place.role, rule)
     }
 
@@ -174,6 +176,7 @@ impl Backend for Cpu {
             short: lengths.iter().flat_map(|&length| std::iter::repeat_n(short(length), length)).collect(),
             short_texts: lengths.iter().map(|&length| short(length)).collect(),
             angles: self.ropes.iter().map(|rope| rope.angles(longest)).collect(),
+            query_angles: self.ropes.iter().map(|rope| rope.query_angles(longest)).collect(),
         })
     }
 
@@ -220,6 +223,13 @@ impl Operations<Self> for Cpu {
         Ok(self.normed(norm.as_ref(), x))
     }
 
+    fn layer_inputs(&self, x: &Buffer, inputs: &LayerInputs<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
+        let LayerInputs { projection, norm } = inputs;
+        let mut all = self.engine.buffer(projection.rows(x) * projection.outputs);
+        projection.run(&self.engine, x, None, pass, Output::Store(&mut all));
+        Ok(self.normed(Some(norm), all))
+    }
+
     fn qkv(&self, x: &Buffer, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
         let mut qkv = self.engine.buffer(layer.qkv.rows(x) * layer.qkv.outputs);
         layer.qkv.run(&self.engine, x, layer.norms.input.as_ref(), pass, Output::Store(&mut qkv));
@@ -234,13 +244,16 @@ impl Operations<Self> for Cpu {
         pass: &Pass,
     ) -> Result<Prepared, MlxError> {
         let [q_norm, k_norm] = &layer.head_norms;
-        let rotation = layer
-            .rope
-            .map(|rope| Rotation { angles: &pass.angles[rope], traditional: self.ropes[rope].traditional() });
+        let rotation = layer.rope.map(|rope| Rotation {
+            angles: &pass.angles[rope],
+            query_angles: &pass.query_angles[rope],
+            traditional: self.ropes[rope].traditional(),
+        });
         let options = AttentionOptions {
             heads: sizes(layer.heads),
             q_norm: q_norm.as_ref().and_then(Norm::rms),
             k_norm: k_norm.as_ref().and_then(Norm::rms),
+            v_norm: layer.v_norm,
             rotation,
             scale: layer.scale,
             span: span(layer.sees),
@@ -266,17 +279,35 @@ impl Operations<Self> for Cpu {
     }
 
     fn up(&self, x: &Buffer, layer: &MlpLayer<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
-        let activation = match layer.activation {
-            Activation::Silu => kernels::Activation::Silu,
-            Activation::GeluErf => kernels::Activation::GeluErf,
-            Activation::GeluTanh => kernels::Activation::GeluTanh,
-            Activation::Relu => kernels::Activation::Relu,
-        };
+        let activation = act(layer.activation);
         let width = if layer.gated { layer.up.outputs / 2 } else { layer.up.outputs };
         let mut inner = self.engine.buffer(layer.up.rows(x) * width);
         let output = if layer.gated { Output::Gated } else { Output::Activated }(activation, &mut inner);
         layer.up.run(&self.engine, x, layer.norms.input.as_ref(), pass, output);
         Ok(inner)
+    }
+
+    fn gate(
+        &self,
+        x: &Buffer,
+        inputs: &Buffer,
+        layer: &InputLayer<Self>,
+        pass: &Pass,
+    ) -> Result<Buffer, MlxError> {
+        let width = layer.gate.outputs;
+        let mut gated = self.engine.buffer(layer.gate.rows(x) * width);
+        layer.gate.run(&self.engine, x, None, pass, Output::Activated(act(layer.activation), &mut gated));
+        let all = inputs.len() / gated.len() * width;
+        for (gated, inputs) in gated.chunks_exact_mut(width).zip(inputs.chunks_exact(all)) {
+            let own = &inputs[layer.index * width..][..width];
+            gated.iter_mut().zip(own).for_each(|(x, y)| *x *= y);
+        }
+        Ok(gated)
+    }
+
+    fn scale(&self, mut x: Buffer, factor: f32) -> Result<Buffer, MlxError> {
+        x.iter_mut().for_each(|x| *x *= factor);
+        Ok(x)
     }
 
     fn add(
@@ -326,6 +357,15 @@ impl Cpu {
         let mut normed = self.engine.buffer(x.len());
         self.engine.norm(&x, norm.as_kernel(), &mut normed);
         normed
+    }
+}
+
+fn act(activation: Activation) -> kernels::Activation {
+    match activation {
+        Activation::Silu => kernels::Activation::Silu,
+        Activation::GeluErf => kernels::Activation::GeluErf,
+        Activation::GeluTanh => kernels::Activation::GeluTanh,
+        Activation::Relu => kernels::Activation::Relu,
     }
 }
 

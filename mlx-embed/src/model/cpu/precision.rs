@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::Limbs;
+use crate::model::backend::{Place, Role};
 
 /// How closely this crate's kernels for the CPU follow 4- and 8-bit checkpoints computed in f32.
 ///
@@ -43,6 +44,8 @@ pub(crate) const LEAST_CACHED: usize = SHORT_TEXT;
 /// little.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Rule {
+    /// All of their bits: products are f32's.
+    Whole,
     All,
     /// Those above 5 times the row's root mean square.
     Early,
@@ -51,8 +54,11 @@ pub(crate) enum Rule {
 }
 
 impl Precision {
-    pub(super) fn rule(self, layer: usize, layers: usize) -> Rule {
+    pub(super) fn rule(self, Place { layer, layers, role }: Place) -> Rule {
         match self {
+            // One step finer than the rest: at 16 bits they alone take a deep layer's scores beyond what is promised.
+            Self::Exact if role == Role::SharpQkv => Rule::Whole,
+            Self::Fast if role == Role::SharpQkv => Rule::All,
             Self::Exact => Rule::All,
             Self::Fast if 5 * layer < 2 * layers => Rule::Early,
             Self::Fast => Rule::Late,
@@ -65,7 +71,7 @@ impl super::Pass {
     pub(super) fn limbs(&self, rule: Rule, rows: usize) -> Limbs<'_> {
         let short = if rows == self.short.len() { &self.short } else { &self.short_texts };
         match rule {
-            Rule::All => Limbs::Two,
+            Rule::Whole | Rule::All => Limbs::Two,
             Rule::Early => Limbs::TwoAbove { times: 5.0, rows: short },
             Rule::Late => Limbs::TwoAbove { times: 16.0, rows: short },
         }

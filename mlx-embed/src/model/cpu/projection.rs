@@ -62,6 +62,9 @@ impl Projection {
             biases.push(weights.bias(part)?.map(|bias| bias.to_f32()));
         }
         let pack = |matrices: &[Matrix], order| {
+            if rule == Rule::Whole {
+                return Ok(None);
+            }
             let sources: Vec<_> = matrices.iter().map(source).collect();
             Packed::pack(&sources, spec.inputs, order, engine.pool())
                 .map_err(|error| weights.memory_error(&spec.parts[0].path, error))
@@ -131,7 +134,7 @@ impl Projection {
         let packed = self.parts.iter().all(|part| matches!(part.weights, OwnWeights::Packed(_)));
         match self.rule {
             _ if !packed => None,
-            Rule::All => Some(16),
+            Rule::Whole | Rule::All => Some(16),
             Rule::Early | Rule::Late => Some(8),
         }
     }

@@ -26,7 +26,7 @@ use crate::mlx::{Array, Dtype, MlxError, Stream, memory, ops};
 
 use super::backend::{Backend, Operations, Place, Positions, Role};
 use super::cache::{KvCache, LayerKvCache};
-use super::decoder::{AttentionLayer, Decoder, MlpLayer, Rows};
+use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlpLayer, Rows};
 use super::mlx::{Arrays, Table, quantized_ref};
 use super::rope::Rope;
 
@@ -133,6 +133,12 @@ pub(crate) struct KeysValues {
 #[cold]
 fn no_norm() -> MlxError {
     MlxError::new("cuda", "a sum was not told which norm follows it")
+}
+
+/// [`form`] takes no checkpoint that asks for it.
+#[cold]
+fn not_here() -> MlxError {
+    MlxError::new("cuda", "these kernels have no inputs of layers")
 }
 
 impl Cuda {
@@ -526,6 +532,29 @@ impl Operations<Self> for Cuda {
         }
         let norms = Sum { sum: of.norm.as_ref(), next, ..Sum::default() };
         self.ops.sum(&x, None, norms, stream).map(Self::hidden)
+    }
+
+    fn layer_inputs(
+        &self,
+        _x: &Hidden,
+        _inputs: &LayerInputs<Self>,
+        _pass: &Pass,
+    ) -> Result<Tensor, MlxError> {
+        Err(not_here())
+    }
+
+    fn gate(
+        &self,
+        _x: &Hidden,
+        _inputs: &Tensor,
+        _layer: &InputLayer<Self>,
+        _pass: &Pass,
+    ) -> Result<Tensor, MlxError> {
+        Err(not_here())
+    }
+
+    fn scale(&self, _x: Hidden, _factor: f32) -> Result<Hidden, MlxError> {
+        Err(not_here())
     }
 
     fn qkv(&self, x: &Hidden, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {

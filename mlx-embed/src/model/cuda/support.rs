@@ -35,7 +35,7 @@ pub(crate) fn form(
         return Ok(Err(why));
     }
     let (mut formats, mut alike) = (Vec::new(), true);
-    for LayerSpec { attention, mlp } in &spec.layers {
+    for LayerSpec { attention, mlp, .. } in &spec.layers {
         for projection in [&attention.qkv, &attention.output, &mlp.up, &mlp.down] {
             let mut of_parts = Vec::new();
             for part in &projection.parts {
@@ -63,7 +63,7 @@ pub(crate) fn form(
             format => format,
         },
     };
-    let LayerSpec { attention, mlp } = &spec.layers[0];
+    let LayerSpec { attention, mlp, .. } = &spec.layers[0];
     let fused = alike && is_fused(spec);
     let eps = attention.q_norm.as_ref().or(spec.norm.as_ref()).map_or(0.0, |norm| norm.eps);
     Ok(Ok(Form {
@@ -98,7 +98,17 @@ fn has_bias(projection: &ProjectionSpec) -> bool {
 
 /// What of the model the kernels were not written for.
 fn beyond_the_kernels(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<String> {
-    let ModelSpec { hidden, embedding: _, ropes, layers, norm, behind: _, head: _ } = spec;
+    let ModelSpec {
+        hidden,
+        embedding: _,
+        layer_inputs,
+        ropes,
+        layers,
+        norm,
+        projection: _,
+        behind: _,
+        head: _,
+    } = spec;
     let Some(first) = layers.first() else { return Some("it has no layers".into()) };
     let norms = &first.attention.norms;
     let norm = norm.as_ref().or(norms.input.as_ref()).or(norms.sum.as_ref());
@@ -115,6 +125,15 @@ fn beyond_the_kernels(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Strin
     if ropes.iter().any(|rope| rope.dims != heads.head_dim || rope.traditional != ropes[0].traditional) {
         return Some("parts of its heads rotate, or they do in several ways".into());
     }
+    if ropes.iter().any(|rope| rope.query_growth.is_some()) {
+        return Some("its queries grow with their position".into());
+    }
+    let more = |layer: &LayerSpec| {
+        layer.input.is_some() || layer.scalar.is_some() || layer.attention.v_norm.is_some()
+    };
+    if layer_inputs.is_some() || layers.iter().any(more) {
+        return Some("its layers have inputs of their own, scalars or norms of values".into());
+    }
     let head_norms = |attention: &AttentionSpec| {
         [&attention.q_norm, &attention.k_norm].map(|norm| norm.as_ref().map(|norm| (norm.kind, norm.eps)))
     };
@@ -124,7 +143,7 @@ fn beyond_the_kernels(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Strin
     if !same || !of_first.into_iter().flatten().all(rms) {
         return Some("its head norms are not RMSNorm of queries and of keys".into());
     }
-    let alike = |LayerSpec { attention, mlp }: &LayerSpec| {
+    let alike = |LayerSpec { attention, mlp, .. }: &LayerSpec| {
         attention.heads == heads
             && head_norms(attention) == of_first
             && (mlp.activation, mlp.gated) == (first.mlp.activation, first.mlp.gated)
@@ -144,7 +163,7 @@ fn is_fused(spec: &ModelSpec) -> bool {
     let before = |norms: &HalfNorms| {
         norms.output.is_none() && norms.sum.is_none() && norms.input.as_ref().is_some_and(plain)
     };
-    let layer = |LayerSpec { attention, mlp }: &LayerSpec| {
+    let layer = |LayerSpec { attention, mlp, .. }: &LayerSpec| {
         let AttentionSpec { norms, q_norm, k_norm, heads, rope, output, .. } = attention;
         let MlpSpec { norms: mlp_norms, up, gated, down, .. } = mlp;
         let sizes = [spec.hidden, down.inputs, heads.queries()];

@@ -39,11 +39,27 @@ impl Mlx {
             let per_head = ops::reshape(x, &[batch, tokens, count as i32, head_dim], &self.stream)?;
             ops::transpose(&super::normed(norm, &per_head, &self.stream)?, &[0, 2, 1, 3], &self.stream)
         };
+        let q = self.rotated(split(q, heads.heads, q_norm.as_ref())?, layer, pass.cached)?;
+        let v = split(v, heads.kv_heads, None)?;
         Ok([
-            self.rotated(split(q, heads.heads, q_norm.as_ref())?, layer, pass.cached)?,
+            self.grown(q, layer, pass)?,
             self.rotated(split(k, heads.kv_heads, k_norm.as_ref())?, layer, pass.cached)?,
-            split(v, heads.kv_heads, None)?,
+            match layer.v_norm {
+                Some(eps) => ops::rms_norm(&v, None, eps, &self.stream)?,
+                None => v,
+            },
         ])
+    }
+
+    /// Queries `[B, H, L, E]` that grow with their position, where they do.
+    fn grown(&self, q: Array, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Array, MlxError> {
+        let positions = pass.cached..pass.cached + pass.tokens;
+        let Some(growth) = layer.rope.and_then(|rope| self.ropes[rope].0.query_growth(positions)) else {
+            return Ok(q);
+        };
+        let growth = Array::from_slice(&growth, &[1, 1, growth.len() as i32, 1])?;
+        let growth = ops::astype(&growth, self.arrays.activation(), &self.stream)?;
+        ops::multiply(&q, &growth, &self.stream)
     }
 
     /// Rotated, without the magnitude: that is on the scores.

@@ -18,7 +18,7 @@ use crate::mlx::{Array, Backend as Device, Dtype, MlxError, Stream, ops};
 
 use super::backend::{Backend, Operations, Place, Positions};
 use super::cache::LayerKvCache;
-use super::decoder::{AttentionLayer, MlpLayer};
+use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlpLayer};
 use super::rope::{Frequencies, Rope};
 use attention::Masks;
 use linear::{Linear, gather};
@@ -106,7 +106,7 @@ pub(crate) struct Norm {
 impl Norm {
     fn forward(&self, x: &Array, stream: &Stream) -> Result<Array, MlxError> {
         match self.kind {
-            NormKind::Rms { .. } => ops::rms_norm(x, &self.weight, self.eps, stream),
+            NormKind::Rms { .. } => ops::rms_norm(x, Some(&self.weight), self.eps, stream),
             NormKind::Layer => ops::layer_norm(x, &self.weight, self.bias.as_ref(), self.eps, stream),
         }
     }
@@ -248,6 +248,24 @@ impl Operations<Self> for Mlx {
         normed(embedding.norm.as_ref(), &x, stream)
     }
 
+    fn layer_inputs(
+        &self,
+        x: &Array,
+        inputs: &LayerInputs<Self>,
+        _pass: &Pass,
+    ) -> Result<Vec<Array>, MlxError> {
+        let stream = &self.stream;
+        let LayerInputs { projection, norm } = inputs;
+        let part = |part: &Linear| {
+            let all = part.forward(x, stream)?; // [B, L, layers * P]
+            let [batch, tokens, width] = [0, 1, 2].map(|axis| all.shape()[axis]);
+            let size = norm.weight.size() as i32;
+            let of_layers = ops::reshape(&all, &[batch, tokens, width / size, size], stream)?;
+            ops::reshape(&norm.forward(&of_layers, stream)?, &[batch, tokens, width], stream)
+        };
+        projection.iter().map(part).collect()
+    }
+
     fn qkv(&self, x: &Array, layer: &AttentionLayer<Self>, _pass: &Pass) -> Result<Vec<Array>, MlxError> {
         let x = normed(layer.norms.input.as_ref(), x, &self.stream)?;
         layer.qkv.iter().map(|part| part.forward(&x, &self.stream)).collect()
@@ -294,6 +312,27 @@ impl Operations<Self> for Mlx {
             _ => return Err(MlxError::new("up", format!("{} parts where 2 are gate and up", parts.len()))),
         };
         Ok(vec![inner])
+    }
+
+    fn gate(
+        &self,
+        x: &Array,
+        inputs: &Vec<Array>,
+        layer: &InputLayer<Self>,
+        _pass: &Pass,
+    ) -> Result<Vec<Array>, MlxError> {
+        let ([inputs], [gate]) = (&inputs[..], &layer.gate[..]) else {
+            return Err(MlxError::new("gate", "one matrix gates one input"));
+        };
+        let gate = self.act(layer.activation, &gate.forward(x, &self.stream)?)?;
+        let (axis, width) = (gate.shape().len() - 1, gate.shape().last().copied().unwrap_or(0));
+        let start = layer.index as i32 * width;
+        let own = ops::slice_axis(inputs, axis, start, start + width, &self.stream)?;
+        Ok(vec![ops::multiply(&gate, &own, &self.stream)?])
+    }
+
+    fn scale(&self, x: Array, factor: f32) -> Result<Array, MlxError> {
+        ops::multiply(&x, &self.number(factor)?, &self.stream)
     }
 
     fn add(
