@@ -56,7 +56,7 @@ fn tolerance(dtype: &str, rounding: Rounding) -> Tolerance {
 
 /// Whether any matrix of the layers is of a kind whose products round activations.
 fn rounds(info: &Info) -> bool {
-    let rounded = |storage: &str| storage.starts_with("affine 4-bit") || storage.starts_with("affine 8-bit");
+    let rounded = |storage: &str| ["affine", "mxfp4", "nvfp4"].iter().any(|kind| storage.starts_with(kind));
     let of_layers = info.storage.iter().filter(|(kind, _)| *kind != "embed_tokens");
     info.kernels != "mlx"
         && of_layers.flat_map(|(_, storages)| storages.keys()).any(|storage| rounded(storage))

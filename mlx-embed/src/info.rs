@@ -111,7 +111,7 @@ pub struct Info {
     pub kernels: &'static str,
     /// What was compiled for them; `None` where nothing is.
     pub compiled: Option<CompiledKernels>,
-    /// How closely this crate's kernels follow 4- and 8-bit checkpoints; `None` where they don't run.
+    /// How closely this crate's kernels follow the checkpoint; `None` where they don't run.
     pub precision: Option<Precision>,
     /// Version of the MLX core.
     pub mlx_version: String,

@@ -81,7 +81,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
                 at.key_block(kv_head, text.block + block - cached / KEYS)
             };
             let mut dots = [[S::splat(0.0); 2]; M];
-            float_tile::<S, M, 1, MAX_HEAD_DIM>(queries, keys, KEYS, head_dim, &mut dots);
+            float_tile::<S, M, 1, MAX_HEAD_DIM, f32>(queries, keys, KEYS, head_dim, &mut dots);
             for m in 0..M {
                 let to = scores.add(m * BLOCK + panel * KEYS);
                 S::store(to, dots[m][0]);
@@ -135,7 +135,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
                     let from = sums.add(m * value_width + e);
                     mixed[m] = [S::load(from), S::load(from.add(LANES))];
                 }
-                float_tile::<S, M, 1, BLOCK>(
+                float_tile::<S, M, 1, BLOCK, f32>(
                     scores.add(done),
                     values.add(e),
                     value_width,

@@ -2,23 +2,25 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
 use super::attend;
 use super::emit::{self, Activation, Sink};
 use super::layout::{Attention, Text};
 use super::norm::{self, Norm};
 use super::packed::Layout;
 use super::prepare;
-use super::product::{self, BYTES, NIBBLES, PairWeights, Products, SPREAD, TileRows};
+use super::product::{self, BYTES, NIBBLES, Number, PairWeights, Products, SMALL, SPREAD, TileRows};
 use super::round::{self, Input, Laid, Rounded};
-use super::simd::{self, Simd};
+use super::simd;
 use super::tiles::Tile;
 
 /// A tile product; see [`product::tile`].
 pub(super) type TileFn = unsafe fn(PairWeights, TileRows, usize, usize, *mut f32);
 /// Products of low limbs; see [`product::low`].
 pub(super) type LowFn = unsafe fn(*const u8, *const i8, usize, u16, usize, *mut i32);
-/// A tile product of f32: `a`, `b`, `count`, `out`.
-pub(super) type FloatTileFn = unsafe fn(*const f32, *const f32, usize, *mut f32);
+/// A tile product of dense weights, whatever their type; see [`product::dense_tile`].
+pub(super) type DenseTileFn = unsafe fn(*const f32, *const u8, usize, *mut f32);
 /// See [`attend::attend`].
 pub(super) type AttendFn = unsafe fn(&Attention<'_>, Text, usize, usize, *mut f32);
 
@@ -26,10 +28,12 @@ pub(super) type AttendFn = unsafe fn(&Attention<'_>, Text, usize, usize, *mut f3
 pub(super) struct TileFns {
     pub(super) nibbles: [TileFn; 2],
     pub(super) spread: TileFn,
+    pub(super) small: [TileFn; 2],
     pub(super) bytes: [TileFn; 2],
-    /// Of low limbs, by the form of the weights: nibbles, spread, bytes.
-    pub(super) low: [LowFn; 3],
-    pub(super) float: FloatTileFn,
+    /// Of low limbs, by the form of the weights: nibbles, spread, small, bytes.
+    pub(super) low: [LowFn; 4],
+    /// Of dense weights, by their type: f32, bf16, f16.
+    pub(super) dense: [DenseTileFn; 3],
     pub(super) attend: AttendFn,
 }
 
@@ -70,13 +74,10 @@ macro_rules! family {
                 product::low::<S, N, FORM>(values, x, group_size, wide, rows, out);
             }
             $(#[target_feature(enable = $feature)])*
-            pub(super) unsafe fn float<const M: usize>(a: *const f32, b: *const f32, count: usize, out: *mut f32) {
-                let mut sums = [[S::splat(0.0); 2]; M];
-                product::float_tile::<S, M, M, 1>(a, b, 32, count, &mut sums);
-                for m in 0..M {
-                    S::store(out.add(32 * m), sums[m][0]);
-                    S::store(out.add(32 * m + 16), sums[m][1]);
-                }
+            pub(super) unsafe fn dense<const M: usize, T: Number>(
+                a: *const f32, b: *const u8, inputs: usize, out: *mut f32,
+            ) {
+                product::dense_tile::<S, M, T>(a, b.cast(), inputs, out);
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn attend<const M: usize>(
@@ -124,9 +125,13 @@ macro_rules! family {
             tiles: &[$(TileFns {
                 nibbles: [$module::tile::<$m, NIBBLES, false>, $module::tile::<$m, NIBBLES, true>],
                 spread: $module::tile::<$m, SPREAD, false>,
+                small: [$module::tile::<$m, SMALL, false>, $module::tile::<$m, SMALL, true>],
                 bytes: [$module::tile::<$m, BYTES, false>, $module::tile::<$m, BYTES, true>],
-                low: [$module::low::<$m, NIBBLES>, $module::low::<$m, SPREAD>, $module::low::<$m, BYTES>],
-                float: $module::float::<$m>,
+                low: [
+                    $module::low::<$m, NIBBLES>, $module::low::<$m, SPREAD>,
+                    $module::low::<$m, SMALL>, $module::low::<$m, BYTES>,
+                ],
+                dense: [$module::dense::<$m, f32>, $module::dense::<$m, bf16>, $module::dense::<$m, f16>],
                 attend: $module::attend::<$m>,
             }),*],
             unpack: $module::unpack,
@@ -160,14 +165,16 @@ family!(
 );
 #[cfg(target_arch = "x86_64")]
 family!(
-    avx2_vnni, AVX2_VNNI, simd::avx2::Avx2<true>, "avx2-vnni", ["avx2,fma,avxvnni"],
+    avx2_vnni, AVX2_VNNI, simd::avx2::Avx2<true>, "avx2-vnni", ["avx2,fma,f16c,avxvnni"],
     || is_x86_feature_detected!("avxvnni") && (AVX2.detect)(),
     [1 2 3]
 );
 #[cfg(target_arch = "x86_64")]
 family!(
-    avx2, AVX2, simd::avx2::Avx2<false>, "avx2", ["avx2,fma"],
-    || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+    avx2, AVX2, simd::avx2::Avx2<false>, "avx2", ["avx2,fma,f16c"],
+    || is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c"),
     [1 2 3]
 );
 #[cfg(target_arch = "aarch64")]

@@ -5,10 +5,13 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::buffer::Scratch;
+use super::dense::Dense;
 use super::emit::{Activation, Kind, Sink};
 use super::norm::Norm;
-use super::packed::{Layout, PAIR, Packed};
-use super::product::{BYTES, NIBBLES, PairWeights, Products, SPREAD, TileRows, all_rows, unpacked_bytes};
+use super::packed::{Layout, PAIR, Packed, Start};
+use super::product::{
+    BYTES, NIBBLES, PairWeights, Products, SMALL, SPREAD, TileRows, all_rows, unpacked_bytes,
+};
 use super::round::{Input, Laid, MAX_ROWS, Rounded};
 use super::simd::LANES;
 use super::source::Source;
@@ -41,15 +44,15 @@ fn prefetch(from: *const u8, bytes: usize) {
 pub(crate) enum Weights<'a> {
     /// Rounded activations times packed weights.
     Packed(&'a Packed),
-    /// f32 activations times weights dequantised as they are needed.
-    Stored { source: Source<'a>, outputs: usize },
+    /// f32 activations times dense weights.
+    Dense(&'a Dense),
 }
 
 impl Weights<'_> {
     fn outputs(&self) -> usize {
         match self {
             Self::Packed(packed) => packed.layout.outputs,
-            Self::Stored { outputs, .. } => *outputs,
+            Self::Dense(dense) => dense.outputs,
         }
     }
 }
@@ -75,8 +78,7 @@ pub(crate) enum Output<'a> {
 }
 
 thread_local! {
-    /// A pair's unpacked values and scales, products of low limbs and of tiles; or a panel pair of f32 and the row it
-    /// is made from.
+    /// A pair's unpacked values and scales, products of low limbs and of tiles.
     static SCRATCH: RefCell<[Scratch; 4]> = RefCell::default();
 }
 
@@ -132,7 +134,7 @@ impl Engine {
                 assert_eq!(out.len(), rows * outputs / 2);
                 let to = out.as_mut_ptr();
                 if let [part] = parts {
-                    assert!(matches!(part.weights, Weights::Packed(_)) && part.bias.is_none());
+                    assert!(part.bias.is_none());
                     // SAFETY: room for all rows, checked above.
                     unsafe { self.project_parts(&input, rows, parts, kind, to, outputs / 2, workspace) };
                 } else {
@@ -187,10 +189,11 @@ impl Engine {
                     // SAFETY: the caller's promise; the workspace holds the rounded rows until it is rounded into again.
                     unsafe { self.multiply_packed(packed, &rounded, sink) };
                 }
-                Weights::Stored { source, .. } => {
+                Weights::Dense(dense) => {
+                    assert_eq!(dense.inputs, input.inputs);
                     let laid = *laid.get_or_insert_with(|| self.lay(input, rows, tiles, workspace));
                     // SAFETY: the caller's promise; the workspace holds the rows.
-                    unsafe { self.multiply_stored(&source, &laid, sink) };
+                    unsafe { self.multiply_dense(dense, &laid, sink) };
                 }
             }
             first_column += columns;
@@ -228,7 +231,8 @@ impl Engine {
     }
 
     fn lay(&self, input: &Input<'_>, rows: usize, tiles: Tiles, workspace: &mut Workspace) -> Laid {
-        let laid = Laid { tiles, inputs: input.inputs, x: workspace.laid.floats(rows * input.inputs) };
+        let mut laid = Laid { tiles, inputs: input.inputs, x: std::ptr::null_mut() };
+        laid.x = workspace.laid.floats(rows * laid.stride());
         self.pool.run(tiles.count(), &|tile| {
             let laid = &laid;
             // SAFETY: as in `round`; each task has its own tile.
@@ -253,6 +257,7 @@ impl Engine {
         let form = match (layout.bits, unpack) {
             (4, true) => SPREAD,
             (4, false) => NIBBLES,
+            _ if layout.small => SMALL,
             _ => BYTES,
         };
         // A single tile reads its weights once.
@@ -322,6 +327,7 @@ impl Engine {
                             let fns = &self.family.tiles[tile.rows - 1];
                             let function = match form {
                                 SPREAD => fns.spread,
+                                SMALL => fns.small[usize::from(layout.bf16)],
                                 NIBBLES => fns.nibbles[usize::from(layout.bf16)],
                                 _ => fns.bytes[usize::from(layout.bf16)],
                             };
@@ -379,43 +385,6 @@ impl Engine {
     }
 
     /// # Safety
-    /// `laid` points at rows that [`Engine::lay`] has written, as long as those of `source`, and `sink` at room for their
-    /// products, which nobody else uses meanwhile.
-    unsafe fn multiply_stored(&self, source: &Source<'_>, laid: &Laid, sink: Sink<'_>) {
-        let inputs = laid.inputs;
-        self.pool.run(sink.columns.div_ceil(PAIR), &|pair| {
-            SCRATCH.with_borrow_mut(|[panel, row, ..]| {
-                let (panel, row) = (panel.floats(inputs * PAIR), row.floats(inputs));
-                for lane in 0..PAIR {
-                    let output = pair * PAIR + lane;
-                    // SAFETY: both have the room asked for, and nobody else uses this thread's scratch.
-                    unsafe {
-                        let row = std::slice::from_raw_parts_mut(row, inputs);
-                        if output < sink.columns {
-                            source.row(output, row)
-                        } else {
-                            row.fill(0.0)
-                        }
-                        for (k, x) in row.iter().enumerate() {
-                            *panel.add(k * PAIR + lane) = *x;
-                        }
-                    }
-                }
-                let mut out = Products([0.0; MAX_ROWS * PAIR]);
-                for index in 0..laid.tiles.count() {
-                    let tile = laid.tiles.get(index);
-                    // SAFETY: as in `multiply_packed`.
-                    unsafe {
-                        let a = laid.x.add(tile.first * inputs);
-                        (self.family.tiles[tile.rows - 1].float)(a, panel, inputs, out.0.as_mut_ptr());
-                        (self.family.emit)(&sink, tile, pair, &out);
-                    }
-                }
-            });
-        });
-    }
-
-    /// # Safety
     /// `both` points at `[rows, 2 * width]`, gate before up, and is readable for a vector past its end; `out` has room for
     /// `[rows, width]`, which nobody else uses meanwhile.
     unsafe fn gate_rows(
@@ -462,8 +431,39 @@ impl Engine {
     /// # Panics
     /// When they differ in length.
     pub(crate) fn add(&self, x: &mut [f32], y: &[f32]) {
+        const PIECE: usize = 4096;
         assert_eq!(x.len(), y.len());
-        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+        self.pieces(x, PIECE, &|index, x| x.iter_mut().zip(&y[index * PIECE..]).for_each(|(x, y)| *x += y));
+    }
+
+    /// Adds `row` to every row of `scale * x`.
+    ///
+    /// # Panics
+    /// When a size does not fit the other.
+    pub(crate) fn scale_and_add(&self, x: &mut [f32], scale: f32, row: Option<&[f32]>) {
+        const ROWS: usize = 16;
+        if scale != 1.0 {
+            self.pieces(x, 4096, &|_, x| x.iter_mut().for_each(|x| *x *= scale));
+        }
+        if let Some(row) = row {
+            assert!(x.len().is_multiple_of(row.len()));
+            self.pieces(x, ROWS * row.len(), &|_, x| {
+                x.chunks_exact_mut(row.len()).for_each(|x| x.iter_mut().zip(row).for_each(|(x, y)| *x += y));
+            });
+        }
+    }
+
+    /// Calls `change` with every piece of `x`, each `len` long but for the last, and its index.
+    fn pieces(&self, x: &mut [f32], len: usize, change: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        let (start, count) = (Start(x.as_mut_ptr().cast()), x.len());
+        self.pool.run(count.div_ceil(len), &|index| {
+            let (start, first) = (&start, index * len);
+            // SAFETY: pieces are disjoint parts of `x`.
+            let piece = unsafe {
+                std::slice::from_raw_parts_mut(start.0.cast::<f32>().add(first), len.min(count - first))
+            };
+            change(index, piece);
+        });
     }
 
     /// Rows `ids` of an embedding table.

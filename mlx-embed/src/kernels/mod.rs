@@ -7,7 +7,8 @@
 //! | --- | --- |
 //! | `simd` | vectors of sixteen lanes on every instruction set |
 //! | `family` | the kernels compiled for each of them, and which of these this machine runs |
-//! | `source`, `packed` | weights as a checkpoint has them, and as the products read them |
+//! | `source`, `levels` | weights as a checkpoint has them, and as whole numbers |
+//! | `packed`, `dense` | weights as the products read them, whole numbers and others |
 //! | `round`, `tiles` | activations as the products read them |
 //! | `product`, `matmul` | a tile times a pair of panels; whole products over all threads |
 //! | `norm` | norms of rows |
@@ -20,9 +21,11 @@
 mod attend;
 mod attention;
 mod buffer;
+mod dense;
 mod emit;
 mod family;
 mod layout;
+mod levels;
 mod matmul;
 mod norm;
 mod packed;
@@ -44,6 +47,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) use attention::{AttentionOptions, KeysValues, KvCache, Prepared};
 pub(crate) use buffer::Buffer;
 use buffer::Buffers;
+pub(crate) use dense::Dense;
 pub(crate) use emit::Activation;
 pub(crate) use family::Family;
 pub(crate) use layout::{Heads, Rotation, Span};

@@ -73,28 +73,56 @@ pub(super) unsafe fn norm_rows<S: Simd>(
         let x = &x[row * width..(row + 1) * width];
         let out = out.add(row * width);
         match norm {
-            Norm::Rms { weight, eps } => {
-                let factor = inverse_rms::<S>(x, eps);
-                for (k, (x, w)) in x.iter().zip(weight).enumerate() {
-                    *out.add(k) = x * factor * w;
-                }
-            }
-            Norm::Layer { weight, bias, eps } => {
-                let mean = x.iter().sum::<f32>() / width as f32;
-                let mut sum = 0.0_f32;
-                for x in x {
-                    sum += (x - mean) * (x - mean);
-                }
-                let factor = 1.0 / (sum / width as f32 + eps).sqrt();
-                for (k, (x, w)) in x.iter().zip(weight).enumerate() {
-                    *out.add(k) = (x - mean) * factor * w;
-                }
-                if let Some(bias) = bias {
-                    for (k, b) in bias.iter().enumerate() {
-                        *out.add(k) += b;
-                    }
-                }
-            }
+            Norm::Rms { weight, eps } => rms_norm::<S>(x, weight, eps, out),
+            Norm::Layer { weight, bias, eps } => layer_norm::<S>(x, weight, bias, eps, out),
         }
+    }
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight`
+#[inline(always)]
+unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], eps: f32, out: *mut f32) {
+    let factor = inverse_rms::<S>(x, eps);
+    let whole = x.len() / LANES * LANES;
+    for k in (0..whole).step_by(LANES) {
+        let scaled = S::mul(S::load(x.as_ptr().add(k)), S::splat(factor));
+        S::store(out.add(k), S::mul(scaled, S::load(weight.as_ptr().add(k))));
+    }
+    for k in whole..x.len() {
+        *out.add(k) = x[k] * factor * weight[k];
+    }
+}
+
+/// `(x - mean) / sqrt(variance + eps) * weight + bias`
+#[inline(always)]
+unsafe fn layer_norm<S: Simd>(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: *mut f32) {
+    let whole = x.len() / LANES * LANES;
+    let width = x.len() as f32;
+    let mut sum = S::splat(0.0);
+    for k in (0..whole).step_by(LANES) {
+        sum = S::add(sum, S::load(x.as_ptr().add(k)));
+    }
+    let rest = &x[whole..];
+    let mean = (S::reduce_add(sum) + rest.iter().sum::<f32>()) / width;
+    let (mut sum, middle) = (S::splat(0.0), S::splat(mean));
+    for k in (0..whole).step_by(LANES) {
+        let away = S::sub(S::load(x.as_ptr().add(k)), middle);
+        sum = S::fma(away, away, sum);
+    }
+    let mut squares = S::reduce_add(sum);
+    for x in rest {
+        squares += (x - mean) * (x - mean);
+    }
+    let factor = 1.0 / (squares / width + eps).sqrt();
+    for k in (0..whole).step_by(LANES) {
+        let away = S::sub(S::load(x.as_ptr().add(k)), middle);
+        let mut normed = S::mul(S::mul(away, S::splat(factor)), S::load(weight.as_ptr().add(k)));
+        if let Some(bias) = bias {
+            normed = S::add(normed, S::load(bias.as_ptr().add(k)));
+        }
+        S::store(out.add(k), normed);
+    }
+    for k in whole..x.len() {
+        *out.add(k) = (x[k] - mean) * factor * weight[k] + bias.map_or(0.0, |bias| bias[k]);
     }
 }

@@ -7,9 +7,10 @@
 use std::io;
 
 use super::buffer::Weights;
+use super::levels::{Form, Levels};
 use super::pool::Pool;
 use super::simd::LANES;
-use super::source::{Floats, Scales, Source};
+use super::source::Source;
 
 /// Outputs of a pair of panels.
 pub(super) const PAIR: usize = 2 * LANES;
@@ -23,7 +24,7 @@ pub(crate) enum PackedOrder {
     Interleaved,
 }
 
-/// An affine matrix of 4 or 8 bits, `[outputs, inputs]`.
+/// A matrix of whole numbers of 4 or 8 bits with scales and biases, `[outputs, inputs]`.
 #[derive(Debug)]
 pub(crate) struct Packed {
     memory: Weights,
@@ -37,6 +38,8 @@ pub(super) struct Layout {
     /// Outputs of all matrices; what fills up the last pair is zero.
     pub(super) outputs: usize,
     pub(super) bits: usize,
+    /// Whether values of 8 bits are below 128.
+    pub(super) small: bool,
     pub(super) group_size: usize,
     /// Whether a scale and its bias share a word as two bf16, else they are two f32.
     pub(super) bf16: bool,
@@ -67,17 +70,8 @@ impl Layout {
     }
 }
 
-/// Rows of one matrix to pack: values, scales and biases.
-#[derive(Clone, Copy)]
-struct Affine<'a> {
-    words: &'a [u32],
-    scales: Floats<'a>,
-    biases: Floats<'a>,
-    rows: usize,
-}
-
 impl Packed {
-    /// Packs matrices `[rows, inputs]` that share a quantisation; `None` if this form can't hold them.
+    /// Packs matrices `[rows, inputs]` of one form; `None` if there is none for them.
     pub(crate) fn pack(
         sources: &[Source<'_>],
         inputs: usize,
@@ -87,12 +81,14 @@ impl Packed {
         let Some((layout, matrices)) = plan(sources, inputs, order) else { return Ok(None) };
         let mut memory = Weights::zeroed(layout.pairs * layout.pair_bytes())?;
         let start = Start(memory.as_mut_ptr());
+        let rows: Vec<usize> = matrices.iter().map(|matrix| matrix.rows).collect();
         pool.run(layout.pairs, &|pair| {
             let start = &start;
             for lane in 0..PAIR {
-                if let Some((matrix, row)) = place(&matrices, order, pair, lane) {
+                if let Some((matrix, row)) = place(&rows, order, pair, lane) {
+                    let (matrix, pair) = (&matrices[matrix], pair * layout.pair_bytes());
                     // SAFETY: the memory holds `pairs` pairs and each task writes its own; `lane` is within a pair.
-                    unsafe { pack_row(&layout, &matrix, row, start.0.add(pair * layout.pair_bytes()), lane) };
+                    unsafe { pack_row(&layout, matrix, row, start.0.add(pair), lane) };
                 }
             }
         });
@@ -107,105 +103,81 @@ impl Packed {
 }
 
 /// The start of memory that tasks write disjoint parts of.
-struct Start(*mut u8);
+pub(super) struct Start(pub(super) *mut u8);
 
-// SAFETY: see the only use: every task writes its own pair.
+// SAFETY: see its uses: every task writes its own part.
 unsafe impl Sync for Start {}
 
-fn plan<'a>(sources: &[Source<'a>], inputs: usize, order: PackedOrder) -> Option<(Layout, Vec<Affine<'a>>)> {
-    let mut shared = None;
-    let mut matrices = Vec::new();
-    let mut bf16 = true;
-    for source in sources {
-        let Source::Quantized { words, bits, group_size, scales: Scales::Affine { scales, biases } } =
-            *source
-        else {
-            return None;
-        };
-        if *shared.get_or_insert((bits, group_size)) != (bits, group_size) {
-            return None;
-        }
-        bf16 &= matches!((scales, biases), (Floats::Bf16(_), Floats::Bf16(_)));
-        let rows = words.len() * 32 / bits / inputs;
-        // Only what the checkpoint's own checks let through; but what follows reads by these numbers.
-        assert_eq!(rows * inputs * bits / 32, words.len());
-        assert_eq!([scales.len(), biases.len()], [rows * inputs / group_size; 2]);
-        matrices.push(Affine { words, scales, biases, rows });
+fn plan<'a>(sources: &[Source<'a>], inputs: usize, order: PackedOrder) -> Option<(Layout, Vec<Levels<'a>>)> {
+    let matrices: Vec<_> =
+        sources.iter().map(|&source| Levels::new(source, inputs)).collect::<Option<_>>()?;
+    let Form { bits, small, group_size, .. } = matrices.first()?.form;
+    let same = |form: &Form| form.bits == bits && form.small == small && form.group_size == group_size;
+    if !matrices.iter().all(|matrix| same(&matrix.form)) {
+        return None;
     }
-    let (bits, group_size) = shared?;
+    let bf16 = matrices.iter().all(|matrix| matrix.form.bf16);
     let rows: Vec<usize> = matrices.iter().map(|matrix| matrix.rows).collect();
-    let pairs = match order {
-        PackedOrder::Stacked => rows.iter().sum::<usize>().div_ceil(PAIR),
-        PackedOrder::Interleaved if rows.len() == 2 && rows[0] == rows[1] => rows[0].div_ceil(LANES),
-        PackedOrder::Interleaved => return None,
-    };
-    let fits =
-        matches!(bits, 4 | 8) && matches!(group_size, 32 | 64 | 128) && inputs.is_multiple_of(group_size);
-    fits.then_some((Layout { inputs, outputs: rows.iter().sum(), bits, group_size, bf16, pairs }, matrices))
+    let pairs = pairs(&rows, order)?;
+    Some((Layout { inputs, outputs: rows.iter().sum(), bits, small, group_size, bf16, pairs }, matrices))
 }
 
-/// Which matrix and row a lane of a pair holds.
-fn place<'a>(
-    matrices: &[Affine<'a>],
-    order: PackedOrder,
-    pair: usize,
-    lane: usize,
-) -> Option<(Affine<'a>, usize)> {
+/// Pairs that matrices of so many rows take; `None` where they don't go together.
+pub(super) fn pairs(rows: &[usize], order: PackedOrder) -> Option<usize> {
+    match (order, rows) {
+        (PackedOrder::Stacked, _) => Some(rows.iter().sum::<usize>().div_ceil(PAIR)),
+        (PackedOrder::Interleaved, &[first, second]) if first == second => Some(first.div_ceil(LANES)),
+        (PackedOrder::Interleaved, _) => None,
+    }
+}
+
+/// Which matrix, of so many rows each, and which row of it a lane of a pair holds.
+pub(super) fn place(rows: &[usize], order: PackedOrder, pair: usize, lane: usize) -> Option<(usize, usize)> {
     match order {
         PackedOrder::Stacked => {
             let mut row = pair * PAIR + lane;
-            for matrix in matrices {
-                if row < matrix.rows {
-                    return Some((*matrix, row));
+            for (matrix, &rows) in rows.iter().enumerate() {
+                if row < rows {
+                    return Some((matrix, row));
                 }
-                row -= matrix.rows;
+                row -= rows;
             }
             None
         }
         PackedOrder::Interleaved => {
-            let row = pair * LANES + lane % LANES;
-            let matrix = matrices[lane / LANES];
-            (row < matrix.rows).then_some((matrix, row))
+            let (matrix, row) = (lane / LANES, pair * LANES + lane % LANES);
+            (row < rows[matrix]).then_some((matrix, row))
         }
     }
 }
 
 /// # Safety
 /// `pair` must point to `layout.pair_bytes()` bytes that nobody else uses meanwhile; `lane` is below [`PAIR`].
-unsafe fn pack_row(layout: &Layout, matrix: &Affine<'_>, row: usize, pair: *mut u8, lane: usize) {
-    let Layout { inputs, bits, group_size, bf16, .. } = *layout;
-    let groups = layout.groups();
-    let words = &matrix.words[row * inputs * bits / 32..(row + 1) * inputs * bits / 32];
-    // A word of 4 bits is two steps of one lane, a word of 8 bits is one.
-    let words_per_group = group_size * bits / 32;
-    for (group, words) in words.chunks_exact(words_per_group).enumerate() {
-        // SAFETY: group and word are within the pair: a group's values are `words_per_group` times 32 lanes of a word,
-        // and its scales follow them.
+unsafe fn pack_row(layout: &Layout, matrix: &Levels<'_>, row: usize, pair: *mut u8, lane: usize) {
+    matrix.row(row, |group, levels, scale, bias| {
+        // SAFETY: group and word are within the pair: a group's values are a word of 32 lanes for every four levels, or
+        // eight of 4 bits, and its scales follow them.
         unsafe {
             let start = pair.add(group * layout.group_bytes()).cast::<u32>();
-            for (step, &word) in words.iter().enumerate() {
-                let word = if bits == 4 { spread(word) | spread(word >> 16) << 4 } else { word };
-                start.add(step * PAIR + lane).write(word);
+            if layout.bits == 4 {
+                for (step, levels) in levels.as_chunks::<8>().0.iter().enumerate() {
+                    let [a, b, c, d, e, f, g, h] = *levels;
+                    let word = u32::from_le_bytes([a, b, c, d]) | u32::from_le_bytes([e, f, g, h]) << 4;
+                    start.add(step * PAIR + lane).write(word);
+                }
+            } else {
+                for (step, &levels) in levels.as_chunks::<4>().0.iter().enumerate() {
+                    start.add(step * PAIR + lane).write(u32::from_le_bytes(levels));
+                }
             }
-            let scales = start.add(words_per_group * PAIR);
-            let index = row * groups + group;
-            match (matrix.scales, matrix.biases) {
-                (Floats::Bf16(scale), Floats::Bf16(bias)) if bf16 => {
-                    let (scale, bias) = (scale[index].to_bits(), bias[index].to_bits());
-                    scales.add(lane).write(u32::from(scale) << 16 | u32::from(bias));
-                }
-                (scale, bias) => {
-                    scales.add(lane).cast::<f32>().write(scale.get(index));
-                    scales.add(PAIR + lane).cast::<f32>().write(bias.get(index));
-                }
+            let scales = start.byte_add(layout.values_bytes());
+            if layout.bf16 {
+                // Either is a bf16 already.
+                scales.add(lane).write(scale.to_bits() & 0xffff_0000 | bias.to_bits() >> 16);
+            } else {
+                scales.add(lane).cast::<f32>().write(scale);
+                scales.add(PAIR + lane).cast::<f32>().write(bias);
             }
         }
-    }
-}
-
-/// The low four nibbles of a word, one a byte.
-fn spread(word: u32) -> u32 {
-    let x = word & 0xffff;
-    let x = (x | x << 8) & 0x00ff_00ff;
-    (x | x << 4) & 0x0f0f_0f0f
+    });
 }

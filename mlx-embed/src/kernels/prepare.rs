@@ -5,6 +5,8 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
+use std::mem::MaybeUninit;
+
 use super::layout::{Attention, Heads, KEYS, MAX_HEAD_DIM, Rotation, Text};
 use super::norm::inverse_rms;
 use super::simd::{LANES, Simd, copy};
@@ -36,7 +38,7 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
     for position in range.clone() {
         let token = token(position);
         for h in 0..heads {
-            let to = std::slice::from_raw_parts_mut(at.q.add((token * heads + h) * head_dim), head_dim);
+            let to = at.q.add((token * heads + h) * head_dim);
             let x = row(position, h * head_dim);
             norm_and_rotate::<S>(x, at.q_norm, at.scale, turn(position, true), to);
         }
@@ -56,17 +58,29 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
         }
     }
     // Head by head and a few tokens at once: transposed, a token's keys lie in as many cache lines as it has numbers.
-    let mut keys = [[0.0_f32; MAX_HEAD_DIM]; PREPARED];
+    let mut keys = MaybeUninit::<[[f32; MAX_HEAD_DIM]; PREPARED]>::uninit();
+    let keys = keys.as_mut_ptr().cast::<f32>();
     for h in 0..kv_heads {
         for (i, position) in range.clone().enumerate() {
             let x = row(position, (heads + h) * head_dim);
-            norm_and_rotate::<S>(x, at.k_norm, 1.0, turn(position, false), &mut keys[i][..head_dim]);
+            norm_and_rotate::<S>(x, at.k_norm, 1.0, turn(position, false), keys.add(i * MAX_HEAD_DIM));
         }
         let to = at.key_block(h, text.block + range.start / KEYS - cached / KEYS).add(range.start % KEYS);
-        for e in 0..head_dim {
-            for (i, keys) in keys.iter().enumerate().take(range.len()) {
-                *to.add(e * KEYS + i) = keys[e];
-            }
+        transpose::<S>(keys, range.len(), to, head_dim);
+    }
+}
+
+/// Lays the numbers of `count` keys side by side.
+#[inline(always)]
+unsafe fn transpose<S: Simd>(keys: *const f32, count: usize, to: *mut f32, head_dim: usize) {
+    const { assert!(PREPARED == 8) };
+    let whole = if count == PREPARED { head_dim / 8 * 8 } else { 0 };
+    for e in (0..whole).step_by(8) {
+        S::transpose(keys.add(e), MAX_HEAD_DIM, to.add(e * KEYS), KEYS);
+    }
+    for e in whole..head_dim {
+        for i in 0..count {
+            *to.add(e * KEYS + i) = *keys.add(i * MAX_HEAD_DIM + e);
         }
     }
 }
@@ -86,24 +100,30 @@ unsafe fn share_block<S: Simd>(at: &Attention<'_>, text: Text) {
     }
 }
 
-/// `scale * rotate(norm(x))`, by the angles of the position, neighbours together or halves.
+/// `scale * rotate(norm(x))`, by the angles of the position, neighbours together or halves, to where there is room for as
+/// many numbers.
 #[inline(always)]
 unsafe fn norm_and_rotate<S: Simd>(
     x: &[f32],
     norm: Option<(&[f32], f32)>,
     scale: f32,
     rotation: Option<(&[f32], bool)>,
-    out: &mut [f32],
+    out: *mut f32,
 ) {
     let factor = match norm {
         Some((_, eps)) => scale * inverse_rms::<S>(x, eps),
         None => scale,
     };
-    let half = out.len() / 2;
+    let half = x.len() / 2;
     let weight = |e: usize| norm.map_or(1.0, |(weight, _)| weight[e]);
+    let normed = norm.map(|(weight, _)| weight.as_ptr());
     let Some((angles, traditional)) = rotation else {
-        for e in 0..out.len() {
-            out[e] = x[e] * factor * weight(e);
+        let whole = x.len() / LANES * LANES;
+        for e in (0..whole).step_by(LANES) {
+            S::store(out.add(e), scaled::<S>(x, factor, normed, e));
+        }
+        for e in whole..x.len() {
+            *out.add(e) = x[e] * factor * weight(e);
         }
         return;
     };
@@ -112,20 +132,25 @@ unsafe fn norm_and_rotate<S: Simd>(
             let (first, second) = if traditional { (2 * i, 2 * i + 1) } else { (i, half + i) };
             let (cos, sin) = (angles[i], angles[half + i]);
             let (a, b) = (x[first] * factor * weight(first), x[second] * factor * weight(second));
-            (out[first], out[second]) = (a * cos - b * sin, a * sin + b * cos);
+            *out.add(first) = a * cos - b * sin;
+            *out.add(second) = a * sin + b * cos;
         }
         return;
     }
-    let factor = S::splat(factor);
     for i in (0..half).step_by(LANES) {
-        let mut a = S::mul(S::load(x.as_ptr().add(i)), factor);
-        let mut b = S::mul(S::load(x.as_ptr().add(half + i)), factor);
-        if let Some((weight, _)) = norm {
-            a = S::mul(a, S::load(weight.as_ptr().add(i)));
-            b = S::mul(b, S::load(weight.as_ptr().add(half + i)));
-        }
+        let (a, b) = (scaled::<S>(x, factor, normed, i), scaled::<S>(x, factor, normed, half + i));
         let (cos, sin) = (S::load(angles.as_ptr().add(i)), S::load(angles.as_ptr().add(half + i)));
-        S::store(out.as_mut_ptr().add(i), S::sub(S::mul(a, cos), S::mul(b, sin)));
-        S::store(out.as_mut_ptr().add(half + i), S::fma(a, sin, S::mul(b, cos)));
+        S::store(out.add(i), S::sub(S::mul(a, cos), S::mul(b, sin)));
+        S::store(out.add(half + i), S::fma(a, sin, S::mul(b, cos)));
+    }
+}
+
+/// Sixteen numbers from `e` on, times `factor` and the norm's weights.
+#[inline(always)]
+unsafe fn scaled<S: Simd>(x: &[f32], factor: f32, weight: Option<*const f32>, e: usize) -> S::F {
+    let x = S::mul(S::load(x.as_ptr().add(e)), S::splat(factor));
+    match weight {
+        Some(weight) => S::mul(x, S::load(weight.add(e))),
+        None => x,
     }
 }

@@ -5,9 +5,11 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
+use half::{bf16, f16};
+
 use super::packed::{Layout, PAIR};
 use super::round::MAX_ROWS;
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, PAIR_STEPS, Simd};
 
 /// How a tile product finds a pair's weights.
 #[derive(Clone, Copy)]
@@ -39,8 +41,10 @@ pub(super) struct Products(pub(super) [f32; MAX_ROWS * PAIR]);
 pub(super) const NIBBLES: u8 = 0;
 /// Nibbles, one a byte.
 pub(super) const SPREAD: u8 = 1;
+/// Bytes below 128.
+pub(super) const SMALL: u8 = 2;
 /// Bytes.
-pub(super) const BYTES: u8 = 2;
+pub(super) const BYTES: u8 = 3;
 
 /// Adds `M` rows times one pair to `out` `[M, 32]`.
 ///
@@ -143,16 +147,73 @@ unsafe fn limb<S: Simd, const M: usize, const FORM: u8>(
     dots: &mut [[S::I; 2]; M],
 ) {
     let stride = if FORM == NIBBLES { 256 } else { 512 };
+    if S::PAIRS && FORM <= SPREAD {
+        // Two times sixteen inputs are as many steps as sums of pairs hold.
+        const { assert!(PAIR_STEPS == 8) };
+        for i in 0..group_size / (2 * LANES) {
+            let mut sums = Pairs::<S, M>([[S::no_pairs(); 2]; M]);
+            for i in [2 * i, 2 * i + 1] {
+                sixteen::<S, M, FORM>(values.add(i * stride), x.add(i * LANES * M), &mut sums);
+            }
+            for m in 0..M {
+                dots[m] = [S::add_pairs(dots[m][0], sums.0[m][0]), S::add_pairs(dots[m][1], sums.0[m][1])];
+            }
+        }
+        return;
+    }
+    let sums = &mut Fours::<S, M, FORM>(dots);
     // The usual size without a loop: what a loop's end costs is a tenth of what is in it.
     if group_size == 64 {
-        sixteen::<S, M, FORM>(values, x, dots);
-        sixteen::<S, M, FORM>(values.add(stride), x.add(LANES * M), dots);
-        sixteen::<S, M, FORM>(values.add(2 * stride), x.add(2 * LANES * M), dots);
-        sixteen::<S, M, FORM>(values.add(3 * stride), x.add(3 * LANES * M), dots);
+        sixteen::<S, M, FORM>(values, x, sums);
+        sixteen::<S, M, FORM>(values.add(stride), x.add(LANES * M), sums);
+        sixteen::<S, M, FORM>(values.add(2 * stride), x.add(2 * LANES * M), sums);
+        sixteen::<S, M, FORM>(values.add(3 * stride), x.add(3 * LANES * M), sums);
         return;
     }
     for i in 0..group_size / LANES {
-        sixteen::<S, M, FORM>(values.add(i * stride), x.add(i * LANES * M), dots);
+        sixteen::<S, M, FORM>(values.add(i * stride), x.add(i * LANES * M), sums);
+    }
+}
+
+/// Sums of products of `M` rows with two panels. A closure in its place would lose the instruction set.
+trait Sums<S: Simd> {
+    /// Adds the products of four inputs: a vector of weights a panel, and the first row's limbs.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is enabled; the limbs of `M` rows lie [`LANES`] apart.
+    unsafe fn step(&mut self, w: [S::B; 2], x: *const i8);
+}
+
+/// Of four products a lane.
+struct Fours<'a, S: Simd, const M: usize, const FORM: u8>(&'a mut [[S::I; 2]; M]);
+
+impl<S: Simd, const M: usize, const FORM: u8> Sums<S> for Fours<'_, S, M, FORM> {
+    #[inline(always)]
+    unsafe fn step(&mut self, w: [S::B; 2], x: *const i8) {
+        for m in 0..M {
+            let x = x.add(LANES * m);
+            if FORM == BYTES {
+                self.0[m][0] = S::dot8(self.0[m][0], w[0], x);
+                self.0[m][1] = S::dot8(self.0[m][1], w[1], x);
+            } else {
+                self.0[m][0] = S::dot4(self.0[m][0], w[0], x);
+                self.0[m][1] = S::dot4(self.0[m][1], w[1], x);
+            }
+        }
+    }
+}
+
+/// Of two products, two of them a lane.
+struct Pairs<S: Simd, const M: usize>([[S::P; 2]; M]);
+
+impl<S: Simd, const M: usize> Sums<S> for Pairs<S, M> {
+    #[inline(always)]
+    unsafe fn step(&mut self, w: [S::B; 2], x: *const i8) {
+        for m in 0..M {
+            let x = x.add(LANES * m);
+            self.0[m][0] = S::dot_pairs(self.0[m][0], w[0], x);
+            self.0[m][1] = S::dot_pairs(self.0[m][1], w[1], x);
+        }
     }
 }
 
@@ -161,7 +222,7 @@ unsafe fn limb<S: Simd, const M: usize, const FORM: u8>(
 unsafe fn sixteen<S: Simd, const M: usize, const FORM: u8>(
     values: *const u8,
     x: *const i8,
-    dots: &mut [[S::I; 2]; M],
+    sums: &mut impl Sums<S>,
 ) {
     if FORM == NIBBLES {
         for steps in 0..2 {
@@ -170,33 +231,18 @@ unsafe fn sixteen<S: Simd, const M: usize, const FORM: u8>(
             S::prefetch(from.wrapping_add(AHEAD + 64));
             let (low0, high0) = S::nibbles(S::load_bytes(from));
             let (low1, high1) = S::nibbles(S::load_bytes(from.add(64)));
-            step::<S, M, FORM>(low0, low1, x.add(8 * steps), dots);
-            step::<S, M, FORM>(high0, high1, x.add(8 * steps + 4), dots);
+            sums.step([low0, low1], x.add(8 * steps));
+            sums.step([high0, high1], x.add(8 * steps + 4));
         }
     } else {
         for steps in 0..4 {
             let from = values.add(128 * steps);
-            step::<S, M, FORM>(S::load_bytes(from), S::load_bytes(from.add(64)), x.add(4 * steps), dots);
-        }
-    }
-}
-
-/// Adds the products of four inputs.
-#[inline(always)]
-unsafe fn step<S: Simd, const M: usize, const FORM: u8>(
-    w0: S::B,
-    w1: S::B,
-    x: *const i8,
-    dots: &mut [[S::I; 2]; M],
-) {
-    for m in 0..M {
-        let x = x.add(LANES * m);
-        if FORM == BYTES {
-            dots[m][0] = S::dot8(dots[m][0], w0, x);
-            dots[m][1] = S::dot8(dots[m][1], w1, x);
-        } else {
-            dots[m][0] = S::dot4(dots[m][0], w0, x);
-            dots[m][1] = S::dot4(dots[m][1], w1, x);
+            // Nibbles that were spread lie in the cache.
+            if FORM != SPREAD {
+                S::prefetch(from.wrapping_add(AHEAD));
+                S::prefetch(from.wrapping_add(AHEAD + 64));
+            }
+            sums.step([S::load_bytes(from), S::load_bytes(from.add(64))], x.add(4 * steps));
         }
     }
 }
@@ -263,16 +309,76 @@ pub(super) unsafe fn unpack<S: Simd>(
     PairWeights { values, values_stride, scales: scales_to, scales_stride }
 }
 
-/// `M` rows of f32 times a panel pair of f32, added to `sums`: `sums[m] += a[k, m] * b[k]` over `k`.
+/// A number that a panel can hold.
+pub(super) trait Number: Copy {
+    /// Sixteen of them.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is enabled; `from` points to as many.
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F {
+        S::load(from)
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F {
+        S::bits_to_float(S::shift_left::<16>(S::widen(from.cast())))
+    }
+}
+
+impl Number for f16 {
+    /// Finite ones only.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F {
+        S::load_f16(from.cast())
+    }
+}
+
+/// A tile of laid rows times a pair of panels, into `out` `[M, 32]`.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; `a` points to `M` rows as [`lay_tile`](super::round::lay_tile) lays them and `b`
+/// to a pair, both of `inputs` inputs; `out` has room for `M * 32` numbers.
+#[inline(always)]
+pub(super) unsafe fn dense_tile<S: Simd, const M: usize, T: Number>(
+    a: *const f32,
+    b: *const T,
+    inputs: usize,
+    out: *mut f32,
+) {
+    let mut sums = [[S::splat(0.0); 2]; M];
+    for first in (0..inputs).step_by(LANES) {
+        let count = LANES.min(inputs - first);
+        float_tile::<S, M, 1, LANES, T>(a.add(first * M), b.add(first * PAIR), PAIR, count, &mut sums);
+    }
+    for m in 0..M {
+        S::store(out.add(PAIR * m), sums[m][0]);
+        S::store(out.add(PAIR * m + LANES), sums[m][1]);
+    }
+}
+
+/// `M` rows of f32 times a panel pair, added to `sums`: `sums[m] += a[k, m] * b[k]` over `k`.
 ///
 /// `a` has `K_STRIDE` numbers from one `k` to the next and `M_STRIDE` from one row to the next; `b` has `b_stride`.
 ///
 /// # Safety
 /// The instruction set of `S` is enabled and the pointers are valid for these strides and `count` steps.
 #[inline(always)]
-pub(super) unsafe fn float_tile<S: Simd, const M: usize, const K_STRIDE: usize, const M_STRIDE: usize>(
+pub(super) unsafe fn float_tile<
+    S: Simd,
+    const M: usize,
+    const K_STRIDE: usize,
+    const M_STRIDE: usize,
+    T: Number,
+>(
     a: *const f32,
-    b: *const f32,
+    b: *const T,
     b_stride: usize,
     count: usize,
     sums: &mut [[S::F; 2]; M],
@@ -280,7 +386,7 @@ pub(super) unsafe fn float_tile<S: Simd, const M: usize, const K_STRIDE: usize, 
     let mut b = b;
     let mut a = a;
     for _ in 0..count {
-        let (b0, b1) = (S::load(b), S::load(b.add(LANES)));
+        let (b0, b1) = (T::load::<S>(b), T::load::<S>(b.add(LANES)));
         for m in 0..M {
             let x = S::splat(*a.add(m * M_STRIDE));
             sums[m][0] = S::fma(x, b0, sums[m][0]);

@@ -191,13 +191,20 @@ unsafe fn value<S: Simd>(x: *const f32, factor: S::F, weight: Option<*const f32>
     }
 }
 
-/// Where rows of f32 go for products that don't round: tile by tile, input by input, the tile's rows side by side.
+/// Where rows of f32 go for products that don't round: tile by tile, sixteen inputs of all the tile's rows at a time.
 #[derive(Clone, Copy)]
 pub(super) struct Laid {
     pub(super) tiles: Tiles,
     pub(super) inputs: usize,
-    /// `rows * inputs`
+    /// `rows * stride`
     pub(super) x: *mut f32,
+}
+
+impl Laid {
+    /// Numbers that a row takes: its inputs, filled up to whole vectors.
+    pub(super) fn stride(&self) -> usize {
+        self.inputs.next_multiple_of(LANES)
+    }
 }
 
 // SAFETY: as for `Rounded`.
@@ -208,21 +215,22 @@ unsafe impl Sync for Laid {}
 #[inline(always)]
 pub(super) unsafe fn lay_tile<S: Simd>(input: &Input<'_>, to: &Laid, index: usize) {
     let tile = to.tiles.get(index);
-    let start = to.x.add(tile.first * to.inputs);
+    let start = to.x.add(tile.first * to.stride());
+    let whole = to.inputs / LANES * LANES;
     for m in 0..tile.rows {
         let x = input.row(tile.first + m);
-        match input.norm {
-            Some((weight, eps)) => {
-                let factor = inverse_rms::<S>(x, eps);
-                for (k, (x, w)) in x.iter().zip(weight).enumerate() {
-                    *start.add(k * tile.rows + m) = x * factor * w;
-                }
-            }
-            None => {
-                for (k, x) in x.iter().enumerate() {
-                    *start.add(k * tile.rows + m) = *x;
-                }
-            }
+        let factor = match input.norm {
+            Some((_, eps)) => inverse_rms::<S>(x, eps),
+            None => 1.0,
+        };
+        let weight = input.norm.map(|(weight, _)| weight.as_ptr());
+        for k in (0..whole).step_by(LANES) {
+            let value = value::<S>(x.as_ptr(), S::splat(factor), weight, k);
+            S::store(start.add(k * tile.rows + m * LANES), value);
+        }
+        let rest = start.add(whole * tile.rows + m * LANES);
+        for k in whole..to.inputs {
+            *rest.add(k - whole) = x[k] * factor * input.norm.map_or(1.0, |(weight, _)| weight[k]);
         }
     }
 }

@@ -26,7 +26,8 @@ impl Floats<'_> {
         }
     }
 
-    fn row(&self, start: usize, out: &mut [f32]) {
+    /// Numbers from `start` on.
+    pub(super) fn row(&self, start: usize, out: &mut [f32]) {
         let end = start + out.len();
         match self {
             Self::F32(data) => out.copy_from_slice(&data[start..end]),
@@ -67,13 +68,13 @@ const E2M1: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// E8M0: a power of two.
-fn e8m0(bits: u8) -> f32 {
+pub(super) fn e8m0(bits: u8) -> f32 {
     // Exponent 0 stands for 2^-127, which as an f32 is subnormal.
     if bits == 0 { f32::from_bits(0x0040_0000) } else { f32::from_bits(u32::from(bits) << 23) }
 }
 
 /// E4M3: sign, four bits of exponent with bias 7, three of mantissa; no infinities, all ones is NaN.
-fn e4m3(bits: u8) -> f32 {
+pub(super) fn e4m3(bits: u8) -> f32 {
     let (exponent, mantissa) = (u32::from(bits >> 3 & 15), u32::from(bits & 7));
     let magnitude = match (exponent, mantissa) {
         (15, 7) => f32::NAN,
@@ -85,6 +86,33 @@ fn e4m3(bits: u8) -> f32 {
 }
 
 impl Source<'_> {
+    /// How many rows of `columns` it has.
+    ///
+    /// # Panics
+    /// When numbers, values or scales don't make whole rows; the checkpoint's own checks let none such through.
+    pub(super) fn rows(&self, columns: usize) -> usize {
+        match *self {
+            Self::Dense(data) => {
+                assert!(data.len().is_multiple_of(columns));
+                data.len() / columns
+            }
+            Self::Quantized { words, bits, group_size, scales } => {
+                let rows = words.len() * 32 / bits / columns;
+                assert_eq!(rows * columns * bits / 32, words.len());
+                let groups = rows * columns / group_size;
+                match scales {
+                    Scales::Affine { scales, biases } => {
+                        assert_eq!([scales.len(), biases.len()], [groups; 2])
+                    }
+                    Scales::Mxfp4(scales) | Scales::Mxfp8(scales) | Scales::Nvfp4(scales) => {
+                        assert_eq!(scales.len(), groups);
+                    }
+                }
+                rows
+            }
+        }
+    }
+
     /// The numbers of row `row` of a matrix with `out.len()` columns.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
         let columns = out.len();
@@ -122,7 +150,7 @@ impl Source<'_> {
 
 /// The `index`-th value of `bits` bits in a row of words. Values of 3, 5 and 6 bits may straddle two words.
 #[inline]
-fn value(words: &[u32], bits: usize, index: usize) -> u32 {
+pub(super) fn value(words: &[u32], bits: usize, index: usize) -> u32 {
     let bit = index * bits;
     let (word, shift) = (bit / 32, bit % 32);
     let mut value = words[word] >> shift;

@@ -69,7 +69,7 @@ pub struct Verification {
     pub backend: Backend,
     /// The family of kernels, or `mlx` for MLX's own operations.
     pub kernels: &'static str,
-    /// How closely this crate's kernels follow 4- and 8-bit checkpoints; `None` where they don't run.
+    /// How closely this crate's kernels follow the checkpoint; `None` where they don't run.
     pub precision: Option<Precision>,
     /// Type of the hidden states.
     pub activation: Dtype,

@@ -19,7 +19,7 @@ use super::Layer;
 /// | hidden states | `step` | where it comes from |
 /// | --- | --- | --- |
 /// | f32 on the CPU, nothing rounded | 1e-6 | the order of additions in sums of some thousand terms: a few units in the last place, 6e-8 |
-/// | f32, 4- and 8-bit products of [`Precision::Exact`] | 6e-5 | four products behind each other that each err by 3e-5, as 16 bits a group do |
+/// | f32, products of [`Precision::Exact`] with 2 to 8 bits | 6e-5 | four products behind each other that each err by 3e-5, as 16 bits a group do |
 /// | the same of [`Precision::Fast`] | 1e-2 | 8 bits err 257 times as much, less where groups keep 16 |
 /// | f32 or f16 on a GPU | 6e-4 | ten roundings to 10 bits of mantissa (f32 is multiplied through TF32), 3e-4 each at most |
 /// | bf16 | 5e-3 | ten roundings to 7 bits of mantissa, eight times as much |
@@ -90,7 +90,7 @@ impl Tolerance {
 /// Whether any matrix of the layers is of a kind whose products round what they multiply.
 fn rounds(info: &Info) -> bool {
     let rounded =
-        |storage: &String| storage.starts_with("affine 4-bit") || storage.starts_with("affine 8-bit");
+        |storage: &String| ["affine", "mxfp4", "nvfp4"].iter().any(|kind| storage.starts_with(kind));
     let of_layers = info.storage.iter().filter(|(kind, _)| *kind != "embed_tokens");
     of_layers.flat_map(|(_, storages)| storages.keys()).any(rounded)
 }

@@ -19,13 +19,13 @@ macro_rules! halves {
 }
 
 impl<const VNNI: bool> Avx2<VNNI> {
-    /// Adds to each lane the dot product of four unsigned bytes, none above 15, with four signed ones.
+    /// Adds to each lane the dot product of four unsigned bytes, none above 127, with four signed ones.
     #[inline(always)]
     unsafe fn dot4_half(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
         if VNNI {
             _mm256_dpbusd_avx_epi32(sum, w, x)
         } else {
-            // At most 2 * 15 * 128 a pair: far from saturating.
+            // At most 2 * 127 * 128 a pair, which is just not saturating.
             let pairs = _mm256_maddubs_epi16(w, x);
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
@@ -37,11 +37,37 @@ impl<const VNNI: bool> Avx2<VNNI> {
     }
 }
 
+/// [`Simd::transpose`], by halves of a register.
+///
+/// # Safety
+/// AVX2 is enabled; the pointers are valid for eight rows of eight.
+#[inline(always)]
+pub(super) unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, step: usize) {
+    let [mut low, mut high] = [[_mm256_setzero_ps(); 4]; 2];
+    for i in 0..4 {
+        let [a, b] =
+            [_mm256_loadu_ps(from.add(2 * i * stride)), _mm256_loadu_ps(from.add((2 * i + 1) * stride))];
+        (low[i], high[i]) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    }
+    // Columns 0, 1, 4 and 5 of all rows, and 2, 3, 6 and 7.
+    for (first, [a, b, c, d]) in [(0, low), (2, high)] {
+        let (even0, even1) = (_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0x44>(c, d));
+        let (odd0, odd1) = (_mm256_shuffle_ps::<0xee>(a, b), _mm256_shuffle_ps::<0xee>(c, d));
+        _mm256_storeu_ps(to.add(first * step), _mm256_permute2f128_ps::<0x20>(even0, even1));
+        _mm256_storeu_ps(to.add((first + 1) * step), _mm256_permute2f128_ps::<0x20>(odd0, odd1));
+        _mm256_storeu_ps(to.add((first + 4) * step), _mm256_permute2f128_ps::<0x31>(even0, even1));
+        _mm256_storeu_ps(to.add((first + 5) * step), _mm256_permute2f128_ps::<0x31>(odd0, odd1));
+    }
+}
+
 // SAFETY: the methods do what the trait says; they reach memory only through the pointers given.
 unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = [__m256; 2];
     type I = [__m256i; 2];
     type B = [__m256i; 2];
+    type P = [__m256i; 2];
+
+    const PAIRS: bool = !VNNI;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::F {
@@ -169,6 +195,16 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         Self::store_wide(to.cast(), a);
     }
     #[inline(always)]
+    unsafe fn widen(from: *const u16) -> Self::I {
+        let halves = [_mm_loadu_si128(from.cast()), _mm_loadu_si128(from.add(8).cast())];
+        [_mm256_cvtepu16_epi32(halves[0]), _mm256_cvtepu16_epi32(halves[1])]
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self::F {
+        let halves = [_mm_loadu_si128(from.cast()), _mm_loadu_si128(from.add(8).cast())];
+        [_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])]
+    }
+    #[inline(always)]
     unsafe fn store_bytes(to: *mut i8, a: Self::I) {
         // The low byte of each lane to the front of its half, then the four fronts side by side.
         let pick = _mm256_setr_epi8(
@@ -182,6 +218,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
 
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, step: usize) {
+        transpose(from, stride, to, step);
+    }
     #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(from.cast());
@@ -206,11 +246,27 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         [Self::dot4_half(sum[0], w[0], x), Self::dot4_half(sum[1], w[1], x)]
     }
     #[inline(always)]
+    unsafe fn no_pairs() -> Self::P {
+        [_mm256_setzero_si256(); 2]
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: Self::P, w: Self::B, x: *const i8) -> Self::P {
+        let x = [_mm256_set1_epi32(x.cast::<i32>().read_unaligned()); 2];
+        let products = halves!(_mm256_maddubs_epi16(w, x));
+        halves!(_mm256_add_epi16(sum, products))
+    }
+    #[inline(always)]
+    unsafe fn add_pairs(sum: Self::I, pairs: Self::P) -> Self::I {
+        let ones = [_mm256_set1_epi16(1); 2];
+        let wide = halves!(_mm256_madd_epi16(pairs, ones));
+        halves!(_mm256_add_epi32(sum, wide))
+    }
+    #[inline(always)]
     unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
         if VNNI {
             return Self::dot4(sum, w, x);
         }
-        // Bytes above 15 could saturate a pair, nibbles can't.
+        // Bytes above 127 could saturate a pair, nibbles can't.
         let (low, high) = Self::nibbles(w);
         let high = Self::shift_left::<4>(Self::dot4(Self::splat_int(0), high, x));
         Self::dot4(Self::add_int(sum, high), low, x)

@@ -18,6 +18,9 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
+    type P = __m512i;
+
+    const PAIRS: bool = !VNNI;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> __m512 {
@@ -126,10 +129,22 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
         _mm512_storeu_si512(to.cast(), a)
     }
     #[inline(always)]
+    unsafe fn widen(from: *const u16) -> __m512i {
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> __m512 {
+        _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))
+    }
+    #[inline(always)]
     unsafe fn store_bytes(to: *mut i8, a: __m512i) {
         _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(a))
     }
 
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, step: usize) {
+        super::avx2::transpose(from, stride, to, step);
+    }
     #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(from.cast());
@@ -153,17 +168,30 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
         if VNNI {
             _mm512_dpbusd_epi32(sum, w, x)
         } else {
-            // At most 2 * 15 * 128 a pair: far from saturating.
+            // At most 2 * 127 * 128 a pair, which is just not saturating.
             let pairs = _mm512_maddubs_epi16(w, x);
             _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
+    }
+    #[inline(always)]
+    unsafe fn no_pairs() -> __m512i {
+        _mm512_setzero_si512()
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: __m512i, w: __m512i, x: *const i8) -> __m512i {
+        let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+        _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x))
+    }
+    #[inline(always)]
+    unsafe fn add_pairs(sum: __m512i, pairs: __m512i) -> __m512i {
+        _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
     }
     #[inline(always)]
     unsafe fn dot8(sum: __m512i, w: __m512i, x: *const i8) -> __m512i {
         if VNNI {
             return Self::dot4(sum, w, x);
         }
-        // Bytes above 15 could saturate a pair, nibbles can't.
+        // Bytes above 127 could saturate a pair, nibbles can't.
         let (low, high) = Self::nibbles(w);
         let high = Self::dot4(_mm512_setzero_si512(), high, x);
         Self::dot4(_mm512_add_epi32(sum, _mm512_slli_epi32::<4>(high)), low, x)

@@ -14,6 +14,9 @@ pub(super) mod portable;
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
 
+/// Steps whose sums of pairs fit sixteen bits: each adds at most 2 * 15 * 128.
+pub(super) const PAIR_STEPS: usize = 8;
+
 /// An instruction set.
 ///
 /// # Safety
@@ -27,6 +30,11 @@ pub(super) unsafe trait Simd: Copy + 'static {
     type I: Copy;
     /// u8 x 64: four bytes a lane
     type B: Copy;
+    /// i16 x 32: two a lane
+    type P: Copy;
+
+    /// Whether sums of pairs are cheaper than those of four: where no instruction adds four products to a lane.
+    const PAIRS: bool;
 
     unsafe fn load(from: *const f32) -> Self::F;
     unsafe fn store(to: *mut f32, x: Self::F);
@@ -64,8 +72,24 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn bits_to_float(a: Self::I) -> Self::F;
     unsafe fn load_int(from: *const i32) -> Self::I;
     unsafe fn store_int(to: *mut i32, a: Self::I);
+    /// Sixteen numbers of 16 bits without a sign.
+    unsafe fn widen(from: *const u16) -> Self::I;
+    /// Sixteen finite f16.
+    unsafe fn load_f16(from: *const u16) -> Self::F;
     /// The low byte of each lane.
     unsafe fn store_bytes(to: *mut i8, a: Self::I);
+
+    /// Eight numbers each of eight rows: `to[k * step + i] = from[i * stride + k]`. Left to itself a compiler may scatter,
+    /// which some processors do a number at a time.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, step: usize) {
+        for k in 0..8 {
+            for i in 0..8 {
+                // SAFETY: the caller's pointers, within eight rows of eight.
+                unsafe { *to.add(k * step + i) = *from.add(i * stride + k) };
+            }
+        }
+    }
 
     /// Asks for a cache line that will be read soon. Any address will do.
     unsafe fn prefetch(from: *const u8);
@@ -73,8 +97,14 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn store_wide(to: *mut u8, a: Self::B);
     /// The low nibble of each byte, and the high one.
     unsafe fn nibbles(a: Self::B) -> (Self::B, Self::B);
-    /// Adds to each lane the dot product of its four unsigned bytes, none above 15, with the four signed ones at `x`.
+    /// Adds to each lane the dot product of its four unsigned bytes, none above 127, with the four signed ones at `x`.
     unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
+    unsafe fn no_pairs() -> Self::P;
+    /// Adds the products of two bytes each: unsigned ones, none above 15, with the four signed ones at `x`. A sum holds
+    /// [`PAIR_STEPS`] of these.
+    unsafe fn dot_pairs(sum: Self::P, w: Self::B, x: *const i8) -> Self::P;
+    /// Adds both sums of a lane to it.
+    unsafe fn add_pairs(sum: Self::I, pairs: Self::P) -> Self::I;
     /// As [`Simd::dot4`] for bytes up to 255.
     unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
 }

@@ -83,6 +83,9 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
     type B = [uint8x16_t; 4];
+    type P = Self::I;
+
+    const PAIRS: bool = false;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::F {
@@ -202,6 +205,25 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
         }
     }
     #[inline(always)]
+    unsafe fn widen(from: *const u16) -> Self::I {
+        let halves = [vld1q_u16(from), vld1q_u16(from.add(8))];
+        let quarters = halves.map(|half| [vmovl_u16(vget_low_u16(half)), vmovl_high_u16(half)]);
+        let [[a, b], [c, d]] = quarters;
+        let wide = [a, b, c, d];
+        quarters!(vreinterpretq_s32_u32(wide))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self::F {
+        // Exponent and fraction where an f32 has them make a number that is 2^112 times too small.
+        let bits = Self::widen(from);
+        let (rest, sign) = ([vdupq_n_s32(0x7fff); 4], [vdupq_n_s32(0x8000); 4]);
+        let magnitude = Self::bits_to_float(Self::shift_left::<13>(quarters!(vandq_s32(bits, rest))));
+        let magnitude = Self::mul(magnitude, Self::splat(f32::from_bits((127 + 112) << 23)));
+        let sign = Self::shift_left::<16>(quarters!(vandq_s32(bits, sign)));
+        let magnitude = quarters!(vreinterpretq_s32_f32(magnitude));
+        Self::bits_to_float(quarters!(vorrq_s32(magnitude, sign)))
+    }
+    #[inline(always)]
     unsafe fn store_bytes(to: *mut i8, a: Self::I) {
         let low = vcombine_s16(vmovn_s32(a[0]), vmovn_s32(a[1]));
         let high = vcombine_s16(vmovn_s32(a[2]), vmovn_s32(a[3]));
@@ -231,8 +253,20 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     #[inline(always)]
     unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
         let (w, x) = (quarters!(vreinterpretq_s8_u8(w)), [four(x); 4]);
-        // At most 2 * 15 * 128 a pair.
+        // At most 2 * 127 * 128 a pair.
         if DOT { quarters!(sdot(sum, w, x)) } else { quarters!(dot_of_small(sum, w, x)) }
+    }
+    #[inline(always)]
+    unsafe fn no_pairs() -> Self::I {
+        Self::splat_int(0)
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
+        Self::dot4(sum, w, x)
+    }
+    #[inline(always)]
+    unsafe fn add_pairs(sum: Self::I, pairs: Self::I) -> Self::I {
+        Self::add_int(sum, pairs)
     }
     #[inline(always)]
     unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {

@@ -29,6 +29,9 @@ unsafe impl Simd for Portable {
     /// A lane's first byte lowest. A vector of bytes would have to be taken apart before its lanes could be summed, which
     /// compilers gave up on.
     type B = [u32; 16];
+    type P = Self::I;
+
+    const PAIRS: bool = false;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [f32; 16] {
@@ -138,6 +141,12 @@ unsafe impl Simd for Portable {
         to.cast::<[i32; 16]>().write_unaligned(a)
     }
     #[inline(always)]
+    unsafe fn widen(from: *const u16) -> Self::I {
+        std::array::from_fn(|i| i32::from(from.add(i).read_unaligned()))
+    }
+    unsafe fn load_f16(from: *const u16) -> Self::F {
+        std::array::from_fn(|i| half::f16::from_bits(from.add(i).read_unaligned()).to_f32())
+    }
     unsafe fn store_bytes(to: *mut i8, a: [i32; 16]) {
         to.cast::<[i8; 16]>().write_unaligned(lanes!(i: a[i] as i8))
     }
@@ -166,6 +175,18 @@ unsafe impl Simd for Portable {
             let (first, second) = (w[0] as i32 * x[0] + w[1] as i32 * x[1], w[2] as i32 * x[2] + w[3] as i32 * x[3]);
             sum[i] + first + second
         })
+    }
+    #[inline(always)]
+    unsafe fn no_pairs() -> [i32; 16] {
+        Self::splat_int(0)
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: [i32; 16], w: [u32; 16], x: *const i8) -> [i32; 16] {
+        Self::dot4(sum, w, x)
+    }
+    #[inline(always)]
+    unsafe fn add_pairs(sum: [i32; 16], pairs: [i32; 16]) -> [i32; 16] {
+        Self::add_int(sum, pairs)
     }
     #[inline(always)]
     unsafe fn dot8(sum: [i32; 16], w: [u32; 16], x: *const i8) -> [i32; 16] {

@@ -4,11 +4,25 @@ use super::draw::Draw;
 use super::weights::Matrix;
 use super::*;
 
-/// One matrix of a projection, packed or not, or two that were packed as one.
+/// One matrix of a projection, or several that were packed as one.
 struct Factor {
     matrices: Vec<Matrix>,
-    packed: Option<Packed>,
+    held: Held,
     bias: Option<Vec<f32>>,
+}
+
+enum Held {
+    Packed(Packed),
+    Dense(Dense),
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Packed(packed) => packed.layout.fmt(f),
+            Self::Dense(_) => f.write_str("dense"),
+        }
+    }
 }
 
 impl Factor {
@@ -17,9 +31,9 @@ impl Factor {
     }
 
     fn part(&self) -> Part<'_> {
-        let weights = match &self.packed {
-            Some(packed) => Weights::Packed(packed),
-            None => Weights::Stored { source: self.matrices[0].source(), outputs: self.outputs() },
+        let weights = match &self.held {
+            Held::Packed(packed) => Weights::Packed(packed),
+            Held::Dense(dense) => Weights::Dense(dense),
         };
         Part { weights, bias: self.bias.as_deref() }
     }
@@ -63,24 +77,22 @@ struct Case {
 const EPS: f32 = 1e-5;
 
 impl Draw {
-    fn packed(
-        &mut self,
-        inputs: usize,
-        bits: usize,
-        group_size: usize,
-        heights: &[usize],
-        order: PackedOrder,
-    ) -> Factor {
-        let matrices: Vec<Matrix> =
-            heights.iter().map(|&rows| self.affine(rows, inputs, bits, group_size)).collect();
+    /// Matrices of one form, packed as one.
+    fn packed(&mut self, inputs: usize, heights: &[usize], order: PackedOrder) -> Factor {
+        let sizes: Vec<usize> =
+            [32, 64, 128].into_iter().filter(|size| inputs.is_multiple_of(*size)).collect();
+        let (bits, group_size) = (self.one_of(&BITS), self.one_of(&sizes));
+        let (kind, dense) = (self.below(3), self.one_in(3));
+        let mut matrix = |&rows: &usize| match dense {
+            true => self.dense(rows, inputs, kind),
+            false => self.affine(rows, inputs, bits, group_size),
+        };
+        let matrices: Vec<Matrix> = heights.iter().map(&mut matrix).collect();
         pack(matrices, inputs, order)
     }
 
     /// A few matrices, stacked in one or each in its own way.
     fn factors(&mut self, inputs: usize, kind: Kind) -> Vec<Factor> {
-        let sizes: Vec<usize> =
-            [32, 64, 128].into_iter().filter(|size| inputs.is_multiple_of(*size)).collect();
-        let (bits, group_size) = (self.one_of(&[4, 8]), self.one_of(&sizes));
         let height = |draw: &mut Self| {
             let (some, more) = (draw.within(1, 20), draw.within(1, 100));
             if cfg!(miri) { draw.one_of(&[some, 32]) } else { draw.one_of(&[some, more, 32, 64]) }
@@ -88,31 +100,27 @@ impl Draw {
         if matches!(kind, Kind::Gated(_)) {
             let rows = height(self);
             if self.one_in(2) {
-                return vec![self.packed(inputs, bits, group_size, &[rows, rows], PackedOrder::Interleaved)];
+                return vec![self.packed(inputs, &[rows, rows], PackedOrder::Interleaved)];
             }
-            return (0..2).map(|_| self.factor(inputs, rows, &sizes)).collect();
+            return (0..2).map(|_| self.factor(inputs, rows)).collect();
         }
         if self.one_in(2) {
             let heights: Vec<usize> = (0..self.within(1, 3)).map(|_| height(self)).collect();
-            let mut factor = self.packed(inputs, bits, group_size, &heights, PackedOrder::Stacked);
+            let mut factor = self.packed(inputs, &heights, PackedOrder::Stacked);
             factor.bias = (!self.one_in(3)).then(|| self.numbers(factor.outputs()));
             return vec![factor];
         }
         (0..self.within(1, 3))
             .map(|_| {
                 let rows = height(self);
-                self.factor(inputs, rows, &sizes)
+                self.factor(inputs, rows)
             })
             .collect()
     }
 
-    fn factor(&mut self, inputs: usize, rows: usize, sizes: &[usize]) -> Factor {
-        let mut factor = if self.one_in(2) {
-            Factor { matrices: vec![self.matrix(rows, inputs)], packed: None, bias: None }
-        } else {
-            let (bits, group_size) = (self.one_of(&[4, 8]), self.one_of(sizes));
-            self.packed(inputs, bits, group_size, &[rows], PackedOrder::Stacked)
-        };
+    fn factor(&mut self, inputs: usize, rows: usize) -> Factor {
+        let matrix = self.matrix(rows, inputs);
+        let mut factor = pack(vec![matrix], inputs, PackedOrder::Stacked);
         factor.bias = (!self.one_in(3)).then(|| self.numbers(rows));
         factor
     }
@@ -141,11 +149,22 @@ impl Draw {
     }
 }
 
+/// As a model packs them.
 fn pack(matrices: Vec<Matrix>, inputs: usize, order: PackedOrder) -> Factor {
     let sources: Vec<Source<'_>> = matrices.iter().map(Matrix::source).collect();
-    let packed = Packed::pack(&sources, inputs, order, &Pool::new(1).unwrap()).unwrap().unwrap();
-    Factor { packed: Some(packed), matrices, bias: None }
+    let pool = Pool::new(1).unwrap();
+    let packed = Packed::pack(&sources, inputs, order, &pool).unwrap();
+    let held = match packed {
+        Some(packed) => Held::Packed(packed),
+        None => Held::Dense(match &sources[..] {
+            [one] => Dense::pack_one(one, inputs, &pool).unwrap(),
+            all => Dense::pack(all, inputs, order, &pool).unwrap().unwrap(),
+        }),
+    };
+    Factor { held, matrices, bias: None }
 }
+
+const BITS: [usize; 6] = [2, 3, 4, 5, 6, 8];
 
 const ACTIVATIONS: [Activation; 4] =
     [Activation::Silu, Activation::GeluErf, Activation::GeluTanh, Activation::Relu];
@@ -214,8 +233,7 @@ impl Case {
                 rows.enumerate().map(move |(i, (matrix, output))| (factor, matrix, output, bias(i)))
             })
             .map(|(factor, matrix, output, bias)| {
-                let step = factor.packed.as_ref().map(|_| matrix.group_size);
-                let (sum, most) = self.product(row, &x, matrix, output, step);
+                let (sum, most) = self.product(row, &x, factor, matrix, output);
                 (sum + bias, most + 2e-7 * (sum.abs() + bias.abs()))
             })
             .collect();
@@ -243,15 +261,12 @@ impl Case {
         }
     }
 
-    /// A row times an output's weights, rounded in groups of `group_size` if any.
-    fn product(
-        &self,
-        row: usize,
-        x: &[f64],
-        matrix: &Matrix,
-        output: usize,
-        group_size: Option<usize>,
-    ) -> (f64, f64) {
+    /// A row times an output's weights, rounded in groups if these are packed so.
+    fn product(&self, row: usize, x: &[f64], factor: &Factor, matrix: &Matrix, output: usize) -> (f64, f64) {
+        let group_size = match &factor.held {
+            Held::Packed(packed) => Some(packed.layout.group_size),
+            Held::Dense(_) => None,
+        };
         let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
         let one_limb = match self.rule.times {
             Some(times) if !self.rule.rows[row] => f64::from(times) * mean.sqrt(),
@@ -266,9 +281,9 @@ impl Case {
                 Some(_) if largest <= one_limb * (1.0 + 1e-5) => largest / 127.0,
                 Some(_) => largest / 32_639.0,
             };
+            let first = group * group_size.unwrap_or(0);
             for (k, x) in x.iter().enumerate() {
-                let column = group * group_size.unwrap_or(0) + k;
-                let (weight, magnitude) = matrix.parts(output, column);
+                let (weight, magnitude) = matrix.parts(output, first + k);
                 sum += x * weight;
                 // Half a step of rounding, and f32's own errors: of some sums a group, or of one an input.
                 let eps = if group_size.is_some() { 2e-6 } else { 1e-7 * self.inputs as f64 };
@@ -279,8 +294,7 @@ impl Case {
     }
 
     fn describe(&self, engine: &Engine) -> String {
-        let factors: Vec<_> =
-            self.factors.iter().map(|f| (f.packed.is_some(), &f.matrices, f.bias.is_some())).collect();
+        let factors: Vec<_> = self.factors.iter().map(|f| (&f.held, &f.matrices, f.bias.is_some())).collect();
         let (rows, inputs, kind, times) = (self.rows, self.inputs, self.kind, self.rule.times);
         format!("{:?}: {rows} rows of {inputs}, {kind:?}, {times:?}, {factors:?}", engine.family)
     }
@@ -358,7 +372,7 @@ fn a_row_that_is_no_number_stays_alone() {
 #[test]
 fn the_largest_digits_and_weights_overflow_nothing() {
     for_cases(40, |engines, draw| {
-        let (bits, group_size) = (draw.one_of(&[4, 8]), draw.one_of(&[32, 64, 128]));
+        let (bits, group_size) = (draw.one_of(&BITS), draw.one_of(&[32, 64, 128]));
         let (rows, outputs) = (draw.within(1, 13), draw.within(1, 40));
         let mut matrix = draw.affine(outputs, group_size, bits, group_size);
         matrix.make_plain();
@@ -397,6 +411,26 @@ fn rows_of_nothing_and_of_next_to_nothing_stay_finite() {
         for engine in engines {
             let got = case.run(engine, 0..case.rows);
             assert!(got.iter().all(|x| x.is_finite()), "{} {tiny:e}: {got:?}", case.describe(engine));
+        }
+    });
+}
+
+/// An f16 that a kernel can't widen doesn't hide what it is.
+#[test]
+fn weights_that_are_no_numbers_reach_the_result() {
+    for_cases(40, |engines, draw| {
+        let (inputs, outputs) = (32 * draw.within(1, 5), draw.within(2, 40));
+        let (kind, bad) = (draw.below(3), draw.below(outputs));
+        let mut matrix = draw.dense(outputs, inputs, kind);
+        matrix.spoil(bad * inputs + draw.below(inputs), draw.one_of(&[f32::NAN, f32::INFINITY]));
+        let x = vec![1.0; inputs];
+        let factor = pack(vec![matrix.clone()], inputs, PackedOrder::Stacked);
+        for engine in engines {
+            let mut out = unwritten(outputs);
+            engine.project(&x, None, inputs, Limbs::Two, &[factor.part()], Output::Store(&mut out));
+            for (output, got) in out.iter().enumerate() {
+                assert_eq!(got.is_finite(), output != bad, "{:?}: {matrix:?}: {output}", engine.family);
+            }
         }
     });
 }

@@ -87,6 +87,12 @@ impl Draw {
         self.quantized(rows, inputs, bits, group_size, Form::Affine { scales, biases })
     }
 
+    /// f32, f16 or bf16.
+    pub(super) fn dense(&mut self, rows: usize, inputs: usize, kind: usize) -> Matrix {
+        let form = Form::Dense(Numbers::draw(self, kind, rows * inputs, 1.0));
+        Matrix { words: Vec::new(), bits: 0, group_size: 1, form, rows, inputs }
+    }
+
     /// A matrix of any form whose groups fit.
     pub(super) fn matrix(&mut self, rows: usize, inputs: usize) -> Matrix {
         let sizes: Vec<usize> =
@@ -96,10 +102,7 @@ impl Draw {
         // Powers of two within reason; and none of the two patterns of an E4M3 that are no numbers.
         let powers = |draw: &mut Self, count| (0..count).map(|_| draw.within(117, 130) as u8).collect();
         match self.below(10) {
-            kind @ 0..=2 => {
-                let form = Form::Dense(Numbers::draw(self, kind, count, 1.0));
-                Matrix { words: Vec::new(), bits: 0, group_size: 1, form, rows, inputs }
-            }
+            kind @ 0..=2 => self.dense(rows, inputs, kind),
             3 => {
                 let form = Form::Mxfp4(powers(self, count / 32));
                 self.quantized(rows, inputs, 4, 32, form)
@@ -149,6 +152,16 @@ impl Matrix {
         let groups = self.rows * self.inputs / self.group_size;
         self.form =
             Form::Affine { scales: Numbers::F32(vec![1.0; groups]), biases: Numbers::F32(vec![0.0; groups]) };
+    }
+
+    /// Makes a dense matrix's number at `index` another.
+    pub(super) fn spoil(&mut self, index: usize, number: f32) {
+        match &mut self.form {
+            Form::Dense(Numbers::F32(x)) => x[index] = number,
+            Form::Dense(Numbers::F16(x)) => x[index] = f16::from_f32(number),
+            Form::Dense(Numbers::Bf16(x)) => x[index] = bf16::from_f32(number),
+            _ => panic!("{self:?}"),
+        }
     }
 
     pub(super) fn source(&self) -> Source<'_> {

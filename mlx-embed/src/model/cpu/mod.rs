@@ -194,9 +194,7 @@ impl Operations<Self> for Cpu {
         let Embedding { tokens, width, scale, positions, token_types, norm } = embedding;
         let mut x = self.engine.buffer(pass.ids.len() * width);
         self.engine.gather(&tokens.source(), &pass.ids, *width, &mut x);
-        if *scale != 1.0 {
-            x.iter_mut().for_each(|x| *x *= scale);
-        }
+        self.engine.scale_and_add(&mut x, *scale, None);
         if let Some((table, positions)) = positions {
             let mut rows = Vec::with_capacity(pass.ids.len());
             let mut rest = &pass.ids[..];
@@ -212,7 +210,7 @@ impl Operations<Self> for Cpu {
         match (token_types, &pass.types) {
             (None, _) => {}
             (Some(TokenTypes { first, .. }), None) => {
-                x.chunks_exact_mut(*width).for_each(|x| x.iter_mut().zip(first).for_each(|(x, y)| *x += y))
+                self.engine.scale_and_add(&mut x, 1.0, Some(first));
             }
             (Some(TokenTypes { table, .. }), Some(types)) => {
                 let mut added = self.engine.buffer(x.len());

@@ -5,15 +5,16 @@ use serde::{Deserialize, Serialize};
 use crate::kernels::Limbs;
 use crate::model::backend::{Place, Role};
 
-/// How closely this crate's kernels for the CPU follow 4- and 8-bit checkpoints computed in f32.
+/// How closely this crate's kernels for the CPU follow a checkpoint computed in f32.
 ///
-/// Weights are used as the checkpoint has them. What is rounded are the numbers that are multiplied with them, a group
-/// of inputs at a time. Everything else is f32 in either case.
+/// Weights are used as the checkpoint has them. What is rounded are the numbers that enter a product with a matrix, a
+/// group of inputs at a time. Everything else is f32 in either case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Precision {
-    /// To 16 bits: a product differs from the one in f32 by some 3e-5 of its size.
+    /// What is multiplied with weights of 2 to 8 bits is rounded to 16 bits: a product differs from the one in f32 by some
+    /// 3e-5 of its size. Beside f32, f16, bf16 and mxfp8 nothing is rounded.
     #[default]
     Exact,
     /// To 8 bits, and to 16 where a group stands out of its row: nearly twice as fast. Vectors differ from the exact

@@ -1,11 +1,13 @@
 //! Products of rows with the matrices that read them.
 
+use std::io;
+
 use crate::checkpoint::spec::ProjectionSpec;
 use crate::checkpoint::{CheckpointError, Matrix, Weights};
-use crate::kernels::{self, Engine, Output, Packed, PackedOrder, Part};
+use crate::kernels::{self, Dense, Engine, Output, Packed, PackedOrder, Part, Pool, Source};
 use crate::model::backend::Role;
 
-use super::weights::{Norm, Table, source};
+use super::weights::{Norm, source};
 use super::{Pass, Rule};
 
 /// Matrices that read the same rows.
@@ -26,20 +28,39 @@ struct OwnPart {
 #[derive(Debug)]
 enum OwnWeights {
     Packed(Packed),
-    /// Dequantised each time.
-    Stored {
-        table: Box<Table>,
-        outputs: usize,
-    },
+    Dense(Dense),
+}
+
+impl OwnWeights {
+    /// Packs matrices as one, if they go together. By [`Rule::Whole`] no product rounds, and so none is of integers.
+    fn pack(
+        sources: &[Source<'_>],
+        inputs: usize,
+        order: PackedOrder,
+        rule: Rule,
+        pool: &Pool,
+    ) -> io::Result<Option<Self>> {
+        if rule != Rule::Whole
+            && let Some(packed) = Packed::pack(sources, inputs, order, pool)?
+        {
+            return Ok(Some(Self::Packed(packed)));
+        }
+        Ok(Dense::pack(sources, inputs, order, pool)?.map(Self::Dense))
+    }
+
+    fn pack_one(matrix: Source<'_>, inputs: usize, rule: Rule, pool: &Pool) -> io::Result<Self> {
+        match Self::pack(&[matrix], inputs, PackedOrder::Stacked, rule, pool)? {
+            Some(packed) => Ok(packed),
+            None => Ok(Self::Dense(Dense::pack_one(&matrix, inputs, pool)?)),
+        }
+    }
 }
 
 impl OwnPart {
     fn as_kernel(&self) -> Part<'_> {
         let weights = match &self.weights {
             OwnWeights::Packed(packed) => kernels::Weights::Packed(packed),
-            OwnWeights::Stored { table, outputs } => {
-                kernels::Weights::Stored { source: table.source(), outputs: *outputs }
-            }
+            OwnWeights::Dense(dense) => kernels::Weights::Dense(dense),
         };
         Part { weights, bias: self.bias.as_deref() }
     }
@@ -61,18 +82,16 @@ impl Projection {
             matrices.push(weights.matrix(part, spec.inputs)?);
             biases.push(weights.bias(part)?.map(|bias| bias.to_f32()));
         }
-        let pack = |matrices: &[Matrix], order| {
-            if rule == Rule::Whole {
-                return Ok(None);
-            }
-            let sources: Vec<_> = matrices.iter().map(source).collect();
-            Packed::pack(&sources, spec.inputs, order, engine.pool())
-                .map_err(|error| weights.memory_error(&spec.parts[0].path, error))
-        };
+        let memory_error = |error| weights.memory_error(&spec.parts[0].path, error);
+        let (inputs, pool) = (spec.inputs, engine.pool());
         let any_bias = biases.iter().any(Option::is_some);
         // Biases would have to be added before the two halves of what is gated are multiplied.
-        let together =
-            if order == PackedOrder::Interleaved && any_bias { None } else { pack(&matrices, order)? };
+        let together = if order == PackedOrder::Interleaved && any_bias {
+            None
+        } else {
+            let sources: Vec<_> = matrices.iter().map(source).collect();
+            OwnWeights::pack(&sources, inputs, order, rule, pool).map_err(memory_error)?
+        };
         let mut parts = Vec::new();
         if let Some(packed) = together {
             let bias = any_bias.then(|| {
@@ -82,17 +101,12 @@ impl Projection {
                 biases.iter().zip(&spec.parts).flat_map(of_part).collect()
             });
             matrices.iter().for_each(Matrix::release);
-            parts.push(OwnPart { weights: OwnWeights::Packed(packed), bias });
+            parts.push(OwnPart { weights: packed, bias });
         } else {
             // Matrices of several kinds stay apart.
-            for ((matrix, bias), part) in matrices.into_iter().zip(biases).zip(&spec.parts) {
-                let weights = match pack(std::slice::from_ref(&matrix), PackedOrder::Stacked)? {
-                    Some(packed) => OwnWeights::Packed(packed),
-                    None => OwnWeights::Stored {
-                        table: Box::new(Table::new(matrix.clone())),
-                        outputs: part.outputs(),
-                    },
-                };
+            for (matrix, bias) in matrices.into_iter().zip(biases) {
+                let weights =
+                    OwnWeights::pack_one(source(&matrix), inputs, rule, pool).map_err(memory_error)?;
                 matrix.release();
                 parts.push(OwnPart { weights, bias });
             }
