@@ -13,6 +13,10 @@ pub(crate) enum CliError {
     /// The library failed on something other than a single text.
     #[error("{}", in_command_line_words(.0))]
     Embed(#[from] Error),
+    /// The service can't start, or ended.
+    #[cfg(feature = "serve")]
+    #[error(transparent)]
+    Serve(#[from] mlx_embed_server::ServeError),
     /// Results are not what they should be; they are printed.
     #[error("{0}")]
     Off(String),
@@ -64,6 +68,8 @@ impl CliError {
             Self::Usage(_) => 2,
             Self::Embed(error) if concerns_an_option(error) => 2,
             Self::Stopped { cause, .. } => cause.exit_code(),
+            #[cfg(feature = "serve")]
+            Self::Serve(mlx_embed_server::ServeError::Config(_)) => 2,
             Self::Skipped { .. } => 3,
             _ => 1,
         }

@@ -5,6 +5,8 @@ mod embed;
 mod inspect;
 mod load;
 mod rerank;
+#[cfg(feature = "serve")]
+mod serve;
 mod similarity;
 mod verify;
 
@@ -25,6 +27,9 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     /// Compare a checkpoint's results with a reference's, layer by layer
     Verify(verify::VerifyArgs),
+    /// Answer requests over HTTP
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     /// Measure how long forward passes take
     Bench(bench::BenchArgs),
     /// Measure how long answers take while requests come at a given rate
@@ -39,6 +44,8 @@ impl Command {
             Self::Rerank(args) => rerank::run(args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Verify(args) => verify::run(args),
+            #[cfg(feature = "serve")]
+            Self::Serve(args) => serve::run(args),
             Self::Bench(args) => bench::run(&args),
             Self::Load(args) => load::run(&args),
         }

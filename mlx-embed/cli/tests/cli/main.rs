@@ -11,6 +11,8 @@ mod output;
 mod output_files;
 mod reopen;
 mod rerank;
+#[cfg(feature = "serve")]
+mod serve;
 mod similarity;
 mod support;
 mod verify;

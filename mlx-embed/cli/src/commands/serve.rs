@@ -1,0 +1,234 @@
+//! `mlx-embed serve`: an HTTP service, from a YAML file or from flags.
+
+use std::io::{self, Write};
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use mlx_embed_server::{Config, DeviceName, Kind, Metrics, ModelConfig, PrecisionName, ServeError, serve};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::CliError;
+use crate::options::at_least_one;
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ServeArgs {
+    /// YAML file with address, limits and models; flags go before what it says
+    #[arg(long, value_name = "FILE", env = "MLX_EMBED_SERVE_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+
+    /// Say whether the configuration can be used, and end
+    #[arg(long)]
+    check_config: bool,
+
+    /// Address and port [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", env = "MLX_EMBED_SERVE_LISTEN", hide_env_values = true)]
+    listen: Option<String>,
+
+    /// File with an API key a line, which clients then have to send
+    #[arg(long, value_name = "FILE", env = "MLX_EMBED_SERVE_API_KEYS_FILE", hide_env_values = true)]
+    api_keys_file: Option<PathBuf>,
+
+    /// Milliseconds after which a request is given up [default: 30000]
+    #[arg(long, value_name = "N", env = "MLX_EMBED_SERVE_TIMEOUT_MS", hide_env_values = true)]
+    timeout_ms: Option<NonZeroU64>,
+
+    /// Requests that are worked on at once [default: 512]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(env = "MLX_EMBED_SERVE_CONCURRENT_REQUESTS", hide_env_values = true)]
+    concurrent_requests: Option<NonZeroUsize>,
+
+    /// Texts of a request [default: 2048]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(env = "MLX_EMBED_SERVE_INPUTS", hide_env_values = true)]
+    inputs: Option<NonZeroUsize>,
+
+    /// Bytes of a request's body [default: 8388608]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(env = "MLX_EMBED_SERVE_BODY_BYTES", hide_env_values = true)]
+    body_bytes: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// The one model of a service without a file.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "One model, instead of --config's")]
+#[group(conflicts_with = "config")]
+struct ModelArgs {
+    /// Checkpoint directory [default: that of MLX_EMBED_MODEL, else the small English model inside this program]
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
+    /// What requests call it [default: the directory's name]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Whether it makes vectors or scores [default: embedder]
+    #[arg(long)]
+    kind: Option<KindArg>,
+
+    /// Where it runs [default: auto]
+    #[arg(long)]
+    device: Option<DeviceArg>,
+
+    /// Which of several GPUs
+    #[arg(long, value_name = "N")]
+    gpu: Option<usize>,
+
+    /// How closely 4- and 8-bit checkpoints are followed on the CPU [default: exact]
+    #[arg(long)]
+    precision: Option<PrecisionArg>,
+
+    /// Threads on the CPU [default: every core]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    threads: Option<NonZeroUsize>,
+
+    /// Longest input in tokens [default: as the checkpoint says]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_tokens: Option<NonZeroUsize>,
+
+    /// Most tokens that run at once
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    batch_tokens: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KindArg {
+    Embedder,
+    Reranker,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DeviceArg {
+    Auto,
+    Cpu,
+    Gpu,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PrecisionArg {
+    Exact,
+    Fast,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mlx-embed serve
+  mlx-embed serve --model DIR --listen 127.0.0.1:9000
+  mlx-embed serve --config serve.yaml --check-config
+  curl -s localhost:8080/v1/embeddings -H 'content-type: application/json' \\
+       -d '{\"input\": [\"The cat sat on the mat\"]}'
+
+serve.yaml:
+  listen: 127.0.0.1:8080
+  limits: {timeout-ms: 2000, inputs: 256}
+  models:
+    - {name: qwen, path: models/qwen3-embedding, precision: fast}
+    - {name: ranker, path: models/bge-reranker, kind: reranker,
+       load: first-use, idle-seconds: 600}
+
+Endpoints: /v1/embeddings and /v1/models as OpenAI's, /embed, /rerank and /info
+as text-embeddings-inference's, /v1/rerank as Cohere's and Jina's, /health,
+/ready, /metrics, /openapi.json, and a page to try them at /. SIGTERM and Ctrl-C
+end the service once the requests that it has taken are answered.";
+
+pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
+    let check_only = args.check_config;
+    let config = config(args).map_err(ServeError::Config)?;
+    if check_only {
+        for model in &config.models {
+            println!(
+                "{}: {}",
+                model.name,
+                model.path.as_ref().map_or("built in".into(), |path| path.display().to_string())
+            );
+        }
+        return Ok(());
+    }
+    // Before the first model, which looks for a recorder when it is loaded.
+    let metrics = record().map_err(|error| CliError::Off(format!("metrics can't be recorded: {error}")))?;
+    let failed = |error| CliError::Serve(ServeError::Ended(error));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Ended)?;
+        let stop = async move {
+            tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
+        };
+        let metrics = Metrics::new(move || {
+            metrics.run_upkeep();
+            metrics.render()
+        });
+        serve(&config, Some(metrics), stop, |address| {
+            // With stderr closed there is nobody to tell.
+            let _ = writeln!(io::stderr(), "listening on http://{address}");
+        })
+        .await
+        .map_err(CliError::from)
+    })
+}
+
+/// What the file says, or nothing, and flags before that.
+fn config(args: ServeArgs) -> Result<Config, mlx_embed_server::ConfigError> {
+    let mut config = match &args.config {
+        Some(file) => Config::from_file(file)?,
+        None => Config { models: vec![args.model.config()], ..Config::default() },
+    };
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    if args.api_keys_file.is_some() {
+        config.api_keys_file = args.api_keys_file;
+    }
+    let limits = &mut config.limits;
+    limits.timeout_ms = args.timeout_ms.map_or(limits.timeout_ms, NonZeroU64::get);
+    let counts = [
+        (&mut limits.concurrent_requests, args.concurrent_requests),
+        (&mut limits.inputs, args.inputs),
+        (&mut limits.body_bytes, args.body_bytes),
+    ];
+    for (limit, flag) in counts {
+        *limit = flag.map_or(*limit, NonZeroUsize::get);
+    }
+    config.check()?;
+    Ok(config)
+}
+
+impl ModelArgs {
+    fn config(&self) -> ModelConfig {
+        // Not by clap, for which a variable would contradict --config.
+        let variable = || std::env::var_os("MLX_EMBED_MODEL").map(PathBuf::from);
+        let path = self.model.clone().or_else(variable).filter(|path| !path.as_os_str().is_empty());
+        let named = path.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
+        let name = self.name.clone().or(named.map(Into::into)).unwrap_or_else(|| "default".into());
+        let mut config = ModelConfig::new(name, path);
+        config.kind = match self.kind {
+            None | Some(KindArg::Embedder) => Kind::Embedder,
+            Some(KindArg::Reranker) => Kind::Reranker,
+        };
+        config.device = match self.device {
+            None | Some(DeviceArg::Auto) => DeviceName::Auto,
+            Some(DeviceArg::Cpu) => DeviceName::Cpu,
+            Some(DeviceArg::Gpu) => DeviceName::Gpu,
+        };
+        config.precision = match self.precision {
+            None | Some(PrecisionArg::Exact) => PrecisionName::Exact,
+            Some(PrecisionArg::Fast) => PrecisionName::Fast,
+        };
+        config.gpu = self.gpu.unwrap_or_default();
+        config.threads = self.threads;
+        config.max_tokens = self.max_tokens;
+        config.batch_tokens = self.batch_tokens;
+        config
+    }
+}
+
+fn record() -> Result<PrometheusHandle, BuildError> {
+    let seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+    let durations = Matcher::Suffix("_seconds".into());
+    PrometheusBuilder::new().set_buckets_for_metric(durations, &seconds)?.install_recorder()
+}

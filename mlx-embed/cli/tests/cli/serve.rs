@@ -1,0 +1,112 @@
+//! `mlx-embed serve`, from its start to SIGTERM.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+
+use super::support::{binary, golden, run};
+
+/// A service and where it listens. It is killed when it is dropped.
+struct Service {
+    process: Child,
+    address: String,
+}
+
+impl Service {
+    fn start(arguments: &[&str]) -> Self {
+        let mut process = binary()
+            .arg("serve")
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").expect(&line).to_owned();
+        Self { process, address }
+    }
+
+    fn ask(&self, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}")))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn without_a_file_the_built_in_model_answers_until_it_is_told_to_end() {
+    let mut service = Service::start(&[]);
+    let (status, body) = service.ask("/v1/embeddings", &json!({"input": "The cat sat on the mat"}));
+    assert_eq!((status, body["data"][0]["embedding"].as_array().unwrap().len()), (200, 384), "{body}");
+    assert_eq!(body["model"], "default");
+
+    let mut stream = TcpStream::connect(&service.address).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).unwrap();
+    assert!(metrics.contains("mlx_embed_"), "{metrics}");
+
+    let id = service.process.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(service.process.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_file_names_several_models_and_flags_go_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("serve.yaml");
+    let yaml = format!(
+        "listen: 127.0.0.1:1\nlimits: {{inputs: 7}}\nmodels:\n  - {{name: small}}\n  \
+         - {{name: ranker, kind: reranker, path: {}}}\n",
+        golden("families/reranker-bert-sigmoid").display()
+    );
+    fs::write(&file, yaml).unwrap();
+    let file = file.to_str().unwrap();
+    let checked = run(binary().args(["serve", "--check-config", "--config", file]));
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    assert!(checked.stdout.contains("small: built in"), "{}", checked.stdout);
+
+    let service = Service::start(&["--config", file, "--inputs", "2"]);
+    let (status, body) = service.ask("/v1/rerank", &json!({"query": "a", "documents": ["b", "c"]}));
+    assert_eq!((status, body["results"].as_array().map(Vec::len)), (200, Some(2)), "{body}");
+    let (status, body) = service.ask("/v1/rerank", &json!({"query": "a", "documents": ["b", "c", "d"]}));
+    assert_eq!(status, 413, "{body}");
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("serve.yaml");
+    fs::write(&file, "models:\n  - name: a\n    treads: 1\n").unwrap();
+    let file = file.to_str().unwrap();
+    run(binary().args(["serve", "--config", file])).failed(2, &["serve.yaml", "did you mean `threads`?"]);
+    run(binary().args(["serve", "--config", "none.yaml"])).failed(2, &["none.yaml"]);
+    run(binary().args(["serve", "--config", file, "--model", "x"])).failed(2, &["--model"]);
+    run(binary().args(["serve", "--model", "no/such"])).failed(1, &["no/such"]);
+    run(binary().args(["serve", "--listen", "nowhere"])).failed(1, &["listen: nowhere"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    run(binary().args(["serve", "--listen", &address])).failed(1, &[&address]);
+}

@@ -1,0 +1,63 @@
+//! API keys from a file.
+
+use std::path::Path;
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::config::ConfigError;
+use crate::error::ApiError;
+
+/// Hashes of the keys that are let in. As they all have one length, comparing them tells nothing of a key's.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys(std::sync::Arc<[[u8; 32]]>);
+
+fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+impl Keys {
+    /// A key a line; empty lines and those that begin with `#` don't count.
+    pub(crate) fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let name = || path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name(), source })?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let keys: Vec<_> = lines.map(hash).collect();
+        if keys.is_empty() {
+            return Err(ConfigError::Value {
+                key: "api-keys-file".into(),
+                reason: format!("is {}, which has no key; write one a line", name()),
+            });
+        }
+        Ok(Self(keys.into()))
+    }
+
+    /// Looks at every key, whichever is the right one.
+    fn has(&self, key: &str) -> bool {
+        let given = hash(key);
+        self.0.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&given)).into()
+    }
+}
+
+/// Lets in who sends `Authorization: Bearer KEY`.
+pub(crate) async fn check(
+    State(keys): State<Keys>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let key = given.and_then(|value| value.strip_prefix("Bearer "));
+    if key.is_some_and(|key| keys.has(key.trim())) {
+        return Ok(next.run(request).await);
+    }
+    let message = match key {
+        Some(_) => "this API key is not known here",
+        None => "send an API key: Authorization: Bearer KEY",
+    };
+    Err(ApiError::new(StatusCode::UNAUTHORIZED, message))
+}

@@ -1,0 +1,416 @@
+//! What the service is told: a YAML file, or a program's own values.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mlx_embed::{Device, LoadOptions, Precision};
+use serde::Deserialize;
+
+/// The whole configuration. [`Config::default`] serves the built-in model on 127.0.0.1:8080.
+///
+/// ```
+/// let config = mlx_embed_server::Config::from_yaml(
+///     "
+/// listen: 127.0.0.1:9000
+/// limits: {timeout-ms: 2000}
+/// models:
+///   - {name: small, path: models/bge-small, precision: fast}
+///   - {name: ranker, path: models/bge-reranker, kind: reranker, load: first-use, idle-seconds: 600}
+/// ",
+/// )?;
+/// assert_eq!(config.models.len(), 2);
+///
+/// let error = mlx_embed_server::Config::from_yaml("lisen: 0.0.0.0:80").unwrap_err();
+/// assert!(error.to_string().contains("did you mean `listen`?"), "{error}");
+/// # Ok::<(), mlx_embed_server::ConfigError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// Address and port.
+    pub listen: String,
+    /// A file with an API key a line; without one nobody is asked for a key.
+    pub api_keys_file: Option<PathBuf>,
+    /// What a request may cost.
+    pub limits: Limits,
+    /// The models, the first of which answers requests that name none.
+    pub models: Vec<ModelConfig>,
+}
+
+/// What a request may cost.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// Texts, or documents, of a request.
+    pub inputs: usize,
+    /// Requests that are worked on at once; others are told to come again.
+    pub concurrent_requests: usize,
+    /// Milliseconds after which a request without a header `x-request-timeout-ms` is given up. A header can't ask for
+    /// more.
+    pub timeout_ms: u64,
+}
+
+/// A model, and how it is run. What is left out is the library's default.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ModelConfig {
+    /// What requests call it.
+    pub name: String,
+    /// The checkpoint's directory; without one it is the built-in model.
+    pub path: Option<PathBuf>,
+    /// Whether it makes vectors or scores.
+    #[serde(default)]
+    pub kind: Kind,
+    /// When it is loaded.
+    #[serde(default)]
+    pub load: Load,
+    /// Seconds without a request after which it is unloaded until the next one.
+    pub idle_seconds: Option<u64>,
+    /// `auto`, `cpu` or `gpu`.
+    #[serde(default)]
+    pub device: DeviceName,
+    /// Which of several GPUs.
+    #[serde(default)]
+    pub gpu: usize,
+    /// `exact` or `fast`.
+    #[serde(default)]
+    pub precision: PrecisionName,
+    /// Threads on the CPU.
+    pub threads: Option<NonZeroUsize>,
+    /// As [`LoadOptions::max_tokens`].
+    pub max_tokens: Option<NonZeroUsize>,
+    /// As [`LoadOptions::batch_tokens`].
+    pub batch_tokens: Option<NonZeroUsize>,
+    /// As [`LoadOptions::queue_texts`].
+    pub queue_texts: Option<NonZeroUsize>,
+    /// As [`LoadOptions::queue_bytes`].
+    pub queue_bytes: Option<NonZeroUsize>,
+    /// As [`LoadOptions::max_text_bytes`].
+    pub max_text_bytes: Option<NonZeroUsize>,
+    /// As [`LoadOptions::vector_cache`].
+    #[serde(default)]
+    pub vector_cache: usize,
+    /// As [`LoadOptions::lenient`].
+    #[serde(default)]
+    pub lenient: bool,
+}
+
+/// What a model is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Texts to vectors.
+    #[default]
+    Embedder,
+    /// Queries and documents to scores.
+    Reranker,
+}
+
+/// When a model is loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    /// Before the first request is taken. The service does not start without it.
+    #[default]
+    AtStart,
+    /// With the first request for it, which waits.
+    FirstUse,
+}
+
+/// [`Device`] as the file names it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceName {
+    /// [`Device::Auto`]
+    #[default]
+    Auto,
+    /// [`Device::Cpu`]
+    Cpu,
+    /// [`Device::Gpu`]
+    Gpu,
+}
+
+/// [`Precision`] as the file names it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionName {
+    /// [`Precision::Exact`]
+    #[default]
+    Exact,
+    /// [`Precision::Fast`]
+    Fast,
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no YAML, or says what nobody understands.
+    #[error("{name}: {message}")]
+    Syntax {
+        /// The file.
+        name: String,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// A value makes no sense.
+    #[error("{key} {reason}")]
+    Value {
+        /// Its key.
+        key: String,
+        /// What is wrong, and what would do.
+        reason: String,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            api_keys_file: None,
+            limits: Limits::default(),
+            models: vec![ModelConfig::new("default", None)],
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body_bytes: 8 << 20, inputs: 2048, concurrent_requests: 512, timeout_ms: 30_000 }
+    }
+}
+
+impl Limits {
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+impl ModelConfig {
+    /// A model with the library's defaults; without a directory the built-in one.
+    pub fn new(name: impl Into<String>, path: Option<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            path,
+            kind: Kind::default(),
+            load: Load::default(),
+            idle_seconds: None,
+            device: DeviceName::default(),
+            gpu: 0,
+            precision: PrecisionName::default(),
+            threads: None,
+            max_tokens: None,
+            batch_tokens: None,
+            queue_texts: None,
+            queue_bytes: None,
+            max_text_bytes: None,
+            vector_cache: 0,
+            lenient: false,
+        }
+    }
+
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            device: match self.device {
+                DeviceName::Auto => Device::Auto,
+                DeviceName::Cpu => Device::Cpu,
+                DeviceName::Gpu => Device::Gpu,
+            },
+            gpu: self.gpu,
+            precision: match self.precision {
+                PrecisionName::Exact => Precision::Exact,
+                PrecisionName::Fast => Precision::Fast,
+            },
+            threads: self.threads,
+            max_tokens: self.max_tokens.map(NonZeroUsize::get),
+            batch_tokens: self.batch_tokens,
+            queue_texts: self.queue_texts,
+            queue_bytes: self.queue_bytes,
+            max_text_bytes: self.max_text_bytes,
+            vector_cache: self.vector_cache,
+            lenient: self.lenient,
+            ..Default::default()
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file, and takes its paths as beginning where it lies.
+    ///
+    /// # Errors
+    /// When it can't be read, is no YAML, has a key that isn't known, or a value that makes no sense; the message names
+    /// the line.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+        let mut config = parse(&name, &text)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let models = config.models.iter_mut().filter_map(|model| model.path.as_mut());
+        for path in models.chain(config.api_keys_file.as_mut()) {
+            *path = folder.join(&path);
+        }
+        Ok(config)
+    }
+
+    /// Reads YAML.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        parse("configuration", text)
+    }
+
+    /// Whether its values make sense.
+    ///
+    /// # Errors
+    /// When there is no model, two have the same name, or a limit is nothing.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong =
+            |key: &str, reason: &str| Err(ConfigError::Value { key: key.into(), reason: reason.into() });
+        if self.models.is_empty() {
+            return wrong("models", "has none; name one, or leave `models` out for the built-in model");
+        }
+        for (index, model) in self.models.iter().enumerate() {
+            let key = format!("models[{index}]");
+            if model.name.is_empty() {
+                return wrong(&format!("{key}.name"), "is empty; requests need a name for the model");
+            }
+            if self.models[..index].iter().any(|other| other.name == model.name) {
+                return wrong(
+                    &format!("{key}.name"),
+                    &format!("is {:?}, as another model's; give each its own", model.name),
+                );
+            }
+            if model.path.is_none() && model.kind == Kind::Reranker {
+                return wrong(
+                    &format!("{key}.path"),
+                    "is missing, and the built-in model is no reranker; name a folder",
+                );
+            }
+            if model.idle_seconds == Some(0) {
+                return wrong(
+                    &format!("{key}.idle-seconds"),
+                    "is 0; leave it out to keep the model, or give it at least 1",
+                );
+            }
+        }
+        let Limits { body_bytes, inputs, concurrent_requests, timeout_ms } = self.limits;
+        let limits = [
+            ("body-bytes", body_bytes),
+            ("inputs", inputs),
+            ("concurrent-requests", concurrent_requests),
+            ("timeout-ms", usize::from(timeout_ms > 0)),
+        ];
+        match limits.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => {
+                wrong(&format!("limits.{key}"), "is 0, so nothing could be answered; give it at least 1")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn parse(name: &str, text: &str) -> Result<Config, ConfigError> {
+    // An empty file has nothing to say, rather than nothing where a configuration should be.
+    let config = if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        Config::default()
+    } else {
+        serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
+            name: name.into(),
+            message: with_nearest(&error.to_string()),
+        })?
+    };
+    config.check()?;
+    Ok(config)
+}
+
+/// serde's message about a name that isn't known, with the known one that is most like it.
+fn with_nearest(message: &str) -> String {
+    let nearest = unknown(message).and_then(|(wrong, known)| {
+        let distances = known.map(|known| (strsim::damerau_levenshtein(wrong, known), known));
+        distances.min().filter(|(distance, known)| *distance <= known.len() / 2)
+    });
+    match nearest {
+        Some((_, known)) => format!("{message}\ndid you mean `{known}`?"),
+        None => message.to_owned(),
+    }
+}
+
+/// The name that isn't known, and those that are.
+fn unknown(message: &str) -> Option<(&str, impl Iterator<Item = &str>)> {
+    let kinds = ["unknown field ", "unknown variant "];
+    let after = kinds.iter().find_map(|kind| message.split_once(kind))?.1;
+    let (wrong, known) = after.split_once(", expected ")?;
+    let known = known.lines().next()?.trim_start_matches("one of ");
+    Some((
+        wrong.trim_matches('`'),
+        known.split([',', ' ']).map(|name| name.trim_matches('`')).filter(|name| !name.is_empty()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(yaml: &str) -> String {
+        Config::from_yaml(yaml).expect_err("it is wrong").to_string()
+    }
+
+    #[test]
+    fn nothing_said_is_the_built_in_model_on_loopback() {
+        for nothing in ["", "\n", "# a comment\n"] {
+            assert_eq!(Config::from_yaml(nothing).expect("defaults"), Config::default());
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error_with_its_line_and_the_nearest_name() {
+        let error = refused("listen: 127.0.0.1:1\nmodels:\n  - name: a\n    thread: 2\n");
+        assert!(error.contains("did you mean `threads`?") && error.contains('4'), "{error}");
+        let error = refused("models: [{name: a, precision: exakt}]");
+        assert!(error.contains("did you mean `exact`?"), "{error}");
+        let error = refused("models: [{name: a, threads: 0}]");
+        assert!(error.contains("nonzero") || error.contains("zero"), "{error}");
+    }
+
+    #[test]
+    fn values_without_sense_are_refused_with_their_key() {
+        let cases = [
+            ("models: []", "models has none"),
+            ("models: [{name: a}, {name: a}]", "models[1].name"),
+            ("models: [{name: \"\"}]", "models[0].name is empty"),
+            ("models: [{name: a, kind: reranker}]", "models[0].path"),
+            ("models: [{name: a, idle-seconds: 0}]", "models[0].idle-seconds"),
+            ("limits: {inputs: 0}", "limits.inputs"),
+            ("limits: {timeout-ms: 0}", "limits.timeout-ms"),
+        ];
+        for (yaml, part) in cases {
+            let error = refused(yaml);
+            assert!(error.contains(part), "{yaml}: {error}");
+        }
+    }
+
+    #[test]
+    fn paths_begin_where_the_file_lies() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("serve.yaml");
+        std::fs::write(&file, "models: [{name: a, path: b}]\napi-keys-file: keys").expect("written");
+        let config = Config::from_file(&file).expect("read");
+        assert_eq!(config.models[0].path.as_deref(), Some(folder.path().join("b").as_path()));
+        assert_eq!(config.api_keys_file, Some(folder.path().join("keys")));
+        let missing = Config::from_file(&folder.path().join("none.yaml")).expect_err("not there").to_string();
+        assert!(missing.contains("none.yaml"), "{missing}");
+    }
+}

@@ -1,0 +1,42 @@
+//! An HTTP service over [`mlx_embed`].
+//!
+//! | endpoint | in the shape of |
+//! | --- | --- |
+//! | `POST /v1/embeddings`, `GET /v1/models` | OpenAI |
+//! | `POST /embed`, `POST /rerank`, `GET /info` | text-embeddings-inference |
+//! | `POST /v1/rerank`, `POST /v2/rerank` | Cohere and Jina |
+//! | `GET /health`, `GET /ready`, `GET /metrics` | those who look after it |
+//! | `GET /openapi.json`, `GET /` | OpenAPI, and a page to try it |
+//!
+//! [`Config`] is what a YAML file says; [`Models`] holds the models that it names; [`router`] answers requests with them
+//! and may be mounted in a server of one's own.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = mlx_embed_server::Config::from_yaml("models: [{name: qwen, path: path/to/Qwen3-Embedding-0.6B-4bit}]")?;
+//! let models = mlx_embed_server::Models::load(&config).await?;
+//! let router = mlx_embed_server::router(models, &config, None)?;
+//! let listener = tokio::net::TcpListener::bind(&config.listen).await?;
+//! axum::serve(listener, router).await?;
+//! # Ok(())
+//! # }
+//! ```
+#![deny(unsafe_code)]
+
+mod auth;
+mod config;
+mod error;
+mod guard;
+mod models;
+mod openai;
+mod openapi;
+mod rerank;
+mod router;
+mod run;
+mod status;
+mod tei;
+
+pub use config::{Config, ConfigError, DeviceName, Kind, Limits, Load, ModelConfig, PrecisionName};
+pub use models::{LoadError, Models};
+pub use router::{Metrics, router};
+pub use run::{ServeError, serve};

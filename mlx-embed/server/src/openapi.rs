@@ -1,0 +1,50 @@
+//! What the endpoints take and give, for programs and for people.
+
+use axum::response::{Html, Json};
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+
+use crate::{openai, rerank, status, tei};
+
+/// Why a request has no answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Failure {
+    error: FailureDetail,
+    error_type: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct FailureDetail {
+    message: String,
+    #[schema(rename = "type")]
+    #[serde(rename = "type")]
+    kind: String,
+    param: Option<String>,
+    code: Option<u16>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "mlx-embed", description = "Texts to vectors, and documents to scores"),
+    paths(
+        openai::embeddings,
+        openai::models,
+        rerank::rerank,
+        tei::embed,
+        tei::rerank,
+        tei::info,
+        status::health,
+        status::ready,
+        status::metrics
+    )
+)]
+struct Document;
+
+pub(crate) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}
+
+/// A page that reads the document and sends what one types.
+pub(crate) async fn page() -> Html<&'static str> {
+    Html(include_str!("page.html"))
+}

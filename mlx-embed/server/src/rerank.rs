@@ -1,0 +1,104 @@
+//! `POST /v1/rerank` and `/v2/rerank`, in the shape that Cohere's and Jina's clients know.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Json, State};
+use mlx_embed::{Ranked, RerankOptions};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::error::ApiError;
+use crate::guard::{Timeout, count};
+use crate::openai::Usage;
+use crate::router::App;
+
+/// Documents to sort by how well they answer a query.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct RerankRequest {
+    /// The model's name; the first reranker if it is left out.
+    model: Option<String>,
+    query: String,
+    documents: Vec<Document>,
+    /// Only so many of the best.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    top_n: Option<NonZeroUsize>,
+    #[serde(default)]
+    return_documents: bool,
+}
+
+/// A document, by itself or in an object.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a document must be a string, or an object with a field text")]
+enum Document {
+    Text(String),
+    Object { text: String },
+}
+
+impl Document {
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(text) | Self::Object { text } => text,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RerankResponse {
+    model: String,
+    results: Vec<RankedDocument>,
+    usage: Usage,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct RankedDocument {
+    index: usize,
+    relevance_score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<DocumentText>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct DocumentText {
+    text: String,
+}
+
+/// The documents' places and scores, the best first.
+pub(crate) async fn rank(
+    app: &App,
+    model: Option<&str>,
+    query: &str,
+    (param, documents): (&'static str, &[String]),
+    options: &RerankOptions,
+) -> Result<(String, Vec<Ranked>), ApiError> {
+    count(param, documents.len(), app.limits.inputs)?;
+    let (name, reranker) = app.models.reranker(model).await?;
+    Ok((name.to_owned(), reranker.submit(query, documents, options).await?))
+}
+
+/// Sort documents by how well they answer a query
+#[utoipa::path(
+    post, path = "/v1/rerank", request_body = RerankRequest,
+    responses((status = 200, body = RerankResponse), (status = "4XX", body = crate::openapi::Failure), (status = "5XX", body = crate::openapi::Failure)),
+)]
+pub(crate) async fn rerank(
+    State(app): State<Arc<App>>,
+    timeout: Timeout,
+    body: Result<Json<RerankRequest>, JsonRejection>,
+) -> Result<Json<RerankResponse>, ApiError> {
+    let Json(RerankRequest { model, query, documents, top_n, return_documents }) = body?;
+    let documents: Vec<String> = documents.into_iter().map(Document::into_text).collect();
+    // All, as usage counts those that are left out, too.
+    let options = RerankOptions { timeout: Some(timeout.0), ..Default::default() };
+    let (model, mut ranked) =
+        rank(&app, model.as_deref(), &query, ("documents", &documents), &options).await?;
+    let usage = Usage::of(ranked.iter().map(|each| each.tokens).sum());
+    ranked.truncate(top_n.map_or(usize::MAX, NonZeroUsize::get));
+    let result = |each: Ranked| RankedDocument {
+        index: each.index,
+        relevance_score: each.score,
+        document: return_documents.then(|| DocumentText { text: documents[each.index].clone() }),
+    };
+    Ok(Json(RerankResponse { model, results: ranked.into_iter().map(result).collect(), usage }))
+}

@@ -1,0 +1,56 @@
+//! From a configuration to a service that answers until it is told to end.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::{Config, ConfigError};
+use crate::models::{LoadError, Models};
+use crate::router::{Metrics, router};
+
+/// Why a service did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The configuration can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A model can't be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The address can't be listened on.
+    #[error("listen: {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The system refuses to go on.
+    #[error("the service ended: {0}")]
+    Ended(std::io::Error),
+}
+
+/// Loads the models, listens, tells `listening` where, and answers until `stop` resolves. Requests that were taken by
+/// then are answered, then the models are freed.
+///
+/// # Errors
+/// When the configuration can't be used, a model can't be loaded, or the address can't be listened on.
+pub async fn serve(
+    config: &Config,
+    metrics: Option<Metrics>,
+    stop: impl Future<Output = ()> + Send + 'static,
+    listening: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    config.check()?;
+    let at = |source| ServeError::Listen { address: config.listen.clone(), source };
+    // Before the models, which take longer to load than an address that is taken should take to be told of.
+    let listener = tokio::net::TcpListener::bind(&config.listen).await.map_err(at)?;
+    let address = listener.local_addr().map_err(at)?;
+    let models = Models::load(config).await?;
+    let router = router(Arc::clone(&models), config, metrics)?;
+    listening(address);
+    axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(ServeError::Ended)?;
+    let freed = tokio::task::spawn_blocking(move || models.shut_down()).await;
+    freed.map_err(|error| ServeError::Ended(std::io::Error::other(error)))
+}

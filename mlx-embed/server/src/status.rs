@@ -1,0 +1,51 @@
+//! For those who look after the service: is it alive, can it answer, what has it done.
+
+use std::sync::Arc;
+
+use axum::extract::{Json, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::config::Load;
+use crate::error::ApiError;
+use crate::models::Slot;
+use crate::router::App;
+
+/// Whether the process answers at all
+#[utoipa::path(get, path = "/health", responses((status = 200)))]
+pub(crate) async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// Why a model can't answer, if it can't. One that is loaded with its first request can.
+fn trouble(slot: &Slot) -> Option<String> {
+    match slot.peek() {
+        Some(model) => match model.state() {
+            mlx_embed::State::Running => None,
+            state => Some(format!("model {:?} is {state:?}", slot.config.name)),
+        },
+        None if slot.config.load == Load::FirstUse || slot.config.idle_seconds.is_some() => None,
+        None => Some(format!("model {:?} is not loaded", slot.config.name)),
+    }
+}
+
+/// Whether every model can answer
+#[utoipa::path(get, path = "/ready", responses((status = 200), (status = 503, body = crate::openapi::Failure)))]
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    match app.models.slots().iter().find_map(|slot| trouble(slot)) {
+        None => Ok(Json(json!({"status": "ready"}))),
+        Some(trouble) => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, trouble)),
+    }
+}
+
+/// What the library's meters say, for Prometheus
+#[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain"), (status = 404)))]
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    match &app.metrics {
+        Some(metrics) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
+        }
+        None => ApiError::new(StatusCode::NOT_FOUND, "this server records no metrics").into_response(),
+    }
+}

@@ -1,0 +1,166 @@
+//! `POST /embed`, `POST /rerank` and `GET /info`, in the shape of text-embeddings-inference.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Json, State};
+use axum::http::StatusCode;
+use mlx_embed::{DenseActivation, EmbedOptions, Prompt, RerankOptions};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::config::Kind;
+use crate::error::ApiError;
+use crate::guard::Timeout;
+use crate::models::Loaded;
+use crate::openai::{Input, embed as embed_input};
+use crate::rerank::rank;
+use crate::router::App;
+
+fn yes() -> bool {
+    true
+}
+
+/// Texts to embed.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct EmbedRequest {
+    inputs: Input,
+    /// Scale vectors to length 1.
+    #[serde(default = "yes")]
+    normalize: bool,
+    /// Cut texts that are too long rather than refuse them.
+    #[serde(default)]
+    truncate: bool,
+    prompt_name: Option<String>,
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    dimensions: Option<NonZeroUsize>,
+}
+
+/// That a text was cut though nobody allowed it.
+fn too_long(param: &'static str, index: usize) -> ApiError {
+    ApiError {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        ..ApiError::field(
+            param,
+            format!(
+                "{param}[{index}] is longer than the model takes; send \"truncate\": true to have it cut"
+            ),
+        )
+    }
+}
+
+/// Turn texts into vectors
+#[utoipa::path(
+    post, path = "/embed", request_body = EmbedRequest,
+    responses((status = 200, body = Vec<Vec<f32>>), (status = "4XX", body = crate::openapi::Failure), (status = "5XX", body = crate::openapi::Failure)),
+)]
+pub(crate) async fn embed(
+    State(app): State<Arc<App>>,
+    timeout: Timeout,
+    body: Result<Json<EmbedRequest>, JsonRejection>,
+) -> Result<Json<Vec<Vec<f32>>>, ApiError> {
+    let Json(EmbedRequest { inputs, normalize, truncate, prompt_name, dimensions }) = body?;
+    let options = EmbedOptions {
+        prompt: prompt_name.map_or(Prompt::Default, Prompt::Named),
+        dims: dimensions,
+        normalize: Some(normalize),
+        timeout: Some(timeout.0),
+        ..Default::default()
+    };
+    let (_, embeddings) = embed_input(&app, None, "inputs", inputs, &options).await?;
+    if let Some(index) = embeddings.iter().position(|each| each.truncated && !truncate) {
+        return Err(too_long("inputs", index));
+    }
+    Ok(Json(embeddings.into_iter().map(|each| each.vector).collect()))
+}
+
+/// Texts to sort by how well they answer a query.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct TextsRequest {
+    query: String,
+    texts: Vec<String>,
+    /// Cut texts that are too long rather than refuse them.
+    #[serde(default)]
+    truncate: bool,
+    /// Logits rather than what the checkpoint makes of them.
+    #[serde(default)]
+    raw_scores: bool,
+    #[serde(default)]
+    return_text: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RankedText {
+    index: usize,
+    score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+}
+
+/// Sort texts by how well they answer a query
+#[utoipa::path(
+    post, path = "/rerank", request_body = TextsRequest,
+    responses((status = 200, body = Vec<RankedText>), (status = "4XX", body = crate::openapi::Failure), (status = "5XX", body = crate::openapi::Failure)),
+)]
+pub(crate) async fn rerank(
+    State(app): State<Arc<App>>,
+    timeout: Timeout,
+    body: Result<Json<TextsRequest>, JsonRejection>,
+) -> Result<Json<Vec<RankedText>>, ApiError> {
+    let Json(TextsRequest { query, texts, truncate, raw_scores, return_text }) = body?;
+    let options = RerankOptions {
+        activation: raw_scores.then_some(DenseActivation::Identity),
+        timeout: Some(timeout.0),
+        ..Default::default()
+    };
+    let (_, ranked) = rank(&app, None, &query, ("texts", &texts), &options).await?;
+    if let Some(cut) = ranked.iter().find(|each| each.truncated && !truncate) {
+        return Err(too_long("texts", cut.index));
+    }
+    let text = |index: usize| return_text.then(|| texts[index].clone());
+    let result = ranked.into_iter().map(|each| RankedText {
+        index: each.index,
+        score: each.score,
+        text: text(each.index),
+    });
+    Ok(Json(result.collect()))
+}
+
+/// What the first model is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelInfo {
+    model_id: String,
+    model_type: &'static str,
+    /// Longest input in tokens; nothing until the model is loaded.
+    max_input_length: Option<usize>,
+    max_batch_tokens: Option<usize>,
+    max_client_batch_size: usize,
+    max_concurrent_requests: usize,
+    /// What computes.
+    kernels: Option<&'static str>,
+    version: &'static str,
+}
+
+/// What the first model is
+#[utoipa::path(get, path = "/info", responses((status = 200, body = ModelInfo)))]
+pub(crate) async fn info(State(app): State<Arc<App>>) -> Result<Json<ModelInfo>, ApiError> {
+    let Some(slot) = app.models.slots().first() else {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "no model is configured"));
+    };
+    let model = slot.peek();
+    let info = model.as_ref().map(Loaded::info);
+    Ok(Json(ModelInfo {
+        model_id: slot.config.name.clone(),
+        model_type: match slot.config.kind {
+            Kind::Embedder => "embedding",
+            Kind::Reranker => "reranker",
+        },
+        max_input_length: info.map(|info| info.max_tokens),
+        max_batch_tokens: info.map(|info| info.batch_tokens),
+        max_client_batch_size: app.limits.inputs,
+        max_concurrent_requests: app.limits.concurrent_requests,
+        kernels: info.map(|info| info.kernels),
+        version: env!("CARGO_PKG_VERSION"),
+    }))
+}

@@ -1,0 +1,325 @@
+//! The service as its clients see it: the built-in model and a small reranker behind a router.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, StatusCode};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use mlx_embed_server::{Config, Kind, Load, Metrics, ModelConfig, Models, router};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::ServiceExt;
+
+fn checkpoint(case: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families").join(case)
+}
+
+fn config() -> Config {
+    let mut reranker = ModelConfig::new("ranker", Some(checkpoint("reranker-bert-sigmoid")));
+    reranker.kind = Kind::Reranker;
+    reranker.load = Load::FirstUse;
+    Config { models: vec![ModelConfig::new("small", None), reranker], ..Config::default() }
+}
+
+async fn service_of(config: &Config) -> (Arc<Models>, Router) {
+    let models = Models::load(config).await.unwrap();
+    let router =
+        router(Arc::clone(&models), config, Some(Metrics::new(|| "texts_total 1\n".into()))).unwrap();
+    (models, router)
+}
+
+async fn service() -> Router {
+    service_of(&config()).await.1
+}
+
+fn post(path: &str, body: &Value) -> Request<Body> {
+    Request::post(path).header("content-type", "application/json").body(Body::from(body.to_string())).unwrap()
+}
+
+fn get(path: &str) -> Request<Body> {
+    Request::get(path).body(Body::empty()).unwrap()
+}
+
+async fn bytes(router: &Router, request: Request<Body>) -> (StatusCode, axum::http::HeaderMap, Bytes) {
+    let response = router.clone().oneshot(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    (head.status, head.headers, axum::body::to_bytes(body, usize::MAX).await.unwrap())
+}
+
+async fn ask(router: &Router, request: Request<Body>) -> (StatusCode, Value) {
+    let (status, _, body) = bytes(router, request).await;
+    (status, serde_json::from_slice(&body).unwrap_or_else(|_| panic!("no JSON: {body:?}")))
+}
+
+fn numbers(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
+}
+
+#[tokio::test]
+async fn vectors_are_the_librarys_in_each_form_that_clients_ask_for() {
+    let router = service().await;
+    let embedder = mlx_embed::Embedder::default_model().unwrap();
+    let texts = ["The cat sat on the mat", "naïve 🦀"];
+    let expected: Vec<Vec<f32>> =
+        embedder.embed(&texts).unwrap().into_iter().map(|each| each.vector).collect();
+
+    let (status, body) =
+        ask(&router, post("/v1/embeddings", &json!({"model": "small", "input": texts}))).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(body["model"], "small");
+    for (index, expected) in expected.iter().enumerate() {
+        assert_eq!(&numbers(&body["data"][index]["embedding"]), expected);
+        assert_eq!(body["data"][index]["index"], index);
+    }
+    assert!(body["usage"]["prompt_tokens"].as_u64().unwrap() > 8, "{body}");
+
+    let request = json!({"input": texts[0], "encoding_format": "base64", "dimensions": 64});
+    let (_, body) = ask(&router, post("/v1/embeddings", &request)).await;
+    let raw = BASE64_STANDARD.decode(body["data"][0]["embedding"].as_str().unwrap()).unwrap();
+    let cut: Vec<f32> =
+        raw.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+    assert_eq!(cut.len(), 64);
+    assert!((cut.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
+
+    let ids = embedder.token_ids(texts[0], &Default::default()).unwrap();
+    for input in [json!(ids), json!([ids])] {
+        let (_, body) = ask(&router, post("/v1/embeddings", &json!({"input": input}))).await;
+        assert_eq!(numbers(&body["data"][0]["embedding"]), expected[0], "{input}");
+    }
+
+    let (status, body) = ask(&router, post("/embed", &json!({"inputs": texts}))).await;
+    assert_eq!((status, body.as_array().unwrap().len()), (StatusCode::OK, 2));
+    assert_eq!(numbers(&body[1]), expected[1]);
+}
+
+#[tokio::test]
+async fn documents_are_ranked_as_the_library_ranks_them() {
+    let router = service().await;
+    let documents = ["A feline rested on the rug", "The stock market crashed today", ""];
+    let query = "where do cats sleep?";
+    let reranker = mlx_embed::Reranker::load(checkpoint("reranker-bert-sigmoid")).unwrap();
+    let expected = reranker.rerank(query, &documents).unwrap();
+
+    let request = json!({"query": query, "documents": [documents[0], {"text": documents[1]}, documents[2]],
+        "top_n": 2, "return_documents": true});
+    for path in ["/v1/rerank", "/v2/rerank"] {
+        let (status, body) = ask(&router, post(path, &request)).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let results = body["results"].as_array().unwrap();
+        assert_eq!(results.len(), 2);
+        for (result, expected) in results.iter().zip(&expected) {
+            assert_eq!(result["index"], expected.index);
+            assert_eq!(result["relevance_score"].as_f64().unwrap() as f32, expected.score);
+            assert_eq!(result["document"]["text"], documents[expected.index]);
+        }
+        assert_eq!(body["usage"]["total_tokens"], expected.iter().map(|each| each.tokens).sum::<usize>());
+    }
+
+    let request = json!({"query": query, "texts": documents, "raw_scores": true});
+    let (_, body) = ask(&router, post("/rerank", &request)).await;
+    let raw = body[0]["score"].as_f64().unwrap();
+    let score = 1.0 / (1.0 + (-raw).exp());
+    assert!((score - f64::from(expected[0].score)).abs() < 1e-6, "{body}");
+    assert_eq!(body.as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_is_an_error_that_says_why() {
+    let mut config = config();
+    config.limits.inputs = 3;
+    config.limits.body_bytes = 4096;
+    let (_, router) = service_of(&config).await;
+    let long = "word ".repeat(2000);
+    let cases = [
+        ("/v1/embeddings", json!({"input": []}), 400, "input is empty"),
+        ("/v1/embeddings", json!({"input": ["a", "b", "c", "d"]}), 413, "the limit is 3"),
+        ("/v1/embeddings", json!({"input": 7}), 422, "input must be a string"),
+        ("/v1/embeddings", json!({}), 422, "input"),
+        ("/v1/embeddings", json!({"input": "a", "dimensions": 0}), 422, "dimensions"),
+        ("/v1/embeddings", json!({"input": "a", "dimensions": 100_000}), 400, "dims"),
+        ("/v1/embeddings", json!({"input": "a", "input_type": "nothing"}), 400, "nothing"),
+        ("/v1/embeddings", json!({"input": "a", "model": "large"}), 404, "there is small"),
+        ("/v1/embeddings", json!({"input": "a", "model": "ranker"}), 400, "is no embedder"),
+        ("/v1/embeddings", json!({"input": [[4_000_000]]}), 422, "vocabulary"),
+        ("/v1/embeddings", json!({"input": long}), 413, "length limit"),
+        ("/v1/rerank", json!({"query": "a", "documents": []}), 400, "documents is empty"),
+        ("/v1/rerank", json!({"query": "a", "documents": ["b"], "model": "small"}), 400, "is no reranker"),
+        ("/v1/rerank", json!({"query": "a", "documents": [1]}), 422, "a document must be"),
+        ("/rerank", json!({"query": "a"}), 422, "texts"),
+        ("/embed", json!({"inputs": "word ".repeat(600)}), 413, "truncate"),
+        ("/nowhere", json!({}), 404, "no such endpoint"),
+    ];
+    for (path, body, status, part) in cases {
+        let (found, answer) = ask(&router, post(path, &body)).await;
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(found.as_u16() == status && message.contains(part), "{path} {body}: {found} {answer}");
+    }
+    let broken = Request::post("/embed").header("content-type", "application/json").body("{".into()).unwrap();
+    assert_eq!(ask(&router, broken).await.0, StatusCode::BAD_REQUEST);
+    let untyped = Request::post("/embed").body("{}".into()).unwrap();
+    assert_eq!(ask(&router, untyped).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(ask(&router, get("/embed")).await.0, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn time_that_a_client_gives_is_kept_to() {
+    let router = service().await;
+    let with = |value: &'static str| {
+        let mut request = post("/embed", &json!({"inputs": "a"}));
+        request.headers_mut().insert("x-request-timeout-ms", value.parse().unwrap());
+        request
+    };
+    assert_eq!(ask(&router, with("60000")).await.0, StatusCode::OK);
+    for wrong in ["0", "soon", "-1"] {
+        assert_eq!(ask(&router, with(wrong)).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    // More than a millisecond's work.
+    let texts = vec!["word ".repeat(200); 64];
+    let mut request = post("/embed", &json!({"inputs": texts}));
+    request.headers_mut().insert("x-request-timeout-ms", "1".parse().unwrap());
+    let (status, body) = ask(&router, request).await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{body}");
+}
+
+#[tokio::test]
+async fn keys_are_asked_for_where_there_are_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "# of the shop\nfirst\n\n second \n").unwrap();
+    let config = Config { api_keys_file: Some(keys.clone()), ..Config::default() };
+    let (models, router) = service_of(&config).await;
+    let with = |key: &str| {
+        let mut request = post("/embed", &json!({"inputs": "a"}));
+        request.headers_mut().insert("authorization", key.parse().unwrap());
+        request
+    };
+    for (key, status) in [
+        ("Bearer first", StatusCode::OK),
+        ("Bearer second", StatusCode::OK),
+        ("Bearer firs", StatusCode::UNAUTHORIZED),
+        ("Bearer # of the shop", StatusCode::UNAUTHORIZED),
+        ("Bearer ", StatusCode::UNAUTHORIZED),
+        ("first", StatusCode::UNAUTHORIZED),
+    ] {
+        assert_eq!(ask(&router, with(key)).await.0, status, "{key}");
+    }
+    assert_eq!(ask(&router, post("/embed", &json!({"inputs": "a"}))).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask(&router, get("/v1/models")).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask(&router, get("/health")).await.0, StatusCode::OK);
+
+    std::fs::write(&keys, "# none\n").unwrap();
+    let error = mlx_embed_server::router(models, &config, None).unwrap_err().to_string();
+    assert!(error.contains("has no key"), "{error}");
+}
+
+#[tokio::test]
+async fn too_many_at_once_are_told_to_come_again() {
+    let mut config = Config::default();
+    config.limits.concurrent_requests = 1;
+    let (_, router) = service_of(&config).await;
+    let texts = vec!["word ".repeat(200); 256];
+    let first = tokio::spawn({
+        let router = router.clone();
+        async move { ask(&router, post("/embed", &json!({"inputs": texts}))).await.0 }
+    });
+    let refused = loop {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let (status, headers, _) = bytes(&router, post("/embed", &json!({"inputs": "a"}))).await;
+        if status != StatusCode::OK || first.is_finished() {
+            break (status, headers);
+        }
+    };
+    assert_eq!(refused.0, StatusCode::TOO_MANY_REQUESTS);
+    assert!(refused.1.contains_key("retry-after"));
+    assert_eq!(first.await.unwrap(), StatusCode::OK);
+    assert_eq!(ask(&router, post("/embed", &json!({"inputs": "a"}))).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_looks_after_it_sees_what_is_loaded() {
+    let router = service().await;
+    let (_, models) = ask(&router, get("/v1/models")).await;
+    assert_eq!((&models["data"][0]["id"], &models["data"][1]["id"]), (&json!("small"), &json!("ranker")));
+    assert_eq!(ask(&router, get("/health")).await.0, StatusCode::OK);
+    assert_eq!(ask(&router, get("/ready")).await.0, StatusCode::OK);
+    let (_, info) = ask(&router, get("/info")).await;
+    assert_eq!((&info["model_id"], &info["max_input_length"]), (&json!("small"), &json!(512)));
+    let (_, _, metrics) = bytes(&router, get("/metrics")).await;
+    assert_eq!(metrics, "texts_total 1\n");
+    let (_, document) = ask(&router, get("/openapi.json")).await;
+    for path in
+        ["/v1/embeddings", "/v1/rerank", "/embed", "/rerank", "/info", "/health", "/ready", "/metrics"]
+    {
+        assert!(document["paths"][path].is_object(), "{path}");
+    }
+    let (status, headers, _) = bytes(&router, get("/")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(headers["content-type"].to_str().unwrap().starts_with("text/html"));
+
+    let (_, headers, _) = bytes(&router, get("/health")).await;
+    assert!(!headers["x-request-id"].is_empty());
+    let mut request = get("/health");
+    request.headers_mut().insert("x-request-id", "mine".parse().unwrap());
+    assert_eq!(bytes(&router, request).await.1["x-request-id"], "mine");
+}
+
+#[tokio::test]
+async fn an_idle_model_goes_and_comes_back() {
+    let mut config = config();
+    config.models[1].idle_seconds = Some(1);
+    let (models, router) = service_of(&config).await;
+    let request = json!({"query": "a", "documents": ["b"]});
+    let (status, first) = ask(&router, post("/v1/rerank", &request)).await;
+    assert_eq!(status, StatusCode::OK);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(ask(&router, get("/ready")).await.0, StatusCode::OK);
+    assert_eq!(ask(&router, post("/v1/rerank", &request)).await, (StatusCode::OK, first));
+    // Blocks, as the library's does.
+    tokio::task::spawn_blocking(move || models.shut_down()).await.unwrap();
+    assert_eq!(ask(&router, get("/ready")).await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_there_stops_the_start_or_its_request() {
+    let mut config =
+        Config { models: vec![ModelConfig::new("gone", Some("no/such/folder".into()))], ..Config::default() };
+    let error = Models::load(&config).await.unwrap_err().to_string();
+    assert!(error.contains("gone") && error.contains("no/such/folder"), "{error}");
+    config.models[0].load = Load::FirstUse;
+    let (_, router) = service_of(&config).await;
+    let (status, body) = ask(&router, post("/embed", &json!({"inputs": "a"}))).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body["error"]["message"].as_str().unwrap().contains("no/such/folder"), "{body}");
+}
+
+/// Over a socket: a client that goes away takes its request back, and the next one is answered.
+#[tokio::test]
+async fn a_client_that_goes_away_takes_its_request_back() {
+    let (models, router) = service_of(&Config::default()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let body = json!({"inputs": vec!["word ".repeat(400); 2000]}).to_string();
+    let head = |length: usize| {
+        format!(
+            "POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        )
+    };
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    client.write_all(head(body.len()).as_bytes()).await.unwrap();
+    client.write_all(body.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(client);
+
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let body = json!({"inputs": "a"}).to_string();
+    client.write_all(format!("{}{body}", head(body.len())).as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    tokio::task::spawn_blocking(move || models.shut_down()).await.unwrap();
+}
