@@ -26,6 +26,7 @@
 //! | --- | --- |
 //! | [`Embedder`] | text in, vectors out; `Clone + Send + Sync` |
 //! | [`Reranker`] | a query and documents in, scores out; the same engine |
+//! | [`SparseEmbedder`] | text in, weights of the vocabulary's tokens out: SPLADE |
 //! | [`verify`] | whether a checkpoint computes here what it computes elsewhere, layer by layer |
 //! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
 //! | [`json`] | JSON as Python writes it |
@@ -57,6 +58,7 @@ mod pooling;
 mod request;
 mod reranker;
 mod runner;
+mod sparse;
 mod stream;
 mod text;
 pub mod verify;
@@ -80,6 +82,7 @@ pub use pooling::{Pooling, PoolingError, PoolingMode};
 pub use request::Pending;
 pub use reranker::{PairTokens, Reranker};
 pub use runner::Device;
+pub use sparse::{SparseEmbedder, SparseVector};
 pub use stream::EmbedIter;
 pub use text::{AddedTokenInfo, EndToken, EndTokenSource, Prompt, TextError, TruncationSide};
 pub use warm_up::WarmUp;

@@ -152,6 +152,13 @@ pub(crate) fn load(
         },
     )?;
     let weights = checkpoint.open_weights();
+    let sparse = checkpoint.spec().mlm.is_some();
+    if sparse && options.pooling.is_some() {
+        return Err(Error::Option {
+            option: "pooling",
+            reason: "is given, but sparse vectors have a pooling of their own; leave it out".into(),
+        });
+    }
     let (pooling, pooling_source) = pooling(&checkpoint, options)?;
     check_threads(options.threads)?;
     let backend = options.device.backend()?;
@@ -200,8 +207,11 @@ pub(crate) fn load(
         storage: checkpoint.storage_by_kind()?,
         pooling,
         pooling_source,
-        embedding_size: checkpoint.embedding_size(pooling)?,
-        normalize: files.normalize.unwrap_or(true),
+        embedding_size: match &checkpoint.spec().mlm {
+            Some(mlm) => mlm.vocabulary,
+            None => checkpoint.embedding_size(pooling)?,
+        },
+        normalize: files.normalize.unwrap_or(!sparse),
         reranker: None,
         sentence_transformers: files.clone(),
         warnings: checkpoint.doubts().to_vec(),
@@ -271,6 +281,7 @@ pub(crate) fn load(
     info.reranker = scoring.as_ref().map(|scoring| rerankers::info(scoring, &text, &files));
     info.decided_by = info::decided_by(&info, &given, options, scoring.as_ref());
     Ok(Shared {
+        sparse,
         leaves_out_prompts: !files.include_prompt && pooling.can_leave_out(),
         prompts: Prompts::new(files.prompts, files.default_prompt_name.as_deref()),
         // The first token's vector is the prompt's own, where tokens see what lies behind them so are its keys, and so are

@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) info: Info,
     pub(crate) cache: Option<Arc<VectorCache>>,
     pub(crate) meters: Arc<Meters>,
+    /// Whether results are weights of tokens.
+    pub(crate) sparse: bool,
     /// Whether texts with a beginning in common may share its keys and values.
     pub(crate) shares_prompts: bool,
     /// Whether pooling leaves out the tokens of a text's prompt.
@@ -311,6 +313,11 @@ impl Shared {
     /// Holds options against the model. `refuse` is what a call of this kind does by default when the queue is full.
     pub(crate) fn plan(&self, options: &EmbedOptions, texts: usize, refuse: bool) -> Result<Plan, Error> {
         let EmbedOptions { prompt, dims, normalize, lane, timeout: _, when_full } = options;
+        if self.sparse && (dims.is_some() || *normalize == Some(true)) {
+            let option = if dims.is_some() { "dims" } else { "normalize" };
+            let reason = "is given, but sparse vectors are neither cut nor scaled; leave it out".into();
+            return Err(Error::Option { option, reason });
+        }
         let hidden = self.info.embedding_size;
         let dims = dims.map(NonZeroUsize::get);
         if let Some(dims) = dims.filter(|&dims| dims > hidden) {

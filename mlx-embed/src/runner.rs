@@ -12,7 +12,7 @@ use std::sync::{Arc, MutexGuard};
 use crate::batch::{Batch, Entry};
 use crate::checkpoint::spec::ModelSpec;
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::engine::{Engine, EngineOptions, Model, Outputs, Starting};
+use crate::engine::{Engine, EngineOptions, Model, Output, Outputs, Starting};
 use crate::error::{Error, InputError};
 use crate::kernels::{self, Family};
 use crate::mlx::{self, Array, CompiledKernels, Dtype, Stream, cuda, memory, ops};
@@ -308,6 +308,11 @@ impl<B: Backend> Runner<B> {
         self.decoder.check_weights()?;
         let ids: Vec<&[u32]> = texts.iter().map(|text| text.ids).collect();
         let batch = self.batch(&ids);
+        if let Some(mlm) = &self.spec.mlm {
+            let logits = self.decoder.largest_logits(&batch)?;
+            self.decoder.check_weights()?;
+            return Ok(logits.chunks(mlm.vocabulary).map(splade).collect());
+        }
         let rows = self.pooling.rows(&batch, before.left_out);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let hidden = self.decoder.forward(&batch, rows, cache, None)?;
@@ -323,6 +328,15 @@ impl<B: Backend> Runner<B> {
     fn batch(&self, texts: &[&[u32]]) -> Batch {
         if self.decoder.backend().packs() { Batch::packed(texts) } else { Batch::padded(texts) }
     }
+}
+
+/// `log(1 + relu(x))` of the largest logits of a text (Formal et al., 2021), of which most are 0 and left out.
+fn splade(logits: &[f32]) -> Result<Output, InputError> {
+    if !logits.iter().all(|logit| logit.is_finite()) {
+        return Err(InputError::NotFinite);
+    }
+    let weights = (0..).zip(logits).filter(|(_, logit)| **logit > 0.0);
+    Ok(Output::Weights(weights.map(|(token, logit): (u32, &f32)| (token, logit.ln_1p())).collect()))
 }
 
 impl<B: Inspectable> Inspect for Runner<B> {

@@ -83,6 +83,23 @@ pub(super) fn of_another_model(
     Ok(doubts)
 }
 
+/// Refuses sparse vectors of what neither modules.json nor config.json calls a masked language model: its head would be
+/// of a model that was trained for something else.
+pub(super) fn require_mlm(files: &Files, config: &JsonObject) -> Result<(), CheckpointError> {
+    let modules = "modules.json";
+    let held = files.holds(modules);
+    if held.map_err(|source| CheckpointError::Io { path: files.path(modules), source })?
+        || classes(config)?.iter().any(|class| class.ends_with("ForMaskedLM"))
+    {
+        return Ok(());
+    }
+    Err(config.invalid(
+        "architectures",
+        "names no masked language model (`BertForMaskedLM`), and there is no modules.json that names a sparse encoder's \
+         modules; for one dense vector a text load it with Embedder",
+    ))
+}
+
 /// The class of voyage-4-nano: Qwen3 without the causal mask, and a projection of each token.
 const VOYAGE: &str = "VoyageQwen3BidirectionalEmbedModel";
 

@@ -53,10 +53,12 @@ const CONFIG: &str = "config.json";
 /// What a checkpoint is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Vectors of texts.
+    /// One vector a text.
     Vectors,
     /// Scores of pairs: a reranker's.
     Scores,
+    /// A weight for each token of the vocabulary, most of them 0.
+    Sparse,
 }
 
 /// An opened checkpoint.
@@ -83,7 +85,7 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`] says which file is missing or damaged, and where.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
-        Self::open_for(dir.as_ref(), Purpose::Vectors)
+        Self::open_for(dir, Purpose::Vectors)
     }
 
     /// As [`Checkpoint::open`], with a reranker's head.
@@ -91,7 +93,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`], and for a checkpoint that is no reranker.
     pub fn open_reranker(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
-        Self::open_for(dir.as_ref(), Purpose::Scores)
+        Self::open_for(dir, Purpose::Scores)
     }
 
     /// Whether the files of a directory say that it is a reranker: the class of its model, the files of
@@ -107,7 +109,9 @@ impl Checkpoint {
         }
     }
 
-    fn open_for(dir: &Path, purpose: Purpose) -> Result<Self, CheckpointError> {
+    /// As [`Checkpoint::open`], for what is wanted of it.
+    pub(crate) fn open_for(dir: impl AsRef<Path>, purpose: Purpose) -> Result<Self, CheckpointError> {
+        let dir = dir.as_ref();
         match file::reach(dir) {
             Ok(found) if found.is_dir() => {}
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -140,15 +144,19 @@ impl Checkpoint {
         let given_fields = given.map(|(field, _)| field.clone()).collect();
         let mut weights = TensorFiles::open(&place)?;
         let fields = config;
-        let (config, spec) = families::read(&fields, &weights, &mut doubts, purpose)?;
+        let (config, mut spec) = families::read(&fields, &weights, &mut doubts, purpose)?;
         let (sentence_transformers, scoring) = match &spec.head {
-            None => (SentenceTransformers::read(&place, config.architecture, &spec)?, None),
+            None => (SentenceTransformers::read(&place, config.architecture, &spec, purpose)?, None),
             Some(head) => {
                 let (files, own) = SentenceTransformers::read_reranker(&place)?;
                 let scoring = Scoring::read(&place, &fields, head, &own, &files)?;
                 (files, Some(scoring))
             }
         };
+        if purpose == Purpose::Sparse {
+            marks::require_mlm(&place, &fields)?;
+            spec.mlm = Some(families::mlm(&fields, &weights, &spec)?);
+        }
         doubts.extend(strict::hold(&mut weights, &config, &spec, &quantization, &place)?);
         Ok(Self {
             place,

@@ -29,6 +29,35 @@ pub(crate) struct ModelSpec {
     pub(crate) behind: Vec<StepSpec>,
     /// Of a reranker, how pairs become logits.
     pub(crate) head: Option<HeadSpec>,
+    /// What makes weights of the vocabulary's tokens, where they are asked for.
+    pub(crate) mlm: Option<MlmSpec>,
+}
+
+/// The head of a masked language model: `norm(act(x W^T + b)) V^T + c`, a logit for each token of the vocabulary.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MlmSpec {
+    pub(crate) dense: ProjectionSpec, // D -> D
+    pub(crate) activation: Activation,
+    pub(crate) norm: NormSpec,
+    /// V, some rows at a time, so that not all logits of a batch are held at once.
+    pub(crate) decoder: Vec<ProjectionSpec>,
+    /// The tensor c, `[vocabulary]`.
+    pub(crate) bias: String,
+    pub(crate) vocabulary: usize,
+}
+
+/// Rows of a head's matrix that are multiplied at once: 16 MiB of logits for 512 tokens.
+// Tests have small vocabularies, and are to see several parts.
+const VOCABULARY_ROWS: usize = if cfg!(test) { 50 } else { 8192 };
+
+impl MlmSpec {
+    /// The rows of table `path`, as products take them.
+    pub(crate) fn decoder(path: &str, vocabulary: usize, inputs: usize) -> Vec<ProjectionSpec> {
+        let rows = |start: usize| start..(start + VOCABULARY_ROWS).min(vocabulary);
+        let part = |start| PartSpec { path: path.to_owned(), rows: rows(start), of: vocabulary, bias: false };
+        let starts = (0..vocabulary).step_by(VOCABULARY_ROWS);
+        starts.map(|start| ProjectionSpec { parts: vec![part(start)], inputs }).collect()
+    }
 }
 
 /// A step of the pooled vector.
@@ -218,7 +247,8 @@ impl ModelSpec {
         let norms = self.norms().flat_map(|norm| [Some(norm.weight.clone()), norm.bias.clone()]).flatten();
         let biases =
             self.parts().filter(|(part, _)| part.bias).map(|(part, _)| format!("{}.bias", part.path));
-        norms.chain(biases).chain(self.layers.iter().filter_map(|layer| layer.scalar.clone()))
+        let scalars = self.layers.iter().filter_map(|layer| layer.scalar.clone());
+        norms.chain(biases).chain(scalars).chain(self.mlm.iter().map(|mlm| mlm.bias.clone()))
     }
 
     fn parts(&self) -> impl Iterator<Item = (&PartSpec, usize)> {
@@ -227,16 +257,19 @@ impl ModelSpec {
             StepSpec::Dense { projection, .. } => Some(projection),
             StepSpec::Norm(_) => None,
         });
+        let mlm = self.mlm.iter().flat_map(|mlm| [&mlm.dense].into_iter().chain(&mlm.decoder));
         inputs
             .chain(self.layers.iter().flat_map(LayerSpec::projections))
             .chain(&self.projection)
             .chain(behind)
+            .chain(mlm)
             .flat_map(|projection| projection.parts.iter().map(|part| (part, projection.inputs)))
     }
 
     fn norms(&self) -> impl Iterator<Item = &NormSpec> {
         let inputs = self.layer_inputs.as_ref().map(|inputs| &inputs.norm);
-        let mut all = vec![self.embedding.norm.as_ref(), inputs, self.norm.as_ref()];
+        let mlm = self.mlm.as_ref().map(|mlm| &mlm.norm);
+        let mut all = vec![self.embedding.norm.as_ref(), inputs, self.norm.as_ref(), mlm];
         for LayerSpec { attention, mlp, input, .. } in &self.layers {
             let parts = [Some(&attention.norms), Some(&mlp.norms), input.as_ref().map(|input| &input.norms)];
             for norms in parts.into_iter().flatten() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::files::TensorEntry;
-use super::spec::{NormSpec, PartSpec, TableSpec};
+use super::spec::{MlmSpec, NormSpec, PartSpec, TableSpec};
 use super::tensor::{Groups, Matrix, Tensor};
 use super::{Checkpoint, CheckpointError, Quantization};
 use crate::mlx::ops::QuantMode;
@@ -43,6 +43,11 @@ impl<'a> Weights<'a> {
     /// A tensor of one number.
     pub(crate) fn number(&self, name: &str) -> Result<f32, CheckpointError> {
         Ok(self.vector(name, 1)?.to_f32()[0])
+    }
+
+    /// What a head adds to its logits, `[vocabulary]`.
+    pub(crate) fn mlm_bias(&self, head: &MlmSpec) -> Result<Tensor, CheckpointError> {
+        self.vector(&head.bias, head.vocabulary)
     }
 
     /// The matrix of a part of a projection, `[outputs, inputs]`.

@@ -66,12 +66,14 @@ mod tests {
 
     #[test]
     fn bytes_bound_it() {
-        let cache = VectorCache::new(10_000, 100);
-        for id in 0..1000_u32 {
-            cache.insert(&Arc::from([id, 1]), Reading::default(), &output(&[0.5; 100]));
+        for result in [output(&[0.5; 100]), Output::Weights(vec![(7, 0.5); 50].into())] {
+            let cache = VectorCache::new(10_000, 100);
+            for id in 0..1000_u32 {
+                cache.insert(&Arc::from([id, 1]), Reading::default(), &result);
+            }
+            assert!(cache.outputs.weight() <= 10_000, "{}", cache.outputs.weight());
+            assert!(cache.outputs.len() >= 5, "{}", cache.outputs.len());
         }
-        assert!(cache.outputs.weight() <= 10_000, "{}", cache.outputs.weight());
-        assert!(cache.outputs.len() >= 5, "{}", cache.outputs.len());
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::sync::Arc;
 pub(crate) enum Output {
     /// Numbers: one vector, or one row a token.
     Numbers(Arc<[f32]>),
+    /// What is not 0 of a vector as wide as the vocabulary, by rising token ids.
+    Weights(Arc<[(u32, f32)]>),
 }
 
 impl Output {
@@ -14,6 +16,7 @@ impl Output {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Numbers(numbers) => size_of_val(&**numbers),
+            Self::Weights(weights) => size_of_val(&**weights),
         }
     }
 
@@ -21,6 +24,7 @@ impl Output {
     pub(crate) fn to_numbers(&self) -> Vec<f32> {
         match self {
             Self::Numbers(numbers) => numbers.to_vec(),
+            Self::Weights(weights) => weights.iter().map(|&(_, weight)| weight).collect(),
         }
     }
 }

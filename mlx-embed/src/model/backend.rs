@@ -8,7 +8,7 @@ use crate::checkpoint::{CheckpointError, Weights};
 use crate::mlx::{Dtype, MlxError, Stream};
 
 use super::cache::LayerKvCache;
-use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlpLayer};
+use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlmHead, MlpLayer};
 
 /// A device's form of weights and states, and how they are made. What it computes with them is [`Operations`].
 ///
@@ -81,6 +81,17 @@ pub(crate) trait Backend: Sized + Operations<Self> {
 
     /// Computes what was built so far, so that nothing else of it is held.
     fn finish_cache(&self, layers: &[Self::KeysValues]) -> Result<(), MlxError>;
+
+    /// Of each text and each token of the vocabulary the largest logit over the text's tokens, without the head's bias:
+    /// `[texts, vocabulary]`. `norm` is what follows the layers.
+    fn largest_logits(
+        &self,
+        x: &Self::Hidden,
+        norm: Option<&Self::Norm>,
+        head: &MlmHead<Self>,
+        batch: &Batch,
+        pass: &Self::Pass,
+    ) -> Result<Vec<f32>, MlxError>;
 
     /// A state as f32, row after row, `[T, D]`.
     fn read(&self, x: &Self::Hidden) -> Result<Vec<f32>, MlxError>;

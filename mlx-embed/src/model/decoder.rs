@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::checkpoint::spec::{
-    Activation, AttentionSpec, HalfNorms, HeadsSpec, LayerInputsSpec, LayerSpec, MlpSpec, ModelSpec,
+    Activation, AttentionSpec, HalfNorms, HeadsSpec, LayerInputsSpec, LayerSpec, MlmSpec, MlpSpec, ModelSpec,
     NormSpec, Sees,
 };
 use crate::checkpoint::{Checkpoint, CheckpointError, Weights};
@@ -34,6 +34,7 @@ pub(crate) struct Decoder<B: Backend> {
     layer_inputs: Option<LayerInputs<B>>,
     layers: Vec<Layer<B>>,
     norm: Option<B::Norm>,
+    mlm: Option<MlmHead<B>>,
     /// Weights may lie in these.
     files: Vec<Arc<MappedFile>>,
 }
@@ -84,6 +85,30 @@ pub(crate) struct MlpLayer<B: Backend> {
     down: B::Projection,
 }
 
+/// The head of a masked language model; see [`MlmSpec`].
+pub(crate) struct MlmHead<B: Backend> {
+    pub(super) dense: B::Projection,
+    pub(super) activation: Activation,
+    pub(super) norm: B::Norm,
+    pub(super) decoder: Vec<B::Projection>,
+    pub(super) bias: Vec<f32>,
+}
+
+impl<B: Backend> MlmHead<B> {
+    fn load(b: &B, weights: &Weights<'_>, spec: &MlmSpec, layers: usize) -> Result<Self, CheckpointError> {
+        // Behind the last layer.
+        let place = Place { layer: layers, layers, role: Role::Up };
+        let projection = |spec| b.load_projection(weights, spec, place);
+        Ok(Self {
+            dense: projection(&spec.dense)?,
+            activation: spec.activation,
+            norm: b.load_norm(weights, &spec.norm)?,
+            decoder: spec.decoder.iter().map(projection).collect::<Result<_, _>>()?,
+            bias: weights.mlm_bias(spec)?.to_f32(),
+        })
+    }
+}
+
 impl<B: Backend> Decoder<B> {
     /// Loads every layer, and calls `loaded` after each.
     pub(crate) fn load(
@@ -110,7 +135,9 @@ impl<B: Backend> Decoder<B> {
         }
         let norm = spec.norm.as_ref().map(|norm| backend.load_norm(weights, norm)).transpose()?;
         let files = weights.files().to_vec();
-        let decoder = Self { backend, embedding, layer_inputs, layers, norm, files };
+        let mlm =
+            spec.mlm.as_ref().map(|head| MlmHead::load(&backend, weights, head, layers.len())).transpose()?;
+        let decoder = Self { backend, embedding, layer_inputs, layers, norm, mlm, files };
         decoder.backend.loaded(&decoder)?;
         Ok(decoder)
     }
@@ -156,50 +183,77 @@ impl<B: Backend> Decoder<B> {
         layers: Range<usize>,
         batch: &Batch,
         rows: Rows<'_>,
-        mut cache: KvCache<'_, B::KeysValues>,
+        cache: KvCache<'_, B::KeysValues>,
         mut probe: Option<&mut Probe<'_>>,
     ) -> Result<Vec<f32>, MlxError> {
         let mut show = |x: &B::Hidden| match &mut probe {
             Some(probe) => self.backend.read(x).map(probe),
             None => Ok(()),
         };
+        let (x, _) = self.through(b, layers, batch, rows, cache, &mut show)?;
+        let states = b.finish(&x, self.norm.as_ref())?;
+        if let Some(probe) = probe {
+            probe(states.clone());
+        }
+        Ok(states)
+    }
+
+    /// The residual stream behind these layers, which `show` sees at each step.
+    fn through(
+        &self,
+        b: &impl Operations<B>,
+        layers: Range<usize>,
+        batch: &Batch,
+        rows: Rows<'_>,
+        mut cache: KvCache<'_, B::KeysValues>,
+        show: &mut dyn FnMut(&B::Hidden) -> Result<(), MlxError>,
+    ) -> Result<(B::Hidden, B::Pass), MlxError> {
         let keeps = matches!(cache, KvCache::Keep(_));
-        let pass = &self.backend.begin(batch, cache.cached(), keeps)?;
-        let mut x = b.embed(&self.embedding, self.norm_before(layers.start), pass)?;
+        let pass = self.backend.begin(batch, cache.cached(), keeps)?;
+        let mut x = b.embed(&self.embedding, self.norm_before(layers.start), &pass)?;
         show(&x)?;
         let inputs = self.layer_inputs.as_ref();
-        let mut inputs = inputs.map(|inputs| b.layer_inputs(&x, inputs, pass)).transpose()?;
+        let mut inputs = inputs.map(|inputs| b.layer_inputs(&x, inputs, &pass)).transpose()?;
         for index in layers {
             let Layer { attention, mlp, input, scalar } = &self.layers[index];
-            let qkv = b.qkv(&x, attention, pass)?;
-            let heads = b.heads(qkv, attention, cache.layer(index), pass)?;
-            let mut mixed = b.attend(heads, attention, pass)?;
+            let qkv = b.qkv(&x, attention, &pass)?;
+            let heads = b.heads(qkv, attention, cache.layer(index), &pass)?;
+            let mut mixed = b.attend(heads, attention, &pass)?;
             if let (Rows::Selected(rows), true) = (rows, index + 1 == self.layers.len()) {
                 if let Some(of_all) = &inputs {
-                    inputs = Some(b.rows(&x, of_all, rows, pass)?.1);
+                    inputs = Some(b.rows(&x, of_all, rows, &pass)?.1);
                 }
-                (x, mixed) = b.rows(&x, &mixed, rows, pass)?;
+                (x, mixed) = b.rows(&x, &mixed, rows, &pass)?;
             }
-            x = b.add(x, &mixed, &attention.output, &attention.norms, mlp.norms.input.as_ref(), pass)?;
+            x = b.add(x, &mixed, &attention.output, &attention.norms, mlp.norms.input.as_ref(), &pass)?;
             drop(mixed);
-            let inner = b.up(&x, mlp, pass)?;
+            let inner = b.up(&x, mlp, &pass)?;
             let next = self.norm_before(index + 1);
-            x = b.add(x, &inner, &mlp.down, &mlp.norms, next.filter(|_| input.is_none()), pass)?;
+            x = b.add(x, &inner, &mlp.down, &mlp.norms, next.filter(|_| input.is_none()), &pass)?;
             drop(inner);
             if let (Some(input), Some(inputs)) = (input, &inputs) {
-                let gated = b.gate(&x, inputs, input, pass)?;
-                x = b.add(x, &gated, &input.output, &input.norms, next, pass)?;
+                let gated = b.gate(&x, inputs, input, &pass)?;
+                x = b.add(x, &gated, &input.output, &input.norms, next, &pass)?;
             }
             if let Some(scalar) = scalar {
                 x = b.scale(x, *scalar)?;
             }
             show(&x)?;
         }
-        let states = b.finish(&x, self.norm.as_ref())?;
-        if let Some(probe) = probe {
-            probe(states.clone());
+        Ok((x, pass))
+    }
+
+    /// Of each text and each token of the vocabulary the largest logit over the text's tokens, `[texts, vocabulary]`;
+    /// nothing where the model has no head for that.
+    pub(crate) fn largest_logits(&self, batch: &Batch) -> Result<Vec<f32>, MlxError> {
+        let Some(head) = &self.mlm else { return Ok(Vec::new()) };
+        let (b, layers) = (&self.backend, 0..self.layers.len());
+        let (x, pass) = self.through(b, layers, batch, Rows::All, KvCache::None, &mut |_| Ok(()))?;
+        let mut all = b.largest_logits(&x, self.norm.as_ref(), head, batch, &pass)?;
+        for logits in all.chunks_exact_mut(head.bias.len()) {
+            logits.iter_mut().zip(&head.bias).for_each(|(logit, bias)| *logit += bias);
         }
-        Ok(states)
+        Ok(all)
     }
 
     /// The norm that layer `index` begins with, or that follows the last.

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
+
 use super::*;
 use crate::batch::Reading;
+use crate::checkpoint::Purpose;
 use crate::pooling::{self, PoolingMode};
 
 /// Checkpoints of every architecture, form of weights and kind of attention that makes a difference here.
@@ -252,4 +255,40 @@ fn watching_changes_no_bit() {
         }
         check(&mlx(case, PoolingMode::Mean.into()).unwrap(), case);
     }
+}
+
+/// The vocabulary of the golden case goes in five parts here.
+#[test]
+fn a_vocabulary_in_parts_gives_the_references_weights() {
+    fn check<B: Inspectable>(runner: &Runner<B>, golden: &SafeTensors<'_>, ids: &[Vec<u32>]) {
+        assert_eq!(runner.spec.mlm.as_ref().unwrap().decoder.len(), 5);
+        let texts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        for (index, found) in Inspect::embed(runner, &texts).unwrap().into_iter().enumerate() {
+            let Output::Weights(found) = found.unwrap() else { panic!("numbers in place of weights") };
+            let expected = golden.tensor(&format!("sparse.{index}")).unwrap();
+            let expected = expected.data().as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x));
+            let mut whole = vec![0.0; 208];
+            found.iter().for_each(|&(token, weight)| whole[token as usize] = weight);
+            for (token, (found, expected)) in whole.into_iter().zip(expected).enumerate() {
+                // A few units in the last place of logits below 8.
+                let off: f32 = found - expected;
+                assert!(off.abs() < 1e-5, "text {index}, token {token}: {found}, not {expected}");
+            }
+        }
+    }
+    let Some(dir) = directory("families/splade-bert") else { return };
+    let checkpoint = Checkpoint::open_for(&dir, Purpose::Sparse).unwrap();
+    let bytes = std::fs::read(dir.join("golden.safetensors")).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let facts =
+        serde_json::from_str::<serde_json::Value>(&header.metadata().as_ref().unwrap()["golden"]).unwrap();
+    let ids = |text: &serde_json::Value| serde_json::from_value(text["ids"].clone()).unwrap();
+    let ids: Vec<Vec<u32>> = facts["texts"].as_array().unwrap().iter().map(ids).collect();
+    let golden = SafeTensors::deserialize(&bytes).unwrap();
+    for family in Family::available() {
+        let options = options(Kind::Host(family), Precision::Exact, PoolingMode::Mean.into());
+        check(&on_cpu(&checkpoint, &options, family, || ()).unwrap(), &golden, &ids);
+    }
+    let options = options(Kind::Mlx, Precision::Exact, PoolingMode::Mean.into());
+    check(&on_mlx(&checkpoint, &options, || ()).unwrap(), &golden, &ids);
 }

@@ -8,7 +8,7 @@ import torch
 
 from family.case import Case, Module, dense, layer_norm, normalize, pipeline, pooling
 from family.draw import draw
-from family.encoders import BERT, ROBERTA
+from family.encoders import BERT, ROBERTA, quantised
 from family.modernbert import MODERN
 
 ONE_LAYER = BERT | {"num_hidden_layers": 1}
@@ -103,6 +103,10 @@ SPARSE = [
          ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
          tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
          weights_of="splade-bert"),
+    Case("splade-bert-affine-4bit-g64", "the embedding table, which is the head's last matrix, and the "
+         "head's first in 4 bits", ONE_LAYER | {"architectures": ["BertForMaskedLM"]},
+         auto="AutoModelForMaskedLM", tokenizer="wordpiece", lengths=(33,), dtype="bfloat16",
+         kind="splade", quantization=quantised(4)),
 ]
 
 

@@ -110,6 +110,7 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
             .map(|outputs| ProjectionSpec::one("linear".into(), outputs, hidden, false)),
         behind: behind(config.architecture, weights, hidden),
         head: None,
+        mlm: None,
     }
 }
 

@@ -293,5 +293,6 @@ fn spec(own: &ModelConfig, kinds: &Kinds, activation: Activation, input: usize, 
         projection: Some(ProjectionSpec::one("embedding_projection".into(), outputs, hidden, false)),
         behind: Vec::new(),
         head: None,
+        mlm: None,
     }
 }

@@ -12,7 +12,7 @@ mod nomic;
 use super::doubt::Doubt;
 use super::files::TensorFiles;
 use super::json::JsonObject;
-use super::spec::{Activation, HeadsSpec, ModelSpec, NormKind, NormSpec, TableSpec};
+use super::spec::{Activation, HeadsSpec, MlmSpec, ModelSpec, NormKind, NormSpec, TableSpec};
 use super::{Architecture, CheckpointError, ModelConfig, Purpose, marks, parts};
 
 /// What the checkpoint's model is.
@@ -46,6 +46,21 @@ fn without_head(
             let spec = decoder::spec(&own, weights, marks::is_voyage(config)?);
             Ok((own, spec))
         }
+    }
+}
+
+/// The head that makes a logit of each token of the vocabulary.
+pub(super) fn mlm(
+    config: &JsonObject,
+    weights: &TensorFiles,
+    spec: &ModelSpec,
+) -> Result<MlmSpec, CheckpointError> {
+    match Architecture::read(config)? {
+        Architecture::Bert => bert::mlm(config, weights, spec),
+        other => Err(config.invalid(
+            "model_type",
+            format!("is of the family {other}, whose head for masked tokens is not supported; sparse vectors are there for bert"),
+        )),
     }
 }
 

@@ -112,6 +112,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         projection: None,
         behind: Vec::new(),
         head: None,
+        mlm: None,
     };
     Ok((own, spec))
 }

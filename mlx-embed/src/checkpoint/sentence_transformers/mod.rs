@@ -4,6 +4,7 @@
 mod cross_encoder;
 mod modules;
 mod pooling;
+mod sparse;
 mod transformer;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use serde_json::{Map, Value};
 use super::json::JsonObject;
 use super::modules::ModuleSpec;
 use super::spec::ModelSpec;
-use super::{Architecture, CheckpointError};
+use super::{Architecture, CheckpointError, Purpose};
 use crate::file::Files;
 use crate::pooling::Pooling;
 
@@ -28,6 +29,7 @@ const MODULES: &str = "modules.json";
 /// Kinds of models, as sentence-transformers calls them.
 const VECTORS: &str = "SentenceTransformer";
 const SCORES: &str = "CrossEncoder";
+const SPARSE: &str = "SparseEncoder";
 
 /// A module's own settings, in its folder.
 const SETTINGS: &str = "config.json";
@@ -89,13 +91,23 @@ impl SentenceTransformers {
         files: &Files,
         architecture: Architecture,
         spec: &ModelSpec,
+        purpose: Purpose,
     ) -> Result<Self, CheckpointError> {
         let mut all = Self::default();
-        all.read_modules(files, architecture, &spec.behind)?;
-        // Of each token, and so before all else.
-        all.behind.splice(0..0, spec.token_step().map(|step| ModuleSpec::of_weights(&step)));
-        all.read_prompts(files, VECTORS)?;
-        all.read_transformer(files, Calls::VECTORS)?;
+        let (kind, calls) = match purpose {
+            Purpose::Sparse => {
+                sparse::check_modules(files)?;
+                (SPARSE, Calls::VECTORS)
+            }
+            Purpose::Vectors | Purpose::Scores => {
+                all.read_modules(files, architecture, &spec.behind)?;
+                // Of each token, and so before all else.
+                all.behind.splice(0..0, spec.token_step().map(|step| ModuleSpec::of_weights(&step)));
+                (VECTORS, Calls::VECTORS)
+            }
+        };
+        all.read_prompts(files, kind)?;
+        all.read_transformer(files, calls)?;
         Ok(all)
     }
 
@@ -115,6 +127,7 @@ impl SentenceTransformers {
             let what = match kind.as_str() {
                 SCORES => "a reranker; load it with `Reranker` (mlx-embed rerank)",
                 VECTORS => "an embedder; load it with `Embedder` (mlx-embed embed)",
+                SPARSE => "of sparse vectors; load it with `SparseEmbedder`",
                 _ => "which this crate does not compute",
             };
             return Err(config.invalid("model_type", format!("is `{kind}`, {what}")));

@@ -171,7 +171,9 @@ fn why_not(class: &str) -> String {
         return format!("is `{class}`, a reranker's; load it with `Reranker` (mlx-embed rerank)");
     }
     let package = class.split('.').next().unwrap_or_default();
-    if package == "sentence_transformers" {
+    if class.starts_with("sentence_transformers.sparse_encoder.") {
+        format!("is `{class}`, a sparse encoder's; load the checkpoint with SparseEmbedder")
+    } else if package == "sentence_transformers" {
         format!(
             "is `{class}`; supported are sentence-transformers' Transformer, Pooling, Dense, LayerNorm and Normalize, and leaving a \
              module out would change the vectors"

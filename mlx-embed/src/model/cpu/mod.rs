@@ -20,7 +20,7 @@ use crate::mlx::{Dtype, MlxError, Stream};
 
 use super::backend::{Backend, Operations, Place, Positions};
 use super::cache::LayerKvCache;
-use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlpLayer};
+use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlmHead, MlpLayer};
 use super::rope::Rope;
 pub use precision::Precision;
 use precision::SHORT_TEXT;
@@ -182,6 +182,35 @@ impl Backend for Cpu {
 
     fn finish_cache(&self, _layers: &[Arc<kernels::KeysValues>]) -> Result<(), MlxError> {
         Ok(())
+    }
+
+    fn largest_logits(
+        &self,
+        x: &Buffer,
+        norm: Option<&Norm>,
+        head: &MlmHead<Self>,
+        batch: &Batch,
+        pass: &Pass,
+    ) -> Result<Vec<f32>, MlxError> {
+        let mut inner = self.engine.buffer(head.dense.rows(x) * head.dense.outputs);
+        let output = Output::Activated(act(head.activation), &mut inner);
+        head.dense.run(&self.engine, x, norm, pass, output);
+        let inner = self.normed(Some(&head.norm), inner);
+        let vocabulary = head.bias.len();
+        let mut largest = vec![f32::NEG_INFINITY; batch.lengths.len() * vocabulary];
+        let mut first = 0;
+        for rows in &head.decoder {
+            let mut logits = self.engine.buffer(rows.rows(&inner) * rows.outputs);
+            rows.run(&self.engine, &inner, None, pass, Output::Store(&mut logits));
+            let texts = batch.starts.iter().zip(batch.lengths.iter());
+            for ((&start, &length), largest) in texts.zip(largest.chunks_exact_mut(vocabulary)) {
+                let largest = &mut largest[first..first + rows.outputs];
+                let of_text = &logits[start * rows.outputs..(start + length) * rows.outputs];
+                of_text.chunks_exact(rows.outputs).for_each(|token| keep_larger(largest, token));
+            }
+            first += rows.outputs;
+        }
+        Ok(largest)
     }
 
     fn read(&self, x: &Buffer) -> Result<Vec<f32>, MlxError> {
@@ -355,6 +384,13 @@ impl Cpu {
         let mut normed = self.engine.buffer(x.len());
         self.engine.norm(&x, norm.as_kernel(), &mut normed);
         normed
+    }
+}
+
+/// Of each pair the larger; NaN stays, to be told.
+fn keep_larger(largest: &mut [f32], numbers: &[f32]) {
+    for (largest, &x) in largest.iter_mut().zip(numbers) {
+        *largest = if x > *largest || x.is_nan() { x } else { *largest };
     }
 }
 

@@ -26,7 +26,7 @@ use crate::mlx::{Array, Dtype, MlxError, Stream, memory, ops};
 
 use super::backend::{Backend, Operations, Place, Positions, Role};
 use super::cache::{KvCache, LayerKvCache};
-use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlpLayer, Rows};
+use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlmHead, MlpLayer, Rows};
 use super::mlx::{Arrays, Table, quantized_ref};
 use super::rope::Rope;
 
@@ -493,6 +493,18 @@ impl Backend for Cuda {
 
     fn finish_cache(&self, layers: &[KeysValues]) -> Result<(), MlxError> {
         ops::eval(layers.iter().flat_map(|layer| [&layer.keys, &layer.values]))
+    }
+
+    /// [`form`] lets no model with such a head come here.
+    fn largest_logits(
+        &self,
+        _x: &Hidden,
+        _norm: Option<&Norm>,
+        _head: &MlmHead<Self>,
+        _batch: &Batch,
+        _pass: &Pass,
+    ) -> Result<Vec<f32>, MlxError> {
+        Err(MlxError::new("largest_logits", "these kernels have no head for masked tokens"))
     }
 
     fn read(&self, x: &Hidden) -> Result<Vec<f32>, MlxError> {

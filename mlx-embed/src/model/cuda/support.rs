@@ -108,7 +108,11 @@ fn beyond_the_kernels(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Strin
         projection: _,
         behind: _,
         head: _,
+        mlm,
     } = spec;
+    if mlm.is_some() {
+        return Some("it has the head of a masked language model".into());
+    }
     let Some(first) = layers.first() else { return Some("it has no layers".into()) };
     let norms = &first.attention.norms;
     let norm = norm.as_ref().or(norms.input.as_ref()).or(norms.sum.as_ref());

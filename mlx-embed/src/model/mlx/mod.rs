@@ -18,7 +18,7 @@ use crate::mlx::{Array, Backend as Device, Dtype, MlxError, Stream, ops};
 
 use super::backend::{Backend, Operations, Place, Positions};
 use super::cache::LayerKvCache;
-use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlpLayer};
+use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlmHead, MlpLayer};
 use super::rope::{Frequencies, Rope};
 use attention::Masks;
 use linear::{Linear, gather};
@@ -218,6 +218,43 @@ impl Backend for Mlx {
         ops::eval(layers.iter().flat_map(|layer| [&layer.keys, &layer.values]))
     }
 
+    fn largest_logits(
+        &self,
+        x: &Array,
+        norm: Option<&Norm>,
+        head: &MlmHead<Self>,
+        batch: &Batch,
+        _pass: &Pass,
+    ) -> Result<Vec<f32>, MlxError> {
+        let stream = &self.stream;
+        let ([dense], texts) = (&head.dense[..], batch.lengths.len()) else {
+            return Err(MlxError::new("largest_logits", "the head's first matrix is one"));
+        };
+        let x = dense.forward(&normed(norm, x, stream)?, stream)?;
+        let x = head.norm.forward(&self.act(head.activation, &x)?, stream)?;
+        let padding = self.behind_texts(batch)?;
+        let vocabulary = head.bias.len();
+        let (mut largest, mut first) = (vec![0.0; texts * vocabulary], 0);
+        for rows in head.decoder.iter().flatten() {
+            let mut logits = ops::add(&rows.forward(&x, stream)?, &padding, stream)?; // [B, L, rows]
+            // Halves, which overlap by one where their number is odd.
+            while let tokens @ 2.. = logits.shape()[1] {
+                let half = (tokens + 1) / 2;
+                let front = ops::slice_axis(&logits, 1, 0, half, stream)?;
+                let back = ops::slice_axis(&logits, 1, tokens - half, tokens, stream)?;
+                logits = ops::maximum(&front, &back, stream)?;
+            }
+            // Now, so that one part's logits are held at a time.
+            let numbers = self.read(&logits)?;
+            let width = numbers.len() / texts;
+            for (largest, numbers) in largest.chunks_exact_mut(vocabulary).zip(numbers.chunks_exact(width)) {
+                largest[first..first + width].copy_from_slice(numbers);
+            }
+            first += width;
+        }
+        Ok(largest)
+    }
+
     fn read(&self, x: &Array) -> Result<Vec<f32>, MlxError> {
         ops::astype(x, Dtype::F32, &self.stream)?.to_vec(&self.stream)
     }
@@ -375,6 +412,16 @@ impl Mlx {
     /// A scalar in the activation's type.
     fn number(&self, number: f32) -> Result<Array, MlxError> {
         ops::astype(&Array::from_slice(&[number], &[1])?, self.activation(), &self.stream)
+    }
+
+    /// Minus infinity for each token behind a text's end, else 0: `[B, L, 1]`.
+    fn behind_texts(&self, batch: &Batch) -> Result<Array, MlxError> {
+        let [texts, tokens] = batch.shape;
+        let of_text = |&length: &usize| {
+            (0..tokens as usize).map(move |token| if token < length { 0.0_f32 } else { f32::NEG_INFINITY })
+        };
+        let numbers: Vec<f32> = batch.lengths.iter().flat_map(of_text).collect();
+        ops::astype(&Array::from_slice(&numbers, &[texts, tokens, 1])?, self.activation(), &self.stream)
     }
 
     fn act(&self, activation: Activation, x: &Array) -> Result<Array, MlxError> {

@@ -1,0 +1,51 @@
+//! The modules of a sparse encoder: the head of a masked language model, and SPLADE's pooling.
+
+use std::path::Path;
+
+use super::MODULES;
+use super::modules::Module;
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::json::{self, JsonObject};
+use crate::file::Files;
+
+/// What SpladePooling does here: the largest `log(1 + relu(logit))` over a text's tokens.
+const SUPPORTED: [(&str, &str); 2] = [("pooling_strategy", "max"), ("activation_function", "relu")];
+
+/// Refuses modules that are not a sparse encoder's. Without a file there is nothing to refuse.
+pub(super) fn check_modules(files: &Files) -> Result<(), CheckpointError> {
+    let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(()) };
+    let refuse = |field: &str, reason: String| {
+        Err(CheckpointError::InvalidField { path: files.path(MODULES), field: field.into(), reason })
+    };
+    let own = |module: &Module| {
+        let class = module.class.strip_prefix("sentence_transformers.").unwrap_or_default();
+        class.rsplit('.').next().unwrap_or_default().to_owned()
+    };
+    for (module, expected) in modules.iter().zip(["MLMTransformer", "SpladePooling"]) {
+        if own(module) != expected {
+            let reason = format!(
+                "is `{}` where a sparse encoder has `{expected}`; a model with Transformer and Pooling gives one dense \
+                 vector a text: load it with Embedder",
+                module.class
+            );
+            return refuse("type", reason);
+        }
+    }
+    let [_, pooling] = &modules[..] else {
+        let count = modules.len();
+        return refuse(
+            "type",
+            format!("stands {count} times; a sparse encoder has MLMTransformer and SpladePooling"),
+        );
+    };
+    let Some(config) = JsonObject::open(files, Path::new(&pooling.path).join("config.json"))? else {
+        return Ok(());
+    };
+    for (field, supported) in SUPPORTED {
+        let value: Option<String> = config.optional(field)?;
+        if let Some(value) = value.filter(|value| value != supported) {
+            return Err(config.invalid(field, format!("is `{value}`; only `{supported}` is supported")));
+        }
+    }
+    Ok(())
+}
