@@ -26,6 +26,10 @@ fn failure(code: c_int) -> String {
     MESSAGE.take().expect("a message")
 }
 
+/// Where the driver writes what it makes of tiles.
+#[repr(C, align(64))]
+struct TensorMap([u64; 16]);
+
 #[test]
 fn what_is_not_there_is_a_message() {
     let no_queue = sys::mlxsys_cuda_queue { ctx: ptr::null_mut() };
@@ -50,6 +54,12 @@ fn what_is_not_there_is_a_message() {
         none(sys::mlxsys_cuda_queue_matmul(no_queue, 0, 0, 0, 0, 1, 1, 1, 0, 0));
         none(sys::mlxsys_cuda_queue_trim(no_queue));
         none(sys::mlxsys_cuda_queue_synchronize(no_queue));
+
+        // The driver takes no matrix that lies nowhere, and without a driver there is nobody to ask.
+        let tiles = sys::mlxsys_cuda_tiles { matrix: 0, rows: 64, columns: 64, tile_rows: 64 };
+        let mut map = TensorMap([0; 16]);
+        let message = failure(sys::mlxsys_cuda_tiles_encode(map.0.as_mut_ptr(), &tiles));
+        assert!(message.contains("tiles of a matrix") || message.contains("libcuda"), "{message}");
 
         let no_source = failure(sys::mlxsys_cuda_compile(
             &mut image,
