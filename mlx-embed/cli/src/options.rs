@@ -113,7 +113,7 @@ pub(crate) struct CommonArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum DeviceArg {
+pub(crate) enum DeviceArg {
     Auto,
     Cpu,
     Gpu,
@@ -128,7 +128,7 @@ enum MatmulArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum PrecisionArg {
+pub(crate) enum PrecisionArg {
     Exact,
     Fast,
 }

@@ -10,7 +10,7 @@ use mlx_embed_server::{Config, DeviceName, Kind, Metrics, ModelConfig, Precision
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::CliError;
-use crate::options::at_least_one;
+use crate::options::{DeviceArg, PrecisionArg, at_least_one};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -101,19 +101,6 @@ struct ModelArgs {
 enum KindArg {
     Embedder,
     Reranker,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DeviceArg {
-    Auto,
-    Cpu,
-    Gpu,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum PrecisionArg {
-    Exact,
-    Fast,
 }
 
 const EXAMPLES: &str = "\
