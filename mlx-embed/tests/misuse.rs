@@ -161,3 +161,31 @@ fn what_is_forgotten_is_lost_and_nothing_else() {
     std::mem::forget(Stream::cpu().unwrap());
     assert_eq!(five().unwrap(), 5.0);
 }
+
+/// The second half of each row of a transposed matrix: neither it nor its transpose lies without gaps, so products copy
+/// it, and jump far for each element.
+fn scattered(size: i32, stream: &Stream) -> Array {
+    let whole = Array::from_slice(&vec![1.0_f32; (2 * size * size) as usize], &[size, 2 * size]).unwrap();
+    let half = ops::slice_axis(&ops::transpose(&whole, &[1, 0], stream).unwrap(), 0, size, 2 * size, stream)
+        .unwrap();
+    half.eval().unwrap();
+    half
+}
+
+/// MLX lets go of the copies of a product's operands before they are written where the product has no elements.
+#[test]
+fn products_without_elements_write_to_nobody_elses_memory() {
+    const SIZE: i32 = 1024;
+    let (slow, quick) = (Stream::cpu().unwrap(), Stream::cpu().unwrap());
+    let half = scattered(SIZE, &slow);
+    let none = Array::from_slice::<f32>(&[], &[0, SIZE]).unwrap();
+    let zeros = Array::from_slice(&vec![0.0_f32; (SIZE * SIZE) as usize], &[SIZE, SIZE]).unwrap();
+    for _ in 0..20 {
+        memory::clear_cache().unwrap();
+        let empty = ops::matmul(&none, &half, &slow).unwrap();
+        let sum = ops::add(&zeros, &zeros, &quick).unwrap();
+        ops::eval([&sum, &empty]).unwrap();
+        assert_eq!(empty.shape(), [0, SIZE]);
+        assert!(sum.as_slice::<f32>().unwrap().iter().all(|&x| x == 0.0));
+    }
+}

@@ -217,3 +217,48 @@ fn views_of_bytes_as_what_they_can_be() {
     let flags = Array::from_slice(&[true, false], &[2]).unwrap();
     assert_eq!(ops::view(&flags, Dtype::Bool, &s).unwrap().to_vec::<bool>(&s).unwrap(), [true, false]);
 }
+
+/// A column that was a row is in row order and in that of columns, with strides that say neither.
+#[test]
+fn views_of_columns_lie_where_they_should() {
+    let s = stream();
+    let row = Array::from_slice(&[0x0201_0000_u32, 0x0403, 0x0605, 0x0807], &[1, 4]).unwrap();
+    let column = ops::transpose(&row, &[1, 0], &s).unwrap();
+    let bytes = [0_u8, 0, 1, 2, 3, 4, 0, 0, 5, 6, 0, 0, 7, 8, 0, 0];
+    let view = ops::view(&column, Dtype::U8, &s).unwrap();
+    assert_eq!(view.shape(), [4, 4]);
+    assert_eq!(view.to_vec::<u8>(&s).unwrap(), bytes);
+    let second = ops::slice_axis(&view, 1, 1, 2, &s).unwrap();
+    assert_eq!(second.to_vec::<u8>(&s).unwrap(), [0, 4, 6, 8]);
+
+    // Also where a sum takes the view's memory over, and where it meets what does lie in columns.
+    let table = Array::from_slice(&(0..16).map(|i| 16 * i).collect::<Vec<u8>>(), &[4, 4]).unwrap();
+    let columns = ops::transpose(&table, &[1, 0], &s).unwrap();
+    let sum = ops::add(&view, &columns, &s).unwrap();
+    drop((row, column, view, second));
+    let expected: Vec<u8> = (0..16).map(|i| bytes[i] + 16 * (i % 4 * 4 + i / 4) as u8).collect();
+    assert_eq!(sum.to_vec::<u8>(&s).unwrap(), expected);
+}
+
+#[test]
+fn products_without_elements_have_shape_and_type() {
+    let s = stream();
+    for (a, b, shape) in [
+        (&[0, 3][..], &[3, 2][..], &[0, 2][..]),
+        (&[2, 0, 3], &[3, 2], &[2, 0, 2]),
+        (&[3], &[3, 0], &[0]),
+        (&[4, 0, 3], &[1, 3, 2], &[4, 0, 2]),
+        (&[0, 3], &[3], &[0]),
+    ] {
+        let product = ops::matmul(&zeros(a), &zeros(b), &s).unwrap();
+        assert_eq!((product.shape(), product.dtype()), (shape, Some(Dtype::F32)));
+        assert_eq!(product.to_vec::<f32>(&s).unwrap(), [0.0_f32; 0]);
+    }
+    let half = ops::astype(&zeros(&[0, 3]), Dtype::F16, &s).unwrap();
+    let bytes = ops::astype(&zeros(&[3, 2]), Dtype::U8, &s).unwrap();
+    assert_eq!(ops::matmul(&half, &bytes, &s).unwrap().dtype(), Some(Dtype::F16));
+    let none = ops::astype(&half, Dtype::U8, &s).unwrap();
+    assert_refused(ops::matmul(&none, &bytes, &s), "floats");
+    let (q, kv) = (zeros(&[1, 4, 0, 16]), zeros(&[1, 2, 8, 16]));
+    assert_eq!(ops::causal_attention(&q, &kv, &kv, 1.0, &s).unwrap().shape(), [1, 4, 0, 16]);
+}

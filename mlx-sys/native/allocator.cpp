@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <mutex>
 #include <new>
@@ -16,6 +17,7 @@
 #include <typeinfo>
 
 #include "mlx/allocator.h"
+#include "settle.h"
 
 namespace {
 
@@ -69,6 +71,10 @@ class MlxsysAllocator_ : public allocator::Allocator {
   }
 
   void free(allocator::Buffer buffer) override {
+    // An operation that fails half-way lets go of copies which tasks that it has begun still write.
+    if (std::uncaught_exceptions() > 0) {
+      mlxsys_settle_();
+    }
     std::shared_lock lock(mlxsys_allocator_mutex_());
     real_.free(buffer);
   }

@@ -4,11 +4,14 @@
 // every operation that is evaluated looks its stream up there, without a lock. On Linux both go by one here.
 
 #include "mlxsys.h"
+#include "settle.h"
 
 #include <mutex>
 #include <new>
+#include <optional>
 #include <shared_mutex>
 #include <stdexcept>
+#include <utility>
 
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/backend/gpu/device_info.h"
@@ -16,6 +19,7 @@
 #include "mlx/c/error.h"
 #include "mlx/c/stream.h"
 #include "mlx/scheduler.h"
+#include "mlx/stream.h"
 
 #ifdef __linux__
 #include <dlfcn.h>
@@ -51,6 +55,19 @@ std::shared_mutex& mlxsys_encoders_mutex_() {
 
 #ifdef __linux__
 
+// The stream that this thread looked up last, to give it a task.
+static thread_local std::optional<mlx::core::Stream> mlxsys_last_stream_;
+
+void mlxsys_settle_() noexcept {
+  if (auto stream = std::exchange(mlxsys_last_stream_, std::nullopt)) {
+    try {
+      mlx::core::synchronize(*stream);
+    } catch (...) {
+      // Not waited for: there was no memory for a task.
+    }
+  }
+}
+
 namespace mlx::core::cpu {
 
 // libmlx looks encoders up by this name, too, and finds this function: see allocator.cpp. Encoders don't move when the
@@ -62,6 +79,7 @@ MLX_API CommandEncoder& get_command_encoder(Stream stream) {
   if (!next) {
     throw std::runtime_error("[stream] this build of MLX has no encoders of the name that is known");
   }
+  mlxsys_last_stream_ = stream;
   std::shared_lock lock(mlxsys_encoders_mutex_());
   return next(stream);
 }

@@ -73,8 +73,9 @@ fn broadcast(operation: &'static str, a: &[i32], b: &[i32]) -> Result<Vec<i32>> 
         .collect()
 }
 
-/// Matrices that are multiplied. MLX may copy either to the shape that it is broadcast to.
-pub(super) fn matmul(a: &Array, b: &Array) -> Result<()> {
+/// Matrices that are multiplied, and the shape of their product. MLX may copy either to the shape that it is broadcast
+/// to.
+pub(super) fn matmul(a: &Array, b: &Array) -> Result<Vec<i32>> {
     const MATMUL: &str = "matmul";
     let (a, b) = (a.shape(), b.shape());
     let (Some((&inner, left)), Some(&last)) = (a.split_last(), b.last()) else {
@@ -89,11 +90,21 @@ pub(super) fn matmul(a: &Array, b: &Array) -> Result<()> {
     if inner != of_b {
         return refuse(MATMUL, format!("shapes {a:?} and {b:?}: {inner} columns meet {of_b} rows"));
     }
-    let batch = broadcast(MATMUL, batch, other)?;
+    let mut product = broadcast(MATMUL, batch, other)?;
     for pair in [[rows, inner], [inner, columns], [rows, columns]] {
-        count_all(MATMUL, batch.iter().chain(&pair))?;
+        count_all(MATMUL, product.iter().chain(&pair))?;
     }
-    Ok(())
+    // Of a vector there is neither.
+    product.extend((!left.is_empty()).then_some(rows));
+    product.extend((b.len() > 1).then_some(columns));
+    Ok(product)
+}
+
+/// The type of what comes of floats, where numbers of other types count as such.
+pub(super) fn float_of(operation: &'static str, arrays: &[&Array]) -> Result<Dtype> {
+    let floats = arrays.iter().filter_map(|array| array.dtype()).filter(|dtype| dtype.is_float());
+    let common = floats.reduce(|a, b| if a == b { a } else { Dtype::F32 });
+    common.map_or_else(|| refuse(operation, "none of the arrays holds floats"), Ok)
 }
 
 /// Quantised rows: what their parts have to be to each other. Gives the shape that they are dequantised to.
@@ -149,14 +160,14 @@ pub(super) fn quantized(operation: &'static str, w: &QuantizedRef<'_>) -> Result
     Ok(shape)
 }
 
-/// The shapes of attention.
-pub(super) fn attention(q: &Array, k: &Array, v: &Array) -> Result<()> {
+/// The shapes of attention, and that of its result.
+pub(super) fn attention(q: &Array, k: &Array, v: &Array) -> Result<[i32; 4]> {
     const ATTENTION: &str = "scaled_dot_product_attention";
     let unfit = |reason: &str| {
         let (q, k, v) = (q.shape(), k.shape(), v.shape());
         refuse(ATTENTION, format!("queries {q:?}, keys {k:?}, values {v:?}: {reason}"))
     };
-    let ([batch, heads, queries, head_dim], [kb, kv_heads, keys, ke], [vb, vh, vl, _]) =
+    let ([batch, heads, queries, head_dim], [kb, kv_heads, keys, ke], [vb, vh, vl, values]) =
         (q.shape(), k.shape(), v.shape())
     else {
         return unfit("each has four dimensions");
@@ -174,7 +185,8 @@ pub(super) fn attention(q: &Array, k: &Array, v: &Array) -> Result<()> {
         return unfit("all are floats");
     }
     // The scores.
-    count(ATTENTION, &[*batch, *heads, *queries, *keys]).map(|_| ())
+    count(ATTENTION, &[*batch, *heads, *queries, *keys])?;
+    Ok([*batch, *heads, *queries, *values])
 }
 
 /// That `vector` has as many elements as the last dimension of `x`.

@@ -76,11 +76,22 @@ simple_ops! {
 
 /// Matrix product over the last two dimensions, broadcast over the others.
 pub fn matmul(a: &Array, b: &Array, stream: &Stream) -> Result<Array> {
-    checks::matmul(a, b)?;
+    let product = checks::matmul(a, b)?;
+    if product.contains(&0) {
+        return nothing("matmul", &[a, b], &product);
+    }
     node("matmul", [a, b], stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
         unsafe { sys::mlx_matmul(out, a.raw(), b.raw(), stream) }
     })
+}
+
+/// What comes of products without elements.
+///
+/// MLX's own (0.32.2) on the CPU copies operands that don't lie as it wants them, and lets go of the copies at once:
+/// their memory has a new owner while they are still written.
+fn nothing(operation: &'static str, operands: &[&Array], shape: &[i32]) -> Result<Array> {
+    Array::from_bytes(&[], shape, checks::float_of(operation, operands)?)
 }
 
 /// Copies `a` into row-major order unless it is so already.
@@ -125,18 +136,23 @@ pub fn view(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
             shape::count(VIEW, &shape)?;
         }
     }
-    if after <= before || a.size() == 0 {
+    if after == before || a.size() == 0 {
         return view_in_place(a, dtype, stream);
     }
-    let a = &contiguous(a, stream)?;
-    a.eval()?;
-    let data = a.data_ptr()?;
-    if data.addr().is_multiple_of(after) {
-        return view_in_place(a, dtype, stream);
+    // In one dimension, as MLX (0.32.2) scales the strides of all dimensions but the last, and takes rows for columns
+    // still where there were both: elements would be read and written behind the array's end.
+    let mut flat = reshape(a, &[-1], stream)?;
+    if after > before {
+        flat = contiguous(&flat, stream)?;
+        flat.eval()?;
+        let data = flat.data_ptr()?;
+        if !data.addr().is_multiple_of(after) {
+            // SAFETY: evaluated and in row order, so `nbytes` bytes lie there for as long as `flat`.
+            let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), flat.nbytes()) };
+            return Array::from_bytes(bytes, &shape, dtype);
+        }
     }
-    // SAFETY: evaluated and in row order, so `nbytes` bytes lie there for as long as `a`.
-    let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), a.nbytes()) };
-    Array::from_bytes(bytes, &shape, dtype)
+    reshape(&view_in_place(&flat, dtype, stream)?, &shape, stream)
 }
 
 fn view_in_place(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
@@ -497,11 +513,15 @@ fn attention(
     mask: Option<&Array>,
     stream: &Stream,
 ) -> Result<Array> {
-    checks::attention(q, k, v)?;
+    const ATTENTION: &str = "scaled_dot_product_attention";
+    let shape = checks::attention(q, k, v)?;
     if let Some(mask) = mask {
         checks::mask(q, k, mask)?;
     }
-    node("scaled_dot_product_attention", [q, k, v].into_iter().chain(mask), stream, |out, stream| {
+    if shape.contains(&0) {
+        return nothing(ATTENTION, &[q, k, v], &shape);
+    }
+    node(ATTENTION, [q, k, v].into_iter().chain(mask), stream, |out, stream| {
         // SAFETY: live handles (mask and sinks may be empty); mlx-c stores a new array in `out`.
         unsafe {
             sys::mlx_fast_scaled_dot_product_attention(
