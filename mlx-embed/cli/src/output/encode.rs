@@ -6,20 +6,20 @@ use mlx_embed::Embedding;
 
 /// A format. A file of it is its header, its rows and its tail.
 pub(super) trait Encode {
-    /// What stands at the start of a file that holds the rows so far, with no tail. Always of one length.
+    /// What stands at the start of a file that is still written: all rows so far can be read, whatever stands behind them.
+    /// Always of one length.
     fn header(&self) -> io::Result<Vec<u8>> {
         Ok(Vec::new())
-    }
-
-    /// The same for a file in which `room` bytes that mean nothing yet stand behind the rows, where readers want a file to
-    /// be as long as its header says.
-    fn header_with_room(&self, _room: u64) -> io::Result<Option<Vec<u8>>> {
-        Ok(None)
     }
 
     /// Appends the row of text `index` to `bytes`.
     fn row(&mut self, index: usize, text: &str, embedding: &Embedding, bytes: &mut Vec<u8>)
     -> io::Result<()>;
+
+    /// The header of a file that ends with the last row so far. As long as the other.
+    fn header_without_tail(&self) -> io::Result<Vec<u8>> {
+        self.header()
+    }
 
     /// The header of the whole file, and what stands behind the last row.
     fn end(&self) -> io::Result<(Vec<u8>, Vec<u8>)> {
@@ -30,9 +30,4 @@ pub(super) trait Encode {
 /// Appends a vector as little-endian f32.
 pub(super) fn vector(embedding: &Embedding, bytes: &mut Vec<u8>) {
     bytes.extend(embedding.vector.iter().flat_map(|number| number.to_le_bytes()));
-}
-
-/// How many bytes [`vector`] makes of these.
-pub(super) fn vectors_len(embeddings: &[Embedding]) -> u64 {
-    embeddings.iter().map(|embedding| size_of_val(&embedding.vector[..]) as u64).sum()
 }

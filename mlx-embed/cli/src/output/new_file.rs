@@ -88,11 +88,6 @@ impl NewFile {
         Ok(())
     }
 
-    /// Lengthens the file by `bytes`, over which [`Self::append`] writes.
-    pub(crate) fn make_room(&mut self, bytes: u64) -> io::Result<()> {
-        self.file.set_len(self.len + bytes)
-    }
-
     /// Writes over what stands at the start.
     pub(crate) fn overwrite(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, 0)

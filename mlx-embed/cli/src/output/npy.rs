@@ -24,7 +24,7 @@ impl Npy {
 
 impl Encode for Npy {
     fn header(&self) -> io::Result<Vec<u8>> {
-        Ok(header(self.rows, self.dims))
+        Ok(header(self.rows, self.dims, HEADER))
     }
 
     fn row(
@@ -40,13 +40,14 @@ impl Encode for Npy {
     }
 }
 
-/// Magic, version, length of what follows, and a Python dict that spaces and a line end fill up.
-fn header(rows: usize, dims: usize) -> Vec<u8> {
+/// `length` bytes: magic, version, length of what follows, and a Python dict that spaces and a line end fill up. Readers
+/// let pass what stands behind the rows.
+pub(super) fn header(rows: usize, dims: usize, length: usize) -> Vec<u8> {
     let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dims}), }}");
     let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    header.extend(((HEADER - 10) as u16).to_le_bytes());
+    header.extend(((length - 10) as u16).to_le_bytes());
     header.extend(dict.as_bytes());
-    header.resize(HEADER - 1, b' ');
+    header.resize(length - 1, b' ');
     header.push(b'\n');
     header
 }
@@ -57,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_header_has_room_for_any_shape() {
-        let header = header(usize::MAX, i32::MAX as usize);
+        let header = header(usize::MAX, i32::MAX as usize, HEADER);
         assert_eq!(header.len(), HEADER);
         assert!(header.ends_with(b"), }\n") || header.ends_with(b" \n"));
     }

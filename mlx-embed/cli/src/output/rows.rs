@@ -5,7 +5,7 @@ use std::io;
 
 use mlx_embed::Embedding;
 
-use super::encode::{self, Encode};
+use super::encode::Encode;
 use super::new_file::NewFile;
 
 /// Bytes that are written at once.
@@ -15,9 +15,10 @@ const CHUNK: usize = 256 << 10;
 pub(super) struct Rows {
     file: NewFile,
     format: Box<dyn Encode>,
-    /// Header and length of the whole windows.
+    /// Of the whole windows: header, length, and the header that they get where nothing follows them any more.
     header: Vec<u8>,
     whole: u64,
+    last_header: Vec<u8>,
     bytes: Vec<u8>,
 }
 
@@ -32,7 +33,8 @@ impl Rows {
         let header = format.header()?;
         file.append(&header)?;
         let whole = file.len();
-        Ok(Self { file, format, header, whole, bytes: Vec::new() })
+        let last_header = format.header_without_tail()?;
+        Ok(Self { file, format, header, whole, last_header, bytes: Vec::new() })
     }
 
     pub(super) fn file(&self) -> &NewFile {
@@ -46,38 +48,30 @@ impl Rows {
         texts: &[String],
         embeddings: &[Embedding],
     ) -> io::Result<()> {
-        let written = self
-            .make_room(encode::vectors_len(embeddings))
-            .and_then(|()| self.append(first, texts, embeddings))
-            .and_then(|()| self.complete(self.format.header()?));
+        let written = self.append(first, texts, embeddings).and_then(|()| {
+            let last_header = self.format.header_without_tail()?;
+            self.complete(self.format.header()?)?;
+            self.last_header = last_header;
+            Ok(())
+        });
         written.inspect_err(|_| self.take_back())
     }
 
     /// Writes what stands behind the last row; after an error the file is what it was.
     pub(super) fn end(&mut self) -> io::Result<()> {
         let (header, tail) = self.format.end()?;
-        let written = self
-            .make_room(tail.len() as u64)
-            .and_then(|()| self.file.append(&tail))
-            .and_then(|()| self.complete(header));
-        written.inspect_err(|_| self.take_back())
+        let written = self.file.append(&tail).and_then(|()| self.complete(header.clone()));
+        written.inspect_err(|_| self.take_back())?;
+        self.last_header = header;
+        Ok(())
     }
 
     /// Gives the file its name.
-    pub(super) fn publish(self) -> io::Result<()> {
-        self.file.publish()
-    }
-
-    /// Has the file be as long as it will be, with a header that says so, before rows come: whatever ends the program while
-    /// they are written leaves a file that opens. The length and the header are two calls, so between them it doesn't.
-    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
-        match self.format.header_with_room(bytes)? {
-            Some(header) if bytes > 0 => {
-                self.file.make_room(bytes)?;
-                self.file.overwrite(&header)
-            }
-            _ => Ok(()),
+    pub(super) fn publish(mut self) -> io::Result<()> {
+        if self.header != self.last_header {
+            self.file.overwrite(&self.last_header)?;
         }
+        self.file.publish()
     }
 
     fn append(&mut self, first: usize, texts: &[String], embeddings: &[Embedding]) -> io::Result<()> {
@@ -104,8 +98,7 @@ impl Rows {
     }
 
     fn take_back(&mut self) {
-        // Nothing more can be done where this fails too. The header first: with the one that stands, the file opens as
-        // long as it is.
+        // Nothing more can be done where this fails too. The header first: it must not count rows that are gone.
         let _ = self.file.overwrite(&self.header).and_then(|()| self.file.cut(self.whole));
     }
 }

@@ -7,13 +7,16 @@ use mlx_embed::Embedding;
 use serde_json::{Value, json};
 
 use super::encode::{self, Encode};
+use super::npy;
 
 /// Bytes before the data, the length included: a multiple of 64, with room for any number of rows.
 const HEADER: usize = 512;
 
-/// Rows of `embeddings` are appended, and the header's row count follows. `tokens` and `truncated` lie behind
-/// them, so they are kept (5 bytes a text) and written last: a file that is cut short holds `embeddings` alone.
-/// Every byte of a file belongs to a tensor, so what a window will fill is `unwritten` until it stands there.
+/// Rows of `embeddings` are appended. `tokens` and `truncated` lie behind them, so they are kept (5 bytes a text) and
+/// written last: a file that is cut short holds `embeddings` alone.
+///
+/// Every byte of a file belongs to a tensor, so a file that grows would be none between the write of its rows and that of
+/// its header. Until it ends it is NumPy's, with a header as long, which lets more bytes pass than it counts.
 #[derive(Debug)]
 pub(super) struct Safetensors {
     dims: usize,
@@ -37,7 +40,7 @@ impl Safetensors {
         self.rows() * self.dims * 4
     }
 
-    /// A header of the rows, and of `others` behind them.
+    /// The header of a file of the rows, and of `others` behind them.
     fn header_with(&self, others: &[(&str, Value)]) -> io::Result<Vec<u8>> {
         let mut tensors = json!({
             "embeddings": { "dtype": "F32", "shape": [self.rows(), self.dims], "data_offsets": [0, self.vectors()] }
@@ -54,13 +57,11 @@ impl Safetensors {
 
 impl Encode for Safetensors {
     fn header(&self) -> io::Result<Vec<u8>> {
-        self.header_with(&[])
+        Ok(npy::header(self.rows(), self.dims, HEADER))
     }
 
-    fn header_with_room(&self, room: u64) -> io::Result<Option<Vec<u8>>> {
-        let start = self.vectors() as u64;
-        let unwritten = json!({ "dtype": "U8", "shape": [room], "data_offsets": [start, start + room] });
-        self.header_with(&[("unwritten", unwritten)]).map(Some)
+    fn header_without_tail(&self) -> io::Result<Vec<u8>> {
+        self.header_with(&[])
     }
 
     fn row(

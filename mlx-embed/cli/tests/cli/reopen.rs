@@ -23,9 +23,16 @@ pub(crate) fn opened(name: &Path, bytes: &[u8]) -> Result<Opened, String> {
     }
 }
 
+/// Reads what stands in the partial file of `name`: until its last write that of safetensors is NumPy's.
+pub(crate) fn opened_partial(name: &Path, bytes: &[u8]) -> Result<Opened, String> {
+    if bytes.starts_with(NUMPY) { npy(bytes) } else { opened(name, bytes) }
+}
+
+const NUMPY: &[u8] = b"\x93NUMPY\x01\x00";
+
 /// As `numpy.load` does: a header of Python's literals, then as many numbers as the shape says.
 fn npy(bytes: &[u8]) -> Result<Opened, String> {
-    let rest = bytes.strip_prefix(b"\x93NUMPY\x01\x00").ok_or("no magic")?;
+    let rest = bytes.strip_prefix(NUMPY).ok_or("no magic")?;
     let (length, rest) = rest.split_first_chunk::<2>().ok_or("no length")?;
     let (header, data) = rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or("no header")?;
     let header = std::str::from_utf8(header).map_err(|error| error.to_string())?;
