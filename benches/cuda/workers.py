@@ -1,28 +1,27 @@
-"""Other runtimes on an NVIDIA GPU, one a process: workers.py KIND. Answers each line {"batch": B, "tokens": T} on standard
-input with {"ms": ..}, the time from token ids on the host to normalised vectors of the last token on the host."""
+"""Other runtimes on an NVIDIA GPU, one a process: workers.py KIND GEOMETRY. Answers each line {"batch": B, "tokens": T} on
+standard input with {"ms": ..}, the time from token ids on the host to normalised vectors on the host."""
 
 import json
 import os
 import sys
 import time
 
-GEOMETRY = dict(hidden_size=1024, num_hidden_layers=28, intermediate_size=3072, num_attention_heads=16,
-                num_key_value_heads=8, head_dim=128, vocab_size=151669, rope_theta=1e6)
+from geometries import QWEN3, Geometry
 
 
-def torch_model(kind: str):
+def torch_model(kind: str, geometry: Geometry):
     import torch
     from torch.nn import functional
-    from transformers import Qwen3Config, Qwen3Model
 
-    torch.manual_seed(0)
-    model = Qwen3Model(Qwen3Config(**GEOMETRY)).to(torch.bfloat16).cuda().eval()
+    model, dense = (part.cuda() for part in geometry.build())
+    arguments = {"use_cache": False} if geometry.name == "qwen3-0.6b" else {}
     compiled = torch.compile(model, mode="reduce-overhead", dynamic=False) if kind == "compile" else model
     graphs = {}
 
     def forward(ids):
-        hidden = compiled(ids, use_cache=False).last_hidden_state[:, -1].float()
-        return functional.normalize(hidden, dim=-1)
+        hidden = compiled(ids, **arguments).last_hidden_state
+        pooled = hidden.mean(1) if geometry.pooling == "mean" else hidden[:, -1]
+        return functional.normalize(dense(pooled).float(), dim=-1)
 
     def graph(shape):
         if shape not in graphs:
@@ -48,20 +47,22 @@ def torch_model(kind: str):
             return forward(ids.cuda()).cpu()
 
     def random_ids(batch, tokens):
-        return torch.randint(0, GEOMETRY["vocab_size"], (batch, tokens))
+        return torch.randint(0, geometry.vocabulary, (batch, tokens))
 
     import transformers
     return embed, random_ids, f"torch {torch.__version__}, transformers {transformers.__version__}"
 
 
-def mlx_model(kind: str):
+def mlx_model(kind: str, geometry: Geometry):
+    if geometry.name != "qwen3-0.6b":
+        raise SystemExit("mlx-lm has no encoders")
     import mlx.core as mx
     import numpy as np
     from mlx import nn
     from mlx_lm.models import qwen3
 
     mx.random.seed(0)
-    args = dict(GEOMETRY, model_type="qwen3", rms_norm_eps=1e-6, max_position_embeddings=32768,
+    args = dict(QWEN3, model_type="qwen3", rms_norm_eps=1e-6, max_position_embeddings=32768,
                 tie_word_embeddings=True)
     model = qwen3.Model(qwen3.ModelArgs.from_dict(args))
     model.set_dtype(mx.bfloat16)
@@ -79,7 +80,7 @@ def mlx_model(kind: str):
         return np.array(compiled(mx.array(ids)))
 
     def random_ids(batch, tokens):
-        return np.random.randint(0, GEOMETRY["vocab_size"], (batch, tokens)).astype(np.uint32)
+        return np.random.randint(0, geometry.vocabulary, (batch, tokens)).astype(np.uint32)
 
     return embed, random_ids, f"mlx {mx.__version__}"
 
@@ -89,7 +90,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     runtime, kind = sys.argv[1].split("-")
-    embed, random_ids, versions = (torch_model if runtime == "torch" else mlx_model)(kind)
+    embed, random_ids, versions = (torch_model if runtime == "torch" else mlx_model)(kind, Geometry(sys.argv[2]))
     print(json.dumps({"versions": versions}), file=answers, flush=True)
     for line in sys.stdin:
         shape = json.loads(line)

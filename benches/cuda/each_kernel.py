@@ -2,7 +2,7 @@
 """Checks the CUDA kernels for products and attention against torch in f32, and times them: what the tiles in
 mlx-embed/src/mlx/cuda/tiles.rs were chosen by. For a Hopper GPU.
 
-    benches/cuda/kernels.py [packed|dense|attention].. [--bits 4] [--tokens 1,16,160,512,4096] [--best 4]
+    benches/cuda/each_kernel.py [packed|dense|attention].. [--bits 4] [--tokens 1,16,160,512,4096] [--best 4]
 
 Needs nvcc and Python's torch. Sizes are Qwen3-Embedding-0.6B's. Products are timed in a CUDA graph of 28 with weights of
 their own, so that caches don't flatter; the time is that of one, the median of five replays, launched as the crate does.
