@@ -163,7 +163,7 @@ pub(crate) fn load(
     check_threads(options.threads)?;
     let backend = options.device.backend()?;
     let gpu = runner::gpu(backend, options.gpu)?;
-    let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref())?;
+    let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref(), options.precision)?;
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
     let (max_tokens, max_tokens_source) = max_tokens(&checkpoint, &tokenizer, options.max_tokens)?;
     refuse_longer_than_factors(&config, max_tokens, &place)?;
@@ -227,7 +227,7 @@ pub(crate) fn load(
         backend,
         kernels: kind.name(),
         compiled: kind.compiled(),
-        precision: matches!(kind, Kind::Host(_)).then_some(options.precision),
+        precision: kind.has_precisions().then_some(options.precision),
         mlx_version: mlx::version(),
         mlx_c_version: mlx::C_VERSION.to_owned(),
     };

@@ -2,21 +2,28 @@
 //! order.
 
 use crate::checkpoint::spec::{ProjectionSpec, StepSpec};
-use crate::checkpoint::{Checkpoint, CheckpointError, ModuleSpec, Weights};
-use crate::{model, pooling};
+use crate::checkpoint::{Checkpoint, ModuleSpec, Weights};
+use crate::error::Error;
+use crate::mlx::MlxError;
+use crate::model::{self, Backend};
+use crate::pooling;
 
-/// The modules behind the pooled vector, with their weights in f32.
-#[derive(Debug, Default)]
-pub(crate) struct Modules(Vec<Module>);
+/// The modules behind the pooled vector, with their weights in f32. `B` multiplies with matrices.
+#[derive(Debug)]
+pub(crate) struct Modules<B: Backend> {
+    /// Of the pooled vector.
+    width: usize,
+    modules: Vec<Module<B::Matrix>>,
+}
 
 #[derive(Debug)]
-enum Module {
+enum Module<M> {
     /// `act(W x + b)`, and plus `x` where it has a residual connection.
     Dense {
-        weight: Vec<f32>, // [out, in]
+        weight: M,
         bias: Option<Vec<f32>>,
         activation: Option<fn(f32) -> f32>,
-        residual: Residual,
+        residual: Residual<M>,
     },
     LayerNorm {
         weight: Vec<f32>,
@@ -29,64 +36,83 @@ enum Module {
 
 /// What a Dense module adds of its input.
 #[derive(Debug)]
-enum Residual {
+enum Residual<M> {
     None,
     /// The input.
     Input,
     /// Its product with a matrix, where the widths differ.
-    Projected(Vec<f32>),
+    Projected(M),
 }
 
 /// PyTorch's default, which sentence-transformers' LayerNorm keeps.
 const EPS: f64 = 1e-5;
 
-impl Modules {
-    /// Reads the weights of what the checkpoint puts behind pooling.
-    pub(crate) fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+impl<B: Backend> Modules<B> {
+    /// Reads the weights of what the checkpoint puts behind pooled vectors of `width` numbers.
+    pub(crate) fn load(checkpoint: &Checkpoint, backend: &B, width: usize) -> Result<Self, Error> {
         let load = |spec: &ModuleSpec| match checkpoint.own_step(spec) {
-            Some(step) => Module::of_weights(&Weights::new(checkpoint), &step),
-            None => Module::of_folder(checkpoint, spec),
+            Some(step) => Module::of_weights(&Weights::new(checkpoint), &step, backend),
+            None => Module::of_folder(checkpoint, spec, backend),
         };
-        checkpoint.modules().iter().map(load).collect::<Result<_, _>>().map(Self)
+        Ok(Self { width, modules: checkpoint.modules().iter().map(load).collect::<Result<_, _>>()? })
     }
 
-    /// What becomes of a pooled vector.
-    pub(crate) fn apply(&self, mut vector: Vec<f32>) -> Vec<f32> {
-        for module in &self.0 {
-            match module {
-                Module::Dense { weight, bias, activation, residual } => {
-                    let mut out = product(weight, &vector);
-                    if let Some(bias) = bias {
-                        add(&mut out, bias);
-                    }
-                    if let Some(activation) = activation {
-                        out.iter_mut().for_each(|x| *x = activation(*x));
-                    }
-                    match residual {
-                        Residual::None => {}
-                        Residual::Input => add(&mut out, &vector),
-                        Residual::Projected(weight) => add(&mut out, &product(weight, &vector)),
-                    }
-                    vector = out;
-                }
-                Module::LayerNorm { weight, bias, eps } => {
-                    layer_norm(&mut vector, weight, *eps);
-                    if let Some(bias) = bias {
-                        add(&mut vector, bias);
-                    }
-                }
-                Module::Normalize => pooling::finish(&mut vector, None, true),
-                // Halves to even, as PyTorch rounds.
-                Module::TanhInt8 => vector.iter_mut().for_each(|x| *x = (127.0 * x.tanh()).round_ties_even()),
-            }
+    /// What becomes of pooled vectors, row after row. Their rows may have another width then.
+    pub(crate) fn apply(&self, backend: &B, pooled: Vec<f32>) -> Result<Vec<f32>, MlxError> {
+        let (mut rows, mut width) = (pooled, self.width);
+        let number = rows.len() / width;
+        for module in &self.modules {
+            rows = module.apply(backend, rows, width)?;
+            width = rows.len() / number.max(1);
         }
-        vector
+        Ok(rows)
     }
 }
 
-impl Module {
+impl<M> Module<M> {
+    fn apply<B: Backend<Matrix = M>>(
+        &self,
+        backend: &B,
+        mut rows: Vec<f32>,
+        width: usize,
+    ) -> Result<Vec<f32>, MlxError> {
+        match self {
+            Self::Dense { weight, bias, activation, residual } => {
+                let mut out = backend.product(&rows, weight)?;
+                if let Some(bias) = bias {
+                    out.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
+                }
+                if let Some(activation) = activation {
+                    out.iter_mut().for_each(|x| *x = activation(*x));
+                }
+                match residual {
+                    Residual::None => {}
+                    Residual::Input => add(&mut out, &rows),
+                    Residual::Projected(weight) => add(&mut out, &backend.product(&rows, weight)?),
+                }
+                return Ok(out);
+            }
+            Self::LayerNorm { weight, bias, eps } => {
+                for row in rows.chunks_exact_mut(width) {
+                    layer_norm(row, weight, *eps);
+                    if let Some(bias) = bias {
+                        add(row, bias);
+                    }
+                }
+            }
+            Self::Normalize => rows.chunks_exact_mut(width).for_each(pooling::normalize),
+            // Halves to even, as PyTorch rounds.
+            Self::TanhInt8 => rows.iter_mut().for_each(|x| *x = (127.0 * x.tanh()).round_ties_even()),
+        }
+        Ok(rows)
+    }
+
     /// From the model's own weights.
-    fn of_weights(weights: &Weights<'_>, step: &StepSpec) -> Result<Self, CheckpointError> {
+    fn of_weights(
+        weights: &Weights<'_>,
+        step: &StepSpec,
+        backend: &impl Backend<Matrix = M>,
+    ) -> Result<Self, Error> {
         match step {
             StepSpec::Dense { projection: ProjectionSpec { parts, inputs }, activation } => {
                 let (mut weight, mut bias) = (Vec::new(), Vec::new());
@@ -95,8 +121,9 @@ impl Module {
                     weight.extend(model::dequantized(&matrix, [part.outputs(), *inputs]));
                     bias.extend(weights.bias(part)?.map(|bias| bias.to_f32()).unwrap_or_default());
                 }
+                let outputs = weight.len() / inputs;
                 Ok(Self::Dense {
-                    weight,
+                    weight: backend.load_matrix(&weight, [outputs, *inputs])?,
                     bias: (!bias.is_empty()).then_some(bias),
                     activation: activation.function(),
                     residual: Residual::None,
@@ -111,19 +138,26 @@ impl Module {
     }
 
     /// From the folder of a module of sentence-transformers.
-    fn of_folder(checkpoint: &Checkpoint, spec: &ModuleSpec) -> Result<Self, CheckpointError> {
+    fn of_folder(
+        checkpoint: &Checkpoint,
+        spec: &ModuleSpec,
+        backend: &impl Backend<Matrix = M>,
+    ) -> Result<Self, Error> {
         match spec {
             ModuleSpec::Dense { at, bias, activation, residual, inputs, outputs } => {
                 let file = checkpoint.module_file(at)?;
                 let shape = [*outputs, *inputs];
+                let matrix = |name| -> Result<M, Error> {
+                    Ok(backend.load_matrix(&file.tensor(name, &shape)?, shape)?)
+                };
                 Ok(Self::Dense {
-                    weight: file.tensor("linear.weight", &shape)?,
+                    weight: matrix("linear.weight")?,
                     bias: bias.then(|| file.tensor("linear.bias", &[*outputs])).transpose()?,
                     activation: activation.function(),
                     residual: match (residual, inputs == outputs) {
                         (false, _) => Residual::None,
                         (true, true) => Residual::Input,
-                        (true, false) => Residual::Projected(file.tensor("residual.weight", &shape)?),
+                        (true, false) => Residual::Projected(matrix("residual.weight")?),
                     },
                 })
             }
@@ -143,24 +177,6 @@ impl Module {
 
 fn add(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-}
-
-/// A matrix `[out, in]` times a vector.
-fn product(weight: &[f32], vector: &[f32]) -> Vec<f32> {
-    weight.chunks_exact(vector.len()).map(|row| dot(row, vector)).collect()
-}
-
-/// Eight sums side by side, so that the compiler uses vectors.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; 8];
-    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += a * b;
-        }
-    }
-    sums.iter().sum::<f32>() + rest
 }
 
 fn layer_norm(vector: &mut [f32], weight: &[f32], eps: f64) {

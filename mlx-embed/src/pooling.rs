@@ -287,7 +287,7 @@ impl Partial {
     }
 }
 
-/// Cuts `vector` to its first `dims` numbers and scales it to length 1: `x / max(|x|, 1e-12)`.
+/// Cuts `vector` to its first `dims` numbers and scales it to length 1.
 ///
 /// Cutting comes first, as Matryoshka models are trained (Kusupati et al., 2022).
 pub(crate) fn finish(vector: &mut Vec<f32>, dims: Option<usize>, normalize: bool) {
@@ -295,10 +295,15 @@ pub(crate) fn finish(vector: &mut Vec<f32>, dims: Option<usize>, normalize: bool
         vector.truncate(dims);
     }
     if normalize {
-        let norm = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt().max(1e-12);
-        for x in vector {
-            *x = (f64::from(*x) / norm) as f32;
-        }
+        self::normalize(vector);
+    }
+}
+
+/// Scales `vector` to length 1: `x / max(|x|, 1e-12)`.
+pub(crate) fn normalize(vector: &mut [f32]) {
+    let norm = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt().max(1e-12);
+    for x in vector {
+        *x = (f64::from(*x) / norm) as f32;
     }
 }
 

@@ -102,7 +102,7 @@ pub(crate) struct Runner<B: Backend> {
     decoder: Decoder<B>,
     spec: ModelSpec,
     pooling: Pooling,
-    modules: Modules,
+    modules: Modules<B>,
     #[cfg(feature = "bench")]
     threads: usize,
 }
@@ -212,7 +212,12 @@ fn prepare_mlx(checkpoint: &Checkpoint, options: &RunnerOptions) -> Result<Strea
         // On top of what other models have.
         None if options.backend == mlx::Backend::Cuda => {
             let weights = usize::try_from(checkpoint.weights_bytes()).unwrap_or(usize::MAX);
-            let times = if options.matmul == MatmulPolicy::Resident { 6 } else { 2 };
+            let times = match &options.kind {
+                // Of 2 bits f32 may be made, by way of a copy.
+                Kind::Cuda(_, form) if form.is_wide() => 32,
+                _ if options.matmul == MatmulPolicy::Resident => 6,
+                _ => 2,
+            };
             let room = weights.saturating_mul(times).saturating_add(ROOM_FOR_BATCHES);
             memory::set_limit(memory::active()?.saturating_add(room))?;
         }
@@ -231,11 +236,12 @@ impl<B: Backend> Runner<B> {
     ) -> Result<Self, Error> {
         let decoder = Decoder::load(checkpoint, &spec, backend, loaded)?;
         checkpoint.check_unchanged()?;
+        let modules = Modules::load(checkpoint, decoder.backend(), options.pooling.width(spec.hidden))?;
         Ok(Self {
             decoder,
             spec,
             pooling: options.pooling,
-            modules: Modules::load(checkpoint)?,
+            modules,
             #[cfg(feature = "bench")]
             threads: options.threads.map_or_else(default_threads, NonZeroUsize::get),
         })
@@ -313,16 +319,16 @@ impl<B: Backend> Runner<B> {
             self.decoder.check_weights()?;
             return Ok(logits.chunks(mlm.vocabulary).map(splade).collect());
         }
-        let rows = self.pooling.rows(&batch, before.left_out);
-        let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
-        let hidden = self.decoder.forward(&batch, rows, cache, None)?;
+        let pooled = self.decoder.pooled(&batch, self.pooling, cache, before)?;
         self.decoder.check_weights()?;
-        let pooled = self.pooling.pool(hidden, &batch, before);
-        let vectors = pooled.chunks(self.pooling.width(self.spec.hidden)).map(|vector| {
-            let finite = vector.iter().all(|x| x.is_finite());
-            if finite { Ok(self.modules.apply(vector.to_vec()).into()) } else { Err(InputError::NotFinite) }
-        });
-        Ok(vectors.collect())
+        let finite = |vector: &[f32]| vector.iter().all(|x| x.is_finite());
+        let finite: Vec<bool> = pooled.chunks(self.pooling.width(self.spec.hidden)).map(finite).collect();
+        let rows = self.modules.apply(self.decoder.backend(), pooled)?;
+        let vectors = rows.chunks(rows.len() / finite.len().max(1)).zip(finite);
+        let result = |(vector, finite): (&[f32], bool)| {
+            if finite { Ok(vector.to_vec().into()) } else { Err(InputError::NotFinite) }
+        };
+        Ok(vectors.map(result).collect())
     }
 
     fn batch(&self, texts: &[&[u32]]) -> Batch {
@@ -461,6 +467,15 @@ impl Kind {
         }
     }
 
+    /// Whether [`Precision`] makes a difference to it.
+    pub(crate) fn has_precisions(&self) -> bool {
+        match self {
+            Self::Host(_) => true,
+            Self::Cuda(_, form) => form.has_precisions(),
+            Self::Mlx => false,
+        }
+    }
+
     /// What was compiled for it.
     pub(crate) fn compiled(&self) -> Option<CompiledKernels> {
         match self {
@@ -478,6 +493,7 @@ pub(crate) fn kind(
     backend: mlx::Backend,
     gpu: i32,
     wanted: Option<&str>,
+    precision: Precision,
 ) -> Result<Kind, Error> {
     let variable = std::env::var(KERNELS_VARIABLE).ok();
     let (option, wanted) = match (wanted, &variable) {
@@ -486,7 +502,7 @@ pub(crate) fn kind(
     };
     match (backend, wanted) {
         (_, Some("mlx")) | (mlx::Backend::Metal, _) => Ok(Kind::Mlx),
-        (mlx::Backend::Cuda, wanted) => match for_cuda(checkpoint, gpu)? {
+        (mlx::Backend::Cuda, wanted) => match for_cuda(checkpoint, gpu, precision)? {
             Ok(kind) => Ok(kind),
             Err(reason) if wanted == Some(CUDA) => {
                 Err(Error::Option { option, reason: format!("is {CUDA}, but {reason}; leave it out") })
@@ -512,8 +528,8 @@ pub(crate) fn kind(
 }
 
 /// This crate's kernels for NVIDIA GPUs, compiled, or why not.
-fn for_cuda(checkpoint: &Checkpoint, gpu: i32) -> Result<Result<Kind, String>, Error> {
-    let form = match model::form(checkpoint, checkpoint.spec())? {
+fn for_cuda(checkpoint: &Checkpoint, gpu: i32, precision: Precision) -> Result<Result<Kind, String>, Error> {
+    let form = match model::form(checkpoint, checkpoint.spec(), precision)? {
         Ok(form) => form,
         Err(why) => return Ok(Err(format!("this crate's kernels can't run the checkpoint: {why}"))),
     };

@@ -183,16 +183,20 @@ struct MlxsysProduct_ {
   void* out{nullptr};
   MlxsysBlas_::Heuristic chosen{};
 
-  MlxsysProduct_(void* handle, int tokens, int outputs, int inputs, int width, size_t workspace) {
+  MlxsysProduct_(
+      void* handle, mlxsys_cuda_numbers numbers, int tokens, int outputs, int inputs, int width, size_t workspace) {
     auto& blas = MlxsysBlas_::get();
-    constexpr int compute_32f = 68, r_32f = 0, r_16bf = 14, transpose_a = 3, op_t = 1, most_workspace = 1;
+    constexpr int compute_32f = 68, compute_tf32 = 77, r_32f = 0, r_16bf = 14;
+    constexpr int transpose_a = 3, op_t = 1, most_workspace = 1;
     constexpr int alignments[2] = {7, 8};  // of out, read and written
-    blas.check(blas.desc_create(&desc, compute_32f, r_32f), "a product");
+    const int compute = numbers == MLXSYS_CUDA_TF32 ? compute_tf32 : compute_32f;
+    const int type = numbers == MLXSYS_CUDA_BF16 ? r_16bf : r_32f;
+    blas.check(blas.desc_create(&desc, compute, r_32f), "a product");
     blas.check(blas.desc_set(desc, transpose_a, &op_t, sizeof(op_t)), "a product");
     // It thinks in columns: out^T = w a^T.
-    blas.check(blas.layout_create(&w, r_16bf, inputs, outputs, inputs), "a matrix");
-    blas.check(blas.layout_create(&a, r_16bf, inputs, tokens, inputs), "a matrix");
-    blas.check(blas.layout_create(&out, r_16bf, outputs, tokens, width), "a matrix");
+    blas.check(blas.layout_create(&w, type, inputs, outputs, inputs), "a matrix");
+    blas.check(blas.layout_create(&a, type, inputs, tokens, inputs), "a matrix");
+    blas.check(blas.layout_create(&out, type, outputs, tokens, width), "a matrix");
     void* preference = nullptr;
     blas.check(blas.preference_create(&preference), "a preference");
     blas.preference_set(preference, most_workspace, &workspace, sizeof(workspace));
@@ -239,7 +243,7 @@ struct MlxsysQueue_ {
   size_t size{0};
   size_t used{0};
   void* blas{nullptr};
-  std::map<std::array<int, 4>, std::unique_ptr<MlxsysProduct_>> products;
+  std::map<std::array<int, 5>, std::unique_ptr<MlxsysProduct_>> products;
 
   explicit MlxsysQueue_(int index) : device(index) {
     auto& driver = MlxsysDriver_::get();
@@ -270,7 +274,8 @@ struct MlxsysQueue_ {
     // The context is the process's, as MLX uses it too.
   }
 
-  MlxsysProduct_& product(int tokens, int outputs, int inputs, int width, size_t workspace) {
+  MlxsysProduct_& product(
+      mlxsys_cuda_numbers numbers, int tokens, int outputs, int inputs, int width, size_t workspace) {
     auto& library = MlxsysBlas_::get();
     if (!blas) {
       library.check(library.create(&blas), "starting");
@@ -279,9 +284,9 @@ struct MlxsysQueue_ {
     if (products.size() >= most) {
       products.clear();
     }
-    auto& known = products[{tokens, outputs, inputs, width}];
+    auto& known = products[{numbers, tokens, outputs, inputs, width}];
     if (!known) {
-      known = std::make_unique<MlxsysProduct_>(blas, tokens, outputs, inputs, width, workspace);
+      known = std::make_unique<MlxsysProduct_>(blas, numbers, tokens, outputs, inputs, width, workspace);
     }
     return *known;
   }
@@ -545,6 +550,7 @@ extern "C" int mlxsys_cuda_queue_read(mlxsys_cuda_queue queue, void* to, uint64_
 
 extern "C" int mlxsys_cuda_queue_matmul(
     mlxsys_cuda_queue queue,
+    mlxsys_cuda_numbers numbers,
     uint64_t a,
     uint64_t w,
     uint64_t out,
@@ -556,7 +562,7 @@ extern "C" int mlxsys_cuda_queue_matmul(
     size_t workspace_size) {
   try {
     auto& q = mlxsys_queue_(queue);
-    auto& product = q.product(tokens, outputs, inputs, width, workspace_size);
+    auto& product = q.product(numbers, tokens, outputs, inputs, width, workspace_size);
     auto pointer = [](uint64_t address) { return reinterpret_cast<void*>(address); };
     const float one = 1, nothing = 0;
     auto& blas = MlxsysBlas_::get();

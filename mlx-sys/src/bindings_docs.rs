@@ -60,6 +60,7 @@ pub type mlxsys_host_kernel_func = ::core::option::Option<
 >;
 pub type mlxsys_cuda_queue = mlxsys_cuda_queue_;
 pub type mlxsys_cuda_tiles = mlxsys_cuda_tiles_;
+pub type mlxsys_cuda_numbers_ = ::core::ffi::c_uint;
 #[derive(PartialEq, Copy, Clone, Hash, Debug, Default)]
 #[repr(C)]
 pub struct __BindgenComplex<T> {
@@ -366,10 +367,14 @@ pub const mlx_compile_mode__MLX_COMPILE_MODE_ENABLED: mlx_compile_mode_ = 3;
 pub const mlx_fft_norm__MLX_FFT_NORM_BACKWARD: mlx_fft_norm_ = 0;
 pub const mlx_fft_norm__MLX_FFT_NORM_ORTHO: mlx_fft_norm_ = 1;
 pub const mlx_fft_norm__MLX_FFT_NORM_FORWARD: mlx_fft_norm_ = 2;
+pub const mlxsys_cuda_numbers__MLXSYS_CUDA_BF16: mlxsys_cuda_numbers_ = 0;
+pub const mlxsys_cuda_numbers__MLXSYS_CUDA_F32: mlxsys_cuda_numbers_ = 1;
+pub const mlxsys_cuda_numbers__MLXSYS_CUDA_TF32: mlxsys_cuda_numbers_ = 2;
 pub use self::mlx_dtype_ as mlx_dtype;
 pub use self::mlx_device_type_ as mlx_device_type;
 pub use self::mlx_compile_mode_ as mlx_compile_mode;
 pub use self::mlx_fft_norm_ as mlx_fft_norm;
+pub use self::mlxsys_cuda_numbers_ as mlxsys_cuda_numbers;
 unsafe extern "C" {
     pub fn mlx_string_new() -> mlx_string;
     pub fn mlx_string_new_data(str_: *const ::core::ffi::c_char) -> mlx_string;
@@ -3995,6 +4000,7 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_queue_matmul(
         queue: mlxsys_cuda_queue,
+        numbers: mlxsys_cuda_numbers,
         a: u64,
         w: u64,
         out: u64,

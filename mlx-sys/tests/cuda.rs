@@ -51,7 +51,19 @@ fn what_is_not_there_is_a_message() {
         none(sys::mlxsys_cuda_queue_launch(no_queue, function, ptr::null(), blocks.as_ptr(), 32, 0));
         none(sys::mlxsys_cuda_queue_write(no_queue, 0, ptr::null(), 0));
         none(sys::mlxsys_cuda_queue_read(no_queue, ptr::null_mut(), 0, 0));
-        none(sys::mlxsys_cuda_queue_matmul(no_queue, 0, 0, 0, 0, 1, 1, 1, 0, 0));
+        none(sys::mlxsys_cuda_queue_matmul(
+            no_queue,
+            sys::mlxsys_cuda_numbers__MLXSYS_CUDA_BF16,
+            0,
+            0,
+            0,
+            0,
+            1,
+            1,
+            1,
+            0,
+            0,
+        ));
         none(sys::mlxsys_cuda_queue_trim(no_queue));
         none(sys::mlxsys_cuda_queue_synchronize(no_queue));
 

@@ -50,7 +50,7 @@ pub(crate) struct ModelArgs {
     threads: Option<NonZeroUsize>,
 
     /// How closely 4- and 8-bit models are followed on the CPU: `exact` rounds what is multiplied to 16 bits, `fast`
-    /// mostly to 8
+    /// mostly to 8. On an NVIDIA GPU f32 models are multiplied in f32, or with `fast` in TF32
     #[arg(long, value_name = "HOW", default_value = "exact")]
     precision: PrecisionArg,
 

@@ -24,9 +24,9 @@ const CHUNK_BYTES: usize = 512 << 10;
 pub(crate) struct Dense {
     memory: Weights,
     number: Number,
-    pub(super) inputs: usize,
+    inputs: usize,
     /// Outputs of all matrices; what fills up the last pair is zero.
-    pub(super) outputs: usize,
+    outputs: usize,
     pairs: usize,
 }
 
@@ -112,6 +112,14 @@ impl Dense {
             }
         });
         Ok(Self { memory, number, inputs, outputs, pairs })
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
     }
 
     fn pair(&self, pair: usize) -> *const u8 {

@@ -52,7 +52,7 @@ impl Weights<'_> {
     fn outputs(&self) -> usize {
         match self {
             Self::Packed(packed) => packed.layout.outputs,
-            Self::Dense(dense) => dense.outputs,
+            Self::Dense(dense) => dense.outputs(),
         }
     }
 }
@@ -190,7 +190,7 @@ impl Engine {
                     unsafe { self.multiply_packed(packed, &rounded, sink) };
                 }
                 Weights::Dense(dense) => {
-                    assert_eq!(dense.inputs, input.inputs);
+                    assert_eq!(dense.inputs(), input.inputs);
                     let laid = *laid.get_or_insert_with(|| self.lay(input, rows, tiles, workspace));
                     // SAFETY: the caller's promise; the workspace holds the rows.
                     unsafe { self.multiply_dense(dense, &laid, sink) };

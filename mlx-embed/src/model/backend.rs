@@ -6,6 +6,7 @@ use crate::checkpoint::spec::{
 };
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::mlx::{Dtype, MlxError, Stream};
+use crate::pooling::{Before, Pooling};
 
 use super::cache::LayerKvCache;
 use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlmHead, MlpLayer};
@@ -32,6 +33,8 @@ pub(crate) trait Backend: Sized + Operations<Self> {
     type Norm;
     /// The norms of heads of queries and keys.
     type HeadNorms;
+    /// A matrix behind pooling.
+    type Matrix: std::fmt::Debug;
 
     fn load_embedding(
         &self,
@@ -54,6 +57,9 @@ pub(crate) trait Backend: Sized + Operations<Self> {
         weights: &Weights<'_>,
         queries_keys: [Option<&NormSpec>; 2],
     ) -> Result<Self::HeadNorms, CheckpointError>;
+
+    /// The matrix `[outputs, inputs]` of a module behind pooling, in f32.
+    fn load_matrix(&self, numbers: &[f32], shape: [usize; 2]) -> Result<Self::Matrix, MlxError>;
 
     /// Comes after all weights. A backend that finds out what is fastest runs the decoder here.
     fn loaded(&self, _decoder: &Decoder<Self>) -> Result<(), MlxError> {
@@ -92,6 +98,22 @@ pub(crate) trait Backend: Sized + Operations<Self> {
         batch: &Batch,
         pass: &Self::Pass,
     ) -> Result<Vec<f32>, MlxError>;
+
+    /// The pooled vector of each text of the batch, as [`Pooling::pool`] makes it of `norm(x)` and what was before: f32,
+    /// row after row.
+    fn pool(
+        &self,
+        x: &Self::Hidden,
+        norm: Option<&Self::Norm>,
+        pooling: Pooling,
+        batch: &Batch,
+        before: Before<'_>,
+    ) -> Result<Vec<f32>, MlxError> {
+        Ok(pooling.pool(self.finish(x, norm)?, batch, before))
+    }
+
+    /// `x W^T` of rows behind pooling, in f32: `[rows, outputs]`.
+    fn product(&self, x: &[f32], weight: &Self::Matrix) -> Result<Vec<f32>, MlxError>;
 
     /// A state as f32, row after row, `[T, D]`.
     fn read(&self, x: &Self::Hidden) -> Result<Vec<f32>, MlxError>;

@@ -12,6 +12,7 @@ use crate::checkpoint::spec::{
 use crate::checkpoint::{Checkpoint, CheckpointError, Weights};
 use crate::error::Error;
 use crate::mlx::{MappedFile, MlxError};
+use crate::pooling::{Before, Pooling};
 
 use super::backend::{Backend, Operations, Place, Role};
 use super::cache::KvCache;
@@ -196,6 +197,21 @@ impl<B: Backend> Decoder<B> {
             probe(states.clone());
         }
         Ok(states)
+    }
+
+    /// A pooled vector of each text, f32, row after row.
+    pub(crate) fn pooled(
+        &self,
+        batch: &Batch,
+        pooling: Pooling,
+        cache: KvCache<'_, B::KeysValues>,
+        before: Before<'_>,
+    ) -> Result<Vec<f32>, MlxError> {
+        let rows = pooling.rows(batch, before.left_out);
+        let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
+        let (b, layers) = (&self.backend, 0..self.layers.len());
+        let (x, _) = self.through(b, layers, batch, rows, cache, &mut |_| Ok(()))?;
+        b.pool(&x, self.norm.as_ref(), pooling, batch, before)
     }
 
     /// The residual stream behind these layers, which `show` sees at each step.

@@ -53,33 +53,29 @@ impl<B: Measurable> Measured for Runner<B> {
         let _turn = self.turn();
         self.decoder.check_weights()?;
         let batch = self.batch(texts);
+        let backend = self.decoder.backend();
         let whole = layers.end == self.decoder.layers();
+        let record =
+            |parts, host, device| Record { parts, arithmetic: Arithmetic::F32, layer: None, host, device };
+        if whole && level == Level::Model {
+            let building = Building::start();
+            self.decoder.pooled(&batch, self.pooling, KvCache::None, Before::default())?;
+            let host = if B::DEFERS { building.host() } else { Duration::ZERO };
+            return Ok(vec![record(&[Part::Model], host, building.elapsed().saturating_sub(host))]);
+        }
         let rows = if whole { self.pooling.rows(&batch, 0) } else { None };
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
-        let building = Building::start();
-        let backend = self.decoder.backend();
-        let (hidden, mut records) = if level == Level::Model {
-            (self.decoder.forward_with(backend, layers, &batch, rows, KvCache::None, None)?, Vec::new())
-        } else {
-            let watched = Watched::new(backend, &self.spec, level, layers.start);
-            let hidden = self.decoder.forward_with(&watched, layers, &batch, rows, KvCache::None, None)?;
-            (hidden, watched.into_records())
-        };
-        let host = if B::DEFERS { building.host() } else { Duration::ZERO };
-        let computed = building.elapsed().saturating_sub(host);
+        let watched = Watched::new(backend, &self.spec, level, layers.start);
+        let hidden = self.decoder.forward_with(&watched, layers, &batch, rows, KvCache::None, None)?;
+        let mut records = watched.into_records();
         if !whole {
             records.retain(|record| record.layer.is_some());
             return Ok(records);
         }
-        let behind = Instant::now();
+        let start = Instant::now();
         self.pooling.pool(hidden, &batch, Before::default());
-        let pooled = behind.elapsed();
-        let (arithmetic, layer) = (Arithmetic::F32, None);
-        let record = |parts, host, device| Record { parts, arithmetic, layer, host, device };
-        match level {
-            Level::Operations => records.push(record(&[Part::Pooling], Duration::ZERO, pooled)),
-            Level::Layers => {}
-            Level::Model => records.push(record(&[Part::Model], host, computed + pooled)),
+        if level == Level::Operations {
+            records.push(record(&[Part::Pooling], Duration::ZERO, start.elapsed()));
         }
         Ok(records)
     }

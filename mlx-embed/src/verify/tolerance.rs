@@ -18,10 +18,10 @@ use super::Layer;
 ///
 /// | hidden states | `step` | where it comes from |
 /// | --- | --- | --- |
-/// | f32 on the CPU, nothing rounded | 1e-6 | the order of additions in sums of some thousand terms: a few units in the last place, 6e-8 |
+/// | f32, nothing rounded: on the CPU, and of [`Precision::Exact`] on a GPU | 1e-6 | the order of additions in sums of some thousand terms: a few units in the last place, 6e-8 |
 /// | f32, products of [`Precision::Exact`] with 2 to 8 bits | 6e-5 | four products behind each other that each err by 3e-5, as 16 bits a group do |
 /// | the same of [`Precision::Fast`] | 1e-2 | 8 bits err 257 times as much, less where groups keep 16 |
-/// | f32 or f16 on a GPU | 6e-4 | ten roundings to 10 bits of mantissa (f32 is multiplied through TF32), 3e-4 each at most |
+/// | f32 or f16 on a GPU otherwise | 6e-4 | ten roundings to 10 bits of mantissa (f32 is multiplied through TF32), 3e-4 each at most |
 /// | bf16 | 5e-3 | ten roundings to 7 bits of mantissa, eight times as much |
 ///
 /// Where `step` is above 1e-4, what some tokens become hangs on a hair: whether they are attention sinks or not. One
@@ -39,7 +39,8 @@ pub struct Tolerance {
     /// is one of a direction, and vectors that nothing normalises have any length.
     pub max_abs: f64,
     /// Largest error of a token's hidden state or of a vector between a text alone and in company. 0 asks for the same
-    /// bits, which this crate's kernels give; MLX's sum in another order where a batch has another shape.
+    /// bits, which this crate's kernels for the CPU give; MLX's and a GPU's sum in another order where a batch has another
+    /// shape.
     pub company: f64,
 }
 
@@ -58,14 +59,14 @@ impl Tolerance {
         let (step, cosine, max_abs) = match (info.backend, activation, info.precision) {
             (Backend::Cpu, Dtype::F32, Some(Precision::Exact)) if rounds(info) => (6e-5, 0.99999, 1e-3),
             (Backend::Cpu, Dtype::F32, Some(Precision::Fast)) if rounds(info) => (1e-2, 0.999, 2.5e-2),
-            (Backend::Cpu, Dtype::F32, _) => (1e-6, 0.999999, 1e-4),
+            (Backend::Cpu, Dtype::F32, _) | (_, Dtype::F32, Some(Precision::Exact)) => (1e-6, 0.999999, 1e-4),
             (_, Dtype::F32, _) => (6e-4, 0.99999, 4e-3),
             (_, Dtype::F16, _) => (6e-4, 0.9999, 1e-2),
             _ => (5e-3, 0.9995, 2e-2),
         };
         let strays = if step > COARSE { 0.02 } else { 0.0 };
         let mut tolerance = Self { step, strays, cosine, max_abs, company: 0.0 };
-        if info.precision.is_none() {
+        if info.precision.is_none() || info.backend != Backend::Cpu {
             tolerance.company = tolerance.error(Layer::Norm, info.config.layers);
         }
         tolerance

@@ -76,7 +76,10 @@ impl Measurable for Cuda {
     const ROTATES_WITH_QKV: bool = true;
 
     fn arithmetic(&self, _projection: Option<&Self::Projection>) -> Arithmetic {
-        Arithmetic::Half
+        match self.activation() {
+            Dtype::F32 => Arithmetic::F32,
+            _ => Arithmetic::Half,
+        }
     }
 
     fn wait_hidden(&self, _x: &Self::Hidden) -> Result<(), MlxError> {

@@ -2,8 +2,9 @@
 //! their own.
 
 use super::arguments::{ActivateArguments, ProductArguments, RotateArguments, SumArguments};
+use super::format::Numbers;
 use super::kernels::{Geometry, expect, grid, wrong};
-use super::matrix::{Fixed, Matrix, Norm, address};
+use super::matrix::{Dense, Fixed, Matrix, Norm, address};
 use super::ops::{Ops, expect_tensor};
 use super::plan::Plan;
 use super::queue::{Role, Tensor};
@@ -23,7 +24,7 @@ pub(crate) struct Sum<'a> {
 }
 
 impl Ops {
-    /// `a w^T` for matrices whose outputs lie side by side, `width` in all: bf16 `[T, width]`. Each is given with its first
+    /// `a w^T` for matrices whose outputs lie side by side, `width` in all: `[T, width]`. Each is given with its first
     /// output.
     pub(crate) fn product(
         &self,
@@ -33,16 +34,17 @@ impl Ops {
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "product";
+        let numbers = self.geometry().numbers;
         let [tokens, _] = a.shape();
-        let out = self.queue.tensor(Role::Both, [tokens, width], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Both, [tokens, width], numbers.dtype(), stream)?;
         for (first, w) in matrices {
             let [outputs, inputs] = w.shape();
-            expect_tensor(what, a, [tokens, inputs], Dtype::Bf16)?;
-            match (w, w.bf16()) {
+            expect_tensor(what, a, [tokens, inputs], numbers.dtype())?;
+            match (w, w.numbers(numbers.dtype())) {
                 // SAFETY: `outputs` by `inputs` numbers, in an array of the model's that was checked when it was made, or in
                 // a tensor.
                 (_, Some(pointer)) => unsafe {
-                    self.queue.matmul(a, pointer, outputs, &out, *first, stream)?
+                    self.queue.matmul(numbers, a, (pointer, outputs), (&out, *first), stream)?
                 },
                 (Matrix::Packed(w), _) => {
                     if *first < 0 || *first + outputs > width || (first | outputs | width) % 2 != 0 {
@@ -71,6 +73,21 @@ impl Ops {
         Ok(out)
     }
 
+    /// `x w^T` of rows of f32 in the host's memory, in f32.
+    pub(crate) fn multiply(&self, x: &[f32], w: &Dense, stream: &Stream) -> Result<Vec<f32>, MlxError> {
+        let what = "multiply";
+        let w = Matrix::Dense(w);
+        let [outputs, inputs] = w.shape();
+        let no = || wrong(what, format!("{} numbers and {outputs} by {inputs}", x.len()));
+        let pointer =
+            w.numbers(Dtype::F32).filter(|_| x.len().is_multiple_of(inputs as usize)).ok_or_else(no)?;
+        let x = self.queue.write(Role::Behind, x, inputs, stream)?;
+        let out = self.queue.tensor(Role::Result, [x.shape()[0], outputs], Dtype::F32, stream)?;
+        // SAFETY: `outputs` by `inputs` numbers of f32, in an array that was checked when it was made.
+        unsafe { self.queue.matmul(Numbers::F32, &x, (pointer, outputs), (&out, 0), stream)? };
+        self.queue.read(&out)
+    }
+
     /// Bias, head norms and rotation of a product `[T, (H + 2K) * E]`. `bias` is f32 `[(H + 2K) * E]`, `norms` the weights
     /// of queries' and keys' f32 `[2, E]`, `angles` f32 `[at least the plan's positions, 2, E / 2]`, flat. What is left out
     /// is not done.
@@ -84,15 +101,15 @@ impl Ops {
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "rotate";
-        let Geometry { heads, kv_heads, eps, .. } = *self.geometry();
+        let Geometry { heads, kv_heads, eps, numbers, .. } = *self.geometry();
         let [tokens, width] = [plan.tokens, self.geometry().qkv()];
-        expect_tensor(what, qkv, [tokens, width], Dtype::Bf16)?;
+        expect_tensor(what, qkv, [tokens, width], numbers.dtype())?;
         self.expect_meta(what, plan, meta)?;
         self.expect_of_heads(what, bias, norms)?;
         if let Some(angles) = angles {
             self.expect_angles(what, plan, angles.array())?;
         }
-        let out = self.queue.tensor(Role::Wide, [tokens, width], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Wide, [tokens, width], numbers.dtype(), stream)?;
         let all_heads = heads + 2 * kv_heads;
         let arguments = RotateArguments {
             from: qkv.pointer(),
@@ -133,8 +150,9 @@ impl Ops {
         if let Some(bias) = bias {
             expect(what, bias.array(), &[outputs], Dtype::F32)?;
         }
-        expect_tensor(what, product, [tokens, outputs], Dtype::Bf16)?;
-        let out = self.queue.tensor(Role::Wide, [tokens, width], Dtype::Bf16, stream)?;
+        let dtype = self.geometry().numbers.dtype();
+        expect_tensor(what, product, [tokens, outputs], dtype)?;
+        let out = self.queue.tensor(Role::Wide, [tokens, width], dtype, stream)?;
         let arguments = ActivateArguments {
             from: product.pointer(),
             bias: address(bias),
@@ -161,10 +179,10 @@ impl Ops {
         stream: &Stream,
     ) -> Result<(Tensor, Option<Tensor>), MlxError> {
         let what = "sum";
-        let hidden = self.geometry().hidden;
+        let Geometry { hidden, numbers, .. } = *self.geometry();
         let [tokens, _] = x.shape();
         for tensor in [x].into_iter().chain(y) {
-            expect_tensor(what, tensor, [tokens, hidden], Dtype::Bf16)?;
+            expect_tensor(what, tensor, [tokens, hidden], numbers.dtype())?;
         }
         for norm in [of.output, of.sum, of.next].into_iter().flatten() {
             expect(what, norm.weight().array(), &[hidden], Dtype::F32)?;
@@ -172,7 +190,7 @@ impl Ops {
         if let Some(bias) = of.bias {
             expect(what, bias.array(), &[hidden], Dtype::F32)?;
         }
-        let new = |role| self.queue.tensor(role, [tokens, hidden], Dtype::Bf16, stream);
+        let new = |role| self.queue.tensor(role, [tokens, hidden], numbers.dtype(), stream);
         let out = new(Role::Residual)?;
         let normed = of.next.map(|_| new(Role::Scaled)).transpose()?;
         let norm = |norm: Option<&Norm>| norm.map(Norm::arguments).unwrap_or_default();

@@ -140,7 +140,8 @@ arguments! {
         positions: Address,
         position_table: Address,
         position_rows: Address,
-        token_type: Address,
+        type_table: Address,
+        types: Address,
         scale: Address,
         all_angles: Address,
         out: Address,
@@ -199,6 +200,22 @@ arguments! {
 
 arguments! {
     AttentionArguments of "attention.cu" with [] {
+        qkv: Address,
+        cached_keys: Address,
+        cached_values: Address,
+        tiles: Address,
+        out: Address,
+        heads: i32,
+        kv_heads: i32,
+        cached: i32,
+        before: i32,
+        after: i32,
+        scale: f32,
+    }
+}
+
+arguments! {
+    WideAttentionArguments of "attention_wide.cu" with [] {
         qkv: Address,
         cached_keys: Address,
         cached_values: Address,
@@ -282,6 +299,10 @@ arguments! {
     }
 }
 
+arguments! {
+    MeanArguments of "mean.cu" with [] { x: Address, texts: Address, out: Address, hidden: i32 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,12 +350,14 @@ mod tests {
         of_source::<ProductArguments>();
         of_source::<DenseArguments>();
         of_source::<AttentionArguments>();
+        of_source::<WideAttentionArguments>();
         of_source::<HopperAttentionArguments>();
         of_source::<RotateArguments>();
         of_source::<ActivateArguments>();
         of_source::<SumArguments>();
         of_source::<RowsArguments>();
         of_source::<FinishArguments>();
+        of_source::<MeanArguments>();
         agree::<AfterArguments>(include_str!("source/after.cuh"));
         agree::<NormArguments>(include_str!("source/norms.cuh"));
     }

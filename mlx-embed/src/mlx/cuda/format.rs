@@ -1,9 +1,29 @@
-//! How packed matrices are stored, as the kernels know it.
+//! How numbers are stored, as the kernels know it.
 
 use crate::mlx::dtype::Dtype;
 use crate::mlx::ops::QuantMode;
 
-/// One of MLX's formats.
+/// What activations are, and what of them products multiply; sums are of f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    Bf16,
+    F32,
+    /// f32, of which products multiply the first 10 bits behind the point, as many as an f16 has.
+    Tf32,
+}
+
+impl Numbers {
+    /// The type of activations.
+    pub(crate) fn dtype(self) -> Dtype {
+        if self == Self::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
+    }
+
+    pub(crate) fn is_wide(self) -> bool {
+        self != Self::Bf16
+    }
+}
+
+/// One of MLX's formats of packed matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Format {
     mode: QuantMode,
@@ -32,9 +52,9 @@ impl Format {
         self.group
     }
 
-    /// The type of its scales.
-    pub(super) fn scales(self) -> Dtype {
-        if self.has_biases() { Dtype::Bf16 } else { Dtype::U8 }
+    /// The type of its scales, where those of floats have this one.
+    pub(super) fn scales(self, floats: Dtype) -> Dtype {
+        if self.has_biases() { floats } else { Dtype::U8 }
     }
 
     pub(super) fn has_biases(self) -> bool {
@@ -50,11 +70,6 @@ impl Format {
             QuantMode::Nvfp4 => (1, 2),
         };
         vec![("BITS", self.bits), ("GROUP", self.group), ("CODE", code), ("SCALES", scales)]
-    }
-
-    /// What `embed.cu` is compiled with for a table of bf16.
-    pub(super) fn bf16_defines() -> Vec<(&'static str, i32)> {
-        vec![("BITS", 16)]
     }
 }
 

@@ -12,11 +12,11 @@ use sha2::{Digest, Sha256};
 use super::super::CompiledKernels;
 use super::arguments::{
     ActivateArguments, Arguments, AttentionArguments, DenseArguments, DequantizeArguments, EmbedArguments,
-    FinishArguments, HopperAttentionArguments, PackArguments, ProductArguments, RotateArguments,
-    RowsArguments, SumArguments,
+    FinishArguments, HopperAttentionArguments, MeanArguments, PackArguments, ProductArguments,
+    RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
 };
 use super::chips::Chip;
-use super::format::Format;
+use super::format::{Format, Numbers};
 use super::plan::Plan;
 use super::program::{Architecture, Program, Source};
 use super::tiles::{After, DENSE_TILES, DenseTile, Tile, of_format, up};
@@ -27,7 +27,8 @@ use crate::mlx::error::MlxError;
 
 /// Threads of a block, as the sources have them.
 const BLOCK_THREADS: i32 = 128;
-const ACTIVATE_THREADS: i32 = 256;
+/// The same of `activate.cu` and `mean.cu`.
+const MANY_THREADS: i32 = 256;
 const HOPPER_THREADS: i32 = 384;
 
 /// Sizes and constants of a model that are compiled into its kernels or go with every call.
@@ -38,7 +39,9 @@ pub(crate) struct Geometry {
     pub(crate) kv_heads: i32,
     pub(crate) head_dim: i32,
     pub(crate) vocab: i32,
-    /// How the embedding table is packed; without, it is of bf16.
+    /// What activations are, and what is multiplied.
+    pub(crate) numbers: Numbers,
+    /// How the embedding table is packed; without, it is of what activations are.
     pub(crate) table: Option<Format>,
     /// Whether neighbours rotate together rather than halves.
     pub(crate) traditional: bool,
@@ -74,7 +77,7 @@ impl Geometry {
 
     /// Whether Hopper's attention of long texts is for it.
     fn suits_hopper(&self) -> bool {
-        self.causal && [64, 128].contains(&self.head_dim)
+        self.causal && !self.numbers.is_wide() && [64, 128].contains(&self.head_dim)
     }
 }
 
@@ -83,9 +86,11 @@ impl Geometry {
 pub(super) enum Name {
     Embed,
     Attention,
+    WideAttention,
     HopperAttention,
     Rows,
     Finish,
+    Mean,
     Rotate,
     Activate,
     Sum,
@@ -125,15 +130,23 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         ("HAS_HEAD_NORMS", i32::from(geometry.head_norms)),
         ("ACTIVATION", geometry.activation as i32),
         ("GATED", i32::from(geometry.gated)),
+        ("OF_F32", i32::from(geometry.numbers.is_wide())),
     ];
     let mut all = Sources { defines: defines.to_vec(), sources: Vec::new() };
     let (threads, row) = (BLOCK_THREADS, geometry.hidden * 4);
-    let table = geometry.table.map_or_else(Format::bf16_defines, Format::defines);
+    let table = geometry.table.map_or_else(Vec::new, Format::defines);
     all.add::<EmbedArguments>(Name::Embed, "embed", &table, threads, 0);
-    let memory = attention_memory(geometry.head_dim);
-    all.add::<AttentionArguments>(Name::Attention, "attention", &[], threads, memory);
+    if geometry.numbers.is_wide() {
+        let memory = wide_attention_memory(geometry.head_dim);
+        let name = Name::WideAttention;
+        all.add::<WideAttentionArguments>(name, "attention_wide", &[], threads, memory);
+    } else {
+        let memory = attention_memory(geometry.head_dim);
+        all.add::<AttentionArguments>(Name::Attention, "attention", &[], threads, memory);
+    }
     all.add::<RowsArguments>(Name::Rows, "rows", &[], threads, 0);
     all.add::<FinishArguments>(Name::Finish, "finish", &[], threads, row);
+    all.add::<MeanArguments>(Name::Mean, "mean", &[], MANY_THREADS, 0);
     if chip.warpgroups && geometry.suits_hopper() {
         // Queries of two heads, keys and values three times, seven pairs of barriers, and room to align them.
         let memory = 1024 + 8 * 64 * geometry.head_dim * 2 + 7 * 16;
@@ -150,7 +163,7 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         }
     } else {
         all.add::<RotateArguments>(Name::Rotate, "rotate", &[], threads, 0);
-        all.add::<ActivateArguments>(Name::Activate, "activate", &[], ACTIVATE_THREADS, 0);
+        all.add::<ActivateArguments>(Name::Activate, "activate", &[], MANY_THREADS, 0);
         all.add::<SumArguments>(Name::Sum, "sum", &[], threads, row);
     }
     for &format in formats {
@@ -177,6 +190,11 @@ fn afters(geometry: &Geometry) -> &'static [After] {
 fn attention_memory(head_dim: i32) -> i32 {
     let keys = if head_dim > 128 { 32 } else { 64 };
     (64 + 4 * keys) * (head_dim * 2 + 16)
+}
+
+/// Bytes: 32 keys and values of f32; keys are 16 bytes apart.
+fn wide_attention_memory(head_dim: i32) -> i32 {
+    32 * (2 * head_dim + 4) * 4
 }
 
 /// A list of sources in the making.
@@ -265,7 +283,7 @@ impl Kernels {
         }
         for array in cached.iter().flatten() {
             let kept = array.shape().first().copied().unwrap_or(0);
-            expect(what, array, &[kept, kv_heads * head_dim], Dtype::Bf16)?;
+            expect(what, array, &[kept, kv_heads * head_dim], self.geometry.numbers.dtype())?;
             if kept < plan.cached {
                 return Err(wrong(what, format!("{kept} tokens are kept of a cached of {}", plan.cached)));
             }
@@ -336,6 +354,7 @@ mod tests {
         kv_heads: 8,
         head_dim: 128,
         vocab: 151_669,
+        numbers: Numbers::Bf16,
         table: None,
         traditional: false,
         bias: false,
@@ -365,8 +384,13 @@ mod tests {
             head_norms: false,
             ..gemma
         };
-        let wide = Geometry { hidden: 1024, head_dim: 80, activation: Activation::Relu, ..encoder };
-        vec![DECODER, biases, gemma, encoder, wide]
+        let large = Geometry { hidden: 1024, head_dim: 80, activation: Activation::Relu, ..encoder };
+        let of_f32 = [DECODER, gemma, encoder, large].map(|geometry| Geometry {
+            numbers: Numbers::F32,
+            fused: false,
+            ..geometry
+        });
+        [vec![DECODER, biases, gemma, encoder, large], of_f32.to_vec()].concat()
     }
 
     fn formats() -> Vec<Format> {
@@ -383,11 +407,12 @@ mod tests {
         let of = |mode, bits, group| Format::new(mode, bits, group).unwrap();
         let few = [of(QuantMode::Affine, 4, 64), of(QuantMode::Nvfp4, 4, 16)];
         let mut all = sources(&DECODER, &formats(), chip);
-        for table in formats() {
-            all.extend(sources(&Geometry { table: Some(table), ..DECODER }, &[], chip));
+        let wide = Geometry { numbers: Numbers::F32, fused: false, ..DECODER };
+        for (table, decoder) in formats().into_iter().flat_map(|table| [(table, DECODER), (table, wide)]) {
+            all.extend(sources(&Geometry { table: Some(table), ..decoder }, &[], chip));
         }
         for geometry in geometries() {
-            all.extend(sources(&geometry, &few, chip));
+            all.extend(sources(&geometry, if geometry.numbers.is_wide() { &[] } else { &few }, chip));
         }
         all.sort_by_cached_key(|(_, source)| (source.text.clone(), source.defines.clone()));
         all.dedup_by_key(|(_, source)| (source.text.clone(), source.defines.clone()));

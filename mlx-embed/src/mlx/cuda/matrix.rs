@@ -37,31 +37,32 @@ pub(crate) struct Packed {
     pub(super) inputs: i32,
 }
 
-/// A matrix of bf16.
+/// A matrix of bf16 or f32.
 #[derive(Debug)]
 pub(crate) struct Dense {
     weight: Fixed,
     outputs: i32,
     inputs: i32,
+    dtype: Dtype,
 }
 
 impl Dense {
-    /// `weight` is bf16 `[outputs, inputs]`; inputs are a multiple of 8.
+    /// `weight` is `[outputs, inputs]` of bf16, with inputs a multiple of 8, or of f32.
     pub(crate) fn new(weight: Array) -> Result<Self, MlxError> {
-        let &[outputs, inputs] = weight.shape() else {
-            return Err(wrong("product", format!("{weight:?} is no matrix")));
+        let (&[outputs, inputs], Some(dtype @ (Dtype::Bf16 | Dtype::F32))) = (weight.shape(), weight.dtype())
+        else {
+            return Err(wrong("product", format!("{weight:?} is no matrix of bf16 or f32")));
         };
-        expect("product", &weight, &[outputs, inputs], Dtype::Bf16)?;
         let weight = Fixed::new(weight)?;
-        if weight.pointer % 16 != 0 || inputs % 8 != 0 {
+        if dtype == Dtype::Bf16 && (weight.pointer % 16 != 0 || inputs % 8 != 0) {
             return Err(wrong("product", format!("rows of {weight:?} don't begin at multiples of 16 bytes")));
         }
-        Ok(Self { weight, outputs, inputs })
+        Ok(Self { weight, outputs, inputs, dtype })
     }
 
     /// The same of numbers that `weight` has room for.
-    pub(super) fn in_room(weight: Fixed, outputs: i32, inputs: i32) -> Self {
-        Self { weight, outputs, inputs }
+    pub(super) fn in_room(weight: Fixed, outputs: i32, inputs: i32, dtype: Dtype) -> Self {
+        Self { weight, outputs, inputs, dtype }
     }
 }
 
@@ -69,7 +70,7 @@ impl Dense {
 #[derive(Debug)]
 pub(crate) enum Matrix<'a> {
     Packed(&'a Packed),
-    /// Of bf16, and stays.
+    /// Stays.
     Dense(&'a Dense),
     /// Of bf16, for this product.
     Dequantized(Tensor),
@@ -85,12 +86,12 @@ impl Matrix<'_> {
         }
     }
 
-    /// Where its numbers of bf16 lie, if it has such.
-    pub(super) fn bf16(&self) -> Option<u64> {
+    /// Where its numbers of this type lie, if it has such.
+    pub(super) fn numbers(&self, dtype: Dtype) -> Option<u64> {
         match self {
-            Self::Packed(_) => None,
-            Self::Dense(w) => Some(w.weight.pointer),
-            Self::Dequantized(w) => Some(w.pointer()),
+            Self::Dense(w) if w.dtype == dtype => Some(w.weight.pointer),
+            Self::Dequantized(w) if dtype == Dtype::Bf16 => Some(w.pointer()),
+            _ => None,
         }
     }
 }

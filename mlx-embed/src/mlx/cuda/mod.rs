@@ -24,7 +24,7 @@ mod tiles;
 
 pub(crate) use apart::Sum;
 pub(crate) use chips::LEAST_CAPABILITY;
-pub(crate) use format::Format;
+pub(crate) use format::{Format, Numbers};
 pub(crate) use kernels::{Activation, Geometry, Kernels};
 pub(crate) use matrix::{Dense, Fixed, Matrix, Norm, NormKind, Packed};
 pub(crate) use ops::{Embedding, Ops, Scaled, Seen};

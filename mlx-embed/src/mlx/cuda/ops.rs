@@ -1,12 +1,13 @@
 //! The kernels with checked arguments, launched at once: what every model runs, and layers whose norms, rotation, residual
 //! connections and activation are part of the products.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::arguments::{
     ActivateArguments, AfterArguments, AttentionArguments, DenseArguments, DequantizeArguments,
-    EmbedArguments, FinishArguments, HopperAttentionArguments, PackArguments, ProductArguments,
-    RotateArguments, RowsArguments, SumArguments,
+    EmbedArguments, FinishArguments, HopperAttentionArguments, MeanArguments, PackArguments,
+    ProductArguments, RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
 };
 use super::format::Format;
 use super::kernels::{Geometry, Kernels, Name, expect, grid, wrong};
@@ -31,10 +32,11 @@ pub(crate) struct Scaled {
 pub(crate) struct Ops {
     kernels: Arc<Kernels>,
     embed: Function<EmbedArguments>,
-    attention: Function<AttentionArguments>,
+    attention: Attention,
     hopper_attention: Option<Function<HopperAttentionArguments>>,
     rows: Function<RowsArguments>,
     finish: Function<FinishArguments>,
+    mean: Function<MeanArguments>,
     /// Where products of dequantised weights don't have all in them.
     apart: Option<Apart>,
     packing: Vec<(Format, Function<PackArguments>, Function<DequantizeArguments>)>,
@@ -43,6 +45,13 @@ pub(crate) struct Ops {
     dense: Vec<(After, DenseTile, Function<DenseArguments>)>,
     /// Last, as functions are its.
     pub(super) queue: Queue,
+}
+
+/// For texts of any length, by the type of activations.
+#[derive(Debug)]
+enum Attention {
+    Bf16(Function<AttentionArguments>),
+    F32(Function<WideAttentionArguments>),
 }
 
 /// Kernels for what follows a product.
@@ -56,14 +65,14 @@ pub(super) struct Apart {
 /// What a batch starts with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Embedding<'a> {
-    /// bf16 `[vocab, D]`, or a packed one's words, scales and, of affine ones, biases.
+    /// `[vocab, D]` of the activations' type, or a packed one's words, scales and, of affine ones, biases.
     pub(crate) table: &'a [Fixed],
     /// What its rows are multiplied with.
     pub(crate) factor: f32,
-    /// bf16 `[.., D]`, and the row of each token.
+    /// `[.., D]`, and the row of each token.
     pub(crate) positions: Option<(&'a Fixed, &'a [u32])>,
-    /// bf16 `[.., D]`, whose first row is added.
-    pub(crate) token_type: Option<&'a Fixed>,
+    /// `[.., D]`, and the row of each token; without, it is the first.
+    pub(crate) types: Option<(&'a Fixed, Option<&'a [u32]>)>,
 }
 
 /// The keys that the query at position i sees: from i - before to i + after.
@@ -133,10 +142,15 @@ impl Ops {
         let hopper_attention = kernels.program(Name::HopperAttention).ok();
         Ok(Self {
             embed: queue.load(kernels.program(Name::Embed)?)?,
-            attention: queue.load(kernels.program(Name::Attention)?)?,
+            attention: if kernels.geometry.numbers.is_wide() {
+                Attention::F32(queue.load(kernels.program(Name::WideAttention)?)?)
+            } else {
+                Attention::Bf16(queue.load(kernels.program(Name::Attention)?)?)
+            },
             hopper_attention: hopper_attention.map(|program| queue.load(program)).transpose()?,
             rows: queue.load(kernels.program(Name::Rows)?)?,
             finish: queue.load(kernels.program(Name::Finish)?)?,
+            mean: queue.load(kernels.program(Name::Mean)?)?,
             apart,
             packing,
             packed,
@@ -226,7 +240,8 @@ impl Ops {
             // its sizes. The rest is the caller's promise.
             return unsafe { self.queue.launch(function, &arguments, grid(tile, tokens, n)) };
         }
-        let pointer = w.bf16().ok_or_else(|| wrong("product", "the matrix has no form".into()))?;
+        let form = || wrong("product", "the matrix has no form".into());
+        let pointer = w.numbers(Dtype::Bf16).ok_or_else(form)?;
         let (tile, function) = self.tile(after, [tokens, n, inputs])?;
         let arguments = DenseArguments {
             a_map: tiles(a.pointer(), [tokens, inputs], tile.rows)?,
@@ -265,7 +280,7 @@ impl Ops {
 
     /// The plan on the GPU, for the other functions.
     pub(crate) fn meta(&self, plan: &Plan, stream: &Stream) -> Result<Tensor, MlxError> {
-        self.queue.write(Role::Meta, &plan.numbers, stream)
+        self.queue.write(Role::Meta, &plan.numbers, plan.numbers.len() as i32, stream)
     }
 
     pub(super) fn expect_meta(&self, what: &'static str, plan: &Plan, meta: &Tensor) -> Result<(), MlxError> {
@@ -309,36 +324,40 @@ impl Ops {
     /// Checks the token ids and the tables.
     fn expect_embedding(&self, plan: &Plan, of: &Embedding<'_>) -> Result<(), MlxError> {
         let what = "embed";
-        let Geometry { hidden, vocab, table, .. } = *self.geometry();
+        let Geometry { hidden, vocab, table, numbers, .. } = *self.geometry();
+        let dtype = numbers.dtype();
         let arrays: Vec<&Array> = of.table.iter().map(Fixed::array).collect();
         match (table, &arrays[..]) {
-            (None, [rows]) => expect(what, rows, &[vocab, hidden], Dtype::Bf16)?,
+            (None, [rows]) => expect(what, rows, &[vocab, hidden], dtype)?,
             (Some(format), [words, scales, biases @ ..]) if format.has_biases() == (biases.len() == 1) => {
                 let groups = [vocab, hidden / format.group()];
                 expect(what, words, &[vocab, hidden / 32 * format.bits()], Dtype::U32)?;
-                expect(what, scales, &groups, format.scales())?;
-                biases.iter().try_for_each(|biases| expect(what, biases, &groups, Dtype::Bf16))?;
+                expect(what, scales, &groups, format.scales(dtype))?;
+                biases.iter().try_for_each(|biases| expect(what, biases, &groups, dtype))?;
             }
             _ => return Err(wrong(what, format!("{} arrays for a table of {table:?}", arrays.len()))),
         }
         if plan.ids() > vocab as u32 {
             return Err(wrong(what, format!("token id {} in a vocabulary of {vocab}", plan.ids() - 1)));
         }
-        let rows_of = |table: &Fixed| -> Result<i32, MlxError> {
+        let expect_rows = |table: &Fixed, wanted: &[u32]| {
             let rows = table.array().shape().first().copied().unwrap_or(0);
-            expect(what, table.array(), &[rows, hidden], Dtype::Bf16).map(|()| rows)
+            expect(what, table.array(), &[rows, hidden], dtype)?;
+            if wanted.len() != plan.tokens as usize || wanted.iter().any(|row| *row >= rows as u32) {
+                return Err(wrong(what, format!("{} rows of {rows}", wanted.len())));
+            }
+            Ok(())
         };
         if let Some((table, rows)) = of.positions {
-            let all = rows_of(table)? as u32;
-            if rows.len() != plan.tokens as usize || rows.iter().any(|row| *row >= all) {
-                return Err(wrong(what, format!("{} rows of {all} for positions", rows.len())));
-            }
+            expect_rows(table, rows)?;
         }
-        of.token_type.map_or(Ok(1), rows_of)?;
+        if let Some((table, types)) = of.types {
+            expect_rows(table, types.unwrap_or(&vec![0; plan.tokens as usize]))?;
+        }
         Ok(())
     }
 
-    /// The residual stream's start, bf16 `[T, D]`, and, for products that norms are part of, with the weight `scale` of the
+    /// The residual stream's start, `[T, D]`, and, for products that norms are part of, with the weight `scale` of the
     /// first norm and `angles` as in [`Ops::rotate`]: that times it with its squares, and the cosines and sines of every
     /// token's angles, f32 `[T, 2, E / 2]`. `meta` is the plan's.
     pub(crate) fn embed(
@@ -352,18 +371,16 @@ impl Ops {
         let what = "embed";
         self.expect_embedding(plan, of)?;
         self.expect_meta(what, plan, meta)?;
-        let Geometry { hidden, head_dim, .. } = *self.geometry();
+        let Geometry { hidden, head_dim, numbers, .. } = *self.geometry();
         let tokens = plan.tokens;
         let new = |role, columns, dtype| self.queue.tensor(role, [tokens, columns], dtype, stream);
-        let rows = match of.positions {
-            Some((_, rows)) => {
-                let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-                Some(self.queue.write(Role::Rows, &rows, stream)?)
-            }
-            None => None,
+        let write = |role, rows: Option<&[u32]>| {
+            rows.map(|rows| self.queue.write(role, rows, tokens, stream)).transpose()
         };
+        let rows = write(Role::Rows, of.positions.map(|(_, rows)| rows))?;
+        let types = write(Role::Types, of.types.and_then(|(_, types)| types))?;
         let part = |index| address(of.table.get(index));
-        let x = new(Role::Residual, hidden, Dtype::Bf16)?;
+        let x = new(Role::Residual, hidden, numbers.dtype())?;
         let mut arguments = EmbedArguments {
             table: part(0),
             scales: part(1),
@@ -372,7 +389,8 @@ impl Ops {
             positions: plan.positions_in(meta),
             position_table: address(of.positions.map(|(table, _)| table)),
             position_rows: rows.as_ref().map_or(0, Tensor::pointer),
-            token_type: address(of.token_type),
+            type_table: address(of.types.map(|(table, _)| table)),
+            types: types.as_ref().map_or(0, Tensor::pointer),
             out: x.pointer(),
             hidden,
             factor: of.factor,
@@ -391,8 +409,8 @@ impl Ops {
             arguments.angles = angles.pointer();
             ahead = Some((Scaled { scaled, squares }, angles));
         }
-        // SAFETY: a block has a token; its id is below the vocabulary's size, its position and its row within what they are
-        // looked up in, all checked above, and its rows of the outputs are its own. What is fixed lives in the model.
+        // SAFETY: a block has a token; its id is below the vocabulary's size, its position, its row and its type within what they
+        // are looked up in, all checked above, and its rows of the outputs are its own. What is fixed lives in the model.
         unsafe { self.queue.launch(&self.embed, &arguments, [tokens, 1, 1])? };
         Ok((x, ahead))
     }
@@ -502,7 +520,7 @@ impl Ops {
         Ok(out)
     }
 
-    /// What each token gathers from the tokens that it sees of its text, and of those before the text: bf16 `[T, H * E]`.
+    /// What each token gathers from the tokens that it sees of its text, and of those before the text: `[T, H * E]`.
     ///
     /// `qkv` is as [`Ops::qkv`] makes it, `cached` keys and values of the plan's cache, `[at least cached, K * E]` each; scores
     /// are multiplied with `scale`.
@@ -516,9 +534,9 @@ impl Ops {
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "attention";
-        let Geometry { heads, kv_heads, head_dim, causal, .. } = *self.geometry();
+        let Geometry { heads, kv_heads, head_dim, causal, numbers, .. } = *self.geometry();
         let tokens = plan.tokens;
-        expect_tensor(what, qkv, [tokens, self.geometry().qkv()], Dtype::Bf16)?;
+        expect_tensor(what, qkv, [tokens, self.geometry().qkv()], numbers.dtype())?;
         self.expect_meta(what, plan, meta)?;
         self.kernels.expect_cache(cached, plan)?;
         let Seen { before, after } = seen;
@@ -530,27 +548,48 @@ impl Ops {
             Some([keys, values]) => [pointer(keys)?, pointer(values)?],
             None => [qkv.pointer(); 2],
         };
-        let out = self.queue.tensor(Role::Mixed, [tokens, heads * head_dim], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Mixed, [tokens, heads * head_dim], numbers.dtype(), stream)?;
         let (qkv, tiles, to) = (qkv.pointer(), plan.parts_in(meta), out.pointer());
-        // SAFETY of both: a plan's parts lie within its tokens, of which `qkv` has a row each; the cache was checked above
+        // SAFETY of all: a plan's parts lie within its tokens, of which `qkv` has a row each; the cache was checked above
         // and is held by the prefix that the batch continues.
         match (plan.division, &self.hopper_attention) {
             (Division::Single, _) => {
-                let arguments = AttentionArguments {
-                    qkv,
-                    cached_keys,
-                    cached_values,
-                    tiles,
-                    out: to,
-                    heads,
-                    kv_heads,
-                    cached: plan.cached,
-                    before,
-                    after,
-                    scale,
-                };
-                // SAFETY: see above.
-                unsafe { self.queue.launch(&self.attention, &arguments, [plan.parts, heads, 1])? };
+                match &self.attention {
+                    Attention::Bf16(attention) => {
+                        let arguments = AttentionArguments {
+                            qkv,
+                            cached_keys,
+                            cached_values,
+                            tiles,
+                            out: to,
+                            heads,
+                            kv_heads,
+                            cached: plan.cached,
+                            before,
+                            after,
+                            scale,
+                        };
+                        // SAFETY: see above.
+                        unsafe { self.queue.launch(attention, &arguments, [plan.parts, heads, 1])? };
+                    }
+                    Attention::F32(attention) => {
+                        let arguments = WideAttentionArguments {
+                            qkv,
+                            cached_keys,
+                            cached_values,
+                            tiles,
+                            out: to,
+                            heads,
+                            kv_heads,
+                            cached: plan.cached,
+                            before,
+                            after,
+                            scale,
+                        };
+                        // SAFETY: see above.
+                        unsafe { self.queue.launch(attention, &arguments, [plan.parts, heads, 2])? };
+                    }
+                }
             }
             (Division::Pairs { .. }, Some(attention)) => {
                 let number = plan.parts * kv_heads;
@@ -580,12 +619,15 @@ impl Ops {
         let what = "rows";
         let [tokens, width] = x.shape();
         let list: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-        if x.dtype() != Dtype::Bf16 || width % 8 != 0 || list.iter().any(|row| !(0..tokens).contains(row)) {
+        if x.dtype() != self.geometry().numbers.dtype()
+            || width % 8 != 0
+            || list.iter().any(|row| !(0..tokens).contains(row))
+        {
             return Err(wrong(what, format!("rows {rows:?} of {:?} of {}", x.shape(), x.dtype())));
         }
-        let list = self.queue.write(Role::Rows, &list, stream)?;
         let number = rows.len() as i32;
-        let out = self.queue.tensor(Role::Selected, [number, width], Dtype::Bf16, stream)?;
+        let list = self.queue.write(Role::Rows, &list, number, stream)?;
+        let out = self.queue.tensor(Role::Selected, [number, width], x.dtype(), stream)?;
         let arguments = RowsArguments { from: x.pointer(), rows: list.pointer(), out: out.pointer(), width };
         // SAFETY: a block copies one row, which lies within `x`, as was checked above.
         unsafe { self.queue.launch(&self.rows, &arguments, [number, 1, 1])? };
@@ -599,10 +641,39 @@ impl Ops {
         norm: Option<&Norm>,
         stream: &Stream,
     ) -> Result<Vec<f32>, MlxError> {
+        self.queue.read(&self.normed(x, norm, stream)?)
+    }
+
+    /// Waits for the means of these rows of `x` `[T, D]`, or of its norm: f32 `[texts, D]`.
+    pub(crate) fn means(
+        &self,
+        x: &Tensor,
+        norm: Option<&Norm>,
+        texts: &[Range<usize>],
+        stream: &Stream,
+    ) -> Result<Vec<f32>, MlxError> {
+        let what = "means";
+        let ([tokens, hidden], number) = (x.shape(), texts.len() as i32);
+        if texts.is_empty() || texts.iter().any(|text| text.start > text.end || text.end > tokens as usize) {
+            return Err(wrong(what, format!("rows {texts:?} of {tokens}")));
+        }
+        let ends: Vec<i32> = texts.iter().flat_map(|text| [text.start as i32, text.end as i32]).collect();
+        let texts = self.queue.write(Role::Rows, &ends, 2, stream)?;
+        let x = self.normed(x, norm, stream)?;
+        let out = self.queue.tensor(Role::Means, [number, hidden], Dtype::F32, stream)?;
+        let arguments = MeanArguments { x: x.pointer(), texts: texts.pointer(), out: out.pointer(), hidden };
+        // SAFETY: a block has 32 columns of a text, leaves out what is beyond the last, and reads rows of `x`, as was
+        // checked above.
+        unsafe { self.queue.launch(&self.mean, &arguments, [up(hidden, 32), number, 1])? };
+        self.queue.read(&out)
+    }
+
+    /// `x` `[T, D]` as it is or, with one, its norm, in f32.
+    fn normed(&self, x: &Tensor, norm: Option<&Norm>, stream: &Stream) -> Result<Tensor, MlxError> {
         let what = "finish";
-        let hidden = self.geometry().hidden;
+        let Geometry { hidden, numbers, .. } = *self.geometry();
         let [tokens, _] = x.shape();
-        expect_tensor(what, x, [tokens, hidden], Dtype::Bf16)?;
+        expect_tensor(what, x, [tokens, hidden], numbers.dtype())?;
         if let Some(norm) = norm {
             expect(what, norm.weight().array(), &[hidden], Dtype::F32)?;
         }
@@ -615,7 +686,7 @@ impl Ops {
         };
         // SAFETY: a block has one row; weights are read only where there is a norm.
         unsafe { self.queue.launch(&self.finish, &arguments, [tokens, 1, 1])? };
-        self.queue.read(&out)
+        Ok(out)
     }
 
     /// `x` as an array of MLX's; see [`Queue::array`].

@@ -33,7 +33,7 @@ impl Ops {
         }
         let groups = inputs / format.group();
         expect(what, w.weight, &[outputs, inputs / 32 * format.bits()], Dtype::U32)?;
-        expect(what, w.scales, &[outputs, groups], format.scales())?;
+        expect(what, w.scales, &[outputs, groups], format.scales(Dtype::Bf16))?;
         match w.biases {
             Some(biases) if format.has_biases() => expect(what, biases, &[outputs, groups], Dtype::Bf16)?,
             None if !format.has_biases() => (),
@@ -70,7 +70,7 @@ impl Ops {
         let numbers = w.outputs as usize * w.inputs as usize;
         let weight = Fixed::new(on_gpu(numbers / 2, stream)?)?;
         self.dequantize_to(w, weight.pointer)?;
-        Ok(Dense::in_room(weight, w.outputs, w.inputs))
+        Ok(Dense::in_room(weight, w.outputs, w.inputs, Dtype::Bf16))
     }
 
     /// The matrix in bf16, for one product.

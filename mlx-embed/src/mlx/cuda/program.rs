@@ -127,7 +127,8 @@ impl Program {
 #[cfg(test)]
 pub(super) fn compile_strictly(source: &Source, architecture: &Architecture) -> Result<Vec<u8>, MlxError> {
     install_handler();
-    compile(source, "kernel", architecture, &["--ptxas-options=--warn-on-spills,--warning-as-error"])
+    let strictly = ["--ptxas-options=--warn-on-spills", "--ptxas-options=--warning-as-error"];
+    compile(source, "kernel", architecture, &strictly)
 }
 
 fn compile(

@@ -10,9 +10,10 @@ use std::rc::{Rc, Weak};
 use mlx_sys as sys;
 
 use super::arguments::{Arguments, Map};
+use super::format::Numbers;
 use super::program::Program;
 use crate::mlx::array::Array;
-use crate::mlx::dtype::Dtype;
+use crate::mlx::dtype::{Dtype, Element};
 use crate::mlx::error::{MlxError, check};
 use crate::mlx::{Stream, ops};
 
@@ -36,8 +37,13 @@ pub(super) enum Role {
     Dequantized,
     Workspace,
     Rows,
+    Types,
     Selected,
     Result,
+    /// Of each text one row.
+    Means,
+    /// Rows behind pooling.
+    Behind,
 }
 
 /// What cuBLASLt may use for itself, in bytes.
@@ -208,34 +214,40 @@ impl Queue {
         check("cuda_queue", code)
     }
 
-    /// `a w^T`: `a` bf16 `[T, inputs]`. The result are columns of `out`, bf16 `[T, ..]`, from `first` on.
+    /// `a w^T`: `a` `[T, inputs]`, of the type that activations have with `numbers`. The result are columns of `out`,
+    /// `[T, ..]` of the same type, from `first` on.
     ///
     /// # Safety
-    /// `w` points to bf16 `[outputs, inputs]`, which lives until the queue has been waited for or is in a tensor.
+    /// `w` points to `[outputs, inputs]` of that type, which lives until the queue has been waited for or is in a tensor.
     pub(super) unsafe fn matmul(
         &self,
+        numbers: Numbers,
         a: &Tensor,
-        w: u64,
-        outputs: i32,
-        out: &Tensor,
-        first: i32,
+        (w, outputs): (u64, i32),
+        (out, first): (&Tensor, i32),
         stream: &Stream,
     ) -> Result<(), MlxError> {
         let ([tokens, inputs], [rows, width]) = (a.shape(), out.shape());
         let columns = first >= 0 && outputs > 0 && first.checked_add(outputs).is_some_and(|end| end <= width);
-        if [a.dtype(), out.dtype()] != [Dtype::Bf16; 2] || tokens != rows || !columns {
+        if [a.dtype(), out.dtype()] != [numbers.dtype(); 2] || tokens != rows || !columns {
             let message =
                 format!("{outputs} outputs of {:?} from column {first} of {:?}", a.shape(), out.shape());
             return Err(MlxError::new("cuda_queue", message));
         }
         let workspace = self.tensor(Role::Workspace, [1, WORKSPACE / 4], Dtype::U32, stream)?;
+        let numbers = match numbers {
+            Numbers::Bf16 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_BF16,
+            Numbers::F32 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_F32,
+            Numbers::Tf32 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_TF32,
+        };
         // SAFETY: sizes were checked above; the weights are the caller's promise.
         let code = unsafe {
             sys::mlxsys_cuda_queue_matmul(
                 self.raw,
+                numbers,
                 a.pointer(),
                 w,
-                out.pointer() + first as u64 * 2,
+                out.pointer() + (first as usize * out.dtype().size()) as u64,
                 tokens,
                 outputs,
                 inputs,
@@ -259,9 +271,17 @@ impl Queue {
         check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_synchronize(self.raw) })
     }
 
-    /// A matrix `[1, numbers]` on the GPU.
-    pub(super) fn write(&self, role: Role, numbers: &[i32], stream: &Stream) -> Result<Tensor, MlxError> {
-        let tensor = self.tensor(role, [1, numbers.len() as i32], Dtype::I32, stream)?;
+    /// A matrix on the GPU whose rows have `columns` numbers.
+    pub(super) fn write<T: Element>(
+        &self,
+        role: Role,
+        numbers: &[T],
+        columns: i32,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let rows = if columns > 0 { numbers.len() as i32 / columns } else { 0 };
+        let tensor = self.tensor(role, [rows, columns], T::DTYPE, stream)?;
+        let numbers = &numbers[..(rows * columns) as usize];
         // SAFETY: the tensor has room for the numbers, whose bytes are copied before the call returns.
         let code = unsafe {
             sys::mlxsys_cuda_queue_write(

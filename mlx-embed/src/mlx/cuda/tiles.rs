@@ -101,7 +101,7 @@ pub(super) fn of_format(tiles: Tiles, format: Format) -> Tiles {
 /// For any number of tokens.
 const ALL: i32 = i32::MAX;
 
-/// Of Hopper, measured on an H100 as `benches/cuda/kernels.py` does.
+/// Of Hopper, measured on an H100 as `benches/cuda/each_kernel.py` does.
 pub(super) fn hopper(after: After) -> Tiles {
     match after {
         After::Rotate => vec![

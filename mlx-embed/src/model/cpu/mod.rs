@@ -14,7 +14,8 @@ use crate::checkpoint::spec::{
 };
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::{
-    self, AttentionOptions, Buffer, Engine, Heads, KvCache, Output, Prepared, Rotation, Span,
+    self, AttentionOptions, Buffer, Engine, Floats, Heads, KvCache, Limbs, Output, Part, Prepared, Rotation,
+    Source, Span,
 };
 use crate::mlx::{Dtype, MlxError, Stream};
 
@@ -99,6 +100,7 @@ impl Backend for Cpu {
     type Projection = Projection;
     type Norm = Norm;
     type HeadNorms = [Option<Norm>; 2];
+    type Matrix = kernels::Dense;
 
     fn load_embedding(
         &self,
@@ -144,6 +146,12 @@ impl Backend for Cpu {
     ) -> Result<[Option<Norm>; 2], CheckpointError> {
         let load = |norm: Option<&NormSpec>| norm.map(|norm| Norm::load(weights, norm)).transpose();
         Ok([load(queries_keys[0])?, load(queries_keys[1])?])
+    }
+
+    fn load_matrix(&self, numbers: &[f32], [_, inputs]: [usize; 2]) -> Result<kernels::Dense, MlxError> {
+        let packed =
+            kernels::Dense::pack_one(&Source::Dense(Floats::F32(numbers)), inputs, self.engine.pool());
+        packed.map_err(|error| MlxError::new("load_matrix", error.to_string()))
     }
 
     fn packs(&self) -> bool {
@@ -211,6 +219,14 @@ impl Backend for Cpu {
             first += rows.outputs;
         }
         Ok(largest)
+    }
+
+    fn product(&self, x: &[f32], weight: &kernels::Dense) -> Result<Vec<f32>, MlxError> {
+        let (outputs, inputs) = (weight.outputs(), weight.inputs());
+        let mut products = vec![0.0; x.len() / inputs * outputs];
+        let part = Part { weights: kernels::Weights::Dense(weight), bias: None };
+        self.engine.project(x, None, inputs, Limbs::Two, &[part], Output::Store(&mut products));
+        Ok(products)
     }
 
     fn read(&self, x: &Buffer) -> Result<Vec<f32>, MlxError> {

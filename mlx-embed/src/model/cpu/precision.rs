@@ -9,6 +9,8 @@ use crate::model::backend::{Place, Role};
 ///
 /// Weights are used as the checkpoint has them. What is rounded are the numbers that enter a product with a matrix, a
 /// group of inputs at a time. Everything else is f32 in either case.
+///
+/// On an NVIDIA GPU it matters to f32 checkpoints alone: [`Precision::Exact`] multiplies in f32, [`Precision::Fast`] in TF32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

@@ -4,6 +4,8 @@
 //! connections and the activation are part of the products, and a layer is five kernels: with packed weights on every GPU,
 //! with weights of bf16 on Hopper. Products of few tokens read packed weights, those of many weights that are dequantised to
 //! bf16 before, or are there as such (see [`policy`]); where nothing is part of these they are cuBLASLt's.
+//!
+//! Activations are of bf16 where the checkpoint's norms are, and else of f32, with weights that are f32 in memory.
 
 mod policy;
 mod support;
@@ -23,6 +25,7 @@ use crate::checkpoint::{CheckpointError, Weights};
 use crate::file::hex;
 use crate::mlx::cuda::{self, Fixed, Norm, Plan, Scaled, Seen, Sum, Tensor};
 use crate::mlx::{Array, Dtype, MlxError, Stream, memory, ops};
+use crate::pooling::{Before, Pooling, PoolingMode};
 
 use super::backend::{Backend, Operations, Place, Positions, Role};
 use super::cache::{KvCache, LayerKvCache};
@@ -80,6 +83,8 @@ pub(crate) struct Pass {
     angles: RefCell<Option<Tensor>>,
     /// The texts, for tables of positions.
     ids: Vec<u32>,
+    /// Of each token, where not all are 0.
+    types: Option<Vec<u32>>,
     lengths: Arc<[usize]>,
     cached: usize,
     /// Whether norms are part of the products that follow them.
@@ -89,7 +94,7 @@ pub(crate) struct Pass {
 /// The residual stream, and what was computed of it for the next norm.
 #[derive(Debug)]
 pub(crate) struct Hidden {
-    x: Tensor, // bf16 [T, D]
+    x: Tensor, // [T, D]
     ahead: Ahead,
 }
 
@@ -100,7 +105,7 @@ enum Ahead {
     Nothing,
     /// For products that the norm is part of.
     Scaled(Scaled),
-    /// The norm, bf16 `[T, D]`.
+    /// The norm, `[T, D]`.
     Normed(Tensor),
 }
 
@@ -111,14 +116,14 @@ pub(crate) struct Embedding {
     tokens: Vec<Fixed>,
     scale: f32,
     positions: Option<(Fixed, Positions)>,
-    token_type: Option<Fixed>,
+    token_types: Option<Fixed>,
     norm: Option<Norm>,
 }
 
 /// Queries, keys and values, rotated, and what texts continue.
 #[derive(Debug)]
 pub(crate) struct Heads {
-    qkv: Tensor, // bf16 [T, (H + 2K) * E]
+    qkv: Tensor, // [T, (H + 2K) * E]
     /// Keys and values, `[at least cached, K * E]`.
     cached: Option<[Array; 2]>,
 }
@@ -236,14 +241,14 @@ impl Cuda {
         Fixed::new(on_gpu(&Array::from_slice(numbers, shape)?, &self.stream)?)
     }
 
-    /// A table's rows as bf16 `[rows, D]`.
+    /// A table's rows in the type of activations, `[rows, D]`.
     fn rows_of(&self, weights: &Weights<'_>, spec: &TableSpec) -> Result<Fixed, CheckpointError> {
         let table = weights.table(spec)?;
         let rows = match self.arrays.matrix(&table, &self.stream)? {
             Table::Dense(rows) => Ok(rows),
             Table::Quantized { weight, scales, biases, quantization } => ops::dequantize(
                 quantized_ref(&weight, &scales, biases.as_ref(), quantization),
-                Dtype::Bf16,
+                self.activation(),
                 &self.stream,
             ),
         };
@@ -368,6 +373,7 @@ impl Backend for Cuda {
     type Norm = Norm;
     /// f32 `[2, E]`, of queries and of keys.
     type HeadNorms = Option<Fixed>;
+    type Matrix = cuda::Dense;
 
     fn load_embedding(
         &self,
@@ -394,7 +400,7 @@ impl Backend for Cuda {
             tokens: parts,
             scale: *scale,
             positions,
-            token_type: token_types.as_ref().map(|table| self.rows_of(weights, table)).transpose()?,
+            token_types: token_types.as_ref().map(|table| self.rows_of(weights, table)).transpose()?,
             norm: norm.as_ref().map(|norm| self.load_norm(weights, norm)).transpose()?,
         })
     }
@@ -446,6 +452,11 @@ impl Backend for Cuda {
         fixed.map(Some).map_err(|source| self.arrays.error(&queries.weight, source))
     }
 
+    fn load_matrix(&self, numbers: &[f32], shape: [usize; 2]) -> Result<cuda::Dense, MlxError> {
+        let array = Array::from_slice(numbers, &shape.map(|size| size as i32))?;
+        cuda::Dense::new(on_gpu(&array, &self.stream)?)
+    }
+
     fn loaded(&self, decoder: &Decoder<Self>) -> Result<(), MlxError> {
         let layers = 0..LAYERS_TO_MEASURE.min(decoder.layers());
         let vocabulary = self.form.geometry.vocab as u32;
@@ -465,7 +476,7 @@ impl Backend for Cuda {
     }
 
     fn activation(&self) -> Dtype {
-        Dtype::Bf16
+        self.form.geometry.numbers.dtype()
     }
 
     fn stream(&self) -> Option<&Stream> {
@@ -485,6 +496,7 @@ impl Backend for Cuda {
             all_angles,
             angles: RefCell::default(),
             ids: batch.ids.clone(),
+            types: batch.types.clone(),
             lengths: Arc::clone(&batch.lengths),
             cached,
             fused,
@@ -507,6 +519,27 @@ impl Backend for Cuda {
         Err(MlxError::new("largest_logits", "these kernels have no head for masked tokens"))
     }
 
+    /// Means are computed where the states are, since one vector is read sooner than all states.
+    fn pool(
+        &self,
+        x: &Hidden,
+        norm: Option<&Norm>,
+        pooling: Pooling,
+        batch: &Batch,
+        before: Before<'_>,
+    ) -> Result<Vec<f32>, MlxError> {
+        if pooling != PoolingMode::Mean || !before.hidden.is_empty() {
+            return Ok(pooling.pool(self.finish(x, norm)?, batch, before));
+        }
+        let text = |(&start, &length): (&usize, &usize)| start + before.left_out.min(length)..start + length;
+        let texts: Vec<_> = batch.starts.iter().zip(batch.lengths.iter()).map(text).collect();
+        self.ops.means(&x.x, norm, &texts, &self.stream)
+    }
+
+    fn product(&self, x: &[f32], weight: &cuda::Dense) -> Result<Vec<f32>, MlxError> {
+        self.ops.multiply(x, weight, &self.stream)
+    }
+
     fn read(&self, x: &Hidden) -> Result<Vec<f32>, MlxError> {
         self.ops.finish(&x.x, None, &self.stream)
     }
@@ -514,7 +547,7 @@ impl Backend for Cuda {
 
 impl Operations<Self> for Cuda {
     fn embed(&self, of: &Embedding, next: Option<&Norm>, pass: &Pass) -> Result<Hidden, MlxError> {
-        let Pass { plan, meta, all_angles, ids, lengths, cached, fused, .. } = pass;
+        let Pass { plan, meta, all_angles, ids, types, lengths, cached, fused, .. } = pass;
         let stream = &self.stream;
         let mut rows = Vec::new();
         if let Some((_, positions)) = &of.positions {
@@ -529,7 +562,7 @@ impl Operations<Self> for Cuda {
             table: &of.tokens,
             factor: of.scale,
             positions: of.positions.as_ref().map(|(table, _)| (table, &rows[..])),
-            token_type: of.token_type.as_ref(),
+            types: of.token_types.as_ref().map(|table| (table, types.as_deref())),
         };
         if *fused {
             let (next, angles) = next.zip(all_angles.first()).ok_or_else(no_norm)?;

@@ -6,7 +6,8 @@ use crate::checkpoint::spec::{
 };
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::mlx::Dtype;
-use crate::mlx::cuda::{self, Format, Geometry};
+use crate::mlx::cuda::{self, Format, Geometry, Numbers};
+use crate::model::Precision;
 
 /// How a checkpoint looks to the kernels.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,12 +15,23 @@ pub(crate) struct Form {
     pub(crate) geometry: Geometry,
     /// Those of its layers' packed matrices.
     pub(crate) formats: Vec<Format>,
+    /// Whether [`Precision`] decides what is multiplied.
+    has_precisions: bool,
 }
 
 impl Form {
     /// Whether any of its layers' matrices is packed.
     pub(super) fn is_packed(&self) -> bool {
         !self.formats.is_empty()
+    }
+
+    /// Whether activations are of f32, and so are weights.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.geometry.numbers.is_wide()
+    }
+
+    pub(crate) fn has_precisions(&self) -> bool {
+        self.has_precisions
     }
 }
 
@@ -30,8 +42,15 @@ const WIDEST: usize = 1 << 14;
 pub(crate) fn form(
     checkpoint: &Checkpoint,
     spec: &ModelSpec,
+    precision: Precision,
 ) -> Result<Result<Form, String>, CheckpointError> {
-    if let Some(why) = beyond_the_kernels(checkpoint, spec) {
+    let dtype = norm_dtype(checkpoint, spec);
+    let numbers = match (dtype, precision) {
+        (Some(Dtype::Bf16), _) => Numbers::Bf16,
+        (Some(Dtype::F16), _) | (_, Precision::Fast) => Numbers::Tf32,
+        (_, Precision::Exact) => Numbers::F32,
+    };
+    if let Some(why) = beyond_the_kernels(spec, numbers) {
         return Ok(Err(why));
     }
     let (mut formats, mut alike) = (Vec::new(), true);
@@ -42,6 +61,8 @@ pub(crate) fn form(
                 let stored = checkpoint.quantization_of(&part.path)?;
                 let format = stored.map(|q| (q, Format::new(q.mode, q.bits, q.group_size)));
                 match format {
+                    // They are f32 in memory.
+                    Some((_, Some(_))) if numbers.is_wide() => (),
                     Some((q, None)) => return Ok(Err(format!("its matrices are stored as {q}"))),
                     Some((_, Some(_))) if projection.inputs % 64 != 0 => {
                         let why =
@@ -64,7 +85,7 @@ pub(crate) fn form(
         },
     };
     let LayerSpec { attention, mlp, .. } = &spec.layers[0];
-    let fused = alike && is_fused(spec);
+    let fused = alike && !numbers.is_wide() && is_fused(spec);
     let eps = attention.q_norm.as_ref().or(spec.norm.as_ref()).map_or(0.0, |norm| norm.eps);
     Ok(Ok(Form {
         geometry: Geometry {
@@ -73,6 +94,7 @@ pub(crate) fn form(
             kv_heads: attention.heads.kv_heads as i32,
             head_dim: attention.heads.head_dim as i32,
             vocab: spec.embedding.tokens.rows as i32,
+            numbers,
             table,
             traditional: spec.ropes.first().is_some_and(|rope| rope.traditional),
             bias: spec.layers.iter().any(|layer| has_bias(&layer.attention.qkv)),
@@ -89,6 +111,7 @@ pub(crate) fn form(
             fused,
         },
         formats,
+        has_precisions: numbers.is_wide() && dtype != Some(Dtype::F16),
     }))
 }
 
@@ -96,15 +119,22 @@ fn has_bias(projection: &ProjectionSpec) -> bool {
     projection.parts.iter().any(|part| part.bias)
 }
 
+/// The type of the model's norms.
+fn norm_dtype(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Dtype> {
+    let first = spec.layers.first().map(|layer| &layer.attention.norms);
+    let norms = first.and_then(|norms| norms.input.as_ref().or(norms.sum.as_ref()));
+    spec.norm.as_ref().or(norms).and_then(|norm| checkpoint.dtype_of(&norm.weight))
+}
+
 /// What of the model the kernels were not written for.
-fn beyond_the_kernels(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<String> {
+fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
     let ModelSpec {
         hidden,
         embedding: _,
         layer_inputs,
         ropes,
         layers,
-        norm,
+        norm: _,
         projection: _,
         behind: _,
         head: _,
@@ -114,14 +144,13 @@ fn beyond_the_kernels(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Strin
         return Some("it has the head of a masked language model".into());
     }
     let Some(first) = layers.first() else { return Some("it has no layers".into()) };
-    let norms = &first.attention.norms;
-    let norm = norm.as_ref().or(norms.input.as_ref()).or(norms.sum.as_ref());
-    if norm.and_then(|norm| checkpoint.dtype_of(&norm.weight)) != Some(Dtype::Bf16) {
-        return Some("its norms are not bf16".into());
-    }
     let heads = first.attention.heads;
-    if heads.head_dim % 16 != 0 || heads.head_dim > 256 {
-        return Some(format!("its heads have {} elements, no multiple of 16 up to 256", heads.head_dim));
+    let pieces = if numbers.is_wide() { 4 } else { 16 };
+    if heads.head_dim % pieces != 0 || heads.head_dim > 256 {
+        return Some(format!(
+            "its heads have {} elements, no multiple of {pieces} up to 256",
+            heads.head_dim
+        ));
     }
     if hidden % 8 != 0 || *hidden > WIDEST || first.mlp.down.inputs % 8 != 0 {
         return Some("one of its sizes is not a multiple of 8, or too large".into());
@@ -195,7 +224,7 @@ mod tests {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
         golden.is_dir().then(|| {
             let checkpoint = Checkpoint::open(golden.join(case)).unwrap();
-            form(&checkpoint, checkpoint.spec()).unwrap()
+            form(&checkpoint, checkpoint.spec(), Precision::Exact).unwrap()
         })
     }
 
@@ -217,6 +246,11 @@ mod tests {
         let gemma = of("families/embedding-gemma-head-dim-256-bf16").unwrap().unwrap();
         assert!(!gemma.geometry.fused && !gemma.geometry.causal);
         assert_eq!((gemma.geometry.head_dim, gemma.geometry.activation), (256, cuda::Activation::GeluTanh));
+        let of_f32 = of("qwen3-f32").unwrap().unwrap();
+        assert!(of_f32.geometry.numbers == Numbers::F32 && !of_f32.geometry.fused && of_f32.has_precisions());
+        let of_f16 = of("qwen3-affine-8bit-g32-f16-scales").unwrap().unwrap();
+        assert!(of_f16.geometry.numbers == Numbers::Tf32 && !of_f16.has_precisions() && !of_f16.is_packed());
+        assert!(of_f16.geometry.table.is_some());
         let encoder = of("families/bert-gamma-beta-bf16").unwrap().unwrap();
         assert!(!encoder.geometry.gated && encoder.geometry.bias && !encoder.geometry.fused);
     }
@@ -224,9 +258,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_says_why() {
         for (case, reason) in [
-            ("qwen3-f32", "norms are not bf16"),
-            ("qwen3-affine-8bit-g32-f16-scales", "norms are not bf16"),
             ("qwen2-odd-sizes-bf16", "20 elements, no multiple of 16"),
+            ("families/ministral3-is-causal-false", "queries grow with their position"),
         ] {
             let Some(form) = of(case) else { return };
             let why = form.unwrap_err();

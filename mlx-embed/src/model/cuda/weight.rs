@@ -1,7 +1,7 @@
 //! Weight matrices, several in one, in the forms that products read.
 
 use crate::mlx::cuda::{self, Fixed};
-use crate::mlx::{Array, MlxError, Stream, ops};
+use crate::mlx::{Array, Dtype, MlxError, Stream, ops};
 use crate::model::mlx::{Table, quantized_ref};
 
 use super::{Cuda, MatmulPolicy};
@@ -20,7 +20,7 @@ pub(crate) struct Projection {
 #[derive(Debug)]
 struct Weight {
     packed: Option<cuda::Packed>,
-    /// bf16, where it stays in memory.
+    /// In the type of activations, where it stays in memory.
     dense: Option<cuda::Dense>,
 }
 
@@ -95,7 +95,12 @@ impl Weight {
         let [weight, scales] =
             [concatenated(&parts[0], order, stream)?, concatenated(&parts[1], order, stream)?];
         let biases = if parts[2].is_empty() { None } else { Some(concatenated(&parts[2], order, stream)?) };
-        let packed = cuda.ops.pack(quantized_ref(&weight, &scales, biases.as_ref(), quantization), stream)?;
+        let quantized = quantized_ref(&weight, &scales, biases.as_ref(), quantization);
+        if cuda.form.is_wide() {
+            let dense = cuda::Dense::new(ops::dequantize(quantized, Dtype::F32, stream)?)?;
+            return Ok(Self { packed: None, dense: Some(dense) });
+        }
+        let packed = cuda.ops.pack(quantized, stream)?;
         let resident = cuda.policy == MatmulPolicy::Resident;
         let dense = if resident { Some(cuda.ops.dequantize(&packed, stream)?) } else { None };
         Ok(Self { packed: Some(packed), dense })

@@ -128,6 +128,8 @@ impl Backend for Mlx {
     type Projection = Vec<Linear>;
     type Norm = Norm;
     type HeadNorms = [Option<Norm>; 2];
+    /// `[inputs, outputs]`
+    type Matrix = Array;
 
     fn load_embedding(
         &self,
@@ -188,6 +190,11 @@ impl Backend for Mlx {
     ) -> Result<[Option<Norm>; 2], CheckpointError> {
         let load = |norm: Option<&NormSpec>| norm.map(|norm| self.load_norm(weights, norm)).transpose();
         Ok([load(queries_keys[0])?, load(queries_keys[1])?])
+    }
+
+    fn load_matrix(&self, numbers: &[f32], shape: [usize; 2]) -> Result<Array, MlxError> {
+        let [outputs, inputs] = shape.map(|size| size as i32);
+        ops::transpose(&Array::from_slice(numbers, &[outputs, inputs])?, &[1, 0], &self.stream)
     }
 
     fn packs(&self) -> bool {
@@ -253,6 +260,12 @@ impl Backend for Mlx {
             first += width;
         }
         Ok(largest)
+    }
+
+    fn product(&self, x: &[f32], weight: &Array) -> Result<Vec<f32>, MlxError> {
+        let inputs = weight.shape()[0];
+        let x = Array::from_slice(x, &[x.len() as i32 / inputs, inputs])?;
+        ops::matmul(&x, weight, &self.stream)?.to_vec(&self.stream)
     }
 
     fn read(&self, x: &Array) -> Result<Vec<f32>, MlxError> {

@@ -4,9 +4,9 @@
 constexpr int THREADS = 256;
 
 struct Arguments {
-  const u16* from;     // [T, I], or, gated, [T, 2I]
+  const Number* from;  // [T, I], or, gated, [T, 2I]
   const float* bias;  // [I] or [2I], or nothing
-  u16* out;           // [T, I]
+  Number* out;        // [T, I]
   int tokens, eights, alternating;  // eights of I
 };
 

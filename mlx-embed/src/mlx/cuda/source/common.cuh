@@ -40,7 +40,29 @@ __device__ __forceinline__ u16 to_bf16(float x) { return (u16)pair(x, 0.f); }
 
 __device__ __forceinline__ float round_bf16(float x) { return low(pair(x, 0.f)); }
 
-// Eight bf16.
+// What activations are stored as: f32 where OF_F32, else bf16.
+#if OF_F32
+typedef float Number;
+__device__ __forceinline__ Number to_number(float x) { return x; }
+#else
+typedef u16 Number;
+__device__ __forceinline__ Number to_number(float x) { return to_bf16(x); }
+#endif
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+
+// Eight numbers.
+__device__ __forceinline__ void read_eight(float (&out)[8], const float* from) {
+  const float4 first = *(const float4*)from, second = *(const float4*)(from + 4);
+  out[0] = first.x, out[1] = first.y, out[2] = first.z, out[3] = first.w;
+  out[4] = second.x, out[5] = second.y, out[6] = second.z, out[7] = second.w;
+}
+
+__device__ __forceinline__ void write_eight(float* to, const float (&x)[8]) {
+  *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
+  *(float4*)(to + 4) = make_float4(x[4], x[5], x[6], x[7]);
+}
+
 __device__ __forceinline__ void read_eight(float (&out)[8], const u16* from) {
   const uint4 both = *(const uint4*)from;
   const u32 pairs[4] = {both.x, both.y, both.z, both.w};
@@ -189,12 +211,12 @@ struct Head {
     }
   }
 
-  __device__ __forceinline__ void write(u16* to, int lane) const {
+  __device__ __forceinline__ void write(Number* to, int lane) const {
 #pragma unroll
     for (int i = 0; i < PAIRS; ++i)
       if (has(lane, i)) {
-        to[first(lane, i)] = to_bf16(x[2 * i]);
-        to[second(lane, i)] = to_bf16(x[2 * i + 1]);
+        to[first(lane, i)] = to_number(x[2 * i]);
+        to[second(lane, i)] = to_number(x[2 * i + 1]);
       }
   }
 };

@@ -1,24 +1,25 @@
 // What a batch starts with, a block a token: its row of the embedding table, times a factor, and those of its position and
-// of the first token type where there are such tables. For products that the norm is part of also that times the first
+// of its type where there are such tables. For products that the norm is part of also that times the first
 // norm's weight, the sum of its squares, and the cosines and sines of its position's angles.
 //
-// The table is as the checkpoint has it: BITS, CODE and GROUP as in formats.cuh, SCALES as in pack.cu; BITS 16 are rows of
-// bf16.
+// The table is as the checkpoint has it: BITS, CODE and GROUP as in formats.cuh, SCALES as in pack.cu, with scales and biases
+// of Number; without BITS it is rows of Number.
 
 constexpr int THREADS = 128;
 
 struct Arguments {
   const void* table;          // [vocab, D], or u32 [vocab, D * BITS / 32]
   const void* scales;         // [vocab, D / GROUP]
-  const u16* biases;          // [vocab, D / GROUP]
+  const Number* biases;       // [vocab, D / GROUP]
   const int* ids;             // [T]
   const int* positions;       // [T]
-  const u16* position_table;  // [.., D], or nothing
-  const int* position_rows;   // [T]
-  const u16* token_type;      // [D], or nothing
+  const Number* position_table;  // [.., D], or nothing
+  const int* position_rows;      // [T]
+  const Number* type_table;      // [types, D], or nothing
+  const int* types;              // [T], or nothing, which is the first for all
   const float* scale;         // [D], or nothing, which leaves out `scaled` and `squares`
   const float* all_angles;    // [positions, 2, E / 2], or nothing, which leaves out `angles`
-  u16* out;                   // [T, D]
+  Number* out;                // [T, D]
   u16* scaled;                // [T, D]
   float* squares;             // [T, 1]
   float* angles;              // [T, 2, E / 2]
@@ -26,7 +27,7 @@ struct Arguments {
   float factor;
 };
 
-#if BITS != 16
+#ifdef BITS
 __device__ __forceinline__ float small_float(u32 bits, int mantissa, int unit) {
   // Exponent and mantissa in place make a float that is too small by 2^(127 - its own bias), a power of two.
   const u32 sign = CODE == 1 && mantissa == 1 ? bits >> 3 : bits >> 7;
@@ -44,7 +45,7 @@ __device__ __forceinline__ float element(const Arguments& p, u64 row, int column
   q &= (1u << BITS) - 1;
   const u64 group = row * (p.hidden / GROUP) + column / GROUP;
 #if SCALES == 0
-  return round_bf16(to_float(((const u16*)p.scales)[group]) * q + to_float(p.biases[group]));
+  return to_float(to_number(to_float(((const Number*)p.scales)[group]) * q + to_float(p.biases[group])));
 #else
   const u32 bits = ((const unsigned char*)p.scales)[group];
 #if SCALES == 1
@@ -52,12 +53,12 @@ __device__ __forceinline__ float element(const Arguments& p, u64 row, int column
 #else
   const float scale = small_float(bits, 3, 7);
 #endif
-  return round_bf16(scale * (CODE == 1 ? small_float(q, 1, 1) : small_float(q, 3, 7)));
+  return to_float(to_number(scale * (CODE == 1 ? small_float(q, 1, 1) : small_float(q, 3, 7))));
 #endif
 }
 #else
 __device__ __forceinline__ float element(const Arguments& p, u64 row, int column) {
-  return to_float(((const u16*)p.table)[row * p.hidden + column]);
+  return to_float(((const Number*)p.table)[row * p.hidden + column]);
 }
 #endif
 
@@ -71,12 +72,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
     for (int i = thread; i < HEAD_DIM; i += THREADS)
       p.angles[token * HEAD_DIM + i] = p.all_angles[position * HEAD_DIM + i];
   }
+  const Number* const type = p.type_table + (p.types ? (u64)p.types[token] * hidden : 0);
   float square = 0.f;
   for (int i = thread; i < hidden; i += THREADS) {
     float x = element(p, id, i) * p.factor;
     if (p.position_table) x += to_float(p.position_table[(u64)p.position_rows[token] * hidden + i]);
-    if (p.token_type) x += to_float(p.token_type[i]);
-    const u16 rounded = to_bf16(x);
+    if (p.type_table) x += to_float(type[i]);
+    const Number rounded = to_number(x);
     p.out[token * hidden + i] = rounded;
     x = to_float(rounded);
     if (p.scale) p.scaled[token * hidden + i] = to_bf16(x * p.scale[i]);

@@ -3,9 +3,9 @@
 constexpr int THREADS = 128;
 
 struct Arguments {
-  const u16* x;  // [N, D]
+  const Number* x;  // [N, D]
   Norm norm;
-  float* out;    // [N, D]
+  float* out;       // [N, D]
   int hidden;
 };
 

@@ -4,12 +4,12 @@
 constexpr int THREADS = 128;
 
 struct Arguments {
-  const u16* from;          // [T, (H + 2K) * E]
+  const Number* from;      // [T, (H + 2K) * E]
   const float* bias;       // [(H + 2K) * E], or nothing
   const float* head_norm;  // [2, E]
   const float* angles;     // [positions, 2, E / 2], or nothing, which rotates nothing
   const int* positions;    // [T]
-  u16* out;                // [T, (H + 2K) * E]
+  Number* out;             // [T, (H + 2K) * E]
   int tokens, all_heads, query_heads, rotated_heads;
   float head_eps;
 };

@@ -3,9 +3,9 @@
 constexpr int THREADS = 128;
 
 struct Arguments {
-  const u16* from;   // [.., width]
-  const int* rows;  // [N]
-  u16* out;         // [N, width]
+  const Number* from;  // [.., width]
+  const int* rows;     // [N]
+  Number* out;         // [N, width]
   int width;
 };
 
@@ -13,7 +13,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   next_may_start();
   after_previous();
   const u64 from = p.rows[blockIdx.x];
-  const int eights = p.width / 8;
-  for (int i = threadIdx.x; i < eights; i += THREADS)
-    ((uint4*)p.out)[(u64)blockIdx.x * eights + i] = ((const uint4*)p.from)[from * eights + i];
+  const int pieces = p.width * sizeof(Number) / 16;
+  for (int i = threadIdx.x; i < pieces; i += THREADS)
+    ((uint4*)p.out)[(u64)blockIdx.x * pieces + i] = ((const uint4*)p.from)[from * pieces + i];
 }

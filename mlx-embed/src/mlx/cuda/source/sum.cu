@@ -4,12 +4,12 @@
 constexpr int THREADS = 128;
 
 struct Arguments {
-  const u16* x;       // [T, D]
-  const u16* y;       // [T, D], or nothing, which adds nothing
+  const Number* x;    // [T, D]
+  const Number* y;    // [T, D], or nothing, which adds nothing
   const float* bias;  // [D], or nothing
   Norm output, sum, next;
-  u16* out;     // [T, D], or nothing where nothing is added
-  u16* normed;  // [T, D], or nothing
+  Number* out;     // [T, D], or nothing where nothing is added
+  Number* normed;  // [T, D], or nothing
   int hidden;
 };
 
@@ -28,11 +28,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   }
   normalise<THREADS>(row, p.hidden, p.sum);
   for (int i = threadIdx.x; i < p.hidden; i += THREADS) {
-    const u16 rounded = to_bf16(row[i]);
+    const Number rounded = to_number(row[i]);
     if (p.out) p.out[from + i] = rounded;
     row[i] = to_float(rounded);
   }
   if (!p.normed) return;
   normalise<THREADS>(row, p.hidden, p.next);
-  for (int i = threadIdx.x; i < p.hidden; i += THREADS) p.normed[from + i] = to_bf16(row[i]);
+  for (int i = threadIdx.x; i < p.hidden; i += THREADS) p.normed[from + i] = to_number(row[i]);
 }
