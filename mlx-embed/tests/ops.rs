@@ -241,6 +241,20 @@ fn views_of_columns_lie_where_they_should() {
 }
 
 #[test]
+fn columns_in_another_shape_are_no_columns_of_it() {
+    let s = stream();
+    let numbers = |factor: i32, shape: &[i32]| {
+        Array::from_slice(&(0..12).map(|i| factor * i).collect::<Vec<_>>(), shape).unwrap()
+    };
+    let columns = ops::transpose(&numbers(1, &[4, 3]), &[1, 0], &s).unwrap();
+    let reshaped = ops::reshape(&columns, &[3, 2, 2], &s).unwrap();
+    let others = ops::transpose(&numbers(100, &[2, 2, 3]), &[2, 1, 0], &s).unwrap();
+    let read = |array: &Array| array.to_vec::<i32>(&s).unwrap();
+    let sums: Vec<i32> = read(&reshaped).iter().zip(read(&others)).map(|(a, b)| a + b).collect();
+    assert_eq!(read(&ops::add(&reshaped, &others, &s).unwrap()), sums);
+}
+
+#[test]
 fn products_without_elements_have_shape_and_type() {
     let s = stream();
     for (a, b, shape) in [

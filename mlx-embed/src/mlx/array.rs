@@ -26,6 +26,8 @@ struct Own {
     raw: mlx_sys::mlx_array,
     /// What it takes to compute it.
     streams: Streams,
+    /// Whether its dimensions, or those of what it is computed from, were permuted: its elements may lie in columns.
+    permuted: bool,
 }
 
 impl Array {
@@ -73,7 +75,7 @@ impl Array {
     }
 
     fn own(raw: mlx_sys::mlx_array, streams: Streams) -> Self {
-        Self { own: Box::new(Own { raw, streams }) }
+        Self { own: Box::new(Own { raw, streams, permuted: false }) }
     }
 
     fn from_raw(operation: &'static str, raw: mlx_sys::mlx_array) -> Result<Self, MlxError> {
@@ -99,6 +101,15 @@ impl Array {
 
     pub(super) fn raw(&self) -> mlx_sys::mlx_array {
         self.own.raw
+    }
+
+    pub(super) fn is_permuted(&self) -> bool {
+        self.own.permuted
+    }
+
+    pub(super) fn permuted(mut self, permuted: bool) -> Self {
+        self.own.permuted = permuted;
+        self
     }
 
     pub(super) fn streams(&self) -> &Streams {
@@ -161,7 +172,7 @@ impl Clone for Array {
         unsafe {
             let mut raw = mlx_sys::mlx_array_new();
             mlx_sys::mlx_array_set(&mut raw, self.own.raw);
-            Self::own(raw, self.own.streams.clone())
+            Self::own(raw, self.own.streams.clone()).permuted(self.own.permuted)
         }
     }
 }

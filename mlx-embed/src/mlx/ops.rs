@@ -34,7 +34,10 @@ fn node<'a>(
     call: impl FnOnce(*mut sys::mlx_array, sys::mlx_stream) -> std::ffi::c_int,
 ) -> Result<Array> {
     let raw = stream.raw()?;
-    Array::from_call(operation, held(inputs, stream), |out| call(out, raw))
+    let mut permuted = false;
+    let inputs = inputs.into_iter().inspect(|input| permuted |= input.is_permuted());
+    let streams = held(inputs, stream);
+    Ok(Array::from_call(operation, streams, |out| call(out, raw))?.permuted(permuted))
 }
 
 /// The streams that it takes to compute something on `stream` from `inputs`.
@@ -96,10 +99,11 @@ fn nothing(operation: &'static str, operands: &[&Array], shape: &[i32]) -> Resul
 
 /// Copies `a` into row-major order unless it is so already.
 pub fn contiguous(a: &Array, stream: &Stream) -> Result<Array> {
-    node("contiguous", [a], stream, |out, stream| {
+    let in_rows = node("contiguous", [a], stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
         unsafe { sys::mlx_contiguous(out, a.raw(), false, stream) }
-    })
+    })?;
+    Ok(in_rows.permuted(false))
 }
 
 /// `a` with elements of another type.
@@ -165,6 +169,9 @@ fn view_in_place(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
 /// `a` in another shape; one dimension may be -1.
 pub fn reshape(a: &Array, shape: &[i32], stream: &Stream) -> Result<Array> {
     let shape = checks::reshaped(a, shape)?;
+    // MLX (0.32.2) goes on taking what lies in columns for such in its new shape, where it doesn't copy.
+    let in_rows = if a.is_permuted() { Some(contiguous(a, stream)?) } else { None };
+    let a = in_rows.as_ref().unwrap_or(a);
     node("reshape", [a], stream, |out, stream| {
         // SAFETY: live handles and a shape of the given length; mlx-c stores a new array in `out`.
         unsafe { sys::mlx_reshape(out, a.raw(), shape.as_ptr(), shape.len(), stream) }
@@ -173,10 +180,11 @@ pub fn reshape(a: &Array, shape: &[i32], stream: &Stream) -> Result<Array> {
 
 /// Permutes the dimensions.
 pub fn transpose(a: &Array, axes: &[i32], stream: &Stream) -> Result<Array> {
-    node("transpose", [a], stream, |out, stream| {
+    let transposed = node("transpose", [a], stream, |out, stream| {
         // SAFETY: live handles and axes of the given length; mlx-c stores a new array in `out`.
         unsafe { sys::mlx_transpose_axes(out, a.raw(), axes.as_ptr(), axes.len(), stream) }
-    })
+    })?;
+    Ok(transposed.permuted(true))
 }
 
 /// `len` elements of the flattened `a`, from element `offset` on.
