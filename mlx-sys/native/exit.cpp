@@ -6,8 +6,12 @@
 #include "mlxsys.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
+#include <thread>
+#include <utility>
 
 #include <unistd.h>
 
@@ -28,6 +32,41 @@ std::atomic<bool> mlxsys_keeps_mlx_{false};
 // Takes the place of __cxa_atexit(): there is nothing to be called.
 int mlxsys_never_(void (*)(void*), void*, void*) {
   return 0;
+}
+
+std::atomic<bool> mlxsys_ends_{false};
+std::atomic<int> mlxsys_ending_threads_{0};
+
+// A thread of MLX's. On CUDA one stands behind each stream of a thread's. It is told to end when that thread does, nobody
+// waits for it, and it takes streams and events of its own along: MLX ends the process where the driver is gone by then.
+// So what it has is destroyed before the process ends, or not at all.
+struct MlxsysThread_ : std::thread::_State {
+  std::thread::_State_ptr state;
+
+  explicit MlxsysThread_(std::thread::_State_ptr state) : state(std::move(state)) {}
+
+  void _M_run() override {
+    state->_M_run();
+    ++mlxsys_ending_threads_;
+    if (mlxsys_ends_) {
+      --mlxsys_ending_threads_;
+      for (;;) {
+        pause();
+      }
+    }
+    state.reset();
+    --mlxsys_ending_threads_;
+  }
+};
+
+constexpr const char* mlxsys_start_thread_name_ =
+    "_ZNSt6thread15_M_start_threadESt10unique_ptrINS_6_StateESt14default_deleteIS1_EEPFvvE";
+
+// Takes the place of std::thread's own function that starts it.
+void mlxsys_start_thread_(std::thread* thread, std::thread::_State_ptr state, void (*depends)()) {
+  using Start = void (*)(std::thread*, std::thread::_State_ptr, void (*)());
+  static auto start = reinterpret_cast<Start>(dlsym(RTLD_DEFAULT, mlxsys_start_thread_name_));
+  start(thread, std::make_unique<MlxsysThread_>(std::move(state)), depends);
 }
 
 struct MlxsysRange_ {
@@ -82,8 +121,8 @@ ElfW(Addr) mlxsys_relocated_(const link_map* map, ElfW(Addr) address) {
   return address < map->l_addr ? map->l_addr + address : address;
 }
 
-// Has the library call mlxsys_never_() where it calls __cxa_atexit(), as it does when a static object is made.
-bool mlxsys_never_destroy_(const link_map* map) {
+// Has the library call `with` where it calls a function of another library.
+bool mlxsys_replace_(const link_map* map, const char* function, const void* with) {
   ElfW(Addr) symbols = 0, strings = 0, tables[2] = {0, 0};
   size_t sizes[2] = {0, 0};
   for (auto* entry = map->l_ld; entry->d_tag != DT_NULL; ++entry) {
@@ -117,9 +156,8 @@ bool mlxsys_never_destroy_(const link_map* map) {
     for (size_t k = 0; relocations && k < sizes[i] / sizeof(ElfW(Rela)); ++k) {
       auto& symbol = reinterpret_cast<const ElfW(Sym)*>(symbols)[ELF64_R_SYM(relocations[k].r_info)];
       auto* name = reinterpret_cast<const char*>(strings) + symbol.st_name;
-      if (std::strcmp(name, "__cxa_atexit") == 0) {
-        if (!mlxsys_write_word_(
-                map->l_addr + relocations[k].r_offset, reinterpret_cast<ElfW(Addr)>(&mlxsys_never_))) {
+      if (std::strcmp(name, function) == 0) {
+        if (!mlxsys_write_word_(map->l_addr + relocations[k].r_offset, reinterpret_cast<ElfW(Addr)>(with))) {
           return false;
         }
         done = true;
@@ -132,10 +170,29 @@ bool mlxsys_never_destroy_(const link_map* map) {
 // When this library is loaded nothing has used MLX yet, so none of its static objects that matter is there.
 __attribute__((constructor)) void mlxsys_keep_mlx_() {
   auto* map = mlxsys_library_of_(reinterpret_cast<const void*>(&mlx::core::version));
-  mlxsys_keeps_mlx_ = map && mlxsys_never_destroy_(map);
+  if (!map) {
+    return;
+  }
+  // An object with static storage that is made from now on is never destroyed.
+  mlxsys_keeps_mlx_ = mlxsys_replace_(map, "__cxa_atexit", reinterpret_cast<const void*>(&mlxsys_never_));
+  if (dlsym(RTLD_DEFAULT, mlxsys_start_thread_name_)) {
+    mlxsys_replace_(map, mlxsys_start_thread_name_, reinterpret_cast<const void*>(&mlxsys_start_thread_));
+  }
 }
 
 } // namespace
+
+// Whether no thread of MLX's is ending, nor will. Without a lock, as a handler of a signal may ask.
+bool mlxsys_threads_stay_() {
+  mlxsys_ends_ = true;
+  for (int waited = 0; mlxsys_ending_threads_ > 0; ++waited) {
+    if (waited == 50) {
+      return false;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
 
 extern "C" bool mlxsys_outlives_exit(void) {
   return mlxsys_keeps_mlx_;
@@ -155,6 +212,10 @@ extern "C" __attribute__((visibility("hidden"))) void mlxsys_never_unload_(const
 
 #else
 
+static bool mlxsys_threads_stay_() {
+  return true;
+}
+
 extern "C" bool mlxsys_outlives_exit(void) {
   return false;
 }
@@ -168,7 +229,7 @@ std::atomic<bool (*)(void)> mlxsys_quiet_{nullptr};
 #ifdef __GLIBC__
 void mlxsys_leave_(int status, void*) {
   auto quiet = mlxsys_quiet_.load();
-  if (quiet && !quiet()) {
+  if (quiet && !(quiet() && mlxsys_threads_stay_())) {
     std::fflush(nullptr);
     _exit(status);
   }
