@@ -166,3 +166,16 @@ fn what_cannot_be_is_refused() {
     load(&["--rate", "0.1", "--seconds", "1"]).failed(2, &["--rate", "--seconds"]);
     load(&["--prompt-name", "nope"]).failed(2, &["`nope`"]);
 }
+
+#[test]
+fn more_than_can_be_made_at_once_is_refused() {
+    for (flag, value) in [
+        ("--texts", "18446744073709551615"),
+        ("--texts", "100000000"),
+        ("--mutex", "100000"),
+        ("--mutex", "18446744073709551615"),
+        ("--mutex", "0"),
+    ] {
+        load(&["--seconds", "0.01", flag, value]).failed(2, &[flag, "from 1 to"]);
+    }
+}

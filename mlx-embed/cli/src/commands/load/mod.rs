@@ -17,7 +17,7 @@ use clap::Args;
 use mlx_embed::Error;
 
 use crate::error::CliError;
-use crate::options::{CommonArgs, Model, at_least_one};
+use crate::options::{CommonArgs, Model};
 use crate::process::Resident;
 use drive::{Drive, Run};
 use meters::Meters;
@@ -36,7 +36,7 @@ pub(crate) struct LoadArgs {
     rate: f64,
 
     /// Texts of each request; they are generated and all different
-    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = texts)]
     texts: NonZeroUsize,
 
     /// Length of the run, with --search of each step, with --mutex of each round
@@ -64,7 +64,7 @@ pub(crate) struct LoadArgs {
     search: bool,
 
     /// Compare with a mutex around the model instead: so many threads, each waiting for its answer before it asks again
-    #[arg(long, value_name = "THREADS", value_parser = at_least_one)]
+    #[arg(long, value_name = "THREADS", value_parser = callers)]
     #[arg(conflicts_with_all = ["rate", "timeout", "arrivals", "phases", "limit", "search"])]
     mutex: Option<NonZeroUsize>,
 
@@ -107,6 +107,23 @@ const MOST_RATE: f64 = 100_000.0;
 /// In a search without --timeout, requests that waited this long show that a rate is too high: there is no need to wait
 /// until all of them are done.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Texts of a request, and callers with a mutex: the program makes all of them at once.
+const MOST_TEXTS: usize = 1 << 20;
+const MOST_CALLERS: usize = 1024;
+
+fn count(text: &str, most: usize) -> Result<NonZeroUsize, String> {
+    let fits = |count: &NonZeroUsize| count.get() <= most;
+    text.parse().ok().filter(fits).ok_or(format!("give a whole number from 1 to {most}"))
+}
+
+fn texts(text: &str) -> Result<NonZeroUsize, String> {
+    count(text, MOST_TEXTS)
+}
+
+fn callers(text: &str) -> Result<NonZeroUsize, String> {
+    count(text, MOST_CALLERS)
+}
 
 fn rate(text: &str) -> Result<f64, String> {
     let fits = |rate: &f64| (0.001..=MOST_RATE).contains(rate);
