@@ -46,10 +46,12 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Texts, or documents, of a request.
     pub inputs: usize,
-    /// Requests that are worked on at once; others are told to come again.
+    /// Requests that are worked on at once, from their head until their answer is sent; others are told to come again.
     pub concurrent_requests: usize,
-    /// Milliseconds after which a request without a header `x-request-timeout-ms` is given up. A header can't ask for
-    /// more.
+    /// Connections that are open at once; others wait until one is closed.
+    pub connections: usize,
+    /// Milliseconds after which a request is given up, the time that its body takes to come included. The header
+    /// `x-request-timeout-ms` asks for less.
     pub timeout_ms: u64,
 }
 
@@ -187,7 +189,13 @@ impl Default for Config {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes: 8 << 20, inputs: 2048, concurrent_requests: 512, timeout_ms: 30_000 }
+        Self {
+            body_bytes: 8 << 20,
+            inputs: 2048,
+            concurrent_requests: 512,
+            connections: 4096,
+            timeout_ms: 30_000,
+        }
     }
 }
 
@@ -306,11 +314,12 @@ impl Config {
                 );
             }
         }
-        let Limits { body_bytes, inputs, concurrent_requests, timeout_ms } = self.limits;
+        let Limits { body_bytes, inputs, concurrent_requests, connections, timeout_ms } = self.limits;
         let limits = [
             ("body-bytes", body_bytes),
             ("inputs", inputs),
             ("concurrent-requests", concurrent_requests),
+            ("connections", connections),
             ("timeout-ms", usize::from(timeout_ms > 0)),
         ];
         match limits.iter().find(|(_, value)| *value == 0) {

@@ -1,14 +1,19 @@
 //! What stands before every request for a model: how many run at once, and how long each may take.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
-use tokio::sync::Semaphore;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::error::ApiError;
 use crate::router::App;
@@ -16,17 +21,55 @@ use crate::router::App;
 /// The header by which a client says how long it waits.
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 
-/// Tells a client to come again where as many requests as may run already do.
+/// How many requests run at once, and how long each may take.
+#[derive(Debug, Clone)]
+pub(crate) struct Bounds {
+    pub(crate) running: Arc<Semaphore>,
+    pub(crate) most: Duration,
+}
+
+/// Tells a client to come again where as many requests as may run already do, and gives up those that take too long, be
+/// it that the body doesn't come or that the model is still loaded.
 pub(crate) async fn bound(
-    State(running): State<Arc<Semaphore>>,
+    State(Bounds { running, most }): State<Bounds>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let Ok(_permit) = running.try_acquire() else {
+    let Ok(permit) = running.try_acquire_owned() else {
         let message = "too many requests are being worked on; try again later (limits.concurrent-requests)";
         return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, message));
     };
-    Ok(next.run(request).await)
+    let Ok(response) = timeout(most, next.run(request)).await else {
+        let message = "the request was not answered in time, which begins with its head (limits.timeout-ms)";
+        return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, message));
+    };
+    Ok(response.map(|body| Body::new(Held { body, _permit: permit })))
+}
+
+/// An answer, which takes memory until its client has read it.
+struct Held {
+    body: Body,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// How long a request may take.

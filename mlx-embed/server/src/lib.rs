@@ -25,6 +25,7 @@
 
 mod auth;
 mod config;
+mod connections;
 mod error;
 mod guard;
 mod models;

@@ -90,9 +90,22 @@ fn built_in(_: mlx_embed::LoadOptions) -> Result<Embedder, mlx_embed::Error> {
 }
 
 impl Slot {
-    /// The model, loaded if it isn't.
-    pub(crate) async fn get(&self) -> Result<Loaded, LoadError> {
+    /// The model, loaded if it isn't. It is loaded on, and once, where those who wait for it go away.
+    pub(crate) async fn get(self: &Arc<Self>) -> Result<Loaded, LoadError> {
         self.touch();
+        if let Some(model) = self.peek().filter(|model| model.state() == State::Running) {
+            return Ok(model);
+        }
+        let slot = Arc::clone(self);
+        let loading = tokio::spawn(async move { slot.load().await });
+        loading.await.unwrap_or_else(|error| Err(self.failed(died(&error))))
+    }
+
+    fn failed(&self, reason: String) -> LoadError {
+        LoadError { name: self.config.name.clone(), reason }
+    }
+
+    async fn load(&self) -> Result<Loaded, LoadError> {
         // Who comes while it is loaded waits for that.
         let mut loaded = self.loaded.lock().await;
         // A model whose thread has died is loaded anew.
@@ -106,7 +119,7 @@ impl Slot {
             Ok(Err(error)) => error.to_string(),
             Err(error) => died(&error),
         };
-        Err(LoadError { name: self.config.name.clone(), reason })
+        Err(self.failed(reason))
     }
 
     /// The model if it is in memory and nobody is loading it.

@@ -87,7 +87,10 @@ pub fn router(models: Arc<Models>, config: &Config, metrics: Option<Metrics>) ->
     let keys = config.api_keys_file.as_deref().map(Keys::from_file).transpose()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let limits = config.limits.clone();
-    let running = Arc::new(Semaphore::new(limits.concurrent_requests.min(Semaphore::MAX_PERMITS)));
+    let bounds = guard::Bounds {
+        running: Arc::new(Semaphore::new(limits.concurrent_requests.min(Semaphore::MAX_PERMITS))),
+        most: limits.timeout(),
+    };
     let body_limit = DefaultBodyLimit::max(limits.body_bytes);
     let app = Arc::new(App { models, limits, metrics, started });
     let mut with_models = Router::new()
@@ -97,7 +100,7 @@ pub fn router(models: Arc<Models>, config: &Config, metrics: Option<Metrics>) ->
         .route("/embed", post(tei::embed))
         .route("/rerank", post(tei::rerank))
         .layer(body_limit)
-        .layer(middleware::from_fn_with_state(running, guard::bound))
+        .layer(middleware::from_fn_with_state(bounds, guard::bound))
         .route("/v1/models", get(openai::models))
         .route("/info", get(tei::info));
     if let Some(keys) = keys {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{Config, ConfigError};
+use crate::connections;
 use crate::models::{LoadError, Models};
 use crate::router::{Metrics, router};
 
@@ -32,7 +33,7 @@ pub enum ServeError {
 }
 
 /// Loads the models, listens, tells `listening` where, and answers until `stop` resolves. Requests that were taken by
-/// then are answered, then the models are freed.
+/// then are answered, if they come and are read within [`Limits::timeout_ms`](crate::Limits), then the models are freed.
 ///
 /// # Errors
 /// When the configuration can't be used, a model can't be loaded, or the address can't be listened on.
@@ -50,7 +51,7 @@ pub async fn serve(
     let models = Models::load(config).await?;
     let router = router(Arc::clone(&models), config, metrics)?;
     listening(address);
-    axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(ServeError::Ended)?;
+    connections::serve(listener, router, &config.limits, stop).await;
     let freed = tokio::task::spawn_blocking(move || models.shut_down()).await;
     freed.map_err(|error| ServeError::Ended(std::io::Error::other(error)))
 }

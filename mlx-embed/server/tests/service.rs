@@ -323,3 +323,61 @@ async fn a_client_that_goes_away_takes_its_request_back() {
     assert_eq!(&answer, b"HTTP/1.1 200");
     tokio::task::spawn_blocking(move || models.shut_down()).await.unwrap();
 }
+
+/// A body of which nothing comes.
+struct Never;
+
+impl axum::body::HttpBody for Never {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, std::io::Error>>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_keeps_its_place_for_a_time_only() {
+    let mut config = Config::default();
+    config.limits.concurrent_requests = 1;
+    config.limits.timeout_ms = 300;
+    let (_, router) = service_of(&config).await;
+    let mut request = post("/embed", &Value::Null);
+    *request.body_mut() = Body::new(Never);
+    let (status, body) = ask(&router, request).await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{body}");
+    assert_eq!(ask(&router, post("/embed", &json!({"inputs": "a"}))).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_answer_keeps_its_place_until_it_is_read() {
+    let mut config = Config::default();
+    config.limits.concurrent_requests = 1;
+    let (_, router) = service_of(&config).await;
+    let request = || post("/embed", &json!({"inputs": "a"}));
+    let unread = router.clone().oneshot(request()).await.unwrap();
+    assert_eq!(unread.status(), StatusCode::OK);
+    assert_eq!(ask(&router, request()).await.0, StatusCode::TOO_MANY_REQUESTS);
+    drop(unread);
+    assert_eq!(ask(&router, request()).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_model_is_loaded_on_where_nobody_waits_for_it_any_more() {
+    let mut config = Config::default();
+    config.models[0].load = Load::FirstUse;
+    let (_, router) = service_of(&config).await;
+    // Less time than it takes to load.
+    for _ in 0..3 {
+        let asked = ask(&router, post("/embed", &json!({"inputs": "a"})));
+        let _ = tokio::time::timeout(Duration::from_millis(10), asked).await;
+    }
+    let start = std::time::Instant::now();
+    while ask(&router, get("/info")).await.1["max_input_length"].is_null() {
+        assert!(start.elapsed() < Duration::from_secs(120), "the model is not there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -41,6 +41,11 @@ pub(crate) struct ServeArgs {
     #[arg(env = "MLX_EMBED_SERVE_CONCURRENT_REQUESTS", hide_env_values = true)]
     concurrent_requests: Option<NonZeroUsize>,
 
+    /// Connections that are open at once [default: 4096]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(env = "MLX_EMBED_SERVE_CONNECTIONS", hide_env_values = true)]
+    connections: Option<NonZeroUsize>,
+
     /// Texts of a request [default: 2048]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     #[arg(env = "MLX_EMBED_SERVE_INPUTS", hide_env_values = true)]
@@ -175,6 +180,7 @@ fn config(args: ServeArgs) -> Result<Config, mlx_embed_server::ConfigError> {
     limits.timeout_ms = args.timeout_ms.map_or(limits.timeout_ms, NonZeroU64::get);
     let counts = [
         (&mut limits.concurrent_requests, args.concurrent_requests),
+        (&mut limits.connections, args.connections),
         (&mut limits.inputs, args.inputs),
         (&mut limits.body_bytes, args.body_bytes),
     ];

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -109,4 +111,30 @@ fn what_cannot_start_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     run(binary().args(["serve", "--listen", &address])).failed(1, &[&address]);
+}
+
+#[test]
+fn a_client_that_sends_half_a_request_does_not_keep_it_from_ending() {
+    let mut service = Service::start(&["--timeout-ms", "500"]);
+    let mut head = TcpStream::connect(&service.address).unwrap();
+    write!(head, "POST /embed HTT").unwrap();
+    let mut body = TcpStream::connect(&service.address).unwrap();
+    write!(
+        body,
+        "POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{{"
+    )
+    .unwrap();
+    let (status, _) = service.ask("/embed", &json!({"inputs": "a"}));
+    assert_eq!(status, 200);
+    let id = service.process.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let start = Instant::now();
+    let ended = loop {
+        if let Some(ended) = service.process.try_wait().unwrap() {
+            break ended;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "it does not end");
+        sleep(Duration::from_millis(20));
+    };
+    assert_eq!(ended.code(), Some(0));
 }
