@@ -8,8 +8,15 @@
  *     FAULT=kill:0:3        the program is killed before the 3rd call that changes a file
  *     FAULT=torn:0:3        it is killed within the 3rd write behind a file's start, half of which is done
  *
- * Counting begins when the program handles SIGXFSZ, after SIGABRT, the first things that it does. FAULT_FIRED is the file that is made
- * when a call fails.
+ * Counting begins when the program handles SIGXFSZ, after SIGABRT, the first things that it does. FAULT_FIRED is the file
+ * that is made when a call fails.
+ *
+ *     FAULT_EVERY=2 FAULT_OUTPUT=FILE FAULT_OLD=1 FAULT_RESULTS=DIR
+ *
+ * has the program go on from there again and again, as a process of its own each time: with the nth call failing, with the
+ * one 2 calls later and so on, until there is no such call. Every other time, the first or not as FAULT_OLD says, FILE is
+ * there before, with OLD in it. What becomes of FILE and of stderr is then DIR/N.output and DIR/N.stderr, and DIR/ended has a line for each process: N,
+ * whether FILE was there, how the process ended (as waitpid says) and whether the call failed.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -25,6 +32,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum kind { NONE, ALLOC, THREAD, WRITE, FULL, SHORT, KILL, TORN };
@@ -70,13 +78,52 @@ static int fails(enum kind of, int lasting) {
   return 1;
 }
 
+#define OLD "from before"
+
+/* Comes back in each of the processes. */
+static void every(long step, const char *output, int old, const char *results) {
+  char name[4096];
+  snprintf(name, sizeof(name), "%s/ended", results);
+  FILE *ended = fopen(name, "w");
+  int fired = 1;
+  for (; fired; nth += step, old = !old) {
+    unlink(output);
+    unlink(fired_path);
+    if (old) {
+      FILE *file = fopen(output, "w");
+      fputs(OLD, file);
+      fclose(file);
+    }
+    /* Else the process would write it, too. */
+    fflush(ended);
+    pid_t process = fork();
+    if (process == 0) {
+      snprintf(name, sizeof(name), "%s/%ld.stderr", results, nth);
+      freopen(name, "w", stderr);
+      return;
+    }
+    int status = -1;
+    waitpid(process, &status, 0);
+    fired = access(fired_path, F_OK) == 0;
+    fprintf(ended, "%ld %d %d %d\n", nth, old, status, fired);
+    snprintf(name, sizeof(name), "%s/%ld.output", results, nth);
+    rename(output, name);
+  }
+  fclose(ended);
+  _exit(0);
+}
+
 int sigaction(int signal, const struct sigaction *action, struct sigaction *old) {
   static int (*real)(int, const struct sigaction *, struct sigaction *);
   if (!real)
     real = dlsym(RTLD_NEXT, "sigaction");
   int code = real(signal, action, old);
-  if (signal == SIGXFSZ && action)
+  if (signal == SIGXFSZ && action) {
+    const char *step = getenv("FAULT_EVERY");
+    if (step)
+      every(atol(step), getenv("FAULT_OUTPUT"), atoi(getenv("FAULT_OLD")), getenv("FAULT_RESULTS"));
     armed = 1;
+  }
   return code;
 }
 
