@@ -54,14 +54,6 @@ fn tolerance(dtype: &str, rounding: Rounding) -> Tolerance {
     }
 }
 
-/// Whether any matrix of the layers is of a kind whose products round activations.
-fn rounds(info: &Info) -> bool {
-    let rounded = |storage: &str| ["affine", "mxfp4", "nvfp4"].iter().any(|kind| storage.starts_with(kind));
-    let of_layers = info.storage.iter().filter(|(kind, _)| *kind != "embed_tokens");
-    info.kernels != "mlx"
-        && of_layers.flat_map(|(_, storages)| storages.keys()).any(|storage| rounded(storage))
-}
-
 /// Options that make a difference to what computes a case.
 fn ways() -> Vec<LoadOptions> {
     let with = |kernels: &str| LoadOptions { kernels: Some(kernels.into()), ..golden::load_options() };
@@ -124,11 +116,11 @@ fn check_family(case: &str) {
     }
 }
 
-fn rounding(info: &Info, precision: Precision) -> Rounding {
-    match (rounds(info), precision) {
-        (false, _) => Rounding::None,
-        (true, Precision::Exact) => Rounding::Sixteen,
-        (true, _) => Rounding::Eight,
+fn rounding(info: &Info) -> Rounding {
+    match info.rounding.activations {
+        None => Rounding::None,
+        Some(16) => Rounding::Sixteen,
+        Some(_) => Rounding::Eight,
     }
 }
 
@@ -142,7 +134,7 @@ fn check_reranker(case: &str) {
         if kernels == "mlx" && options.matmul != MatmulPolicy::Auto {
             continue;
         }
-        let tolerance = tolerance("bfloat16", rounding(reranker.info(), options.precision));
+        let tolerance = tolerance("bfloat16", rounding(reranker.info()));
         let case = format!("{case} on {kernels}, {}, {}", options.precision, options.matmul);
         let mut worst = 0.0_f32;
         for (index, text) in golden.texts().iter().enumerate() {
@@ -182,7 +174,7 @@ fn check(case: &str) {
         if kernels == "mlx" && matmul != MatmulPolicy::Auto {
             continue;
         }
-        let tolerance = tolerance(&golden.dtype, rounding(embedder.info(), precision));
+        let tolerance = tolerance(&golden.dtype, rounding(embedder.info()));
         let case = format!("{case} on {kernels}, {precision}, {matmul}");
         check_one(&case, &golden, &embedder, &tolerance);
         // What users run; its tolerances are those of trained models. Families differ in nothing that it looks at.

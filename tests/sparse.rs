@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mlx_embed::{EmbedOptions, Embedder, LoadOptions, PoolingMode, Precision, SparseEmbedder, SparseVector};
+use mlx_embed::{
+    EmbedOptions, Embedder, Info, LoadOptions, PoolingMode, Precision, SparseEmbedder, SparseVector,
+};
 use mlx_embed_tests::golden;
 use safetensors::SafeTensors;
 
@@ -50,13 +52,12 @@ fn ways() -> Vec<LoadOptions> {
 
 /// Most that a weight may be off, as a share of the text's largest: that of a hidden state in `tests/golden.rs`, since
 /// `log(1 + x)` makes no difference larger.
-fn tolerance(options: &LoadOptions, quantised: bool) -> f32 {
-    let own_kernels = options.kernels.as_deref() != Some("mlx");
-    match (golden::on_gpu(), quantised && own_kernels, options.precision) {
-        (true, ..) => 6e-2,
-        (_, false, _) => 1e-5,
-        (_, true, Precision::Exact) => 2.5e-4,
-        (_, true, _) => 6e-2,
+fn tolerance(info: &Info) -> f32 {
+    match (golden::on_gpu(), info.rounding.activations) {
+        (true, _) => 6e-2,
+        (_, None) => 1e-5,
+        (_, Some(16)) => 2.5e-4,
+        (_, Some(_)) => 6e-2,
     }
 }
 
@@ -71,8 +72,8 @@ fn weights_are_the_references() {
     for case in DENSE.into_iter().chain([QUANTISED]) {
         let golden = expected(case);
         for options in ways() {
-            let tolerance = tolerance(&options, case == QUANTISED);
             let embedder = SparseEmbedder::load_with(folder(case), options).unwrap();
+            let tolerance = tolerance(embedder.info());
             let what = format!("{case} on {}", embedder.info().kernels);
             let mut worst = 0.0_f32;
             for (text, ids, weights) in &golden {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::checkpoint::{DenseActivation, Doubt, ModelConfig, Scoring, SentenceTransformers};
 use crate::mlx::Backend;
 use crate::mlx::CompiledKernels;
-use crate::model::Precision;
+use crate::model::{Precision, Rounding};
 use crate::options::LoadOptions;
 use crate::pooling::Pooling;
 use crate::text::{AddedTokenInfo, EndToken, EndTokenSource, TruncationSide};
@@ -113,6 +113,8 @@ pub struct Info {
     pub compiled: Option<CompiledKernels>,
     /// How closely this crate's kernels follow the checkpoint; `None` where they don't run.
     pub precision: Option<Precision>,
+    /// What is rounded for that.
+    pub rounding: Rounding,
     /// Version of the MLX core.
     pub mlx_version: String,
     /// Version of mlx-c.

@@ -76,7 +76,7 @@ pub use error::{Error, InputError};
 pub use info::{EndTokenInfo, Info, RerankerInfo, Source};
 pub use loading::{LoadProgress, Loading};
 pub use mlx::CompiledKernels;
-pub use model::{MatmulPolicy, Precision};
+pub use model::{MatmulPolicy, Precision, Rounding};
 pub use options::{EmbedOptions, Embedding, Lane, LoadOptions, Ranked, RerankOptions, WhenFull};
 pub use pooling::{Pooling, PoolingError, PoolingMode};
 pub use request::Pending;

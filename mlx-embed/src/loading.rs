@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::file::Files;
 use crate::info::{self, EndTokenInfo, Info, Source};
 use crate::mlx::{self, Backend};
+use crate::model::Rounding;
 use crate::options::LoadOptions;
 use crate::panics::panic_message;
 use crate::pooling::{Pooling, PoolingMode};
@@ -228,6 +229,8 @@ pub(crate) fn load(
         kernels: kind.name(),
         compiled: kind.compiled(),
         precision: kind.has_precisions().then_some(options.precision),
+        // Known once the model is loaded.
+        rounding: Rounding::default(),
         mlx_version: mlx::version(),
         mlx_c_version: mlx::C_VERSION.to_owned(),
     };
@@ -280,6 +283,8 @@ pub(crate) fn load(
     info.added_tokens = text.added().to_vec();
     info.reranker = scoring.as_ref().map(|scoring| rerankers::info(scoring, &text, &files));
     info.decided_by = info::decided_by(&info, &given, options, scoring.as_ref());
+    let engine = starting.wait()?;
+    info.rounding = engine.ask(|model| Ok(model.rounding()))?;
     Ok(Shared {
         sparse,
         leaves_out_prompts: !files.include_prompt && pooling.can_leave_out(),
@@ -300,7 +305,7 @@ pub(crate) fn load(
         cache,
         meters,
         tokenizing: OnceLock::new(),
-        engine: starting.wait()?,
+        engine,
     })
 }
 

@@ -17,7 +17,8 @@ use crate::error::{Error, InputError};
 use crate::kernels::{self, Family};
 use crate::mlx::{self, Array, CompiledKernels, Dtype, Stream, cuda, memory, ops};
 use crate::model::{
-    self, Backend, Cpu, Cuda, Decoder, Form, KvCache, LEAST_CACHED, MatmulPolicy, Mlx, Precision, Rows,
+    self, Backend, Cpu, Cuda, Decoder, Form, KvCache, LEAST_CACHED, MatmulPolicy, Mlx, Precision, Rounding,
+    Rows,
 };
 use crate::modules::Modules;
 use crate::pooling::{Before, Pooling};
@@ -117,6 +118,9 @@ use crate::watch::Measurable as Inspectable;
 pub(crate) trait Inspect {
     /// Results as of a batch from the queue.
     fn embed(&self, texts: &[&[u32]]) -> Result<Outputs, Error>;
+
+    /// What its products round.
+    fn rounding(&self) -> Rounding;
 
     /// Every hidden state of each text of one batch.
     fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error>;
@@ -349,6 +353,10 @@ impl<B: Inspectable> Inspect for Runner<B> {
     fn embed(&self, texts: &[&[u32]]) -> Result<Outputs, Error> {
         let texts: Vec<Entry<'_>> = texts.iter().map(|ids| Entry::plain(ids)).collect();
         self.embed_batch(&texts, None)
+    }
+
+    fn rounding(&self) -> Rounding {
+        self.decoder.rounding()
     }
 
     fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error> {

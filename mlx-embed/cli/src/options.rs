@@ -49,8 +49,9 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<NonZeroUsize>,
 
-    /// How closely 4- and 8-bit models are followed on the CPU: `exact` rounds what is multiplied to 16 bits, `fast`
-    /// mostly to 8. On an NVIDIA GPU f32 models are multiplied in f32, or with `fast` in TF32
+    /// How closely models are followed on the CPU: `exact` rounds what is multiplied with weights of 2 to 8 bits to 16
+    /// bits, `fast` mostly to 8, and with it dense weights. On an NVIDIA GPU f32 models are multiplied in f32, or with
+    /// `fast` in TF32
     #[arg(long, value_name = "HOW", default_value = "exact")]
     precision: PrecisionArg,
 

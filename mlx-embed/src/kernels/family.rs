@@ -42,6 +42,8 @@ pub(super) struct TileFns {
 pub(crate) struct Family {
     name: &'static str,
     detect: fn() -> bool,
+    /// Whether products with weights of 8 bits take less time than those with f32.
+    pub(super) bytes_pay: bool,
     /// By rows, from one.
     pub(super) tiles: &'static [TileFns],
     pub(super) unpack: unsafe fn(&Layout, *const u8, usize, *mut u8, *mut u8) -> PairWeights,
@@ -122,6 +124,7 @@ macro_rules! family {
         static $table: Family = Family {
             name: $name,
             detect: $detect,
+            bytes_pay: <$simd as simd::Simd>::FOURS,
             tiles: &[$(TileFns {
                 nibbles: [$module::tile::<$m, NIBBLES, false>, $module::tile::<$m, NIBBLES, true>],
                 spread: $module::tile::<$m, SPREAD, false>,

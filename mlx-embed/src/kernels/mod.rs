@@ -51,6 +51,7 @@ pub(crate) use dense::Dense;
 pub(crate) use emit::Activation;
 pub(crate) use family::Family;
 pub(crate) use layout::{Heads, Rotation, Span};
+pub(crate) use levels::Fit;
 pub(crate) use matmul::{Output, Part, Weights};
 pub(crate) use norm::Norm;
 pub(crate) use packed::{Packed, PackedOrder};
@@ -80,6 +81,11 @@ impl Engine {
             attention: Mutex::default(),
             buffers: Arc::default(),
         })
+    }
+
+    /// Whether products with weights of 8 bits take less time than those with f32.
+    pub(crate) fn bytes_pay(&self) -> bool {
+        self.family.bytes_pay
     }
 
     pub(crate) fn pool(&self) -> &Pool {

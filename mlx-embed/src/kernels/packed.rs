@@ -7,7 +7,7 @@
 use std::io;
 
 use super::buffer::Weights;
-use super::levels::{Form, Levels};
+use super::levels::{Fit, Form, Levels};
 use super::pool::Pool;
 use super::simd::LANES;
 use super::source::Source;
@@ -29,6 +29,7 @@ pub(crate) enum PackedOrder {
 pub(crate) struct Packed {
     memory: Weights,
     pub(super) layout: Layout,
+    rounded: bool,
 }
 
 /// Where things are in [`Packed`].
@@ -71,14 +72,15 @@ impl Layout {
 }
 
 impl Packed {
-    /// Packs matrices `[rows, inputs]` of one form; `None` if there is none for them.
+    /// Packs matrices `[rows, inputs]` that `fit` gives one form; `None` if there is none for them.
     pub(crate) fn pack(
         sources: &[Source<'_>],
         inputs: usize,
         order: PackedOrder,
+        fit: Fit,
         pool: &Pool,
     ) -> io::Result<Option<Self>> {
-        let Some((layout, matrices)) = plan(sources, inputs, order) else { return Ok(None) };
+        let Some((layout, matrices)) = plan(sources, inputs, order, fit) else { return Ok(None) };
         let mut memory = Weights::zeroed(layout.pairs * layout.pair_bytes())?;
         let start = Start(memory.as_mut_ptr());
         let rows: Vec<usize> = matrices.iter().map(|matrix| matrix.rows).collect();
@@ -92,7 +94,13 @@ impl Packed {
                 }
             }
         });
-        Ok(Some(Self { memory, layout }))
+        let rounded = matrices.iter().any(|matrix| matrix.rounded);
+        Ok(Some(Self { memory, layout, rounded }))
+    }
+
+    /// Whether the numbers of any matrix were rounded.
+    pub(crate) fn is_rounded(&self) -> bool {
+        self.rounded
     }
 
     pub(super) fn pair(&self, pair: usize) -> *const u8 {
@@ -108,9 +116,14 @@ pub(super) struct Start(pub(super) *mut u8);
 // SAFETY: see its uses: every task writes its own part.
 unsafe impl Sync for Start {}
 
-fn plan<'a>(sources: &[Source<'a>], inputs: usize, order: PackedOrder) -> Option<(Layout, Vec<Levels<'a>>)> {
+fn plan<'a>(
+    sources: &[Source<'a>],
+    inputs: usize,
+    order: PackedOrder,
+    fit: Fit,
+) -> Option<(Layout, Vec<Levels<'a>>)> {
     let matrices: Vec<_> =
-        sources.iter().map(|&source| Levels::new(source, inputs)).collect::<Option<_>>()?;
+        sources.iter().map(|&source| Levels::new(source, inputs, fit)).collect::<Option<_>>()?;
     let Form { bits, small, group_size, .. } = matrices.first()?.form;
     let same = |form: &Form| form.bits == bits && form.small == small && form.group_size == group_size;
     if !matrices.iter().all(|matrix| same(&matrix.form)) {

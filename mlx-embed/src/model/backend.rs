@@ -10,6 +10,7 @@ use crate::pooling::{Before, Pooling};
 
 use super::cache::LayerKvCache;
 use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlmHead, MlpLayer};
+use super::rounding::Rounding;
 
 /// A device's form of weights and states, and how they are made. What it computes with them is [`Operations`].
 ///
@@ -60,6 +61,11 @@ pub(crate) trait Backend: Sized + Operations<Self> {
 
     /// The matrix `[outputs, inputs]` of a module behind pooling, in f32.
     fn load_matrix(&self, numbers: &[f32], shape: [usize; 2]) -> Result<Self::Matrix, MlxError>;
+
+    /// What products with these matrices round.
+    fn rounding(&self, _projection: &Self::Projection) -> Rounding {
+        Rounding::default()
+    }
 
     /// Comes after all weights. A backend that finds out what is fastest runs the decoder here.
     fn loaded(&self, _decoder: &Decoder<Self>) -> Result<(), MlxError> {
@@ -202,6 +208,8 @@ pub(crate) struct Place {
     /// Of so many.
     pub(crate) layers: usize,
     pub(crate) role: Role,
+    /// Whether tokens of the layer see nothing behind them.
+    pub(crate) causal: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

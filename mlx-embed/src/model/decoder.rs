@@ -16,6 +16,7 @@ use crate::pooling::{Before, Pooling};
 
 use super::backend::{Backend, Operations, Place, Role};
 use super::cache::KvCache;
+use super::rounding::Rounding;
 
 /// What sees the hidden states on the way: f32, row after row.
 pub(crate) type Probe<'a> = dyn FnMut(Vec<f32>) + 'a;
@@ -98,7 +99,7 @@ pub(crate) struct MlmHead<B: Backend> {
 impl<B: Backend> MlmHead<B> {
     fn load(b: &B, weights: &Weights<'_>, spec: &MlmSpec, layers: usize) -> Result<Self, CheckpointError> {
         // Behind the last layer.
-        let place = Place { layer: layers, layers, role: Role::Up };
+        let place = Place { layer: layers, layers, role: Role::Up, causal: false };
         let projection = |spec| b.load_projection(weights, spec, place);
         Ok(Self {
             dense: projection(&spec.dense)?,
@@ -122,7 +123,7 @@ impl<B: Backend> Decoder<B> {
         let embedding = backend.load_embedding(weights, &spec.embedding)?;
         let layer_inputs = match &spec.layer_inputs {
             Some(LayerInputsSpec { projection, norm }) => {
-                let place = Place { layer: 0, layers: spec.layers.len(), role: Role::Up };
+                let place = Place { layer: 0, layers: spec.layers.len(), role: Role::Up, causal: false };
                 let projection = backend.load_projection(weights, projection, place)?;
                 Some(LayerInputs { projection, norm: backend.load_norm(weights, norm)? })
             }
@@ -130,7 +131,8 @@ impl<B: Backend> Decoder<B> {
         };
         let mut layers = Vec::new();
         for (index, layer) in spec.layers.iter().enumerate() {
-            let place = |role| Place { layer: index, layers: spec.layers.len(), role };
+            let causal = matches!(layer.attention.sees, Sees::Before | Sees::BeforeWithin(_));
+            let place = |role| Place { layer: index, layers: spec.layers.len(), role, causal };
             layers.push(Layer::load(&backend, weights, layer, place)?);
             loaded();
         }
@@ -149,6 +151,15 @@ impl<B: Backend> Decoder<B> {
 
     pub(crate) fn layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// What the products of any layer round.
+    pub(crate) fn rounding(&self) -> Rounding {
+        let of_layers = self.layers.iter().flat_map(Layer::projections);
+        let inputs = self.layer_inputs.iter().map(|inputs| &inputs.projection);
+        let head = self.mlm.iter().flat_map(|head| std::iter::once(&head.dense).chain(&head.decoder));
+        let all = of_layers.chain(inputs).chain(head);
+        all.map(|projection| self.backend.rounding(projection)).fold(Rounding::default(), Rounding::with)
     }
 
     /// Whether the mapped weights are still what was loaded. Cheap, and better than vectors of a mixture, or the signal
@@ -310,6 +321,12 @@ impl<B: Backend> MlpLayer<B> {
 }
 
 impl<B: Backend> Layer<B> {
+    fn projections(&self) -> impl Iterator<Item = &B::Projection> {
+        let Self { attention, mlp, input, .. } = self;
+        let always = [&attention.qkv, &attention.output, &mlp.up, &mlp.down];
+        always.into_iter().chain(input.iter().flat_map(|input| [&input.gate, &input.output]))
+    }
+
     fn load(
         b: &B,
         weights: &Weights<'_>,

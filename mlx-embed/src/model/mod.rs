@@ -9,6 +9,7 @@
 //! | `decoder` | the layers: loading them, and the one loop over them |
 //! | `cache` | keys and values that texts have in common |
 //! | `rope` | angles of rotary embeddings |
+//! | `rounding` | what a loaded model rounds |
 //! | `mlx`, `cpu`, `cuda` | the backends |
 
 mod backend;
@@ -18,6 +19,7 @@ mod cuda;
 mod decoder;
 mod mlx;
 mod rope;
+mod rounding;
 
 pub(crate) use backend::Backend;
 #[cfg(feature = "bench")]
@@ -33,3 +35,4 @@ pub(crate) use cuda::{Cuda, Form, form};
 pub(crate) use decoder::{AttentionLayer, InputLayer, LayerInputs, MlpLayer};
 pub(crate) use decoder::{Decoder, Rows};
 pub(crate) use mlx::Mlx;
+pub use rounding::Rounding;

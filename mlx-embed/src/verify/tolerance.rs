@@ -19,8 +19,8 @@ use super::Layer;
 /// | hidden states | `step` | where it comes from |
 /// | --- | --- | --- |
 /// | f32, nothing rounded: on the CPU, and of [`Precision::Exact`] on a GPU | 1e-6 | the order of additions in sums of some thousand terms: a few units in the last place, 6e-8 |
-/// | f32, products of [`Precision::Exact`] with 2 to 8 bits | 6e-5 | four products behind each other that each err by 3e-5, as 16 bits a group do |
-/// | the same of [`Precision::Fast`] | 1e-2 | 8 bits err 257 times as much, less where groups keep 16 |
+/// | f32, activations rounded to 16 bits ([`Rounding`](crate::Rounding)) | 6e-5 | four products behind each other that each err by 3e-5, as 16 bits a group do |
+/// | the same to 8 bits | 1e-2 | 8 bits err 257 times as much, less where groups keep 16 |
 /// | f32 or f16 on a GPU otherwise | 6e-4 | ten roundings to 10 bits of mantissa (f32 is multiplied through TF32), 3e-4 each at most |
 /// | bf16 | 5e-3 | ten roundings to 7 bits of mantissa, eight times as much |
 ///
@@ -56,9 +56,10 @@ const COARSE: f64 = 1e-4;
 impl Tolerance {
     /// The tolerance for what an embedder is made of and its hidden states' type.
     pub fn of(info: &Info, activation: Dtype) -> Self {
+        let rounded = info.rounding.activations;
         let (step, cosine, max_abs) = match (info.backend, activation, info.precision) {
-            (Backend::Cpu, Dtype::F32, Some(Precision::Exact)) if rounds(info) => (6e-5, 0.99999, 1e-3),
-            (Backend::Cpu, Dtype::F32, Some(Precision::Fast)) if rounds(info) => (1e-2, 0.999, 2.5e-2),
+            (Backend::Cpu, Dtype::F32, _) if rounded == Some(16) => (6e-5, 0.99999, 1e-3),
+            (Backend::Cpu, Dtype::F32, _) if rounded.is_some() => (1e-2, 0.999, 2.5e-2),
             (Backend::Cpu, Dtype::F32, _) | (_, Dtype::F32, Some(Precision::Exact)) => (1e-6, 0.999999, 1e-4),
             (_, Dtype::F32, _) => (6e-4, 0.99999, 4e-3),
             (_, Dtype::F16, _) => (6e-4, 0.9999, 1e-2),
@@ -86,12 +87,4 @@ impl Tolerance {
     pub fn error(&self, layer: Layer, layers: usize) -> f64 {
         AMPLIFIED * self.median_error(layer, layers)
     }
-}
-
-/// Whether any matrix of the layers is of a kind whose products round what they multiply.
-fn rounds(info: &Info) -> bool {
-    let rounded =
-        |storage: &String| ["affine", "mxfp4", "nvfp4"].iter().any(|kind| storage.starts_with(kind));
-    let of_layers = info.storage.iter().filter(|(kind, _)| *kind != "embed_tokens");
-    of_layers.flat_map(|(_, storages)| storages.keys()).any(rounded)
 }

@@ -51,7 +51,7 @@ impl Measurable for Cpu {
     const ROTATES_WITH_QKV: bool = false;
 
     fn arithmetic(&self, projection: Option<&Self::Projection>) -> Arithmetic {
-        match projection.and_then(|projection| projection.activation_bits()) {
+        match projection.and_then(|projection| self.rounding(projection).activations) {
             Some(16) => Arithmetic::Int16,
             Some(_) => Arithmetic::Int8,
             None => Arithmetic::F32,

@@ -6,7 +6,8 @@ use clap::Args;
 use mlx_embed::mlx::memory;
 use mlx_embed::verify::SAMPLES;
 use mlx_embed::{
-    Embedding, EndTokenSource, Error, Info, ModelConfig, Prompt, RerankerInfo, RopeScaling, TruncationSide,
+    Embedding, EndTokenSource, Error, Info, ModelConfig, Prompt, RerankerInfo, RopeScaling, Rounding,
+    TruncationSide,
 };
 use serde::Serialize;
 
@@ -160,6 +161,9 @@ impl Report {
         lines.add("device", info.backend.to_string());
         let precision = info.precision.map_or(String::new(), |precision| format!(", {precision}"));
         lines.add("kernels", format!("{}{precision}", info.kernels));
+        if info.precision.is_some() && info.backend == mlx_embed::mlx::Backend::Cpu {
+            lines.add("  rounds", rounds(info.rounding));
+        }
         if let Some(Comparison { texts, lowest_cosine, mean_cosine }) = &self.fast_against_exact {
             let value =
                 format!("cosine {lowest_cosine:.6} at least, {mean_cosine:.6} on average, {texts} texts");
@@ -316,6 +320,14 @@ fn sees(config: &ModelConfig) -> &'static str {
 }
 
 /// Which layers have a window, and of how many tokens.
+/// What products round.
+fn rounds(rounding: Rounding) -> String {
+    let bits = |what: &str, bits: Option<u32>| bits.map(|bits| format!("{what} to {bits} bits"));
+    let both = [bits("activations", rounding.activations), bits("dense weights", rounding.weights)];
+    let both: Vec<String> = both.into_iter().flatten().collect();
+    if both.is_empty() { "nothing".into() } else { both.join(", ") }
+}
+
 fn windows(layers: &[Option<usize>]) -> Option<String> {
     let window = layers.iter().flatten().next()?;
     let count = layers.iter().flatten().count();

@@ -159,9 +159,29 @@ fn fast_is_compared_with_exact() {
     };
     let quantised = lowest("qwen3-affine-4bit-g64");
     assert!(0.998 < quantised && quantised < 0.999_999_9, "{quantised}");
-    // Nothing of it is rounded.
-    assert!((lowest("qwen3-bf16") - 1.0).abs() < 1e-9);
+    // Its inputs are no multiple of 32, so nothing of it is rounded.
+    assert!((lowest("qwen2-odd-sizes-bf16") - 1.0).abs() < 1e-9);
     assert!(inspect("qwen3-affine-4bit-g64", &[])["fast_against_exact"].is_null());
     let text = run(on("inspect", "qwen3-affine-4bit-g64").args(["--precision", "fast"])).stdout;
     assert!(text.contains("fast against exact cosine 0.999"), "{text}");
+    assert!(text.contains("  rounds           activations to 8 bits\n"), "{text}");
+}
+
+#[test]
+fn what_is_rounded_is_told() {
+    let rounding = |case: &str, precision: &str, kernels: &str| {
+        let found = inspect(case, &["--precision", precision, "--kernels", kernels]);
+        let rounding = &found["rounding"];
+        [rounding["activations"].as_u64(), rounding["weights"].as_u64()]
+    };
+    assert_eq!(rounding("qwen3-affine-4bit-g64", "exact", "portable"), [Some(16), None]);
+    assert_eq!(rounding("qwen3-affine-4bit-g64", "fast", "portable"), [Some(8), None]);
+    assert_eq!(rounding("families/bert-f32", "exact", "portable"), [None, None]);
+    // Which has no instructions for that.
+    assert_eq!(rounding("families/bert-f32", "fast", "portable"), [None, None]);
+    assert_eq!(rounding("families/bert-f32", "fast", "mlx"), [None, None]);
+    for family in mlx_embed::kernel_families().into_iter().filter(|name| name.contains("vnni")) {
+        assert_eq!(rounding("families/bert-f32", "exact", family), [None, None]);
+        assert_eq!(rounding("families/bert-f32", "fast", family), [Some(8), Some(8)]);
+    }
 }

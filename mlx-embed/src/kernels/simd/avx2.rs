@@ -68,6 +68,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type P = [__m256i; 2];
 
     const PAIRS: bool = !VNNI;
+    const FOURS: bool = VNNI;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::F {

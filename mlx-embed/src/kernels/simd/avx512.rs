@@ -21,6 +21,7 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type P = __m512i;
 
     const PAIRS: bool = !VNNI;
+    const FOURS: bool = VNNI;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> __m512 {

@@ -35,6 +35,8 @@ pub(super) unsafe trait Simd: Copy + 'static {
 
     /// Whether sums of pairs are cheaper than those of four: where no instruction adds four products to a lane.
     const PAIRS: bool;
+    /// Whether an instruction adds four products of bytes to a lane, so that weights of 8 bits beat those of 32.
+    const FOURS: bool;
 
     unsafe fn load(from: *const f32) -> Self::F;
     unsafe fn store(to: *mut f32, x: Self::F);

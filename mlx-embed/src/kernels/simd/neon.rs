@@ -86,6 +86,7 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     type P = Self::I;
 
     const PAIRS: bool = false;
+    const FOURS: bool = DOT;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::F {

@@ -32,6 +32,7 @@ unsafe impl Simd for Portable {
     type P = Self::I;
 
     const PAIRS: bool = false;
+    const FOURS: bool = false;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [f32; 16] {

@@ -153,7 +153,7 @@ impl Draw {
 fn pack(matrices: Vec<Matrix>, inputs: usize, order: PackedOrder) -> Factor {
     let sources: Vec<Source<'_>> = matrices.iter().map(Matrix::source).collect();
     let pool = Pool::new(1).unwrap();
-    let packed = Packed::pack(&sources, inputs, order, &pool).unwrap();
+    let packed = Packed::pack(&sources, inputs, order, Fit::Exact, &pool).unwrap();
     let held = match packed {
         Some(packed) => Held::Packed(packed),
         None => Held::Dense(match &sources[..] {

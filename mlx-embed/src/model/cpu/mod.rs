@@ -23,6 +23,7 @@ use super::backend::{Backend, Operations, Place, Positions};
 use super::cache::LayerKvCache;
 use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlmHead, MlpLayer};
 use super::rope::Rope;
+use super::rounding::Rounding;
 pub use precision::Precision;
 use precision::SHORT_TEXT;
 pub(crate) use precision::{LEAST_CACHED, Rule};
@@ -132,7 +133,8 @@ impl Backend for Cpu {
         place: Place,
     ) -> Result<Projection, CheckpointError> {
         let rule = self.precision.rule(place);
-        Projection::load(&self.engine, weights, spec, place.role, rule)
+        let fit = self.precision.fit(place, &self.engine);
+        Projection::load(&self.engine, weights, spec, place.role, rule, fit)
     }
 
     fn load_norm(&self, weights: &Weights<'_>, spec: &NormSpec) -> Result<Norm, CheckpointError> {
@@ -152,6 +154,10 @@ impl Backend for Cpu {
         let packed =
             kernels::Dense::pack_one(&Source::Dense(Floats::F32(numbers)), inputs, self.engine.pool());
         packed.map_err(|error| MlxError::new("load_matrix", error.to_string()))
+    }
+
+    fn rounding(&self, projection: &Projection) -> Rounding {
+        projection.rounding()
     }
 
     fn packs(&self) -> bool {

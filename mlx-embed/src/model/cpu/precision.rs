@@ -2,25 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::Limbs;
+use crate::kernels::{Engine, Fit, Limbs};
 use crate::model::backend::{Place, Role};
 
 /// How closely this crate's kernels for the CPU follow a checkpoint computed in f32.
 ///
-/// Weights are used as the checkpoint has them. What is rounded are the numbers that enter a product with a matrix, a
-/// group of inputs at a time. Everything else is f32 in either case.
+/// What is rounded are the numbers that enter a product with a matrix, a group of inputs at a time, and with `fast` dense
+/// weights. Everything else is f32 in either case. [`Info::rounding`](crate::Info::rounding) says what was rounded.
 ///
 /// On an NVIDIA GPU it matters to f32 checkpoints alone: [`Precision::Exact`] multiplies in f32, [`Precision::Fast`] in TF32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Precision {
-    /// What is multiplied with weights of 2 to 8 bits is rounded to 16 bits: a product differs from the one in f32 by some
-    /// 3e-5 of its size. Beside f32, f16, bf16 and mxfp8 nothing is rounded.
+    /// Weights are the checkpoint's. What is multiplied with those of 2 to 8 bits is rounded to 16 bits: a product differs
+    /// from the one in f32 by some 3e-5 of its size. Beside f32, f16, bf16 and mxfp8 nothing is rounded.
     #[default]
     Exact,
     /// To 8 bits, and to 16 where a group stands out of its row: nearly twice as fast. Vectors differ from the exact
     /// ones by what `tools/smollm2` measures for a trained model.
+    ///
+    /// Where the processor adds products of bytes (AVX-512 VNNI, AVX-VNNI, NEON's dot products), weights of f32, f16, bf16
+    /// and mxfp8 are rounded to 8 bits at load, 64 or 32 inputs at a time: a bit more than a byte of memory each. Those of
+    /// causal attention are not, nor those of matrices whose inputs are no multiple of 32.
     Fast,
 }
 
@@ -57,7 +61,7 @@ pub(crate) enum Rule {
 }
 
 impl Precision {
-    pub(super) fn rule(self, Place { layer, layers, role }: Place) -> Rule {
+    pub(super) fn rule(self, Place { layer, layers, role, .. }: Place) -> Rule {
         match self {
             // One step finer than the rest: at 16 bits they alone take a deep layer's scores beyond what is promised.
             Self::Exact if role == Role::SharpQkv => Rule::Whole,
@@ -65,6 +69,30 @@ impl Precision {
             Self::Exact => Rule::All,
             Self::Fast if 5 * layer < 2 * layers => Rule::Early,
             Self::Fast => Rule::Late,
+        }
+    }
+
+    /// Which matrices become whole numbers; `None` where no product rounds.
+    ///
+    /// Attention's own stay as they are where a mask is causal: early tokens see few keys then, and an error of one is
+    /// averaged with few others.
+    pub(super) fn fit(self, Place { role, causal, .. }: Place, engine: &Engine) -> Option<Fit> {
+        match (self, role) {
+            (Self::Exact, Role::SharpQkv) => None,
+            (Self::Exact, _) | (Self::Fast, Role::SharpQkv) => Some(Fit::Exact),
+            (Self::Fast, Role::Qkv | Role::Output) if causal => Some(Fit::Exact),
+            (Self::Fast, _) => Some(if engine.bytes_pay() { Fit::Nearest } else { Fit::Exact }),
+        }
+    }
+}
+
+impl Rule {
+    /// Bits that most activations have beside matrices of whole numbers.
+    pub(super) fn bits(self) -> u32 {
+        match self {
+            Self::Whole => 32,
+            Self::All => 16,
+            Self::Early | Self::Late => 8,
         }
     }
 }

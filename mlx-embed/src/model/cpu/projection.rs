@@ -4,8 +4,9 @@ use std::io;
 
 use crate::checkpoint::spec::ProjectionSpec;
 use crate::checkpoint::{CheckpointError, Matrix, Weights};
-use crate::kernels::{self, Dense, Engine, Output, Packed, PackedOrder, Part, Pool, Source};
+use crate::kernels::{self, Dense, Engine, Fit, Output, Packed, PackedOrder, Part, Pool, Source};
 use crate::model::backend::Role;
+use crate::model::rounding::Rounding;
 
 use super::weights::{Norm, source};
 use super::{Pass, Rule};
@@ -32,24 +33,24 @@ enum OwnWeights {
 }
 
 impl OwnWeights {
-    /// Packs matrices as one, if they go together. By [`Rule::Whole`] no product rounds, and so none is of integers.
+    /// Packs matrices as one, if they go together. Without `fit` no product is of integers.
     fn pack(
         sources: &[Source<'_>],
         inputs: usize,
         order: PackedOrder,
-        rule: Rule,
+        fit: Option<Fit>,
         pool: &Pool,
     ) -> io::Result<Option<Self>> {
-        if rule != Rule::Whole
-            && let Some(packed) = Packed::pack(sources, inputs, order, pool)?
+        if let Some(fit) = fit
+            && let Some(packed) = Packed::pack(sources, inputs, order, fit, pool)?
         {
             return Ok(Some(Self::Packed(packed)));
         }
         Ok(Dense::pack(sources, inputs, order, pool)?.map(Self::Dense))
     }
 
-    fn pack_one(matrix: Source<'_>, inputs: usize, rule: Rule, pool: &Pool) -> io::Result<Self> {
-        match Self::pack(&[matrix], inputs, PackedOrder::Stacked, rule, pool)? {
+    fn pack_one(matrix: Source<'_>, inputs: usize, fit: Option<Fit>, pool: &Pool) -> io::Result<Self> {
+        match Self::pack(&[matrix], inputs, PackedOrder::Stacked, fit, pool)? {
             Some(packed) => Ok(packed),
             None => Ok(Self::Dense(Dense::pack_one(&matrix, inputs, pool)?)),
         }
@@ -74,6 +75,7 @@ impl Projection {
         spec: &ProjectionSpec,
         role: Role,
         rule: Rule,
+        fit: Option<Fit>,
     ) -> Result<Self, CheckpointError> {
         let order = if role == Role::GateUp { PackedOrder::Interleaved } else { PackedOrder::Stacked };
         let mut matrices = Vec::new();
@@ -90,7 +92,7 @@ impl Projection {
             None
         } else {
             let sources: Vec<_> = matrices.iter().map(source).collect();
-            OwnWeights::pack(&sources, inputs, order, rule, pool).map_err(memory_error)?
+            OwnWeights::pack(&sources, inputs, order, fit, pool).map_err(memory_error)?
         };
         let mut parts = Vec::new();
         if let Some(packed) = together {
@@ -106,7 +108,7 @@ impl Projection {
             // Matrices of several kinds stay apart.
             for (matrix, bias) in matrices.into_iter().zip(biases) {
                 let weights =
-                    OwnWeights::pack_one(source(&matrix), inputs, rule, pool).map_err(memory_error)?;
+                    OwnWeights::pack_one(source(&matrix), inputs, fit, pool).map_err(memory_error)?;
                 matrix.release();
                 parts.push(OwnPart { weights, bias });
             }
@@ -142,14 +144,14 @@ impl Projection {
         }
     }
 
-    /// Bits that its products multiply activations with, or `None` where that is f32.
-    #[cfg(feature = "bench")]
-    pub(crate) fn activation_bits(&self) -> Option<u32> {
-        let packed = self.parts.iter().all(|part| matches!(part.weights, OwnWeights::Packed(_)));
-        match self.rule {
-            _ if !packed => None,
-            Rule::Whole | Rule::All => Some(16),
-            Rule::Early | Rule::Late => Some(8),
-        }
+    /// What its products round.
+    pub(super) fn rounding(&self) -> Rounding {
+        let of_part = |part: &OwnPart| match &part.weights {
+            OwnWeights::Packed(packed) => {
+                Rounding { activations: Some(self.rule.bits()), weights: packed.is_rounded().then_some(8) }
+            }
+            OwnWeights::Dense(_) => Rounding::default(),
+        };
+        self.parts.iter().map(of_part).fold(Rounding::default(), Rounding::with)
     }
 }
