@@ -245,8 +245,10 @@ impl Engine {
         let spans =
             Spans::new(texts.iter().map(|text| tiles(text).count().div_ceil(TASK_TILES) * heads.heads));
         self.pool.run(spans.count(), &|task| {
-            // From the end: under a causal mask later queries see more keys, and long tasks should not be left for last.
-            let (text, part) = spans.find(spans.count() - 1 - task);
+            // Under a causal mask from the end: later queries see more keys, and long tasks should not be left for last.
+            // Elsewhere on the thread that prepared the queries.
+            let from_end = span.after == 0;
+            let (text, part) = spans.find(if from_end { spans.count() - 1 - task } else { task });
             let text = texts[text];
             let tiles = tiles(&text);
             let (span, head) = (part / heads.heads, part % heads.heads);

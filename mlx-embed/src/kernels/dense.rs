@@ -3,7 +3,6 @@
 //! Outputs go in pairs of panels of sixteen: for each input the pair's 32 numbers, side by side.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::f16;
 
@@ -160,26 +159,19 @@ impl Engine {
         let chunks = tiles.count().div_ceil(chunk);
         let chunk = tiles.count().div_ceil(chunks);
         let tasks = dense.pairs * chunks;
-        let next = AtomicUsize::new(0);
-        self.pool.run(self.pool.threads(), &|_| {
+        self.pool.run(tasks, &|task| {
             let mut out = Products([0.0; MAX_ROWS * PAIR]);
-            loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
-                    return;
-                }
-                let (first, pair) = (task / dense.pairs * chunk, task % dense.pairs);
-                for index in first..tiles.count().min(first + chunk) {
-                    let tile = tiles.get(index);
-                    sink.prefetch(tile, pair);
-                    // SAFETY: the family was detected; rows and pair have as many inputs; the sink's tiles and pair
-                    // are this task's.
-                    unsafe {
-                        let function = self.family.tiles[tile.rows - 1].dense[dense.number as usize];
-                        let rows = laid.x.add(tile.first * laid.stride());
-                        function(rows, dense.pair(pair), dense.inputs, out.0.as_mut_ptr());
-                        (self.family.emit)(&sink, tile, pair, &out);
-                    }
+            let (first, pair) = (task / dense.pairs * chunk, task % dense.pairs);
+            for index in first..tiles.count().min(first + chunk) {
+                let tile = tiles.get(index);
+                sink.prefetch(tile, pair);
+                // SAFETY: the family was detected; rows and pair have as many inputs; the sink's tiles and pair are this
+                // task's.
+                unsafe {
+                    let function = self.family.tiles[tile.rows - 1].dense[dense.number as usize];
+                    let rows = laid.x.add(tile.first * laid.stride());
+                    function(rows, dense.pair(pair), dense.inputs, out.0.as_mut_ptr());
+                    (self.family.emit)(&sink, tile, pair, &out);
                 }
             }
         });

@@ -2,7 +2,6 @@
 //! its way to memory.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::buffer::Scratch;
 use super::dense::Dense;
@@ -262,9 +261,11 @@ impl Engine {
         };
         // A single tile reads its weights once.
         let block = if chunk == 1 { groups } else { (BLOCK_INPUTS / layout.group_size).min(groups) };
-        let work = |task: usize, upcoming: Option<usize>| {
+        let tasks = layout.pairs * chunks;
+        let work = |task: usize| {
             let (chunk_index, pair_index) = (task / layout.pairs, task % layout.pairs);
-            let upcoming = upcoming.map(|task| packed.pair(task % layout.pairs));
+            // Threads do neighbouring tasks, so this one is likely to be next, and its weights are asked for.
+            let upcoming = (task + 1 < tasks).then(|| packed.pair((task + 1) % layout.pairs));
             let tile_range = chunk_index * chunk..tiles.count().min((chunk_index + 1) * chunk);
             SCRATCH.with_borrow_mut(|[values, scales, low, products]| {
                 let products = products.bytes(chunk * size_of::<Products>()).cast::<Products>();
@@ -340,17 +341,7 @@ impl Engine {
                 }
             });
         };
-        // Each thread claims its next task before it does the one it has, and so knows which weights to ask for.
-        let tasks = layout.pairs * chunks;
-        let next = AtomicUsize::new(0);
-        let claim = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < tasks);
-        self.pool.run(self.pool.threads(), &|_| {
-            let mut claimed = claim();
-            while let Some(task) = claimed {
-                claimed = claim();
-                work(task, claimed);
-            }
-        });
+        self.pool.run(tasks, &work);
     }
 
     /// Products of the low limbs of groups in which only some rows have them.

@@ -56,11 +56,32 @@ struct Shared {
     state: AtomicU64,
     /// What to run, valid while helpers are at work or the state is open.
     job: Mutex<Option<Job>>,
-    next: AtomicUsize,
+    /// Of each thread, the caller's first.
+    shares: Vec<Share>,
     stop: AtomicBool,
     sleeping: Vec<AtomicBool>,
     placements: Vec<Placement>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// The tasks of a job that one thread does, unless others come to help: neighbours, since they often write neighbouring
+/// memory, and the same ones of the next job often read it. In a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Share {
+    next: AtomicUsize,
+    end: AtomicUsize,
+}
+
+impl Share {
+    fn claim(&self) -> Option<usize> {
+        let end = self.end.load(Ordering::Relaxed);
+        // Read before it is written: a line that only one thread writes stays with it.
+        if self.next.load(Ordering::Relaxed) >= end {
+            return None;
+        }
+        Some(self.next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < end)
+    }
 }
 
 const OPEN: u64 = 1 << 31;
@@ -71,7 +92,6 @@ const EPOCH: u64 = 1 << 32;
 #[derive(Clone, Copy)]
 struct Job {
     work: *const (dyn Fn(usize) + Sync),
-    tasks: usize,
 }
 
 // SAFETY: `work` points to a `Sync` function that `Pool::run` keeps alive until no helper is at work.
@@ -85,7 +105,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: Mutex::new(None),
-            next: AtomicUsize::new(0),
+            shares: (0..=count).map(|_| Share::default()).collect(),
             stop: AtomicBool::new(false),
             sleeping: (0..count).map(|_| AtomicBool::new(false)).collect(),
             placements: (0..count).map(|_| Placement::new()).collect(),
@@ -107,8 +127,8 @@ impl Pool {
         self.helpers.len() + 1
     }
 
-    /// Calls `work` with every number below `tasks`, each once, spread over the threads, and returns when all are
-    /// done.
+    /// Calls `work` with every number below `tasks`, each once, and returns when all are done. Neighbours go to the same
+    /// thread, while it keeps up with the others.
     ///
     /// # Panics
     /// With a task's own panic, after all threads have let go of `work`.
@@ -123,8 +143,13 @@ impl Pool {
         // work; below, this function closes it and waits for the count to be zero before it returns, on every path.
         let work_erased: *const (dyn Fn(usize) + Sync + 'static) =
             unsafe { std::mem::transmute(work as *const (dyn Fn(usize) + Sync)) };
-        *lock(&shared.job) = Some(Job { work: work_erased, tasks });
-        shared.next.store(0, Ordering::Relaxed);
+        *lock(&shared.job) = Some(Job { work: work_erased });
+        let threads = shared.shares.len().min(tasks);
+        for (index, share) in shared.shares.iter().enumerate() {
+            let first = |index: usize| index.min(threads) * tasks / threads;
+            share.next.store(first(index), Ordering::Relaxed);
+            share.end.store(first(index + 1), Ordering::Relaxed);
+        }
         let epoch = shared.state.load(Ordering::Relaxed) & !(EPOCH - 1);
         shared.state.store(epoch.wrapping_add(EPOCH) | OPEN, Ordering::SeqCst);
         // On a machine of many cores, waking more threads than there are tasks would cost more than small tasks do.
@@ -134,7 +159,7 @@ impl Pool {
                 thread.unpark();
             }
         }
-        let own = panic::catch_unwind(AssertUnwindSafe(|| shared.claim(work, tasks)));
+        let own = panic::catch_unwind(AssertUnwindSafe(|| shared.work(0, work)));
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut looks = 0_u32;
         while shared.state.load(Ordering::Acquire) & AT_WORK != 0 {
@@ -151,13 +176,13 @@ impl Pool {
 }
 
 impl Shared {
-    fn claim(&self, work: &(dyn Fn(usize) + Sync), tasks: usize) {
-        loop {
-            let task = self.next.fetch_add(1, Ordering::Relaxed);
-            if task >= tasks {
-                return;
+    /// Does the tasks of thread `own`, then what others have not begun.
+    fn work(&self, own: usize, work: &(dyn Fn(usize) + Sync)) {
+        let threads = self.shares.len();
+        for index in own..own + threads {
+            while let Some(task) = self.shares[index % threads].claim() {
+                work(task);
             }
-            work(task);
         }
     }
 
@@ -174,13 +199,13 @@ impl Shared {
                 continue;
             }
             let job = *lock(&self.job);
-            if let Some(Job { work, tasks }) = job {
+            if let Some(Job { work }) = job {
                 // SAFETY: this thread is counted as at work, so `Pool::run` keeps the function alive.
                 let work = unsafe { &*work };
-                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| self.claim(work, tasks))) {
+                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| self.work(index + 1, work))) {
                     lock(&self.panic).get_or_insert(payload);
                     // Nobody needs the rest of a job that fails.
-                    self.next.store(tasks, Ordering::Relaxed);
+                    self.shares.iter().for_each(|share| share.end.store(0, Ordering::Relaxed));
                 }
             }
             self.state.fetch_sub(1, Ordering::AcqRel);
@@ -261,6 +286,22 @@ mod tests {
                 });
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} {tasks}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_thread_does_not_get_to_is_done_by_others() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..20 {
+            let done = AtomicUsize::new(0);
+            pool.run(8, &|task| {
+                // The first of a thread's tasks ends last.
+                while task == 0 && done.load(Ordering::Acquire) < 7 {
+                    thread::yield_now();
+                }
+                done.fetch_add(1, Ordering::Release);
+            });
+            assert_eq!(done.into_inner(), 8);
         }
     }
 

@@ -355,7 +355,13 @@ pub(super) unsafe fn dense_tile<S: Simd, const M: usize, T: Number>(
     let mut sums = [[S::splat(0.0); 2]; M];
     for first in (0..inputs).step_by(LANES) {
         let count = LANES.min(inputs - first);
-        float_tile::<S, M, 1, LANES, T>(a.add(first * M), b.add(first * PAIR), PAIR, count, &mut sums);
+        let (a, b) = (a.add(first * M), b.add(first * PAIR));
+        if count == LANES {
+            // A number of steps that the compiler knows.
+            float_tile::<S, M, 1, LANES, T>(a, b, PAIR, LANES, &mut sums);
+        } else {
+            float_tile::<S, M, 1, LANES, T>(a, b, PAIR, count, &mut sums);
+        }
     }
     for m in 0..M {
         S::store(out.add(PAIR * m), sums[m][0]);
