@@ -73,10 +73,12 @@ fn ways() -> Vec<LoadOptions> {
 }
 
 /// Cases of families that need what this crate doesn't compute, and what its error names.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 14] = [
     ("late-interaction-bert", "modules.json"),
     ("late-interaction-bert-attended", "modules.json"),
+    ("late-interaction-colbert", "architectures"),
     ("late-interaction-modernbert", "modules.json"),
+    ("late-interaction-modernbert-expanded", "modules.json"),
     ("reranker-bert-affine-4bit-g64", "architectures"),
     ("reranker-bert-identity", "architectures"),
     ("reranker-bert-sigmoid", "architectures"),
@@ -84,6 +86,8 @@ const REFUSED: [(&str, &str); 10] = [
     ("reranker-modernbert-mean", "architectures"),
     ("reranker-xlm-roberta", "architectures"),
     ("splade-bert", "modules.json"),
+    ("splade-modernbert", "modules.json"),
+    ("splade-xlm-roberta", "modules.json"),
 ];
 
 /// Cases that are made for something else, of which nothing in their files tells. Their weights give vectors of texts, too,

@@ -5,13 +5,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mlx_embed::verify::Golden;
 use mlx_embed::{
     EmbedOptions, Embedder, Info, LoadOptions, PoolingMode, Precision, SparseEmbedder, SparseVector,
 };
 use mlx_embed_tests::golden;
+use mlx_embed_tests::scratch::Scratch;
 use safetensors::SafeTensors;
 
-const DENSE: [&str; 2] = ["splade-bert", "splade-bert-without-modules"];
+const DENSE: [&str; 4] =
+    ["splade-bert", "splade-bert-without-modules", "splade-modernbert", "splade-xlm-roberta"];
 const QUANTISED: &str = "splade-bert-affine-4bit-g64";
 
 fn folder(case: &str) -> PathBuf {
@@ -100,6 +103,29 @@ fn weights_are_the_references() {
 }
 
 #[test]
+fn verification_passes_and_finds_a_head_that_is_off() {
+    for case in DENSE.into_iter().chain([QUANTISED]) {
+        for kernels in [mlx_embed::kernel_families()[0], "mlx"] {
+            let options =
+                LoadOptions { kernels: Some(kernels.into()), max_tokens: None, ..golden::load_options() };
+            let embedder = SparseEmbedder::load_with(folder(case), options).unwrap();
+            let golden = embedder.golden().unwrap().unwrap();
+            let found = embedder.verify(Some(&golden)).unwrap();
+            assert!(found.passed, "{case} on {kernels}: {}", found.failures.join("; "));
+            assert!(found.against.unwrap().vectors.is_some(), "{case}");
+        }
+    }
+    let golden = Golden::open(folder("splade-bert").join("golden.safetensors")).unwrap();
+    let copy = Scratch::of("families/splade-bert");
+    let dense = "cls.predictions.transform.dense.weight";
+    copy.edit_tensor("model.safetensors", dense, |bytes| bytes[..1024].fill(0));
+    let options = LoadOptions { max_tokens: None, ..golden::load_options() };
+    let embedder = SparseEmbedder::load_with(copy.path(), options).unwrap();
+    let found = embedder.verify(Some(&golden)).unwrap();
+    assert!(found.first_divergent_layer.is_none() && !found.passed, "{:?}", found.failures);
+}
+
+#[test]
 fn a_texts_weights_have_the_same_bits_in_any_company() {
     for case in ["splade-bert", QUANTISED] {
         for options in ways().into_iter().filter(|options| options.kernels.as_deref() != Some("mlx")) {
@@ -151,7 +177,7 @@ fn what_is_no_sparse_encoder_is_refused_and_told_what_to_load_it_with() {
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     };
     // A plain embedder, with modules.json and without.
-    says(refusal(&folder("bge-m3-pickled-heads")), &["modules.json", "`type`", "Embedder"]);
+    says(refusal(&folder("modules-layer-norm")), &["modules.json", "`type`", "Embedder"]);
     let plain = |config: &str| config.replace("BertForMaskedLM", "BertModel");
     let copy = changed("splade-bert-without-modules", "config.json", plain);
     says(refusal(copy.path()), &["config.json", "`architectures`", "Embedder"]);

@@ -12,9 +12,27 @@ const FREE_PADDING: usize = 128;
 /// token through queue and caches, where nothing else has to know of types.
 const SECOND_PART: u32 = 1 << 31;
 
+/// The same for a token that others don't see: it is no key of attention, not even its own.
+const UNSEEN: u32 = 1 << 30;
+
 /// Marks tokens as those of a pair's second part.
 pub(crate) fn mark_second_part(tokens: &mut [u32]) {
     tokens.iter_mut().for_each(|token| *token |= SECOND_PART);
+}
+
+/// Marks tokens as ones that none sees. They are the last ones of their text, and not all of it.
+pub(crate) fn mark_unseen(tokens: &mut [u32]) {
+    tokens.iter_mut().for_each(|token| *token |= UNSEEN);
+}
+
+/// The mark of token `at` with another token's id.
+pub(crate) fn with_id(at: u32, other: u32) -> u32 {
+    at & !id(u32::MAX) | id(other)
+}
+
+/// A token's id without its marks.
+pub(crate) fn id(token: u32) -> u32 {
+    token & !(SECOND_PART | UNSEEN)
 }
 
 /// How texts may share a batch.
@@ -107,21 +125,32 @@ pub(crate) struct Batch {
     pub(crate) shape: [i32; 2],
     /// Tokens of each text.
     pub(crate) lengths: Arc<[usize]>,
+    /// Of each text how many tokens others see, the first ones: mostly all.
+    pub(crate) seen: Arc<[usize]>,
     /// Where in `ids` each text starts.
     pub(crate) starts: Vec<usize>,
 }
 
-/// Takes the types off tokens.
-fn types(tokens: &mut [u32]) -> Option<Vec<u32>> {
-    if tokens.iter().all(|token| token & SECOND_PART == 0) {
-        return None;
-    }
-    let types = tokens.iter().map(|token| u32::from(token & SECOND_PART != 0)).collect();
-    tokens.iter_mut().for_each(|token| *token &= !SECOND_PART);
-    Some(types)
-}
-
 impl Batch {
+    /// Takes the marks off tokens.
+    fn unmarked(mut ids: Vec<u32>, shape: [i32; 2], lengths: Arc<[usize]>, starts: Vec<usize>) -> Self {
+        let marks = ids.iter().fold(0, |marks, token| marks | token) & !id(u32::MAX);
+        let seen = if marks & UNSEEN == 0 {
+            Arc::clone(&lengths)
+        } else {
+            let of_text = |(&start, &length): (&usize, &usize)| {
+                ids[start..start + length].iter().take_while(|&token| token & UNSEEN == 0).count()
+            };
+            starts.iter().zip(lengths.iter()).map(of_text).collect()
+        };
+        let types = (marks & SECOND_PART != 0)
+            .then(|| ids.iter().map(|token| u32::from(token & SECOND_PART != 0)).collect());
+        if marks != 0 {
+            ids.iter_mut().for_each(|token| *token = id(*token));
+        }
+        Self { ids, types, shape, lengths, seen, starts }
+    }
+
     /// Texts as rows, padded on the right with id 0.
     pub(crate) fn padded(texts: &[&[u32]]) -> Self {
         let length = texts.iter().map(|text| text.len()).max().unwrap_or(0);
@@ -130,29 +159,23 @@ impl Batch {
             ids.extend_from_slice(text);
             ids.resize(ids.len() + length - text.len(), 0);
         }
-        Self {
-            types: types(&mut ids),
+        Self::unmarked(
             ids,
-            shape: [texts.len() as i32, length as i32],
-            lengths: texts.iter().map(|text| text.len()).collect(),
-            starts: (0..texts.len()).map(|text| text * length).collect(),
-        }
+            [texts.len() as i32, length as i32],
+            texts.iter().map(|text| text.len()).collect(),
+            (0..texts.len()).map(|text| text * length).collect(),
+        )
     }
 
     /// Texts packed one after the other.
     pub(crate) fn packed(texts: &[&[u32]]) -> Self {
-        let mut ids = texts.concat();
+        let ids = texts.concat();
         let starts = texts.iter().scan(0, |next, text| {
             *next += text.len();
             Some(*next - text.len())
         });
-        Self {
-            shape: [1, ids.len() as i32],
-            lengths: texts.iter().map(|text| text.len()).collect(),
-            starts: starts.collect(),
-            types: types(&mut ids),
-            ids,
-        }
+        let (shape, starts) = ([1, ids.len() as i32], starts.collect());
+        Self::unmarked(ids, shape, texts.iter().map(|text| text.len()).collect(), starts)
     }
 }
 
@@ -293,6 +316,19 @@ mod tests {
             (&[1, 2, 3, 4, 5][..], Some(&[0, 0, 0, 1, 1, 0, 0, 0, 0, 0][..]))
         );
         assert_eq!(Batch::packed(&[&[1, 2]]).types, None);
+    }
+
+    #[test]
+    fn tokens_that_none_sees_are_counted_and_have_their_ids() {
+        let mut unseen = [4, 4];
+        mark_unseen(&mut unseen);
+        let filled = [&[1, 2], &unseen[..]].concat();
+        for batch in [Batch::packed(&[&[7, 8, 9], &filled]), Batch::padded(&[&[7, 8, 9], &filled])] {
+            assert_eq!((&batch.lengths[..], &batch.seen[..]), (&[3, 4][..], &[3, 2][..]));
+            let start = batch.starts[1];
+            assert_eq!((&batch.ids[start..], batch.types), (&[1, 2, 4, 4][..], None));
+        }
+        assert_eq!(Batch::packed(&[&[1, 2]]).seen[..], [2]);
     }
 
     #[test]

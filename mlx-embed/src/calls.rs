@@ -71,8 +71,22 @@ impl Shared {
         R: Reply,
     {
         // As many as a lane's threshold does not know: more than a query.
-        let plan = self.plan(options, usize::MAX, false);
-        EmbedIter::new(Windows::new(self, texts.into_iter(), plan, Patience::PerWindow(options.timeout)))
+        self.iter(texts, self.plan(options, usize::MAX, false), options.timeout)
+    }
+
+    /// A stream of texts by a plan.
+    pub(crate) fn iter<T, I, R>(
+        self: &Arc<Self>,
+        texts: I,
+        plan: Result<Plan, Error>,
+        timeout: Option<Duration>,
+    ) -> EmbedIter<I::IntoIter, R>
+    where
+        T: AsRef<str>,
+        I: IntoIterator<Item = T>,
+        R: Reply,
+    {
+        EmbedIter::new(Windows::new(self, texts.into_iter(), plan, Patience::PerWindow(timeout)))
     }
 
     /// Texts that nobody waits for on this thread.
@@ -115,12 +129,18 @@ impl Shared {
     /// The token ids that the model sees for a text.
     pub(crate) fn token_ids(&self, text: &str, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
         let prompt = self.prompts.resolve(&options.prompt)?;
-        let (bytes, max_bytes) = (prompt.len().saturating_add(text.len()), self.max_text_bytes);
-        if bytes > max_bytes {
-            return Err(Error::Input { index: 0, source: InputError::TooManyBytes { bytes, max_bytes } });
-        }
+        self.check_bytes(prompt, text)?;
         let tokens = self.text.encode(prompt, text, self.info.max_tokens);
         tokens.map(|tokens| tokens.ids).map_err(|source| Error::Input { index: 0, source })
+    }
+
+    /// Refuses a text with more bytes than one may have.
+    pub(crate) fn check_bytes(&self, prompt: &str, text: &str) -> Result<(), Error> {
+        let (bytes, max_bytes) = (prompt.len().saturating_add(text.len()), self.max_text_bytes);
+        if bytes <= max_bytes {
+            return Ok(());
+        }
+        Err(Error::Input { index: 0, source: InputError::TooManyBytes { bytes, max_bytes } })
     }
 
     /// The SHA-256 of each weights file, by name.

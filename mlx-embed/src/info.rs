@@ -53,6 +53,26 @@ pub struct RerankerInfo {
     pub activation: DenseActivation,
 }
 
+/// How a [`MultiVectorEmbedder`](crate::MultiVectorEmbedder) reads queries and documents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LateInteractionInfo {
+    /// The token behind a query's first one.
+    pub query_marker: Option<String>,
+    /// The token behind a document's first one.
+    pub document_marker: Option<String>,
+    /// Most tokens of a query, its marker among them.
+    pub query_tokens: usize,
+    /// Most tokens of a document, its marker among them.
+    pub document_tokens: usize,
+    /// Whether queries are filled up to [`LateInteractionInfo::query_tokens`] with mask tokens, which have vectors too.
+    pub expands_queries: bool,
+    /// Whether tokens attend to these mask tokens.
+    pub attends_to_expansion: bool,
+    /// How many tokens of the vocabulary get no vector in a document.
+    pub skipped_tokens: usize,
+}
+
 /// What an [`Embedder`](crate::Embedder) or a [`Reranker`](crate::Reranker) is made of.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -79,6 +99,8 @@ pub struct Info {
     /// Of a [`Reranker`](crate::Reranker), how pairs become scores; its pooling and what stands behind that are its
     /// head's. `None` for an embedder.
     pub reranker: Option<RerankerInfo>,
+    /// Of a [`MultiVectorEmbedder`](crate::MultiVectorEmbedder), how queries and documents are read.
+    pub late_interaction: Option<LateInteractionInfo>,
     /// Whether vectors are scaled to length 1 unless a call says otherwise.
     pub normalize: bool,
     /// Pooling, prompts and limits of the sentence-transformers files.
@@ -175,6 +197,10 @@ pub(crate) fn decided_by(
         all.insert("pooling", field(&["architectures", "classifier_pooling"], &family));
         all.insert("end_token", "the form of a pair".into());
         all.remove("normalize");
+    }
+    if info.late_interaction.is_some() {
+        all.insert("normalize", "late interaction, whose vectors have length 1".into());
+        all.remove("pooling");
     }
     all
 }

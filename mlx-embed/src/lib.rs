@@ -27,6 +27,7 @@
 //! | [`Embedder`] | text in, vectors out; `Clone + Send + Sync` |
 //! | [`Reranker`] | a query and documents in, scores out; the same engine |
 //! | [`SparseEmbedder`] | text in, weights of the vocabulary's tokens out: SPLADE |
+//! | [`MultiVectorEmbedder`] | text in, a vector a token out: late interaction, ColBERT |
 //! | [`verify`] | whether a checkpoint computes here what it computes elsewhere, layer by layer |
 //! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
 //! | [`json`] | JSON as Python writes it |
@@ -52,6 +53,7 @@ mod loading;
 pub mod mlx;
 mod model;
 mod modules;
+mod multi_vector;
 mod options;
 mod panics;
 mod pooling;
@@ -73,10 +75,11 @@ pub use checkpoint::{
 pub use embedder::{Embedder, Shutdown};
 pub use engine::State;
 pub use error::{Error, InputError};
-pub use info::{EndTokenInfo, Info, RerankerInfo, Source};
+pub use info::{EndTokenInfo, Info, LateInteractionInfo, RerankerInfo, Source};
 pub use loading::{LoadProgress, Loading};
 pub use mlx::CompiledKernels;
 pub use model::{MatmulPolicy, Precision, Rounding};
+pub use multi_vector::{MultiVectorEmbedder, Role, TokenVectors};
 pub use options::{EmbedOptions, Embedding, Lane, LoadOptions, Ranked, RerankOptions, WhenFull};
 pub use pooling::{Pooling, PoolingError, PoolingMode};
 pub use request::Pending;

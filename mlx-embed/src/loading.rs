@@ -1,5 +1,6 @@
 //! From a checkpoint and options to a running model.
 
+mod late;
 mod rerankers;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use crate::batch::Sharing;
 use crate::checkpoint::spec::PositionsSpec;
-use crate::checkpoint::{Checkpoint, CheckpointError, Doubt, ModelConfig, RopeScaling};
+use crate::checkpoint::{Checkpoint, CheckpointError, Doubt, ModelConfig, Purpose, RopeScaling, SideSpec};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
 use crate::engine::{EngineOptions, Meters, Ticket, VectorCache};
@@ -153,20 +154,25 @@ pub(crate) fn load(
         },
     )?;
     let weights = checkpoint.open_weights();
-    let sparse = checkpoint.spec().mlm.is_some();
-    if sparse && options.pooling.is_some() {
-        return Err(Error::Option {
-            option: "pooling",
-            reason: "is given, but sparse vectors have a pooling of their own; leave it out".into(),
-        });
-    }
+    let purpose = checkpoint.purpose();
+    let weighs_tokens = purpose == Purpose::Sparse && checkpoint.spec().mlm.is_none();
+    refuse_pooling(purpose, options)?;
     let (pooling, pooling_source) = pooling(&checkpoint, options)?;
     check_threads(options.threads)?;
     let backend = options.device.backend()?;
     let gpu = runner::gpu(backend, options.gpu)?;
     let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref(), options.precision)?;
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
-    let (max_tokens, max_tokens_source) = max_tokens(&checkpoint, &tokenizer, options.max_tokens)?;
+    let (mut max_tokens, mut max_tokens_source) = max_tokens(&checkpoint, &tokenizer, options.max_tokens)?;
+    let late = checkpoint.late().cloned();
+    let longest = late.as_ref().map(|late| late::longest(late, &checkpoint, max_tokens, options.max_tokens));
+    if let (Some(late), Some([query, document])) = (&late, longest) {
+        let SideSpec { file, longest_field, .. } = late.document;
+        if options.max_tokens.is_none() && late.document.longest.is_some() {
+            max_tokens_source = format!("{file} ({longest_field})");
+        }
+        max_tokens = query.max(document);
+    }
     refuse_longer_than_factors(&config, max_tokens, &place)?;
     let scoring = checkpoint.scoring().cloned();
     let reads_last_token = pooling.takes_last_token() && scoring.is_none();
@@ -208,12 +214,17 @@ pub(crate) fn load(
         storage: checkpoint.storage_by_kind()?,
         pooling,
         pooling_source,
-        embedding_size: match &checkpoint.spec().mlm {
-            Some(mlm) => mlm.vocabulary,
-            None => checkpoint.embedding_size(pooling)?,
+        embedding_size: match (&checkpoint.spec().mlm, &late) {
+            (Some(mlm), _) => mlm.vocabulary,
+            (None, _) if weighs_tokens => config.vocab_size.unsigned_abs() as usize,
+            (None, Some(_)) => {
+                checkpoint.width_behind(checkpoint.spec().hidden, "they are the tokens' states")?
+            }
+            (None, None) => checkpoint.embedding_size(pooling)?,
         },
-        normalize: files.normalize.unwrap_or(!sparse),
+        normalize: files.normalize.unwrap_or(purpose != Purpose::Sparse),
         reranker: None,
+        late_interaction: None,
         sentence_transformers: files.clone(),
         warnings: checkpoint.doubts().to_vec(),
         unknown_fields: checkpoint.unknown_fields().to_vec(),
@@ -272,8 +283,15 @@ pub(crate) fn load(
         Some(scoring) => Some(rerankers::form(scoring, &text, &place, &tokenizer, token_types)?),
         None => None,
     };
+    let sides = match (&late, longest) {
+        (Some(late), Some(longest)) => {
+            Some(late::sides(late, longest, &text, &tokenizer, config.vocab_size, &place)?)
+        }
+        _ => None,
+    };
     let added = pairs.as_ref().map_or_else(|| text.added_tokens(), PairForm::added_tokens);
     check_room_for_content(max_tokens, added, options.max_tokens.is_some(), &place)?;
+    let left_out = weighs_tokens.then(|| Arc::new(late::without_weight(&text, &tokenizer)));
     info.end_token = text.end_token().map(|(id, appended_by)| EndTokenInfo {
         id,
         token: text.token(id).unwrap_or_default(),
@@ -282,11 +300,12 @@ pub(crate) fn load(
     info.truncation_side = text.truncation_side();
     info.added_tokens = text.added().to_vec();
     info.reranker = scoring.as_ref().map(|scoring| rerankers::info(scoring, &text, &files));
+    info.late_interaction = late.as_ref().zip(sides.as_ref()).map(|(late, sides)| late::info(late, sides));
     info.decided_by = info::decided_by(&info, &given, options, scoring.as_ref());
     let engine = starting.wait()?;
     info.rounding = engine.ask(|model| Ok(model.rounding()))?;
     Ok(Shared {
-        sparse,
+        purpose,
         leaves_out_prompts: !files.include_prompt && pooling.can_leave_out(),
         prompts: Prompts::new(files.prompts, files.default_prompt_name.as_deref()),
         // The first token's vector is the prompt's own, where tokens see what lies behind them so are its keys, and so are
@@ -297,6 +316,8 @@ pub(crate) fn load(
             && sharing != Sharing::EqualLengths,
         text,
         pairs,
+        sides,
+        left_out,
         token_types,
         place,
         weights,
@@ -307,6 +328,18 @@ pub(crate) fn load(
         tokenizing: OnceLock::new(),
         engine,
     })
+}
+
+/// Refuses a pooling where there is none to choose.
+fn refuse_pooling(purpose: Purpose, options: &LoadOptions) -> Result<(), Error> {
+    let reason = match (purpose, options.pooling) {
+        (Purpose::Sparse, Some(_)) => {
+            "is given, but sparse vectors have a pooling of their own; leave it out"
+        }
+        (Purpose::TokenVectors, Some(_)) => "is given, but vectors of tokens are not pooled; leave it out",
+        _ => return Ok(()),
+    };
+    Err(Error::Option { option: "pooling", reason: reason.into() })
 }
 
 /// How hidden states become a vector, and who says so.

@@ -1,6 +1,8 @@
 //! What stands behind pooling: sentence-transformers' Dense, LayerNorm and Normalize and pplx-embed's rounding, in their
 //! order.
 
+use std::path::Path;
+
 use crate::checkpoint::spec::{ProjectionSpec, StepSpec};
 use crate::checkpoint::{Checkpoint, ModuleSpec, Weights};
 use crate::error::Error;
@@ -147,12 +149,13 @@ impl<M> Module<M> {
             ModuleSpec::Dense { at, bias, activation, residual, inputs, outputs } => {
                 let file = checkpoint.module_file(at)?;
                 let shape = [*outputs, *inputs];
-                let matrix = |name| -> Result<M, Error> {
+                let matrix = |name: &str| -> Result<M, Error> {
                     Ok(backend.load_matrix(&file.tensor(name, &shape)?, shape)?)
                 };
+                let own = if ModuleSpec::is_file(Path::new(at)) { "" } else { "linear." };
                 Ok(Self::Dense {
-                    weight: matrix("linear.weight")?,
-                    bias: bias.then(|| file.tensor("linear.bias", &[*outputs])).transpose()?,
+                    weight: matrix(&format!("{own}weight"))?,
+                    bias: bias.then(|| file.tensor(&format!("{own}bias"), &[*outputs])).transpose()?,
                     activation: activation.function(),
                     residual: match (residual, inputs == outputs) {
                         (false, _) => Residual::None,

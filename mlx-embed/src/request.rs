@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::batch::Reading;
-use crate::checkpoint::DenseActivation;
+use crate::checkpoint::{DenseActivation, Purpose};
 use crate::engine::queue::{Ask, QueueLane};
 use crate::engine::{
     Admission, Alarm, Caller, Computed, Ended, Engine, Meters, Outcome, SharedPrompt, Text, VectorCache,
@@ -21,9 +21,9 @@ use crate::info::Info;
 use crate::options::{EmbedOptions, Embedding, Lane, WhenFull};
 use crate::pooling;
 use crate::runner::Inspect;
-use crate::text::{Frame, PairForm, Prompts, TextEncoder};
+use crate::text::{Frame, LeftOut, PairForm, Prompts, Side, TextEncoder};
 use tokenizing::Tokenizing;
-pub(crate) use tokenizing::{Threads, marked};
+pub(crate) use tokenizing::{Threads, marked, of_side};
 
 /// Text that is tokenised where it is submitted: a millisecond's worth. More goes to a thread for it, so that an async
 /// caller's thread is not held up.
@@ -38,6 +38,10 @@ pub(crate) struct Shared {
     pub(crate) text: TextEncoder,
     /// Of a reranker, how its pairs are put together.
     pub(crate) pairs: Option<PairForm>,
+    /// Of a model of late interaction, how its texts are read.
+    pub(crate) sides: Option<Sides>,
+    /// Tokens that have no weight, where each that a text has gets one.
+    pub(crate) left_out: Option<Arc<LeftOut>>,
     /// Types of tokens that the model tells apart.
     pub(crate) token_types: usize,
     pub(crate) prompts: Prompts,
@@ -47,8 +51,8 @@ pub(crate) struct Shared {
     pub(crate) info: Info,
     pub(crate) cache: Option<Arc<VectorCache>>,
     pub(crate) meters: Arc<Meters>,
-    /// Whether results are weights of tokens.
-    pub(crate) sparse: bool,
+    /// What the model gives.
+    pub(crate) purpose: Purpose,
     /// Whether texts with a beginning in common may share its keys and values.
     pub(crate) shares_prompts: bool,
     /// Whether pooling leaves out the tokens of a text's prompt.
@@ -57,6 +61,13 @@ pub(crate) struct Shared {
     pub(crate) max_text_bytes: usize,
     pub(crate) tokenizing: OnceLock<Option<Threads>>,
     pub(crate) engine: Engine<dyn Inspect>,
+}
+
+/// How queries and documents are read.
+#[derive(Debug)]
+pub(crate) struct Sides {
+    pub(crate) query: Arc<Side>,
+    pub(crate) document: Arc<Side>,
 }
 
 /// Each text's result or why it has none.
@@ -101,6 +112,8 @@ pub(crate) struct Finish {
     /// Of a reranker, what becomes of a logit, and how many of the best scores are wanted.
     pub(crate) activation: Option<DenseActivation>,
     pub(crate) top_n: Option<NonZeroUsize>,
+    /// Of results of tokens, those that don't count.
+    pub(crate) left_out: Option<Arc<LeftOut>>,
 }
 
 /// What goes before each of a call's texts.
@@ -108,13 +121,15 @@ pub(crate) struct Finish {
 pub(crate) enum Before {
     Prompt(Arc<str>),
     Query(Arc<Query>),
+    /// A prompt, and how the texts are read.
+    Side(Arc<str>, Arc<Side>),
 }
 
 impl Before {
     /// Bytes of it.
     fn len(&self) -> usize {
         match self {
-            Self::Prompt(prompt) => prompt.len(),
+            Self::Prompt(prompt) | Self::Side(prompt, _) => prompt.len(),
             Self::Query(query) => query.instruction.len() + query.query.len(),
         }
     }
@@ -312,8 +327,15 @@ impl<R> Drop for Pending<R> {
 impl Shared {
     /// Holds options against the model. `refuse` is what a call of this kind does by default when the queue is full.
     pub(crate) fn plan(&self, options: &EmbedOptions, texts: usize, refuse: bool) -> Result<Plan, Error> {
-        let EmbedOptions { prompt, dims, normalize, lane, timeout: _, when_full } = options;
-        if self.sparse && (dims.is_some() || *normalize == Some(true)) {
+        let finish = self.finish(options)?;
+        let before = Before::Prompt(self.prompts.resolve(&options.prompt)?.into());
+        Ok(Plan::new(before, finish, texts, options.lane, options.when_full, refuse))
+    }
+
+    /// What the options make of results.
+    pub(crate) fn finish(&self, options: &EmbedOptions) -> Result<Finish, Error> {
+        let EmbedOptions { dims, normalize, .. } = options;
+        if self.purpose == Purpose::Sparse && (dims.is_some() || *normalize == Some(true)) {
             let option = if dims.is_some() { "dims" } else { "normalize" };
             let reason = "is given, but sparse vectors are neither cut nor scaled; leave it out".into();
             return Err(Error::Option { option, reason });
@@ -326,10 +348,8 @@ impl Shared {
                 reason: format!("is {dims}, but this model's vectors have {hidden}; give at most that"),
             });
         }
-        let before = Before::Prompt(self.prompts.resolve(prompt)?.into());
         let normalize = normalize.unwrap_or(self.info.normalize);
-        let finish = Finish { dims, normalize, ..Finish::default() };
-        Ok(Plan::new(before, finish, texts, *lane, *when_full, refuse))
+        Ok(Finish { dims, normalize, left_out: self.left_out.clone(), ..Finish::default() })
     }
 
     /// Sends texts on their way. They are tokenised on this thread if there is little of them, or if it waits for the

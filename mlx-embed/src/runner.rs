@@ -6,12 +6,13 @@ mod prefix;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, MutexGuard};
 
 use crate::batch::{Batch, Entry};
 use crate::checkpoint::spec::ModelSpec;
-use crate::checkpoint::{Checkpoint, Weights};
+use crate::checkpoint::{Checkpoint, Purpose, Weights};
 use crate::engine::{Engine, EngineOptions, Model, Output, Outputs, Starting};
 use crate::error::{Error, InputError};
 use crate::kernels::{self, Family};
@@ -102,6 +103,7 @@ pub(crate) struct RunnerOptions {
 pub(crate) struct Runner<B: Backend> {
     decoder: Decoder<B>,
     spec: ModelSpec,
+    purpose: Purpose,
     pooling: Pooling,
     modules: Modules<B>,
     #[cfg(feature = "bench")]
@@ -240,10 +242,15 @@ impl<B: Backend> Runner<B> {
     ) -> Result<Self, Error> {
         let decoder = Decoder::load(checkpoint, &spec, backend, loaded)?;
         checkpoint.check_unchanged()?;
-        let modules = Modules::load(checkpoint, decoder.backend(), options.pooling.width(spec.hidden))?;
+        let width = match checkpoint.purpose() {
+            Purpose::Vectors | Purpose::Scores => options.pooling.width(spec.hidden),
+            Purpose::Sparse | Purpose::TokenVectors => spec.hidden,
+        };
+        let modules = Modules::load(checkpoint, decoder.backend(), width)?;
         Ok(Self {
             decoder,
             spec,
+            purpose: checkpoint.purpose(),
             pooling: options.pooling,
             modules,
             #[cfg(feature = "bench")]
@@ -323,6 +330,11 @@ impl<B: Backend> Runner<B> {
             self.decoder.check_weights()?;
             return Ok(logits.chunks(mlm.vocabulary).map(splade).collect());
         }
+        if matches!(self.purpose, Purpose::TokenVectors | Purpose::Sparse) {
+            let hidden = self.decoder.forward(&batch, Rows::All, cache, None)?;
+            self.decoder.check_weights()?;
+            return self.of_tokens(hidden, &batch);
+        }
         let pooled = self.decoder.pooled(&batch, self.pooling, cache, before)?;
         self.decoder.check_weights()?;
         let finite = |vector: &[f32]| vector.iter().all(|x| x.is_finite());
@@ -335,9 +347,42 @@ impl<B: Backend> Runner<B> {
         Ok(vectors.map(result).collect())
     }
 
+    /// What becomes of each token's state, text by text: vectors, or the largest weight of each token id.
+    fn of_tokens(&self, hidden: Vec<f32>, batch: &Batch) -> Result<Outputs, Error> {
+        let places = || batch.starts.iter().zip(batch.lengths.iter());
+        let rows = |numbers: &[f32], (&start, &length): (&usize, &usize)| -> Vec<f32> {
+            let width = numbers.len() / batch.ids.len().max(1);
+            numbers[start * width..(start + length) * width].to_vec()
+        };
+        let finite: Vec<bool> =
+            places().map(|place| rows(&hidden, place).iter().all(|x| x.is_finite())).collect();
+        let all = self.modules.apply(self.decoder.backend(), hidden)?;
+        let of_text = |(place, finite): ((&usize, &usize), bool)| {
+            if !finite {
+                return Err(InputError::NotFinite);
+            }
+            let (numbers, start) = (rows(&all, place), *place.0);
+            Ok(match self.purpose {
+                Purpose::Sparse => largest_weights(&batch.ids[start..start + numbers.len()], &numbers),
+                _ => numbers.into(),
+            })
+        };
+        Ok(places().zip(finite).map(of_text).collect())
+    }
+
     fn batch(&self, texts: &[&[u32]]) -> Batch {
         if self.decoder.backend().packs() { Batch::packed(texts) } else { Batch::padded(texts) }
     }
+}
+
+/// Of each id the largest of its tokens' weights, those above 0.
+fn largest_weights(ids: &[u32], weights: &[f32]) -> Output {
+    let mut largest = BTreeMap::new();
+    for (&id, &weight) in ids.iter().zip(weights).filter(|(_, weight)| **weight > 0.0) {
+        let most: &mut f32 = largest.entry(id).or_insert(weight);
+        *most = most.max(weight);
+    }
+    Output::Weights(largest.into_iter().collect())
 }
 
 /// `log(1 + relu(x))` of the largest logits of a text (Formal et al., 2021), of which most are 0 and left out.

@@ -14,8 +14,9 @@ use crate::options::{EmbedOptions, LoadOptions};
 use crate::request::{Finish, Pending, Reply, Shared, all};
 use crate::stream::EmbedIter;
 
-/// Turns texts into sparse vectors, with SPLADE's checkpoints: the head of BERT's masked language model, and of each
-/// token of the vocabulary the largest `log(1 + relu(logit))` over the text's tokens (Formal et al., 2021).
+/// Turns texts into sparse vectors, with SPLADE's checkpoints: the head of a masked language model, and of each
+/// token of the vocabulary the largest `log(1 + relu(logit))` over the text's tokens (Formal et al., 2021). Or with bge-m3,
+/// which gives a weight to each token that the text has.
 ///
 /// A handle on an engine like [`Embedder`](crate::Embedder)'s, whose page says what runs when, and how it ends.
 ///
@@ -74,10 +75,13 @@ impl SparseVector {
 }
 
 impl Reply for SparseVector {
-    fn of(computed: Computed, _finish: &Finish) -> Self {
+    fn of(computed: Computed, finish: &Finish) -> Self {
         let Computed { output, ids, truncated, cached, queue_time, device_time } = computed;
         let weights = match output {
-            Output::Weights(weights) => weights.to_vec(),
+            Output::Weights(weights) => {
+                let keeps = |id| finish.left_out.as_ref().is_none_or(|left_out| left_out.keeps(0, id));
+                weights.iter().copied().filter(|(id, _)| keeps(*id)).collect()
+            }
             Output::Numbers(numbers) => (0..).zip(numbers.iter().copied()).collect(),
         };
         Self { weights, tokens: ids.len(), truncated, cached, queue_time, device_time }
@@ -88,8 +92,9 @@ impl SparseEmbedder {
     /// Loads a checkpoint directory, as [`Embedder::load`](crate::Embedder::load) does.
     ///
     /// # Errors
-    /// As there; also when the checkpoint is no sparse encoder: neither `modules.json` names MLMTransformer and
-    /// SpladePooling, nor, without that file, `config.json` a `BertForMaskedLM`.
+    /// As there; also when the checkpoint is no sparse encoder: neither is there a `sparse_linear.pt` or
+    /// `sparse_linear.safetensors`, nor does `modules.json` name MLMTransformer and SpladePooling, nor, without that file,
+    /// `config.json` a masked language model.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self, Error> {
         Self::load_with(dir, LoadOptions::default())
     }
@@ -111,6 +116,22 @@ impl SparseEmbedder {
     /// Whether it still works.
     pub fn state(&self) -> State {
         self.shared.engine.state()
+    }
+
+    /// As [`Embedder::weights_sha256`](crate::Embedder::weights_sha256).
+    ///
+    /// # Errors
+    /// When a file was written to since it was loaded, or can't be read any more.
+    pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
+        self.shared.weights_sha256()
+    }
+
+    /// As [`Embedder::check_options`](crate::Embedder::check_options).
+    ///
+    /// # Errors
+    /// When one doesn't fit; the message says what would.
+    pub fn check_options(&self, options: &EmbedOptions) -> Result<(), Error> {
+        self.shared.plan(options, 1, false).map(|_| ())
     }
 
     /// Sparse vectors of texts; one result a text, in order. It does not depend on the others in the call.
@@ -175,6 +196,10 @@ impl SparseEmbedder {
     /// Takes no more requests, and returns when the model is freed, as [`Embedder::shut_down`](crate::Embedder::shut_down).
     pub fn shut_down(&self, queued: Shutdown) {
         self.shared.shut_down(queued);
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }
 

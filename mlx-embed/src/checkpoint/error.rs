@@ -84,6 +84,14 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of torch.save is damaged, or holds something else than a state dict of plain tensors.
+    #[error("{}: {reason}; save its tensors as safetensors instead, with safetensors.torch.save_file(torch.load(FILE, weights_only=True), FILE)", path.display())]
+    NotStateDict {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The system has no memory for a matrix.
     #[error("{}: no memory to pack {tensor}: {source}", path.display())]
     Memory {

@@ -13,7 +13,7 @@ pub(super) const SEQUENCE_CLASSIFICATION: &str = "ForSequenceClassification";
 /// Whether the files of sentence-transformers or the chat template say that a checkpoint is a reranker, or its class.
 pub(super) fn of_reranker(files: &Files, config: &JsonObject) -> Result<bool, CheckpointError> {
     let classifies = classes(config)?.iter().any(|class| class.ends_with(SEQUENCE_CLASSIFICATION));
-    Ok(classifies || sentence_transformers::is_cross_encoder(files)? || judge::doubt(files)?.is_some())
+    Ok(classifies || sentence_transformers::says(files, Purpose::Scores)? || judge::doubt(files)?.is_some())
 }
 
 /// What says that the weights are computed with in another way.
@@ -33,6 +33,13 @@ pub(super) fn of_another_model(
             if purpose == Purpose::Vectors {
                 let reason =
                     format!("names `{class}`, a reranker; load it with `Reranker` (mlx-embed rerank)");
+                doubt("architectures".into(), reason);
+            }
+        } else if class == COLBERT {
+            if purpose != Purpose::TokenVectors {
+                let reason = format!(
+                    "names `{class}`, a model of late interaction; load it with `MultiVectorEmbedder`"
+                );
                 doubt("architectures".into(), reason);
             }
         } else if !(names.contains(&class) || class == VOYAGE && is_voyage(config)?) {
@@ -95,9 +102,17 @@ pub(super) fn require_mlm(files: &Files, config: &JsonObject) -> Result<(), Chec
     }
     Err(config.invalid(
         "architectures",
-        "names no masked language model (`BertForMaskedLM`), and there is no modules.json that names a sparse encoder's \
+        "names no masked language model (`BertForMaskedLM` and the like), and there is no modules.json that names a sparse encoder's \
          modules; for one dense vector a text load it with Embedder",
     ))
+}
+
+/// The class of ColBERT's own checkpoints: an encoder, and a projection of each token.
+const COLBERT: &str = "HF_ColBERT";
+
+/// Whether it is of ColBERT's own layout.
+pub(super) fn is_colbert(config: &JsonObject) -> Result<bool, CheckpointError> {
+    Ok(classes(config)?.iter().any(|class| class == COLBERT))
 }
 
 /// The class of voyage-4-nano: Qwen3 without the causal mask, and a projection of each token.

@@ -10,6 +10,7 @@ mod files;
 mod json;
 pub(crate) mod judge;
 mod keys;
+mod late;
 mod marks;
 mod modules;
 mod parts;
@@ -22,6 +23,8 @@ mod sight;
 pub(crate) mod spec;
 mod strict;
 mod tensor;
+mod token_heads;
+mod torch_file;
 mod weights;
 mod weights_files;
 
@@ -35,6 +38,7 @@ pub use config::{Architecture, ModelConfig};
 pub use doubt::Doubt;
 pub use error::CheckpointError;
 pub(crate) use json::JsonObject;
+pub(crate) use late::{LateInteraction, SideSpec};
 pub use modules::{DenseActivation, ModuleSpec};
 pub use quantization::Quantization;
 pub use rope::{QueryGrowth, RopeScaling};
@@ -59,6 +63,8 @@ pub(crate) enum Purpose {
     Scores,
     /// A weight for each token of the vocabulary, most of them 0.
     Sparse,
+    /// A vector a token.
+    TokenVectors,
 }
 
 /// An opened checkpoint.
@@ -67,8 +73,11 @@ pub struct Checkpoint {
     place: Files,
     config: ModelConfig,
     spec: spec::ModelSpec,
+    purpose: Purpose,
     /// Of one that was opened as a reranker.
     scoring: Option<Scoring>,
+    /// Of one that was opened for vectors of tokens.
+    late: Option<LateInteraction>,
     sentence_transformers: SentenceTransformers,
     quantization: QuantizationTable,
     weights: TensorFiles,
@@ -109,6 +118,29 @@ impl Checkpoint {
         }
     }
 
+    /// Whether the files of sentence-transformers in a directory say that it is a sparse encoder. bge-m3, which gives sparse
+    /// vectors beside others, is none.
+    ///
+    /// # Errors
+    /// When a file is damaged.
+    pub fn is_sparse_encoder(dir: impl AsRef<Path>) -> Result<bool, CheckpointError> {
+        sentence_transformers::says(&Files::Directory(dir.as_ref().to_owned()), Purpose::Sparse)
+    }
+
+    /// Whether the files of a directory say that it is a model of late interaction: PyLate's, or the class of its model.
+    /// bge-m3, which gives vectors of tokens beside others, is none.
+    ///
+    /// # Errors
+    /// When a file is damaged.
+    pub fn is_multi_vector(dir: impl AsRef<Path>) -> Result<bool, CheckpointError> {
+        let files = Files::Directory(dir.as_ref().to_owned());
+        let is_colbert = match JsonObject::open(&files, CONFIG)? {
+            Some(config) => marks::is_colbert(&config)?,
+            None => false,
+        };
+        Ok(is_colbert || sentence_transformers::says(&files, Purpose::TokenVectors)?)
+    }
+
     /// As [`Checkpoint::open`], for what is wanted of it.
     pub(crate) fn open_for(dir: impl AsRef<Path>, purpose: Purpose) -> Result<Self, CheckpointError> {
         let dir = dir.as_ref();
@@ -145,24 +177,38 @@ impl Checkpoint {
         let mut weights = TensorFiles::open(&place)?;
         let fields = config;
         let (config, mut spec) = families::read(&fields, &weights, &mut doubts, purpose)?;
+        let token_head = token_heads::find(&place, &spec, purpose)?;
+        let has_token_head = token_head.is_some();
         let (sentence_transformers, scoring) = match &spec.head {
-            None => (SentenceTransformers::read(&place, config.architecture, &spec, purpose)?, None),
+            None => {
+                let files = &place;
+                let read =
+                    SentenceTransformers::read(files, config.architecture, &spec, purpose, token_head)?;
+                (read, None)
+            }
             Some(head) => {
                 let (files, own) = SentenceTransformers::read_reranker(&place)?;
                 let scoring = Scoring::read(&place, &fields, head, &own, &files)?;
                 (files, Some(scoring))
             }
         };
-        if purpose == Purpose::Sparse {
+        let late = match purpose {
+            Purpose::TokenVectors if has_token_head => Some(LateInteraction::plain()),
+            Purpose::TokenVectors => Some(LateInteraction::read(&place, &fields, &spec)?),
+            _ => None,
+        };
+        if purpose == Purpose::Sparse && !has_token_head {
             marks::require_mlm(&place, &fields)?;
-            spec.mlm = Some(families::mlm(&fields, &weights, &spec)?);
+            spec.mlm = Some(families::mlm::read(&fields, &weights, &spec)?);
         }
         doubts.extend(strict::hold(&mut weights, &config, &spec, &quantization, &place)?);
         Ok(Self {
             place,
             config,
             spec,
+            purpose,
             scoring,
+            late,
             sentence_transformers,
             quantization,
             weights,
@@ -195,6 +241,16 @@ impl Checkpoint {
     /// How it makes scores, where it was opened as a reranker.
     pub(crate) fn scoring(&self) -> Option<&Scoring> {
         self.scoring.as_ref()
+    }
+
+    /// What it was opened for.
+    pub(crate) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// How queries and documents are read, where it was opened for vectors of tokens.
+    pub(crate) fn late(&self) -> Option<&LateInteraction> {
+        self.late.as_ref()
     }
 
     /// Makes the logits of these tokens the ones that a reranker's pairs get, where its answers are tokens.

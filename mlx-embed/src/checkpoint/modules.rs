@@ -1,15 +1,17 @@
 //! What stands behind pooling, and where its weights are.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::SafeTensors;
-use safetensors::tensor::Dtype as FileDtype;
+use safetensors::tensor::{Dtype as FileDtype, TensorInfo};
 use serde::Serialize;
 
 use super::json::JsonObject;
 use super::spec::StepSpec;
+use super::torch_file::{self, Stored};
 use super::{Checkpoint, CheckpointError};
 use crate::file::Files;
 use crate::pooling::{Pooling, PoolingMode};
@@ -24,7 +26,7 @@ const MODULE_BYTES: u64 = 1 << 30;
 pub enum ModuleSpec {
     /// A projection.
     Dense {
-        /// Its folder, or the matrix in the model's own weights.
+        /// Its folder, the file with its weights, or the matrix in the model's own weights.
         at: String,
         /// Width before.
         inputs: usize,
@@ -48,6 +50,25 @@ pub enum ModuleSpec {
     Normalize,
     /// `127 tanh(x)`, rounded to a whole number: pplx-embed's vectors, to be compared by their cosine.
     TanhInt8,
+}
+
+/// What a module is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// The pooled vector.
+    Pooled,
+    /// Each token's state.
+    Tokens,
+}
+
+impl Input {
+    /// As sentence-transformers calls it, and in words.
+    fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Pooled => ("sentence_embedding", "the pooled vector"),
+            Self::Tokens => ("token_embeddings", "each token's state"),
+        }
+    }
 }
 
 /// The function of a Dense module, or of a reranker's logit.
@@ -113,6 +134,7 @@ impl ModuleSpec {
         files: &Files,
         folder: &Path,
         own: Option<&StepSpec>,
+        input: Input,
     ) -> Result<Self, CheckpointError> {
         let Some(config) = JsonObject::open(files, folder.join("config.json"))? else {
             return match own {
@@ -122,12 +144,13 @@ impl ModuleSpec {
         };
         let activation =
             DenseActivation::named(&config, "activation_function")?.unwrap_or(DenseActivation::Tanh);
+        let (expected, what) = input.name();
         for field in ["module_input_name", "module_output_name"] {
             let name: Option<String> = config.optional(field)?;
-            if let Some(name) = name.filter(|name| name != "sentence_embedding") {
+            if let Some(name) = name.filter(|name| name != expected) {
                 return Err(config.invalid(
                     field,
-                    format!("is `{name}`; only the pooled vector, `sentence_embedding`, can be projected"),
+                    format!("is `{name}`; only {what}, `{expected}`, can be projected here"),
                 ));
             }
         }
@@ -154,6 +177,11 @@ impl ModuleSpec {
             },
             StepSpec::Norm(norm) => Self::LayerNorm { at: own.at().to_owned(), size: norm.size },
         }
+    }
+
+    /// Whether a Dense module is a file with its weights, and no folder.
+    pub(crate) fn is_file(at: &Path) -> bool {
+        at.extension().is_some_and(|extension| extension == "safetensors" || extension == "pt")
     }
 
     pub(super) fn layer_norm(files: &Files, folder: &Path) -> Result<Self, CheckpointError> {
@@ -206,7 +234,14 @@ impl Checkpoint {
                 ),
             });
         }
-        let mut width = pooling.width(self.spec().hidden);
+        self.width_behind(pooling.width(self.spec().hidden), &format!("pooling is {pooling}"))
+    }
+
+    /// What the last module gives of vectors of `width` numbers, which are what `origin` says.
+    ///
+    /// # Errors
+    /// When a module is made for vectors of another width than those that come to it.
+    pub(crate) fn width_behind(&self, mut width: usize, origin: &str) -> Result<usize, CheckpointError> {
         for module in self.modules().iter() {
             let (at, field, inputs, outputs) = match module {
                 ModuleSpec::Dense { at, inputs, outputs, .. } => (at, "in_features", *inputs, *outputs),
@@ -219,9 +254,7 @@ impl Checkpoint {
                 return Err(CheckpointError::InvalidField {
                     path: self.place().path(file),
                     field: field.into(),
-                    reason: format!(
-                        "is {inputs}, but vectors of {width} numbers come to it; pooling is {pooling}"
-                    ),
+                    reason: format!("is {inputs}, but vectors of {width} numbers come to it; {origin}"),
                 });
             }
             width = outputs;
@@ -234,27 +267,20 @@ impl Checkpoint {
         self.spec().steps().find(|own| ModuleSpec::of_weights(own) == *module)
     }
 
-    /// The weights in a module's folder.
-    pub(crate) fn module_file(&self, folder: &str) -> Result<ModuleFile<'_>, CheckpointError> {
-        let folder = Path::new(folder);
-        let file = folder.join("model.safetensors");
-        let path = self.place().path(&file);
-        let holds = |file: &Path| {
-            let held = self.place().holds(&file.display().to_string());
-            held.map_err(|source| CheckpointError::Io { path: self.place().path(file), source })
-        };
-        if !holds(&file)? {
-            let hint = if holds(&folder.join("pytorch_model.bin"))? {
-                "there is a pytorch_model.bin, which only Python can read; save the model again with safetensors"
-            } else {
-                "modules.json names its folder"
-            };
-            return Err(CheckpointError::MissingFile { path, hint });
+    /// The weights in a module's folder, or the file itself that a head's are in.
+    pub(crate) fn module_file(&self, at: &str) -> Result<ModuleFile<'_>, CheckpointError> {
+        let (files, at) = (self.place(), Path::new(at));
+        if ModuleSpec::is_file(at) {
+            return ModuleFile::open(files, at);
         }
-        match self.place().read(&file, MODULE_BYTES) {
-            Ok(bytes) => Ok(ModuleFile { path, bytes }),
-            Err(source) => Err(CheckpointError::Io { path, source }),
+        let [file, pickled] = ["model.safetensors", "pytorch_model.bin"].map(|name| at.join(name));
+        for file in [&file, &pickled] {
+            let held = files.holds(&file.display().to_string());
+            if held.map_err(|source| CheckpointError::Io { path: files.path(file), source })? {
+                return ModuleFile::open(files, file);
+            }
         }
+        Err(CheckpointError::MissingFile { path: files.path(&file), hint: "modules.json names its folder" })
     }
 }
 
@@ -262,42 +288,83 @@ impl Checkpoint {
 pub(crate) struct ModuleFile<'a> {
     path: PathBuf,
     bytes: Cow<'a, [u8]>,
+    tensors: BTreeMap<String, Stored>,
 }
 
 impl ModuleFile<'_> {
+    /// Safetensors, or a state dict of torch.save.
+    pub(super) fn open(files: &Files, name: &Path) -> Result<Self, CheckpointError> {
+        let path = files.path(name);
+        let bytes = files.read(name, MODULE_BYTES);
+        let bytes = bytes.map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        let tensors = if name.extension().is_some_and(|extension| extension == "safetensors") {
+            stored(&bytes).map_err(|reason| CheckpointError::NotSafetensors { path: path.clone(), reason })?
+        } else {
+            torch_file::tensors(&bytes)
+                .map_err(|reason| CheckpointError::NotStateDict { path: path.clone(), reason })?
+        };
+        Ok(Self { path, bytes, tensors })
+    }
+
+    /// Whether there is such a tensor.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Rows of a matrix.
+    pub(super) fn rows(&self, name: &str) -> Result<usize, CheckpointError> {
+        self.stored(name).map(|tensor| tensor.shape.first().copied().unwrap_or(0))
+    }
+
+    pub(super) fn check_shape(&self, name: &str, shape: &[usize]) -> Result<&Stored, CheckpointError> {
+        let tensor = self.stored(name)?;
+        if tensor.shape == shape {
+            return Ok(tensor);
+        }
+        Err(CheckpointError::WrongShape {
+            path: self.path.clone(),
+            tensor: name.to_owned(),
+            expected: shape.to_vec(),
+            found: tensor.shape.clone(),
+        })
+    }
+
     /// A tensor's numbers as f32, row after row.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-        read(&self.path, &self.bytes, name, shape)
+        let tensor = self.check_shape(name, shape)?;
+        let data = &self.bytes[tensor.bytes.clone()];
+        let pairs = || data.as_chunks::<2>().0.iter();
+        match tensor.dtype {
+            FileDtype::F32 => Ok(data.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect()),
+            FileDtype::F16 => Ok(pairs().map(|x| f16::from_le_bytes(*x).to_f32()).collect()),
+            FileDtype::BF16 => Ok(pairs().map(|x| bf16::from_le_bytes(*x).to_f32()).collect()),
+            other => Err(CheckpointError::WrongDtype {
+                path: self.path.clone(),
+                tensor: name.to_owned(),
+                expected: "f32, f16 or bf16",
+                found: format!("{other:?}"),
+            }),
+        }
+    }
+
+    fn stored(&self, name: &str) -> Result<&Stored, CheckpointError> {
+        self.tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor {
+            path: self.path.clone(),
+            tensor: name.to_owned(),
+        })
     }
 }
 
-fn read(path: &Path, bytes: &[u8], name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-    let tensors = SafeTensors::deserialize(bytes).map_err(|error| CheckpointError::NotSafetensors {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
-    let Ok(tensor) = tensors.tensor(name) else {
-        return Err(CheckpointError::MissingTensor { path: path.to_owned(), tensor: name.to_owned() });
+/// The tensors of a safetensors file.
+fn stored(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
+    // Holds the header against the file's length, too.
+    SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
+    let start = size_of::<u64>() + header;
+    let of = |(name, info): (String, &TensorInfo)| {
+        let (first, end) = info.data_offsets;
+        let bytes = start + first..start + end;
+        (name, Stored { dtype: info.dtype, shape: info.shape.clone(), bytes })
     };
-    if tensor.shape() != shape {
-        return Err(CheckpointError::WrongShape {
-            path: path.to_owned(),
-            tensor: name.to_owned(),
-            expected: shape.to_vec(),
-            found: tensor.shape().to_vec(),
-        });
-    }
-    let data = tensor.data();
-    let pairs = || data.as_chunks::<2>().0.iter();
-    match tensor.dtype() {
-        FileDtype::F32 => Ok(data.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect()),
-        FileDtype::F16 => Ok(pairs().map(|x| f16::from_le_bytes(*x).to_f32()).collect()),
-        FileDtype::BF16 => Ok(pairs().map(|x| bf16::from_le_bytes(*x).to_f32()).collect()),
-        other => Err(CheckpointError::WrongDtype {
-            path: path.to_owned(),
-            tensor: name.to_owned(),
-            expected: "f32, f16 or bf16",
-            found: format!("{other:?}"),
-        }),
-    }
+    Ok(metadata.tensors().into_iter().map(of).collect())
 }

@@ -41,8 +41,8 @@ pub(crate) struct MlmSpec {
     pub(crate) norm: NormSpec,
     /// V, some rows at a time, so that not all logits of a batch are held at once.
     pub(crate) decoder: Vec<ProjectionSpec>,
-    /// The tensor c, `[vocabulary]`.
-    pub(crate) bias: String,
+    /// The tensor c, `[vocabulary]`, where there is one.
+    pub(crate) bias: Option<String>,
     pub(crate) vocabulary: usize,
 }
 
@@ -248,7 +248,7 @@ impl ModelSpec {
         let biases =
             self.parts().filter(|(part, _)| part.bias).map(|(part, _)| format!("{}.bias", part.path));
         let scalars = self.layers.iter().filter_map(|layer| layer.scalar.clone());
-        norms.chain(biases).chain(scalars).chain(self.mlm.iter().map(|mlm| mlm.bias.clone()))
+        norms.chain(biases).chain(scalars).chain(self.mlm.iter().filter_map(|mlm| mlm.bias.clone()))
     }
 
     fn parts(&self) -> impl Iterator<Item = (&PartSpec, usize)> {

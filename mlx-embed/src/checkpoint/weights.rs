@@ -46,8 +46,8 @@ impl<'a> Weights<'a> {
     }
 
     /// What a head adds to its logits, `[vocabulary]`.
-    pub(crate) fn mlm_bias(&self, head: &MlmSpec) -> Result<Tensor, CheckpointError> {
-        self.vector(&head.bias, head.vocabulary)
+    pub(crate) fn mlm_bias(&self, head: &MlmSpec) -> Result<Option<Tensor>, CheckpointError> {
+        head.bias.as_ref().map(|bias| self.vector(bias, head.vocabulary)).transpose()
     }
 
     /// The matrix of a part of a projection, `[outputs, inputs]`.

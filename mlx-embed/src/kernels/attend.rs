@@ -66,7 +66,7 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
     let cached = at.cached.tokens;
     let Span { before, after } = at.span;
     // Keys that the last query sees end here, and those that the first sees begin in this block.
-    let ends = cached + text.tokens;
+    let ends = cached + text.seen;
     let seen = ends.min((cached + first + M).saturating_add(after));
     let first_block = (cached + first).saturating_sub(before) / BLOCK * BLOCK;
     let mut start = first_block;

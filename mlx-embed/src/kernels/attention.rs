@@ -121,7 +121,7 @@ thread_local! {
 
 impl Engine {
     /// Norms, rotates and lays out queries, keys and values. `qkv` is `[tokens, (heads + 2 * kv_heads) * head_dim]`, texts
-    /// of the given lengths, packed.
+    /// of the given lengths, packed. Of each the first `seen` tokens are keys.
     ///
     /// # Panics
     /// When a size does not fit the others.
@@ -129,6 +129,7 @@ impl Engine {
         &self,
         qkv: &[f32],
         lengths: &[usize],
+        seen: &[usize],
         options: &AttentionOptions<'_>,
         cache: KvCache,
     ) -> Prepared {
@@ -136,6 +137,8 @@ impl Engine {
         let tokens: usize = lengths.iter().sum();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         assert_eq!(qkv.len(), tokens * heads.width());
+        assert_eq!(seen.len(), lengths.len());
+        assert!(seen.iter().zip(lengths).all(|(seen, tokens)| seen <= tokens));
         assert!(heads.head_dim <= MAX_HEAD_DIM && heads.head_dim.is_multiple_of(2));
         assert!(heads.heads.is_multiple_of(heads.kv_heads));
         let (cached, mut kept) = match cache {
@@ -163,8 +166,8 @@ impl Engine {
         let Workspace { q, k, v, texts } = &mut workspace;
         texts.clear();
         let (mut first, mut blocks) = (0, 0);
-        for &tokens in lengths {
-            texts.push(Text { first, tokens, block: blocks });
+        for (&tokens, &seen) in lengths.iter().zip(seen) {
+            texts.push(Text { first, tokens, seen, block: blocks });
             first += tokens;
             blocks += (before % KEYS + tokens).div_ceil(KEYS);
         }

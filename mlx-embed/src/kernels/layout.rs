@@ -84,6 +84,8 @@ pub(super) struct Text {
     /// First token.
     pub(super) first: usize,
     pub(super) tokens: usize,
+    /// Its tokens that are seen: the first ones, at least one.
+    pub(super) seen: usize,
     /// First block of keys: the one that the first token's is in, beside the last ones of the cache.
     pub(super) block: usize,
 }

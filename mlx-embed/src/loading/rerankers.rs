@@ -24,9 +24,6 @@ pub(super) fn answers(
     vocab_size: i32,
     place: &Files,
 ) -> Result<Vec<u32>, Error> {
-    let invalid = |file: &str, field: &str, reason: String| {
-        Err(Error::Text(TextError::InvalidField { path: place.path(file), field: field.into(), reason }))
-    };
     let ids = match &scoring.answers {
         Some(ids) => ids.clone(),
         None => {
@@ -38,7 +35,7 @@ pub(super) fn answers(
                         let reason = format!(
                             "has no token `{answer}`, which is one of the answers whose logits make a score"
                         );
-                        return invalid("tokenizer.json", "model.vocab", reason);
+                        return Err(invalid(place, "tokenizer.json", "model.vocab", reason));
                     }
                 }
             }
@@ -47,8 +44,16 @@ pub(super) fn answers(
     };
     match InputError::check_vocabulary(&ids, vocab_size.unsigned_abs()) {
         Ok(()) => Ok(ids),
-        Err(error) => invalid("config.json", "vocab_size", format!("is too small for the answers: {error}")),
+        Err(error) => {
+            let reason = format!("is too small for the answers: {error}");
+            Err(invalid(place, "config.json", "vocab_size", reason))
+        }
     }
+}
+
+#[cold]
+pub(super) fn invalid(place: &Files, file: &str, field: &str, reason: String) -> Error {
+    Error::Text(TextError::InvalidField { path: place.path(file), field: field.into(), reason })
 }
 
 /// How the model's pairs are put together.

@@ -106,7 +106,10 @@ impl<B: Backend> MlmHead<B> {
             activation: spec.activation,
             norm: b.load_norm(weights, &spec.norm)?,
             decoder: spec.decoder.iter().map(projection).collect::<Result<_, _>>()?,
-            bias: weights.mlm_bias(spec)?.to_f32(),
+            bias: match weights.mlm_bias(spec)? {
+                Some(bias) => bias.to_f32(),
+                None => vec![0.0; spec.vocabulary],
+            },
         })
     }
 }

@@ -6,14 +6,14 @@ use std::thread;
 use std::vec;
 
 use super::{Before, Plan, Shared};
-use crate::batch::{Reading, mark_second_part};
+use crate::batch::{Reading, mark_second_part, mark_unseen};
 use crate::engine::queue::QueueLane;
 use crate::engine::turns::{Steps, Turns};
 use crate::engine::{Admission, Caller, SharedPrompt, Text, given_up};
 use crate::error::{Error, InputError};
 use crate::panics::{panic_message, quietly};
 use crate::runner::Inspect;
-use crate::text::{Frame, Tokens};
+use crate::text::{Frame, Side, SideEncoding, Tokens};
 
 /// Texts from this length on may take long where a tokenizer has to read them whole.
 const LONG_BYTES: usize = 32 << 10;
@@ -45,6 +45,7 @@ impl Shared {
                     return None;
                 }
             },
+            (_, Before::Side(prompt, side)) => self.read_side(side, prompt, text, &stop),
         };
         match read {
             None => {
@@ -92,6 +93,23 @@ impl Shared {
             truncated: tokens.truncated,
             tokens: marked(tokens.ids, tokens.second).into(),
             beginning: self.shares_prompts.then(|| frame.beginning()),
+            reading: Reading::default(),
+        }))
+    }
+
+    /// A query or a document of late interaction.
+    fn read_side(
+        &self,
+        side: &Side,
+        prompt: &str,
+        text: &str,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<Result<Read, InputError>> {
+        let tokens = side.encode(&self.text, prompt, text, stop)?;
+        Some(tokens.map(|tokens| Read {
+            truncated: tokens.truncated,
+            tokens: of_side(tokens).into(),
+            beginning: None,
             reading: Reading::default(),
         }))
     }
@@ -238,6 +256,14 @@ struct Read {
 pub(crate) fn marked(mut ids: Vec<u32>, second: Option<usize>) -> Vec<u32> {
     if let Some(second) = second {
         mark_second_part(&mut ids[second..]);
+    }
+    ids
+}
+
+/// A query's or document's tokens with marks on those that none sees.
+pub(crate) fn of_side(SideEncoding { mut ids, unseen, .. }: SideEncoding) -> Vec<u32> {
+    if let Some(unseen) = unseen {
+        mark_unseen(&mut ids[unseen..]);
     }
     ids
 }

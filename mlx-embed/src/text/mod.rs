@@ -10,6 +10,7 @@ mod pair;
 mod prompts;
 mod settings;
 mod side_files;
+mod sides;
 mod tokenizer;
 
 use std::io;
@@ -21,6 +22,7 @@ pub(crate) use pair::{Frame, PairForm};
 pub use prompts::Prompt;
 pub(crate) use prompts::Prompts;
 pub(crate) use settings::{Overrides, Settings};
+pub(crate) use sides::{Fill, LeftOut, Side, SideEncoding};
 pub use tokenizer::{EndToken, EndTokenSource};
 pub(crate) use tokenizer::{TextEncoder, Tokens};
 

@@ -32,6 +32,19 @@ impl Prompts {
         Self { by_name, default }
     }
 
+    /// As [`Prompts::resolve`], but by default it is the first of these names that the checkpoint has a prompt of.
+    pub(crate) fn resolve_for<'a>(
+        &'a self,
+        prompt: &'a Prompt,
+        names: &[&str],
+    ) -> Result<&'a str, TextError> {
+        let own = names.iter().find_map(|&name| self.by_name.get(name));
+        match (prompt, own) {
+            (Prompt::Default, Some(own)) => Ok(own),
+            _ => self.resolve(prompt),
+        }
+    }
+
     pub(crate) fn resolve<'a>(&'a self, prompt: &'a Prompt) -> Result<&'a str, TextError> {
         match prompt {
             Prompt::Default => Ok(&self.default),

@@ -137,6 +137,13 @@ impl Settings {
         })
     }
 
+    /// The written form of the special token of this name, by the files or by the tokenizer's class.
+    pub(crate) fn special_token(&self, name: &str) -> Option<&str> {
+        let of_name = |each: &&Special| each.name.as_deref() == Some(name);
+        let found = self.special.iter().chain(&self.defaults).find(of_name);
+        found.map(|each| each.token.content.as_str())
+    }
+
     /// Whether the tokenizer tells a model the types of tokens.
     pub(crate) fn gives_types(&self) -> bool {
         self.types

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::batch::with_id;
+
 /// Tokens, padding included, from which on a batch gets no more texts: every hidden state of theirs is held at once.
 const BATCH_TOKENS: usize = 512;
 
@@ -36,10 +38,10 @@ pub(super) fn batches(lengths: &[usize], apart: bool) -> Vec<Vec<usize>> {
 
 /// A text and others of its length that begin differently, all of its tokens.
 pub(super) fn equals_of(ids: &[u32]) -> Vec<Vec<u32>> {
+    // Marks stay where they are.
     let turned = |by: usize| {
-        let mut other = ids.to_vec();
-        other.rotate_left(by * ids.len() / (EQUALS + 1));
-        other
+        let other = ids.iter().cycle().skip(by * ids.len() / (EQUALS + 1));
+        ids.iter().zip(other).map(|(&at, &other)| with_id(at, other)).collect()
     };
     (0..=EQUALS).map(turned).collect()
 }

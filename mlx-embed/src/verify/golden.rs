@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use crate::batch::mark_unseen;
 use crate::error::{GOLDEN_VERSION, GoldenError};
 use crate::file::{Files, check_header, require_regular};
 use crate::pooling::Pooling;
@@ -46,8 +47,39 @@ fn vectors() -> Vec<String> {
 }
 
 /// What a file may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    Vectors,
+    Scores,
+    Tokens,
+    Sparse,
+}
+
+impl Holds {
+    const ALL: [Self; 4] = [Self::Vectors, Self::Scores, Self::Tokens, Self::Sparse];
+
+    /// As the file calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Vectors => VECTOR,
+            Self::Scores => "score",
+            Self::Tokens => "tokens",
+            Self::Sparse => "sparse",
+        }
+    }
+
+    /// In words.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Vectors => "vectors of texts",
+            Self::Scores => "scores of pairs",
+            Self::Tokens => "vectors of tokens",
+            Self::Sparse => "weights of the vocabulary's tokens",
+        }
+    }
+}
+
 const VECTOR: &str = "vector";
-const SCORE: &str = "score";
 
 /// The model that a golden file was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -84,6 +116,12 @@ pub struct GoldenText {
     /// Types of the tokens, where not all are 0.
     #[serde(default)]
     pub token_type_ids: Option<Vec<u32>>,
+    /// Of late interaction, `query` or `document`.
+    #[serde(default)]
+    pub side: Option<String>,
+    /// For each token 1, or 0 where none attends to it; of late interaction, where not all are 1.
+    #[serde(default)]
+    pub attention_mask: Option<Vec<u32>>,
 }
 
 impl GoldenText {
@@ -92,10 +130,16 @@ impl GoldenText {
         self.prompt_name.clone().map_or(Prompt::None, Prompt::Named)
     }
 
-    /// Its tokens with their types, as the model takes them.
+    /// Its tokens with their types and what none sees, as the model takes them.
     pub(super) fn tokens(&self) -> Vec<u32> {
-        let types = self.token_type_ids.iter().flatten();
-        request::marked(self.ids.clone(), types.copied().position(|kind| kind != 0))
+        let first = |numbers: &Option<Vec<u32>>, of: fn(u32) -> bool| {
+            numbers.iter().flatten().position(|&number| of(number))
+        };
+        let mut tokens = request::marked(self.ids.clone(), first(&self.token_type_ids, |kind| kind != 0));
+        if let Some(unseen) = first(&self.attention_mask, |seen| seen == 0) {
+            mark_unseen(&mut tokens[unseen..]);
+        }
+        tokens
     }
 }
 
@@ -107,6 +151,10 @@ pub struct Golden {
     pub(super) facts: Facts,
     embeddings: Vec<Vec<f32>>,
     scores: Vec<f32>,
+    /// Of each text `[kept, width]`, and the width.
+    tokens: Vec<(Vec<f32>, usize)>,
+    /// Of each text `[vocabulary]`.
+    sparse: Vec<Vec<f32>>,
     hidden: Vec<Vec<f32>>,
     sketches: Vec<Vec<f32>>,
     /// `[K, D]`, K possibly 0.
@@ -181,9 +229,20 @@ impl Golden {
         self.scores.get(index).copied()
     }
 
-    /// Whether it holds scores of pairs, and no vectors of texts.
-    pub(super) fn is_of_pairs(&self) -> bool {
-        self.embeddings.is_empty()
+    /// The reference's vectors of text `index`'s tokens, those that have one, `[vectors, width]`, and the width; `None` if
+    /// they aren't there.
+    pub fn token_vectors(&self, index: usize) -> Option<(&[f32], usize)> {
+        self.tokens.get(index).map(|(vectors, width)| (&vectors[..], *width))
+    }
+
+    /// The reference's weights of all tokens of the vocabulary for text `index`; `None` if they aren't there.
+    pub fn token_weights(&self, index: usize) -> Option<&[f32]> {
+        self.sparse.get(index).map(|weights| &weights[..])
+    }
+
+    /// What it holds.
+    pub(super) fn holds(&self) -> impl Iterator<Item = Holds> {
+        Holds::ALL.into_iter().filter(|what| self.facts.outputs.iter().any(|output| output == what.name()))
     }
 
     /// The reference's hidden states of text `index`, those of [`GoldenText::rows`]: one f32 `[rows, hidden]` after the
@@ -224,10 +283,10 @@ impl Golden {
         }
         let facts: Facts = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;
         let Geometry { hidden_size, vocab_size, .. } = facts.model;
-        let holds = |what: &str| facts.outputs.iter().any(|output| output == what);
-        if !holds(VECTOR) && !holds(SCORE) {
+        let holds = |what: Holds| facts.outputs.iter().any(|output| output == what.name());
+        if !Holds::ALL.into_iter().any(holds) {
             return Err(invalid(format!(
-                "it holds neither vectors nor scores but {}",
+                "it holds neither vectors nor scores nor weights but {}",
                 facts.outputs.join(", ")
             )));
         }
@@ -247,6 +306,7 @@ impl Golden {
         let count = directions.len() / hidden_size;
         let (mut embeddings, mut scores, mut hidden, mut sketches) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut tokens_vectors, mut sparse) = (Vec::new(), Vec::new());
         for (index, text) in facts.texts.iter().enumerate() {
             let tokens = text.ids.len();
             if tokens == 0 || text.rows.iter().any(|&row| row >= tokens) {
@@ -255,11 +315,25 @@ impl Golden {
             if let Some(id) = text.ids.iter().find(|&&id| id as usize >= vocab_size) {
                 return Err(invalid(format!("text {index} has token {id} of a vocabulary of {vocab_size}")));
             }
-            if holds(VECTOR) {
+            if holds(Holds::Vectors) {
                 let shape = [facts.poolings.len(), facts.model.width()];
                 embeddings.push(tensors.floats(&format!("embedding.{index}"), &shape)?);
             }
-            if holds(SCORE) {
+            if holds(Holds::Tokens) {
+                tokens_vectors.push(tensors.rows(&format!("tokens.{index}"))?);
+            }
+            if holds(Holds::Sparse) {
+                sparse.push(tensors.floats(&format!("sparse.{index}"), &[vocab_size])?);
+            }
+            let masks = |mask: &Vec<u32>| {
+                mask.len() == tokens && mask.first() == Some(&1) && mask.is_sorted_by(|a, b| a >= b)
+            };
+            if !text.attention_mask.as_ref().is_none_or(masks) {
+                return Err(invalid(format!(
+                    "text {index} has no mask of 1 for its first tokens and then 0"
+                )));
+            }
+            if holds(Holds::Scores) {
                 let types = text.token_type_ids.as_ref();
                 let are_of_pair = |types: &Vec<u32>| {
                     types.len() == tokens && types.is_sorted() && types.iter().all(|&kind| kind <= 1)
@@ -282,7 +356,17 @@ impl Golden {
                 tensors.floats(&format!("sketch.{index}"), &[facts.model.states(), tokens, count])?
             });
         }
-        Ok(Self { facts, embeddings, scores, hidden, sketches, directions, path })
+        Ok(Self {
+            facts,
+            embeddings,
+            scores,
+            tokens: tokens_vectors,
+            sparse,
+            hidden,
+            sketches,
+            directions,
+            path,
+        })
     }
 }
 
@@ -305,6 +389,14 @@ struct Tensors<'a> {
 }
 
 impl Tensors<'_> {
+    /// Rows, as many as there are, and their width.
+    fn rows(&self, name: &str) -> Result<(Vec<f32>, usize), GoldenError> {
+        match self.file.tensor(name).as_ref().map(|tensor| tensor.shape()) {
+            Ok(&[rows, width]) if width > 0 => Ok((self.floats(name, &[rows, width])?, width)),
+            _ => Ok((self.floats(name, &[0, 1])?, 1)),
+        }
+    }
+
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, GoldenError> {
         let wrong = |reason: String| GoldenError::Tensor {
             path: self.path.to_owned(),

@@ -1,7 +1,8 @@
 //! Does a checkpoint compute here what a reference implementation computes with it? Layer by layer.
 //!
-//! [`Embedder::verify`](crate::Embedder::verify) runs texts through a model and looks at every hidden state on the way, and
-//! [`Reranker::verify`](crate::Reranker::verify) pairs.
+//! [`Embedder::verify`](crate::Embedder::verify) runs texts through a model and looks at every hidden state on the way,
+//! [`MultiVectorEmbedder::verify`](crate::MultiVectorEmbedder::verify) and
+//! [`SparseEmbedder::verify`](crate::SparseEmbedder::verify) too, and [`Reranker::verify`](crate::Reranker::verify) pairs.
 //! With a [`Golden`] file, which `tools/golden/make.py` makes of any checkpoint with mlx-lm or transformers in f64, it
 //! compares each of them with the reference's and names the first layer that leaves its [`Tolerance`]. With or without
 //! one it asks what needs no reference: are hidden states finite, the same bits twice, and the same in any company.
@@ -22,6 +23,7 @@ mod company;
 mod compare;
 mod golden;
 mod measure;
+mod outputs;
 mod pairs;
 mod report;
 mod samples;
@@ -31,20 +33,21 @@ mod tolerance;
 
 use std::sync::Arc;
 
-use crate::checkpoint::ModuleSpec;
+use crate::checkpoint::{ModuleSpec, Purpose};
 use crate::embedder::Embedder;
 use crate::error::{Error, InputError};
 use crate::info::Info;
 use crate::mlx::Dtype;
-use crate::options::{EmbedOptions, Embedding, Lane};
-use crate::request::{self, Before, Finish, Plan, Results, Shared};
+use crate::options::{EmbedOptions, Embedding};
+use crate::request::{Finish, Shared};
 use crate::runner::HiddenStates;
 use crate::text::TextError;
 
 use company::{SHUFFLES, batches, equals_of, shuffle};
 use compare::{Differences, Worst, compare_states};
-use golden::Geometry;
+use golden::{Geometry, Holds};
 use measure::{cosine, larger, length, max_abs, relative_error, smaller};
+use outputs::{Embed, embed};
 use report::failures;
 
 pub use crate::error::GoldenError;
@@ -81,29 +84,28 @@ impl Embedder {
             let ids = SAMPLES.iter().map(|text| self.token_ids(text, &EmbedOptions::default()));
             ids.collect()
         };
-        Verifier::new(self.shared(), golden, &tokens, samples)?.run(golden)
+        Verifier::new(self.shared(), golden, &tokens, samples, embed::<Embedding>)?.run(golden)
     }
 }
 
 /// Fails where a golden file can't be this model's.
-fn check_model(golden: &Golden, info: &Info) -> Result<(), GoldenError> {
+fn check_model(golden: &Golden, shared: &Shared) -> Result<(), GoldenError> {
+    let info = &shared.info;
     let other = |reason: String| Err(GoldenError::OtherModel { path: golden.path().to_owned(), reason });
-    match (golden.is_of_pairs(), &info.reranker) {
-        (true, None) => {
-            return other("it holds scores of pairs, which a reranker gives, and no vectors".into());
-        }
-        (false, Some(_)) => return other("it holds vectors of texts, and no scores of pairs".into()),
-        _ => {}
+    let wanted = outputs::of_purpose(shared.purpose);
+    if golden.holds().all(|found| found != wanted) {
+        let found: Vec<&str> = golden.holds().map(Holds::words).collect();
+        return other(format!("it holds {}, and no {}", found.join(" and "), wanted.words()));
     }
     let ours = Geometry {
         layers: info.config.layers,
         hidden_size: info.config.hidden_size.unsigned_abs() as usize,
         vocab_size: info.config.vocab_size.unsigned_abs() as usize,
-        // Of a reranker the file says nothing of that.
-        embedding_size: Some(if golden.is_of_pairs() {
-            golden.facts.model.width()
-        } else {
+        // Of other results than vectors of texts the file says nothing of that.
+        embedding_size: Some(if wanted == Holds::Vectors {
             info.embedding_size
+        } else {
+            golden.facts.model.width()
         }),
     };
     let theirs = Geometry { embedding_size: Some(golden.facts.model.width()), ..golden.facts.model };
@@ -137,8 +139,9 @@ struct Verifier<'a> {
     texts: Vec<Vec<u32>>,
     /// Whether texts of other lengths stay out of each other's batches, as they do where frequencies depend on length.
     apart: bool,
-    /// Whether the golden file's vectors have length 1. Logits never do.
+    /// Whether the golden file's vectors have length 1. Logits and weights never do, vectors of tokens always.
     normalized: bool,
+    embed: Embed,
 }
 
 type Tokens<'a> = dyn Fn(&GoldenText) -> Result<Vec<u32>, Error> + 'a;
@@ -153,18 +156,23 @@ impl<'a> Verifier<'a> {
         golden: Option<&Golden>,
         tokens: &'a Tokens<'a>,
         samples: impl FnOnce() -> Result<Vec<Vec<u32>>, Error>,
+        embed: Embed,
     ) -> Result<Self, Error> {
         let info = &shared.info;
         let texts = match golden {
             Some(golden) => {
-                check_model(golden, info)?;
+                check_model(golden, shared)?;
                 golden.texts().iter().map(GoldenText::tokens).collect()
             }
             None => samples()?,
         };
         let apart = info.config.frequencies_depend_on_length(info.max_tokens);
-        let normalized = info.reranker.is_none() && golden.is_none_or(|golden| golden.facts.normalized);
-        Ok(Self { shared, tokens, texts, apart, normalized })
+        let normalized = match shared.purpose {
+            Purpose::Vectors => golden.is_none_or(|golden| golden.facts.normalized),
+            Purpose::TokenVectors => true,
+            Purpose::Scores | Purpose::Sparse => false,
+        };
+        Ok(Self { shared, tokens, texts, apart, normalized, embed })
     }
 
     fn run(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
@@ -250,12 +258,9 @@ impl<'a> Verifier<'a> {
 
     /// Vectors of one call, scaled as the reference's are.
     fn vectors(&self, texts: Vec<Vec<u32>>) -> Result<Option<Vec<Vec<f32>>>, Error> {
-        let finish = Finish { normalize: self.normalized, ..Finish::default() };
-        let plan = Plan::new(Before::Prompt("".into()), finish, texts.len(), Lane::Auto, None, false);
-        let vectors: Results<Embedding> =
-            self.shared.send_ids(texts, Ok(plan), None, request::each).wait()?;
-        let vectors: Result<Vec<_>, _> =
-            vectors.into_iter().map(|embedding| embedding.map(|embedding| embedding.vector)).collect();
+        let left_out = self.shared.left_out.clone();
+        let finish = Finish { normalize: self.normalized, left_out, ..Finish::default() };
+        let vectors: Result<Vec<_>, _> = (self.embed)(self.shared, texts, finish)?.into_iter().collect();
         match vectors {
             Ok(vectors) => Ok(Some(vectors)),
             Err(InputError::NotFinite) => Ok(None),
@@ -353,9 +358,8 @@ impl<'a> Verifier<'a> {
         vectors: &Vectors,
         tolerance: &Tolerance,
     ) -> Option<VectorComparison> {
-        let pooling = self.shared.info.pooling;
-        let leaves_prompts_out =
-            !self.shared.info.sentence_transformers.include_prompt && pooling.can_leave_out();
+        let Info { pooling, sentence_transformers, .. } = &self.shared.info;
+        let leaves_prompts_out = !sentence_transformers.include_prompt && pooling.can_leave_out();
         let (mut lowest, mut sum, mut largest, mut worst) = (f64::INFINITY, 0.0, 0.0, 0);
         let mut compared = 0;
         for (index, found) in vectors.iter().enumerate() {
@@ -363,19 +367,16 @@ impl<'a> Verifier<'a> {
             if golden.texts()[index].prompt_name.is_some() && leaves_prompts_out {
                 continue;
             }
-            let expected = golden.embedding(index, pooling)?;
-            compared += 1;
-            let (cosine, max_abs) = match found {
-                Some(found) => {
-                    let beyond = larger(max_abs(found, expected) - self.rounding(), 0.0);
-                    (cosine(found, expected), beyond / length(expected))
+            for (found, expected) in
+                outputs::pairs(golden, self.shared, index, found.as_deref().unwrap_or_default())?
+            {
+                compared += 1;
+                let (cosine, beyond) = self.compare_vector(found, expected);
+                if smaller(lowest, cosine).to_bits() != lowest.to_bits() {
+                    worst = index;
                 }
-                None => (f64::NAN, f64::NAN),
-            };
-            if smaller(lowest, cosine).to_bits() != lowest.to_bits() {
-                worst = index;
+                (lowest, sum, largest) = (smaller(lowest, cosine), sum + cosine, larger(largest, beyond));
             }
-            (lowest, sum, largest) = (smaller(lowest, cosine), sum + cosine, larger(largest, max_abs));
         }
         Some(VectorComparison {
             cosine: lowest,
@@ -384,6 +385,19 @@ impl<'a> Verifier<'a> {
             text: worst,
             passed: lowest >= tolerance.cosine && largest <= tolerance.max_abs,
         })
+    }
+}
+
+impl Verifier<'_> {
+    /// The cosine, and the largest difference as a share of the reference's length.
+    fn compare_vector(&self, found: &[f32], expected: &[f32]) -> (f64, f64) {
+        // A sparse vector may have no weight at all.
+        if !expected.is_empty() && found == expected {
+            return (1.0, 0.0);
+        }
+        // Nothing where there should be a vector has no cosine.
+        let beyond = larger(max_abs(found, expected) - self.rounding(), 0.0);
+        (cosine(found, expected), beyond / length(expected))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use crate::error::{Error, GoldenError};
 use crate::info::Info;
-use crate::options::RerankOptions;
+use crate::options::{Embedding, RerankOptions};
 use crate::reranker::{Reranker, logit};
 
 use super::golden::{Golden, GoldenText};
 use super::measure::larger;
+use super::outputs::embed;
 use super::{SAMPLES, ScoreComparison, Tolerance, Vectors, Verification, Verifier};
 
 impl Reranker {
@@ -29,7 +30,7 @@ impl Reranker {
         let tokens = |text: &GoldenText| marked(text.query.as_deref().unwrap_or_default(), &text.text);
         // The first is short, so that it leaves room.
         let samples = || SAMPLES.iter().map(|document| marked(SAMPLES[0], document)).collect();
-        Verifier::new(self.shared(), golden, &tokens, samples)?.run(golden)
+        Verifier::new(self.shared(), golden, &tokens, samples, embed::<Embedding>)?.run(golden)
     }
 }
 

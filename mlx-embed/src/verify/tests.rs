@@ -33,8 +33,8 @@ fn company_that_changes_a_text_is_found() {
     let verify = |apart| {
         let tokens = |text: &GoldenText| Ok(text.tokens());
         let texts = texts.clone();
-        let verifier =
-            Verifier { shared: embedder.shared(), tokens: &tokens, texts, apart, normalized: true };
+        let (shared, normalized, embed) = (embedder.shared(), true, embed::<Embedding> as Embed);
+        let verifier = Verifier { shared, tokens: &tokens, texts, apart, normalized, embed };
         verifier.run(None).unwrap()
     };
     let together = verify(false);

@@ -5,6 +5,7 @@ and what the model's call gave; it returns tensors by name. Where sentence-trans
 folder, its own result is held against the formula's.
 """
 
+import string
 from pathlib import Path
 
 import numpy as np
@@ -86,15 +87,17 @@ class Splade:
 
 
 class Late:
-    """PyLate's late interaction: the Dense layer on each token, unit vectors.
+    """Late interaction, PyLate's or ColBERT's: Dense layers on each token, unit vectors.
 
     A query is filled up with [MASK] to query_length; these see the real tokens, and are seen by
     none unless attend_to_expansion_tokens. A document loses the tokens of the skip list.
     """
 
     def __init__(self, case: Case, folder: Path):
-        self.settings = case.files["config_sentence_transformers.json"]
-        self.weight = load_file(folder / "1_Dense/model.safetensors")["linear.weight"].float().numpy()
+        # The folders of Dense modules, or that of ColBERT's one matrix.
+        places = [module.path for module in case.modules[1:]] or [""]
+        self.dense = [load_file(folder / place / "model.safetensors") for place in places]
+        self.residual = [module.config["use_residual"] for module in case.modules[1:]] or [False]
         self.encoder = MultiVectorEncoder(str(folder), device="cpu", model_kwargs=OPTIONS,
                                           local_files_only=True)
         # MaxSim of each query with each document, [queries, documents] in the order of `texts`.
@@ -102,7 +105,12 @@ class Late:
         self.of = {"query": [], "document": []}
 
     def __call__(self, entry: dict, final: np.ndarray, _output) -> dict:
-        vectors = unit(final.astype(np.float64) @ self.weight.T.astype(np.float64))[entry["kept"]]
+        states = torch.from_numpy(np.ascontiguousarray(final)).double()
+        for dense, residual in zip(self.dense, self.residual, strict=True):
+            dense = {name: tensor.double() for name, tensor in dense.items()}
+            added = states @ dense["residual.weight"].T if residual else 0
+            states = states @ dense["linear.weight"].T + dense.get("linear.bias", 0) + added
+        vectors = unit(states.numpy())[entry["kept"]]
         text = [entry["text"]]
         whole = (self.encoder.encode_query(text) if entry["side"] == "query"
                  else self.encoder.encode_document(text))
@@ -113,9 +121,22 @@ class Late:
         return {"tokens": vectors}
 
 
+def late_settings(case: Case) -> dict:
+    """PyLate's settings, or ColBERT's by their names."""
+    if case.modules:
+        return case.files["config_sentence_transformers.json"]
+    metadata = case.files["artifact.metadata"]
+    names = {"query_token_id": "query_prefix", "doc_token_id": "document_prefix",
+             "query_maxlen": "query_length", "doc_maxlen": "document_length",
+             "attend_to_mask_tokens": "attend_to_expansion_tokens"}
+    skipped = list(string.punctuation) if metadata["mask_punctuation"] else []
+    return {names[key]: value for key, value in metadata.items() if key in names} | {
+        "do_query_expansion": True, "skiplist_words": skipped}
+
+
 def late_entries(case: Case, encoder, listed: list[str]) -> list[dict]:
     """Every text as a query and as a document, as far as they fit."""
-    settings = case.files["config_sentence_transformers.json"]
+    settings = late_settings(case)
     tokenizer = encoder.tokenizer
     mask = tokenizer.convert_tokens_to_ids("[MASK]")
     skipped = {tokenizer.convert_tokens_to_ids(word) for word in settings["skiplist_words"]}
@@ -123,7 +144,8 @@ def late_entries(case: Case, encoder, listed: list[str]) -> list[dict]:
     for side in ("query", "document"):
         prefix, most = settings[f"{side}_prefix"], settings[f"{side}_length"]
         for text in listed:
-            ids = encoder(prefix + text)
+            ids = encoder(text)
+            ids.insert(1, tokenizer.convert_tokens_to_ids(prefix))
             if len(ids) > most:
                 continue
             entry = {"text": text, "prompt_name": None, "prompt": prefix, "side": side, "ids": ids}

@@ -84,11 +84,23 @@ def bge_m3(name: str, about: str, suffix: str, **fields) -> Case:
                                                              normalize("2_Normalize")), **fields)
 
 
-SPLADE = Module("1_SpladePooling", "SpladePooling",
-                dict(pooling_strategy="max", activation_function="relu",
-                     word_embedding_dimension=BERT["vocab_size"]),
-                namespace="sentence_transformers.sparse_encoder.models")
-MLM = Module("", "MLMTransformer", namespace="sentence_transformers.sparse_encoder.models")
+def splade(config: dict) -> tuple[Module, Module]:
+    pooled = dict(pooling_strategy="max", activation_function="relu",
+                  word_embedding_dimension=config["vocab_size"])
+    own = "sentence_transformers.sparse_encoder.models"
+    return (Module("", "MLMTransformer", namespace=own),
+            Module("1_SpladePooling", "SpladePooling", pooled, namespace=own))
+
+
+def embeddings_of_decoder(tensors: dict) -> dict:
+    """The tied matrix by the name under which transformers saves it."""
+    names = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight"}
+    return {names.get(name, name): value for name, value in tensors.items()}
+
+
+SPARSE_SETTINGS = {"config_sentence_transformers.json": {
+    "model_type": "SparseEncoder", "prompts": {"query": "", "document": ""},
+    "default_prompt_name": None, "similarity_fn_name": "dot"}}
 SPARSE = [
     bge_m3("bge-m3-pickled-heads", "bge-m3's heads as upstream has them: .pt", ".pt"),
     bge_m3("bge-m3-safetensors-heads", "the same heads as safetensors", ".safetensors",
@@ -96,13 +108,20 @@ SPARSE = [
     Case("splade-bert", "SPLADE: the MLM head, max over tokens of log(1 + relu)",
          ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
          tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
-         modules=(MLM, SPLADE), files={"config_sentence_transformers.json": {
-             "model_type": "SparseEncoder", "prompts": {"query": "", "document": ""},
-             "default_prompt_name": None, "similarity_fn_name": "dot"}}),
+         modules=splade(BERT), files=SPARSE_SETTINGS),
     Case("splade-bert-without-modules", "the same, with config.json and weights only",
          ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
          tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
          weights_of="splade-bert"),
+    Case("splade-xlm-roberta", "the head of XLM-RoBERTa: lm_head, whose bias is its own",
+         ROBERTA | {"architectures": ["XLMRobertaForMaskedLM"], "num_hidden_layers": 1},
+         auto="AutoModelForMaskedLM", tokenizer="unigram", lengths=(33,), dtype="bfloat16",
+         stored=embeddings_of_decoder, kind="splade", modules=splade(ROBERTA), files=SPARSE_SETTINGS),
+    Case("splade-modernbert", "the head of ModernBERT: no biases but the last matrix's, a local window",
+         MODERN | {"architectures": ["ModernBertForMaskedLM"], "num_hidden_layers": 2,
+                   "global_attn_every_n_layers": 2},
+         auto="AutoModelForMaskedLM", tokenizer="modernbert", lengths=(33,), dtype="bfloat16",
+         kind="splade", modules=splade(MODERN), files=SPARSE_SETTINGS),
     Case("splade-bert-affine-4bit-g64", "the embedding table, which is the head's last matrix, and the "
          "head's first in 4 bits", ONE_LAYER | {"architectures": ["BertForMaskedLM"]},
          auto="AutoModelForMaskedLM", tokenizer="wordpiece", lengths=(33,), dtype="bfloat16",
@@ -119,11 +138,15 @@ def pylate(**settings) -> dict:
     } | settings}
 
 
+def late_dense(path: str, inputs: int, outputs: int, bias=False, use_residual=False) -> Module:
+    return Module(path, "Dense", dict(
+        in_features=inputs, out_features=outputs, bias=bias, use_residual=use_residual,
+        activation_function="torch.nn.modules.linear.Identity"), namespace="pylate.models.Dense")
+
+
 LATE_MODULES = (
     Module("", "Transformer"),
-    Module("1_Dense", "Dense", dict(
-        in_features=HIDDEN, out_features=TOKEN_WIDTH, bias=False, use_residual=False,
-        activation_function="torch.nn.modules.linear.Identity"), namespace="pylate.models.Dense"),
+    late_dense("1_Dense", HIDDEN, TOKEN_WIDTH),
 )
 LATE = [
     Case("late-interaction-bert", "PyLate: markers of queries and documents, queries filled up with "
@@ -139,5 +162,20 @@ LATE = [
          tokenizer="modernbert-markers", lengths=(18, 33), dtype="bfloat16", kind="late",
          modules=LATE_MODULES, files=pylate(do_query_expansion=False, skiplist_words=[],
                                             query_length=48)),
+    Case("late-interaction-modernbert-expanded", "ModernBERT, [MASK] that none sees within the local "
+         "window, two Dense modules, the second with a residual of its own",
+         MODERN | {"num_hidden_layers": 2, "global_attn_every_n_layers": 2, "local_attention": 32},
+         tokenizer="modernbert-markers", lengths=(33,), dtype="bfloat16", kind="late",
+         modules=(*LATE_MODULES[:1], late_dense("1_Dense", HIDDEN, 96, bias=True),
+                  late_dense("2_Dense", 96, TOKEN_WIDTH, use_residual=True)), files=pylate()),
+    Case("late-interaction-colbert", "ColBERT's own layout: linear.weight beside the encoder, "
+         "[unused0] and [unused1], artifact.metadata", ONE_LAYER | {"architectures": ["HF_ColBERT"]},
+         tokenizer="wordpiece-unused", lengths=(33,), dtype="bfloat16", kind="late", loads=False,
+         stored=lambda tensors: {f"bert.{name}": value for name, value in tensors.items()},
+         more={"linear.weight": (TOKEN_WIDTH, HIDDEN)}, files={"artifact.metadata": {
+             "query_token_id": "[unused0]", "doc_token_id": "[unused1]", "query_token": "[Q]",
+             "doc_token": "[D]", "query_maxlen": 16, "doc_maxlen": 48, "dim": TOKEN_WIDTH,
+             "mask_punctuation": True, "attend_to_mask_tokens": False, "similarity": "cosine",
+             "interaction": "colbert"}}),
 ]
 CASES = MODULES + SPARSE + LATE

@@ -46,7 +46,7 @@ def between(first: str, last: str, tokenizer: Tokenizer, separators: int = 1, ty
     )
 
 
-def wordpiece() -> tuple[Tokenizer, dict]:
+def wordpiece(unused: tuple = ()) -> tuple[Tokenizer, dict]:
     """BERT's: lower case, accents stripped, [CLS] and [SEP], token types of a pair."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [word for line in CORPUS for word in re.findall(r"[a-z]+", line.lower())]
@@ -54,7 +54,7 @@ def wordpiece() -> tuple[Tokenizer, dict]:
     parts = [part for part, _ in counted(words, 65)]
     whole = sorted(set(parts) & set(words))
     vocabulary = [*special, *letters, *(f"##{x}" for x in letters if x.isalnum()), *whole,
-                  *(f"##{part}" for part in parts)]
+                  *(f"##{part}" for part in parts), *unused]
     tokenizer = Tokenizer(models.WordPiece(
         {token: i for i, token in enumerate(vocabulary)}, unk_token="[UNK]"
     ))
@@ -198,6 +198,8 @@ BUILDERS = {
     "wordpiece-markers": lambda: with_markers(wordpiece),
     "modernbert-markers": lambda: with_markers(modernbert), "byte-level-yes-no": yes_no,
     "wordpiece-padded": padded,
+    # ColBERT's markers are entries of BERT's vocabulary that no text has.
+    "wordpiece-unused": lambda: wordpiece(("[unused0]", "[unused1]")),
 } | dict(wordpiece=wordpiece, unigram=unigram, roberta=roberta, modernbert=modernbert,
                 gemma=gemma, mistral=mistral)
 

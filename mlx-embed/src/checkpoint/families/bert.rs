@@ -5,8 +5,8 @@ use crate::checkpoint::config::{self, Architecture, ModelConfig};
 use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{
-    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlmSpec, MlpSpec, ModelSpec, NormKind,
-    NormSpec, PartSpec, PositionsSpec, ProjectionSpec, Sees,
+    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
+    PartSpec, PositionsSpec, ProjectionSpec, Sees,
 };
 use crate::checkpoint::{CheckpointError, RopeScaling};
 
@@ -108,32 +108,6 @@ pub(super) fn read(
         mlm: None,
     };
     Ok((own, spec))
-}
-
-/// The head of BERT's masked language model, whose last matrix is the embedding table unless the config says otherwise.
-pub(super) fn mlm(
-    config: &JsonObject,
-    weights: &TensorFiles,
-    spec: &ModelSpec,
-) -> Result<MlmSpec, CheckpointError> {
-    let (hidden, vocabulary) = (spec.hidden, spec.embedding.tokens.rows);
-    let of = |name: &str| format!("cls.predictions.{name}");
-    let tied = config.optional("tie_word_embeddings")?.unwrap_or(true);
-    let table = if tied { spec.embedding.tokens.path.clone() } else { of("decoder") };
-    let biases = [of("bias"), of("decoder.bias")];
-    let bias = biases.iter().find(|name| weights.tensors.contains_key(*name)).unwrap_or(&biases[0]);
-    Ok(MlmSpec {
-        dense: ProjectionSpec::one(of("transform.dense"), hidden, hidden, true),
-        activation: super::activation(config, "hidden_act", "gelu")?,
-        norm: super::layer_norm(
-            &of("transform.LayerNorm"),
-            hidden,
-            config::epsilon(config, "layer_norm_eps", Some(1e-12))?,
-        ),
-        decoder: MlmSpec::decoder(&table, vocabulary, hidden),
-        bias: bias.clone(),
-        vocabulary,
-    })
 }
 
 fn layer_spec(

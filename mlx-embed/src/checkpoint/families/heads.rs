@@ -1,6 +1,7 @@
 //! Heads of rerankers: what makes logits of a pair's hidden states, and the names of its tensors.
 
 use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{HeadSpec, Logits, ModelSpec, NormKind, NormSpec, ProjectionSpec, StepSpec};
 use crate::checkpoint::{CheckpointError, DenseActivation, marks};
@@ -58,6 +59,13 @@ pub(super) fn add(
     };
     (spec.behind, spec.head) = (steps, Some(HeadSpec { pooling, logits }));
     Ok(())
+}
+
+/// Gives the model the projection of each token that ColBERT's own checkpoints have beside the encoder.
+pub(super) fn add_colbert(weights: &TensorFiles, spec: &mut ModelSpec) {
+    // A missing one is told with the others that are missing.
+    let outputs = weights.rows("linear.weight").unwrap_or(0);
+    spec.projection = Some(ProjectionSpec::one("linear".into(), outputs, spec.hidden, false));
 }
 
 #[cold]

@@ -6,13 +6,14 @@ mod bert;
 mod decoder;
 mod embedding_gemma2;
 mod heads;
+pub(super) mod mlm;
 mod modernbert;
 mod nomic;
 
 use super::doubt::Doubt;
 use super::files::TensorFiles;
 use super::json::JsonObject;
-use super::spec::{Activation, HeadsSpec, MlmSpec, ModelSpec, NormKind, NormSpec, TableSpec};
+use super::spec::{Activation, HeadsSpec, ModelSpec, NormKind, NormSpec, TableSpec};
 use super::{Architecture, CheckpointError, ModelConfig, Purpose, marks, parts};
 
 /// What the checkpoint's model is.
@@ -23,8 +24,10 @@ pub(super) fn read(
     purpose: Purpose,
 ) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let (own, mut spec) = without_head(config, weights, doubts)?;
-    if purpose == Purpose::Scores {
-        heads::add(config, &own, &mut spec)?;
+    match purpose {
+        Purpose::Scores => heads::add(config, &own, &mut spec)?,
+        Purpose::TokenVectors if marks::is_colbert(config)? => heads::add_colbert(weights, &mut spec),
+        _ => {}
     }
     Ok((own, spec))
 }
@@ -46,21 +49,6 @@ fn without_head(
             let spec = decoder::spec(&own, weights, marks::is_voyage(config)?);
             Ok((own, spec))
         }
-    }
-}
-
-/// The head that makes a logit of each token of the vocabulary.
-pub(super) fn mlm(
-    config: &JsonObject,
-    weights: &TensorFiles,
-    spec: &ModelSpec,
-) -> Result<MlmSpec, CheckpointError> {
-    match Architecture::read(config)? {
-        Architecture::Bert => bert::mlm(config, weights, spec),
-        other => Err(config.invalid(
-            "model_type",
-            format!("is of the family {other}, whose head for masked tokens is not supported; sparse vectors are there for bert"),
-        )),
     }
 }
 

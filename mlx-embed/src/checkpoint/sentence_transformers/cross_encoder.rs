@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::modules::Module;
 use super::transformer::Calls;
-use super::{FILE, MODULES, SCORES, SETTINGS, SentenceTransformers};
+use super::{MODULES, SCORES, SETTINGS, SentenceTransformers};
 use crate::checkpoint::json::{self, JsonObject};
 use crate::checkpoint::{CheckpointError, DenseActivation};
 use crate::file::Files;
@@ -34,16 +34,6 @@ impl SentenceTransformers {
         all.normalize = Some(false);
         Ok((all, own))
     }
-}
-
-/// Whether these files say that a checkpoint is a reranker.
-pub(crate) fn is_cross_encoder(files: &Files) -> Result<bool, CheckpointError> {
-    let kind = match JsonObject::open(files, FILE)? {
-        Some(config) => config.optional::<String>("model_type")?,
-        None => None,
-    };
-    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
-    Ok(kind.is_some_and(|kind| kind == SCORES) || modules.iter().any(Module::is_of_cross_encoder))
 }
 
 impl CrossEncoder {

@@ -2,6 +2,7 @@
 //! tokenizer. What they say and this crate can't do is refused.
 
 mod cross_encoder;
+mod late;
 mod modules;
 mod pooling;
 mod sparse;
@@ -13,14 +14,15 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::json::JsonObject;
+use super::json::{self, JsonObject};
 use super::modules::ModuleSpec;
 use super::spec::ModelSpec;
 use super::{Architecture, CheckpointError, Purpose};
 use crate::file::Files;
 use crate::pooling::Pooling;
 
-pub(crate) use cross_encoder::{CrossEncoder, is_cross_encoder};
+pub(crate) use cross_encoder::CrossEncoder;
+use modules::Module;
 use transformer::Calls;
 
 const FILE: &str = "config_sentence_transformers.json";
@@ -30,6 +32,26 @@ const MODULES: &str = "modules.json";
 const VECTORS: &str = "SentenceTransformer";
 const SCORES: &str = "CrossEncoder";
 const SPARSE: &str = "SparseEncoder";
+/// As PyLate calls them.
+const TOKEN_VECTORS: &str = "ColBERT";
+
+/// Whether these files say that a checkpoint is for this purpose: the kind of model that they name, or modules of classes
+/// that no other has. Of a model that gives a vector a text they need not say anything.
+pub(crate) fn says(files: &Files, purpose: Purpose) -> Result<bool, CheckpointError> {
+    let (kind, classes): (_, &[&str]) = match purpose {
+        Purpose::Vectors => (VECTORS, &[]),
+        Purpose::Scores => (SCORES, &["sentence_transformers.cross_encoder."]),
+        Purpose::Sparse => (SPARSE, &["sentence_transformers.sparse_encoder."]),
+        Purpose::TokenVectors => (TOKEN_VECTORS, &["pylate."]),
+    };
+    let named = match JsonObject::open(files, FILE)? {
+        Some(config) => config.optional::<String>("model_type")?,
+        None => None,
+    };
+    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    let has = |prefix: &&str| modules.iter().any(|module| module.class.starts_with(prefix));
+    Ok(named.is_some_and(|named| named == kind) || classes.iter().any(has))
+}
 
 /// A module's own settings, in its folder.
 const SETTINGS: &str = "config.json";
@@ -86,18 +108,30 @@ impl Default for SentenceTransformers {
 }
 
 impl SentenceTransformers {
-    /// `spec` has the steps whose weights are the model's own.
+    /// `spec` has the steps whose weights are the model's own; `token_head` is what in place of all modules makes results
+    /// of tokens.
     pub(super) fn read(
         files: &Files,
         architecture: Architecture,
         spec: &ModelSpec,
         purpose: Purpose,
+        token_head: Option<ModuleSpec>,
     ) -> Result<Self, CheckpointError> {
         let mut all = Self::default();
         let (kind, calls) = match purpose {
+            _ if token_head.is_some() => {
+                all.read_modules(files, architecture, &spec.behind)?;
+                all.behind = token_head.into_iter().collect();
+                all.normalize = Some(purpose == Purpose::TokenVectors);
+                (VECTORS, Calls::VECTORS)
+            }
             Purpose::Sparse => {
                 sparse::check_modules(files)?;
                 (SPARSE, Calls::VECTORS)
+            }
+            Purpose::TokenVectors => {
+                all.read_late_modules(files, spec)?;
+                (TOKEN_VECTORS, Calls::VECTORS)
             }
             Purpose::Vectors | Purpose::Scores => {
                 all.read_modules(files, architecture, &spec.behind)?;
@@ -128,6 +162,7 @@ impl SentenceTransformers {
                 SCORES => "a reranker; load it with `Reranker` (mlx-embed rerank)",
                 VECTORS => "an embedder; load it with `Embedder` (mlx-embed embed)",
                 SPARSE => "of sparse vectors; load it with `SparseEmbedder`",
+                TOKEN_VECTORS => "a model of late interaction; load it with `MultiVectorEmbedder`",
                 _ => "which this crate does not compute",
             };
             return Err(config.invalid("model_type", format!("is `{kind}`, {what}")));

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{MODULES, SETTINGS, SentenceTransformers, pooling};
 use crate::checkpoint::json::{self, JsonObject};
-use crate::checkpoint::modules::ModuleSpec;
+use crate::checkpoint::modules::{Input, ModuleSpec};
 use crate::checkpoint::spec::StepSpec;
 use crate::checkpoint::{Architecture, CheckpointError};
 use crate::file::Files;
@@ -16,13 +16,6 @@ pub(super) struct Module {
     pub(super) path: String,
     #[serde(rename = "type")]
     pub(super) class: String,
-}
-
-impl Module {
-    /// Whether only rerankers have it.
-    pub(super) fn is_of_cross_encoder(&self) -> bool {
-        self.class.starts_with("sentence_transformers.cross_encoder.")
-    }
 }
 
 /// The modules that this crate has, in the order in which texts go through them.
@@ -121,7 +114,7 @@ impl SentenceTransformers {
                         });
                     }
                 }
-                Kind::Dense => self.behind.push(ModuleSpec::dense(files, folder, own.next())?),
+                Kind::Dense => self.behind.push(ModuleSpec::dense(files, folder, own.next(), Input::Pooled)?),
                 Kind::LayerNorm => self.behind.push(ModuleSpec::layer_norm(files, folder)?),
                 Kind::TanhInt8 => self.behind.push(ModuleSpec::TanhInt8),
                 Kind::Normalize => {
@@ -171,6 +164,11 @@ fn why_not(class: &str) -> String {
         return format!("is `{class}`, a reranker's; load it with `Reranker` (mlx-embed rerank)");
     }
     let package = class.split('.').next().unwrap_or_default();
+    if package == "pylate" || class.starts_with("sentence_transformers.multi_vector_encoder.") {
+        return format!(
+            "is `{class}`, of a model of late interaction; load the checkpoint with MultiVectorEmbedder"
+        );
+    }
     if class.starts_with("sentence_transformers.sparse_encoder.") {
         format!("is `{class}`, a sparse encoder's; load the checkpoint with SparseEmbedder")
     } else if package == "sentence_transformers" {

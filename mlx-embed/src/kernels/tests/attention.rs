@@ -9,6 +9,7 @@ use super::*;
 struct Case {
     heads: Heads,
     lengths: Vec<usize>,
+    seen: Vec<usize>,
     qkv: Vec<f32>,
     q_norm: Option<Vec<f32>>,
     k_norm: Option<Vec<f32>>,
@@ -70,6 +71,7 @@ impl Case {
             query_angles: angles.iter().enumerate().map(grown).collect(),
             v_norm: draw.one_in(3),
             qkv: draw.numbers(tokens * heads.width()),
+            seen: lengths.clone(),
             lengths,
             q_norm: norm(draw),
             k_norm: norm(draw),
@@ -79,6 +81,13 @@ impl Case {
             // Sharp ones too, so that what came first counts for nothing after a later key.
             scale: draw.one_of(&[1.0, 1.0, 8.0]) / (head_dim as f32).sqrt(),
         }
+    }
+
+    /// With some tokens at the ends of texts that none sees. Every query sees one before them.
+    fn with_unseen(mut self, draw: &mut Draw) -> Self {
+        self.span = Span { before: usize::MAX, after: draw.one_of(&[0, usize::MAX]) };
+        self.seen = self.lengths.iter().map(|&length| draw.within(1, length)).collect();
+        self
     }
 
     fn run(&self, engine: &Engine) -> Vec<f32> {
@@ -105,7 +114,7 @@ impl Case {
         };
         let tokens: usize = self.lengths.iter().sum();
         let mut out = unwritten(tokens * self.heads.heads * self.heads.head_dim);
-        let prepared = engine.prepare(&self.qkv, &self.lengths, &options, cache);
+        let prepared = engine.prepare(&self.qkv, &self.lengths, &self.seen, &options, cache);
         let kept = prepared.kept().cloned();
         engine.attend(prepared, &mut out);
         (out, kept)
@@ -122,6 +131,7 @@ impl Case {
         let rows = |range: &std::ops::Range<usize>| &self.qkv[range.start * width..range.end * width];
         Self {
             lengths: ranges.iter().map(|range| range.len()).collect(),
+            seen: ranges.iter().map(|range| range.len()).collect(),
             qkv: ranges.iter().flat_map(rows).copied().collect(),
             q_norm: self.q_norm.clone(),
             k_norm: self.k_norm.clone(),
@@ -165,7 +175,7 @@ impl Case {
         let tokens: usize = self.lengths.iter().sum();
         let mut out = vec![(0.0, 0.0); tokens * heads * head_dim];
         let mut first = 0;
-        for &length in &self.lengths {
+        for (&length, &ends) in self.lengths.iter().zip(&self.seen) {
             for head in 0..heads {
                 let kv_head = head / (heads / kv_heads);
                 let keys: Vec<Vec<f64>> =
@@ -178,7 +188,7 @@ impl Case {
                     let scale = f64::from(self.scale);
                     let Span { before, after } = self.span;
                     let first_seen = position.saturating_sub(before);
-                    let seen = &keys[first_seen..length.min((position + 1).saturating_add(after))];
+                    let seen = &keys[first_seen..ends.min((position + 1).saturating_add(after))];
                     let scores: Vec<f64> = seen.iter().map(|k| scale * dot(k)).collect();
                     let largest_term = seen.iter().map(|k| scale * size(k)).fold(0.0, f64::max);
                     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -210,6 +220,7 @@ impl Case {
 fn attention_is_a_softmax_over_what_is_seen() {
     for_cases(25, |engines, draw| {
         let case = Case::draw(draw);
+        let case = if draw.one_in(4) { case.with_unseen(draw) } else { case };
         let naive = case.naive();
         for engine in engines {
             for (i, (got, (want, most))) in case.run(engine).into_iter().zip(&naive).enumerate() {
@@ -246,6 +257,24 @@ fn a_text_attends_to_itself_whatever_lies_beside_or_behind() {
                     engine.family,
                     case.heads
                 );
+                first += length;
+            }
+        }
+    });
+}
+
+#[test]
+fn tokens_that_none_sees_change_no_others() {
+    for_cases(20, |engines, draw| {
+        let case = Case::draw(draw).with_unseen(draw);
+        let width = case.heads.heads * case.heads.head_dim;
+        for engine in engines {
+            let whole = case.run(engine);
+            let mut first = 0;
+            for (&length, &seen) in case.lengths.iter().zip(&case.seen) {
+                let alone = case.text(first..first + seen).run(engine);
+                let beside = &whole[first * width..(first + seen) * width];
+                assert_eq!(bits(&alone), bits(beside), "{:?}: {seen} of {length}", engine.family);
                 first += length;
             }
         }

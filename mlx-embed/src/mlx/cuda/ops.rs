@@ -271,11 +271,17 @@ impl Ops {
     }
 
     /// What a batch is: see [`Plan::new`].
-    pub(crate) fn plan(&self, ids: &[u32], lengths: &[usize], cached: usize) -> Result<Plan, MlxError> {
+    pub(crate) fn plan(
+        &self,
+        ids: &[u32],
+        lengths: &[usize],
+        seen: &[usize],
+        cached: usize,
+    ) -> Result<Plan, MlxError> {
         let Geometry { heads, kv_heads, .. } = *self.geometry();
         let hopper = self.hopper_attention.is_some();
         let division = Division::of(lengths, cached, hopper, (heads / kv_heads) as usize);
-        Plan::new(ids, lengths, cached, division)
+        Plan::new(ids, lengths, seen, cached, division)
     }
 
     /// The plan on the GPU, for the other functions.

@@ -27,7 +27,7 @@ impl Division {
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// i32: the ids `[T]`, the positions `[T]`, and for each part of attention the text's start, its length, the first
-    /// query (of pairs, the first item) and 0.
+    /// query (of pairs, the first item) and how many of the text's tokens are seen.
     pub(super) numbers: Vec<i32>,
     pub(super) tokens: i32,
     /// Parts of attention.
@@ -41,18 +41,20 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// `ids` are those of all texts, `lengths` how many each has; each text continues `cached` tokens.
+    /// `ids` are those of all texts, `lengths` how many each has, of which the first `seen` are keys; each text continues
+    /// `cached` tokens.
     pub(super) fn new(
         ids: &[u32],
         lengths: &[usize],
+        seen: &[usize],
         cached: usize,
         division: Division,
     ) -> Result<Self, MlxError> {
         let failed = |message: String| Err(MlxError::new("plan", message));
-        if ids.is_empty() || lengths.iter().sum::<usize>() != ids.len() {
+        if ids.is_empty() || lengths.iter().sum::<usize>() != ids.len() || seen.len() != lengths.len() {
             return failed(format!("{} tokens in texts of {lengths:?}", ids.len()));
         }
-        let numbers = numbers(ids, lengths, cached, division);
+        let numbers = numbers(ids, lengths, seen, cached, division);
         let longest = lengths.iter().max().map_or(0, |longest| cached + longest);
         // The kernels count elements in 32 bits, some 2^14 a token.
         if ids.len().max(longest) >= 1 << 17 {
@@ -94,24 +96,24 @@ impl Plan {
     }
 }
 
-fn numbers(ids: &[u32], lengths: &[usize], cached: usize, division: Division) -> Vec<i32> {
+fn numbers(ids: &[u32], lengths: &[usize], seen: &[usize], cached: usize, division: Division) -> Vec<i32> {
     let mut numbers: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
     numbers
         .extend(lengths.iter().flat_map(|&length| cached..cached + length).map(|position| position as i32));
     // With how many keys each sees.
     let mut parts = Vec::new();
     let mut start = 0;
-    for &length in lengths {
+    for (&length, &keys) in lengths.iter().zip(seen) {
         match division {
             Division::Single => parts.extend((0..length).step_by(QUERIES).map(|query| {
                 let seen = (query + QUERIES).min(length);
-                (seen, [start, length, query, 0])
+                (seen, [start, length, query, keys])
             })),
             // An item is 64 queries of a head; heads go fastest.
             Division::Pairs { sharing } => {
                 parts.extend((0..length.div_ceil(QUERIES) * sharing).step_by(2).map(|item| {
                     let seen = ((item + 1) / sharing * QUERIES + QUERIES).min(length);
-                    (seen, [start, length, item, 0])
+                    (seen, [start, length, item, keys])
                 }));
             }
         }
@@ -131,14 +133,15 @@ mod tests {
     fn a_plan_holds_every_query_once() {
         let lengths = [3, 130, 64, 1];
         let ids: Vec<u32> = (0..198).collect();
-        let numbers = numbers(&ids, &lengths, 10, Division::Single);
+        let numbers = numbers(&ids, &lengths, &[3, 100, 64, 1], 10, Division::Single);
         assert_eq!(numbers[..198], (0..198).collect::<Vec<i32>>());
         assert_eq!(numbers[198..204], [10, 11, 12, 10, 11, 12]);
         let mut seen = vec![0; 198];
         let mut keys = usize::MAX;
         for block in numbers[2 * 198..].chunks(4) {
-            let [start, length, query, zero] = [block[0], block[1], block[2], block[3]].map(|x| x as usize);
-            assert_eq!(zero, 0);
+            let [start, length, query, of_text] =
+                [block[0], block[1], block[2], block[3]].map(|x| x as usize);
+            assert_eq!(of_text, length.min(100));
             let end = (query + QUERIES).min(length);
             assert!(end <= keys, "the longest come first");
             keys = end;
@@ -152,7 +155,7 @@ mod tests {
         let lengths = [3, 130, 64, 1];
         let ids: Vec<u32> = (0..198).collect();
         for sharing in [1, 2, 3, 7] {
-            let numbers = numbers(&ids, &lengths, 0, Division::Pairs { sharing });
+            let numbers = numbers(&ids, &lengths, &lengths, 0, Division::Pairs { sharing });
             let mut seen = vec![0; 198 * sharing];
             let mut keys = usize::MAX;
             for part in numbers[2 * 198..].chunks(4) {
@@ -184,14 +187,15 @@ mod tests {
 
     #[test]
     fn a_plan_counts() {
-        let plan = Plan::new(&[7, 5, 3], &[1, 2], 4, Division::Single).unwrap();
+        let plan = Plan::new(&[7, 5, 3], &[1, 2], &[1, 2], 4, Division::Single).unwrap();
         assert_eq!((plan.tokens(), plan.cached, plan.positions(), plan.ids()), (3, 4, 6, 8));
         assert_eq!(plan.parts, 2);
     }
 
     #[test]
     fn lengths_must_match_the_ids() {
-        assert!(Plan::new(&[1, 2], &[3], 0, Division::Single).unwrap_err().to_string().contains("2 tokens"));
-        assert!(Plan::new(&[], &[], 0, Division::Single).is_err());
+        let of = |ids: &[u32], lengths: &[usize]| Plan::new(ids, lengths, lengths, 0, Division::Single);
+        assert!(of(&[1, 2], &[3]).unwrap_err().to_string().contains("2 tokens"));
+        assert!(of(&[], &[]).is_err());
     }
 }

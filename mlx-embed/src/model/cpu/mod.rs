@@ -52,6 +52,8 @@ pub(crate) struct Pass {
     /// Of each token, where not all are 0.
     types: Option<Vec<u32>>,
     lengths: Arc<[usize]>,
+    /// Of each text how many tokens are seen.
+    seen: Arc<[usize]>,
     /// Tokens that each text continues.
     cached: usize,
     /// For each token whether it is one of a short text.
@@ -186,6 +188,7 @@ impl Backend for Cpu {
             ids: batch.ids.clone(),
             types: batch.types.clone(),
             lengths: Arc::clone(lengths),
+            seen: Arc::clone(&batch.seen),
             cached,
             short: lengths.iter().flat_map(|&length| std::iter::repeat_n(short(length), length)).collect(),
             short_texts: lengths.iter().map(|&length| short(length)).collect(),
@@ -307,16 +310,16 @@ impl Operations<Self> for Cpu {
             scale: layer.scale,
             span: span(layer.sees),
         };
+        let prepare = |cache| self.engine.prepare(&qkv, &pass.lengths, &pass.seen, &options, cache);
         Ok(match cache {
-            LayerKvCache::None => self.engine.prepare(&qkv, &pass.lengths, &options, KvCache::None),
+            LayerKvCache::None => prepare(KvCache::None),
             LayerKvCache::Keep(kept) => {
-                let prepared = self.engine.prepare(&qkv, &pass.lengths, &options, KvCache::Keep);
+                let prepared = prepare(KvCache::Keep);
                 kept.extend(prepared.kept().cloned());
                 prepared
             }
             LayerKvCache::Continue(cached) => {
-                let cache = KvCache::Continue { cached: Arc::clone(cached), tokens: pass.cached };
-                self.engine.prepare(&qkv, &pass.lengths, &options, cache)
+                prepare(KvCache::Continue { cached: Arc::clone(cached), tokens: pass.cached })
             }
         })
     }

@@ -484,7 +484,7 @@ impl Backend for Cuda {
     }
 
     fn begin(&self, batch: &Batch, cached: usize, _keeps: bool) -> Result<Pass, MlxError> {
-        let plan = self.ops.plan(&batch.ids, &batch.lengths, cached)?;
+        let plan = self.ops.plan(&batch.ids, &batch.lengths, &batch.seen, cached)?;
         let positions = plan.positions();
         let all_angles = self.ropes.iter().map(|rotation| self.angles(rotation, positions));
         let all_angles = all_angles.collect::<Result<_, _>>()?;

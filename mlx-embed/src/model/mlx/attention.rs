@@ -123,28 +123,32 @@ impl Mlx {
             return Ok(mask.clone());
         }
         let Pass { cached, tokens, .. } = *pass;
-        let whole = pass.lengths.iter().all(|&length| length == tokens);
-        // Whether a query sees a key of a text that ends before `end`; both are positions.
+        let whole = pass.seen.iter().all(|&seen| seen == tokens);
+        // Whether a query sees a key of a text whose tokens are seen up to `end`; both are positions.
         let visible = |query: usize, key: usize, end: usize| match sees {
             Sees::Before => key <= query,
             Sees::BeforeWithin(window) => key <= query && query < key + window,
-            // What is behind the text is seen by itself alone, so that no sum is empty.
-            Sees::All => key < end || key == query,
-            Sees::AllWithin(away) => (key < end && query.abs_diff(key) <= away) || key == query,
+            Sees::All => key < end,
+            Sees::AllWithin(away) => key < end && query.abs_diff(key) <= away,
         };
         let mask = if sees == Sees::All && whole {
             None
         } else {
             // Behind a causal mask lies nothing that padding could change.
-            let texts = if sees.is_causal() { &pass.lengths[..1] } else { &pass.lengths[..] };
-            let mut numbers = Vec::with_capacity(texts.len() * queries.len() * (cached + tokens));
-            for length in texts {
+            let texts = if sees.is_causal() { 1 } else { pass.lengths.len() };
+            let mut numbers = Vec::with_capacity(texts * queries.len() * (cached + tokens));
+            for (&length, seen) in pass.lengths[..texts].iter().zip(pass.seen.iter()) {
                 for query in queries.clone() {
-                    let row = (0..cached + tokens).map(|key| visible(cached + query, key, cached + length));
+                    // What is behind the text sees itself, so that no sum is empty.
+                    let sees = |key| {
+                        visible(cached + query, key, cached + seen)
+                            || (query >= length && key == cached + query)
+                    };
+                    let row = (0..cached + tokens).map(sees);
                     numbers.extend(row.map(|seen| if seen { 0.0 } else { f32::NEG_INFINITY }));
                 }
             }
-            let shape = [texts.len(), 1, queries.len(), cached + tokens].map(|size| size as i32);
+            let shape = [texts, 1, queries.len(), cached + tokens].map(|size| size as i32);
             let mask = Array::from_slice(&numbers, &shape)?;
             Some(ops::astype(&mask, self.arrays.activation(), &self.stream)?)
         };

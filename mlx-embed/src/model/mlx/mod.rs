@@ -64,6 +64,8 @@ pub(crate) struct Pass {
     /// `[B, L]`, where not all tokens are of type 0.
     types: Option<Array>,
     lengths: Arc<[usize]>,
+    /// Of each text how many tokens are seen.
+    seen: Arc<[usize]>,
     /// L
     tokens: usize,
     /// Tokens that each text continues.
@@ -215,6 +217,7 @@ impl Backend for Mlx {
             host_ids: batch.ids.clone(),
             types: batch.types.as_ref().map(|types| Array::from_slice(types, &batch.shape)).transpose()?,
             lengths: Arc::clone(&batch.lengths),
+            seen: Arc::clone(&batch.seen),
             tokens: batch.shape[1] as usize,
             cached,
             masks: Masks::default(),

@@ -2,7 +2,7 @@
 //
 // The query at position i sees the keys from i - before to i + after of its text. All texts may continue the same tokens,
 // whose keys and values are apart: `cached` of them. `tiles` holds for each block of queries where its text starts, how long
-// it is and which query comes first.
+// it is, which query comes first, and how many of its tokens are seen.
 
 constexpr int QUERIES = 64, KEYS = HEAD_DIM > 128 ? 32 : 64, THREADS = 128;
 constexpr int STRIDE = HEAD_DIM * 2 + 16;  // bytes of a row; 16 more keep eight rows on different banks
@@ -32,12 +32,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   const int heads = p.heads, kv_heads = p.kv_heads, cached = p.cached;
   const int head = blockIdx.y, kv_head = head / (heads / kv_heads);
   const int* tile = p.tiles + 4 * blockIdx.x;
-  const int start = tile[0], length = tile[1], first = tile[2];
+  const int start = tile[0], length = tile[1], first = tile[2], ends = tile[3];
   const int width = (heads + 2 * kv_heads) * HEAD_DIM;
   const u32 queries = shared_address(memory);
   const u32 buffers = queries + QUERIES * STRIDE;  // keys and values, twice
   // Behind these and before those the block's queries see nothing.
-  const int keys = cached + min(length, first + QUERIES + p.after);
+  const int keys = cached + min(ends, first + QUERIES + p.after);
   const int first_step = max(cached + first - p.before, 0) / KEYS;
   const int steps = (keys + KEYS - 1) / KEYS;
 

@@ -27,11 +27,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) KERNEL(const __grid_con
   const int heads = p.heads, kv_heads = p.kv_heads, cached = p.cached;
   const int head = blockIdx.y, kv_head = head / (heads / kv_heads);
   const int* tile = p.tiles + 4 * blockIdx.x;
-  const int start = tile[0], length = tile[1], first = tile[2] + blockIdx.z * QUERIES;
+  const int start = tile[0], length = tile[1], first = tile[2] + blockIdx.z * QUERIES, ends = tile[3];
   if (first >= length) return;
   const u64 width = (heads + 2 * kv_heads) * HEAD_DIM;
   // Behind these and before those the block's queries see nothing.
-  const int keys = cached + min(length, first + QUERIES + p.after);
+  const int keys = cached + min(ends, first + QUERIES + p.after);
   const int first_step = max(cached + first - p.before, 0) / KEYS;
   const int row = first + warp * OWN;  // the warp's first
   const bool idle = row >= length;

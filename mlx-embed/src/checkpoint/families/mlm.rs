@@ -1,0 +1,90 @@
+//! Heads of masked language models: what makes a logit of each token of the vocabulary, and the names of its tensors.
+
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::config::{self, Architecture};
+use crate::checkpoint::files::TensorFiles;
+use crate::checkpoint::json::JsonObject;
+use crate::checkpoint::spec::{Activation, MlmSpec, ModelSpec, NormSpec, ProjectionSpec};
+
+/// The family's head, whose last matrix is the embedding table unless the config says otherwise.
+pub(in crate::checkpoint) fn read(
+    config: &JsonObject,
+    weights: &TensorFiles,
+    spec: &ModelSpec,
+) -> Result<MlmSpec, CheckpointError> {
+    let (hidden, vocabulary) = (spec.hidden, spec.embedding.tokens.rows);
+    let head = match Architecture::read(config)? {
+        Architecture::Bert => bert(config, hidden)?,
+        Architecture::Roberta => roberta(config, hidden)?,
+        Architecture::ModernBert => modernbert(config, hidden)?,
+        other => {
+            let reason = format!(
+                "is of the family {other}, whose head for masked tokens is not supported; sparse vectors are there for \
+                 bert, roberta, xlm-roberta and modernbert"
+            );
+            return Err(config.invalid("model_type", reason));
+        }
+    };
+    let Head { dense, activation, norm, decoder, biases } = head;
+    let tied = config.optional("tie_word_embeddings")?.unwrap_or(true);
+    let table = if tied { &spec.embedding.tokens.path } else { decoder };
+    let bias = biases.iter().find(|name| weights.tensors.contains_key(**name)).or(biases.first());
+    Ok(MlmSpec {
+        dense,
+        activation,
+        norm,
+        decoder: MlmSpec::decoder(table, vocabulary, hidden),
+        bias: bias.map(|name| (*name).to_owned()),
+        vocabulary,
+    })
+}
+
+/// What families differ in.
+struct Head {
+    dense: ProjectionSpec,
+    activation: Activation,
+    norm: NormSpec,
+    /// The last matrix, where it is not the embedding table.
+    decoder: &'static str,
+    /// Names that its bias may have; none where it has none.
+    biases: &'static [&'static str],
+}
+
+fn bert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {
+    Ok(Head {
+        dense: ProjectionSpec::one("cls.predictions.transform.dense".into(), hidden, hidden, true),
+        activation: super::activation(config, "hidden_act", "gelu")?,
+        norm: super::layer_norm("cls.predictions.transform.LayerNorm", hidden, layer_norm_eps(config)?),
+        decoder: "cls.predictions.decoder",
+        biases: &["cls.predictions.bias", "cls.predictions.decoder.bias"],
+    })
+}
+
+fn roberta(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {
+    Ok(Head {
+        dense: ProjectionSpec::one("lm_head.dense".into(), hidden, hidden, true),
+        // Whatever that of the layers is.
+        activation: Activation::GeluErf,
+        norm: super::layer_norm("lm_head.layer_norm", hidden, layer_norm_eps(config)?),
+        decoder: "lm_head.decoder",
+        biases: &["lm_head.bias", "lm_head.decoder.bias"],
+    })
+}
+
+fn modernbert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {
+    let norm = super::layer_norm("head.norm", hidden, config::epsilon(config, "norm_eps", Some(1e-5))?);
+    let has_norm_bias = config::flag(config, "norm_bias")?;
+    let has_bias = config.optional("decoder_bias")?.unwrap_or(true);
+    let dense_bias = config::flag(config, "classifier_bias")?;
+    Ok(Head {
+        dense: ProjectionSpec::one("head.dense".into(), hidden, hidden, dense_bias),
+        activation: super::activation(config, "classifier_activation", "gelu")?,
+        norm: NormSpec { bias: norm.bias.filter(|_| has_norm_bias), ..norm },
+        decoder: "decoder",
+        biases: if has_bias { &["decoder.bias"] } else { &[] },
+    })
+}
+
+fn layer_norm_eps(config: &JsonObject) -> Result<f32, CheckpointError> {
+    config::epsilon(config, "layer_norm_eps", Some(1e-12))
+}

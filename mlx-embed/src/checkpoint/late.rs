@@ -1,0 +1,186 @@
+//! What a checkpoint's files say of late interaction (Khattab and Zaharia, 2020): how queries and documents are read, whose
+//! tokens each get a vector. PyLate and ColBERT write it in files of their own.
+
+use super::json::JsonObject;
+use super::spec::{ModelSpec, Sees};
+use super::{CheckpointError, marks};
+use crate::file::Files;
+
+/// How queries and documents are read.
+#[derive(Debug, Clone)]
+pub(crate) struct LateInteraction {
+    pub(crate) query: SideSpec,
+    pub(crate) document: SideSpec,
+    /// Whether queries are filled up to their longest with mask tokens, and how.
+    pub(crate) expansion: Option<Expansion>,
+    /// Written forms of tokens whose vectors documents leave out.
+    pub(crate) skiplist: Vec<String>,
+    /// How many tokens at a text's beginning have no vector.
+    pub(crate) first: usize,
+}
+
+/// How one of the two is read.
+#[derive(Debug, Clone)]
+pub(crate) struct SideSpec {
+    /// The token behind a text's first one.
+    pub(crate) marker: Option<String>,
+    /// Most tokens, the marker among them; `None` for the model's own limit.
+    pub(crate) longest: Option<usize>,
+    /// Where the two stand, or where they would.
+    pub(crate) file: &'static str,
+    pub(crate) marker_field: &'static str,
+    pub(crate) longest_field: &'static str,
+}
+
+/// What queries are filled up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Expansion {
+    /// Whether tokens attend to it. What fills a query up attends to the query in any case.
+    pub(crate) seen: bool,
+}
+
+/// Where a layout has what, and what holds where it doesn't say so: of queries first, then of documents.
+struct Layout {
+    file: &'static str,
+    markers: [(&'static str, &'static str); 2],
+    longest: [(&'static str, usize); 2],
+    seen: &'static str,
+}
+
+pub(super) const PYLATE_FILE: &str = "config_sentence_transformers.json";
+const COLBERT_FILE: &str = "artifact.metadata";
+
+const PYLATE: Layout = Layout {
+    file: PYLATE_FILE,
+    markers: [("query_prefix", "[Q] "), ("document_prefix", "[D] ")],
+    longest: [("query_length", 32), ("document_length", 180)],
+    seen: "attend_to_expansion_tokens",
+};
+const COLBERT: Layout = Layout {
+    file: COLBERT_FILE,
+    markers: [("query_token_id", "[unused0]"), ("doc_token_id", "[unused1]")],
+    longest: [("query_maxlen", 32), ("doc_maxlen", 180)],
+    seen: "attend_to_mask_tokens",
+};
+
+/// Python's `string.punctuation`, which both skip unless they are told otherwise.
+const PUNCTUATION: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
+
+impl LateInteraction {
+    /// Texts as they are, with a vector for each token but the first: bge-m3's.
+    pub(super) fn plain() -> Self {
+        let side = SideSpec {
+            marker: None,
+            longest: None,
+            file: "config.json",
+            marker_field: "",
+            longest_field: "max_position_embeddings",
+        };
+        Self { query: side.clone(), document: side, expansion: None, skiplist: Vec::new(), first: 1 }
+    }
+
+    /// By the files of a model whose config is `config`.
+    pub(super) fn read(
+        files: &Files,
+        config: &JsonObject,
+        spec: &ModelSpec,
+    ) -> Result<Self, CheckpointError> {
+        let read = if marks::is_colbert(config)? { Self::colbert(files)? } else { Self::pylate(files)? };
+        read.check_sight(files, spec)?;
+        Ok(read)
+    }
+
+    fn pylate(files: &Files) -> Result<Self, CheckpointError> {
+        let config = JsonObject::open(files, PYLATE.file)?;
+        let config = config.as_ref();
+        let expands = optional(config, "do_query_expansion")?.unwrap_or(true);
+        let expansion = if expands { Some(PYLATE.expansion(config)?) } else { None };
+        let skiplist = optional(config, "skiplist_words")?.unwrap_or_else(punctuation);
+        PYLATE.read(config, files, expansion, skiplist)
+    }
+
+    fn colbert(files: &Files) -> Result<Self, CheckpointError> {
+        let metadata = JsonObject::open(files, COLBERT.file)?;
+        let metadata = metadata.as_ref();
+        for (field, supported) in [("similarity", "cosine"), ("interaction", "colbert")] {
+            let value: Option<String> = optional(metadata, field)?;
+            if let (Some(metadata), Some(value)) = (metadata, value.filter(|value| value != supported)) {
+                return Err(metadata.invalid(field, format!("is `{value}`; only `{supported}` is supported")));
+            }
+        }
+        let skips = optional(metadata, "mask_punctuation")?.unwrap_or(true);
+        let skiplist = if skips { punctuation() } else { Vec::new() };
+        COLBERT.read(metadata, files, Some(COLBERT.expansion(metadata)?), skiplist)
+    }
+
+    /// Refuses mask tokens that attend to nothing, or to each other though they should not.
+    fn check_sight(&self, files: &Files, spec: &ModelSpec) -> Result<(), CheckpointError> {
+        let SideSpec { longest, file, longest_field, .. } = self.query;
+        let longest = longest.unwrap_or(0);
+        if self.expansion.is_none_or(|expansion| expansion.seen) {
+            return Ok(());
+        }
+        let sees = spec.layers.iter().map(|layer| layer.attention.sees);
+        let reason = match sees.clone().find(|sees| sees.is_causal()) {
+            Some(_) => {
+                "fills queries up with tokens that none sees, which a causal mask doesn't allow for".into()
+            }
+            None => {
+                let windows = sees.filter_map(|sees| match sees {
+                    Sees::AllWithin(away) => Some(away),
+                    _ => None,
+                });
+                match windows.min().filter(|away| longest > away + 1) {
+                    None => return Ok(()),
+                    Some(away) => format!(
+                        "is {longest}, to which queries are filled up with tokens that see the query alone; layers of \
+                         this model see {away} tokens on each side, so that some would see nothing: set it to {} at most",
+                        away + 1
+                    ),
+                }
+            }
+        };
+        Err(CheckpointError::InvalidField { path: files.path(file), field: longest_field.into(), reason })
+    }
+}
+
+impl Layout {
+    fn read(
+        &self,
+        config: Option<&JsonObject>,
+        files: &Files,
+        expansion: Option<Expansion>,
+        skiplist: Vec<String>,
+    ) -> Result<LateInteraction, CheckpointError> {
+        let side = |index: usize| -> Result<SideSpec, CheckpointError> {
+            let ((marker_field, marker), (longest_field, longest)) =
+                (self.markers[index], self.longest[index]);
+            let found: Option<String> = optional(config, marker_field)?;
+            let marker = found.unwrap_or_else(|| marker.to_owned());
+            let longest = optional(config, longest_field)?.unwrap_or(longest);
+            if longest == 0 {
+                let reason = "is 0; it must be at least 1".into();
+                let path = files.path(self.file);
+                return Err(CheckpointError::InvalidField { path, field: longest_field.into(), reason });
+            }
+            let marker = Some(marker).filter(|marker| !marker.is_empty());
+            Ok(SideSpec { marker, longest: Some(longest), file: self.file, marker_field, longest_field })
+        };
+        Ok(LateInteraction { query: side(0)?, document: side(1)?, expansion, skiplist, first: 0 })
+    }
+
+    fn expansion(&self, config: Option<&JsonObject>) -> Result<Expansion, CheckpointError> {
+        Ok(Expansion { seen: optional(config, self.seen)?.unwrap_or(false) })
+    }
+}
+
+fn optional<T: serde::de::DeserializeOwned>(
+    config: Option<&JsonObject>,
+    field: &str,
+) -> Result<Option<T>, CheckpointError> {
+    Ok(config.map(|config| config.optional(field)).transpose()?.flatten())
+}
+
+fn punctuation() -> Vec<String> {
+    PUNCTUATION.chars().map(String::from).collect()
+}

@@ -1,0 +1,103 @@
+//! What loading a model of late interaction takes besides.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::rerankers::invalid;
+use crate::checkpoint::spec::PositionsSpec;
+use crate::checkpoint::{Checkpoint, LateInteraction, SideSpec};
+use crate::error::{Error, InputError};
+use crate::file::Files;
+use crate::info::LateInteractionInfo;
+use crate::request::Sides;
+use crate::text::{Fill, LeftOut, Settings, Side, TextEncoder};
+
+/// The limits of queries and documents: those of the files, as far as the model has positions, or the limit of all texts,
+/// `max_tokens`. The caller's is one of documents, as queries may be filled up to theirs.
+pub(super) fn longest(
+    late: &LateInteraction,
+    checkpoint: &Checkpoint,
+    max_tokens: usize,
+    wanted: Option<usize>,
+) -> [usize; 2] {
+    let positions = checkpoint.spec().embedding.positions.as_ref();
+    let most = positions.map_or(usize::MAX, PositionsSpec::longest);
+    [late.query.longest, wanted.or(late.document.longest)]
+        .map(|longest| longest.unwrap_or(max_tokens).min(most))
+}
+
+/// How queries and documents are read.
+pub(super) fn sides(
+    late: &LateInteraction,
+    [query, document]: [usize; 2],
+    text: &TextEncoder,
+    tokenizer: &Settings,
+    vocab_size: i32,
+    place: &Files,
+) -> Result<Sides, Error> {
+    let known = |id: Option<u32>| {
+        id.filter(|&id| InputError::check_vocabulary(&[id], vocab_size.unsigned_abs()).is_ok())
+    };
+    let marker = |spec: &SideSpec| {
+        match &spec.marker {
+        None => Ok(None),
+        Some(marker) => known(text.id_of(marker)).map(Some).ok_or_else(|| {
+            let reason = format!(
+                "is `{marker}`, which is no token of tokenizer.json that the model has; copy the tokenizer's files \
+                 that belong to the model, or set this to its marker (or to \"\" if it has none)"
+            );
+            invalid(place, spec.file, spec.marker_field, reason)
+        }),
+    }
+    };
+    let fill = match late.expansion {
+        None => None,
+        Some(expansion) => {
+            // As PyLate has it: a model without a mask token fills queries up with the end token.
+            let names = ["mask_token", "eos_token", "pad_token"];
+            let token = names.iter().find_map(|name| tokenizer.special_token(name));
+            let id = known(token.and_then(|token| text.id_of(token))).ok_or_else(|| {
+                let reason = "is missing or no token that the model has, and queries are filled up with it";
+                invalid(place, "tokenizer_config.json", "mask_token", reason.into())
+            })?;
+            Some(Fill { token: id, seen: expansion.seen })
+        }
+    };
+    let side = |spec: &SideSpec, longest, fill, ids| -> Result<Arc<Side>, Error> {
+        let left_out = LeftOut { ids, first: late.first };
+        let side = Side { marker: marker(spec)?, longest, fill, left_out: Arc::new(left_out) };
+        let added = side.added_tokens(text);
+        if longest > added {
+            return Ok(Arc::new(side));
+        }
+        let reason =
+            format!("leaves no room: the limit is {longest} tokens, of which special ones take {added}");
+        Err(invalid(place, spec.file, spec.longest_field, reason))
+    };
+    // A word that is no token stands for none; the token for unknown ones is not meant by it.
+    let skipped: BTreeSet<u32> = late.skiplist.iter().filter_map(|word| text.id_of(word)).collect();
+    Ok(Sides {
+        query: side(&late.query, query, fill, BTreeSet::new())?,
+        document: side(&late.document, document, None, skipped)?,
+    })
+}
+
+/// What users see of it.
+pub(super) fn info(late: &LateInteraction, sides: &Sides) -> LateInteractionInfo {
+    LateInteractionInfo {
+        query_marker: late.query.marker.clone(),
+        document_marker: late.document.marker.clone(),
+        query_tokens: sides.query.longest,
+        document_tokens: sides.document.longest,
+        expands_queries: late.expansion.is_some(),
+        attends_to_expansion: late.expansion.is_some_and(|expansion| expansion.seen),
+        skipped_tokens: sides.document.left_out.ids.len(),
+    }
+}
+
+/// Tokens that have no weight in bge-m3's sparse vectors: those that stand for no text.
+pub(super) fn without_weight(text: &TextEncoder, tokenizer: &Settings) -> LeftOut {
+    let names = ["cls_token", "eos_token", "pad_token", "unk_token"];
+    let ids = names.iter().filter_map(|name| text.id_of(tokenizer.special_token(name)?));
+    LeftOut { ids: ids.collect(), first: 0 }
+}

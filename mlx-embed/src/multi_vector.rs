@@ -1,0 +1,338 @@
+//! Vectors of tokens: late interaction.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::batch;
+use crate::checkpoint::{Checkpoint, Purpose};
+use crate::embedder::Shutdown;
+use crate::engine::{Computed, State};
+use crate::error::{Error, InputError};
+use crate::info::Info;
+use crate::loading::{self, Loading, Steps};
+use crate::options::{EmbedOptions, LoadOptions};
+use crate::pooling;
+use crate::request::{
+    Before, Finish, Pending, Plan, Reply, Sending, Shared, Sides, all, of_side, unless_one_failed,
+};
+use crate::stream::EmbedIter;
+use crate::text::Side;
+use crate::warm_up::WarmUp;
+
+/// Turns queries and documents into a vector for each of their tokens, which are compared by [`TokenVectors::maxsim`]: late
+/// interaction, or multi-vector retrieval (Khattab and Zaharia, 2020). For PyLate's checkpoints, ColBERT's own and bge-m3.
+///
+/// A handle on an engine like [`Embedder`](crate::Embedder)'s, whose page says what runs when, and how it ends.
+///
+/// Queries and documents are read in different ways ([`Role`]): each has a marker and a limit of its own
+/// ([`Info::late_interaction`]); many checkpoints fill queries up with mask tokens, which have vectors too, and leave
+/// punctuation of documents without one. What is longer than its limit is cut, and its result says so.
+/// [`LoadOptions::max_tokens`] is the limit of documents.
+///
+/// ```no_run
+/// use mlx_embed::{MultiVectorEmbedder, Role};
+///
+/// let embedder = MultiVectorEmbedder::load("path/to/GTE-ModernColBERT-v1")?;
+/// let query = embedder.embed(&["where do cats sleep?"], Role::Query)?.remove(0);
+/// let documents = embedder.embed(&["Cats sleep in the sun.", "Roses need water."], Role::Document)?;
+/// for document in &documents {
+///     println!("{:.3}", query.maxsim(document));
+/// }
+/// # Ok::<(), mlx_embed::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct MultiVectorEmbedder {
+    shared: Arc<Shared>,
+}
+
+/// What a text is to late interaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// What is looked for.
+    Query,
+    /// What is looked through.
+    Document,
+}
+
+/// The vectors of a text's tokens, and what became of the text.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct TokenVectors {
+    /// f32 `[vectors, dims]`, row after row, in the order of the tokens.
+    pub vectors: Vec<f32>,
+    /// Numbers of a vector.
+    pub dims: usize,
+    /// The token of each vector.
+    pub token_ids: Vec<u32>,
+    /// Tokens that the model saw, with markers, mask tokens and those that have no vector.
+    pub tokens: usize,
+    /// Whether the text was longer than the limit, so that its end was cut.
+    pub truncated: bool,
+    /// Whether the vectors were at hand: from the cache, or because an identical text had just been computed.
+    pub cached: bool,
+    /// From the call until the text's batch began, tokenisation included.
+    pub queue_time: Duration,
+    /// How long its batch ran; zero if the vectors were at hand.
+    pub device_time: Duration,
+}
+
+impl TokenVectors {
+    /// Each vector, `[dims]`.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.vectors.chunks_exact(self.dims)
+    }
+
+    /// How well a document answers this query: the sum over the query's vectors of their largest dot product with one of
+    /// the document's. 0 where one of the two has no vectors.
+    ///
+    /// # Panics
+    /// When the two have vectors of different widths.
+    pub fn maxsim(&self, document: &Self) -> f32 {
+        assert_eq!(self.dims, document.dims, "vectors of different widths have no dot product");
+        if document.token_ids.is_empty() {
+            return 0.0;
+        }
+        let largest = |query| {
+            let products = document.rows().map(|document| dot(query, document));
+            products.fold(f32::NEG_INFINITY, f32::max)
+        };
+        self.rows().map(largest).sum()
+    }
+}
+
+/// Eight sums side by side, so that the compiler uses vectors.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 8];
+    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+impl Reply for TokenVectors {
+    fn of(computed: Computed, finish: &Finish) -> Self {
+        let Computed { output, ids, truncated, cached, queue_time, device_time } = computed;
+        let numbers = output.to_numbers();
+        let width = numbers.len() / ids.len().max(1);
+        let (mut vectors, mut token_ids) = (Vec::with_capacity(numbers.len()), Vec::new());
+        let rows = numbers.chunks_exact(width.max(1)).zip(ids.iter().map(|&token| batch::id(token)));
+        for (place, (row, id)) in rows.enumerate() {
+            if finish.left_out.as_ref().is_none_or(|left_out| left_out.keeps(place, id)) {
+                let mut row = row.to_vec();
+                pooling::finish(&mut row, finish.dims, finish.normalize);
+                vectors.extend(row);
+                token_ids.push(id);
+            }
+        }
+        let dims = finish.dims.unwrap_or(width);
+        Self { vectors, dims, token_ids, tokens: ids.len(), truncated, cached, queue_time, device_time }
+    }
+}
+
+impl MultiVectorEmbedder {
+    /// Loads a checkpoint directory, as [`Embedder::load`](crate::Embedder::load) does: one whose `modules.json` has a
+    /// Transformer and Dense modules alone, as PyLate writes it, one whose `config.json` names `HF_ColBERT`, or one with
+    /// `colbert_linear.pt` or `colbert_linear.safetensors` beside it, as bge-m3, where queries and documents are read alike
+    /// and the first token has no vector.
+    ///
+    /// # Errors
+    /// As there; also when the checkpoint is no model of late interaction, or a marker is no token of its tokenizer.
+    pub fn load(dir: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::load_with(dir, LoadOptions::default())
+    }
+
+    /// As [`MultiVectorEmbedder::load`], with options. [`LoadOptions::pooling`] has no meaning here and is refused.
+    ///
+    /// # Errors
+    /// As [`MultiVectorEmbedder::load`]; also when an option doesn't fit the model or the machine.
+    pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
+        Self::of_directory(dir.as_ref(), &options, Arc::default())
+    }
+
+    /// As [`MultiVectorEmbedder::load_with`], on a thread of its own, with progress to look at.
+    pub fn load_in_background(dir: impl Into<PathBuf>, options: LoadOptions) -> Loading<Self> {
+        let dir = dir.into();
+        Loading::start(move |steps| Self::of_directory(&dir, &options, steps))
+    }
+
+    fn of_directory(dir: &Path, options: &LoadOptions, steps: Arc<Steps>) -> Result<Self, Error> {
+        let checkpoint = Checkpoint::open_for(dir, Purpose::TokenVectors)?;
+        Ok(Self { shared: Arc::new(loading::load(checkpoint, options, steps)?) })
+    }
+
+    /// What it is made of. What is said there of pooling concerns vectors of whole texts only.
+    pub fn info(&self) -> &Info {
+        &self.shared.info
+    }
+
+    /// Whether it still works.
+    pub fn state(&self) -> State {
+        self.shared.engine.state()
+    }
+
+    /// Texts that wait in the query lane and in the bulk lane, from the call on; those that run are not counted.
+    pub fn queued(&self) -> [usize; 2] {
+        self.shared.engine.queued()
+    }
+
+    /// As [`Embedder::weights_sha256`](crate::Embedder::weights_sha256).
+    ///
+    /// # Errors
+    /// When a file was written to since it was loaded, or can't be read any more.
+    pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
+        self.shared.weights_sha256()
+    }
+
+    /// As [`Embedder::check_options`](crate::Embedder::check_options).
+    ///
+    /// # Errors
+    /// When one doesn't fit; the message says what would.
+    pub fn check_options(&self, role: Role, options: &EmbedOptions) -> Result<(), Error> {
+        self.plan(role, 1, options, false).map(|_| ())
+    }
+
+    /// Vectors of texts; one result a text, in order. It does not depend on the others in the call.
+    ///
+    /// # Errors
+    /// When a text has no tokens, or the model fails. No number is ever NaN or infinite.
+    pub fn embed<T: AsRef<str>>(&self, texts: &[T], role: Role) -> Result<Vec<TokenVectors>, Error> {
+        self.embed_with(texts, role, &EmbedOptions::default())
+    }
+
+    /// As [`MultiVectorEmbedder::embed`], with options. A text's default prompt is the checkpoint's prompt `query`, or
+    /// `document`, if it has one; `dims` and `normalize` concern each vector.
+    ///
+    /// # Errors
+    /// As [`MultiVectorEmbedder::embed`]; also when an option doesn't fit the model, the queue is full, or the time is over.
+    pub fn embed_with<T: AsRef<str>>(
+        &self,
+        texts: &[T],
+        role: Role,
+        options: &EmbedOptions,
+    ) -> Result<Vec<TokenVectors>, Error> {
+        unless_one_failed(self.embed_each(texts, role, options)?)
+    }
+
+    /// As [`MultiVectorEmbedder::embed_with`], but a text that can't be embedded fails alone: each text has its own result.
+    ///
+    /// # Errors
+    /// When an option doesn't fit the model, the model fails as a whole, the queue is full, or the time is over.
+    pub fn embed_each<T: AsRef<str>>(
+        &self,
+        texts: &[T],
+        role: Role,
+        options: &EmbedOptions,
+    ) -> Result<Vec<Result<TokenVectors, InputError>>, Error> {
+        self.shared.call(texts, self.plan(role, texts.len(), options, false), options.timeout)
+    }
+
+    /// Vectors of an iterator's texts, in order, as [`Embedder::embed_iter`](crate::Embedder::embed_iter).
+    pub fn embed_iter<T, I>(
+        &self,
+        texts: I,
+        role: Role,
+        options: &EmbedOptions,
+    ) -> EmbedIter<I::IntoIter, TokenVectors>
+    where
+        T: AsRef<str>,
+        I: IntoIterator<Item = T>,
+    {
+        let plan = self.plan(role, usize::MAX, options, false);
+        self.shared.iter(texts, plan, options.timeout)
+    }
+
+    /// Sends texts on their way and returns at once, as [`Embedder::submit`](crate::Embedder::submit).
+    pub fn submit<T: AsRef<str>>(
+        &self,
+        texts: &[T],
+        role: Role,
+        options: &EmbedOptions,
+    ) -> Pending<Vec<TokenVectors>> {
+        let plan = self.plan(role, texts.len(), options, true);
+        self.shared.send(texts, plan, Sending::later(options.timeout), all)
+    }
+
+    /// The token ids that the model sees for `text`: prompt, marker and mask tokens included.
+    ///
+    /// # Errors
+    /// When the text has no tokens, or there is no such prompt.
+    pub fn token_ids(&self, text: &str, role: Role, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
+        let marked = self.tokens(text, role, options)?;
+        Ok(marked.into_iter().map(batch::id).collect())
+    }
+
+    /// As [`Embedder::warm_up`](crate::Embedder::warm_up).
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn warm_up(&self) -> Result<Vec<WarmUp>, Error> {
+        self.shared.warm_up()
+    }
+
+    /// Takes no more requests, and returns when the model is freed, as [`Embedder::shut_down`](crate::Embedder::shut_down).
+    pub fn shut_down(&self, queued: Shutdown) {
+        self.shared.shut_down(queued);
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Token ids with marks on those that none sees.
+    pub(crate) fn tokens(&self, text: &str, role: Role, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
+        let (prompt, side) = self.side(role, options)?;
+        self.shared.check_bytes(prompt, text)?;
+        let input = |source| Error::Input { index: 0, source };
+        // Without a reason to stop there always is a result.
+        let tokens = side.encode(&self.shared.text, prompt, text, &|| false);
+        tokens.unwrap_or(Err(InputError::Empty)).map(of_side).map_err(input)
+    }
+
+    fn plan(&self, role: Role, texts: usize, options: &EmbedOptions, refuse: bool) -> Result<Plan, Error> {
+        let (prompt, side) = self.side(role, options)?;
+        let before = Before::Side(prompt.into(), Arc::clone(side));
+        let left_out = Some(Arc::clone(&side.left_out));
+        let finish = Finish { left_out, ..self.shared.finish(options)? };
+        Ok(Plan::new(before, finish, texts, options.lane, options.when_full, refuse))
+    }
+
+    /// What goes before a text, and how it is read.
+    fn side<'a>(&'a self, role: Role, options: &'a EmbedOptions) -> Result<(&'a str, &'a Arc<Side>), Error> {
+        let Sides { query, document } = self.shared.sides.as_ref().ok_or_else(|| Error::Stopped {
+            reason: "it was loaded without a way to read queries and documents".into(),
+        })?;
+        // As sentence-transformers looks for them.
+        let (side, names): (_, &[&str]) = match role {
+            Role::Query => (query, &["query"]),
+            Role::Document => (document, &["document", "passage", "corpus"]),
+        };
+        Ok((self.shared.prompts.resolve_for(&options.prompt, names)?, side))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vectors(rows: &[[f32; 2]]) -> TokenVectors {
+        let (queue_time, device_time) = (Duration::ZERO, Duration::ZERO);
+        let (vectors, token_ids) = (rows.concat(), vec![1; rows.len()]);
+        let (tokens, truncated, cached) = (rows.len(), false, false);
+        TokenVectors { vectors, dims: 2, token_ids, tokens, truncated, cached, queue_time, device_time }
+    }
+
+    #[test]
+    fn maxsim_adds_up_what_each_of_the_querys_vectors_finds() {
+        let query = vectors(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]);
+        let document = vectors(&[[0.5, 0.25], [0.25, 0.75]]);
+        assert_eq!(query.maxsim(&document), 0.5 + 0.75 - 0.25);
+        assert_eq!(document.maxsim(&query), 0.5 + 0.75);
+        assert_eq!(query.maxsim(&vectors(&[])), 0.0);
+        assert_eq!(vectors(&[]).maxsim(&document), 0.0);
+    }
+}

@@ -1,0 +1,379 @@
+//! Vectors of tokens equal the reference's (sentence-transformers' MultiVectorEncoder on torch, in f32), on MLX's operations
+//! and every family of kernels, and what is no model of late interaction is refused.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mlx_embed::verify::Golden;
+use mlx_embed::{
+    EmbedOptions, Embedder, Info, LoadOptions, MultiVectorEmbedder, PoolingMode, Precision, Role,
+    TokenVectors,
+};
+use mlx_embed_tests::compare::{cosine, max_abs};
+use mlx_embed_tests::golden;
+use mlx_embed_tests::scratch::Scratch;
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+const CASES: [&str; 5] = [
+    "late-interaction-bert",
+    "late-interaction-bert-attended",
+    "late-interaction-colbert",
+    "late-interaction-modernbert",
+    "late-interaction-modernbert-expanded",
+];
+
+fn folder(case: &str) -> PathBuf {
+    golden::directory(&format!("families/{case}"))
+}
+
+/// A text, what the reference makes of it, and the facts of its file.
+struct Expected {
+    text: String,
+    role: Role,
+    ids: Vec<u32>,
+    /// `[kept, dims]`
+    vectors: Vec<f32>,
+    /// Their places among the tokens.
+    kept: Vec<usize>,
+}
+
+fn expected(case: &str) -> (Vec<Expected>, Value) {
+    let bytes = fs::read(folder(case).join("golden.safetensors")).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let facts = header.metadata().as_ref().unwrap()["golden"].clone();
+    let facts: Value = serde_json::from_str(&facts).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let numbers = |value: &Value| -> Vec<usize> {
+        value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as usize).collect()
+    };
+    let of_text = |(index, text): (usize, &Value)| Expected {
+        text: text["text"].as_str().unwrap().to_owned(),
+        role: if text["side"] == "query" { Role::Query } else { Role::Document },
+        ids: numbers(&text["ids"]).into_iter().map(|id| id as u32).collect(),
+        kept: numbers(&text["kept"]),
+        vectors: file
+            .tensor(&format!("tokens.{index}"))
+            .unwrap()
+            .data()
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|x| f32::from_le_bytes(*x))
+            .collect(),
+    };
+    let texts = facts["texts"].as_array().unwrap().iter().enumerate().map(of_text).collect();
+    (texts, facts)
+}
+
+fn ways() -> Vec<LoadOptions> {
+    let with = |kernels: &str, precision| LoadOptions {
+        kernels: Some(kernels.into()),
+        precision,
+        max_tokens: None,
+        ..golden::load_options()
+    };
+    let families = if golden::on_gpu() { vec!["cuda"] } else { mlx_embed::kernel_families() };
+    let both = families
+        .into_iter()
+        .flat_map(|name| [Precision::Exact, Precision::Fast].map(|precision| with(name, precision)));
+    both.chain([with("mlx", Precision::Exact)]).collect()
+}
+
+/// Least cosine and largest difference of a token's unit vector: those of vectors in `tests/golden.rs`.
+fn tolerance(info: &Info) -> (f64, f32) {
+    match (golden::on_gpu(), info.rounding.activations) {
+        (true, _) => (0.9995, 2e-2),
+        (_, None) => (0.99999, 1e-5),
+        (_, Some(16)) => (0.99999, 1e-4),
+        (_, Some(_)) => (0.999, 2.5e-2),
+    }
+}
+
+fn load(case: &str, options: &LoadOptions) -> MultiVectorEmbedder {
+    MultiVectorEmbedder::load_with(folder(case), options.clone()).unwrap()
+}
+
+fn default_options() -> LoadOptions {
+    LoadOptions { max_tokens: None, ..golden::load_options() }
+}
+
+fn one(embedder: &MultiVectorEmbedder, text: &str, role: Role) -> TokenVectors {
+    embedder.embed(&[text], role).unwrap().remove(0)
+}
+
+#[test]
+fn vectors_and_scores_are_the_references() {
+    for case in CASES {
+        let (texts, facts) = expected(case);
+        for options in ways() {
+            let embedder = load(case, &options);
+            let what = format!("{case} on {}, {}", embedder.info().kernels, options.precision);
+            let (mut lowest, mut largest) = (1.0_f64, 0.0_f32);
+            let (mut queries, mut documents) = (Vec::new(), Vec::new());
+            for expected in &texts {
+                let Expected { text, role, ids, vectors, kept } = expected;
+                let found_ids = embedder.token_ids(text, *role, &EmbedOptions::default()).unwrap();
+                assert_eq!(&found_ids, ids, "{what}: {role:?} {text}");
+                let found = one(&embedder, text, *role);
+                let expected_ids: Vec<u32> = kept.iter().map(|&at| ids[at]).collect();
+                assert_eq!(found.token_ids, expected_ids, "{what}: {role:?} {text}");
+                assert_eq!((found.tokens, found.truncated), (ids.len(), false), "{what}: {text}");
+                assert_eq!(found.dims, embedder.info().embedding_size);
+                for (row, expected) in found.rows().zip(vectors.chunks_exact(found.dims)) {
+                    lowest = lowest.min(cosine(row, expected));
+                    largest = largest.max(max_abs(row, expected));
+                }
+                match role {
+                    Role::Query => queries.push(found),
+                    Role::Document => documents.push(found),
+                }
+            }
+            let (cosine, most) = tolerance(embedder.info());
+            println!("{what}: cosine {lowest:.8}, vector {largest:.1e}");
+            assert!(lowest >= cosine && largest <= most, "{what}: cosine {lowest}, off by {largest:e}");
+            for (query, scores) in queries.iter().zip(facts["maxsim"].as_array().unwrap()) {
+                for (document, expected) in documents.iter().zip(scores.as_array().unwrap()) {
+                    let off = (query.maxsim(document) - expected.as_f64().unwrap() as f32).abs();
+                    // A sum of products of unit vectors, each off by at most that.
+                    let allowed = most * (query.token_ids.len() * 8) as f32 + 1e-6;
+                    assert!(off <= allowed, "{what}: a score is off by {off:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_texts_vectors_have_the_same_bits_in_any_company() {
+    for case in CASES {
+        let (texts, _) = expected(case);
+        for options in ways().into_iter().filter(|options| options.kernels.as_deref() != Some("mlx")) {
+            let embedder = load(case, &options);
+            for role in [Role::Query, Role::Document] {
+                let texts: Vec<&str> = texts.iter().map(|expected| expected.text.as_str()).collect();
+                let together = embedder.embed(&texts, role).unwrap();
+                let streamed = embedder.embed_iter(&texts, role, &EmbedOptions::default());
+                let submitted = embedder.submit(&texts, role, &EmbedOptions::default()).wait().unwrap();
+                for (((text, together), streamed), submitted) in
+                    texts.iter().zip(&together).zip(streamed).zip(submitted)
+                {
+                    let alone = one(&embedder, text, role);
+                    for other in [together, &streamed.unwrap(), &submitted] {
+                        assert_eq!(alone.vectors, other.vectors, "{case}: {role:?} {text}");
+                        assert_eq!(alone.token_ids, other.token_ids, "{case}: {role:?} {text}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A copy of a case in which `edit` changes a field of a JSON file.
+fn changed(case: &str, file: &str, field: &str, value: Value) -> Scratch {
+    let copy = Scratch::of(&format!("families/{case}"));
+    copy.edit_json(file, |config| drop(config.insert(field.to_owned(), value)));
+    copy
+}
+
+fn with_setting(case: &str, field: &str, value: Value) -> Scratch {
+    changed(case, "config_sentence_transformers.json", field, value)
+}
+
+fn refusal(dir: &Path) -> String {
+    MultiVectorEmbedder::load_with(dir, default_options()).unwrap_err().to_string()
+}
+
+fn says(error: &str, parts: &[&str]) {
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+}
+
+#[test]
+fn what_is_longer_than_its_limit_is_cut_and_says_so() {
+    let embedder = load("late-interaction-bert", &default_options());
+    let info = embedder.info().late_interaction.clone().unwrap();
+    assert_eq!((info.query_tokens, info.document_tokens, info.expands_queries), (16, 48, true));
+    assert_eq!((info.query_marker.as_deref(), info.document_marker.as_deref()), (Some("[Q] "), Some("[D] ")));
+    let long = "roses in the garden ".repeat(40);
+    for (role, limit) in [(Role::Query, 16), (Role::Document, 48)] {
+        let found = one(&embedder, &long, role);
+        assert_eq!((found.tokens, found.truncated), (limit, true), "{role:?}");
+        let ids = embedder.token_ids(&long, role, &EmbedOptions::default()).unwrap();
+        assert_eq!((ids[0], ids[limit - 1]), (2, 3), "{role:?}: [CLS] and [SEP] stay");
+    }
+    // The caller's limit is one of documents.
+    let options = LoadOptions { max_tokens: Some(20), ..golden::load_options() };
+    let embedder = load("late-interaction-bert", &options);
+    assert_eq!(one(&embedder, &long, Role::Document).tokens, 20);
+    assert_eq!(one(&embedder, &long, Role::Query).tokens, 16);
+}
+
+#[test]
+fn empty_texts_and_punctuation_alone_have_the_vectors_of_what_stands_around_them() {
+    let embedder = load("late-interaction-bert", &default_options());
+    let (empty, marks) = (one(&embedder, "", Role::Document), one(&embedder, "?!...", Role::Document));
+    assert_eq!((&empty.token_ids[..], empty.tokens), (&[2, 204, 3][..], 3));
+    assert_eq!((&marks.token_ids[..], marks.tokens), (&[2, 204, 3][..], 8));
+    let query = one(&embedder, "", Role::Query);
+    assert_eq!((query.token_ids.len(), query.tokens), (16, 16));
+    assert!(query.maxsim(&empty).is_finite() && query.maxsim(&marks).is_finite());
+    for row in query.rows().chain(empty.rows()) {
+        assert!((row.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn options_concern_each_vector() {
+    let embedder = load("late-interaction-bert", &default_options());
+    let dims = std::num::NonZeroUsize::new(8);
+    let raw = EmbedOptions { normalize: Some(false), ..Default::default() };
+    let cut = EmbedOptions { dims, ..Default::default() };
+    let text = &["Roses, in the garden."];
+    let raw = embedder.embed_with(text, Role::Document, &raw).unwrap().remove(0);
+    let cut = embedder.embed_with(text, Role::Document, &cut).unwrap().remove(0);
+    assert_eq!((cut.dims, cut.vectors.len()), (8, 8 * cut.token_ids.len()));
+    for (raw, cut) in raw.rows().zip(cut.rows()) {
+        let length = raw[..8].iter().map(|x| x * x).sum::<f32>().sqrt();
+        let expected: Vec<f32> = raw[..8].iter().map(|x| x / length).collect();
+        assert!(max_abs(cut, &expected) < 1e-6);
+    }
+    let wide = EmbedOptions { dims: std::num::NonZeroUsize::new(33), ..Default::default() };
+    says(&embedder.embed_with(text, Role::Query, &wide).unwrap_err().to_string(), &["dims", "33", "32"]);
+    let pooled = LoadOptions { pooling: Some(PoolingMode::Mean.into()), ..default_options() };
+    let error = MultiVectorEmbedder::load_with(folder("late-interaction-bert"), pooled).unwrap_err();
+    says(&error.to_string(), &["pooling"]);
+}
+
+#[test]
+fn a_side_has_its_own_prompt_behind_its_marker() {
+    let prompts = serde_json::json!({ "query": "roses ", "document": "" });
+    let copy = with_setting("late-interaction-bert", "prompts", prompts);
+    let embedder = MultiVectorEmbedder::load_with(copy.path(), default_options()).unwrap();
+    let ids = |text, role| embedder.token_ids(text, role, &EmbedOptions::default()).unwrap();
+    let plain = load("late-interaction-bert", &default_options());
+    let of_plain = |text, role| plain.token_ids(text, role, &EmbedOptions::default()).unwrap();
+    assert_eq!(ids("in", Role::Query), of_plain("roses in", Role::Query));
+    assert_eq!(ids("in", Role::Document), of_plain("in", Role::Document));
+}
+
+#[test]
+fn markers_that_are_no_tokens_and_limits_without_room_are_refused() {
+    let file = "config_sentence_transformers.json";
+    let copy = with_setting("late-interaction-bert", "query_prefix", "[Query] ".into());
+    says(&refusal(copy.path()), &[file, "`query_prefix`", "[Query] ", "tokenizer.json"]);
+    for (field, value) in [("document_length", 3), ("query_length", 3), ("query_length", 0)] {
+        let copy = with_setting("late-interaction-bert", field, value.into());
+        says(&refusal(copy.path()), &[file, &format!("`{field}`")]);
+    }
+    // Without markers there is none.
+    let copy = with_setting("late-interaction-bert", "document_prefix", "".into());
+    let embedder = MultiVectorEmbedder::load_with(copy.path(), default_options()).unwrap();
+    let ids = embedder.token_ids("", Role::Document, &EmbedOptions::default()).unwrap();
+    assert_eq!(ids, [2, 3]);
+    // Mask tokens that see nothing: layers of this model see 8 tokens on each side.
+    let expands = with_setting("late-interaction-modernbert", "do_query_expansion", true.into());
+    says(&refusal(expands.path()), &[file, "`query_length`", "48"]);
+}
+
+#[test]
+fn what_is_no_model_of_late_interaction_is_refused_and_told_what_to_load_it_with() {
+    says(&refusal(&folder("modules-layer-norm")), &["modules.json", "`type`", "Embedder"]);
+    says(
+        &refusal(&folder("bert-without-modules-bf16")),
+        &["modules.json", "`type`", "HF_ColBERT", "Embedder"],
+    );
+    // And the other way round.
+    for case in CASES {
+        let error = Embedder::load_with(folder(case), default_options()).unwrap_err();
+        let own = ["config.json", "`architectures`", "HF_ColBERT"];
+        let parts =
+            if case == "late-interaction-colbert" { own } else { ["modules.json", "`type`", "pylate"] };
+        says(&error.to_string(), &parts);
+        says(&error.to_string(), &["MultiVectorEmbedder"]);
+    }
+}
+
+#[test]
+fn a_missing_dense_file_and_one_of_another_width_are_told() {
+    let dense = |field, value| changed("late-interaction-bert", "1_Dense/config.json", field, value);
+    let copy = dense("in_features", 48.into());
+    says(&refusal(copy.path()), &["1_Dense/config.json", "`in_features`", "48", "64"]);
+    let copy = dense("out_features", 24.into());
+    says(&refusal(copy.path()), &["1_Dense/model.safetensors", "linear.weight", "[32, 64]", "[24, 64]"]);
+    let copy = dense("module_input_name", "sentence_embedding".into());
+    says(&refusal(copy.path()), &["1_Dense/config.json", "`module_input_name`", "token_embeddings"]);
+    fs::remove_file(copy.file("1_Dense/model.safetensors")).unwrap();
+    copy.edit_json("1_Dense/config.json", |config| drop(config.remove("module_input_name")));
+    says(&refusal(copy.path()), &["1_Dense/model.safetensors", "missing"]);
+    fs::remove_file(copy.file("1_Dense/config.json")).unwrap();
+    says(&refusal(copy.path()), &["1_Dense/config.json", "missing"]);
+}
+
+#[test]
+fn verification_passes_and_finds_a_projection_that_is_off() {
+    for case in CASES {
+        for kernels in [mlx_embed::kernel_families()[0], "mlx"] {
+            let options = LoadOptions { kernels: Some(kernels.into()), ..default_options() };
+            let embedder = load(case, &options);
+            let golden = embedder.golden().unwrap().unwrap();
+            let found = embedder.verify(Some(&golden)).unwrap();
+            assert!(found.passed, "{case} on {kernels}: {}", found.failures.join("; "));
+            let against = found.against.unwrap();
+            assert!(against.same_weights && against.vectors.is_some(), "{case}");
+            let without = embedder.verify(None).unwrap();
+            assert!(without.passed, "{case} on {kernels}: {}", without.failures.join("; "));
+        }
+    }
+    let case = "late-interaction-bert";
+    let golden = Golden::open(folder(case).join("golden.safetensors")).unwrap();
+    let copy = Scratch::of(&format!("families/{case}"));
+    copy.edit_tensor("1_Dense/model.safetensors", "linear.weight", |bytes| bytes[..64].fill(0));
+    let embedder = MultiVectorEmbedder::load_with(copy.path(), default_options()).unwrap();
+    let found = embedder.verify(Some(&golden)).unwrap();
+    assert!(found.first_divergent_layer.is_none() && !found.passed);
+    assert!(found.failures[0].contains("vectors differ"), "{:?}", found.failures);
+    // Another skip list: vectors that the reference doesn't have, or has besides.
+    let copy = with_setting(case, "skiplist_words", Value::Array(Vec::new()));
+    let embedder = MultiVectorEmbedder::load_with(copy.path(), default_options()).unwrap();
+    assert!(!embedder.verify(Some(&golden)).unwrap().passed);
+    // What the file doesn't hold.
+    let plain = Embedder::load_with(folder("bert-without-modules-bf16"), default_options()).unwrap();
+    says(
+        &plain.verify(Some(&golden)).unwrap_err().to_string(),
+        &["vectors of tokens", "no vectors of texts"],
+    );
+}
+
+#[test]
+fn colberts_own_layout_is_refused_where_it_says_what_is_not_computed() {
+    let case = "late-interaction-colbert";
+    let metadata = |field, value| changed(case, "artifact.metadata", field, value);
+    says(
+        &refusal(metadata("similarity", "l2".into()).path()),
+        &["artifact.metadata", "`similarity`", "cosine"],
+    );
+    says(&refusal(metadata("interaction", "flipr".into()).path()), &["artifact.metadata", "`interaction`"]);
+    says(
+        &refusal(metadata("doc_token_id", "[unused7]".into()).path()),
+        &["artifact.metadata", "`doc_token_id`", "[unused7]", "tokenizer.json"],
+    );
+    let copy = Scratch::of(&format!("families/{case}"));
+    copy.edit_tensors("model.safetensors", |tensors| drop(tensors.remove("linear.weight")));
+    says(&refusal(copy.path()), &["linear.weight"]);
+    let copy = Scratch::of(&format!("families/{case}"));
+    copy.edit_tensors("model.safetensors", |tensors| {
+        tensors.get_mut("linear.weight").unwrap().1 = vec![64, 32];
+    });
+    says(&refusal(copy.path()), &["linear.weight", "[64, 64]", "[64, 32]"]);
+    // Without its file the defaults hold.
+    fs::remove_file(copy.file("artifact.metadata")).unwrap();
+    copy.edit_tensors("model.safetensors", |tensors| {
+        tensors.get_mut("linear.weight").unwrap().1 = vec![32, 64];
+    });
+    let embedder = MultiVectorEmbedder::load_with(copy.path(), default_options()).unwrap();
+    let info = embedder.info().late_interaction.clone().unwrap();
+    // As many as there are positions.
+    assert_eq!((info.query_tokens, info.document_tokens), (32, 96));
+    assert_eq!(info.document_marker.as_deref(), Some("[unused1]"));
+}
