@@ -1,17 +1,15 @@
-//! Texts of a window with their vectors.
-
-use mlx_embed::Embedding;
+//! Texts of a window with their results.
 
 use crate::error::CliError;
+use crate::found::{Encoder, Found};
 use crate::input::{Input, OnError, Window};
-use crate::options::Model;
 
-/// Texts of a window that have vectors.
+/// Texts of a window that have results.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     indices: Vec<usize>,
     texts: Vec<String>,
-    embeddings: Vec<Embedding>,
+    found: Vec<Found>,
     /// What is wrong with those that were skipped.
     pub(crate) skipped: Vec<CliError>,
     /// Why nothing follows them.
@@ -19,10 +17,10 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    pub(crate) fn new(model: &Model, window: Window, input: &Input, on_error: OnError) -> Self {
+    pub(crate) fn new(model: &Encoder, window: Window, input: &Input, on_error: OnError) -> Self {
         let Window { texts, indices, skipped, error, .. } = window;
         let mut all =
-            Self { indices: Vec::new(), texts: Vec::new(), embeddings: Vec::new(), skipped, failure: None };
+            Self { indices: Vec::new(), texts: Vec::new(), found: Vec::new(), skipped, failure: None };
         let results = match model.embed_each(&texts, |text| input.place(indices[text])) {
             Ok(results) => results,
             Err(error) => {
@@ -32,10 +30,10 @@ impl Embedded {
         };
         for ((index, text), result) in indices.into_iter().zip(texts).zip(results) {
             match result {
-                Ok(embedding) => {
+                Ok(found) => {
                     all.indices.push(index);
                     all.texts.push(text);
-                    all.embeddings.push(embedding);
+                    all.found.push(found);
                 }
                 Err(error) if on_error == OnError::Skip => all.skipped.push(error),
                 Err(error) => {
@@ -49,12 +47,12 @@ impl Embedded {
     }
 
     /// Texts that follow one another in the input, with the number of the first.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = (usize, &[String], &[Embedding])> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (usize, &[String], &[Found])> {
         let mut end = 0;
         self.indices.chunk_by(|index, next| index + 1 == *next).map(move |run| {
             let part = end..end + run.len();
             end = part.end;
-            (run[0], &self.texts[part.clone()], &self.embeddings[part])
+            (run[0], &self.texts[part.clone()], &self.found[part])
         })
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod cosine;
 mod embedded;
 mod error;
+mod found;
 mod input;
 mod label;
 mod notes;

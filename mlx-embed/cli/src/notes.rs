@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use mlx_embed::{EndTokenSource, Info, Source};
 
+use crate::found::Kind;
+
 /// Says remarks, unless told to be quiet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Notes {
@@ -23,11 +25,11 @@ impl Notes {
     }
 
     /// What was decided for the user that changes the vectors.
-    pub(crate) fn about_model(self, info: &Info) {
+    pub(crate) fn about_model(self, info: &Info, kind: Kind) {
         for doubt in &info.warnings {
             self.say(&doubt.to_string());
         }
-        if info.pooling_source == Source::Default {
+        if kind == Kind::Vector && info.pooling_source == Source::Default {
             self.say(&format!(
                 "the checkpoint doesn't say how to pool; {} is used (--pooling chooses)",
                 info.pooling

@@ -7,10 +7,11 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use mlx_embed::{
     Checkpoint, Device, EmbedOptions, Embedder, Embedding, EndToken, Error, LoadOptions, MatmulPolicy,
-    Pooling, Precision, Prompt, Reranker,
+    MultiVectorEmbedder, Pooling, Precision, Prompt, Reranker, SparseEmbedder,
 };
 
 use crate::error::CliError;
+use crate::found::{Encoder, Kind, RoleArg};
 use crate::notes::Notes;
 
 /// The library's own default.
@@ -190,6 +191,15 @@ impl ModelArgs {
         Ok(Reranker::load_with(dir, self.load_options())?)
     }
 
+    /// What the files of a checkpoint say that it gives.
+    pub(crate) fn kind_of(&self, dir: &Path) -> Result<Kind, CliError> {
+        if Checkpoint::is_sparse_encoder(dir).map_err(Error::from)? {
+            return Ok(Kind::Sparse);
+        }
+        let tokens = Checkpoint::is_multi_vector(dir).map_err(Error::from)?;
+        Ok(if tokens { Kind::Tokens } else { Kind::Vector })
+    }
+
     /// Whether the checkpoint says of itself that it is a reranker.
     pub(crate) fn is_reranker(&self) -> Result<bool, CliError> {
         match self.model_dir() {
@@ -262,6 +272,44 @@ impl CommonArgs {
             }
             None => Ok(()),
         }
+    }
+
+    /// What is wanted of each text: as given, or as the checkpoint's files say.
+    pub(crate) fn kind(&self, given: Option<Kind>) -> Result<Kind, CliError> {
+        match (given, self.model.model_dir()) {
+            (Some(Kind::Sparse | Kind::Tokens), None) => {
+                let reason =
+                    "the model inside this program gives one vector a text; name another by --model DIR";
+                Err(CliError::Usage(reason.to_owned()))
+            }
+            (Some(kind), _) => Ok(kind),
+            (None, None) => Ok(Kind::Vector),
+            (None, Some(dir)) => Ok(self.model.kind_of(dir)?),
+        }
+    }
+
+    /// Loads the model for what is wanted of it, and holds the options against it.
+    pub(crate) fn load_kind(&self, kind: Kind, role: Option<RoleArg>) -> Result<Encoder, CliError> {
+        if role.is_some() && kind != Kind::Tokens {
+            let reason = format!("--role is for a vector a token, and {} is wanted", kind.words());
+            return Err(CliError::Usage(reason));
+        }
+        let dir = self.model.model_dir().unwrap_or(Path::new(""));
+        let (load, options) = (self.load_options(), self.embed_options());
+        Ok(match kind {
+            Kind::Vector => Encoder::Vector(self.load()?),
+            Kind::Sparse => {
+                let embedder = SparseEmbedder::load_with(dir, load)?;
+                embedder.check_options(&options)?;
+                Encoder::Sparse(embedder, options)
+            }
+            Kind::Tokens => {
+                let role = role.unwrap_or(RoleArg::Document).into();
+                let embedder = MultiVectorEmbedder::load_with(dir, load)?;
+                embedder.check_options(role, &options)?;
+                Encoder::Tokens(embedder, role, options)
+            }
+        })
     }
 
     fn load_options(&self) -> LoadOptions {

@@ -1,9 +1,10 @@
-//! `mlx-embed embed`: texts to vectors, a window at a time, so that memory stays flat.
+//! `mlx-embed embed`: texts to vectors of any kind, a window at a time, so that memory stays flat.
 
 use clap::Args;
 
 use crate::embedded::Embedded;
 use crate::error::CliError;
+use crate::found::{Kind, RoleArg};
 use crate::input::{Input, InputArgs, OnError};
 use crate::options::CommonArgs;
 use crate::output::{OutputArgs, Target};
@@ -21,6 +22,14 @@ pub(crate) struct EmbedArgs {
     #[arg(long, value_name = "HOW", default_value = "stop")]
     on_error: OnError,
 
+    /// What each text gets [default: what the checkpoint's files say, else vector]
+    #[arg(long, value_name = "KIND")]
+    kind: Option<Kind>,
+
+    /// What the texts are to a model that gives a vector a token [default: document]
+    #[arg(long, value_name = "ROLE")]
+    role: Option<RoleArg>,
+
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -34,12 +43,17 @@ Examples:
   mlx-embed embed --input docs.jsonl --field body > vectors.jsonl
   mlx-embed embed --prompt-name query \"where do cats sleep?\"
   cut -f2 table.tsv | mlx-embed embed --dims 256
+  mlx-embed embed --model SPLADE \"where do cats sleep?\"
+  mlx-embed embed --model COLBERT --role query \"where do cats sleep?\"
+  mlx-embed embed --model BGE-M3 --kind sparse --input docs.jsonl
 
 Input has one text a line; an empty line is an empty text, so that line numbers
 and results stay in step. A JSONL result is a line like
   {\"index\":0,\"tokens\":7,\"truncated\":false,\"embedding\":[0.012,...]}
-whose index is the text's line or argument, from 0. A blank line of JSONL input
-has no result. Results are written as they come, in order. Where a text fails,
+whose index is the text's line or argument, from 0. In place of the embedding
+there are the \"indices\" (token ids) and \"values\" of a sparse vector, or the
+\"token_ids\" and \"embeddings\" of tokens. A blank line of JSONL input has no
+result. Results are written as they come, in order. Where a text fails,
 the results before it are written; with --on-error skip those behind it too.
 FILE is written beside, as FILE.partial, and takes its name once the job ends:
 a job that is killed leaves FILE as it was.";
@@ -50,13 +64,15 @@ const WINDOW_BYTES_PER_TOKEN: usize = 16;
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let mut input = Input::open(args.input, args.common.model.max_text_bytes())?;
     let target = Target::choose(args.output, &input, args.common.model.model_dir())?;
+    let kind = args.common.kind(args.kind)?;
+    target.check_kind(kind)?;
     if target.is_stdout() {
         stdout::check_open()?;
     }
-    let model = args.common.load()?;
-    let info = model.embedder.info();
+    let model = args.common.load_kind(kind, args.role)?;
+    let info = model.info();
     let notes = args.common.model.notes();
-    notes.about_model(info);
+    notes.about_model(info, kind);
     let mut output = target.open(model.dims())?;
 
     let mut progress = Progress::new(args.common.model.quiet(), target.is_terminal(), input.len());
@@ -67,11 +83,11 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
         let ended = window.ended;
         progress.start_window(window.texts.len(), done);
         let embedded = Embedded::new(&model, window, &input, args.on_error);
-        let written = embedded.runs().try_for_each(|(first, texts, embeddings)| {
-            output.write(first, texts, embeddings)?;
+        let written = embedded.runs().try_for_each(|(first, texts, found)| {
+            output.write(first, texts, found)?;
             gaps |= first != done;
-            done += embeddings.len();
-            truncated += embeddings.iter().filter(|embedding| embedding.truncated).count();
+            done += found.len();
+            truncated += found.iter().filter(|found| found.truncated()).count();
             Ok(())
         });
         skipped += embedded.skipped.len();

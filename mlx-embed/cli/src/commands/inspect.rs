@@ -6,13 +6,14 @@ use clap::Args;
 use mlx_embed::mlx::memory;
 use mlx_embed::verify::SAMPLES;
 use mlx_embed::{
-    Embedding, EndTokenSource, Error, Info, ModelConfig, Prompt, RerankerInfo, RopeScaling, Rounding,
-    TruncationSide,
+    Embedding, EndTokenSource, Error, Info, LateInteractionInfo, ModelConfig, Prompt, RerankerInfo,
+    RopeScaling, Rounding, TruncationSide,
 };
 use serde::Serialize;
 
 use crate::cosine::cosine;
 use crate::error::CliError;
+use crate::found::{Encoder, Kind};
 use crate::options::{CommonArgs, Model};
 use crate::process::Resident;
 use crate::report;
@@ -24,6 +25,10 @@ pub(crate) struct InspectArgs {
     /// Take the checkpoint for a reranker, which the first Qwen3-Rerankers don't say of themselves
     #[arg(long)]
     reranker: bool,
+
+    /// What the model is taken to give for a text [default: what the checkpoint's files say, else vector]
+    #[arg(long, value_name = "KIND", conflicts_with = "reranker")]
+    kind: Option<Kind>,
 
     /// Print JSON
     #[arg(long)]
@@ -46,6 +51,8 @@ Weights files are read whole for their SHA-256, about a second a gigabyte.";
 struct Report {
     #[serde(flatten)]
     info: Info,
+    #[serde(skip)]
+    kind: Kind,
     /// Numbers in each vector, with `--dims`; of a reranker logits of each pair.
     dims: usize,
     /// Of each weights file, by name.
@@ -113,6 +120,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
         let reranker = args.common.model.load_reranker()?;
         let report = Report {
             info: reranker.info().clone(),
+            kind: Kind::Vector,
             dims: reranker.info().embedding_size,
             memory: Memory::read()?,
             weights_sha256: reranker.weights_sha256()?.into_iter().collect(),
@@ -121,7 +129,18 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
         };
         return report::print(args.json, &report, Report::text);
     }
-    let model = args.common.load()?;
+    let kind = args.common.kind(args.kind)?;
+    let encoder = args.common.load_kind(kind, None)?;
+    // Before the files are read through for their hashes.
+    let memory = Memory::read()?;
+    let (dims, weights_sha256) = (encoder.dims(), encoder.weights_sha256()?.into_iter().collect());
+    let mlx_embed_version = env!("CARGO_PKG_VERSION");
+    let Encoder::Vector(model) = encoder else {
+        let (info, fast_against_exact) = (encoder.info().clone(), None);
+        let report =
+            Report { info, kind, dims, weights_sha256, memory, mlx_embed_version, fast_against_exact };
+        return report::print(args.json, &report, Report::text);
+    };
     let mut info = model.embedder.info().clone();
     let caller = || "the caller".to_owned();
     if let Some(normalize) = model.options.normalize {
@@ -133,11 +152,11 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     }
     let report = Report {
         info,
-        dims: model.dims(),
-        // Before the files are read through for their hashes.
-        memory: Memory::read()?,
-        weights_sha256: model.embedder.weights_sha256()?.into_iter().collect(),
-        mlx_embed_version: env!("CARGO_PKG_VERSION"),
+        kind,
+        dims,
+        weights_sha256,
+        memory,
+        mlx_embed_version,
         fast_against_exact: Comparison::measure(&args.common, model)?,
     };
     report::print(args.json, &report, Report::text)
@@ -153,9 +172,11 @@ impl Report {
         for (name, hash) in &self.weights_sha256 {
             lines.add("SHA-256", format!("{hash}  {name}"));
         }
-        match &info.reranker {
-            Some(reranker) => self.scores(reranker, &mut lines),
-            None => self.vectors(&mut lines),
+        match (&info.reranker, &info.late_interaction, self.kind) {
+            (Some(reranker), ..) => self.scores(reranker, &mut lines),
+            (None, Some(late), _) => self.vectors_of_tokens(late, &mut lines),
+            (None, None, Kind::Sparse) => self.weights_of_tokens(&mut lines),
+            (None, None, _) => self.vectors(&mut lines),
         }
         self.texts(&mut lines);
         lines.add("device", info.backend.to_string());
@@ -267,6 +288,41 @@ impl Report {
             }
         };
         lines.add("end token", end);
+    }
+
+    fn weights_of_tokens(&self, lines: &mut Lines) {
+        let behind = &self.info.sentence_transformers.behind;
+        lines.add("gives", format!("{} of the vocabulary", Kind::Sparse.words()));
+        if behind.is_empty() {
+            lines.add("weight", "log(1 + relu(largest logit)) of the head for masked tokens".to_owned());
+        }
+        for module in behind {
+            lines.add("behind each token", module.to_string());
+        }
+    }
+
+    fn vectors_of_tokens(&self, late: &LateInteractionInfo, lines: &mut Lines) {
+        let side = |marker: &Option<String>, tokens: usize| {
+            let marker =
+                marker.as_ref().map_or("no marker".to_owned(), |marker| format!("marker {marker:?}"));
+            format!("{marker}, up to {tokens} tokens")
+        };
+        let filled = match (late.expands_queries, late.attends_to_expansion) {
+            (false, _) => "",
+            (true, false) => ", filled up with mask tokens that none attends to",
+            (true, true) => ", filled up with mask tokens",
+        };
+        let skipped = match late.skipped_tokens {
+            0 => String::new(),
+            count => format!(", {count} tokens of the vocabulary without a vector"),
+        };
+        lines.add("gives", Kind::Tokens.words().to_owned());
+        lines.add("queries", format!("{}{filled}", side(&late.query_marker, late.query_tokens)));
+        lines.add("documents", format!("{}{skipped}", side(&late.document_marker, late.document_tokens)));
+        for module in &self.info.sentence_transformers.behind {
+            lines.add("behind each token", module.to_string());
+        }
+        lines.add("numbers a vector", self.dims.to_string());
     }
 
     fn scores(&self, reranker: &RerankerInfo, lines: &mut Lines) {

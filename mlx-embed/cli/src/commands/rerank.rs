@@ -8,6 +8,7 @@ use mlx_embed::{DenseActivation, Error, Prompt, Ranked, RerankOptions};
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::found::Kind;
 use crate::input::{Input, InputArgs};
 use crate::label::label;
 use crate::options::{ModelArgs, at_least_one};
@@ -95,7 +96,7 @@ pub(crate) fn run(args: RerankArgs) -> Result<(), CliError> {
     }
     let reranker = args.model.load_reranker()?;
     let notes = args.model.notes();
-    notes.about_model(reranker.info());
+    notes.about_model(reranker.info(), Kind::Vector);
     let options = RerankOptions {
         instruction: match (args.instruction, args.prompt_name) {
             (Some(text), _) => Prompt::Text(text),

@@ -8,6 +8,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::cosine::dot;
 use crate::error::CliError;
+use crate::found::Kind;
 use crate::input::{Input, InputArgs};
 use crate::label::label;
 use crate::options::CommonArgs;
@@ -51,7 +52,7 @@ pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     }
     let model = args.common.load()?;
     let notes = args.common.model.notes();
-    notes.about_model(model.embedder.info());
+    notes.about_model(model.embedder.info(), Kind::Vector);
     let (embeddings, failure) = model.embed(&texts, |index| input.place(indices[index]));
     if let Some(failure) = failure {
         return Err(failure);

@@ -7,6 +7,7 @@ use mlx_embed::Error;
 use mlx_embed::verify::{Against, Check, Golden, ScoreComparison, Verification};
 
 use crate::error::CliError;
+use crate::found::{Encoder, Kind};
 use crate::options::{CommonArgs, Model};
 use crate::report;
 
@@ -25,6 +26,10 @@ pub(crate) struct VerifyArgs {
     /// Take the checkpoint for a reranker, which the first Qwen3-Rerankers don't say of themselves
     #[arg(long)]
     reranker: bool,
+
+    /// What the model is taken to give for a text [default: what the checkpoint's files say, else vector]
+    #[arg(long, value_name = "KIND", conflicts_with = "reranker")]
+    kind: Option<Kind>,
 
     /// Print JSON
     #[arg(long)]
@@ -64,9 +69,21 @@ pub(crate) fn run(mut args: VerifyArgs) -> Result<(), CliError> {
         let golden = given.map_or_else(|| reranker.golden(), |golden| Ok(Some(golden)));
         reranker.verify(golden.map_err(Error::from)?.as_ref())?
     } else {
-        let Model { embedder, .. } = args.common.load()?;
-        let golden = given.map_or_else(|| embedder.golden(), |golden| Ok(Some(golden)));
-        embedder.verify(golden.map_err(Error::from)?.as_ref())?
+        let kind = args.common.kind(args.kind)?;
+        match args.common.load_kind(kind, None)? {
+            Encoder::Vector(Model { embedder, .. }) => {
+                let golden = given.map_or_else(|| embedder.golden(), |golden| Ok(Some(golden)));
+                embedder.verify(golden.map_err(Error::from)?.as_ref())?
+            }
+            Encoder::Sparse(embedder, _) => {
+                let golden = given.map_or_else(|| embedder.golden(), |golden| Ok(Some(golden)));
+                embedder.verify(golden.map_err(Error::from)?.as_ref())?
+            }
+            Encoder::Tokens(embedder, ..) => {
+                let golden = given.map_or_else(|| embedder.golden(), |golden| Ok(Some(golden)));
+                embedder.verify(golden.map_err(Error::from)?.as_ref())?
+            }
+        }
     };
     report::print(args.json, &found, text)?;
     let notes = args.common.model.notes();

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use mlx_embed::Embedding;
+use crate::found::Found;
 
 /// A format. A file of it is its header, its rows and its tail.
 pub(super) trait Encode {
@@ -13,8 +13,7 @@ pub(super) trait Encode {
     }
 
     /// Appends the row of text `index` to `bytes`.
-    fn row(&mut self, index: usize, text: &str, embedding: &Embedding, bytes: &mut Vec<u8>)
-    -> io::Result<()>;
+    fn row(&mut self, index: usize, text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()>;
 
     /// The header of a file that ends with the last row so far. As long as the other.
     fn header_without_tail(&self) -> io::Result<Vec<u8>> {
@@ -28,6 +27,6 @@ pub(super) trait Encode {
 }
 
 /// Appends a vector as little-endian f32.
-pub(super) fn vector(embedding: &Embedding, bytes: &mut Vec<u8>) {
-    bytes.extend(embedding.vector.iter().flat_map(|number| number.to_le_bytes()));
+pub(super) fn vector(found: &Found, bytes: &mut Vec<u8>) {
+    bytes.extend(found.vector().iter().flat_map(|number| number.to_le_bytes()));
 }

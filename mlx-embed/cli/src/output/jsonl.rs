@@ -2,10 +2,10 @@
 
 use std::io;
 
-use mlx_embed::Embedding;
 use serde::Serialize;
 
 use super::encode::Encode;
+use crate::found::Found;
 
 #[derive(Debug)]
 pub(super) struct Jsonl {
@@ -19,23 +19,42 @@ struct Line<'a> {
     text: Option<&'a str>,
     tokens: usize,
     truncated: bool,
-    embedding: &'a [f32],
+    #[serde(flatten)]
+    numbers: Numbers<'a>,
+}
+
+/// What the line is about, by the names of its fields.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Numbers<'a> {
+    Vector { embedding: &'a [f32] },
+    Sparse { indices: Vec<u32>, values: Vec<f32> },
+    Tokens { token_ids: &'a [u32], embeddings: Vec<&'a [f32]> },
+}
+
+impl<'a> Numbers<'a> {
+    fn of(found: &'a Found) -> Self {
+        match found {
+            Found::Vector(found) => Self::Vector { embedding: &found.vector },
+            Found::Sparse(found) => {
+                let (indices, values) = found.weights.iter().copied().unzip();
+                Self::Sparse { indices, values }
+            }
+            Found::Tokens(found) => {
+                Self::Tokens { token_ids: &found.token_ids, embeddings: found.rows().collect() }
+            }
+        }
+    }
 }
 
 impl Encode for Jsonl {
-    fn row(
-        &mut self,
-        index: usize,
-        text: &str,
-        embedding: &Embedding,
-        bytes: &mut Vec<u8>,
-    ) -> io::Result<()> {
+    fn row(&mut self, index: usize, text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
         let line = Line {
             index,
             text: self.with_text.then_some(text),
-            tokens: embedding.tokens,
-            truncated: embedding.truncated,
-            embedding: &embedding.vector,
+            tokens: found.tokens(),
+            truncated: found.truncated(),
+            numbers: Numbers::of(found),
         };
         serde_json::to_writer(&mut *bytes, &line)?;
         bytes.push(b'\n');

@@ -17,9 +17,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use mlx_embed::Embedding;
 
 use crate::error::CliError;
+use crate::found::{Found, Kind};
 use crate::input::Input;
 use encode::Encode;
 use rows::Rows;
@@ -45,11 +45,12 @@ pub(crate) struct OutputArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// {"index", "text"?, "tokens", "truncated", "embedding"}
+    /// {"index", "text"?, "tokens", "truncated", "embedding"}; in place of the last "indices" and "values" of weights of
+    /// tokens, or "token_ids" and "embeddings" of a vector a token
     Jsonl,
     /// NumPy: f32 [texts, dims]; needs --output
     Npy,
-    /// embeddings f32 [texts, dims], tokens u32, truncated bool; needs --output
+    /// found f32 [texts, dims], tokens u32, truncated bool; needs --output
     Safetensors,
 }
 
@@ -91,6 +92,18 @@ impl Target {
             return Err(CliError::Usage(format!("{}: {why}: give another --output", target.name())));
         }
         Ok(target)
+    }
+
+    /// Refuses what the format can't hold.
+    pub(crate) fn check_kind(&self, kind: Kind) -> Result<(), CliError> {
+        if kind == Kind::Vector || self.format == Format::Jsonl {
+            return Ok(());
+        }
+        let (words, format) = (kind.words(), self.format.to_possible_value());
+        let format = format.map_or_else(String::new, |value| value.get_name().to_owned());
+        Err(CliError::Usage(format!(
+            "{format} holds one vector a text, and {words} are wanted: use --format jsonl (or a FILE that ends in .jsonl)"
+        )))
     }
 
     fn metadata(&self) -> io::Result<Metadata> {
@@ -164,20 +177,15 @@ enum To {
 
 impl Output {
     /// Writes results, of which the first has number `first`. After an error they are not part of the file.
-    pub(crate) fn write(
-        &mut self,
-        first: usize,
-        texts: &[String],
-        embeddings: &[Embedding],
-    ) -> Result<(), CliError> {
+    pub(crate) fn write(&mut self, first: usize, texts: &[String], found: &[Found]) -> Result<(), CliError> {
         let result = match &mut self.to {
-            To::File(rows) => rows.write(first, texts, embeddings),
+            To::File(rows) => rows.write(first, texts, found),
             To::Stream(writer, jsonl) => {
                 let mut bytes = Vec::new();
-                let mut lines = texts.iter().zip(embeddings).enumerate();
-                let written = lines.try_for_each(|(offset, (text, embedding))| {
+                let mut lines = texts.iter().zip(found).enumerate();
+                let written = lines.try_for_each(|(offset, (text, each))| {
                     bytes.clear();
-                    jsonl.row(first + offset, text, embedding, &mut bytes)?;
+                    jsonl.row(first + offset, text, each, &mut bytes)?;
                     writer.write_all(&bytes)
                 });
                 written.and_then(|()| writer.flush())

@@ -2,9 +2,8 @@
 
 use std::io;
 
-use mlx_embed::Embedding;
-
 use super::encode::{self, Encode};
+use crate::found::Found;
 
 /// Bytes before the data: a multiple of 64, with room for any number of rows.
 const HEADER: usize = 128;
@@ -27,15 +26,9 @@ impl Encode for Npy {
         Ok(header(self.rows, self.dims, HEADER))
     }
 
-    fn row(
-        &mut self,
-        _index: usize,
-        _text: &str,
-        embedding: &Embedding,
-        bytes: &mut Vec<u8>,
-    ) -> io::Result<()> {
+    fn row(&mut self, _index: usize, _text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
         self.rows += 1;
-        encode::vector(embedding, bytes);
+        encode::vector(found, bytes);
         Ok(())
     }
 }

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::io;
 
-use mlx_embed::Embedding;
-
 use super::encode::Encode;
 use super::new_file::NewFile;
+use crate::found::Found;
 
 /// Bytes that are written at once.
 const CHUNK: usize = 256 << 10;
@@ -42,13 +41,8 @@ impl Rows {
     }
 
     /// Writes a window; after an error the file holds the windows before it.
-    pub(super) fn write(
-        &mut self,
-        first: usize,
-        texts: &[String],
-        embeddings: &[Embedding],
-    ) -> io::Result<()> {
-        let written = self.append(first, texts, embeddings).and_then(|()| {
+    pub(super) fn write(&mut self, first: usize, texts: &[String], found: &[Found]) -> io::Result<()> {
+        let written = self.append(first, texts, found).and_then(|()| {
             let last_header = self.format.header_without_tail()?;
             self.complete(self.format.header()?)?;
             self.last_header = last_header;
@@ -74,10 +68,10 @@ impl Rows {
         self.file.publish()
     }
 
-    fn append(&mut self, first: usize, texts: &[String], embeddings: &[Embedding]) -> io::Result<()> {
+    fn append(&mut self, first: usize, texts: &[String], found: &[Found]) -> io::Result<()> {
         self.bytes.clear();
-        for (offset, (text, embedding)) in texts.iter().zip(embeddings).enumerate() {
-            self.format.row(first + offset, text, embedding, &mut self.bytes)?;
+        for (offset, (text, each)) in texts.iter().zip(found).enumerate() {
+            self.format.row(first + offset, text, each, &mut self.bytes)?;
             if self.bytes.len() >= CHUNK {
                 self.file.append(&self.bytes)?;
                 self.bytes.clear();

@@ -3,11 +3,11 @@
 
 use std::io;
 
-use mlx_embed::Embedding;
 use serde_json::{Value, json};
 
 use super::encode::{self, Encode};
 use super::npy;
+use crate::found::Found;
 
 /// Bytes before the data, the length included: a multiple of 64, with room for any number of rows.
 const HEADER: usize = 512;
@@ -64,17 +64,11 @@ impl Encode for Safetensors {
         self.header_with(&[])
     }
 
-    fn row(
-        &mut self,
-        _index: usize,
-        _text: &str,
-        embedding: &Embedding,
-        bytes: &mut Vec<u8>,
-    ) -> io::Result<()> {
-        let tokens = u32::try_from(embedding.tokens).unwrap_or(u32::MAX);
+    fn row(&mut self, _index: usize, _text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let tokens = u32::try_from(found.tokens()).unwrap_or(u32::MAX);
         self.tokens.extend(tokens.to_le_bytes());
-        self.truncated.push(embedding.truncated.into());
-        encode::vector(embedding, bytes);
+        self.truncated.push(found.truncated().into());
+        encode::vector(found, bytes);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod bench;
 mod faults;
 mod input;
 mod inspect;
+mod kinds;
 mod load;
 mod options;
 mod output;

@@ -1,0 +1,153 @@
+//! What a model gives for a text, and the models that give it.
+
+use clap::ValueEnum;
+use mlx_embed::{
+    EmbedOptions, Embedding, Error, Info, InputError, MultiVectorEmbedder, Role, SparseEmbedder,
+    SparseVector, TokenVectors,
+};
+
+use crate::error::CliError;
+use crate::options::Model;
+
+/// What is wanted of each text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// One vector
+    Vector,
+    /// Weights of tokens: SPLADE, bge-m3
+    Sparse,
+    /// A vector a token: ColBERT, bge-m3
+    Tokens,
+}
+
+impl Kind {
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Vector => "one vector a text",
+            Self::Sparse => "weights of tokens",
+            Self::Tokens => "a vector a token",
+        }
+    }
+}
+
+/// What texts are to late interaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleArg {
+    Query,
+    Document,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Query => Self::Query,
+            RoleArg::Document => Self::Document,
+        }
+    }
+}
+
+/// A text's result.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Vector(Embedding),
+    Sparse(SparseVector),
+    Tokens(TokenVectors),
+}
+
+impl Found {
+    /// Tokens that the model saw.
+    pub(crate) fn tokens(&self) -> usize {
+        match self {
+            Self::Vector(found) => found.tokens,
+            Self::Sparse(found) => found.tokens,
+            Self::Tokens(found) => found.tokens,
+        }
+    }
+
+    pub(crate) fn truncated(&self) -> bool {
+        match self {
+            Self::Vector(found) => found.truncated,
+            Self::Sparse(found) => found.truncated,
+            Self::Tokens(found) => found.truncated,
+        }
+    }
+
+    /// The one vector, for formats that hold nothing else.
+    pub(crate) fn vector(&self) -> &[f32] {
+        match self {
+            Self::Vector(found) => &found.vector,
+            Self::Sparse(_) | Self::Tokens(_) => &[],
+        }
+    }
+}
+
+/// A loaded model of any kind with the options of its calls.
+#[derive(Debug)]
+pub(crate) enum Encoder {
+    Vector(Model),
+    Sparse(SparseEmbedder, EmbedOptions),
+    Tokens(MultiVectorEmbedder, Role, EmbedOptions),
+}
+
+impl Encoder {
+    pub(crate) fn info(&self) -> &Info {
+        match self {
+            Self::Vector(model) => model.embedder.info(),
+            Self::Sparse(embedder, _) => embedder.info(),
+            Self::Tokens(embedder, ..) => embedder.info(),
+        }
+    }
+
+    /// The SHA-256 of each weights file, by name.
+    pub(crate) fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
+        match self {
+            Self::Vector(model) => model.embedder.weights_sha256(),
+            Self::Sparse(embedder, _) => embedder.weights_sha256(),
+            Self::Tokens(embedder, ..) => embedder.weights_sha256(),
+        }
+    }
+
+    /// Numbers in each vector; of a sparse one, all that it could have.
+    pub(crate) fn dims(&self) -> usize {
+        match self {
+            Self::Vector(model) => model.dims(),
+            _ => self.info().embedding_size,
+        }
+    }
+
+    /// What becomes of each of `texts`. `place` names a text of the call.
+    pub(crate) fn embed_each(
+        &self,
+        texts: &[String],
+        place: impl Fn(usize) -> String,
+    ) -> Result<Vec<Result<Found, CliError>>, CliError> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self {
+            Self::Vector(model) => {
+                let results = model.embed_each(texts, place)?;
+                Ok(results.into_iter().map(|result| result.map(Found::Vector)).collect())
+            }
+            Self::Sparse(embedder, options) => {
+                named(embedder.embed_each(texts, options), Found::Sparse, place)
+            }
+            Self::Tokens(embedder, role, options) => {
+                named(embedder.embed_each(texts, *role, options), Found::Tokens, place)
+            }
+        }
+    }
+}
+
+/// Results with their texts' places in what failed.
+fn named<T>(
+    results: Result<Vec<Result<T, InputError>>, Error>,
+    found: fn(T) -> Found,
+    place: impl Fn(usize) -> String,
+) -> Result<Vec<Result<Found, CliError>>, CliError> {
+    let results = results.map_err(|error| CliError::of_texts(error, place(0)))?.into_iter().enumerate();
+    let of_text = |(index, result): (usize, Result<T, InputError>)| {
+        result.map(found).map_err(|error| CliError::of_text(&error, place(index)))
+    };
+    Ok(results.map(of_text).collect())
+}
