@@ -20,7 +20,7 @@ pub enum Precision {
     #[default]
     Exact,
     /// To 8 bits, and to 16 where a group stands out of its row: nearly twice as fast. Vectors differ from the exact
-    /// ones by what `tools/smollm2` measures for a trained model.
+    /// ones by what `tools/trained` measures for a trained model.
     ///
     /// Where the processor adds products of bytes (AVX-512 VNNI, AVX-VNNI, NEON's dot products), weights of f32, f16, bf16
     /// and mxfp8 are rounded to 8 bits at load, 64 or 32 inputs at a time: a bit more than a byte of memory each. Those of
@@ -46,7 +46,7 @@ pub(crate) const LEAST_CACHED: usize = SHORT_TEXT;
 
 /// Which activations of a layer keep 16 bits.
 ///
-/// Measured on a trained decoder by `tools/smollm2/rounding.py`: groups that stand out a lot matter everywhere, and in
+/// Measured on a trained decoder by `tools/trained/rounding.py`: groups that stand out a lot matter everywhere, and in
 /// the first two fifths of the layers, where massive activations (Sun et al., 2024) arise, also those that stand out a
 /// little.
 #[derive(Debug, Clone, Copy, PartialEq)]

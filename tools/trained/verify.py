@@ -1,17 +1,19 @@
-"""Verifies SmolLM2-135M layer by layer: 4 bits, 8 bits and bf16, in every precision.
+"""Verifies a trained model layer by layer: 4 bits, 8 bits and bf16, in every precision.
 
-    python verify.py DIR [--checkpoints 4bit,bf16] [--ways mlx] [--device cpu|gpu] [--binary FILE]
+    python verify.py DIR [--model NAME] [--checkpoints 4bit,bf16] [--ways mlx] [--device cpu|gpu] [--binary FILE]
 
 Makes each checkpoint and its golden file in DIR unless they are there, runs `mlx-embed verify` on
 it and prints a table, and on stderr what is running. Exits with 1 if anything is off. README.md
-has the Python it needs.
+has the models and the Python that it needs.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,20 +23,44 @@ CHECKPOINTS = {"4bit": ["--bits", "4"], "8bit": ["--bits", "8"], "bf16": ["--bit
 # MLX's operations share one thread's queue with the products, so more BLAS threads only wait.
 MLX = ["--kernels", "mlx", "--threads", "1"]
 WAYS = {"exact": ["--precision", "exact"], "fast": ["--precision", "fast"], "mlx": MLX}
-# The golden file's texts end on this token, also where the mean of all tokens is taken.
-POOLINGS = {"last token": [], "mean pooled": ["--pooling", "mean", "--end-token", "<|endoftext|>"]}
 
 
-def make(folder: Path, name: str) -> tuple[Path, Path]:
+@dataclass(frozen=True)
+class Model:
+    # What the golden file's texts end on, also where the mean of all tokens is taken.
+    end: str = "<|endoftext|>"
+    # Whether mlx-lm's layers in a loop are a reference; else it is transformers, with weights dequantised before.
+    by_mlx_lm: bool = True
+    # For tools/golden/make.py.
+    golden: tuple = ()
+
+
+MODELS = {
+    "smollm2-135m": Model(),
+    "gemma3-270m": Model(end="<eos>", by_mlx_lm=False),
+    # In f64 its weights take 12 GB.
+    "qwen2.5-coder-1.5b": Model(golden=("--dtype", "f32", "--texts", "6")),
+}
+
+
+def make(folder: Path, model: str, name: str) -> tuple[Path, Path]:
     """The checkpoint and its golden file."""
-    checkpoint, golden = folder / name, folder / f"{name}.golden.safetensors"
+    checkpoint, golden = folder / f"{model}-{name}", folder / f"{model}-{name}.golden.safetensors"
     if not (checkpoint / "config.json").is_file():
-        command = [sys.executable, HERE / "make_checkpoint.py", checkpoint, *CHECKPOINTS[name]]
+        command = [sys.executable, HERE / "make_checkpoint.py", checkpoint, "--model", model, *CHECKPOINTS[name]]
         subprocess.run(command, check=True)
-    if not golden.is_file():
-        reference = "transformers" if name == "bf16" and find_spec("torch") else "mlx-lm"
-        command = [sys.executable, ROOT / "tools/golden/make.py", checkpoint, golden]
-        subprocess.run([*command, "--reference", reference], check=True)
+    if golden.is_file():
+        return checkpoint, golden
+    quantised = name != "bf16"
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        source, reference = checkpoint, "mlx-lm"
+        if quantised and not MODELS[model].by_mlx_lm:
+            source = Path(temporary)
+            subprocess.run([sys.executable, HERE / "dequantize.py", checkpoint, source], check=True)
+        if source != checkpoint or (not quantised and find_spec("torch")):
+            reference = "transformers"
+        command = [sys.executable, ROOT / "tools/golden/make.py", source, golden, "--reference", reference]
+        subprocess.run([*command, *MODELS[model].golden], check=True)
     return checkpoint, golden
 
 
@@ -46,10 +72,10 @@ def verify(binary: Path, checkpoint: Path, golden: Path, arguments: list[str]) -
     return json.loads(result.stdout)
 
 
-def both_poolings(name: str, binary: Path, checkpoint: Path, golden: Path, arguments: list[str]) -> list[dict]:
+def both_poolings(name: str, end: str, binary: Path, checkpoint: Path, golden: Path, arguments: list) -> list[dict]:
     """`verify` with each. It may take minutes, so stderr tells what is running."""
     found = []
-    for pooling, its in POOLINGS.items():
+    for pooling, its in {"last token": [], "mean pooled": ["--pooling", "mean", "--end-token", end]}.items():
         print(f"{name}, {pooling}:", end=" ", file=sys.stderr, flush=True)
         start = time.monotonic()
         found.append(verify(binary, checkpoint, golden, [*arguments, *its]))
@@ -98,6 +124,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dir", type=Path, help="the folder for checkpoints and golden files")
+    parser.add_argument("--model", choices=MODELS, default="smollm2-135m", help="(default: %(default)s)")
     parser.add_argument("--checkpoints", type=some_of(CHECKPOINTS), default=list(CHECKPOINTS),
                         help=f"comma-separated, of {','.join(CHECKPOINTS)} (default: all)")
     parser.add_argument("--ways", type=some_of(WAYS), default=list(WAYS),
@@ -114,14 +141,15 @@ def main() -> int:
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |", flush=True)
     passed = True
     for name in options.checkpoints:
-        checkpoint, golden = make(options.dir, name)
+        checkpoint, golden = make(options.dir, options.model, name)
         # What is not 4 or 8 bits is never rounded, and a GPU knows no precision.
         ways = {"as it is": []} if options.device == "gpu" else {way: WAYS[way] for way in options.ways}
         if name == "bf16":
             ways.pop("fast", None)
         for way, arguments in ways.items():
             arguments = [*arguments, "--device", options.device]
-            last, mean = both_poolings(f"{name}, {way}", options.binary, checkpoint, golden, arguments)
+            end = MODELS[options.model].end
+            last, mean = both_poolings(f"{name}, {way}", end, options.binary, checkpoint, golden, arguments)
             passed &= last["passed"] and mean["passed"]
             print(row(name, way, last, mean), flush=True)
     return 0 if passed else 1
