@@ -210,6 +210,8 @@ pub(crate) struct Place {
     pub(crate) role: Role,
     /// Whether tokens of the layer see nothing behind them.
     pub(crate) causal: bool,
+    /// Whether what attention or feed-forward part gives is normed before it is added.
+    pub(crate) norms_products: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

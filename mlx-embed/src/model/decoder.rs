@@ -99,7 +99,7 @@ pub(crate) struct MlmHead<B: Backend> {
 impl<B: Backend> MlmHead<B> {
     fn load(b: &B, weights: &Weights<'_>, spec: &MlmSpec, layers: usize) -> Result<Self, CheckpointError> {
         // Behind the last layer.
-        let place = Place { layer: layers, layers, role: Role::Up, causal: false };
+        let place = Place { layer: layers, layers, role: Role::Up, causal: false, norms_products: false };
         let projection = |spec| b.load_projection(weights, spec, place);
         Ok(Self {
             dense: projection(&spec.dense)?,
@@ -126,7 +126,13 @@ impl<B: Backend> Decoder<B> {
         let embedding = backend.load_embedding(weights, &spec.embedding)?;
         let layer_inputs = match &spec.layer_inputs {
             Some(LayerInputsSpec { projection, norm }) => {
-                let place = Place { layer: 0, layers: spec.layers.len(), role: Role::Up, causal: false };
+                let place = Place {
+                    layer: 0,
+                    layers: spec.layers.len(),
+                    role: Role::Up,
+                    causal: false,
+                    norms_products: false,
+                };
                 let projection = backend.load_projection(weights, projection, place)?;
                 Some(LayerInputs { projection, norm: backend.load_norm(weights, norm)? })
             }
@@ -135,7 +141,9 @@ impl<B: Backend> Decoder<B> {
         let mut layers = Vec::new();
         for (index, layer) in spec.layers.iter().enumerate() {
             let causal = matches!(layer.attention.sees, Sees::Before | Sees::BeforeWithin(_));
-            let place = |role| Place { layer: index, layers: spec.layers.len(), role, causal };
+            let norms_products = layer.attention.norms.output.is_some() || layer.mlp.norms.output.is_some();
+            let place =
+                |role| Place { layer: index, layers: spec.layers.len(), role, causal, norms_products };
             layers.push(Layer::load(&backend, weights, layer, place)?);
             loaded();
         }
