@@ -317,7 +317,7 @@ fn modules_that_are_not_sentence_transformers_own_are_refused() {
     let sparse = "sentence_transformers.sparse_encoder.models.Transformer".to_owned();
     let cases: [(Modules, &[&str]); 10] = [
         (foreign("custom_st.Transformer"), &["custom_st", "sentence_transformers.models.Transformer"]),
-        (foreign("pylate.models.Transformer"), &["`pylate`"]),
+        (foreign("pylate.models.Transformer"), &["`pylate.models.Transformer`", "MultiVectorEmbedder"]),
         (foreign("Transformer"), &["`Transformer`"]),
         (foreign("sentence_transformers_fork.models.Transformer"), &["sentence_transformers_fork"]),
         (modules(&[sparse, pooling.clone()]), &["sparse_encoder"]),
