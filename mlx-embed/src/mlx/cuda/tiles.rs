@@ -52,12 +52,17 @@ impl Tile {
         Self { blocks: 2, ..self }
     }
 
-    /// For formats that take more registers, of which blocks of many threads have too few.
-    const fn lean(self) -> Self {
+    /// For formats that take more registers, of which the largest blocks have too few.
+    const fn narrow(self) -> Self {
         let output_warps = if self.tokens == 128 && self.output_warps > 8 { 8 } else { self.output_warps };
+        Self { output_warps, ..self }
+    }
+
+    /// For formats of which blocks of many threads have too few, too.
+    const fn lean(self) -> Self {
         // Two blocks have twice the warps of one between them.
         let input_groups = if self.blocks == 2 { 1 } else { self.input_groups };
-        Self { output_warps, input_groups, prefetch: 2, blocks: 1, ..self }
+        Self { input_groups, prefetch: 2, blocks: 1, ..self.narrow() }
     }
 
     pub(super) fn outputs(self) -> i32 {
@@ -94,8 +99,13 @@ pub(super) type Tiles = Vec<(i32, Tile)>;
 
 /// A chip's tiles for matrices of this format.
 pub(super) fn of_format(tiles: Tiles, format: Format) -> Tiles {
-    let lean = format.bits() > 4 || format.group() < 64;
-    tiles.into_iter().map(|(most, tile)| (most, if lean { tile.lean() } else { tile })).collect()
+    let fit = |tile: Tile| match format.bits() {
+        5.. => tile.lean(),
+        _ if format.group() < 64 => tile.lean(),
+        3 => tile.narrow(),
+        _ => tile,
+    };
+    tiles.into_iter().map(|(most, tile)| (most, fit(tile))).collect()
 }
 
 /// For any number of tokens.

@@ -62,7 +62,7 @@ __device__ __forceinline__ float element(const Arguments& p, u64 row, int column
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 8) KERNEL(const __grid_constant__ Arguments p) {
   next_may_start();
   after_previous();
   const int thread = threadIdx.x, hidden = p.hidden;
