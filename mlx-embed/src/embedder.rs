@@ -143,8 +143,7 @@ impl Embedder {
     }
 
     /// As [`Embedder::default_model`], with options. Where no device is asked for it runs on the CPU, if this build of MLX
-    /// has one: a text takes a millisecond there, and the f16 model's kernels on a GPU, MLX's own in f32, half a minute to
-    /// compile.
+    /// has one: a text takes a millisecond there, and a process's first on a GPU most of a second.
     ///
     /// # Errors
     /// As [`Embedder::default_model`]; also when an option doesn't fit the model or the machine.

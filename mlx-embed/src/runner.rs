@@ -350,21 +350,21 @@ impl<B: Backend> Runner<B> {
     /// What becomes of each token's state, text by text: vectors, or the largest weight of each token id.
     fn of_tokens(&self, hidden: Vec<f32>, batch: &Batch) -> Result<Outputs, Error> {
         let places = || batch.starts.iter().zip(batch.lengths.iter());
-        let rows = |numbers: &[f32], (&start, &length): (&usize, &usize)| -> Vec<f32> {
+        let range = |numbers: &[f32], (&start, &length): (&usize, &usize)| {
             let width = numbers.len() / batch.ids.len().max(1);
-            numbers[start * width..(start + length) * width].to_vec()
+            start * width..(start + length) * width
         };
-        let finite: Vec<bool> =
-            places().map(|place| rows(&hidden, place).iter().all(|x| x.is_finite())).collect();
+        let is_finite = |place| hidden[range(&hidden, place)].iter().all(|x| x.is_finite());
+        let finite: Vec<bool> = places().map(is_finite).collect();
         let all = self.modules.apply(self.decoder.backend(), hidden)?;
         let of_text = |(place, finite): ((&usize, &usize), bool)| {
             if !finite {
                 return Err(InputError::NotFinite);
             }
-            let (numbers, start) = (rows(&all, place), *place.0);
+            let (numbers, start) = (&all[range(&all, place)], *place.0);
             Ok(match self.purpose {
-                Purpose::Sparse => largest_weights(&batch.ids[start..start + numbers.len()], &numbers),
-                _ => numbers.into(),
+                Purpose::Sparse => largest_weights(&batch.ids[start..start + numbers.len()], numbers),
+                _ => numbers.to_vec().into(),
             })
         };
         Ok(places().zip(finite).map(of_text).collect())

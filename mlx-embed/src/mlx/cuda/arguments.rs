@@ -214,19 +214,22 @@ arguments! {
     }
 }
 
-arguments! {
-    WideAttentionArguments of "attention_wide.cu" with [] {
-        qkv: Address,
-        cached_keys: Address,
-        cached_values: Address,
-        tiles: Address,
-        out: Address,
-        heads: i32,
-        kv_heads: i32,
-        cached: i32,
-        before: i32,
-        after: i32,
-        scale: f32,
+/// Of `attention_wide.cu`, which takes the same.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct WideAttentionArguments(pub(super) AttentionArguments);
+
+// SAFETY: it is the struct whose list this is.
+unsafe impl Twin for WideAttentionArguments {
+    const NAME: &'static str = AttentionArguments::NAME;
+    const FIELDS: &'static [(&'static str, usize)] = AttentionArguments::FIELDS;
+}
+
+impl Arguments for WideAttentionArguments {
+    const SOURCE: &'static str = include_str!("source/attention_wide.cu");
+
+    fn headers() -> Vec<String> {
+        AttentionArguments::headers()
     }
 }
 

@@ -346,21 +346,23 @@ impl Ops {
         if plan.ids() > vocab as u32 {
             return Err(wrong(what, format!("token id {} in a vocabulary of {vocab}", plan.ids() - 1)));
         }
-        let expect_rows = |table: &Fixed, wanted: &[u32]| {
+        // Rows for all tokens, or the first for each.
+        let expect_rows = |table: &Fixed, wanted: Option<&[u32]>| {
             let rows = table.array().shape().first().copied().unwrap_or(0);
             expect(what, table.array(), &[rows, hidden], dtype)?;
-            if wanted.len() != plan.tokens as usize || wanted.iter().any(|row| *row >= rows as u32) {
-                return Err(wrong(what, format!("{} rows of {rows}", wanted.len())));
-            }
-            Ok(())
+            let fits = match wanted {
+                Some(wanted) => {
+                    wanted.len() == plan.tokens as usize && wanted.iter().all(|row| *row < rows as u32)
+                }
+                None => rows > 0,
+            };
+            let number = wanted.map_or(1, <[u32]>::len);
+            if fits { Ok(()) } else { Err(wrong(what, format!("{number} rows of {rows}"))) }
         };
         if let Some((table, rows)) = of.positions {
-            expect_rows(table, rows)?;
+            expect_rows(table, Some(rows))?;
         }
-        if let Some((table, types)) = of.types {
-            expect_rows(table, types.unwrap_or(&vec![0; plan.tokens as usize]))?;
-        }
-        Ok(())
+        of.types.map_or(Ok(()), |(table, types)| expect_rows(table, types))
     }
 
     /// The residual stream's start, `[T, D]`, and, for products that norms are part of, with the weight `scale` of the
@@ -560,41 +562,29 @@ impl Ops {
         // and is held by the prefix that the batch continues.
         match (plan.division, &self.hopper_attention) {
             (Division::Single, _) => {
+                let arguments = AttentionArguments {
+                    qkv,
+                    cached_keys,
+                    cached_values,
+                    tiles,
+                    out: to,
+                    heads,
+                    kv_heads,
+                    cached: plan.cached,
+                    before,
+                    after,
+                    scale,
+                };
+                let blocks = |halves| [plan.parts, heads, halves];
                 match &self.attention {
-                    Attention::Bf16(attention) => {
-                        let arguments = AttentionArguments {
-                            qkv,
-                            cached_keys,
-                            cached_values,
-                            tiles,
-                            out: to,
-                            heads,
-                            kv_heads,
-                            cached: plan.cached,
-                            before,
-                            after,
-                            scale,
-                        };
-                        // SAFETY: see above.
-                        unsafe { self.queue.launch(attention, &arguments, [plan.parts, heads, 1])? };
-                    }
-                    Attention::F32(attention) => {
-                        let arguments = WideAttentionArguments {
-                            qkv,
-                            cached_keys,
-                            cached_values,
-                            tiles,
-                            out: to,
-                            heads,
-                            kv_heads,
-                            cached: plan.cached,
-                            before,
-                            after,
-                            scale,
-                        };
-                        // SAFETY: see above.
-                        unsafe { self.queue.launch(attention, &arguments, [plan.parts, heads, 2])? };
-                    }
+                    // SAFETY: see above.
+                    Attention::Bf16(attention) => unsafe {
+                        self.queue.launch(attention, &arguments, blocks(1))?;
+                    },
+                    // SAFETY: see above.
+                    Attention::F32(attention) => unsafe {
+                        self.queue.launch(attention, &WideAttentionArguments(arguments), blocks(2))?;
+                    },
                 }
             }
             (Division::Pairs { .. }, Some(attention)) => {
