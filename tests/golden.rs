@@ -5,9 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use mlx_embed::verify::{Golden as GoldenFile, GoldenText};
-use mlx_embed::{
-    EmbedOptions, Embedder, Info, LoadOptions, MatmulPolicy, Precision, RerankOptions, Reranker,
-};
+use mlx_embed::{EmbedOptions, Embedder, Info, LoadOptions, MatmulPolicy, RerankOptions, Reranker};
 use mlx_embed_tests::compare::{cosine, magnitude, max_abs};
 use mlx_embed_tests::golden::{self, Golden};
 
@@ -56,20 +54,13 @@ fn tolerance(dtype: &str, rounding: Rounding) -> Tolerance {
 
 /// Options that make a difference to what computes a case.
 fn ways() -> Vec<LoadOptions> {
-    let with = |kernels: &str| LoadOptions { kernels: Some(kernels.into()), ..golden::load_options() };
     if golden::on_gpu() {
         // By default this crate's kernels, where they can run the case, on packed weights and on dequantised ones.
         let policies = [MatmulPolicy::Packed, MatmulPolicy::Dequantized, MatmulPolicy::Resident];
         let own = policies.map(|matmul| LoadOptions { matmul, ..golden::load_options() });
-        return own.into_iter().chain([with("mlx")]).collect();
+        return own.into_iter().chain(golden::ways(&golden::load_options(), &[])).collect();
     }
-    let families = mlx_embed::kernel_families().into_iter();
-    families
-        .flat_map(|name| {
-            [Precision::Exact, Precision::Fast].map(|precision| LoadOptions { precision, ..with(name) })
-        })
-        .chain([with("mlx")])
-        .collect()
+    golden::ways(&golden::load_options(), &mlx_embed::kernel_families())
 }
 
 /// Cases of families that need what this crate doesn't compute, and what its error names.

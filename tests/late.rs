@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mlx_embed::verify::Golden;
 use mlx_embed::{
-    EmbedOptions, Embedder, Info, LoadOptions, MultiVectorEmbedder, PoolingMode, Precision, Role,
-    TokenVectors,
+    EmbedOptions, Embedder, Info, LoadOptions, MultiVectorEmbedder, PoolingMode, Role, TokenVectors,
 };
 use mlx_embed_tests::compare::{cosine, max_abs};
 use mlx_embed_tests::golden;
@@ -68,17 +67,8 @@ fn expected(case: &str) -> (Vec<Expected>, Value) {
 }
 
 fn ways() -> Vec<LoadOptions> {
-    let with = |kernels: &str, precision| LoadOptions {
-        kernels: Some(kernels.into()),
-        precision,
-        max_tokens: None,
-        ..golden::load_options()
-    };
     let families = if golden::on_gpu() { vec!["cuda"] } else { mlx_embed::kernel_families() };
-    let both = families
-        .into_iter()
-        .flat_map(|name| [Precision::Exact, Precision::Fast].map(|precision| with(name, precision)));
-    both.chain([with("mlx", Precision::Exact)]).collect()
+    golden::ways(&default_options(), &families)
 }
 
 /// Least cosine and largest difference of a token's unit vector: those of vectors in `tests/golden.rs`.

@@ -6,9 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mlx_embed::verify::Golden;
-use mlx_embed::{
-    EmbedOptions, Embedder, Info, LoadOptions, PoolingMode, Precision, SparseEmbedder, SparseVector,
-};
+use mlx_embed::{EmbedOptions, Embedder, Info, LoadOptions, PoolingMode, SparseEmbedder, SparseVector};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use safetensors::SafeTensors;
@@ -40,17 +38,8 @@ fn expected(case: &str) -> Vec<(String, Vec<u32>, Vec<f32>)> {
 }
 
 fn ways() -> Vec<LoadOptions> {
-    let with = |kernels: &str, precision| LoadOptions {
-        kernels: Some(kernels.into()),
-        precision,
-        max_tokens: None,
-        ..golden::load_options()
-    };
     let families = if golden::on_gpu() { Vec::new() } else { mlx_embed::kernel_families() };
-    let both = families
-        .into_iter()
-        .flat_map(|name| [Precision::Exact, Precision::Fast].map(|precision| with(name, precision)));
-    both.chain([with("mlx", Precision::Exact)]).collect()
+    golden::ways(&LoadOptions { max_tokens: None, ..golden::load_options() }, &families)
 }
 
 /// Most that a weight may be off, as a share of the text's largest: that of a hidden state in `tests/golden.rs`, since

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mlx_embed::verify::{Golden as File, GoldenText};
-use mlx_embed::{Checkpoint, Device, Embedder, LoadOptions, Pooling};
+use mlx_embed::{Checkpoint, Device, Embedder, LoadOptions, Pooling, Precision};
 
 /// Where the cases are. Tests run in the workspace's root, and so does a test binary carried to another machine.
 pub fn directory(case: &str) -> PathBuf {
@@ -55,6 +55,19 @@ pub fn load_options() -> LoadOptions {
         max_tokens: Some(1024),
         ..Default::default()
     }
+}
+
+/// These options with each of the families of kernels in both precisions, and with MLX's own operations.
+pub fn ways(options: &LoadOptions, families: &[&str]) -> Vec<LoadOptions> {
+    let with = |kernels: &str, precision| LoadOptions {
+        kernels: Some(kernels.into()),
+        precision,
+        ..options.clone()
+    };
+    let both = families
+        .iter()
+        .flat_map(|name| [Precision::Exact, Precision::Fast].map(|precision| with(name, precision)));
+    both.chain([with("mlx", Precision::Exact)]).collect()
 }
 
 /// Whether `MLX_EMBED_TEST_DEVICE=gpu`.
