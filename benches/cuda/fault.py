@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Whether a fault of a kernel ends as an error: fault.py PROGRAM DIR. Needs cc, glibc and a Hopper GPU.
 
-A library between the program and NVIDIA's driver gives one launch, the 1st, 100th, .. of a process, parameters that point
-to nothing. CUDA answers everything with an error from then on. Exits with 1 unless each time the program says so and ends
-by itself with code 1."""
+A library between the program and NVIDIA's driver gives one launch, the 1st, 100th, .. of a process, arguments whose
+pointers point to nothing. CUDA answers everything with an error from then on. Exits with 1 unless each time the program
+says so and ends by itself with code 1."""
 
 import json
 import os
@@ -16,21 +16,37 @@ from memory import command
 
 # Some 110 launches load the model (it dequantises or packs its matrices), the others are of batches.
 LAUNCHES = (1, 100, 200, 300)
+# What a process that hangs is given; one that ends takes some seconds.
+PATIENCE = 120
 BETWEEN = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static int (*launch)(const void*, void*, void**, void**);
+static int (*size_of)(void*, size_t, size_t*, size_t*);
+static int (*range_of)(uint64_t*, size_t*, uint64_t);
 static long left;
 
 static int launch_one_badly(const void* config, void* function, void** parameters, void** extra) {
-  static _Alignas(64) char nothing[128];
-  if (--left == 0) {
-    for (int i = 0; i < 3; ++i) parameters[i] = nothing;
+  static _Alignas(64) uint64_t arguments[512];
+  void* bad[] = {arguments};
+  if (--left != 0) return launch(config, function, parameters, extra);
+  size_t offset, size;
+  if (size_of(function, 0, &offset, &size) != 0 || size > sizeof arguments) {
+    fprintf(stderr, "the launch's arguments can't be told\n");
+    abort();
   }
-  return launch(config, function, parameters, extra);
+  memcpy(arguments, parameters[0], size);
+  for (size_t i = 0; i < size / 8; ++i) {
+    uint64_t start;
+    size_t length;
+    if (range_of(&start, &length, arguments[i]) == 0) arguments[i] = 64;
+  }
+  return launch(config, function, bad, extra);
 }
 
 void* dlsym(void* library, const char* name) {
@@ -40,6 +56,8 @@ void* dlsym(void* library, const char* name) {
   void* found = find(library, name);
   if (!found || strcmp(name, "cuLaunchKernelEx") != 0) return found;
   launch = (int (*)(const void*, void*, void**, void**))found;
+  size_of = (int (*)(void*, size_t, size_t*, size_t*))find(library, "cuFuncGetParamInfo");
+  range_of = (int (*)(uint64_t*, size_t*, uint64_t))find(library, "cuMemGetAddressRange_v2");
   left = atol(getenv("BAD_LAUNCH"));
   return (void*)launch_one_badly;
 }
@@ -56,11 +74,15 @@ def main() -> int:
         batches = 2 * (json.dumps({"batch": 10, "tokens": 16}) + "\n")
         for number in LAUNCHES:
             environment = {**os.environ, "LD_PRELOAD": str(library), "BAD_LAUNCH": str(number)}
-            ended = subprocess.run(command(program, model), input=batches, text=True, capture_output=True, timeout=120,
-                                   env=environment)
-            as_it_should = ended.returncode == 1 and "illegal memory access" in ended.stderr
+            try:
+                ended = subprocess.run(command(program, model), input=batches, text=True, capture_output=True,
+                                       timeout=PATIENCE, env=environment)
+                as_it_should = ended.returncode == 1 and "illegal memory access" in ended.stderr
+                end = f"code {ended.returncode}, {ended.stderr.strip()}"
+            except subprocess.TimeoutExpired as running:
+                as_it_should, end = False, f"still running after {PATIENCE} s, {(running.stderr or b'').decode().strip()}"
             failed += not as_it_should
-            print(f"launch {number}: {'' if as_it_should else 'WRONG: '}code {ended.returncode}, {ended.stderr.strip()}")
+            print(f"launch {number}: {'' if as_it_should else 'WRONG: '}{end}", flush=True)
     return int(failed > 0)
 
 

@@ -151,6 +151,11 @@ impl Rope {
         })
     }
 
+    /// Whether queries are multiplied with more than keys.
+    pub(super) fn grows(&self) -> bool {
+        self.query_growth.is_some()
+    }
+
     /// What queries are multiplied with at these positions, beside the rotation; `None` where it is 1.
     pub(super) fn query_growth(&self, positions: Range<usize>) -> Option<Vec<f32>> {
         self.query_growth.map(|growth| positions.map(|position| growth.at(position)).collect())

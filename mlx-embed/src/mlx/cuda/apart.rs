@@ -1,13 +1,17 @@
 //! The general form of a layer: products whose norms, biases, rotation, activation and residual connection are kernels of
 //! their own.
 
-use super::arguments::{ActivateArguments, ProductArguments, RotateArguments, SumArguments};
+use std::ops::Range;
+
+use super::arguments::{
+    ActivateArguments, LargestArguments, ProductArguments, RotateArguments, SumArguments,
+};
 use super::format::Numbers;
 use super::kernels::{Geometry, expect, grid, wrong};
 use super::matrix::{Dense, Fixed, Matrix, Norm, address};
-use super::ops::{Ops, expect_tensor};
+use super::ops::{Mlm, Ops, expect_tensor};
 use super::plan::Plan;
-use super::queue::{Role, Tensor};
+use super::queue::{Function, Role, Tensor};
 use super::tiles::{After, up};
 use crate::mlx::Stream;
 use crate::mlx::dtype::Dtype;
@@ -89,13 +93,13 @@ impl Ops {
     }
 
     /// Bias, head norms and rotation of a product `[T, (H + 2K) * E]`. `bias` is f32 `[(H + 2K) * E]`, `norms` the weights
-    /// of queries' and keys' f32 `[2, E]`, `angles` f32 `[at least the plan's positions, 2, E / 2]`, flat. What is left out
-    /// is not done.
+    /// of queries' and keys' f32 `[2, E]`, `angles` those of queries and of keys f32 `[at least the plan's positions, 2,
+    /// E / 2]`, flat. What is left out is not done.
     pub(crate) fn rotate(
         &self,
         qkv: &Tensor,
         [bias, norms]: [Option<&Fixed>; 2],
-        angles: Option<&Fixed>,
+        angles: Option<[&Fixed; 2]>,
         plan: &Plan,
         meta: &Tensor,
         stream: &Stream,
@@ -106,7 +110,7 @@ impl Ops {
         expect_tensor(what, qkv, [tokens, width], numbers.dtype())?;
         self.expect_meta(what, plan, meta)?;
         self.expect_of_heads(what, bias, norms)?;
-        if let Some(angles) = angles {
+        for angles in angles.iter().flatten() {
             self.expect_angles(what, plan, angles.array())?;
         }
         let out = self.queue.tensor(Role::Wide, [tokens, width], numbers.dtype(), stream)?;
@@ -115,7 +119,8 @@ impl Ops {
             from: qkv.pointer(),
             bias: address(bias),
             head_norm: address(norms),
-            angles: address(angles),
+            query_angles: address(angles.map(|[of_queries, _]| of_queries)),
+            key_angles: address(angles.map(|[_, of_keys]| of_keys)),
             positions: plan.positions_in(meta),
             out: out.pointer(),
             tokens,
@@ -141,9 +146,60 @@ impl Ops {
         alternating: bool,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
+        let [_, outputs] = product.shape();
+        let width = if self.geometry().gated { outputs / 2 } else { outputs };
+        // SAFETY: that kernel reads gate and up where the geometry has them.
+        unsafe { self.activate_with(&self.apart()?.activate, product, (bias, width, alternating), stream) }
+    }
+
+    /// The activation of a product with the first matrix of a masked language model's head, `[T, D]`.
+    pub(crate) fn activate_head(
+        &self,
+        product: &Tensor,
+        bias: Option<&Fixed>,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let [_, width] = product.shape();
+        // SAFETY: that kernel knows no gate.
+        unsafe { self.activate_with(&self.mlm()?.activate, product, (bias, width, false), stream) }
+    }
+
+    /// The largest numbers of these rows of `x` `[T, N]`, of each text: f32 `[texts, N]`. Waits for them.
+    pub(crate) fn largest(
+        &self,
+        x: &Tensor,
+        texts: &[Range<usize>],
+        stream: &Stream,
+    ) -> Result<Vec<f32>, MlxError> {
+        let what = "largest";
+        let ([tokens, columns], number) = (x.shape(), texts.len() as i32);
+        expect_tensor(what, x, [tokens, columns], self.geometry().numbers.dtype())?;
+        let texts = self.texts(what, x, texts, stream)?;
+        let out = self.queue.tensor(Role::Means, [number, columns], Dtype::F32, stream)?;
+        let (x, texts) = (x.pointer(), texts.pointer());
+        let arguments = LargestArguments { x, texts, out: out.pointer(), columns };
+        // SAFETY: a block has 32 columns of a text, leaves out what is beyond the last, and reads rows of `x`, as was
+        // checked above.
+        unsafe { self.queue.launch(&self.mlm()?.largest, &arguments, [up(columns, 32), number, 1])? };
+        self.queue.read(&out)
+    }
+
+    fn mlm(&self) -> Result<&Mlm, MlxError> {
+        let none = || wrong("cuda_compile", "no head of a masked language model was compiled".into());
+        self.mlm.as_ref().ok_or_else(none)
+    }
+
+    /// # Safety
+    /// `activate` reads `width` numbers a token, or, where it is gated, twice as many, and `product` has those.
+    unsafe fn activate_with(
+        &self,
+        activate: &Function<ActivateArguments>,
+        product: &Tensor,
+        (bias, width, alternating): (Option<&Fixed>, i32, bool),
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
         let what = "activate";
         let [tokens, outputs] = product.shape();
-        let width = if self.geometry().gated { outputs / 2 } else { outputs };
         if width % 8 != 0 {
             return Err(wrong(what, format!("{width} numbers are not eight by eight")));
         }
@@ -161,8 +217,7 @@ impl Ops {
             eights: width / 8,
             alternating: i32::from(alternating),
         };
-        let activate = &self.apart()?.activate;
-        // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last.
+        // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last; the caller promises the rest.
         unsafe {
             let blocks = [up(tokens * (width / 8), activate.threads()), 1, 1];
             self.queue.launch(activate, &arguments, blocks)?;

@@ -253,7 +253,8 @@ arguments! {
         from: Address,
         bias: Address,
         head_norm: Address,
-        angles: Address,
+        query_angles: Address,
+        key_angles: Address,
         positions: Address,
         out: Address,
         tokens: i32,
@@ -304,6 +305,10 @@ arguments! {
 
 arguments! {
     MeanArguments of "mean.cu" with [] { x: Address, texts: Address, out: Address, hidden: i32 }
+}
+
+arguments! {
+    LargestArguments of "largest.cu" with [] { x: Address, texts: Address, out: Address, columns: i32 }
 }
 
 #[cfg(test)]
@@ -361,6 +366,7 @@ mod tests {
         of_source::<RowsArguments>();
         of_source::<FinishArguments>();
         of_source::<MeanArguments>();
+        of_source::<LargestArguments>();
         agree::<AfterArguments>(include_str!("source/after.cuh"));
         agree::<NormArguments>(include_str!("source/norms.cuh"));
     }

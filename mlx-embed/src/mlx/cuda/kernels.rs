@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use super::super::CompiledKernels;
 use super::arguments::{
     ActivateArguments, Arguments, AttentionArguments, DenseArguments, DequantizeArguments, EmbedArguments,
-    FinishArguments, HopperAttentionArguments, MeanArguments, PackArguments, ProductArguments,
-    RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
+    FinishArguments, HopperAttentionArguments, LargestArguments, MeanArguments, PackArguments,
+    ProductArguments, RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
 };
 use super::chips::Chip;
 use super::format::{Format, Numbers};
@@ -27,7 +27,7 @@ use crate::mlx::error::MlxError;
 
 /// Threads of a block, as the sources have them.
 const BLOCK_THREADS: i32 = 128;
-/// The same of `activate.cu` and `mean.cu`.
+/// The same of `activate.cu`, `mean.cu` and `largest.cu`.
 const MANY_THREADS: i32 = 256;
 const HOPPER_THREADS: i32 = 384;
 
@@ -53,6 +53,8 @@ pub(crate) struct Geometry {
     pub(crate) eps: f32,
     pub(crate) activation: Activation,
     pub(crate) gated: bool,
+    /// That of the head of a masked language model, where weights of the vocabulary's tokens are asked for.
+    pub(crate) mlm: Option<Activation>,
     /// Whether every token sees those before it, and all of them.
     pub(crate) causal: bool,
     /// Whether norms, rotation, activation and residual connections can be part of the products: all norms are by the root
@@ -93,6 +95,9 @@ pub(super) enum Name {
     Mean,
     Rotate,
     Activate,
+    /// Of the head of a masked language model.
+    ActivateHead,
+    Largest,
     Sum,
     Pack(Format),
     Dequantize(Format),
@@ -128,12 +133,12 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         ("TRADITIONAL", i32::from(geometry.traditional)),
         ("HAS_BIAS", i32::from(geometry.bias)),
         ("HAS_HEAD_NORMS", i32::from(geometry.head_norms)),
-        ("ACTIVATION", geometry.activation as i32),
-        ("GATED", i32::from(geometry.gated)),
         ("OF_F32", i32::from(geometry.numbers.is_wide())),
     ];
     let mut all = Sources { defines: defines.to_vec(), sources: Vec::new() };
     let (threads, row) = (BLOCK_THREADS, geometry.hidden * 4);
+    let act = |activation, gated| [("ACTIVATION", activation as i32), ("GATED", i32::from(gated))];
+    let inner = act(geometry.activation, geometry.gated);
     let table = geometry.table.map_or_else(Vec::new, Format::defines);
     all.add::<EmbedArguments>(Name::Embed, "embed", &table, threads, 0);
     if geometry.numbers.is_wide() {
@@ -157,14 +162,20 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         for (after, tile) in After::FUSED.into_iter().flat_map(|after| DENSE_TILES.map(|tile| (after, tile)))
         {
             if tile.suits(after, geometry.head_dim) {
-                let (more, memory) = (tile.defines(after), tile.shared_memory(after));
+                let more = [&inner[..], &tile.defines(after)].concat();
+                let memory = tile.shared_memory(after);
                 all.add::<DenseArguments>(Name::Dense(after, tile), "dense", &more, HOPPER_THREADS, memory);
             }
         }
     } else {
         all.add::<RotateArguments>(Name::Rotate, "rotate", &[], threads, 0);
-        all.add::<ActivateArguments>(Name::Activate, "activate", &[], MANY_THREADS, 0);
+        all.add::<ActivateArguments>(Name::Activate, "activate", &inner, MANY_THREADS, 0);
         all.add::<SumArguments>(Name::Sum, "sum", &[], threads, row);
+    }
+    if let Some(activation) = geometry.mlm {
+        let of_head = act(activation, false);
+        all.add::<ActivateArguments>(Name::ActivateHead, "activate", &of_head, MANY_THREADS, 0);
+        all.add::<LargestArguments>(Name::Largest, "largest", &[], MANY_THREADS, 0);
     }
     for &format in formats {
         let of = format.defines();
@@ -172,7 +183,7 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         all.add::<DequantizeArguments>(Name::Dequantize(format), "dequantize", &of, threads, 0);
         for &after in afters(geometry) {
             for (_, tile) in of_format((chip.packed)(after), format) {
-                let more = [&of[..], &tile.defines(after)].concat();
+                let more = [&of[..], &inner, &tile.defines(after)].concat();
                 let name = Name::Product(format, after, tile);
                 all.add::<ProductArguments>(name, "product", &more, tile.threads(), tile.shared_memory());
             }
@@ -362,6 +373,7 @@ mod tests {
         eps: 1e-6,
         activation: Activation::Silu,
         gated: true,
+        mlm: None,
         causal: true,
         fused: true,
     };
@@ -381,6 +393,7 @@ mod tests {
             head_dim: 32,
             activation: Activation::GeluErf,
             gated: false,
+            mlm: Some(Activation::GeluErf),
             head_norms: false,
             ..gemma
         };

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::arguments::{
     ActivateArguments, AfterArguments, AttentionArguments, DenseArguments, DequantizeArguments,
-    EmbedArguments, FinishArguments, HopperAttentionArguments, MeanArguments, PackArguments,
-    ProductArguments, RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
+    EmbedArguments, FinishArguments, HopperAttentionArguments, LargestArguments, MeanArguments,
+    PackArguments, ProductArguments, RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
 };
 use super::format::Format;
 use super::kernels::{Geometry, Kernels, Name, expect, grid, wrong};
@@ -39,6 +39,8 @@ pub(crate) struct Ops {
     mean: Function<MeanArguments>,
     /// Where products of dequantised weights don't have all in them.
     apart: Option<Apart>,
+    /// Of the head of a masked language model.
+    pub(super) mlm: Option<Mlm>,
     packing: Vec<(Format, Function<PackArguments>, Function<DequantizeArguments>)>,
     /// With the highest number of tokens that each is for, in order.
     packed: Vec<(Format, After, i32, Tile, Function<ProductArguments>)>,
@@ -60,6 +62,13 @@ pub(super) struct Apart {
     pub(super) rotate: Function<RotateArguments>,
     pub(super) activate: Function<ActivateArguments>,
     pub(super) sum: Function<SumArguments>,
+}
+
+/// Kernels for the head of a masked language model.
+#[derive(Debug)]
+pub(super) struct Mlm {
+    pub(super) activate: Function<ActivateArguments>,
+    pub(super) largest: Function<LargestArguments>,
 }
 
 /// What a batch starts with.
@@ -131,6 +140,13 @@ impl Ops {
                 _ => (),
             }
         }
+        let mlm = match kernels.program(Name::Largest) {
+            Ok(largest) => Some(Mlm {
+                activate: queue.load(kernels.program(Name::ActivateHead)?)?,
+                largest: queue.load(largest)?,
+            }),
+            Err(_) => None,
+        };
         let apart = match kernels.program(Name::Sum) {
             Ok(sum) => Some(Apart {
                 rotate: queue.load(kernels.program(Name::Rotate)?)?,
@@ -152,6 +168,7 @@ impl Ops {
             finish: queue.load(kernels.program(Name::Finish)?)?,
             mean: queue.load(kernels.program(Name::Mean)?)?,
             apart,
+            mlm,
             packing,
             packed,
             dense,
@@ -648,13 +665,8 @@ impl Ops {
         texts: &[Range<usize>],
         stream: &Stream,
     ) -> Result<Vec<f32>, MlxError> {
-        let what = "means";
-        let ([tokens, hidden], number) = (x.shape(), texts.len() as i32);
-        if texts.is_empty() || texts.iter().any(|text| text.start > text.end || text.end > tokens as usize) {
-            return Err(wrong(what, format!("rows {texts:?} of {tokens}")));
-        }
-        let ends: Vec<i32> = texts.iter().flat_map(|text| [text.start as i32, text.end as i32]).collect();
-        let texts = self.queue.write(Role::Rows, &ends, 2, stream)?;
+        let ([_, hidden], number) = (x.shape(), texts.len() as i32);
+        let texts = self.texts("means", x, texts, stream)?;
         let x = self.normed(x, norm, stream)?;
         let out = self.queue.tensor(Role::Means, [number, hidden], Dtype::F32, stream)?;
         let arguments = MeanArguments { x: x.pointer(), texts: texts.pointer(), out: out.pointer(), hidden };
@@ -662,6 +674,22 @@ impl Ops {
         // checked above.
         unsafe { self.queue.launch(&self.mean, &arguments, [up(hidden, 32), number, 1])? };
         self.queue.read(&out)
+    }
+
+    /// The rows of `x` that are each text's, on the GPU: `[texts, 2]`.
+    pub(super) fn texts(
+        &self,
+        what: &'static str,
+        x: &Tensor,
+        texts: &[Range<usize>],
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let [tokens, _] = x.shape();
+        if texts.is_empty() || texts.iter().any(|text| text.start > text.end || text.end > tokens as usize) {
+            return Err(wrong(what, format!("rows {texts:?} of {tokens}")));
+        }
+        let ends: Vec<i32> = texts.iter().flat_map(|text| [text.start as i32, text.end as i32]).collect();
+        self.queue.write(Role::Rows, &ends, 2, stream)
     }
 
     /// `x` `[T, D]` as it is or, with one, its norm, in f32.

@@ -12,6 +12,7 @@ mod support;
 mod weight;
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -57,7 +58,8 @@ pub(crate) struct Cuda {
     stream: Stream,
 }
 
-/// A rotary embedding, and cosines and sines on the GPU: of the last base, for as many positions as were asked for so far.
+/// A rotary embedding, and cosines and sines on the GPU: of the last base, for as many positions as were asked for so far,
+/// of queries and of keys.
 #[derive(Debug)]
 struct Rotation {
     rope: Rope,
@@ -68,8 +70,11 @@ struct Rotation {
 struct Angles {
     base: u64,
     positions: usize,
-    angles: Rc<Fixed>,
+    angles: OfHeads,
 }
+
+/// Cosines and sines of queries and of keys.
+type OfHeads = [Rc<Fixed>; 2];
 
 /// A batch on its way through the layers.
 #[derive(Debug)]
@@ -78,7 +83,7 @@ pub(crate) struct Pass {
     /// The plan on the GPU.
     meta: Tensor,
     /// Of every position, for each rotary embedding.
-    all_angles: Vec<Rc<Fixed>>,
+    all_angles: Vec<OfHeads>,
     /// Of every token, `[T, E]`; [`Operations::embed`] fills them in where norms are part of products.
     angles: RefCell<Option<Tensor>>,
     /// The texts, for tables of positions.
@@ -194,8 +199,9 @@ impl Cuda {
         pass: &Pass,
         tokens: i32,
     ) -> Result<Vec<(i32, cuda::Matrix<'a>)>, MlxError> {
-        // Packed weights are read by the products that the model is compiled for: with all in them, or without.
-        let suits = pass.fused || !self.form.geometry.fused;
+        // Packed weights are read by the products that the model is compiled for: with all in them, or without. Those
+        // write two outputs at once.
+        let suits = (pass.fused || !self.form.geometry.fused) && of.outputs % 2 == 0;
         of.read(self, suits && self.is_packed(tokens), &self.stream)
     }
 
@@ -323,7 +329,7 @@ impl Cuda {
     }
 
     /// Cosines and sines, f32 `[at least positions, 2, E / 2]`, flat.
-    fn angles(&self, rotation: &Rotation, positions: usize) -> Result<Rc<Fixed>, MlxError> {
+    fn angles(&self, rotation: &Rotation, positions: usize) -> Result<OfHeads, MlxError> {
         let Rotation { rope, angles } = rotation;
         let base = rope.base(positions).to_bits();
         let mut angles = angles.borrow_mut();
@@ -331,13 +337,18 @@ impl Cuda {
             && kept.base == base
             && kept.positions >= positions
         {
-            return Ok(Rc::clone(&kept.angles));
+            return Ok(kept.angles.clone());
         }
+        let fixed = |numbers: &[f32]| -> Result<_, MlxError> {
+            Ok(Rc::new(Fixed::new(Array::from_slice(numbers, &[numbers.len() as i32])?)?))
+        };
         let numbers = rope.angles(positions);
+        let of_keys = fixed(&numbers)?;
+        let of_queries =
+            if rope.grows() { fixed(&rope.query_angles(positions))? } else { Rc::clone(&of_keys) };
         let positions = numbers.len() / self.form.geometry.head_dim as usize;
-        let made = Array::from_slice(&numbers, &[numbers.len() as i32])?;
-        let made = Rc::new(Fixed::new(made)?);
-        *angles = Some(Angles { base, positions, angles: Rc::clone(&made) });
+        let made = [of_queries, of_keys];
+        *angles = Some(Angles { base, positions, angles: made.clone() });
         Ok(made)
     }
 }
@@ -349,6 +360,12 @@ fn norm_weight(weights: &Weights<'_>, spec: &NormSpec) -> Result<Vec<f32>, Check
         NormKind::Rms { offset } => weight.iter().map(|x| x + offset).collect(),
         NormKind::Layer => weight,
     })
+}
+
+/// Each text's rows of a batch, but for its first `left_out`.
+fn texts(batch: &Batch, left_out: usize) -> Vec<Range<usize>> {
+    let text = |(&start, &length): (&usize, &usize)| start + left_out.min(length)..start + length;
+    batch.starts.iter().zip(batch.lengths.iter()).map(text).collect()
 }
 
 /// What a layer's queries see.
@@ -507,16 +524,31 @@ impl Backend for Cuda {
         ops::eval(layers.iter().flat_map(|layer| [&layer.keys, &layer.values]))
     }
 
-    /// [`form`] lets no model with such a head come here.
     fn largest_logits(
         &self,
-        _x: &Hidden,
-        _norm: Option<&Norm>,
-        _head: &MlmHead<Self>,
-        _batch: &Batch,
-        _pass: &Pass,
+        x: &Hidden,
+        norm: Option<&Norm>,
+        head: &MlmHead<Self>,
+        batch: &Batch,
+        pass: &Pass,
     ) -> Result<Vec<f32>, MlxError> {
-        Err(MlxError::new("largest_logits", "these kernels have no head for masked tokens"))
+        let (stream, vocabulary) = (&self.stream, head.bias.len());
+        let product = self.product_of(x, norm, &head.dense, pass)?;
+        let x = self.ops.activate_head(&product, head.dense.bias.as_ref(), stream)?;
+        drop(product);
+        let (x, _) = self.ops.sum(&x, None, Sum { sum: Some(&head.norm), ..Sum::default() }, stream)?;
+        let texts = texts(batch, 0);
+        let (mut largest, mut first) = (vec![0.0; texts.len() * vocabulary], 0);
+        for rows in &head.decoder {
+            let matrices = self.read(rows, pass, x.shape()[0])?;
+            let logits = self.ops.product(&x, &matrices, rows.outputs, stream)?;
+            let (numbers, width) = (self.ops.largest(&logits, &texts, stream)?, rows.outputs as usize);
+            for (largest, numbers) in largest.chunks_exact_mut(vocabulary).zip(numbers.chunks_exact(width)) {
+                largest[first..first + width].copy_from_slice(numbers);
+            }
+            first += width;
+        }
+        Ok(largest)
     }
 
     /// Means are computed where the states are, since one vector is read sooner than all states.
@@ -531,9 +563,7 @@ impl Backend for Cuda {
         if pooling != PoolingMode::Mean || !before.hidden.is_empty() {
             return Ok(pooling.pool(self.finish(x, norm)?, batch, before));
         }
-        let text = |(&start, &length): (&usize, &usize)| start + before.left_out.min(length)..start + length;
-        let texts: Vec<_> = batch.starts.iter().zip(batch.lengths.iter()).map(text).collect();
-        self.ops.means(&x.x, norm, &texts, &self.stream)
+        self.ops.means(&x.x, norm, &texts(batch, before.left_out), &self.stream)
     }
 
     fn product(&self, x: &[f32], weight: &cuda::Dense) -> Result<Vec<f32>, MlxError> {
@@ -565,7 +595,7 @@ impl Operations<Self> for Cuda {
             types: of.token_types.as_ref().map(|table| (table, types.as_deref())),
         };
         if *fused {
-            let (next, angles) = next.zip(all_angles.first()).ok_or_else(no_norm)?;
+            let (next, [_, angles]) = next.zip(all_angles.first()).ok_or_else(no_norm)?;
             let (x, ahead) = self.ops.embed(plan, meta, &embedding, Some((next.weight(), angles)), stream)?;
             let (scaled, angles) = ahead.ok_or_else(no_norm)?;
             pass.angles.replace(Some(angles));
@@ -611,7 +641,8 @@ impl Operations<Self> for Cuda {
             return self.ops.qkv(x, &matrices, of_heads, angles, &self.stream);
         }
         let product = self.product_of(x, layer.norms.input.as_ref(), &layer.qkv, pass)?;
-        let angles = layer.rope.and_then(|rope| pass.all_angles.get(rope)).map(Rc::as_ref);
+        let angles = layer.rope.and_then(|rope| pass.all_angles.get(rope));
+        let angles = angles.map(|[of_queries, of_keys]| [&**of_queries, &**of_keys]);
         self.ops.rotate(&product, of_heads, angles, &pass.plan, &pass.meta, &self.stream)
     }
 

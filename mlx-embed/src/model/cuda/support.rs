@@ -54,28 +54,29 @@ pub(crate) fn form(
         return Ok(Err(why));
     }
     let (mut formats, mut alike) = (Vec::new(), true);
-    for LayerSpec { attention, mlp, .. } in &spec.layers {
-        for projection in [&attention.qkv, &attention.output, &mlp.up, &mlp.down] {
-            let mut of_parts = Vec::new();
-            for part in &projection.parts {
-                let stored = checkpoint.quantization_of(&part.path)?;
-                let format = stored.map(|q| (q, Format::new(q.mode, q.bits, q.group_size)));
-                match format {
-                    // They are f32 in memory.
-                    Some((_, Some(_))) if numbers.is_wide() => (),
-                    Some((q, None)) => return Ok(Err(format!("its matrices are stored as {q}"))),
-                    Some((_, Some(_))) if projection.inputs % 64 != 0 => {
-                        let why =
-                            format!("{} has {} inputs, no multiple of 64", part.path, projection.inputs);
-                        return Ok(Err(why));
-                    }
-                    Some((_, Some(format))) if !formats.contains(&format) => formats.push(format),
-                    _ => (),
+    let of_layers = spec.layers.iter().flat_map(|LayerSpec { attention, mlp, .. }| {
+        [(&attention.qkv, false), (&attention.output, false), (&mlp.up, true), (&mlp.down, false)]
+    });
+    let of_head = spec.mlm.iter().flat_map(|head| std::iter::once(&head.dense).chain(&head.decoder));
+    for (projection, is_up) in of_layers.chain(of_head.map(|projection| (projection, false))) {
+        let mut of_parts = Vec::new();
+        for part in &projection.parts {
+            let stored = checkpoint.quantization_of(&part.path)?;
+            let format = stored.map(|q| (q, Format::new(q.mode, q.bits, q.group_size)));
+            match format {
+                // They are f32 in memory.
+                Some((_, Some(_))) if numbers.is_wide() => (),
+                Some((q, None)) => return Ok(Err(format!("its matrices are stored as {q}"))),
+                Some((_, Some(_))) if projection.inputs % 64 != 0 => {
+                    let why = format!("{} has {} inputs, no multiple of 64", part.path, projection.inputs);
+                    return Ok(Err(why));
                 }
-                of_parts.push(stored);
+                Some((_, Some(format))) if !formats.contains(&format) => formats.push(format),
+                _ => (),
             }
-            alike &= projection != &mlp.up || of_parts.windows(2).all(|pair| pair[0] == pair[1]);
+            of_parts.push(stored);
         }
+        alike &= !is_up || of_parts.windows(2).all(|pair| pair[0] == pair[1]);
     }
     let table = match checkpoint.quantization_of(&spec.embedding.tokens.path)? {
         None => None,
@@ -100,19 +101,24 @@ pub(crate) fn form(
             bias: spec.layers.iter().any(|layer| has_bias(&layer.attention.qkv)),
             head_norms: attention.q_norm.is_some(),
             eps,
-            activation: match mlp.activation {
-                Activation::Silu => cuda::Activation::Silu,
-                Activation::GeluErf => cuda::Activation::GeluErf,
-                Activation::GeluTanh => cuda::Activation::GeluTanh,
-                Activation::Relu => cuda::Activation::Relu,
-            },
+            activation: function(mlp.activation),
             gated: mlp.gated,
+            mlm: spec.mlm.as_ref().map(|head| function(head.activation)),
             causal: spec.layers.iter().all(|layer| layer.attention.sees == Sees::Before),
             fused,
         },
         formats,
         has_precisions: numbers.is_wide() && dtype != Some(Dtype::F16),
     }))
+}
+
+fn function(activation: Activation) -> cuda::Activation {
+    match activation {
+        Activation::Silu => cuda::Activation::Silu,
+        Activation::GeluErf => cuda::Activation::GeluErf,
+        Activation::GeluTanh => cuda::Activation::GeluTanh,
+        Activation::Relu => cuda::Activation::Relu,
+    }
 }
 
 fn has_bias(projection: &ProjectionSpec) -> bool {
@@ -138,11 +144,8 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
         projection: _,
         behind: _,
         head: _,
-        mlm,
+        mlm: _,
     } = spec;
-    if mlm.is_some() {
-        return Some("it has the head of a masked language model".into());
-    }
     let Some(first) = layers.first() else { return Some("it has no layers".into()) };
     let heads = first.attention.heads;
     let pieces = if numbers.is_wide() { 4 } else { 16 };
@@ -157,9 +160,6 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
     }
     if ropes.iter().any(|rope| rope.dims != heads.head_dim || rope.traditional != ropes[0].traditional) {
         return Some("parts of its heads rotate, or they do in several ways".into());
-    }
-    if ropes.iter().any(|rope| rope.query_growth.is_some()) {
-        return Some("its queries grow with their position".into());
     }
     let more = |layer: &LayerSpec| {
         layer.input.is_some() || layer.scalar.is_some() || layer.attention.v_norm.is_some()
@@ -191,6 +191,7 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
 /// Whether the parts of a layer around products can be within them.
 fn is_fused(spec: &ModelSpec) -> bool {
     let EmbeddingSpec { norm, .. } = &spec.embedding;
+    let grows = spec.ropes.iter().any(|rope| rope.query_growth.is_some());
     let Some(last) = &spec.norm else { return false };
     let plain = |norm: &NormSpec| matches!(norm.kind, NormKind::Rms { .. }) && norm.eps == last.eps;
     let before = |norms: &HalfNorms| {
@@ -210,7 +211,8 @@ fn is_fused(spec: &ModelSpec) -> bool {
             && *gated
             && matches!(&up.parts[..], [gate, up] if gate.outputs() == up.outputs())
     };
-    norm.is_none() && plain(last) && spec.ropes.len() == 1 && spec.layers.iter().all(layer)
+    let alone = norm.is_none() && spec.mlm.is_none() && !grows;
+    alone && plain(last) && spec.ropes.len() == 1 && spec.layers.iter().all(layer)
 }
 
 #[cfg(test)]
@@ -259,7 +261,7 @@ mod tests {
     fn what_does_not_fit_says_why() {
         for (case, reason) in [
             ("qwen2-odd-sizes-bf16", "20 elements, no multiple of 16"),
-            ("families/ministral3-is-causal-false", "queries grow with their position"),
+            ("families/embedding-gemma2-bf16", "parts of its heads rotate"),
         ] {
             let Some(form) = of(case) else { return };
             let why = form.unwrap_err();

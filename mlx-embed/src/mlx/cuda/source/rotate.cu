@@ -4,12 +4,13 @@
 constexpr int THREADS = 128;
 
 struct Arguments {
-  const Number* from;      // [T, (H + 2K) * E]
-  const float* bias;       // [(H + 2K) * E], or nothing
-  const float* head_norm;  // [2, E]
-  const float* angles;     // [positions, 2, E / 2], or nothing, which rotates nothing
-  const int* positions;    // [T]
-  Number* out;             // [T, (H + 2K) * E]
+  const Number* from;         // [T, (H + 2K) * E]
+  const float* bias;          // [(H + 2K) * E], or nothing
+  const float* head_norm;     // [2, E]
+  const float* query_angles;  // [positions, 2, E / 2], or nothing, which rotates nothing
+  const float* key_angles;    // the same
+  const int* positions;       // [T]
+  Number* out;                // [T, (H + 2K) * E]
   int tokens, all_heads, query_heads, rotated_heads;
   float head_eps;
 };
@@ -32,8 +33,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   }
   if (head < p.rotated_heads) {
     if (HAS_HEAD_NORMS) values.normalise(p.head_norm + (head < p.query_heads ? 0 : HEAD_DIM), p.head_eps, lane);
-    if (p.angles) {
-      const float* of = p.angles + (u64)p.positions[token] * HEAD_DIM;
+    const float* angles = head < p.query_heads ? p.query_angles : p.key_angles;
+    if (angles) {
+      const float* of = angles + (u64)p.positions[token] * HEAD_DIM;
       float turns[2 * PAIRS];
 #pragma unroll
       for (int i = 0; i < 2 * PAIRS; ++i)
