@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use crate::found::{Encoder, Found};
-use crate::input::{Input, OnError, Window};
+use crate::input::{OnError, Places, Window};
 
 /// Texts of a window that have results.
 #[derive(Debug)]
@@ -17,11 +17,11 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    pub(crate) fn new(model: &Encoder, window: Window, input: &Input, on_error: OnError) -> Self {
+    pub(crate) fn new(model: &Encoder, window: Window, places: &Places, on_error: OnError) -> Self {
         let Window { texts, indices, skipped, error, .. } = window;
         let mut all =
             Self { indices: Vec::new(), texts: Vec::new(), found: Vec::new(), skipped, failure: None };
-        let results = match model.embed_each(&texts, |text| input.place(indices[text])) {
+        let results = match model.embed_each(&texts, |text| places.of(indices[text])) {
             Ok(results) => results,
             Err(error) => {
                 all.failure = Some(error);

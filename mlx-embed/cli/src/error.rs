@@ -57,6 +57,11 @@ impl CliError {
         Self::Text { place, reason }
     }
 
+    /// There is no thread for a part of the work.
+    pub(crate) fn no_thread(source: io::Error) -> Self {
+        Self::Embed(Error::Stopped { reason: format!("its thread could not start: {source}") })
+    }
+
     /// Standard output can't be written.
     pub(crate) fn on_stdout(source: io::Error) -> Self {
         Self::Write { name: "standard output".to_owned(), source }

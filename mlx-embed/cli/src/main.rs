@@ -20,6 +20,7 @@ mod random;
 mod report;
 mod signals;
 mod stdout;
+mod windows;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

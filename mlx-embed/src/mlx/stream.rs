@@ -6,7 +6,7 @@ use std::process;
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::device::{Backend, gpu_backend, start};
+use super::device::{Backend, gpu_backend, may_end_thread, start};
 use super::error::{MlxError, check, check_results, last_error};
 use super::exit;
 use super::waiting::waiting;
@@ -130,6 +130,10 @@ impl Queue {
 
     fn synchronize(&self) -> Result<(), MlxError> {
         self.check_process()?;
+        if self.backend == Backend::Cuda && !may_end_thread() {
+            // MLX would wait for an event that no longer comes.
+            return Err(MlxError::new("synchronize", "the GPU has failed"));
+        }
         let _computing = exit::computing();
         // SAFETY: `raw` is a live stream that only this thread uses.
         check_results("synchronize", unsafe { mlx_sys::mlx_synchronize(self.raw) })

@@ -1,8 +1,9 @@
 //! `mlx-embed embed`: texts to vectors of any kind, a window at a time, so that memory stays flat.
 
+use std::sync::Arc;
+
 use clap::Args;
 
-use crate::embedded::Embedded;
 use crate::error::CliError;
 use crate::found::{Kind, RoleArg};
 use crate::input::{Input, InputArgs, OnError};
@@ -10,6 +11,7 @@ use crate::options::CommonArgs;
 use crate::output::{OutputArgs, Target};
 use crate::progress::Progress;
 use crate::stdout;
+use crate::windows::windows;
 
 /// Arguments of `embed`.
 #[derive(Debug, Args)]
@@ -58,18 +60,18 @@ the results before it are written; with --on-error skip those behind it too.
 FILE is written beside, as FILE.partial, and takes its name once the job ends:
 a job that is killed leaves FILE as it was.";
 
-/// Text in a window for each token of a batch: enough for about four batches, so that sorting by length pays.
+/// Text in a window for each token of a batch: enough for about four batches.
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
-    let mut input = Input::open(args.input, args.common.model.max_text_bytes())?;
+    let input = Input::open(args.input, args.common.model.max_text_bytes())?;
     let target = Target::choose(args.output, &input, args.common.model.model_dir())?;
     let kind = args.common.kind(args.kind)?;
     target.check_kind(kind)?;
     if target.is_stdout() {
         stdout::check_open()?;
     }
-    let model = args.common.load_kind(kind, args.role)?;
+    let model = Arc::new(args.common.load_kind(kind, args.role)?);
     let info = model.info();
     let notes = args.common.model.notes();
     notes.about_model(info, kind);
@@ -78,11 +80,17 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let mut progress = Progress::new(args.common.model.quiet(), target.is_terminal(), input.len());
     let window_bytes = info.batch_tokens.saturating_mul(WINDOW_BYTES_PER_TOKEN);
     let (mut done, mut truncated, mut skipped, mut gaps) = (0, 0, 0, false);
-    let failure = loop {
-        let window = input.window(window_bytes, args.on_error);
-        let ended = window.ended;
-        progress.start_window(window.texts.len(), done);
-        let embedded = Embedded::new(&model, window, &input, args.on_error);
+    let mut failure = None;
+    for window in windows(Arc::clone(&model), input, window_bytes, args.on_error)? {
+        let (read, ended) = (window.read, window.ended);
+        progress.start_window(window.texts, done);
+        let embedded = match window.wait() {
+            Ok(embedded) => embedded,
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        };
         let written = embedded.runs().try_for_each(|(first, texts, found)| {
             output.write(first, texts, found)?;
             gaps |= first != done;
@@ -92,14 +100,12 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
         });
         skipped += embedded.skipped.len();
         progress.say(&embedded.skipped);
-        if let Err(error) = written {
-            break Some(error);
+        failure = written.err().or(embedded.failure);
+        if failure.is_some() || ended {
+            break;
         }
-        progress.update(done, input.read());
-        if embedded.failure.is_some() || ended {
-            break embedded.failure;
-        }
-    };
+        progress.update(done, read);
+    }
     progress.clear();
     let complete = failure.is_none();
     let ended = output.end(done, failure);

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
 
 use mlx_embed::json::from_python;
 use serde_json::Value;
 
+use super::Places;
 use crate::error::CliError;
 
 /// Most bytes of JSON for a byte of text: a character of one byte may be written `\u0061`.
@@ -33,8 +35,8 @@ pub(super) enum Line {
 
 /// Texts of a reader: one a line, so that text `i` is on line `i + 1`.
 pub(super) struct Lines {
-    reader: BufReader<Box<dyn Read>>,
-    name: String,
+    reader: BufReader<Box<dyn Read + Send>>,
+    name: Arc<str>,
     /// The field of JSONL; without one, lines are texts.
     field: Option<String>,
     /// Bytes that a text may have.
@@ -56,12 +58,13 @@ impl fmt::Debug for Lines {
 
 impl Lines {
     pub(super) fn new(
-        reader: Box<dyn Read>,
+        reader: Box<dyn Read + Send>,
         name: String,
         field: Option<String>,
         max_text_bytes: usize,
     ) -> Self {
         let reader = BufReader::with_capacity(64 << 10, reader);
+        let name = name.into();
         Self { reader, name, field, max_text_bytes, count: 0, read: 0, line: Vec::new(), cut: false }
     }
 
@@ -80,9 +83,8 @@ impl Lines {
         written.saturating_add(AROUND)
     }
 
-    /// How a person finds text `index`.
-    pub(super) fn place(&self, index: usize) -> String {
-        format!("{}, line {}", self.name, index + 1)
+    pub(super) fn places(&self) -> Places {
+        Places::Lines(Arc::clone(&self.name))
     }
 
     pub(super) fn read(&self) -> u64 {
@@ -97,7 +99,7 @@ impl Lines {
     /// The next line. A line end at the end of the input starts no further one. After an error about what stands on a
     /// line, the next line can be read.
     pub(super) fn next(&mut self) -> Result<Line, CliError> {
-        let failed = |source| CliError::Read { name: self.name.clone(), source };
+        let failed = |source| CliError::Read { name: self.name.to_string(), source };
         if self.cut {
             self.read += self.reader.skip_until(b'\n').map_err(failed)? as u64;
             self.cut = false;
@@ -109,7 +111,8 @@ impl Lines {
             return Ok(Line::End);
         }
         self.cut = read > self.longest_line() && !self.line.ends_with(b"\n");
-        let result = self.text().map_err(|reason| CliError::Text { place: self.place(self.count), reason });
+        let place = || self.places().of(self.count);
+        let result = self.text().map_err(|reason| CliError::Text { place: place(), reason });
         self.read += read as u64;
         self.count += 1;
         result
@@ -248,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_line_beyond_the_longest_text_is_named_and_not_read_to_its_end() {
-        let endless = || Box::new(std::io::repeat(b'a')) as Box<dyn Read>;
+        let endless = || Box::new(std::io::repeat(b'a')) as Box<dyn Read + Send>;
         for field in [None, Some("text".to_owned())] {
             let mut lines = Lines::new(endless(), "input".into(), field, 1000);
             let error = lines.next().unwrap_err().to_string();

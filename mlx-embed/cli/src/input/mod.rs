@@ -6,6 +6,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal};
 use std::iter::Enumerate;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::vec;
 
 use clap::{Args, ValueEnum};
@@ -68,6 +69,24 @@ pub(crate) struct Input {
 enum Source {
     Arguments(Enumerate<vec::IntoIter<String>>),
     Lines(Lines),
+}
+
+/// How texts are named.
+#[derive(Debug, Clone)]
+pub(crate) enum Places {
+    Arguments,
+    /// Of the input with this name.
+    Lines(Arc<str>),
+}
+
+impl Places {
+    /// Of the text with this index.
+    pub(crate) fn of(&self, index: usize) -> String {
+        match self {
+            Self::Arguments => format!("text {} of the command line", index + 1),
+            Self::Lines(name) => format!("{name}, line {}", index + 1),
+        }
+    }
 }
 
 /// The next piece of the input.
@@ -182,9 +201,14 @@ impl Input {
 
     /// How a person finds the text with this index.
     pub(crate) fn place(&self, index: usize) -> String {
+        self.places().of(index)
+    }
+
+    /// How a person finds texts, for when the input is elsewhere.
+    pub(crate) fn places(&self) -> Places {
         match &self.source {
-            Source::Arguments(_) => format!("text {} of the command line", index + 1),
-            Source::Lines(lines) => lines.place(index),
+            Source::Arguments(_) => Places::Arguments,
+            Source::Lines(lines) => lines.places(),
         }
     }
 
