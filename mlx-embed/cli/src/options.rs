@@ -51,8 +51,8 @@ pub(crate) struct ModelArgs {
     threads: Option<NonZeroUsize>,
 
     /// How closely models are followed on the CPU: `exact` rounds what is multiplied with weights of 2 to 8 bits to 16
-    /// bits, `fast` mostly to 8, and with it dense weights. On an NVIDIA GPU f32 models are multiplied in f32, or with
-    /// `fast` in TF32
+    /// bits, `fast` mostly to 8, and with it dense weights. On an NVIDIA GPU models of f32 and f16 are computed in f32
+    /// (f16's products in TF32), or with `fast` in bf16
     #[arg(long, value_name = "HOW", default_value = "exact")]
     precision: PrecisionArg,
 

@@ -182,7 +182,7 @@ impl Report {
         lines.add("device", info.backend.to_string());
         let precision = info.precision.map_or(String::new(), |precision| format!(", {precision}"));
         lines.add("kernels", format!("{}{precision}", info.kernels));
-        if info.precision.is_some() && info.backend == mlx_embed::mlx::Backend::Cpu {
+        if info.precision.is_some() {
             lines.add("  rounds", rounds(info.rounding));
         }
         if let Some(Comparison { texts, lowest_cosine, mean_cosine }) = &self.fast_against_exact {
@@ -375,7 +375,6 @@ fn sees(config: &ModelConfig) -> &'static str {
     if config.causal { "the tokens before, causal" } else { "all tokens, bidirectional" }
 }
 
-/// Which layers have a window, and of how many tokens.
 /// What products round.
 fn rounds(rounding: Rounding) -> String {
     let bits = |what: &str, bits: Option<u32>| bits.map(|bits| format!("{what} to {bits} bits"));
@@ -384,6 +383,7 @@ fn rounds(rounding: Rounding) -> String {
     if both.is_empty() { "nothing".into() } else { both.join(", ") }
 }
 
+/// Which layers have a window, and of how many tokens.
 fn windows(layers: &[Option<usize>]) -> Option<String> {
     let window = layers.iter().flatten().next()?;
     let count = layers.iter().flatten().count();

@@ -10,7 +10,8 @@ use crate::model::backend::{Place, Role};
 /// What is rounded are the numbers that enter a product with a matrix, a group of inputs at a time, and with `fast` dense
 /// weights. Everything else is f32 in either case. [`Info::rounding`](crate::Info::rounding) says what was rounded.
 ///
-/// On an NVIDIA GPU it matters to f32 checkpoints alone: [`Precision::Exact`] multiplies in f32, [`Precision::Fast`] in TF32.
+/// On an NVIDIA GPU it matters to checkpoints of f32 and f16: [`Precision::Exact`] computes them in f32, but for f16's
+/// products, which are of TF32, and [`Precision::Fast`] as if their floats were bf16.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

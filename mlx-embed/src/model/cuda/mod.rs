@@ -5,7 +5,8 @@
 //! with weights of bf16 on Hopper. Products of few tokens read packed weights, those of many weights that are dequantised to
 //! bf16 before, or are there as such (see [`policy`]); where nothing is part of these they are cuBLASLt's.
 //!
-//! Activations are of bf16 where the checkpoint's norms are, and else of f32, with weights that are f32 in memory.
+//! Activations are of bf16 where the checkpoint's norms are or [`Precision::Fast`](super::Precision) is asked for, and else
+//! of f32, with weights that are f32 in memory.
 
 mod policy;
 mod support;
@@ -24,7 +25,7 @@ use crate::checkpoint::spec::{
 };
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::file::hex;
-use crate::mlx::cuda::{self, Fixed, Norm, Plan, Scaled, Seen, Sum, Tensor};
+use crate::mlx::cuda::{self, Fixed, Norm, Numbers, Plan, Scaled, Seen, Sum, Tensor};
 use crate::mlx::{Array, Dtype, MlxError, Stream, memory, ops};
 use crate::pooling::{Before, Pooling, PoolingMode};
 
@@ -33,6 +34,7 @@ use super::cache::{KvCache, LayerKvCache};
 use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlmHead, MlpLayer, Rows};
 use super::mlx::{Arrays, Table, quantized_ref};
 use super::rope::Rope;
+use super::rounding::Rounding;
 
 pub use policy::MatmulPolicy;
 pub(crate) use support::{Form, form};
@@ -162,7 +164,7 @@ impl Cuda {
         policy: MatmulPolicy,
         stream: Stream,
     ) -> Result<Self, CheckpointError> {
-        let arrays = Arrays::new(weights, spec, &stream)?;
+        let arrays = Arrays::new(weights, spec, &stream)?.with(form.geometry.numbers.dtype());
         let dequantize_from =
             if form.is_packed() && policy != MatmulPolicy::Dequantized { i32::MAX } else { 0 };
         Ok(Self {
@@ -472,6 +474,16 @@ impl Backend for Cuda {
     fn load_matrix(&self, numbers: &[f32], shape: [usize; 2]) -> Result<cuda::Dense, MlxError> {
         let array = Array::from_slice(numbers, &shape.map(|size| size as i32))?;
         cuda::Dense::new(on_gpu(&array, &self.stream)?)
+    }
+
+    fn rounding(&self, _projection: &Projection) -> Rounding {
+        match self.form.geometry.numbers {
+            Numbers::Tf32 => Rounding { activations: Some(11), weights: Some(11) },
+            Numbers::Bf16 if self.form.has_precisions() => {
+                Rounding { activations: Some(8), weights: Some(8) }
+            }
+            Numbers::Bf16 | Numbers::F32 => Rounding::default(),
+        }
     }
 
     fn loaded(&self, decoder: &Decoder<Self>) -> Result<(), MlxError> {

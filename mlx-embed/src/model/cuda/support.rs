@@ -46,8 +46,8 @@ pub(crate) fn form(
 ) -> Result<Result<Form, String>, CheckpointError> {
     let dtype = norm_dtype(checkpoint, spec);
     let numbers = match (dtype, precision) {
-        (Some(Dtype::Bf16), _) => Numbers::Bf16,
-        (Some(Dtype::F16), _) | (_, Precision::Fast) => Numbers::Tf32,
+        (Some(Dtype::Bf16), _) | (_, Precision::Fast) => Numbers::Bf16,
+        (Some(Dtype::F16), Precision::Exact) => Numbers::Tf32,
         (_, Precision::Exact) => Numbers::F32,
     };
     if let Some(why) = beyond_the_kernels(spec, numbers) {
@@ -108,7 +108,7 @@ pub(crate) fn form(
             fused,
         },
         formats,
-        has_precisions: numbers.is_wide() && dtype != Some(Dtype::F16),
+        has_precisions: dtype != Some(Dtype::Bf16),
     }))
 }
 
@@ -223,10 +223,14 @@ mod tests {
     use crate::mlx::ops::QuantMode;
 
     fn of(case: &str) -> Option<Result<Form, String>> {
+        with(case, Precision::Exact)
+    }
+
+    fn with(case: &str, precision: Precision) -> Option<Result<Form, String>> {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
         golden.is_dir().then(|| {
             let checkpoint = Checkpoint::open(golden.join(case)).unwrap();
-            form(&checkpoint, checkpoint.spec(), Precision::Exact).unwrap()
+            form(&checkpoint, checkpoint.spec(), precision).unwrap()
         })
     }
 
@@ -251,8 +255,10 @@ mod tests {
         let of_f32 = of("qwen3-f32").unwrap().unwrap();
         assert!(of_f32.geometry.numbers == Numbers::F32 && !of_f32.geometry.fused && of_f32.has_precisions());
         let of_f16 = of("qwen3-affine-8bit-g32-f16-scales").unwrap().unwrap();
-        assert!(of_f16.geometry.numbers == Numbers::Tf32 && !of_f16.has_precisions() && !of_f16.is_packed());
+        assert!(of_f16.geometry.numbers == Numbers::Tf32 && of_f16.has_precisions() && !of_f16.is_packed());
         assert!(of_f16.geometry.table.is_some());
+        let fast = with("qwen3-affine-8bit-g32-f16-scales", Precision::Fast).unwrap().unwrap();
+        assert!(fast.geometry.numbers == Numbers::Bf16 && fast.has_precisions() && fast.is_packed());
         let encoder = of("families/bert-gamma-beta-bf16").unwrap().unwrap();
         assert!(!encoder.geometry.gated && encoder.geometry.bias && !encoder.geometry.fused);
     }
