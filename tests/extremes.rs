@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use mlx_embed::{
-    EmbedOptions, Embedder, Error, LoadOptions, Prompt, RerankOptions, Reranker, SparseEmbedder, WhenFull,
+    EmbedOptions, Embedder, Error, Gpus, LoadOptions, Prompt, RerankOptions, Reranker, SparseEmbedder,
+    WhenFull,
 };
 use mlx_embed_tests::golden;
 
@@ -44,7 +45,7 @@ fn options_of_loading_at_their_ends() {
     type Set = fn(&mut LoadOptions, NonZeroUsize);
     let set: [(&str, Set); 9] = [
         ("threads", |options, n| options.threads = Some(n)),
-        ("gpu", |options, n| options.gpu = n.get()),
+        ("gpus", |options, n| options.gpus = Gpus::At(vec![n.get()])),
         ("max_tokens", |options, n| options.max_tokens = Some(n.get())),
         ("batch_tokens", |options, n| options.batch_tokens = Some(n)),
         ("queue_texts", |options, n| options.queue_texts = Some(n)),

@@ -96,6 +96,31 @@ fn consume(queue: &Tasks) -> Vec<Numbered> {
     }
 }
 
+#[test]
+fn several_consumers_run_every_job_once_and_all_end() {
+    check(|| {
+        let queue = queue(100);
+        let consumers = [(); 2].map(|()| {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || consume(&queue))
+        });
+        let producer = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                push(&queue, QueueLane::Query, &[0, 1, 2]).unwrap();
+                push(&queue, QueueLane::Bulk, &[3]).unwrap();
+                // Room that comes back unused may be the last that the end waits for.
+                let room = queue.enter(&asks(QueueLane::Bulk, 1, 7)).unwrap();
+                queue.close(Ending::Finish);
+                queue.leave(room);
+            })
+        };
+        producer.join().unwrap();
+        let run = consumers.map(|consumer| consumer.join().unwrap()).concat();
+        assert_eq!(sorted(run), [0, 1, 2, 3]);
+    });
+}
+
 fn sorted(mut jobs: Vec<Numbered>) -> Vec<usize> {
     jobs.sort_unstable();
     jobs.into_iter().map(|Numbered(job)| job).collect()

@@ -102,7 +102,7 @@ async fn embeddings(
 
 async fn health(State(embedder): State<Embedder>) -> Response {
     match embedder.state() {
-        mlx_embed::State::Running => Json(json!({"status": "ok"})).into_response(),
+        state if state.takes_requests() => Json(json!({"status": "ok"})).into_response(),
         state => failure(StatusCode::SERVICE_UNAVAILABLE, &format!("{state:?}")),
     }
 }

@@ -84,7 +84,7 @@ pub use options::{EmbedOptions, Embedding, Lane, LoadOptions, Ranked, RerankOpti
 pub use pooling::{Pooling, PoolingError, PoolingMode};
 pub use request::Pending;
 pub use reranker::{PairTokens, Reranker};
-pub use runner::Device;
+pub use runner::{Device, Gpus};
 pub use sparse::{SparseEmbedder, SparseVector};
 pub use stream::EmbedIter;
 pub use text::{AddedTokenInfo, EndToken, EndTokenSource, Prompt, TextError, TruncationSide};

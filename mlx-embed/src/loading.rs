@@ -160,8 +160,8 @@ pub(crate) fn load(
     let (pooling, pooling_source) = pooling(&checkpoint, options)?;
     check_threads(options.threads)?;
     let backend = options.device.backend()?;
-    let gpu = runner::gpu(backend, options.gpu)?;
-    let kind = runner::kind(&checkpoint, backend, gpu, options.kernels.as_deref(), options.precision)?;
+    let gpus = options.gpus.indices(backend)?;
+    let kind = runner::kind(&checkpoint, backend, &gpus, options.kernels.as_deref(), options.precision)?;
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
     let (mut max_tokens, mut max_tokens_source) = max_tokens(&checkpoint, &tokenizer, options.max_tokens)?;
     let late = checkpoint.late().cloned();
@@ -262,9 +262,10 @@ pub(crate) fn load(
         meters: Arc::clone(&meters),
     };
     let cache_limit = options.cache_limit.unwrap_or(default_cache_limit(backend, &kind));
+    steps.of.store(config.layers.saturating_mul(gpus.len()), Ordering::Relaxed);
     let runner_options = RunnerOptions {
         backend,
-        gpu,
+        gpus,
         threads: options.threads,
         kind,
         precision: options.precision,
@@ -273,10 +274,9 @@ pub(crate) fn load(
         cache_limit,
         memory_limit: options.memory_limit,
     };
-    steps.of.store(config.layers, Ordering::Relaxed);
     let given = checkpoint.given_fields().clone();
     // The checkpoint goes with the closure: its mapped files live on in the runner.
-    let starting = runner::start(checkpoint, runner_options, engine_options, move || steps.layer())?;
+    let starting = runner::start(checkpoint, runner_options, &engine_options, move || steps.layer())?;
 
     let text = early_text.map_or_else(open_text, Ok)?;
     let pairs = match &scoring {

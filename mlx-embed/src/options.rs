@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::checkpoint::DenseActivation;
 use crate::model::{MatmulPolicy, Precision};
 use crate::pooling::Pooling;
-use crate::runner::Device;
+use crate::runner::{Device, Gpus};
 use crate::text::{EndToken, Prompt};
 
 /// Options of [`Embedder::load_with`](crate::Embedder::load_with). `LoadOptions::default()` follows the checkpoint.
@@ -14,8 +14,9 @@ use crate::text::{EndToken, Prompt};
 pub struct LoadOptions {
     /// Where the model runs. Default: the GPU if there is one, else the CPU.
     pub device: Device,
-    /// Which of several NVIDIA GPUs, counted from 0 as `CUDA_VISIBLE_DEVICES` leaves them. Default: the first.
-    pub gpu: usize,
+    /// Which of several NVIDIA GPUs. On more than one each has the whole model, and batches of one queue go to whichever is
+    /// free: more requests, not a faster one. Default: the first.
+    pub gpus: Gpus,
     /// Threads on the CPU, at most 1024. Default: every core.
     pub threads: Option<NonZeroUsize>,
     /// How closely a checkpoint is followed on the CPU. A GPU computes in the checkpoint's own type, f32 as this says.

@@ -1,5 +1,6 @@
 //! The model on one thread: token ids in, pooled vectors out.
 
+mod devices;
 #[cfg(feature = "bench")]
 mod measure;
 mod prefix;
@@ -8,7 +9,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use crate::batch::{Batch, Entry};
 use crate::checkpoint::spec::ModelSpec;
@@ -16,7 +17,7 @@ use crate::checkpoint::{Checkpoint, Purpose, Weights};
 use crate::engine::{Engine, EngineOptions, Model, Output, Outputs, Starting};
 use crate::error::{Error, InputError};
 use crate::kernels::{self, Family};
-use crate::mlx::{self, Array, CompiledKernels, Dtype, Stream, cuda, memory, ops};
+use crate::mlx::{self, Array, CompiledKernels, Dtype, Stream, Turn, cuda, memory, ops};
 use crate::model::{
     self, Backend, Cpu, Cuda, Decoder, Form, KvCache, LEAST_CACHED, MatmulPolicy, Mlx, Precision, Rounding,
     Rows,
@@ -24,71 +25,17 @@ use crate::model::{
 use crate::modules::Modules;
 use crate::pooling::{Before, Pooling};
 
+pub use devices::{Device, Gpus};
 #[cfg(feature = "bench")]
 pub(crate) use measure::Measured;
 pub(crate) use prefix::Prefix;
-
-/// Where the model runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Device {
-    /// The GPU if this build and this machine have one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The GPU; loading fails where there is none.
-    Gpu,
-}
-
-impl Device {
-    /// What runs the model on this machine.
-    pub(crate) fn backend(self) -> Result<mlx::Backend, Error> {
-        let cpu = || {
-            if mlx::has_cpu() {
-                return Ok(mlx::Backend::Cpu);
-            }
-            Err(Error::Option {
-                option: "device",
-                reason: "would be the CPU, as no NVIDIA GPU with a driver is found, but MLX's CUDA build computes \
-                         nothing without one; use MLX's CPU build (tools/bundle/run --runtime cpu, or no feature cuda)"
-                    .into(),
-            })
-        };
-        match self {
-            // Without a look for GPUs, which wakes their driver, where it can be helped.
-            Self::Cpu => cpu(),
-            Self::Auto => mlx::gpu_backend().map_or_else(cpu, Ok),
-            Self::Gpu => mlx::gpu_backend().ok_or_else(|| Error::Option {
-                option: "device",
-                reason: "is gpu, but this build of MLX finds no GPU that it can use; use the CPU".into(),
-            }),
-        }
-    }
-}
-
-/// The index of the GPU that was asked for, where there is one.
-pub(crate) fn gpu(backend: mlx::Backend, wanted: usize) -> Result<i32, Error> {
-    let count = if backend == mlx::Backend::Cpu { 0 } else { mlx::gpu_count() };
-    match i32::try_from(wanted) {
-        Ok(gpu) if gpu == 0 || gpu < count => Ok(gpu),
-        _ => {
-            let seen = match count {
-                0 => "the model runs on the CPU".to_owned(),
-                1 => "this process sees one GPU, number 0".to_owned(),
-                _ => format!("this process sees {count} GPUs, counted from 0"),
-            };
-            Err(Error::Option { option: "gpu", reason: format!("is {wanted}, but {seen}") })
-        }
-    }
-}
 
 /// What the runner needs to know besides the checkpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct RunnerOptions {
     pub(crate) backend: mlx::Backend,
-    /// The index of the GPU.
-    pub(crate) gpu: i32,
+    /// The indices of the GPUs that each get a runner. Elsewhere there is one.
+    pub(crate) gpus: Vec<i32>,
     pub(crate) threads: Option<NonZeroUsize>,
     pub(crate) kind: Kind,
     pub(crate) precision: Precision,
@@ -132,18 +79,34 @@ pub(crate) trait Inspect {
     fn measured(&self) -> &dyn Measured;
 }
 
-/// Starts the engine of a checkpoint's model on the device that `options` name. It calls `loaded` after each layer.
+/// Starts the engine of a checkpoint's model on the devices that `options` name. It calls `loaded` after each layer.
 pub(crate) fn start(
     checkpoint: Checkpoint,
     options: RunnerOptions,
-    engine: EngineOptions,
-    loaded: impl FnMut() + Send + 'static,
+    engine: &EngineOptions,
+    loaded: impl Fn() + Send + Sync + 'static,
 ) -> Result<Starting<dyn Inspect>, Error> {
+    let all = Arc::new((checkpoint, options, loaded));
+    let (_, options, _) = &*all;
     match options.kind.clone() {
-        Kind::Host(family) => Engine::start(move || on_cpu(&checkpoint, &options, family, loaded), engine),
-        Kind::Mlx => Engine::start(move || on_mlx(&checkpoint, &options, loaded), engine),
+        Kind::Host(family) => {
+            let all = Arc::clone(&all);
+            let load = move || on_cpu(&all.0, &all.1, family, &all.2);
+            Engine::start(vec![load], engine)
+        }
+        Kind::Mlx => {
+            let load = |&gpu: &i32| {
+                let all = Arc::clone(&all);
+                move || on_mlx(&all.0, &all.1, gpu, &all.2)
+            };
+            Engine::start(options.gpus.iter().map(load).collect(), engine)
+        }
         Kind::Cuda(kernels, form) => {
-            Engine::start(move || on_cuda(&checkpoint, &options, &kernels, form, loaded), engine)
+            let load = |&gpu: &i32| {
+                let (all, kernels, form) = (Arc::clone(&all), Arc::clone(&kernels), form.clone());
+                move || on_cuda(&all.0, &all.1, gpu, &kernels, form, &all.2)
+            };
+            Engine::start(options.gpus.iter().map(load).collect(), engine)
         }
     }
 }
@@ -153,7 +116,7 @@ fn on_cpu(
     checkpoint: &Checkpoint,
     options: &RunnerOptions,
     family: &'static Family,
-    mut loaded: impl FnMut(),
+    loaded: &impl Fn(),
 ) -> Result<Runner<Cpu>, Error> {
     let threads = options.threads.map_or_else(default_threads, NonZeroUsize::get);
     let engine = kernels::Engine::new(family, threads).map_err(|error| Error::Stopped {
@@ -161,20 +124,21 @@ fn on_cpu(
     })?;
     let spec = checkpoint.spec().clone();
     let cpu = Cpu::new(engine, options.precision, &spec);
-    Runner::load(checkpoint, spec, cpu, options, &mut loaded)
+    Runner::load(checkpoint, spec, cpu, options, loaded)
 }
 
 /// On MLX's own operations. Where it fails the thread is to end.
 fn on_mlx(
     checkpoint: &Checkpoint,
     options: &RunnerOptions,
-    mut loaded: impl FnMut(),
+    gpu: i32,
+    loaded: &impl Fn(),
 ) -> Result<Runner<Mlx>, Error> {
     within_turn(options, || {
-        let stream = prepare_mlx(checkpoint, options)?;
+        let stream = prepare_mlx(checkpoint, options, gpu)?;
         let spec = checkpoint.spec().clone();
         let mlx = Mlx::new(&Weights::new(checkpoint), &spec, stream)?;
-        Runner::load(checkpoint, spec, mlx, options, &mut loaded)
+        Runner::load(checkpoint, spec, mlx, options, loaded)
     })
 }
 
@@ -182,16 +146,17 @@ fn on_mlx(
 fn on_cuda(
     checkpoint: &Checkpoint,
     options: &RunnerOptions,
+    gpu: i32,
     kernels: &Arc<cuda::Kernels>,
     form: Form,
-    mut loaded: impl FnMut(),
+    loaded: &impl Fn(),
 ) -> Result<Runner<Cuda>, Error> {
     within_turn(options, || {
-        let stream = prepare_mlx(checkpoint, options)?;
+        let stream = prepare_mlx(checkpoint, options, gpu)?;
         let spec = checkpoint.spec().clone();
         let weights = Weights::new(checkpoint);
-        let cuda = Cuda::new(&weights, &spec, kernels, options.gpu, form, options.matmul, stream)?;
-        Runner::load(checkpoint, spec, cuda, options, &mut loaded)
+        let cuda = Cuda::new(&weights, &spec, kernels, gpu, form, options.matmul, stream)?;
+        Runner::load(checkpoint, spec, cuda, options, loaded)
     })
 }
 
@@ -205,8 +170,8 @@ fn within_turn<T>(options: &RunnerOptions, load: impl FnOnce() -> Result<T, Erro
 }
 
 /// A stream for a model, and MLX's limits.
-fn prepare_mlx(checkpoint: &Checkpoint, options: &RunnerOptions) -> Result<Stream, Error> {
-    let stream = Stream::new(options.backend, options.gpu)?;
+fn prepare_mlx(checkpoint: &Checkpoint, options: &RunnerOptions, gpu: i32) -> Result<Stream, Error> {
+    let stream = Stream::new(options.backend, gpu)?;
     if let Some(threads) = options.threads {
         mlx::set_blas_threads(threads.get())?;
     }
@@ -219,8 +184,8 @@ fn prepare_mlx(checkpoint: &Checkpoint, options: &RunnerOptions) -> Result<Strea
         None if options.backend == mlx::Backend::Cuda => {
             let weights = usize::try_from(checkpoint.weights_bytes()).unwrap_or(usize::MAX);
             let times = match &options.kind {
-                // Of 2 bits f32 may be made, by way of a copy.
-                Kind::Cuda(_, form) if form.is_wide() => 32,
+                // Of 2 bits f32 may be made, by way of a copy, at least at first.
+                Kind::Cuda(_, form) if form.is_wide() || form.has_precisions() => 32,
                 _ if options.matmul == MatmulPolicy::Resident => 6,
                 _ => 2,
             };
@@ -238,7 +203,7 @@ impl<B: Backend> Runner<B> {
         spec: ModelSpec,
         backend: B,
         options: &RunnerOptions,
-        loaded: &mut dyn FnMut(),
+        loaded: &impl Fn(),
     ) -> Result<Self, Error> {
         let decoder = Decoder::load(checkpoint, &spec, backend, loaded)?;
         checkpoint.check_unchanged()?;
@@ -259,7 +224,7 @@ impl<B: Backend> Runner<B> {
     }
 
     /// Held around everything that touches a GPU.
-    fn turn(&self) -> Option<MutexGuard<'static, ()>> {
+    fn turn(&self) -> Option<Turn> {
         self.decoder.backend().stream().and_then(Stream::turn)
     }
 
@@ -544,7 +509,7 @@ const CUDA: &str = "cuda";
 pub(crate) fn kind(
     checkpoint: &Checkpoint,
     backend: mlx::Backend,
-    gpu: i32,
+    gpus: &[i32],
     wanted: Option<&str>,
     precision: Precision,
 ) -> Result<Kind, Error> {
@@ -555,7 +520,7 @@ pub(crate) fn kind(
     };
     match (backend, wanted) {
         (_, Some("mlx")) | (mlx::Backend::Metal, _) => Ok(Kind::Mlx),
-        (mlx::Backend::Cuda, wanted) => match for_cuda(checkpoint, gpu, precision)? {
+        (mlx::Backend::Cuda, wanted) => match for_cuda(checkpoint, gpus, precision)? {
             Ok(kind) => Ok(kind),
             Err(reason) if wanted == Some(CUDA) => {
                 Err(Error::Option { option, reason: format!("is {CUDA}, but {reason}; leave it out") })
@@ -581,12 +546,25 @@ pub(crate) fn kind(
 }
 
 /// This crate's kernels for NVIDIA GPUs, compiled, or why not.
-fn for_cuda(checkpoint: &Checkpoint, gpu: i32, precision: Precision) -> Result<Result<Kind, String>, Error> {
+fn for_cuda(
+    checkpoint: &Checkpoint,
+    gpus: &[i32],
+    precision: Precision,
+) -> Result<Result<Kind, String>, Error> {
     let form = match model::form(checkpoint, checkpoint.spec(), precision)? {
         Ok(form) => form,
         Err(why) => return Ok(Err(format!("this crate's kernels can't run the checkpoint: {why}"))),
     };
-    let architecture = cuda::Architecture::of_gpu(gpu)?;
+    let mut architectures = Vec::new();
+    for &gpu in gpus {
+        architectures.push(cuda::Architecture::of_gpu(gpu)?);
+    }
+    let Some(architecture) = architectures.pop() else { return Ok(Err("no GPU is named".into())) };
+    if let Some(other) = architectures.iter().find(|other| **other != architecture) {
+        let reason =
+            format!("names GPUs of different kinds, {other:?} and {architecture:?}; name those of one");
+        return Err(Error::Option { option: "gpus", reason });
+    }
     Ok(match cuda::Kernels::new(form.geometry, &form.formats, &architecture) {
         Ok(Some(kernels)) => Ok(Kind::Cuda(Arc::new(kernels), form)),
         Ok(None) => {

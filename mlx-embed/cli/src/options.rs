@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use mlx_embed::{
-    Checkpoint, Device, EmbedOptions, Embedder, Embedding, EndToken, Error, LoadOptions, MatmulPolicy,
+    Checkpoint, Device, EmbedOptions, Embedder, Embedding, EndToken, Error, Gpus, LoadOptions, MatmulPolicy,
     MultiVectorEmbedder, Pooling, Precision, Prompt, Reranker, SparseEmbedder,
 };
 
@@ -42,9 +42,10 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "WHERE", default_value = "auto")]
     device: DeviceArg,
 
-    /// Which of several NVIDIA GPUs, counted from 0
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    gpu: usize,
+    /// NVIDIA GPUs, counted from 0: one, several with commas between, or `all`. On each of several the whole model is
+    /// loaded, and they share the work
+    #[arg(long, value_name = "N,..", default_value_t = Gpus::default())]
+    gpu: Gpus,
 
     /// Threads on the CPU [default: every core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -215,7 +216,7 @@ impl ModelArgs {
                 DeviceArg::Cpu => Device::Cpu,
                 DeviceArg::Gpu => Device::Gpu,
             },
-            gpu: self.gpu,
+            gpus: self.gpu.clone(),
             threads: self.threads,
             precision: match self.precision {
                 PrecisionArg::Exact => Precision::Exact,

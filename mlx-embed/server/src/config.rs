@@ -4,8 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mlx_embed::{Device, LoadOptions, Precision};
-use serde::Deserialize;
+use mlx_embed::{Device, Gpus, LoadOptions, Precision};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// The whole configuration. [`Config::default`] serves the built-in model on 127.0.0.1:8080.
 ///
@@ -74,9 +75,9 @@ pub struct ModelConfig {
     /// `auto`, `cpu` or `gpu`.
     #[serde(default)]
     pub device: DeviceName,
-    /// Which of several GPUs.
-    #[serde(default)]
-    pub gpu: usize,
+    /// NVIDIA GPUs that share its work: a number, a list of them, or `all`.
+    #[serde(default, deserialize_with = "gpus")]
+    pub gpu: Gpus,
     /// `exact` or `fast`.
     #[serde(default)]
     pub precision: PrecisionName,
@@ -205,6 +206,22 @@ impl Limits {
     }
 }
 
+/// A number, a list of them, or what [`Gpus`] is read from.
+fn gpus<'de, D: Deserializer<'de>>(from: D) -> Result<Gpus, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a GPU's number, a list of them, or `all`")]
+    enum Written {
+        One(usize),
+        Several(Vec<usize>),
+        Text(String),
+    }
+    match Written::deserialize(from)? {
+        Written::One(gpu) => Ok(Gpus::At(vec![gpu])),
+        Written::Several(gpus) => Ok(Gpus::At(gpus)),
+        Written::Text(text) => text.parse().map_err(D::Error::custom),
+    }
+}
+
 impl ModelConfig {
     /// A model with the library's defaults; without a directory the built-in one.
     pub fn new(name: impl Into<String>, path: Option<PathBuf>) -> Self {
@@ -215,7 +232,7 @@ impl ModelConfig {
             load: Load::default(),
             idle_seconds: None,
             device: DeviceName::default(),
-            gpu: 0,
+            gpu: Gpus::default(),
             precision: PrecisionName::default(),
             threads: None,
             max_tokens: None,
@@ -235,7 +252,7 @@ impl ModelConfig {
                 DeviceName::Cpu => Device::Cpu,
                 DeviceName::Gpu => Device::Gpu,
             },
-            gpu: self.gpu,
+            gpus: self.gpu.clone(),
             precision: match self.precision {
                 PrecisionName::Exact => Precision::Exact,
                 PrecisionName::Fast => Precision::Fast,

@@ -93,7 +93,7 @@ impl Slot {
     /// The model, loaded if it isn't. It is loaded on, and once, where those who wait for it go away.
     pub(crate) async fn get(self: &Arc<Self>) -> Result<Loaded, LoadError> {
         self.touch();
-        if let Some(model) = self.peek().filter(|model| model.state() == State::Running) {
+        if let Some(model) = self.peek().filter(|model| model.state().takes_requests()) {
             return Ok(model);
         }
         let slot = Arc::clone(self);
@@ -109,7 +109,7 @@ impl Slot {
         // Who comes while it is loaded waits for that.
         let mut loaded = self.loaded.lock().await;
         // A model whose thread has died is loaded anew.
-        if let Some(model) = loaded.as_ref().filter(|model| model.state() == State::Running) {
+        if let Some(model) = loaded.as_ref().filter(|model| model.state().takes_requests()) {
             return Ok(model.clone());
         }
         let config = self.config.clone();

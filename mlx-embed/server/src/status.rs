@@ -22,7 +22,7 @@ pub(crate) async fn health() -> Json<Value> {
 fn trouble(slot: &Slot) -> Option<String> {
     match slot.peek() {
         Some(model) => match model.state() {
-            mlx_embed::State::Running => None,
+            state if state.takes_requests() => None,
             state => Some(format!("model {:?} is {state:?}", slot.config.name)),
         },
         None if slot.config.load == Load::FirstUse || slot.config.idle_seconds.is_some() => None,

@@ -1,4 +1,4 @@
-//! Between callers on any thread and the one thread that owns a model.
+//! Between callers on any thread and the thread that owns a model, or several that each have it on a device of their own.
 //!
 //! Callers take room, make requests of tokenised texts and hold a [`Ticket`] for each. [`queue`] decides what runs
 //! together and when, [`worker`] runs it, and results go back through the tickets. Every request ends: with its results,
@@ -25,7 +25,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -203,6 +203,11 @@ pub(crate) type TextQueue<S> = Queue<Text, Task<S>>;
 pub enum State {
     /// It takes requests.
     Running,
+    /// It takes requests, but of several GPUs not all work any more. Load the model anew to have them all.
+    Degraded {
+        /// What became of each GPU that is lost.
+        lost: Vec<String>,
+    },
     /// It was shut down.
     ShutDown,
     /// Its thread has died, after a panic or because the device stopped working. Load the model anew.
@@ -212,31 +217,79 @@ pub enum State {
     },
 }
 
+impl State {
+    /// Whether requests are answered.
+    #[must_use]
+    pub fn takes_requests(&self) -> bool {
+        matches!(self, Self::Running | Self::Degraded { .. })
+    }
+}
+
 /// What both sides know about how it ended.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fate {
-    death: OnceLock<String>,
+    /// Why threads died, in that order, and how many there were.
+    lost: Mutex<Vec<String>>,
+    threads: usize,
 }
 
 impl Fate {
+    fn new(threads: usize) -> Self {
+        Self { lost: Mutex::default(), threads }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Vec<String>> {
+        // The list is whole after every step.
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread has died. The last one takes the queue along.
+    fn lose<S: ?Sized>(&self, reason: String, queue: &TextQueue<S>) {
+        let is_last = {
+            let mut lost = self.lost();
+            lost.push(reason);
+            lost.len() == self.threads
+        };
+        if is_last {
+            self.tell(&queue.close(Ending::Return));
+        }
+    }
+
+    /// Why nothing is done any more, unless it was shut down.
+    fn death(&self) -> Option<String> {
+        let lost = self.lost();
+        // The first reason is the cause of later ones.
+        lost.first().filter(|_| lost.len() >= self.threads).cloned()
+    }
+
+    fn reason(&self) -> String {
+        self.death().unwrap_or_else(|| "it was shut down".into())
+    }
+
     fn error(&self) -> Error {
-        let reason = self.death.get().cloned().unwrap_or_else(|| "it was shut down".into());
-        Error::Stopped { reason }
+        Error::Stopped { reason: self.reason() }
     }
 
     /// Ends the requests that these texts belong to.
     fn tell(&self, texts: &[Text]) {
-        for caller in texts.iter().map(|text| &text.caller) {
-            // Once for each request: later failures of the same one change nothing.
-            if !caller.ticket.is_done() {
-                caller.ticket.fail(self.error());
-            }
+        if !texts.is_empty() {
+            tell(texts, &self.reason());
+        }
+    }
+}
+
+/// Ends the requests that these texts belong to, for this reason.
+fn tell(texts: &[Text], reason: &str) {
+    for caller in texts.iter().map(|text| &text.caller) {
+        // Once for each request: later failures of the same one change nothing.
+        if !caller.ticket.is_done() {
+            caller.ticket.fail(Error::Stopped { reason: reason.to_owned() });
         }
     }
 }
 
 /// What [`Engine::start`] needs besides the model.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct EngineOptions {
     pub(crate) limits: Limits,
     pub(crate) cache: Option<Arc<VectorCache>>,
@@ -265,16 +318,15 @@ impl<S: ?Sized + 'static> Drop for Admission<S> {
     }
 }
 
-/// The queue and the thread behind it. The thread ends, and frees the model, when this is dropped. `S` is what is seen of
-/// the model.
+/// The queue and the threads behind it. They end, and free the model, when this is dropped. `S` is what is seen of the model.
 pub(crate) struct Engine<S: ?Sized + 'static> {
     queue: Arc<TextQueue<S>>,
     fate: Arc<Fate>,
     timer: Arc<Timer<Weak<Caller>>>,
     /// Whether the timer's thread runs; it starts with the first alarm.
     timer_thread: OnceLock<bool>,
-    thread: Mutex<Option<WorkerThread>>,
-    thread_id: ThreadId,
+    threads: Mutex<Vec<WorkerThread>>,
+    thread_ids: Vec<ThreadId>,
 }
 
 #[derive(Debug)]
@@ -287,47 +339,73 @@ struct WorkerThread {
 /// An engine whose model is still being loaded.
 pub(crate) struct Starting<S: ?Sized + 'static> {
     engine: Engine<S>,
+    /// What each thread says.
     started: mpsc::Receiver<Result<(), Error>>,
 }
 
 impl<S: ?Sized + 'static> Starting<S> {
     /// Waits for the model.
     pub(crate) fn wait(self) -> Result<Engine<S>, Error> {
-        match self.started.recv() {
-            Ok(result) => result.map(|()| self.engine),
-            Err(_) => Err(Error::Stopped { reason: "it panicked while loading".into() }),
+        for _ in &self.engine.thread_ids {
+            let panicked = |_| Error::Stopped { reason: "it panicked while loading".into() };
+            self.started.recv().map_err(panicked)??;
         }
+        Ok(self.engine)
     }
 }
 
 impl<S: ?Sized + 'static> Engine<S> {
-    /// Loads the model on a thread of its own.
+    /// Loads the model as often as there are `loads`, each on a thread of its own.
     pub(crate) fn start<M: Model<Seen = S>>(
-        load: impl FnOnce() -> Result<M, Error> + Send + 'static,
-        options: EngineOptions,
+        loads: Vec<impl FnOnce() -> Result<M, Error> + Send + 'static>,
+        options: &EngineOptions,
     ) -> Result<Starting<S>, Error> {
-        let queue = Arc::new(Queue::new(options.limits));
-        let fate = Arc::new(Fate::default());
-        let (started, start) = mpsc::sync_channel(1);
+        let (started, start) = mpsc::sync_channel(loads.len());
+        let mut engine = Self {
+            queue: Arc::new(Queue::new(options.limits)),
+            fate: Arc::new(Fate::new(loads.len())),
+            timer: Arc::new(Timer::new()),
+            timer_thread: OnceLock::new(),
+            threads: Mutex::default(),
+            thread_ids: Vec::new(),
+        };
+        for load in loads {
+            // A failure here ends those that were started.
+            let thread = engine.start_thread(load, started.clone(), options.clone())?;
+            engine.thread_ids.push(thread.handle.thread().id());
+            engine.threads().push(thread);
+        }
+        Ok(Starting { engine, started: start })
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<WorkerThread>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_thread<M: Model<Seen = S>>(
+        &self,
+        load: impl FnOnce() -> Result<M, Error> + Send + 'static,
+        started: mpsc::SyncSender<Result<(), Error>>,
+        options: EngineOptions,
+    ) -> Result<WorkerThread, Error> {
         let (asleep, sleeps) = mpsc::sync_channel(1);
-        let body = {
-            let (queue, fate) = (Arc::clone(&queue), Arc::clone(&fate));
-            move || {
-                match load() {
-                    Ok(model) => {
-                        // Nobody to tell means that the engine is gone, and its queue closed.
-                        let _ = started.send(Ok(()));
-                        Worker::new(model, queue, fate, options).run();
-                    }
-                    Err(error) => {
-                        let _ = started.send(Err(error));
-                    }
+        let (queue, fate) = (Arc::clone(&self.queue), Arc::clone(&self.fate));
+        let body = move || {
+            match load() {
+                Ok(model) => {
+                    // Nobody to tell means that the engine is gone, and its queue closed.
+                    let _ = started.send(Ok(()));
+                    drop(started);
+                    Worker::new(model, queue, fate, options).run();
                 }
-                if !M::may_end_thread() {
-                    let _ = asleep.send(());
-                    loop {
-                        thread::park();
-                    }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            }
+            if !M::may_end_thread() {
+                let _ = asleep.send(());
+                loop {
+                    thread::park();
                 }
             }
         };
@@ -335,11 +413,7 @@ impl<S: ?Sized + 'static> Engine<S> {
             .name("mlx-embed".into())
             .spawn(body)
             .map_err(|error| Error::Stopped { reason: format!("its thread could not start: {error}") })?;
-        let thread_id = handle.thread().id();
-        let thread = Mutex::new(Some(WorkerThread { handle, sleeps }));
-        let (timer, timer_thread) = (Arc::new(Timer::new()), OnceLock::new());
-        let engine = Self { queue, fate, timer, timer_thread, thread, thread_id };
-        Ok(Starting { engine, started: start })
+        Ok(WorkerThread { handle, sleeps })
     }
 
     /// Takes room for a request. What can't be had fails the caller's ticket.
@@ -454,10 +528,12 @@ impl<S: ?Sized + 'static> Engine<S> {
     }
 
     pub(crate) fn state(&self) -> State {
-        match self.fate.death.get() {
-            Some(reason) => State::Dead { reason: reason.clone() },
+        let lost = self.fate.lost().clone();
+        match self.fate.death() {
+            Some(reason) => State::Dead { reason },
             None if self.queue.is_closed() => State::ShutDown,
-            None => State::Running,
+            None if lost.is_empty() => State::Running,
+            None => State::Degraded { lost },
         }
     }
 
@@ -466,20 +542,19 @@ impl<S: ?Sized + 'static> Engine<S> {
         self.queue.depth()
     }
 
-    /// Takes no more requests, and returns when the thread has ended and the model is freed.
+    /// Takes no more requests, and returns when the threads have ended and the model is freed.
     pub(crate) fn shut_down(&self, ending: Ending) {
         self.fate.tell(&self.queue.close(ending));
         // A waker that drops the last handle does so on the engine's own thread, which can't wait for itself; it ends
         // by itself once the waker returns.
-        if thread::current().id() == self.thread_id {
+        if self.thread_ids.contains(&thread::current().id()) {
             return;
         }
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(WorkerThread { handle, sleeps }) = thread.take()
-            && sleeps.recv().is_err()
-        {
-            // A panic was told to the callers whom it concerned.
-            let _ = handle.join();
+        for WorkerThread { handle, sleeps } in self.threads().drain(..) {
+            if sleeps.recv().is_err() {
+                // A panic was told to the callers whom it concerned.
+                let _ = handle.join();
+            }
         }
     }
 }

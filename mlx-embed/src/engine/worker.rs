@@ -1,4 +1,5 @@
-//! The thread that owns a model: takes work from the queue, runs it, and brings the results to those who wait.
+//! A thread that owns a model: takes work from the queue, runs it, and brings the results to those who wait. Where there
+//! are several, each has the model on a device of its own.
 
 use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::prefixes::Prefixes;
 use super::queue::{Batch, Ending, QueueLane, Work};
-use super::{Computed, EngineOptions, Fate, Meters, Output, Text, TextQueue, VectorCache};
+use super::{Computed, EngineOptions, Fate, Meters, Output, Text, TextQueue, VectorCache, tell};
 use crate::batch::{Entry, Reading};
 use crate::error::{Error, InputError};
 use crate::panics::{panic_message, quietly};
@@ -70,6 +71,8 @@ pub(super) struct Worker<M: Model> {
     cache: Option<Arc<VectorCache>>,
     prefixes: Prefixes<M::Prefix>,
     meters: Arc<Meters>,
+    /// Why it does no more work.
+    death: Option<String>,
 }
 
 impl<M: Model> Worker<M> {
@@ -79,14 +82,14 @@ impl<M: Model> Worker<M> {
         fate: Arc<Fate>,
         EngineOptions { cache, prompt_cache, meters, .. }: EngineOptions,
     ) -> Self {
-        Self { model, queue, fate, cache, prefixes: Prefixes::new(prompt_cache), meters }
+        Self { model, queue, fate, cache, prefixes: Prefixes::new(prompt_cache), meters, death: None }
     }
 
-    /// Works until the queue ends.
+    /// Works until the queue ends, or it dies.
     pub(super) fn run(mut self) {
         // Whatever happens here, nobody may be left waiting.
         let _last = LastWord { queue: Arc::clone(&self.queue), fate: Arc::clone(&self.fate) };
-        loop {
+        while self.death.is_none() {
             match self.queue.next() {
                 Work::Task(Task(task)) => {
                     let task = AssertUnwindSafe(|| task(self.model.seen()));
@@ -123,8 +126,8 @@ impl<M: Model> Worker<M> {
         let error = match self.compute(lane, &jobs) {
             Ok(()) => return,
             Err(Failure::Panic(reason)) => {
-                self.die(reason);
-                return self.fate.tell(&jobs);
+                self.die(reason.clone());
+                return tell(&jobs, &reason);
             }
             Err(Failure::Error(error)) => error,
         };
@@ -143,10 +146,9 @@ impl<M: Model> Worker<M> {
         let count = requests.len();
         quietly(|| tracing::warn!(%error, requests = count, "a batch failed; its requests run one by one"));
         for request in requests {
-            if self.fate.death.get().is_some() {
-                self.fate.tell(&request);
-            } else {
-                self.run_jobs(lane, request);
+            match &self.death {
+                Some(reason) => tell(&request, reason),
+                None => self.run_jobs(lane, request),
             }
         }
     }
@@ -275,13 +277,16 @@ impl<M: Model> Worker<M> {
 
     fn die(&mut self, reason: String) {
         // The first reason is the cause of later ones.
-        let _ = self.fate.death.set(reason.clone());
-        self.fate.tell(&self.queue.close(Ending::Return));
-        quietly(|| tracing::error!(reason, "the engine has died"));
+        if self.death.is_some() {
+            return;
+        }
+        quietly(|| tracing::error!(reason, "a thread of the engine has died"));
+        self.fate.lose(reason.clone(), &self.queue);
+        self.death = Some(reason);
     }
 }
 
-/// Ends the queue if the thread leaves [`Worker::run`] in any other way than by the queue's end.
+/// Ends the queue if the last thread leaves [`Worker::run`] in any other way than by the queue's end.
 struct LastWord<S: ?Sized + 'static> {
     queue: Arc<TextQueue<S>>,
     fate: Arc<Fate>,
@@ -290,8 +295,10 @@ struct LastWord<S: ?Sized + 'static> {
 impl<S: ?Sized + 'static> Drop for LastWord<S> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ = self.fate.death.set("a panic in the engine itself".into());
+            self.fate.lose("a panic in the engine itself".into(), &self.queue);
         }
-        self.fate.tell(&self.queue.close(Ending::Return));
+        if self.queue.is_closed() {
+            self.fate.tell(&self.queue.close(Ending::Return));
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Devices and streams.
 
 use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
 use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use super::error::{check, install_handler};
@@ -25,18 +26,54 @@ pub(super) static TURN: Mutex<()> = Mutex::new(());
 impl Backend {
     /// Held around everything that touches a GPU: MLX records a GPU's work into graphs that two threads at once break.
     /// On the CPU there is nothing to wait for.
-    pub(crate) fn turn(self) -> Option<MutexGuard<'static, ()>> {
+    pub(crate) fn turn(self) -> Option<Turn> {
         if self == Self::Cpu {
             return None;
         }
         // Registers its destructor before this thread does anything with MLX: see `end_thread`.
         LAST_TURN.with(|_| ());
-        // The mutex guards no data, so a panic of the thread before leaves nothing broken.
-        Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
+        HELD.set(Some(take_turn()));
+        Some(Turn(PhantomData))
     }
 }
 
+/// A thread's turn, which ends when this is dropped. A thread has one at a time.
+#[derive(Debug)]
+pub(crate) struct Turn(PhantomData<*const ()>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        HELD.take();
+    }
+}
+
+fn take_turn() -> MutexGuard<'static, ()> {
+    // The mutex guards no data, so a panic of the thread before leaves nothing broken.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Threads that wait for a GPU without their turn.
+pub(super) static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits for a GPU by a call that is none of MLX's. Others have their turn meanwhile, such as those that use another GPU.
+pub(super) fn wait_without_turn<T>(wait: impl FnOnce() -> T) -> T {
+    struct Back;
+    impl Drop for Back {
+        fn drop(&mut self) {
+            WAITING.fetch_sub(1, Ordering::SeqCst);
+            HELD.set(Some(take_turn()));
+        }
+    }
+    let Some(turn) = HELD.take() else { return wait() };
+    WAITING.fetch_add(1, Ordering::SeqCst);
+    drop(turn);
+    let _back = Back;
+    wait()
+}
+
 thread_local! {
+    /// The turn of this thread, while it has one.
+    static HELD: Cell<Option<MutexGuard<'static, ()>>> = const { Cell::new(None) };
     /// What [`end_thread`] keeps.
     static LAST_TURN: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
     /// Whether this thread has seen its GPU fail for good.
@@ -50,10 +87,11 @@ thread_local! {
 /// it uses MLX: so what this keeps goes behind what MLX destroys.
 ///
 /// Where this thread's GPU has failed for good nothing is kept, as the thread can't end: see [`may_end_thread`].
-pub(crate) fn end_thread(turn: Option<MutexGuard<'static, ()>>) {
+pub(crate) fn end_thread(turn: Option<Turn>) {
     if may_end_thread() {
-        LAST_TURN.set(turn);
+        LAST_TURN.set(HELD.take());
     }
+    drop(turn);
 }
 
 /// Whether this thread may end. After a fault in a GPU's kernel all that CUDA is asked fails, and MLX ends the process

@@ -10,7 +10,7 @@ use std::sync::{Once, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::device::TURN;
+use super::device::{TURN, WAITING};
 
 /// How long `exit` waits for others.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -85,6 +85,7 @@ extern "C" fn quiet() -> bool {
         }
         Err(TryLockError::WouldBlock) => false,
     });
+    let gpu = gpu && rests(&|| WAITING.load(Ordering::SeqCst) == 0);
     if !CPU_HAS_TO_REST.load(Ordering::SeqCst) {
         return gpu;
     }

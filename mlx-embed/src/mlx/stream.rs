@@ -6,7 +6,7 @@ use std::process;
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::device::{Backend, gpu_backend, may_end_thread, start};
+use super::device::{Backend, Turn, gpu_backend, may_end_thread, start};
 use super::error::{MlxError, check, check_results, last_error};
 use super::exit;
 use super::waiting::waiting;
@@ -228,7 +228,7 @@ impl Stream {
     }
 
     /// [`Backend::turn`] of its backend.
-    pub(crate) fn turn(&self) -> Option<MutexGuard<'static, ()>> {
+    pub(crate) fn turn(&self) -> Option<Turn> {
         self.queue.backend.turn()
     }
 

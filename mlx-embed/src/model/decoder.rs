@@ -120,7 +120,7 @@ impl<B: Backend> Decoder<B> {
         checkpoint: &Checkpoint,
         spec: &ModelSpec,
         backend: B,
-        loaded: &mut dyn FnMut(),
+        loaded: &dyn Fn(),
     ) -> Result<Self, Error> {
         let weights = &Weights::new(checkpoint);
         let embedding = backend.load_embedding(weights, &spec.embedding)?;

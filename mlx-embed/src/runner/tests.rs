@@ -55,7 +55,7 @@ fn directory(case: &str) -> Option<PathBuf> {
 fn options(kind: Kind, precision: Precision, pooling: Pooling) -> RunnerOptions {
     RunnerOptions {
         backend: mlx::Backend::Cpu,
-        gpu: 0,
+        gpus: vec![0],
         threads: NonZeroUsize::new(2),
         kind,
         matmul: MatmulPolicy::Auto,
@@ -69,12 +69,12 @@ fn options(kind: Kind, precision: Precision, pooling: Pooling) -> RunnerOptions 
 fn cpu(case: &str, family: &'static Family, precision: Precision, pooling: Pooling) -> Option<Runner<Cpu>> {
     let checkpoint = Checkpoint::open(directory(case)?).unwrap();
     let options = options(Kind::Host(family), precision, pooling);
-    Some(on_cpu(&checkpoint, &options, family, || ()).unwrap())
+    Some(on_cpu(&checkpoint, &options, family, &|| ()).unwrap())
 }
 
 fn mlx(case: &str, pooling: Pooling) -> Option<Runner<Mlx>> {
     let checkpoint = Checkpoint::open(directory(case)?).unwrap();
-    Some(on_mlx(&checkpoint, &options(Kind::Mlx, Precision::Exact, pooling), || ()).unwrap())
+    Some(on_mlx(&checkpoint, &options(Kind::Mlx, Precision::Exact, pooling), 0, &|| ()).unwrap())
 }
 
 /// Ids below the smallest vocabulary, without a pattern.
@@ -287,8 +287,8 @@ fn a_vocabulary_in_parts_gives_the_references_weights() {
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     for family in Family::available() {
         let options = options(Kind::Host(family), Precision::Exact, PoolingMode::Mean.into());
-        check(&on_cpu(&checkpoint, &options, family, || ()).unwrap(), &golden, &ids);
+        check(&on_cpu(&checkpoint, &options, family, &|| ()).unwrap(), &golden, &ids);
     }
     let options = options(Kind::Mlx, Precision::Exact, PoolingMode::Mean.into());
-    check(&on_mlx(&checkpoint, &options, || ()).unwrap(), &golden, &ids);
+    check(&on_mlx(&checkpoint, &options, 0, &|| ()).unwrap(), &golden, &ids);
 }

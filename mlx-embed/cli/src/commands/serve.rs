@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use mlx_embed::Gpus;
 use mlx_embed_server::{Config, DeviceName, Kind, Metrics, ModelConfig, PrecisionName, ServeError, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -81,9 +82,9 @@ struct ModelArgs {
     #[arg(long)]
     device: Option<DeviceArg>,
 
-    /// Which of several GPUs
-    #[arg(long, value_name = "N")]
-    gpu: Option<usize>,
+    /// NVIDIA GPUs: a number, several with commas between, or `all` [default: 0]
+    #[arg(long, value_name = "N,..")]
+    gpu: Option<Gpus>,
 
     /// How closely 4- and 8-bit checkpoints are followed on the CPU [default: exact]
     #[arg(long)]
@@ -212,7 +213,7 @@ impl ModelArgs {
             None | Some(PrecisionArg::Exact) => PrecisionName::Exact,
             Some(PrecisionArg::Fast) => PrecisionName::Fast,
         };
-        config.gpu = self.gpu.unwrap_or_default();
+        config.gpu = self.gpu.clone().unwrap_or_default();
         config.threads = self.threads;
         config.max_tokens = self.max_tokens;
         config.batch_tokens = self.batch_tokens;

@@ -127,7 +127,7 @@ pub(crate) struct Limits {
     pub(crate) sharing: Sharing,
 }
 
-/// Requests for one thread that runs them; `T` is whatever else that thread is asked to do.
+/// Requests for the threads that run them; `T` is whatever else one of these threads is asked to do.
 #[derive(Debug)]
 pub(crate) struct Queue<J, T> {
     limits: Limits,
@@ -183,7 +183,7 @@ impl<J: Job, T> Queue<J, T> {
     pub(crate) fn leave(&self, room: Room) {
         self.lock().give_back(room);
         // It may have been the last that the end waited for.
-        self.work.notify_one();
+        self.work.notify_all();
     }
 
     /// Puts a request at the end of its lane. Hands its jobs back if the queue returns what is queued.
@@ -231,7 +231,7 @@ impl<J: Job, T> Queue<J, T> {
         jobs
     }
 
-    /// Waits for work. For the one thread that does it.
+    /// Waits for work. For the threads that do it.
     pub(crate) fn next(&self) -> Work<J, T> {
         let mut state = self.lock();
         loop {
@@ -240,6 +240,12 @@ impl<J: Job, T> Queue<J, T> {
             }
             let batch = state.pick(&self.limits);
             if !batch.jobs.is_empty() || !batch.expired.is_empty() {
+                let more = state.query.jobs() + state.bulk.jobs() > 0;
+                drop(state);
+                if more {
+                    // They came with one call, of which one thread was told.
+                    self.work.notify_one();
+                }
                 return Work::Batch(batch);
             }
             let over = match state.closed {
@@ -274,7 +280,7 @@ impl<J: Job, T> Queue<J, T> {
             state.tasks.clear();
         }
         drop(state);
-        self.work.notify_one();
+        self.work.notify_all();
         returned
     }
 

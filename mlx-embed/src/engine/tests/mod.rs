@@ -1,6 +1,7 @@
 //! The engine with a model that does what a test tells it, so that every order of events can be made to happen.
 
 mod ends;
+mod several;
 mod ticket;
 mod turns;
 
@@ -171,7 +172,7 @@ fn options() -> EngineOptions {
 fn start_with(options: EngineOptions) -> (Arc<Lab>, Engine) {
     let lab = Arc::new(Lab::default());
     let model = Fake(Arc::clone(&lab));
-    let engine = Engine::start(move || Ok(model), options).unwrap().wait().unwrap();
+    let engine = Engine::start(vec![move || Ok(model)], &options).unwrap().wait().unwrap();
     (lab, engine)
 }
 
@@ -538,7 +539,7 @@ fn nobody_waits_for_a_thread_that_may_not_end() {
             Ok(Fake(lab))
         }
     };
-    let engine = Engine::start(load, options()).unwrap().wait().unwrap();
+    let engine = Engine::start(vec![load], &options()).unwrap().wait().unwrap();
     end(&QUERY.send(&engine, &[&[BREAKS_DEVICE]])).unwrap_err();
     seen_dropping(engine);
     assert_eq!(lab.unloaded.load(Ordering::SeqCst), 1);
@@ -550,7 +551,7 @@ fn nobody_waits_for_a_thread_that_may_not_end() {
         MAY_END.set(false);
         Err::<Fake, _>(Error::Option { option: "device", reason: "is gone".into() })
     };
-    let Starting { engine, started } = Engine::start(load, options()).unwrap();
+    let Starting { engine, started } = Engine::start(vec![load], &options()).unwrap();
     started.recv().unwrap().unwrap_err();
     seen_dropping(engine);
     assert_eq!(ends.try_recv(), Err(mpsc::TryRecvError::Empty), "the thread has ended");
@@ -646,12 +647,10 @@ fn a_waker_that_panics_when_it_is_dropped_harms_nobody_else() {
 
 #[test]
 fn a_model_that_fails_to_load_is_told() {
-    let failed = Engine::start(
-        || Err::<Fake, _>(Error::Option { option: "test", reason: "can't load".into() }),
-        options(),
-    );
+    let load = || Err::<Fake, _>(Error::Option { option: "test", reason: "can't load".into() });
+    let failed = Engine::start(vec![load], &options());
     assert!(matches!(failed.unwrap().wait(), Err(Error::Option { .. })));
-    let panicked = Engine::start::<Fake>(|| panic!("while loading"), options());
+    let panicked = Engine::start::<Fake>(vec![|| panic!("while loading")], &options());
     assert!(matches!(panicked.unwrap().wait(), Err(Error::Stopped { .. })));
 }
 

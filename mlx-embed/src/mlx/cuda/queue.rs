@@ -13,6 +13,7 @@ use super::arguments::{Arguments, Map};
 use super::format::Numbers;
 use super::program::Program;
 use crate::mlx::array::Array;
+use crate::mlx::device::wait_without_turn;
 use crate::mlx::dtype::{Dtype, Element};
 use crate::mlx::error::{MlxError, check};
 use crate::mlx::{Stream, ops};
@@ -268,7 +269,8 @@ impl Queue {
     /// Waits for all that was launched.
     pub(super) fn synchronize(&self) -> Result<(), MlxError> {
         // SAFETY: a live queue.
-        check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_synchronize(self.raw) })
+        let code = wait_without_turn(|| unsafe { sys::mlxsys_cuda_queue_synchronize(self.raw) });
+        check("cuda_queue", code)
     }
 
     /// A matrix on the GPU whose rows have `columns` numbers.
@@ -303,14 +305,14 @@ impl Queue {
         let [rows, columns] = tensor.shape().map(|n| n as usize);
         let mut numbers = vec![0.0_f32; rows * columns];
         // SAFETY: the tensor holds as many numbers as there is room for.
-        let code = unsafe {
+        let code = wait_without_turn(|| unsafe {
             sys::mlxsys_cuda_queue_read(
                 self.raw,
                 numbers.as_mut_ptr().cast(),
                 tensor.pointer(),
                 size_of_val(&numbers[..]),
             )
-        };
+        });
         check("cuda_queue", code)?;
         Ok(numbers)
     }

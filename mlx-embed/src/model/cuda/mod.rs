@@ -32,7 +32,7 @@ use crate::pooling::{Before, Pooling, PoolingMode};
 use super::backend::{Backend, Operations, Place, Positions, Role};
 use super::cache::{KvCache, LayerKvCache};
 use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlmHead, MlpLayer, Rows};
-use super::mlx::{Arrays, Table, quantized_ref};
+use super::mlx::{Arrays, Table};
 use super::rope::Rope;
 use super::rounding::Rounding;
 
@@ -40,7 +40,7 @@ pub use policy::MatmulPolicy;
 pub(crate) use support::{Form, form};
 
 use policy::Calibration;
-use weight::{Projection, RowOrder, on_gpu};
+use weight::{Projection, RowOrder, dense, on_gpu};
 
 /// What calibration runs: few layers, as they are alike, and texts so short that attention counts for little.
 const LAYERS_TO_MEASURE: usize = 8;
@@ -164,7 +164,7 @@ impl Cuda {
         policy: MatmulPolicy,
         stream: Stream,
     ) -> Result<Self, CheckpointError> {
-        let arrays = Arrays::new(weights, spec, &stream)?.with(form.geometry.numbers.dtype());
+        let arrays = Arrays::new(weights, spec, &stream)?;
         let dequantize_from =
             if form.is_packed() && policy != MatmulPolicy::Dequantized { i32::MAX } else { 0 };
         Ok(Self {
@@ -252,14 +252,7 @@ impl Cuda {
     /// A table's rows in the type of activations, `[rows, D]`.
     fn rows_of(&self, weights: &Weights<'_>, spec: &TableSpec) -> Result<Fixed, CheckpointError> {
         let table = weights.table(spec)?;
-        let rows = match self.arrays.matrix(&table, &self.stream)? {
-            Table::Dense(rows) => Ok(rows),
-            Table::Quantized { weight, scales, biases, quantization } => ops::dequantize(
-                quantized_ref(&weight, &scales, biases.as_ref(), quantization),
-                self.activation(),
-                &self.stream,
-            ),
-        };
+        let rows = dense(&self.arrays.matrix(&table, &self.stream)?, self.activation(), &self.stream);
         let fixed = rows.and_then(|rows| Fixed::new(on_gpu(&rows, &self.stream)?));
         table.release();
         fixed.map_err(|source| self.arrays.error(&spec.path, source))
@@ -401,14 +394,14 @@ impl Backend for Cuda {
     ) -> Result<Embedding, CheckpointError> {
         let EmbeddingSpec { tokens, scale, positions, token_types, norm } = spec;
         let table = weights.table(tokens)?;
-        let parts = match self.arrays.matrix(&table, &self.stream)? {
-            Table::Dense(table) => vec![table],
-            Table::Quantized { weight, scales, biases, .. } => {
+        let failed = |source| self.arrays.error(&tokens.path, source);
+        let parts = match (self.arrays.matrix(&table, &self.stream)?, self.form.geometry.table) {
+            (Table::Quantized { weight, scales, biases, .. }, Some(_)) => {
                 [weight, scales].into_iter().chain(biases).collect()
             }
+            (rows, _) => vec![dense(&rows, self.activation(), &self.stream).map_err(failed)?],
         };
         let fixed = |array: Array| Fixed::new(on_gpu(&array, &self.stream)?);
-        let failed = |source| self.arrays.error(&tokens.path, source);
         let parts = parts.into_iter().map(|part| fixed(part).map_err(failed)).collect::<Result<_, _>>()?;
         table.release();
         let positions = match positions {

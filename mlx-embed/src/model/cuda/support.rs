@@ -53,6 +53,9 @@ pub(crate) fn form(
     if let Some(why) = beyond_the_kernels(spec, numbers) {
         return Ok(Err(why));
     }
+    // Products of packed weights have scales of bf16. Those of another type would lose bits which count for much where a
+    // group's smallest weight is far from zero: such matrices are dequantised at load.
+    let keeps_packed = dtype == Some(Dtype::Bf16);
     let (mut formats, mut alike) = (Vec::new(), true);
     let of_layers = spec.layers.iter().flat_map(|LayerSpec { attention, mlp, .. }| {
         [(&attention.qkv, false), (&attention.output, false), (&mlp.up, true), (&mlp.down, false)]
@@ -64,8 +67,7 @@ pub(crate) fn form(
             let stored = checkpoint.quantization_of(&part.path)?;
             let format = stored.map(|q| (q, Format::new(q.mode, q.bits, q.group_size)));
             match format {
-                // They are f32 in memory.
-                Some((_, Some(_))) if numbers.is_wide() => (),
+                Some((_, Some(_))) if !keeps_packed => (),
                 Some((q, None)) => return Ok(Err(format!("its matrices are stored as {q}"))),
                 Some((_, Some(_))) if projection.inputs % 64 != 0 => {
                     let why = format!("{} has {} inputs, no multiple of 64", part.path, projection.inputs);
@@ -79,6 +81,8 @@ pub(crate) fn form(
         alike &= !is_up || of_parts.windows(2).all(|pair| pair[0] == pair[1]);
     }
     let table = match checkpoint.quantization_of(&spec.embedding.tokens.path)? {
+        // Rows are read in whichever type the scales have, into activations of that type.
+        Some(_) if !keeps_packed && !numbers.is_wide() => None,
         None => None,
         Some(q) => match Format::new(q.mode, q.bits, q.group_size) {
             None => return Ok(Err(format!("its embedding table is stored as {q}"))),
@@ -258,7 +262,8 @@ mod tests {
         assert!(of_f16.geometry.numbers == Numbers::Tf32 && of_f16.has_precisions() && !of_f16.is_packed());
         assert!(of_f16.geometry.table.is_some());
         let fast = with("qwen3-affine-8bit-g32-f16-scales", Precision::Fast).unwrap().unwrap();
-        assert!(fast.geometry.numbers == Numbers::Bf16 && fast.has_precisions() && fast.is_packed());
+        assert!(fast.geometry.numbers == Numbers::Bf16 && fast.has_precisions() && !fast.is_packed());
+        assert!(fast.geometry.table.is_none());
         let encoder = of("families/bert-gamma-beta-bf16").unwrap().unwrap();
         assert!(!encoder.geometry.gated && encoder.geometry.bias && !encoder.geometry.fused);
     }

@@ -5,6 +5,7 @@ use crate::mlx::{Array, Dtype, MlxError, Stream, ops};
 use crate::model::mlx::{Table, quantized_ref};
 
 use super::{Cuda, MatmulPolicy};
+use crate::model::backend::Backend;
 
 /// Matrices that read the same rows; their outputs lie side by side.
 #[derive(Debug)]
@@ -85,21 +86,19 @@ impl Weight {
             }
         }
         let Some(quantization) = quantization else {
-            let dense = match &parts[0][..] {
-                [only] => on_gpu(only, stream)?,
-                several => concatenated(several, order, stream)?,
-            };
-            let dense = cuda::Dense::new(dense)?;
+            let floats = ops::astype(&concatenated(&parts[0], order, stream)?, cuda.activation(), stream)?;
+            let dense = cuda::Dense::new(on_gpu(&floats, stream)?)?;
             return Ok(Self { packed: None, dense: Some(dense) });
         };
         let [weight, scales] =
             [concatenated(&parts[0], order, stream)?, concatenated(&parts[1], order, stream)?];
         let biases = if parts[2].is_empty() { None } else { Some(concatenated(&parts[2], order, stream)?) };
-        let quantized = quantized_ref(&weight, &scales, biases.as_ref(), quantization);
-        if cuda.form.is_wide() {
-            let dense = cuda::Dense::new(ops::dequantize(quantized, Dtype::F32, stream)?)?;
+        if !cuda.form.is_packed() {
+            let table = Table::Quantized { weight, scales, biases, quantization };
+            let dense = cuda::Dense::new(dense(&table, cuda.activation(), stream)?)?;
             return Ok(Self { packed: None, dense: Some(dense) });
         }
+        let quantized = quantized_ref(&weight, &scales, biases.as_ref(), quantization);
         let packed = cuda.ops.pack(quantized, stream)?;
         let resident = cuda.policy == MatmulPolicy::Resident;
         let dense = if resident { Some(cuda.ops.dequantize(&packed, stream)?) } else { None };
@@ -112,6 +111,19 @@ impl Weight {
             (_, Some(dense)) => Ok(cuda::Matrix::Dense(dense)),
             (Some(matrix), None) => cuda.ops.dequantized(matrix, stream),
             (None, None) => Err(MlxError::new("product", "the matrix has no form")),
+        }
+    }
+}
+
+/// The matrix in this type. It is dequantised in the type of its scales.
+pub(super) fn dense(table: &Table, dtype: Dtype, stream: &Stream) -> Result<Array, MlxError> {
+    match table {
+        Table::Dense(weight) => ops::astype(weight, dtype, stream),
+        Table::Quantized { weight, scales, biases, quantization } => {
+            let from = if scales.dtype().is_some_and(Dtype::is_float) { scales.dtype() } else { None };
+            let quantized = quantized_ref(weight, scales, biases.as_ref(), *quantization);
+            let floats = ops::dequantize(quantized, from.unwrap_or(dtype), stream)?;
+            ops::astype(&floats, dtype, stream)
         }
     }
 }

@@ -50,11 +50,6 @@ impl Arrays {
         Ok(Self { files, activation, path: weights.dir().to_owned() })
     }
 
-    /// With activations of this type.
-    pub(crate) fn with(self, activation: Dtype) -> Self {
-        Self { activation, ..self }
-    }
-
     pub(crate) fn activation(&self) -> Dtype {
         self.activation
     }

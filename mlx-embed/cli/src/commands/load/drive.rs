@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mlx_embed::{Embedder, Embedding, Pending, State};
+use mlx_embed::{Embedder, Embedding, Pending};
 
 use super::schedule::{Arrival, Arrivals, Phase, Schedule};
 use super::sentences::Sentences;
@@ -120,7 +120,7 @@ impl Drive {
             options.timeout = self.timeout.map(|timeout| timeout.saturating_sub(called - intended));
             let pending = model.embedder.submit(&texts, &options);
             let sent = Sent { arrival, intended, called, submit: called.elapsed(), pending };
-            if inbox.send(Message::Sent(Box::new(sent))).is_err() || model.embedder.state() != State::Running
+            if inbox.send(Message::Sent(Box::new(sent))).is_err() || !model.embedder.state().takes_requests()
             {
                 break;
             }
