@@ -26,12 +26,14 @@ struct Counted(usize);
 
 impl Counted {
     fn new(count: usize) -> std::io::Result<Self> {
-        let before = HELPERS.fetch_add(count, Ordering::Relaxed);
-        let counted = Self(count);
-        if before.saturating_add(count) <= MOST_HELPERS {
-            return Ok(counted);
+        // Counted only where there is room: what is refused must not be in the way of others even for a moment.
+        let with = |running: usize| running.checked_add(count).filter(|all| *all <= MOST_HELPERS);
+        match HELPERS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with) {
+            Ok(_) => Ok(Self(count)),
+            Err(running) => Err(std::io::Error::other(format!(
+                "{running} run already, and a process has {MOST_HELPERS} at most"
+            ))),
         }
-        Err(std::io::Error::other(format!("{before} run already, and a process has {MOST_HELPERS} at most")))
     }
 }
 
@@ -307,9 +309,19 @@ mod tests {
 
     #[test]
     fn more_threads_than_a_process_has_are_an_error() {
-        let error = Pool::new(100_000).unwrap_err();
-        assert!(error.to_string().contains("4096"), "{error}");
-        Pool::new(2).unwrap();
+        let asks = || {
+            for _ in 0..1000 {
+                let error = Pool::new(100_000).unwrap_err();
+                assert!(error.to_string().contains("4096"), "{error}");
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(asks);
+            // Whoever asks for too many is in nobody's way.
+            for _ in 0..20 {
+                Pool::new(2).unwrap();
+            }
+        });
     }
 
     #[test]
