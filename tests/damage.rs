@@ -61,6 +61,12 @@ fn damaged_tokenizers() {
 }
 
 #[test]
+fn damaged_torch_files() {
+    run_committed("torch_file");
+    run_random("torch_file", 300);
+}
+
+#[test]
 fn contradictory_quantisations() {
     run_committed("quantization");
     run_random("quantization", 300);

@@ -14,7 +14,8 @@ use std::{fs, panic};
 
 use arbitrary::{Result, Unstructured};
 use mlx_embed::{
-    Checkpoint, Device, EmbedOptions, Embedder, Error, InputError, LoadOptions, PoolingMode, Precision,
+    Checkpoint, Device, EmbedOptions, Embedder, Error, InputError, LoadOptions, MultiVectorEmbedder,
+    PoolingMode, Precision, Role, SparseEmbedder,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -28,11 +29,12 @@ const WEIGHTS: &str = "model.safetensors";
 pub type Target = (&'static str, fn(&[u8]));
 
 /// The targets that read checkpoints.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     ("safetensors", safetensors),
     ("config", config),
     ("tokenizer", tokenizer),
     ("quantization", quantization),
+    ("torch_file", torch_file),
 ];
 
 /// Golden cases by number: inputs mean the same however many cases are added.
@@ -162,6 +164,57 @@ fn quantization_of(bytes: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A state dict of `torch.save` with other bytes, which makes sparse vectors or vectors of tokens.
+pub fn torch_file(input: &[u8]) {
+    let _ = torch_file_of(&mut Unstructured::new(input));
+}
+
+/// Where the archive's pickle and its records end, in the smaller of the two files.
+const TORCH_BYTES: usize = 2048;
+
+fn torch_file_of(bytes: &mut Unstructured<'_>) -> Result<()> {
+    let mut damaged = Damaged::of("families/bge-m3-pickled-heads");
+    let (options, is_sparse) = (options(bytes)?, bytes.arbitrary()?);
+    let name = if is_sparse { "sparse_linear.pt" } else { "colbert_linear.pt" };
+    let file = damaged.files.entry(name.into()).or_default();
+    match bytes.int_in_range(0..=7)? {
+        0 => *file = bytes.arbitrary()?,
+        1 => {
+            let at = bytes.int_in_range(0..=file.len())?;
+            let end = (at + bytes.int_in_range(0..=64_usize)?).min(file.len());
+            file.splice(at..end, bytes.arbitrary::<Vec<u8>>()?);
+        }
+        // Files in the archive are stored as they are: other bytes in the pickle leave it an archive.
+        _ => {
+            for _ in 0..bytes.int_in_range(1..=8)? {
+                let at = bytes.int_in_range(0..=TORCH_BYTES.min(file.len()) - 1)?;
+                file[at] = bytes.arbitrary()?;
+            }
+        }
+    }
+    let (dir, options) = (damaged.write(), damaged.options(&options));
+    let (texts, call) = (["cats sleep", ""], EmbedOptions::default());
+    let finite = |numbers: &[f32]| assert!(numbers.iter().all(|x| x.is_finite()), "{numbers:?}");
+    let each = if is_sparse {
+        SparseEmbedder::load_with(dir.path(), options).and_then(|model| {
+            let results = model.embed_each(&texts, &call)?;
+            let weights = results.iter().flatten().flat_map(|found| &found.weights);
+            finite(&weights.map(|(_, weight)| *weight).collect::<Vec<_>>());
+            Ok(())
+        })
+    } else {
+        MultiVectorEmbedder::load_with(dir.path(), options).and_then(|model| {
+            let results = model.embed_each(&texts, Role::Document, &call)?;
+            results.iter().flatten().for_each(|found| finite(&found.vectors));
+            Ok(())
+        })
+    };
+    if let Err(error) = each {
+        assert_is_explained(&error);
+    }
+    Ok(())
+}
+
 /// A checkpoint in memory, on its way to a directory.
 struct Damaged {
     files: BTreeMap<String, Vec<u8>>,
@@ -175,8 +228,7 @@ impl Damaged {
         Self { files }
     }
 
-    /// Loads it and embeds `text`.
-    fn check(&self, text: &str, options: &LoadOptions) {
+    fn write(&self) -> TempDir {
         // Memory that looks like a file system, where there is such.
         let memory = Path::new("/dev/shm");
         let dir =
@@ -186,18 +238,27 @@ impl Damaged {
             fs::create_dir_all(path.parent().expect("inside the directory")).expect("writable");
             fs::write(path, content).expect("writable");
         }
-        if let Ok(checkpoint) = Checkpoint::open(dir.path()) {
-            let _ = (checkpoint.parameters(), checkpoint.storage_by_kind());
-        }
-        let options = LoadOptions {
+        dir
+    }
+
+    fn options(&self, options: &LoadOptions) -> LoadOptions {
+        LoadOptions {
             device: Device::Cpu,
             threads: NonZeroUsize::new(1),
             max_tokens: options.max_tokens.or(Some(64)),
             // What is only unknown ends the way early, before anything can go wrong.
             lenient: true,
             ..options.clone()
-        };
-        match Embedder::load_with(dir.path(), options) {
+        }
+    }
+
+    /// Loads it and embeds `text`.
+    fn check(&self, text: &str, options: &LoadOptions) {
+        let dir = self.write();
+        if let Ok(checkpoint) = Checkpoint::open(dir.path()) {
+            let _ = (checkpoint.parameters(), checkpoint.storage_by_kind());
+        }
+        match Embedder::load_with(dir.path(), self.options(options)) {
             Ok(embedder) => check_vectors(&embedder, text),
             Err(error) => assert_is_explained(&error),
         }
