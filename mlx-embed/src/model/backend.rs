@@ -67,6 +67,11 @@ pub(crate) trait Backend: Sized + Operations<Self> {
         Rounding::default()
     }
 
+    /// Whether weights are read where they lie in mapped files, and so have to stay as they were.
+    fn reads_files(&self) -> bool {
+        true
+    }
+
     /// Comes after all weights. A backend that finds out what is fastest runs the decoder here.
     fn loaded(&self, _decoder: &Decoder<Self>) -> Result<(), MlxError> {
         Ok(())

@@ -148,7 +148,7 @@ impl<B: Backend> Decoder<B> {
             loaded();
         }
         let norm = spec.norm.as_ref().map(|norm| backend.load_norm(weights, norm)).transpose()?;
-        let files = weights.files().to_vec();
+        let files = if backend.reads_files() { weights.files().to_vec() } else { Vec::new() };
         let mlm =
             spec.mlm.as_ref().map(|head| MlmHead::load(&backend, weights, head, layers.len())).transpose()?;
         let decoder = Self { backend, embedding, layer_inputs, layers, norm, mlm, files };

@@ -2,7 +2,6 @@
 
 use std::any::TypeId;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::rc::{Rc, Weak};
@@ -23,7 +22,7 @@ const LEAST: usize = 4096;
 
 /// What a tensor is for. Those of one role share memory, one after the other, so that all of it is as much as the largest
 /// batch so far needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Meta,
     Angles,
@@ -43,9 +42,11 @@ pub(super) enum Role {
     Result,
     /// Of each text one row.
     Means,
-    /// Rows behind pooling.
+    /// Rows behind pooling. The last: see [`ROLES`].
     Behind,
 }
+
+const ROLES: usize = Role::Behind as usize + 1;
 
 /// What cuBLASLt may use for itself, in bytes.
 const WORKSPACE: i32 = 32 << 20;
@@ -58,9 +59,15 @@ pub(super) struct Queue {
     pool: Rc<Pool>,
 }
 
-/// Memory that is not in use. It is MLX's, so that its counters know of it.
+/// Memory that is not in use, by its role. It is MLX's, so that its counters know of it.
 #[derive(Debug, Default)]
-struct Pool(RefCell<HashMap<Role, Vec<Memory>>>);
+struct Pool([RefCell<Vec<Memory>>; ROLES]);
+
+impl Pool {
+    fn of(&self, role: Role) -> &RefCell<Vec<Memory>> {
+        &self.0[role as usize]
+    }
+}
 
 #[derive(Debug)]
 struct Memory {
@@ -83,7 +90,7 @@ pub(crate) struct Tensor {
 impl Drop for Tensor {
     fn drop(&mut self) {
         if let (Some(pool), Some(memory)) = (self.pool.upgrade(), self.memory.take()) {
-            pool.0.borrow_mut().entry(self.role).or_default().push(memory);
+            pool.of(self.role).borrow_mut().push(memory);
         }
     }
 }
@@ -172,7 +179,7 @@ impl Queue {
     ) -> Result<Tensor, MlxError> {
         let elements = shape.iter().map(|&n| n.max(0) as usize).product::<usize>();
         let needed = (elements * dtype.size()).max(LEAST);
-        let unused = self.pool.0.borrow_mut().get_mut(&role).and_then(Vec::pop);
+        let unused = self.pool.of(role).borrow_mut().pop();
         let memory = match unused {
             Some(memory) if memory.size >= needed => memory,
             too_small => {

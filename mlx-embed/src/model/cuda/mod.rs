@@ -469,6 +469,11 @@ impl Backend for Cuda {
         cuda::Dense::new(on_gpu(&array, &self.stream)?)
     }
 
+    /// All are copies in the GPU's memory.
+    fn reads_files(&self) -> bool {
+        false
+    }
+
     fn rounding(&self, _projection: &Projection) -> Rounding {
         match self.form.geometry.numbers {
             Numbers::Tf32 => Rounding { activations: Some(11), weights: Some(11) },
