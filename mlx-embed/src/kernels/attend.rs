@@ -9,7 +9,7 @@
 )]
 
 use super::layout::{Attention, Heads, KEYS, MAX_HEAD_DIM, Span, Text};
-use super::product::float_tile;
+use super::product::{float_tile, load_sums, store_sums};
 use super::simd::{LANES, Simd, copy, exp};
 
 /// Keys whose scores a tile holds at once.
@@ -31,6 +31,33 @@ unsafe fn hide(row: *mut f32, hidden: usize, visible: usize, count: usize, value
     for key in visible..count {
         *row.add(key) = value;
     }
+}
+
+/// Products of `M` queries with `PANELS` panels of keys, into `out` `[M, BLOCK]`.
+#[inline(always)]
+unsafe fn score<S: Simd, const M: usize, const PANELS: usize>(
+    queries: *const f32,
+    keys: *const f32,
+    head_dim: usize,
+    out: *mut f32,
+) {
+    let mut dots = [[S::splat(0.0); PANELS]; M];
+    float_tile::<S, M, PANELS, 1, MAX_HEAD_DIM, f32>(queries, keys, KEYS, head_dim, &mut dots);
+    store_sums::<S, M, PANELS>(out, BLOCK, &dots);
+}
+
+/// Adds `PANELS` vectors of `count` values, each times its score, to `sums` `[M, value_width]`.
+#[inline(always)]
+unsafe fn mix<S: Simd, const M: usize, const PANELS: usize>(
+    scores: *const f32,
+    values: *const f32,
+    value_width: usize,
+    count: usize,
+    sums: *mut f32,
+) {
+    let mut mixed = load_sums::<S, M, PANELS>(sums, value_width);
+    float_tile::<S, M, PANELS, 1, BLOCK, f32>(scores, values, value_width, count, &mut mixed);
+    store_sums::<S, M, PANELS>(sums, value_width, &mixed);
 }
 
 /// Attention of head `head` for the `M` queries from token `first` of `text` on.
@@ -80,12 +107,12 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
             } else {
                 at.key_block(kv_head, text.block + block - cached / KEYS)
             };
-            let mut dots = [[S::splat(0.0); 2]; M];
-            float_tile::<S, M, 1, MAX_HEAD_DIM, f32>(queries, keys, KEYS, head_dim, &mut dots);
-            for m in 0..M {
-                let to = scores.add(m * BLOCK + panel * KEYS);
-                S::store(to, dots[m][0]);
-                S::store(to.add(LANES), dots[m][1]);
+            let to = scores.add(panel * KEYS);
+            if S::PANELS == 2 {
+                score::<S, M, 2>(queries, keys, head_dim, to);
+            } else {
+                score::<S, M, 1>(queries, keys, head_dim, to);
+                score::<S, M, 1>(queries, keys.add(LANES), head_dim, to.add(LANES));
             }
         }
         for m in 0..M {
@@ -129,23 +156,12 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
             } else {
                 (at.value(kv_head, text.first + position - cached).cast_const(), count)
             };
-            for e in (0..value_width).step_by(KEYS) {
-                let mut mixed = [[S::splat(0.0); 2]; M];
-                for m in 0..M {
-                    let from = sums.add(m * value_width + e);
-                    mixed[m] = [S::load(from), S::load(from.add(LANES))];
-                }
-                float_tile::<S, M, 1, BLOCK, f32>(
-                    scores.add(done),
-                    values.add(e),
-                    value_width,
-                    end - done,
-                    &mut mixed,
-                );
-                for m in 0..M {
-                    let to = sums.add(m * value_width + e);
-                    S::store(to, mixed[m][0]);
-                    S::store(to.add(LANES), mixed[m][1]);
+            for e in (0..value_width).step_by(S::PANELS * LANES) {
+                let (scores, values, sums) = (scores.add(done), values.add(e), sums.add(e));
+                if S::PANELS == 2 {
+                    mix::<S, M, 2>(scores, values, value_width, end - done, sums);
+                } else {
+                    mix::<S, M, 1>(scores, values, value_width, end - done, sums);
                 }
             }
             done = end;

@@ -170,7 +170,7 @@ family!(
 family!(
     avx2_vnni, AVX2_VNNI, simd::avx2::Avx2<true>, "avx2-vnni", ["avx2,fma,f16c,avxvnni"],
     || is_x86_feature_detected!("avxvnni") && (AVX2.detect)(),
-    [1 2 3]
+    [1 2 3 4 5]
 );
 #[cfg(target_arch = "x86_64")]
 family!(
@@ -178,7 +178,7 @@ family!(
     || is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c"),
-    [1 2 3]
+    [1 2 3 4 5]
 );
 #[cfg(target_arch = "aarch64")]
 family!(

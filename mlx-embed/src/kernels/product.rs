@@ -66,34 +66,56 @@ pub(super) unsafe fn tile<S: Simd, const M: usize, const FORM: u8, const BF16: b
     out: *mut f32,
 ) {
     for group in 0..groups {
-        let values = weights.values.add(group * weights.values_stride);
-        let x = rows.limbs.add(group * 2 * group_size * M);
-        let mut dots = [[S::splat_int(0); 2]; M];
-        limb::<S, M, FORM>(values, x, group_size, &mut dots);
-        let wide = *rows.wide.add(group);
-        if wide != 0 {
-            for m in 0..M {
-                dots[m] = [S::shift_left::<8>(dots[m][0]), S::shift_left::<8>(dots[m][1])];
+        if S::PANELS == 2 {
+            group_tile::<S, M, 2, FORM, BF16>(weights, rows, group, group_size, 0, out);
+        } else {
+            group_tile::<S, M, 1, FORM, BF16>(weights, rows, group, group_size, 0, out);
+            group_tile::<S, M, 1, FORM, BF16>(weights, rows, group, group_size, 1, out);
+        }
+    }
+}
+
+/// One group of [`tile`], for `PANELS` panels of the pair from `first` on.
+#[inline(always)]
+unsafe fn group_tile<S: Simd, const M: usize, const PANELS: usize, const FORM: u8, const BF16: bool>(
+    weights: PairWeights,
+    rows: TileRows,
+    group: usize,
+    group_size: usize,
+    first: usize,
+    out: *mut f32,
+) {
+    let values = weights.values.add(group * weights.values_stride + first * STEP_BYTES);
+    let x = rows.limbs.add(group * 2 * group_size * M);
+    let mut dots = [[S::splat_int(0); PANELS]; M];
+    limb::<S, M, PANELS, FORM>(values, x, group_size, &mut dots);
+    let wide = *rows.wide.add(group);
+    if wide != 0 {
+        for m in 0..M {
+            for p in 0..PANELS {
+                dots[m][p] = S::shift_left::<8>(dots[m][p]);
             }
-            if wide == all_rows(M) {
-                limb::<S, M, FORM>(values, x.add(group_size * M), group_size, &mut dots);
-            } else {
-                for m in 0..M {
-                    let low = rows.low.add((group * M + m) * PAIR);
-                    dots[m][0] = S::add_int(dots[m][0], S::load_int(low));
-                    dots[m][1] = S::add_int(dots[m][1], S::load_int(low.add(LANES)));
+        }
+        if wide == all_rows(M) {
+            limb::<S, M, PANELS, FORM>(values, x.add(group_size * M), group_size, &mut dots);
+        } else {
+            for m in 0..M {
+                let low = rows.low.add((group * M + m) * PAIR + first * LANES);
+                for p in 0..PANELS {
+                    dots[m][p] = S::add_int(dots[m][p], S::load_int(low.add(p * LANES)));
                 }
             }
         }
-        let (scale, bias) = scales::<S, BF16>(weights.scales.add(group * weights.scales_stride));
-        let factors = rows.factors.add(group * 2 * M);
+    }
+    let scales_at = weights.scales.add(group * weights.scales_stride);
+    let factors = rows.factors.add(group * 2 * M);
+    for p in 0..PANELS {
+        let (scale, bias) = scales::<S, BF16>(scales_at, first + p);
         for m in 0..M {
             let (step, sum) = (S::splat(*factors.add(m)), S::splat(*factors.add(M + m)));
-            for p in 0..2 {
-                let weighted = S::fma(bias[p], sum, S::mul(scale[p], S::to_float(dots[m][p])));
-                let out = out.add(m * PAIR + p * LANES);
-                S::store(out, S::fma(step, weighted, S::load(out)));
-            }
+            let weighted = S::fma(bias, sum, S::mul(scale, S::to_float(dots[m][p])));
+            let out = out.add(m * PAIR + (first + p) * LANES);
+            S::store(out, S::fma(step, weighted, S::load(out)));
         }
     }
 }
@@ -118,21 +140,43 @@ pub(super) unsafe fn low<S: Simd, const N: usize, const FORM: u8>(
     rows: usize,
     out: *mut i32,
 ) {
-    let mut dots = [[S::splat_int(0); 2]; N];
-    limb::<S, N, FORM>(values, x, group_size, &mut dots);
+    if S::PANELS == 2 {
+        low_panels::<S, N, 2, FORM>(values, x, group_size, wide, rows, out);
+    } else {
+        low_panels::<S, N, 1, FORM>(values, x, group_size, wide, rows, out);
+        low_panels::<S, N, 1, FORM>(values.add(STEP_BYTES), x, group_size, wide, rows, out.add(LANES));
+    }
+}
+
+/// [`low`] for `PANELS` panels.
+#[inline(always)]
+unsafe fn low_panels<S: Simd, const N: usize, const PANELS: usize, const FORM: u8>(
+    values: *const u8,
+    x: *const i8,
+    group_size: usize,
+    wide: u16,
+    rows: usize,
+    out: *mut i32,
+) {
+    let mut dots = [[S::splat_int(0); PANELS]; N];
+    limb::<S, N, PANELS, FORM>(values, x, group_size, &mut dots);
     let mut next = 0;
     for m in 0..rows {
-        let to = out.add(m * PAIR);
         let dots = if wide >> m & 1 == 1 {
             next += 1;
             dots[next - 1]
         } else {
-            [S::splat_int(0); 2]
+            [S::splat_int(0); PANELS]
         };
-        S::store_int(to, dots[0]);
-        S::store_int(to.add(LANES), dots[1]);
+        for p in 0..PANELS {
+            S::store_int(out.add(m * PAIR + p * LANES), dots[p]);
+        }
     }
 }
+
+/// Bytes of a panel's weights for a step of four inputs, or for two in nibbles. A step of one panel follows that of the
+/// other.
+const STEP_BYTES: usize = 64;
 
 /// How far ahead packed weights are asked for, in bytes: a pair's groups follow each other, and pairs do. Left to itself
 /// the hardware stops at every page.
@@ -140,128 +184,138 @@ const AHEAD: usize = 2048;
 
 /// Adds the products of one limb of a group.
 #[inline(always)]
-unsafe fn limb<S: Simd, const M: usize, const FORM: u8>(
+unsafe fn limb<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
     values: *const u8,
     x: *const i8,
     group_size: usize,
-    dots: &mut [[S::I; 2]; M],
+    dots: &mut [[S::I; PANELS]; M],
 ) {
     let stride = if FORM == NIBBLES { 256 } else { 512 };
     if S::PAIRS && FORM <= SPREAD {
         // Two times sixteen inputs are as many steps as sums of pairs hold.
         const { assert!(PAIR_STEPS == 8) };
         for i in 0..group_size / (2 * LANES) {
-            let mut sums = Pairs::<S, M>([[S::no_pairs(); 2]; M]);
-            for i in [2 * i, 2 * i + 1] {
-                sixteen::<S, M, FORM>(values.add(i * stride), x.add(i * LANES * M), &mut sums);
-            }
+            let mut sums = Pairs::<S, M, PANELS>([[S::no_pairs(); PANELS]; M]);
+            let (values, x) = (values.add(2 * i * stride), x.add(2 * i * LANES * M));
+            sixteen::<S, M, PANELS, FORM>(values, x, &mut sums);
+            sixteen::<S, M, PANELS, FORM>(values.add(stride), x.add(LANES * M), &mut sums);
             for m in 0..M {
-                dots[m] = [S::add_pairs(dots[m][0], sums.0[m][0]), S::add_pairs(dots[m][1], sums.0[m][1])];
+                for p in 0..PANELS {
+                    dots[m][p] = S::add_pairs(dots[m][p], sums.0[m][p]);
+                }
             }
         }
         return;
     }
-    let sums = &mut Fours::<S, M, FORM>(dots);
+    let sums = &mut Fours::<S, M, PANELS, FORM>(dots);
     // The usual size without a loop: what a loop's end costs is a tenth of what is in it.
     if group_size == 64 {
-        sixteen::<S, M, FORM>(values, x, sums);
-        sixteen::<S, M, FORM>(values.add(stride), x.add(LANES * M), sums);
-        sixteen::<S, M, FORM>(values.add(2 * stride), x.add(2 * LANES * M), sums);
-        sixteen::<S, M, FORM>(values.add(3 * stride), x.add(3 * LANES * M), sums);
+        sixteen::<S, M, PANELS, FORM>(values, x, sums);
+        sixteen::<S, M, PANELS, FORM>(values.add(stride), x.add(LANES * M), sums);
+        sixteen::<S, M, PANELS, FORM>(values.add(2 * stride), x.add(2 * LANES * M), sums);
+        sixteen::<S, M, PANELS, FORM>(values.add(3 * stride), x.add(3 * LANES * M), sums);
         return;
     }
     for i in 0..group_size / LANES {
-        sixteen::<S, M, FORM>(values.add(i * stride), x.add(i * LANES * M), sums);
+        sixteen::<S, M, PANELS, FORM>(values.add(i * stride), x.add(i * LANES * M), sums);
     }
 }
 
-/// Sums of products of `M` rows with two panels. A closure in its place would lose the instruction set.
-trait Sums<S: Simd> {
+/// Sums of products of `M` rows with panels. A closure in its place would lose the instruction set.
+trait Sums<S: Simd, const PANELS: usize> {
     /// Adds the products of four inputs: a vector of weights a panel, and the first row's limbs.
     ///
     /// # Safety
     /// The instruction set of `S` is enabled; the limbs of `M` rows lie [`LANES`] apart.
-    unsafe fn step(&mut self, w: [S::B; 2], x: *const i8);
+    unsafe fn step(&mut self, w: [S::B; PANELS], x: *const i8);
 }
 
 /// Of four products a lane.
-struct Fours<'a, S: Simd, const M: usize, const FORM: u8>(&'a mut [[S::I; 2]; M]);
+struct Fours<'a, S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(&'a mut [[S::I; PANELS]; M]);
 
-impl<S: Simd, const M: usize, const FORM: u8> Sums<S> for Fours<'_, S, M, FORM> {
+impl<S: Simd, const M: usize, const PANELS: usize, const FORM: u8> Sums<S, PANELS>
+    for Fours<'_, S, M, PANELS, FORM>
+{
     #[inline(always)]
-    unsafe fn step(&mut self, w: [S::B; 2], x: *const i8) {
+    unsafe fn step(&mut self, w: [S::B; PANELS], x: *const i8) {
         for m in 0..M {
             let x = x.add(LANES * m);
-            if FORM == BYTES {
-                self.0[m][0] = S::dot8(self.0[m][0], w[0], x);
-                self.0[m][1] = S::dot8(self.0[m][1], w[1], x);
-            } else {
-                self.0[m][0] = S::dot4(self.0[m][0], w[0], x);
-                self.0[m][1] = S::dot4(self.0[m][1], w[1], x);
+            for p in 0..PANELS {
+                let sum = &mut self.0[m][p];
+                *sum = if FORM == BYTES { S::dot8(*sum, w[p], x) } else { S::dot4(*sum, w[p], x) };
             }
         }
     }
 }
 
 /// Of two products, two of them a lane.
-struct Pairs<S: Simd, const M: usize>([[S::P; 2]; M]);
+struct Pairs<S: Simd, const M: usize, const PANELS: usize>([[S::P; PANELS]; M]);
 
-impl<S: Simd, const M: usize> Sums<S> for Pairs<S, M> {
+impl<S: Simd, const M: usize, const PANELS: usize> Sums<S, PANELS> for Pairs<S, M, PANELS> {
     #[inline(always)]
-    unsafe fn step(&mut self, w: [S::B; 2], x: *const i8) {
+    unsafe fn step(&mut self, w: [S::B; PANELS], x: *const i8) {
         for m in 0..M {
             let x = x.add(LANES * m);
-            self.0[m][0] = S::dot_pairs(self.0[m][0], w[0], x);
-            self.0[m][1] = S::dot_pairs(self.0[m][1], w[1], x);
+            for p in 0..PANELS {
+                self.0[m][p] = S::dot_pairs(self.0[m][p], w[p], x);
+            }
         }
     }
 }
 
 /// Adds the products of sixteen inputs.
 #[inline(always)]
-unsafe fn sixteen<S: Simd, const M: usize, const FORM: u8>(
+unsafe fn sixteen<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
     values: *const u8,
     x: *const i8,
-    sums: &mut impl Sums<S>,
+    sums: &mut impl Sums<S, PANELS>,
 ) {
     if FORM == NIBBLES {
         for steps in 0..2 {
-            let from = values.add(128 * steps);
-            S::prefetch(from.wrapping_add(AHEAD));
-            S::prefetch(from.wrapping_add(AHEAD + 64));
-            let (low0, high0) = S::nibbles(S::load_bytes(from));
-            let (low1, high1) = S::nibbles(S::load_bytes(from.add(64)));
-            sums.step([low0, low1], x.add(8 * steps));
-            sums.step([high0, high1], x.add(8 * steps + 4));
+            let from = values.add(2 * STEP_BYTES * steps);
+            ahead::<S, PANELS>(from);
+            let (mut low, mut high) = ([S::load_bytes(from); PANELS], [S::load_bytes(from); PANELS]);
+            for p in 0..PANELS {
+                (low[p], high[p]) = S::nibbles(S::load_bytes(from.add(p * STEP_BYTES)));
+            }
+            sums.step(low, x.add(8 * steps));
+            sums.step(high, x.add(8 * steps + 4));
         }
     } else {
-        for steps in 0..4 {
-            let from = values.add(128 * steps);
+        for step in 0..4 {
+            let from = values.add(2 * STEP_BYTES * step);
             // Nibbles that were spread lie in the cache.
             if FORM != SPREAD {
-                S::prefetch(from.wrapping_add(AHEAD));
-                S::prefetch(from.wrapping_add(AHEAD + 64));
+                ahead::<S, PANELS>(from);
             }
-            sums.step([S::load_bytes(from), S::load_bytes(from.add(64))], x.add(4 * steps));
+            let mut w = [S::load_bytes(from); PANELS];
+            for p in 1..PANELS {
+                w[p] = S::load_bytes(from.add(p * STEP_BYTES));
+            }
+            sums.step(w, x.add(4 * step));
         }
     }
 }
 
-/// Scales and biases of a group, a vector a panel.
+/// Asks for what panels will need after the weights at `from`.
 #[inline(always)]
-unsafe fn scales<S: Simd, const BF16: bool>(from: *const u8) -> ([S::F; 2], [S::F; 2]) {
+unsafe fn ahead<S: Simd, const PANELS: usize>(from: *const u8) {
+    for p in 0..PANELS {
+        S::prefetch(from.wrapping_add(AHEAD + p * STEP_BYTES));
+    }
+}
+
+/// Scales and biases of a panel's group.
+#[inline(always)]
+unsafe fn scales<S: Simd, const BF16: bool>(from: *const u8, panel: usize) -> (S::F, S::F) {
     if BF16 {
-        let (w0, w1) = (S::load_int(from.cast()), S::load_int(from.add(64).cast()));
+        let both = S::load_int(from.add(panel * STEP_BYTES).cast());
         // The scale is the upper half, which has to lose the bias below it.
-        let upper = |w: S::I| S::bits_to_float(S::shift_left::<16>(S::shift_right::<16>(w)));
-        let lower = |w: S::I| S::bits_to_float(S::shift_left::<16>(w));
-        ([upper(w0), upper(w1)], [lower(w0), lower(w1)])
+        let upper = S::shift_left::<16>(S::shift_right::<16>(both));
+        (S::bits_to_float(upper), S::bits_to_float(S::shift_left::<16>(both)))
     } else {
-        let from = from.cast::<f32>();
-        (
-            [S::load(from), S::load(from.add(LANES))],
-            [S::load(from.add(2 * LANES)), S::load(from.add(3 * LANES))],
-        )
+        let from = from.cast::<f32>().add(panel * LANES);
+        (S::load(from), S::load(from.add(PAIR)))
     }
 }
 
@@ -299,11 +353,12 @@ pub(super) unsafe fn unpack<S: Simd>(
             from = from.add(128);
             to = to.add(256);
         }
-        let (scale, bias) = if layout.bf16 { scales::<S, true>(from) } else { scales::<S, false>(from) };
         let to = scales_to.add(group * scales_stride).cast::<f32>();
         for p in 0..2 {
-            S::store(to.add(p * LANES), scale[p]);
-            S::store(to.add((2 + p) * LANES), bias[p]);
+            let (scale, bias) =
+                if layout.bf16 { scales::<S, true>(from, p) } else { scales::<S, false>(from, p) };
+            S::store(to.add(p * LANES), scale);
+            S::store(to.add(PAIR + p * LANES), bias);
         }
     }
     PairWeights { values, values_stride, scales: scales_to, scales_stride }
@@ -352,24 +407,83 @@ pub(super) unsafe fn dense_tile<S: Simd, const M: usize, T: Number>(
     inputs: usize,
     out: *mut f32,
 ) {
-    let mut sums = [[S::splat(0.0); 2]; M];
-    for first in (0..inputs).step_by(LANES) {
-        let count = LANES.min(inputs - first);
+    // Blocks whose weights stay in the first-level cache while panel after panel passes by.
+    for first in (0..inputs).step_by(DENSE_BLOCK) {
+        let count = DENSE_BLOCK.min(inputs - first);
         let (a, b) = (a.add(first * M), b.add(first * PAIR));
-        if count == LANES {
-            // A number of steps that the compiler knows.
-            float_tile::<S, M, 1, LANES, T>(a, b, PAIR, LANES, &mut sums);
+        if S::PANELS == 2 {
+            dense_block::<S, M, 2, T>(a, b, count, first == 0, out);
         } else {
-            float_tile::<S, M, 1, LANES, T>(a, b, PAIR, count, &mut sums);
+            dense_block::<S, M, 1, T>(a, b, count, first == 0, out);
+            dense_block::<S, M, 1, T>(a, b.add(LANES), count, first == 0, out.add(LANES));
         }
-    }
-    for m in 0..M {
-        S::store(out.add(PAIR * m), sums[m][0]);
-        S::store(out.add(PAIR * m + LANES), sums[m][1]);
     }
 }
 
-/// `M` rows of f32 times a panel pair, added to `sums`: `sums[m] += a[k, m] * b[k]` over `k`.
+/// Inputs whose weights are read again panel by panel.
+const DENSE_BLOCK: usize = 128;
+
+/// A block of [`dense_tile`], for `PANELS` panels, added to what is there unless it is the first.
+#[inline(always)]
+unsafe fn dense_block<S: Simd, const M: usize, const PANELS: usize, T: Number>(
+    a: *const f32,
+    b: *const T,
+    count: usize,
+    first: bool,
+    out: *mut f32,
+) {
+    let mut sums = [[S::splat(0.0); PANELS]; M];
+    if !first {
+        sums = load_sums::<S, M, PANELS>(out, PAIR);
+    }
+    let whole = count / LANES * LANES;
+    for k in (0..whole).step_by(LANES) {
+        // A number of steps that the compiler knows.
+        float_tile::<S, M, PANELS, 1, LANES, T>(a.add(k * M), b.add(k * PAIR), PAIR, LANES, &mut sums);
+    }
+    if whole < count {
+        let (a, b) = (a.add(whole * M), b.add(whole * PAIR));
+        float_tile::<S, M, PANELS, 1, LANES, T>(a, b, PAIR, count - whole, &mut sums);
+    }
+    store_sums::<S, M, PANELS>(out, PAIR, &sums);
+}
+
+/// Sums that lie in memory, a row after `stride` numbers.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; `M` rows of `PANELS` vectors are there.
+#[inline(always)]
+pub(super) unsafe fn load_sums<S: Simd, const M: usize, const PANELS: usize>(
+    from: *const f32,
+    stride: usize,
+) -> [[S::F; PANELS]; M] {
+    let mut sums = [[S::splat(0.0); PANELS]; M];
+    for m in 0..M {
+        for p in 0..PANELS {
+            sums[m][p] = S::load(from.add(m * stride + p * LANES));
+        }
+    }
+    sums
+}
+
+/// The counterpart of [`load_sums`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn store_sums<S: Simd, const M: usize, const PANELS: usize>(
+    to: *mut f32,
+    stride: usize,
+    sums: &[[S::F; PANELS]; M],
+) {
+    for m in 0..M {
+        for p in 0..PANELS {
+            S::store(to.add(m * stride + p * LANES), sums[m][p]);
+        }
+    }
+}
+
+/// `M` rows of f32 times panels, added to `sums`: `sums[m] += a[k, m] * b[k]` over `k`.
 ///
 /// `a` has `K_STRIDE` numbers from one `k` to the next and `M_STRIDE` from one row to the next; `b` has `b_stride`.
 ///
@@ -379,6 +493,7 @@ pub(super) unsafe fn dense_tile<S: Simd, const M: usize, T: Number>(
 pub(super) unsafe fn float_tile<
     S: Simd,
     const M: usize,
+    const PANELS: usize,
     const K_STRIDE: usize,
     const M_STRIDE: usize,
     T: Number,
@@ -387,16 +502,20 @@ pub(super) unsafe fn float_tile<
     b: *const T,
     b_stride: usize,
     count: usize,
-    sums: &mut [[S::F; 2]; M],
+    sums: &mut [[S::F; PANELS]; M],
 ) {
     let mut b = b;
     let mut a = a;
     for _ in 0..count {
-        let (b0, b1) = (T::load::<S>(b), T::load::<S>(b.add(LANES)));
+        let mut panels = [T::load::<S>(b); PANELS];
+        for p in 1..PANELS {
+            panels[p] = T::load::<S>(b.add(p * LANES));
+        }
         for m in 0..M {
             let x = S::splat(*a.add(m * M_STRIDE));
-            sums[m][0] = S::fma(x, b0, sums[m][0]);
-            sums[m][1] = S::fma(x, b1, sums[m][1]);
+            for p in 0..PANELS {
+                sums[m][p] = S::fma(x, panels[p], sums[m][p]);
+            }
         }
         // After the last step both may be past the end of what they point into.
         a = a.wrapping_add(K_STRIDE);

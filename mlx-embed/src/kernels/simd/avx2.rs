@@ -5,6 +5,7 @@
     reason = "each method is the intrinsics of one operation, under the contract of the trait"
 )]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::Simd;
@@ -37,6 +38,33 @@ impl<const VNNI: bool> Avx2<VNNI> {
     }
 }
 
+/// [`Simd::dot_pairs`] of four bytes in all lanes.
+///
+/// A tile's sums, its weights and two more take all sixteen registers. Left to itself a compiler holds more products at
+/// once than there is room for, and keeps sums on the stack.
+///
+/// # Safety
+/// AVX2 is enabled.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_products(sum: [__m256i; 2], w: [__m256i; 2], x: __m256i) -> [__m256i; 2] {
+    let [mut low, mut high] = sum;
+    asm!(
+        "vpmaddubsw {product}, {low_w}, {x}",
+        "vpaddw {low}, {low}, {product}",
+        "vpmaddubsw {product}, {high_w}, {x}",
+        "vpaddw {high}, {high}, {product}",
+        product = out(ymm_reg) _,
+        low_w = in(ymm_reg) w[0],
+        high_w = in(ymm_reg) w[1],
+        x = in(ymm_reg) x,
+        low = inout(ymm_reg) low,
+        high = inout(ymm_reg) high,
+        options(pure, nomem, nostack, preserves_flags)
+    );
+    [low, high]
+}
+
 /// [`Simd::transpose`], by halves of a register.
 ///
 /// # Safety
@@ -67,6 +95,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type B = [__m256i; 2];
     type P = [__m256i; 2];
 
+    const PANELS: usize = 1;
     const PAIRS: bool = !VNNI;
     const FOURS: bool = VNNI;
 
@@ -252,9 +281,8 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     unsafe fn dot_pairs(sum: Self::P, w: Self::B, x: *const i8) -> Self::P {
-        let x = [_mm256_set1_epi32(x.cast::<i32>().read_unaligned()); 2];
-        let products = halves!(_mm256_maddubs_epi16(w, x));
-        halves!(_mm256_add_epi16(sum, products))
+        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+        add_products(sum, w, x)
     }
     #[inline(always)]
     unsafe fn add_pairs(sum: Self::I, pairs: Self::P) -> Self::I {

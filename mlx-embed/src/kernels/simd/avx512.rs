@@ -20,6 +20,7 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type B = __m512i;
     type P = __m512i;
 
+    const PANELS: usize = 2;
     const PAIRS: bool = !VNNI;
     const FOURS: bool = VNNI;
 

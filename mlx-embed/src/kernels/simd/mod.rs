@@ -33,6 +33,8 @@ pub(super) unsafe trait Simd: Copy + 'static {
     /// i16 x 32: two a lane
     type P: Copy;
 
+    /// Panels whose sums a tile holds in registers at once: one or two.
+    const PANELS: usize;
     /// Whether sums of pairs are cheaper than those of four: where no instruction adds four products to a lane.
     const PAIRS: bool;
     /// Whether an instruction adds four products of bytes to a lane, so that weights of 8 bits beat those of 32.

@@ -85,6 +85,7 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     type B = [uint8x16_t; 4];
     type P = Self::I;
 
+    const PANELS: usize = 2;
     const PAIRS: bool = false;
     const FOURS: bool = DOT;
 

@@ -31,6 +31,7 @@ unsafe impl Simd for Portable {
     type B = [u32; 16];
     type P = Self::I;
 
+    const PANELS: usize = 2;
     const PAIRS: bool = false;
     const FOURS: bool = false;
 
