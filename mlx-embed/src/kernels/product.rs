@@ -179,8 +179,8 @@ unsafe fn low_panels<S: Simd, const N: usize, const PANELS: usize, const FORM: u
 const STEP_BYTES: usize = 64;
 
 /// How far ahead packed weights are asked for, in bytes: a pair's groups follow each other, and pairs do. Left to itself
-/// the hardware stops at every page.
-const AHEAD: usize = 2048;
+/// the hardware stops at every page. Few rows go through less than that before memory has answered.
+const AHEAD: usize = 6144;
 
 /// Adds the products of one limb of a group.
 #[inline(always)]
