@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::checkpoint::Checkpoint;
 use crate::engine::State;
 use crate::error::{Error, InputError};
+#[cfg(feature = "hub")]
+use crate::hub;
 use crate::info::Info;
 use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
@@ -104,6 +106,21 @@ impl Embedder {
     /// As [`Embedder::load`]; also when an option doesn't fit the model or the machine.
     pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
         Self::of_checkpoint(Checkpoint::open(dir)?, &options, Arc::default())
+    }
+
+    /// Loads the model that a hub has under this name, `owner/name` or `owner/name@revision`; [`hub::fetch`] gives the
+    /// folder of one for the other handles, and [`hub::Hub`] says what is fetched and where it is kept.
+    ///
+    /// ```no_run
+    /// let embedder = mlx_embed::Embedder::from_hub("owner/name")?;
+    /// # Ok::<(), mlx_embed::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Embedder::load`]; also when the model is not to be had.
+    #[cfg(feature = "hub")]
+    pub fn from_hub(name: &str) -> Result<Self, Error> {
+        Self::load(hub::fetch(name)?)
     }
 
     /// As [`Embedder::load_with`], on a thread of its own, with progress to look at.

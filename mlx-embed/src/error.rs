@@ -20,6 +20,10 @@ pub enum Error {
     /// The checkpoint can't be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The model is not to be had from a hub.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The tokenizer can't be used, or a prompt or end token is unknown.
     #[error(transparent)]
     Text(#[from] TextError),

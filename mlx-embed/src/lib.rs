@@ -13,7 +13,7 @@
 //! # What it does
 //! It maps a safetensors checkpoint, dense or in any of MLX's quantisations, builds the decoder from MLX's fast
 //! kernels, and returns the vectors that the reference Python (mlx-lm) returns, within the tolerance that its golden
-//! tests hold. Nothing is fetched at run time.
+//! tests hold. Nothing is fetched at run time, unless the feature `hub` is on and a model is named.
 //!
 //! # In a server
 //! [`Embedder`] is a handle to share: between callers and the model stands a queue with two lanes, bounds and timeouts.
@@ -28,6 +28,7 @@
 //! | [`Reranker`] | a query and documents in, scores out; the same engine |
 //! | [`SparseEmbedder`] | text in, weights of the vocabulary's tokens out: SPLADE |
 //! | [`MultiVectorEmbedder`] | text in, a vector a token out: late interaction, ColBERT |
+//! | `hub` | models by name, fetched into the cache that Python has too (feature `hub`) |
 //! | [`verify`] | whether a checkpoint computes here what it computes elsewhere, layer by layer |
 //! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
 //! | [`json`] | JSON as Python writes it |
@@ -46,6 +47,8 @@ mod embedder;
 mod engine;
 mod error;
 mod file;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod info;
 pub mod json;
 mod kernels;
@@ -76,7 +79,7 @@ pub use embedder::{Embedder, Shutdown};
 pub use engine::State;
 pub use error::{Error, InputError};
 pub use info::{EndTokenInfo, Info, LateInteractionInfo, RerankerInfo, Source};
-pub use loading::{LoadProgress, Loading};
+pub use loading::{LoadProgress, Loading, check};
 pub use mlx::CompiledKernels;
 pub use model::{MatmulPolicy, Precision, Rounding};
 pub use multi_vector::{MultiVectorEmbedder, Role, TokenVectors};

@@ -1,5 +1,6 @@
 //! From a checkpoint and options to a running model.
 
+mod check;
 mod late;
 mod rerankers;
 
@@ -13,6 +14,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
+
+pub use check::check;
 
 use crate::batch::Sharing;
 use crate::checkpoint::spec::PositionsSpec;
@@ -30,7 +33,7 @@ use crate::panics::panic_message;
 use crate::pooling::{Pooling, PoolingMode};
 use crate::request::Shared;
 use crate::runner::{self, Kind, RunnerOptions};
-use crate::text::{Overrides, PairForm, Prompts, Settings, TextEncoder, TruncationSide};
+use crate::text::{Overrides, PairForm, Prompts, Settings, TextEncoder, TextError, TruncationSide};
 
 /// On the CPU the time of a batch is proportional to its tokens from about here on; a GPU has room for more.
 const CPU_ENOUGH_TOKENS: usize = 128;
@@ -130,6 +133,20 @@ fn only<T>(loaded: Result<Vec<T>, Error>) -> Result<T, Error> {
     loaded?.pop().ok_or_else(|| Error::Stopped { reason: "its loading was asked for twice".into() })
 }
 
+/// What the files beside the tokenizer say.
+fn settings(checkpoint: &Checkpoint) -> Result<Settings, TextError> {
+    let files = checkpoint.sentence_transformers();
+    Settings::read(
+        checkpoint.place(),
+        &Overrides {
+            settings: &files.processor_kwargs,
+            path: files.processor_kwargs_at.0.clone(),
+            field: files.processor_kwargs_at.1,
+            lower_case: files.do_lower_case,
+        },
+    )
+}
+
 /// Starts the checkpoint's model. Its tokenizer is read while its thread loads the weights.
 pub(crate) fn load(
     mut checkpoint: Checkpoint,
@@ -144,15 +161,7 @@ pub(crate) fn load(
     let config = checkpoint.config().clone();
     let mut files = checkpoint.sentence_transformers().clone();
     let place = checkpoint.place().clone();
-    let tokenizer = Settings::read(
-        &place,
-        &Overrides {
-            settings: &files.processor_kwargs,
-            path: files.processor_kwargs_at.0.clone(),
-            field: files.processor_kwargs_at.1,
-            lower_case: files.do_lower_case,
-        },
-    )?;
+    let tokenizer = settings(&checkpoint)?;
     let weights = checkpoint.open_weights();
     let purpose = checkpoint.purpose();
     let weighs_tokens = purpose == Purpose::Sparse && checkpoint.spec().mlm.is_none();

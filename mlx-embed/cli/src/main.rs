@@ -9,6 +9,7 @@ mod cosine;
 mod embedded;
 mod error;
 mod found;
+mod hub;
 mod input;
 mod label;
 mod notes;

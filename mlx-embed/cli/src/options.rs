@@ -1,5 +1,6 @@
 //! Options that every command has: which model, and how it makes vectors.
 
+use std::cell::OnceCell;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use mlx_embed::{
 
 use crate::error::CliError;
 use crate::found::{Encoder, Kind, RoleArg};
+use crate::hub;
 use crate::notes::Notes;
 
 /// The library's own default.
@@ -21,10 +23,14 @@ const MAX_TEXT_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model options")]
 pub(crate) struct ModelArgs {
-    /// Checkpoint directory [default: the small English model inside this program]
-    #[arg(short, long, value_name = "DIR", env = "MLX_EMBED_MODEL", hide_env_values = true)]
+    /// Checkpoint directory, or owner/name[@revision] of a hub [default: the small English model inside this program]
+    #[arg(short, long, value_name = "MODEL", env = "MLX_EMBED_MODEL", hide_env_values = true)]
     #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))] // an empty variable is no model
     model: Option<PathBuf>,
+
+    /// The directory, once it was asked for.
+    #[arg(skip)]
+    found: OnceCell<PathBuf>,
 
     /// Cut texts to this many tokens, with all that is put around them [default: the model's limit]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -172,21 +178,28 @@ impl ModelArgs {
         matches!(self.precision, PrecisionArg::Fast)
     }
 
-    /// The checkpoint directory; `None` is the model inside.
-    pub(crate) fn model_dir(&self) -> Option<&Path> {
-        self.model.as_deref().filter(|dir| !dir.as_os_str().is_empty())
+    /// The checkpoint directory, which is fetched here if need be; `None` is the model inside.
+    pub(crate) fn model_dir(&self) -> Result<Option<&Path>, CliError> {
+        let Some(model) = self.model.as_deref().filter(|model| !model.as_os_str().is_empty()) else {
+            return Ok(None);
+        };
+        if self.found.get().is_none() {
+            let dir = hub::find(model, self.quiet)?;
+            return Ok(Some(self.found.get_or_init(|| dir)));
+        }
+        Ok(self.found.get().map(PathBuf::as_path))
     }
 
     /// Takes this model instead.
-    pub(crate) fn set_model(&mut self, dir: PathBuf) {
-        self.model = Some(dir);
+    pub(crate) fn set_model(&mut self, model: PathBuf) {
+        (self.model, self.found) = (Some(model), OnceCell::new());
     }
 
     /// Loads the checkpoint as a reranker.
     pub(crate) fn load_reranker(&self) -> Result<Reranker, CliError> {
-        let Some(dir) = self.model_dir() else {
+        let Some(dir) = self.model_dir()? else {
             let reason =
-                "the model inside this program gives vectors and no scores; name a reranker by --model DIR";
+                "the model inside this program gives vectors and no scores; name a reranker by --model";
             return Err(CliError::Usage(reason.to_owned()));
         };
         Ok(Reranker::load_with(dir, self.load_options())?)
@@ -203,7 +216,7 @@ impl ModelArgs {
 
     /// Whether the checkpoint says of itself that it is a reranker.
     pub(crate) fn is_reranker(&self) -> Result<bool, CliError> {
-        match self.model_dir() {
+        match self.model_dir()? {
             Some(dir) => Ok(Checkpoint::is_reranker(dir).map_err(Error::from)?),
             None => Ok(false),
         }
@@ -241,7 +254,7 @@ impl ModelArgs {
 impl CommonArgs {
     /// Loads the model and holds the options against it, before anything is read or written.
     pub(crate) fn load(&self) -> Result<Model, CliError> {
-        let embedder = match self.model.model_dir() {
+        let embedder = match self.model.model_dir()? {
             Some(dir) => Embedder::load_with(dir, self.load_options())?,
             None => Embedder::default_model_with(self.load_options())?,
         };
@@ -277,10 +290,9 @@ impl CommonArgs {
 
     /// What is wanted of each text: as given, or as the checkpoint's files say.
     pub(crate) fn kind(&self, given: Option<Kind>) -> Result<Kind, CliError> {
-        match (given, self.model.model_dir()) {
+        match (given, self.model.model_dir()?) {
             (Some(Kind::Sparse | Kind::Tokens), None) => {
-                let reason =
-                    "the model inside this program gives one vector a text; name another by --model DIR";
+                let reason = "the model inside this program gives one vector a text; name another by --model";
                 Err(CliError::Usage(reason.to_owned()))
             }
             (Some(kind), _) => Ok(kind),
@@ -295,7 +307,7 @@ impl CommonArgs {
             let reason = format!("--role is for a vector a token, and {} is wanted", kind.words());
             return Err(CliError::Usage(reason));
         }
-        let dir = self.model.model_dir().unwrap_or(Path::new(""));
+        let dir = self.model.model_dir()?.unwrap_or(Path::new(""));
         let (load, options) = (self.load_options(), self.embed_options());
         Ok(match kind {
             Kind::Vector => Encoder::Vector(self.load()?),

@@ -62,7 +62,8 @@ pub struct Limits {
 pub struct ModelConfig {
     /// What requests call it.
     pub name: String,
-    /// The checkpoint's directory; without one it is the built-in model.
+    /// The checkpoint's directory, or, with the feature `hub`, the name that a hub has for it, `owner/name[@revision]`, if
+    /// there is no such directory: it is fetched when the model is loaded. Without a path it is the built-in model.
     pub path: Option<PathBuf>,
     /// Whether it makes vectors or scores.
     #[serde(default)]
@@ -283,7 +284,10 @@ impl Config {
         let mut config = parse(&name, &text)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let models = config.models.iter_mut().filter_map(|model| model.path.as_mut());
-        for path in models.chain(config.api_keys_file.as_mut()) {
+        for path in models.filter(|path| !is_name(path, folder)) {
+            *path = folder.join(&path);
+        }
+        if let Some(path) = &mut config.api_keys_file {
             *path = folder.join(&path);
         }
         Ok(config)
@@ -346,6 +350,17 @@ impl Config {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a model's path is a hub's name for it, as nothing lies there.
+#[cfg(feature = "hub")]
+fn is_name(path: &Path, folder: &Path) -> bool {
+    !folder.join(path).exists() && mlx_embed::hub::ModelName::unless_a_path(path).is_some()
+}
+
+#[cfg(not(feature = "hub"))]
+fn is_name(_: &Path, _: &Path) -> bool {
+    false
 }
 
 fn parse(name: &str, text: &str) -> Result<Config, ConfigError> {

@@ -1,5 +1,6 @@
 //! The models that the service has, each loaded at start or with its first request, and unloaded when nobody asks.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,12 +68,34 @@ impl Loaded {
 
     fn load(config: &ModelConfig) -> Result<Self, mlx_embed::Error> {
         let options = config.load_options();
-        match (config.kind, &config.path) {
-            (Kind::Embedder, Some(path)) => Embedder::load_with(path, options).map(Self::Embedder),
-            (Kind::Reranker, Some(path)) => Reranker::load_with(path, options).map(Self::Reranker),
+        let folder = config.path.as_deref().map(|path| folder(path, &config.name)).transpose()?;
+        match (config.kind, folder) {
+            (Kind::Embedder, Some(folder)) => Embedder::load_with(folder, options).map(Self::Embedder),
+            (Kind::Reranker, Some(folder)) => Reranker::load_with(folder, options).map(Self::Reranker),
             (_, None) => built_in(options).map(Self::Embedder),
         }
     }
+}
+
+/// A checkpoint's folder, which is fetched if `path` is a hub's name for it.
+#[cfg(feature = "hub")]
+fn folder(path: &Path, model: &str) -> Result<PathBuf, mlx_embed::Error> {
+    use mlx_embed::hub::{Progress, find};
+
+    let model = model.to_owned();
+    let tell = move |progress: Progress<'_>| match progress {
+        Progress::Fetching { file, done, of } => tracing::trace!(model, file, done, of, "fetching"),
+        Progress::Waiting { file } => tracing::info!(model, file, "another process fetches it"),
+        Progress::Retrying { reason, seconds } => tracing::warn!(model, reason, seconds, "asking again"),
+        Progress::FromCache { reason } => tracing::warn!(model, reason, "taken as it is in the cache"),
+        _ => {}
+    };
+    Ok(find(path, tell)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn folder(path: &Path, _: &str) -> Result<PathBuf, mlx_embed::Error> {
+    Ok(path.to_owned())
 }
 
 #[cfg(feature = "default-model")]

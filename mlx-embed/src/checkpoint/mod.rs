@@ -54,6 +54,24 @@ use quantization::{QuantizationTable, Stored};
 
 const CONFIG: &str = "config.json";
 
+/// The folders beside `config.json` that modules have, as `modules.json` says.
+#[cfg(feature = "hub")]
+pub(crate) fn module_folders(files: &Files) -> Result<Vec<String>, CheckpointError> {
+    sentence_transformers::folders(files)
+}
+
+/// Those of the `names` that hold the weights, of a checkpoint whose index, if it has one, is among `files`.
+#[cfg(feature = "hub")]
+pub(crate) fn weights_among(files: &Files, names: &[String]) -> Result<Vec<String>, CheckpointError> {
+    weights_files::among(files, names)
+}
+
+/// Whether there are weights, each file that the index names among them.
+#[cfg(feature = "hub")]
+pub(crate) fn has_weights(files: &Files) -> bool {
+    weights_files::find(files).is_ok()
+}
+
 /// What a checkpoint is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -139,6 +157,25 @@ impl Checkpoint {
             None => false,
         };
         Ok(is_colbert || sentence_transformers::says(&files, Purpose::TokenVectors)?)
+    }
+
+    /// As [`Checkpoint::open`], for what the directory's files say that it is: a reranker, a sparse encoder, a model of
+    /// late interaction, or else an embedder.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_any(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let dir = dir.as_ref();
+        let purpose = if Self::is_reranker(dir)? {
+            Purpose::Scores
+        } else if Self::is_sparse_encoder(dir)? {
+            Purpose::Sparse
+        } else if Self::is_multi_vector(dir)? {
+            Purpose::TokenVectors
+        } else {
+            Purpose::Vectors
+        };
+        Self::open_for(dir, purpose)
     }
 
     /// As [`Checkpoint::open`], for what is wanted of it.

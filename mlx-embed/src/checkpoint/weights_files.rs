@@ -40,18 +40,35 @@ const FOREIGN: [(&str, &str, &str, &str); 9] = [
 /// weights in another precision (`model.fp16.safetensors`). An index none of whose files is there is left over from
 /// other weights; then, as with mlx-lm, every `model*.safetensors` counts.
 pub(super) fn find(files: &Files) -> Result<Vec<String>, CheckpointError> {
-    if holds(files, SINGLE)? {
+    let all = || files.names().map_err(|source| io_error(files, ".", source));
+    choose(files, &|name| holds(files, name), all)
+}
+
+/// As [`find`], of files that could be put there. The index is there, if there is one.
+#[cfg(feature = "hub")]
+pub(super) fn among(files: &Files, names: &[String]) -> Result<Vec<String>, CheckpointError> {
+    let holds = |name: &str| Ok(names.iter().any(|other| other == name));
+    choose(files, &holds, || Ok(names.to_vec()))
+}
+
+/// Whether the folder has a file of that name.
+type Holds<'a> = &'a dyn Fn(&str) -> Result<bool, CheckpointError>;
+
+fn choose(
+    files: &Files,
+    holds: Holds<'_>,
+    all: impl FnOnce() -> Result<Vec<String>, CheckpointError>,
+) -> Result<Vec<String>, CheckpointError> {
+    if holds(SINGLE)? {
         return Ok(vec![SINGLE.to_owned()]);
     }
-    let all = files.names().map_err(|source| io_error(files, ".", source))?;
-    let mut found: Vec<String> = all
-        .iter()
-        .filter(|name| name.starts_with("model") && name.ends_with(".safetensors"))
-        .cloned()
-        .collect();
+    let all = all()?;
+    let is_weights =
+        |name: &&String| name.starts_with("model") && name.ends_with(".safetensors") && !name.contains('/');
+    let mut found: Vec<String> = all.iter().filter(is_weights).cloned().collect();
     found.sort();
     let indexed = match JsonObject::open(files, INDEX)? {
-        Some(index) => shards(files, &index, !found.is_empty())?,
+        Some(index) => shards(files, &index, holds, !found.is_empty())?,
         None => None,
     };
     if let Some(shards) = indexed {
@@ -65,14 +82,19 @@ pub(super) fn find(files: &Files) -> Result<Vec<String>, CheckpointError> {
 }
 
 /// The index's shards; `None` where none of them is there, and other weights (`others`) are.
-fn shards(files: &Files, index: &JsonObject, others: bool) -> Result<Option<Vec<String>>, CheckpointError> {
+fn shards(
+    files: &Files,
+    index: &JsonObject,
+    holds: Holds<'_>,
+    others: bool,
+) -> Result<Option<Vec<String>>, CheckpointError> {
     let weight_map: BTreeMap<String, String> = index.required("weight_map")?;
     let named: BTreeSet<String> = weight_map.into_values().collect();
     let mut missing = None;
     let mut present = Vec::new();
     for shard in named {
         let stays_inside = Path::new(&shard).file_name().is_some_and(|name| name == shard.as_str());
-        if stays_inside && holds(files, &shard)? {
+        if stays_inside && holds(&shard)? {
             present.push(shard);
         } else {
             missing.get_or_insert(shard);

@@ -208,7 +208,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
 }
 
 fn run_layers(args: &BenchArgs) -> Result<(), CliError> {
-    let sources = Sources::of_model(args.common.model.model_dir());
+    let sources = Sources::of_model(args.common.model.model_dir()?);
     // Before minutes are spent on measuring.
     let page = args.html.as_deref().map(|path| page::create(path, &sources)).transpose()?;
     let mut shapes = args.shapes(&LAYERS_SHAPES);

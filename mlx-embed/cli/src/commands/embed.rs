@@ -65,7 +65,7 @@ const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let input = Input::open(args.input, args.common.model.max_text_bytes())?;
-    let target = Target::choose(args.output, &input, args.common.model.model_dir())?;
+    let target = Target::choose(args.output, &input, args.common.model.model_dir()?)?;
     let kind = args.common.kind(args.kind)?;
     target.check_kind(kind)?;
     if target.is_stdout() {

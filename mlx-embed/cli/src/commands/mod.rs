@@ -4,6 +4,10 @@ mod bench;
 mod embed;
 mod inspect;
 mod load;
+#[cfg(feature = "hub")]
+mod models;
+#[cfg(feature = "hub")]
+mod pull;
 mod rerank;
 #[cfg(feature = "serve")]
 mod serve;
@@ -30,6 +34,12 @@ pub(crate) enum Command {
     /// Answer requests over HTTP
     #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
+    /// Fetch models from a hub, to be used later
+    #[cfg(feature = "hub")]
+    Pull(pull::PullArgs),
+    /// Show which models were fetched, and whether this program runs them
+    #[cfg(feature = "hub")]
+    Models(models::ModelsArgs),
     /// Measure how long forward passes take
     Bench(bench::BenchArgs),
     /// Measure how long answers take while requests come at a given rate
@@ -46,6 +56,10 @@ impl Command {
             Self::Verify(args) => verify::run(args),
             #[cfg(feature = "serve")]
             Self::Serve(args) => serve::run(args),
+            #[cfg(feature = "hub")]
+            Self::Pull(args) => pull::run(&args),
+            #[cfg(feature = "hub")]
+            Self::Models(args) => models::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Load(args) => load::run(&args),
         }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -66,11 +66,12 @@ pub(crate) struct ServeArgs {
 #[command(next_help_heading = "One model, instead of --config's")]
 #[group(conflicts_with = "config")]
 struct ModelArgs {
-    /// Checkpoint directory [default: that of MLX_EMBED_MODEL, else the small English model inside this program]
-    #[arg(short, long, value_name = "DIR")]
+    /// Checkpoint directory, or owner/name[@revision] of a hub [default: that of MLX_EMBED_MODEL, else the small English
+    /// model inside this program]
+    #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
 
-    /// What requests call it [default: the directory's name]
+    /// What requests call it [default: the directory's name, or owner/name]
     #[arg(long)]
     name: Option<String>,
 
@@ -112,7 +113,7 @@ enum KindArg {
 const EXAMPLES: &str = "\
 Examples:
   mlx-embed serve
-  mlx-embed serve --model DIR --listen 127.0.0.1:9000
+  mlx-embed serve --model owner/name --listen 127.0.0.1:9000
   mlx-embed serve --config serve.yaml --check-config
   curl -s localhost:8080/v1/embeddings -H 'content-type: application/json' \\
        -d '{\"input\": [\"The cat sat on the mat\"]}'
@@ -197,8 +198,8 @@ impl ModelArgs {
         // Not by clap, for which a variable would contradict --config.
         let variable = || std::env::var_os("MLX_EMBED_MODEL").map(PathBuf::from);
         let path = self.model.clone().or_else(variable).filter(|path| !path.as_os_str().is_empty());
-        let named = path.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
-        let name = self.name.clone().or(named.map(Into::into)).unwrap_or_else(|| "default".into());
+        let named = || path.as_deref().and_then(name_of);
+        let name = self.name.clone().or_else(named).unwrap_or_else(|| "default".into());
         let mut config = ModelConfig::new(name, path);
         config.kind = match self.kind {
             None | Some(KindArg::Embedder) => Kind::Embedder,
@@ -219,6 +220,15 @@ impl ModelArgs {
         config.batch_tokens = self.batch_tokens;
         config
     }
+}
+
+/// What a model is called if nobody says: as the hub has it, or as its folder.
+fn name_of(model: &Path) -> Option<String> {
+    #[cfg(feature = "hub")]
+    if let Some(name) = mlx_embed::hub::ModelName::unless_a_path(model) {
+        return Some(name.repository().to_owned());
+    }
+    model.file_name().map(|name| name.to_string_lossy().into())
 }
 
 fn record() -> Result<PrometheusHandle, BuildError> {

@@ -18,21 +18,21 @@ use crate::support::{golden, on};
 const TEXTS: [&str; 3] = ["a cat", "a feline", "the stock market"];
 
 /// A library that makes calls fail, and a folder to work in.
-struct Faults {
+pub(crate) struct Faults {
     dir: TempDir,
     library: PathBuf,
 }
 
 /// What a job with a fault came to.
-struct Ran {
+pub(crate) struct Ran {
     /// Whether there was such a call.
-    fired: bool,
-    output: Output,
+    pub(crate) fired: bool,
+    pub(crate) output: Output,
 }
 
 impl Faults {
     /// `None`, and a word about it, where there is no C compiler.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let dir = tempdir().unwrap();
         let library = dir.path().join("fault.so");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/fault.c");
@@ -71,7 +71,7 @@ impl Faults {
     }
 
     /// As [`Self::start`], with the file that tells of the fault in a folder of its own.
-    fn start_as(&self, command: &mut Command, fault: &str, nth: usize, folder: &Path) -> Ran {
+    pub(crate) fn start_as(&self, command: &mut Command, fault: &str, nth: usize, folder: &Path) -> Ran {
         let fired = folder.join("fired");
         let _ = fs::remove_file(&fired);
         let output = command

@@ -3,6 +3,8 @@
 
 mod bench;
 mod faults;
+#[cfg(feature = "hub")]
+mod hub;
 mod input;
 mod inspect;
 mod kinds;
@@ -14,6 +16,10 @@ mod reopen;
 mod rerank;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "hub")]
+#[path = "../../../tests/hub/server.rs"]
+#[allow(dead_code, reason = "the library's tests need more of it")]
+mod server;
 mod similarity;
 mod support;
 mod verify;

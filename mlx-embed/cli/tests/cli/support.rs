@@ -16,7 +16,10 @@ pub(crate) fn binary() -> Command {
     // `tools/checks/run abort` names one that is built in another way.
     let other = std::env::var_os("MLX_EMBED_BINARY");
     let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_mlx-embed").into()));
-    command.env_remove("MLX_EMBED_MODEL").env_remove("MLX_EMBED_KERNELS");
+    let others = ["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"];
+    for variable in ["MLX_EMBED_MODEL", "MLX_EMBED_KERNELS"].iter().chain(&others) {
+        command.env_remove(variable);
+    }
     command
 }
 

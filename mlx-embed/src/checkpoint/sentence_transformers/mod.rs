@@ -53,6 +53,18 @@ pub(crate) fn says(files: &Files, purpose: Purpose) -> Result<bool, CheckpointEr
     Ok(named.is_some_and(|named| named == kind) || classes.iter().any(has))
 }
 
+/// The folders of the modules behind the model itself.
+#[cfg(feature = "hub")]
+pub(super) fn folders(files: &Files) -> Result<Vec<String>, CheckpointError> {
+    Ok(match json::read::<Vec<Module>>(files, MODULES)? {
+        Some(modules) => modules.into_iter().skip(1).map(|module| module.path).collect(),
+        None => vec![POOLING.to_owned()],
+    })
+}
+
+/// Where the pooling's settings are if nothing says so: some conversions keep that folder and lose modules.json.
+const POOLING: &str = "1_Pooling";
+
 /// A module's own settings, in its folder.
 const SETTINGS: &str = "config.json";
 

@@ -4,7 +4,7 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 
-use super::{MODULES, SETTINGS, SentenceTransformers, pooling};
+use super::{MODULES, POOLING, SETTINGS, SentenceTransformers, pooling};
 use crate::checkpoint::json::{self, JsonObject};
 use crate::checkpoint::modules::{Input, ModuleSpec};
 use crate::checkpoint::spec::StepSpec;
@@ -64,8 +64,7 @@ impl SentenceTransformers {
     ) -> Result<(), CheckpointError> {
         let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else {
             self.behind = own.iter().map(ModuleSpec::of_weights).collect();
-            // Some conversions keep the pooling's folder and lose modules.json.
-            return self.read_pooling(files, Path::new("1_Pooling")).map(drop);
+            return self.read_pooling(files, Path::new(POOLING)).map(drop);
         };
         let mut own = own.iter();
         let refuse = |field: &str, reason: String| {

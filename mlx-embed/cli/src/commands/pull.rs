@@ -1,0 +1,49 @@
+//! `mlx-embed pull`: models into the cache, to be used later.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use mlx_embed::Error;
+use mlx_embed::hub::{Hub, ModelName};
+
+use crate::error::CliError;
+use crate::hub::bar::Bar;
+
+/// Arguments of `pull`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct PullArgs {
+    /// What models are called on the hub: owner/name, or owner/name@revision
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<ModelName>,
+
+    /// No notes and no progress bar on stderr
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  HF_ENDPOINT=https://HOST mlx-embed pull owner/name
+  mlx-embed pull owner/name@v1.5 owner/another
+  HF_HUB_OFFLINE=1 mlx-embed embed --model owner/name \"a text\"
+
+Prints each model's folder. Fetched is what a checkpoint needs: safetensors
+weights, config.json, the files of tokenizer and modules. What breaks off is
+gone on with by the same command; a file counts once its hash is right.
+
+HF_ENDPOINT is the hub's address, HF_HOME where models are kept (by default
+~/.cache/huggingface), HF_TOKEN for models that not everybody may have. The
+cache is that of the hub's Python library: models that it fetched are found.";
+
+pub(crate) fn run(args: &PullArgs) -> Result<(), CliError> {
+    let bar = Bar::new(args.quiet);
+    let hub = Hub::from_env().map_err(Error::from)?.on_progress(bar.watcher());
+    for name in &args.names {
+        let folder = hub.fetch(name);
+        bar.clear();
+        let folder = folder.map_err(Error::from)?;
+        writeln!(io::stdout(), "{}", folder.display()).map_err(CliError::on_stdout)?;
+    }
+    Ok(())
+}
