@@ -1,5 +1,6 @@
 //! The ways to call a model, whatever it gives for a text.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::request::{
     Convert, Pending, Plan, Reply, Results, Sending, Shared, all, each, one, unless_one_failed,
 };
 use crate::stream::{EmbedIter, Patience, WINDOW_TEXTS, Windows};
+use crate::text::{Prompt, TextToken};
 use crate::warm_up::{self, WarmUp};
 
 impl Shared {
@@ -132,6 +134,20 @@ impl Shared {
         self.check_bytes(prompt, text)?;
         let tokens = self.text.encode(prompt, text, self.info.max_tokens);
         tokens.map(|tokens| tokens.ids).map_err(|source| Error::Input { index: 0, source })
+    }
+
+    /// A text's tokens with their places, none of them cut.
+    pub(crate) fn tokenize_text(
+        &self,
+        text: &str,
+        prompt: &Prompt,
+        special: bool,
+    ) -> Result<Vec<TextToken>, Error> {
+        let prompt = self.prompts.resolve(prompt)?;
+        self.check_bytes(prompt, text)?;
+        let whole =
+            if prompt.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(format!("{prompt}{text}")) };
+        self.text.spans(&whole, special).map_err(|source| Error::Input { index: 0, source })
     }
 
     /// Refuses a text with more bytes than one may have.

@@ -13,6 +13,7 @@ use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
 use crate::request::{Pending, Shared, all, each, one};
 use crate::stream::EmbedIter;
+use crate::text::{Prompt, TextToken};
 use crate::warm_up::WarmUp;
 
 /// Turns texts into vectors.
@@ -307,6 +308,15 @@ impl Embedder {
     /// When the text has no tokens, or there is no such prompt.
     pub fn token_ids(&self, text: &str, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
         self.shared.token_ids(text, options)
+    }
+
+    /// A text's tokens with their places in prompt and text together. Nothing is cut, and a text may have none; those that
+    /// are put around it are left out unless `special` asks for them.
+    ///
+    /// # Errors
+    /// When the text has too many bytes, or there is no such prompt.
+    pub fn tokenize(&self, text: &str, prompt: &Prompt, special: bool) -> Result<Vec<TextToken>, Error> {
+        self.shared.tokenize_text(text, prompt, special)
     }
 
     /// Embeds token ids, for callers with a tokenizer of their own. Nothing is added to the ids, no prompt either, and

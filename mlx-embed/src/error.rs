@@ -1,6 +1,7 @@
 //! The crate's error: which layer failed, and that layer's reason.
 
 mod golden;
+mod word;
 
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ pub use crate::text::InputError;
 
 pub use golden::GoldenError;
 pub(crate) use golden::VERSION as GOLDEN_VERSION;
+pub use word::UnknownWord;
+pub(crate) use word::of_word;
 
 /// Why there is no embedder or no vector.
 #[derive(Debug, thiserror::Error)]

@@ -77,7 +77,7 @@ pub use checkpoint::{
 };
 pub use embedder::{Embedder, Shutdown};
 pub use engine::State;
-pub use error::{Error, InputError};
+pub use error::{Error, InputError, UnknownWord};
 pub use info::{EndTokenInfo, Info, LateInteractionInfo, RerankerInfo, Source};
 pub use loading::{LoadProgress, Loading, check};
 pub use mlx::CompiledKernels;
@@ -90,7 +90,7 @@ pub use reranker::{PairTokens, Reranker};
 pub use runner::{Device, Gpus};
 pub use sparse::{SparseEmbedder, SparseVector};
 pub use stream::EmbedIter;
-pub use text::{AddedTokenInfo, EndToken, EndTokenSource, Prompt, TextError, TruncationSide};
+pub use text::{AddedTokenInfo, EndToken, EndTokenSource, Prompt, TextError, TextToken, TruncationSide};
 pub use warm_up::WarmUp;
 
 /// Names of the kernel families that this machine's CPU runs, fastest first, for [`LoadOptions::kernels`].

@@ -1,9 +1,14 @@
 //! Options of loading and of calls, and what a call returns.
 
+use std::fmt;
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::checkpoint::DenseActivation;
+use crate::error::{UnknownWord, of_word};
 use crate::model::{MatmulPolicy, Precision};
 use crate::pooling::Pooling;
 use crate::runner::{Device, Gpus};
@@ -154,7 +159,8 @@ pub struct Ranked {
 }
 
 /// Which line a request stands in. Queries go before bulk; bulk gets every eighth batch at least.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Lane {
     /// [`Lane::Query`] for up to 64 texts, [`Lane::Bulk`] for more.
@@ -164,6 +170,29 @@ pub enum Lane {
     Query,
     /// Nobody waits for any one of them.
     Bulk,
+}
+
+impl Lane {
+    /// Every value.
+    pub const ALL: &[Self] = &[Self::Auto, Self::Query, Self::Bulk];
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Query => "query",
+            Self::Bulk => "bulk",
+        })
+    }
+}
+
+impl FromStr for Lane {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        of_word(word)
+    }
 }
 
 /// What to do when a lane holds [`LoadOptions::queue_texts`] texts or [`LoadOptions::queue_bytes`] bytes of them, or would

@@ -1,11 +1,13 @@
 //! Options that every command has: which model, and how it makes vectors.
 
 use std::cell::OnceCell;
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use mlx_embed::{
     Checkpoint, Device, EmbedOptions, Embedder, Embedding, EndToken, Error, Gpus, LoadOptions, MatmulPolicy,
     MultiVectorEmbedder, Pooling, Precision, Prompt, Reranker, SparseEmbedder,
@@ -45,8 +47,8 @@ pub(crate) struct ModelArgs {
     batch_tokens: Option<NonZeroUsize>,
 
     /// Where the model runs; `auto` is the GPU if there is one
-    #[arg(long, value_name = "WHERE", default_value = "auto")]
-    device: DeviceArg,
+    #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = one_of(Device::ALL))]
+    device: Device,
 
     /// NVIDIA GPUs, counted from 0: one, several with commas between, or `all`. On each of several the whole model is
     /// loaded, and they share the work
@@ -60,8 +62,8 @@ pub(crate) struct ModelArgs {
     /// How closely models are followed on the CPU: `exact` rounds what is multiplied with weights of 2 to 8 bits to 16
     /// bits, `fast` mostly to 8, and with it dense weights. On an NVIDIA GPU models of f32 and f16 are computed in f32
     /// (f16's products in TF32), or with `fast` in bf16
-    #[arg(long, value_name = "HOW", default_value = "exact")]
-    precision: PrecisionArg,
+    #[arg(long, value_name = "HOW", default_value = "exact", value_parser = one_of(Precision::ALL))]
+    precision: Precision,
 
     /// Kernels: on the CPU avx512-vnni, avx512, avx2-vnni, avx2, neon-dotprod, neon or portable, on an NVIDIA GPU cuda, or
     /// mlx for MLX's own [default: the fastest that the machine runs]
@@ -70,8 +72,8 @@ pub(crate) struct ModelArgs {
 
     /// How an NVIDIA GPU multiplies with 4-bit matrices: `auto` as it measured when the model was first loaded, `packed` as
     /// they are, `dequantized` to bf16 each time, `resident` with dequantised ones kept in memory
-    #[arg(long, value_name = "HOW", default_value = "auto")]
-    matmul: MatmulArg,
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = one_of(MatmulPolicy::ALL))]
+    matmul: MatmulPolicy,
 
     /// Load a checkpoint that holds what this program doesn't know, and leave that out: vectors may be other ones than
     /// its maker's
@@ -121,25 +123,12 @@ pub(crate) struct CommonArgs {
     end_token: EndToken,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum DeviceArg {
-    Auto,
-    Cpu,
-    Gpu,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum MatmulArg {
-    Auto,
-    Packed,
-    Dequantized,
-    Resident,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum PrecisionArg {
-    Exact,
-    Fast,
+/// One of an option's words, which `--help` lists.
+pub(crate) fn one_of<T>(all: &'static [T]) -> impl TypedValueParser<Value = T>
+where
+    T: Display + FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(all.iter().map(ToString::to_string)).try_map(|word| word.parse::<T>())
 }
 
 pub(crate) fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
@@ -175,7 +164,7 @@ impl ModelArgs {
 
     /// Whether `--precision fast` was given.
     pub(crate) fn is_fast(&self) -> bool {
-        matches!(self.precision, PrecisionArg::Fast)
+        self.precision == Precision::Fast
     }
 
     /// The checkpoint directory, which is fetched here if need be; `None` is the model inside.
@@ -224,24 +213,12 @@ impl ModelArgs {
 
     fn load_options(&self) -> LoadOptions {
         LoadOptions {
-            device: match self.device {
-                DeviceArg::Auto => Device::Auto,
-                DeviceArg::Cpu => Device::Cpu,
-                DeviceArg::Gpu => Device::Gpu,
-            },
+            device: self.device,
             gpus: self.gpu.clone(),
             threads: self.threads,
-            precision: match self.precision {
-                PrecisionArg::Exact => Precision::Exact,
-                PrecisionArg::Fast => Precision::Fast,
-            },
+            precision: self.precision,
             kernels: self.kernels.clone().filter(|name| !name.is_empty()),
-            matmul: match self.matmul {
-                MatmulArg::Auto => MatmulPolicy::Auto,
-                MatmulArg::Packed => MatmulPolicy::Packed,
-                MatmulArg::Dequantized => MatmulPolicy::Dequantized,
-                MatmulArg::Resident => MatmulPolicy::Resident,
-            },
+            matmul: self.matmul,
             max_tokens: self.max_tokens.map(NonZeroUsize::get),
             max_text_bytes: self.max_text_bytes,
             batch_tokens: self.batch_tokens,
@@ -265,7 +242,7 @@ impl CommonArgs {
 
     /// The same options with `--precision exact`.
     pub(crate) fn exactly(&self) -> Self {
-        let model = ModelArgs { precision: PrecisionArg::Exact, ..self.model.clone() };
+        let model = ModelArgs { precision: Precision::Exact, ..self.model.clone() };
         Self { model, ..self.clone() }
     }
 

@@ -1,10 +1,11 @@
 //! What the service is told: a YAML file, or a program's own values.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mlx_embed::{Device, Gpus, LoadOptions, Precision};
+use mlx_embed::{Device, Gpus, Lane, LoadOptions, Precision, Prompt};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -51,6 +52,10 @@ pub struct Limits {
     pub concurrent_requests: usize,
     /// Connections that are open at once; others wait until one is closed.
     pub connections: usize,
+    /// Bytes of the weights of all models in memory, as their files have them. Where another model wouldn't fit, those that
+    /// are loaded at their first use are unloaded, first the one that nobody has asked for longest. Without it there is no
+    /// limit.
+    pub model_bytes: Option<u64>,
     /// Milliseconds after which a request is given up, the time that its body takes to come included. The header
     /// `x-request-timeout-ms` asks for less.
     pub timeout_ms: u64,
@@ -75,13 +80,13 @@ pub struct ModelConfig {
     pub idle_seconds: Option<u64>,
     /// `auto`, `cpu` or `gpu`.
     #[serde(default)]
-    pub device: DeviceName,
+    pub device: Device,
     /// NVIDIA GPUs that share its work: a number, a list of them, or `all`.
     #[serde(default, deserialize_with = "gpus")]
     pub gpu: Gpus,
     /// `exact` or `fast`.
     #[serde(default)]
-    pub precision: PrecisionName,
+    pub precision: Precision,
     /// Threads on the CPU.
     pub threads: Option<NonZeroUsize>,
     /// As [`LoadOptions::max_tokens`].
@@ -100,6 +105,14 @@ pub struct ModelConfig {
     /// As [`LoadOptions::lenient`].
     #[serde(default)]
     pub lenient: bool,
+    /// Prompts by name, which go before the checkpoint's own of that name.
+    #[serde(default)]
+    pub prompts: BTreeMap<String, String>,
+    /// The prompt of requests that name none: one of these or of the checkpoint's. Without it, the checkpoint's default.
+    pub default_prompt: Option<String>,
+    /// Which line requests stand in that don't say so by the header `x-lane`.
+    #[serde(default)]
+    pub lane: Lane,
 }
 
 /// What a model is for.
@@ -113,6 +126,15 @@ pub enum Kind {
     Reranker,
 }
 
+impl Kind {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Embedder => "embedder",
+            Self::Reranker => "reranker",
+        }
+    }
+}
+
 /// When a model is loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -122,30 +144,6 @@ pub enum Load {
     AtStart,
     /// With the first request for it, which waits.
     FirstUse,
-}
-
-/// [`Device`] as the file names it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeviceName {
-    /// [`Device::Auto`]
-    #[default]
-    Auto,
-    /// [`Device::Cpu`]
-    Cpu,
-    /// [`Device::Gpu`]
-    Gpu,
-}
-
-/// [`Precision`] as the file names it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PrecisionName {
-    /// [`Precision::Exact`]
-    #[default]
-    Exact,
-    /// [`Precision::Fast`]
-    Fast,
 }
 
 /// Why a configuration can't be used.
@@ -196,6 +194,7 @@ impl Default for Limits {
             inputs: 2048,
             concurrent_requests: 512,
             connections: 4096,
+            model_bytes: None,
             timeout_ms: 30_000,
         }
     }
@@ -232,9 +231,9 @@ impl ModelConfig {
             kind: Kind::default(),
             load: Load::default(),
             idle_seconds: None,
-            device: DeviceName::default(),
+            device: Device::default(),
             gpu: Gpus::default(),
-            precision: PrecisionName::default(),
+            precision: Precision::default(),
             threads: None,
             max_tokens: None,
             batch_tokens: None,
@@ -243,21 +242,26 @@ impl ModelConfig {
             max_text_bytes: None,
             vector_cache: 0,
             lenient: false,
+            prompts: BTreeMap::new(),
+            default_prompt: None,
+            lane: Lane::default(),
+        }
+    }
+
+    /// The prompt that a request means by `name`.
+    pub(crate) fn prompt(&self, name: Option<&str>) -> Prompt {
+        let Some(name) = name.or(self.default_prompt.as_deref()) else { return Prompt::Default };
+        match self.prompts.get(name) {
+            Some(text) => Prompt::Text(text.clone()),
+            None => Prompt::Named(name.to_owned()),
         }
     }
 
     pub(crate) fn load_options(&self) -> LoadOptions {
         LoadOptions {
-            device: match self.device {
-                DeviceName::Auto => Device::Auto,
-                DeviceName::Cpu => Device::Cpu,
-                DeviceName::Gpu => Device::Gpu,
-            },
+            device: self.device,
             gpus: self.gpu.clone(),
-            precision: match self.precision {
-                PrecisionName::Exact => Precision::Exact,
-                PrecisionName::Fast => Precision::Fast,
-            },
+            precision: self.precision,
             threads: self.threads,
             max_tokens: self.max_tokens.map(NonZeroUsize::get),
             batch_tokens: self.batch_tokens,
@@ -335,12 +339,14 @@ impl Config {
                 );
             }
         }
-        let Limits { body_bytes, inputs, concurrent_requests, connections, timeout_ms } = self.limits;
+        let Limits { body_bytes, inputs, concurrent_requests, connections, model_bytes, timeout_ms } =
+            self.limits;
         let limits = [
             ("body-bytes", body_bytes),
             ("inputs", inputs),
             ("concurrent-requests", concurrent_requests),
             ("connections", connections),
+            ("model-bytes", usize::from(model_bytes != Some(0))),
             ("timeout-ms", usize::from(timeout_ms > 0)),
         ];
         match limits.iter().find(|(_, value)| *value == 0) {
@@ -436,6 +442,7 @@ mod tests {
             ("models: [{name: a, idle-seconds: 0}]", "models[0].idle-seconds"),
             ("limits: {inputs: 0}", "limits.inputs"),
             ("limits: {timeout-ms: 0}", "limits.timeout-ms"),
+            ("limits: {model-bytes: 0}", "limits.model-bytes"),
         ];
         for (yaml, part) in cases {
             let error = refused(yaml);

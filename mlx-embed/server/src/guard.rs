@@ -12,6 +12,7 @@ use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
+use mlx_embed::{Lane, UnknownWord};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -20,6 +21,8 @@ use crate::router::App;
 
 /// The header by which a client says how long it waits.
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
+/// The header by which a client says whether somebody waits: `query` or `bulk`.
+const LANE_HEADER: &str = "x-lane";
 
 /// How many requests run at once, and how long each may take.
 #[derive(Debug, Clone)]
@@ -72,23 +75,31 @@ impl HttpBody for Held {
     }
 }
 
-/// How long a request may take.
+/// How long a request may take, and which line it stands in if it says so.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Timeout(pub(crate) Duration);
+pub(crate) struct Terms {
+    pub(crate) timeout: Duration,
+    pub(crate) lane: Option<Lane>,
+}
 
-impl FromRequestParts<Arc<App>> for Timeout {
+impl FromRequestParts<Arc<App>> for Terms {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let header = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
         let most = app.limits.timeout();
-        let Some(value) = parts.headers.get(TIMEOUT_HEADER) else { return Ok(Self(most)) };
-        match value.to_str().ok().and_then(|value| value.parse().ok()) {
-            Some(0) | None => {
+        let timeout = match header(TIMEOUT_HEADER).map(str::parse) {
+            None => most,
+            Some(Ok(milliseconds @ 1..)) => Duration::from_millis(milliseconds).min(most),
+            Some(_) => {
                 let message = format!("{TIMEOUT_HEADER} must be a whole number of milliseconds, at least 1");
-                Err(ApiError::new(StatusCode::BAD_REQUEST, message))
+                return Err(ApiError::new(StatusCode::BAD_REQUEST, message));
             }
-            Some(milliseconds) => Ok(Self(Duration::from_millis(milliseconds).min(most))),
-        }
+        };
+        let lane = header(LANE_HEADER).map(str::parse).transpose().map_err(|error: UnknownWord| {
+            ApiError::new(StatusCode::BAD_REQUEST, format!("{LANE_HEADER}: {error}"))
+        })?;
+        Ok(Self { timeout, lane })
     }
 }
 

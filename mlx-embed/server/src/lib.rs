@@ -2,8 +2,8 @@
 //!
 //! | endpoint | in the shape of |
 //! | --- | --- |
-//! | `POST /v1/embeddings`, `GET /v1/models` | OpenAI |
-//! | `POST /embed`, `POST /rerank`, `GET /info` | text-embeddings-inference |
+//! | `POST /v1/embeddings`, `GET /v1/models`, `GET /v1/models/NAME` | OpenAI |
+//! | `POST /embed` and `/`, `POST /rerank`, `POST /tokenize`, `GET /info` | text-embeddings-inference |
 //! | `POST /v1/rerank`, `POST /v2/rerank` | Cohere and Jina |
 //! | `GET /health`, `GET /ready`, `GET /metrics` | those who look after it |
 //! | `GET /openapi.json`, `GET /` | OpenAPI, and a page to try it |
@@ -28,6 +28,8 @@ mod config;
 mod connections;
 mod error;
 mod guard;
+mod memory;
+mod model_list;
 mod models;
 mod openai;
 mod openapi;
@@ -36,8 +38,9 @@ mod router;
 mod run;
 mod status;
 mod tei;
+mod tokenize;
 
-pub use config::{Config, ConfigError, DeviceName, Kind, Limits, Load, ModelConfig, PrecisionName};
+pub use config::{Config, ConfigError, Kind, Limits, Load, ModelConfig};
 pub use models::{LoadError, Models};
 pub use router::{Metrics, router};
 pub use run::{ServeError, serve};

@@ -1,21 +1,24 @@
 //! The models that the service has, each loaded at start or with its first request, and unloaded when nobody asks.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use mlx_embed::{Embedder, Info, Reranker, Shutdown, State};
+use mlx_embed::{EmbedOptions, Embedder, Info, Reranker, Shutdown, State};
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
 
 use crate::config::{Config, Kind, Load, ModelConfig};
 use crate::error::ApiError;
+use crate::memory::{Room, weights_bytes};
 
 /// Every model of a configuration.
 #[derive(Debug)]
 pub struct Models {
     slots: Vec<Arc<Slot>>,
+    room: Room,
 }
 
 /// Why a model is not there.
@@ -34,6 +37,8 @@ pub(crate) struct Slot {
     pub(crate) config: ModelConfig,
     loaded: Mutex<Option<Loaded>>,
     used: std::sync::Mutex<Instant>,
+    /// Bytes of its weights while they are in memory, or about to be; 0 where nobody asks how many.
+    pub(crate) bytes: AtomicU64,
 }
 
 /// A model in memory. Clones share it.
@@ -51,6 +56,11 @@ impl Loaded {
         }
     }
 
+    fn is_running(&self) -> bool {
+        // One whose thread has died is loaded anew.
+        self.state().takes_requests()
+    }
+
     pub(crate) fn state(&self) -> State {
         match self {
             Self::Embedder(model) => model.state(),
@@ -66,14 +76,18 @@ impl Loaded {
         }
     }
 
-    fn load(config: &ModelConfig) -> Result<Self, mlx_embed::Error> {
+    fn load(config: &ModelConfig, folder: Option<&Path>) -> Result<Self, mlx_embed::Error> {
         let options = config.load_options();
-        let folder = config.path.as_deref().map(|path| folder(path, &config.name)).transpose()?;
-        match (config.kind, folder) {
-            (Kind::Embedder, Some(folder)) => Embedder::load_with(folder, options).map(Self::Embedder),
-            (Kind::Reranker, Some(folder)) => Reranker::load_with(folder, options).map(Self::Reranker),
-            (_, None) => built_in(options).map(Self::Embedder),
-        }
+        let embedder = match (config.kind, folder) {
+            (Kind::Reranker, Some(folder)) => {
+                return Reranker::load_with(folder, options).map(Self::Reranker);
+            }
+            (_, Some(folder)) => Embedder::load_with(folder, options)?,
+            (_, None) => built_in(options)?,
+        };
+        // Rather than with each request.
+        embedder.check_options(&EmbedOptions { prompt: config.prompt(None), ..Default::default() })?;
+        Ok(Self::Embedder(embedder))
     }
 }
 
@@ -113,36 +127,55 @@ fn built_in(_: mlx_embed::LoadOptions) -> Result<Embedder, mlx_embed::Error> {
 }
 
 impl Slot {
-    /// The model, loaded if it isn't. It is loaded on, and once, where those who wait for it go away.
-    pub(crate) async fn get(self: &Arc<Self>) -> Result<Loaded, LoadError> {
-        self.touch();
-        if let Some(model) = self.peek().filter(|model| model.state().takes_requests()) {
-            return Ok(model);
-        }
-        let slot = Arc::clone(self);
-        let loading = tokio::spawn(async move { slot.load().await });
-        loading.await.unwrap_or_else(|error| Err(self.failed(died(&error))))
+    fn new(config: &ModelConfig) -> Arc<Self> {
+        Arc::new(Self {
+            config: config.clone(),
+            loaded: Mutex::default(),
+            used: std::sync::Mutex::new(Instant::now()),
+            bytes: AtomicU64::new(0),
+        })
     }
 
     fn failed(&self, reason: String) -> LoadError {
         LoadError { name: self.config.name.clone(), reason }
     }
 
-    async fn load(&self) -> Result<Loaded, LoadError> {
-        // Who comes while it is loaded waits for that.
-        let mut loaded = self.loaded.lock().await;
-        // A model whose thread has died is loaded anew.
-        if let Some(model) = loaded.as_ref().filter(|model| model.state().takes_requests()) {
-            return Ok(model.clone());
-        }
+    /// Work that takes its time, on a thread for that.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ModelConfig) -> Result<T, mlx_embed::Error> + Send + 'static,
+    ) -> Result<T, LoadError> {
         let config = self.config.clone();
-        let model = tokio::task::spawn_blocking(move || Loaded::load(&config)).await;
-        let reason = match model {
-            Ok(Ok(model)) => return Ok(loaded.insert(model).clone()),
+        let reason = match tokio::task::spawn_blocking(move || work(&config)).await {
+            Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => error.to_string(),
             Err(error) => died(&error),
         };
         Err(self.failed(reason))
+    }
+
+    /// The model, loaded if it isn't, once there is room for it.
+    async fn load(&self, models: &Models) -> Result<Loaded, LoadError> {
+        // Who comes while it is loaded waits for that.
+        let mut loaded = self.loaded.lock().await;
+        if let Some(model) = loaded.as_ref().filter(|model| model.is_running()) {
+            return Ok(model.clone());
+        }
+        let find =
+            |config: &ModelConfig| config.path.as_deref().map(|path| folder(path, &config.name)).transpose();
+        let folder = self.blocking(find).await?;
+        if models.room.is_limited() {
+            let place = folder.clone();
+            let bytes = self.blocking(move |_| weights_bytes(place.as_deref())).await?;
+            models.room.make(&models.slots, self, bytes).await.map_err(|reason| self.failed(reason))?;
+        }
+        match self.blocking(move |config| Loaded::load(config, folder.as_deref())).await {
+            Ok(model) => Ok(loaded.insert(model).clone()),
+            Err(error) => {
+                self.bytes.store(0, Ordering::Relaxed);
+                Err(error)
+            }
+        }
     }
 
     /// The model if it is in memory and nobody is loading it.
@@ -154,20 +187,29 @@ impl Slot {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    fn idle(&self) -> Duration {
+    /// How long nobody has asked for it.
+    pub(crate) fn idle(&self) -> Duration {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Gives the model's memory back, if it has been idle so long.
-    async fn unload_after(&self, idle: Duration) {
+    /// Gives the model's memory back. Requests that it has taken are answered first.
+    pub(crate) async fn unload(&self, why: &str) {
         let mut loaded = self.loaded.lock().await;
-        if self.idle() < idle {
-            return;
-        }
         if let Some(model) = loaded.take() {
-            tracing::info!(model = self.config.name, "unloaded, as nobody has asked for it");
-            // Requests that hold a clone are answered first.
+            tracing::info!(model = self.config.name, "unloaded: {why}");
             let _ = tokio::task::spawn_blocking(move || model.shut_down()).await;
+            self.bytes.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives the model's memory back whenever it has been idle so long, as long as the slot is there.
+    async fn unload_after(slot: Weak<Self>, idle: Duration) {
+        loop {
+            tokio::time::sleep(idle.min(Duration::from_secs(1))).await;
+            let Some(slot) = slot.upgrade() else { return };
+            if slot.idle() >= idle {
+                slot.unload("nobody has asked for it").await;
+            }
         }
     }
 }
@@ -182,33 +224,28 @@ impl Models {
     /// # Errors
     /// When one of them can't be loaded.
     pub async fn load(config: &Config) -> Result<Arc<Self>, LoadError> {
-        let slots: Vec<_> = config
-            .models
-            .iter()
-            .map(|config| {
-                Arc::new(Slot {
-                    config: config.clone(),
-                    loaded: Mutex::default(),
-                    used: std::sync::Mutex::new(Instant::now()),
-                })
-            })
-            .collect();
-        for slot in slots.iter().filter(|slot| slot.config.load == Load::AtStart) {
-            slot.get().await?;
+        let slots = config.models.iter().map(Slot::new).collect();
+        let models = Arc::new(Self { slots, room: Room::new(config.limits.model_bytes) });
+        for slot in models.slots.iter().filter(|slot| slot.config.load == Load::AtStart) {
+            models.get(slot).await?;
         }
-        for slot in &slots {
+        for slot in &models.slots {
             if let Some(seconds) = slot.config.idle_seconds {
-                let (slot, idle) = (Arc::downgrade(slot), Duration::from_secs(seconds));
-                tokio::spawn(async move {
-                    loop {
-                        tokio::time::sleep(idle.min(Duration::from_secs(1))).await;
-                        let Some(slot) = slot.upgrade() else { return };
-                        slot.unload_after(idle).await;
-                    }
-                });
+                tokio::spawn(Slot::unload_after(Arc::downgrade(slot), Duration::from_secs(seconds)));
             }
         }
-        Ok(Arc::new(Self { slots }))
+        Ok(models)
+    }
+
+    /// The model, loaded if it isn't. It is loaded on, and once, where those who wait for it go away.
+    async fn get(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Loaded, LoadError> {
+        slot.touch();
+        if let Some(model) = slot.peek().filter(Loaded::is_running) {
+            return Ok(model);
+        }
+        let (models, loaded) = (Arc::clone(self), Arc::clone(slot));
+        let loading = tokio::spawn(async move { loaded.load(&models).await });
+        loading.await.unwrap_or_else(|error| Err(slot.failed(died(&error))))
     }
 
     pub(crate) fn slots(&self) -> &[Arc<Slot>] {
@@ -218,10 +255,7 @@ impl Models {
     /// The model of this name, or the first that is of this kind.
     fn slot(&self, name: Option<&str>, kind: Kind) -> Result<&Arc<Slot>, ApiError> {
         let of_kind = |slot: &&Arc<Slot>| slot.config.kind == kind;
-        let what = match kind {
-            Kind::Embedder => "embedder",
-            Kind::Reranker => "reranker",
-        };
+        let what = kind.word();
         let Some(name) = name else {
             return self.slots.iter().find(of_kind).ok_or_else(|| {
                 ApiError::new(
@@ -248,19 +282,25 @@ impl Models {
     }
 
     /// The embedder of this name, or the first. Loads it if need be.
-    pub(crate) async fn embedder(&self, name: Option<&str>) -> Result<(&str, Embedder), ApiError> {
+    pub(crate) async fn embedder(
+        self: &Arc<Self>,
+        name: Option<&str>,
+    ) -> Result<(&ModelConfig, Embedder), ApiError> {
         let slot = self.slot(name, Kind::Embedder)?;
-        match slot.get().await.map_err(unavailable)? {
-            Loaded::Embedder(model) => Ok((&slot.config.name, model)),
+        match self.get(slot).await.map_err(unavailable)? {
+            Loaded::Embedder(model) => Ok((&slot.config, model)),
             Loaded::Reranker(_) => Err(ApiError::field("model", "it is no embedder")),
         }
     }
 
     /// The reranker of this name, or the first. Loads it if need be.
-    pub(crate) async fn reranker(&self, name: Option<&str>) -> Result<(&str, Reranker), ApiError> {
+    pub(crate) async fn reranker(
+        self: &Arc<Self>,
+        name: Option<&str>,
+    ) -> Result<(&ModelConfig, Reranker), ApiError> {
         let slot = self.slot(name, Kind::Reranker)?;
-        match slot.get().await.map_err(unavailable)? {
-            Loaded::Reranker(model) => Ok((&slot.config.name, model)),
+        match self.get(slot).await.map_err(unavailable)? {
+            Loaded::Reranker(model) => Ok((&slot.config, model)),
             Loaded::Embedder(_) => Err(ApiError::field("model", "it is no reranker")),
         }
     }

@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings` and `GET /v1/models`, as OpenAI's clients know them.
+//! `POST /v1/embeddings`, as OpenAI's clients know it.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Json, State};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use mlx_embed::{EmbedOptions, Embedding, Prompt};
+use mlx_embed::{EmbedOptions, Embedding};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
-use crate::guard::{Timeout, count};
+use crate::guard::{Terms, count};
 use crate::router::App;
 
 /// Texts to embed.
@@ -110,24 +110,45 @@ impl Vector {
     }
 }
 
-/// Vectors of `input` by `model`: [`EmbedOptions`] and whoever waits for them are the same for every endpoint.
-pub(crate) async fn embed(
-    app: &App,
-    model: Option<&str>,
-    param: &'static str,
-    input: Input,
-    options: &EmbedOptions,
-) -> Result<(String, Vec<Embedding>), ApiError> {
+/// What a request wants of a model, in whichever shape it came.
+pub(crate) struct Wanted<'a> {
+    /// The model's name; the first embedder if there is none.
+    pub(crate) model: Option<&'a str>,
+    /// The field of the input, for messages.
+    pub(crate) param: &'static str,
+    pub(crate) input: Input,
+    /// The field of the prompt's name, and that.
+    pub(crate) prompt: (&'static str, Option<&'a str>),
+    pub(crate) dims: Option<NonZeroUsize>,
+    pub(crate) normalize: Option<bool>,
+    pub(crate) terms: Terms,
+}
+
+/// The name of the model that was used, and its vectors.
+pub(crate) async fn embed(app: &App, wanted: Wanted<'_>) -> Result<(String, Vec<Embedding>), ApiError> {
+    let Wanted { model, param, input, prompt: (prompt_param, prompt), dims, normalize, terms } = wanted;
     count(param, input.len(), app.limits.inputs)?;
-    let (name, embedder) = app.models.embedder(model).await?;
+    if prompt.is_some() && matches!(input, Input::Tokens(_) | Input::TokenTexts(_)) {
+        let message = format!("{prompt_param} is for texts; put the prompt's token ids before the others");
+        return Err(ApiError::field(prompt_param, message));
+    }
+    let (config, embedder) = app.models.embedder(model).await?;
+    let options = EmbedOptions {
+        prompt: config.prompt(prompt),
+        dims,
+        normalize,
+        lane: terms.lane.unwrap_or(config.lane),
+        timeout: Some(terms.timeout),
+        ..Default::default()
+    };
     // Dropped with the request where its client goes away, which takes back what is not running.
     let pending = match input {
-        Input::Text(text) => embedder.submit(&[text], options),
-        Input::Texts(texts) => embedder.submit(&texts, options),
-        Input::Tokens(ids) => embedder.submit_token_ids(vec![ids], options),
-        Input::TokenTexts(ids) => embedder.submit_token_ids(ids, options),
+        Input::Text(text) => embedder.submit(&[text], &options),
+        Input::Texts(texts) => embedder.submit(&texts, &options),
+        Input::Tokens(ids) => embedder.submit_token_ids(vec![ids], &options),
+        Input::TokenTexts(ids) => embedder.submit_token_ids(ids, &options),
     };
-    Ok((name.to_owned(), pending.await?))
+    Ok((config.name.clone(), pending.await?))
 }
 
 /// Turn texts into vectors
@@ -137,17 +158,20 @@ pub(crate) async fn embed(
 )]
 pub(crate) async fn embeddings(
     State(app): State<Arc<App>>,
-    timeout: Timeout,
+    terms: Terms,
     body: Result<Json<EmbeddingsRequest>, JsonRejection>,
 ) -> Result<Json<EmbeddingsResponse>, ApiError> {
     let Json(EmbeddingsRequest { model, input, encoding_format, dimensions, input_type }) = body?;
-    let options = EmbedOptions {
-        prompt: input_type.map_or(Prompt::Default, Prompt::Named),
+    let wanted = Wanted {
+        model: model.as_deref(),
+        param: "input",
+        input,
+        prompt: ("input_type", input_type.as_deref()),
         dims: dimensions,
-        timeout: Some(timeout.0),
-        ..Default::default()
+        normalize: None,
+        terms,
     };
-    let (model, embeddings) = embed(&app, model.as_deref(), "input", input, &options).await?;
+    let (model, embeddings) = embed(&app, wanted).await?;
     let usage = Usage::of(embeddings.iter().map(|each| each.tokens).sum());
     let format = encoding_format.unwrap_or_default();
     let object = |(index, each): (usize, Embedding)| EmbeddingObject {
@@ -157,26 +181,4 @@ pub(crate) async fn embeddings(
     };
     let data = embeddings.into_iter().enumerate().map(object).collect();
     Ok(Json(EmbeddingsResponse { object: "list", data, model, usage }))
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ModelList {
-    object: &'static str,
-    data: Vec<ModelObject>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct ModelObject {
-    id: String,
-    object: &'static str,
-    created: u64,
-    owned_by: &'static str,
-}
-
-/// The names of the models
-#[utoipa::path(get, path = "/v1/models", responses((status = 200, body = ModelList)))]
-pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
-    let names = app.models.slots().iter().map(|slot| slot.config.name.clone());
-    let object = |id| ModelObject { id, object: "model", created: app.started, owned_by: "mlx-embed" };
-    Json(ModelList { object: "list", data: names.map(object).collect() })
 }

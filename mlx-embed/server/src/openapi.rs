@@ -4,7 +4,7 @@ use axum::response::{Html, Json};
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 
-use crate::{openai, rerank, status, tei};
+use crate::{model_list, openai, rerank, status, tei, tokenize};
 
 /// Why a request has no answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,11 +28,13 @@ struct FailureDetail {
     info(title = "mlx-embed", description = "Texts to vectors, and documents to scores"),
     paths(
         openai::embeddings,
-        openai::models,
+        model_list::models,
+        model_list::model,
         rerank::rerank,
         tei::embed,
         tei::rerank,
         tei::info,
+        tokenize::tokenize,
         status::health,
         status::ready,
         status::metrics

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Json, State};
-use mlx_embed::{Ranked, RerankOptions};
+use mlx_embed::{DenseActivation, Ranked, RerankOptions};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
-use crate::guard::{Timeout, count};
+use crate::guard::{Terms, count};
 use crate::openai::Usage;
 use crate::router::App;
 
@@ -70,11 +70,19 @@ pub(crate) async fn rank(
     model: Option<&str>,
     query: &str,
     (param, documents): (&'static str, &[String]),
-    options: &RerankOptions,
+    activation: Option<DenseActivation>,
+    terms: Terms,
 ) -> Result<(String, Vec<Ranked>), ApiError> {
     count(param, documents.len(), app.limits.inputs)?;
-    let (name, reranker) = app.models.reranker(model).await?;
-    Ok((name.to_owned(), reranker.submit(query, documents, options).await?))
+    let (config, reranker) = app.models.reranker(model).await?;
+    let options = RerankOptions {
+        instruction: config.prompt(None),
+        activation,
+        lane: terms.lane.unwrap_or(config.lane),
+        timeout: Some(terms.timeout),
+        ..Default::default()
+    };
+    Ok((config.name.clone(), reranker.submit(query, documents, &options).await?))
 }
 
 /// Sort documents by how well they answer a query
@@ -84,15 +92,14 @@ pub(crate) async fn rank(
 )]
 pub(crate) async fn rerank(
     State(app): State<Arc<App>>,
-    timeout: Timeout,
+    terms: Terms,
     body: Result<Json<RerankRequest>, JsonRejection>,
 ) -> Result<Json<RerankResponse>, ApiError> {
     let Json(RerankRequest { model, query, documents, top_n, return_documents }) = body?;
     let documents: Vec<String> = documents.into_iter().map(Document::into_text).collect();
     // All, as usage counts those that are left out, too.
-    let options = RerankOptions { timeout: Some(timeout.0), ..Default::default() };
     let (model, mut ranked) =
-        rank(&app, model.as_deref(), &query, ("documents", &documents), &options).await?;
+        rank(&app, model.as_deref(), &query, ("documents", &documents), None, terms).await?;
     let usage = Usage::of(ranked.iter().map(|each| each.tokens).sum());
     ranked.truncate(top_n.map_or(usize::MAX, NonZeroUsize::get));
     let result = |each: Ranked| RankedDocument {

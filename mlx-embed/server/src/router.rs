@@ -18,7 +18,7 @@ use crate::auth::{self, Keys};
 use crate::config::{Config, ConfigError, Limits};
 use crate::error::ApiError;
 use crate::models::Models;
-use crate::{guard, openai, openapi, rerank, status, tei};
+use crate::{guard, model_list, openai, openapi, rerank, status, tei, tokenize};
 
 /// What every handler sees.
 pub(crate) struct App {
@@ -98,10 +98,14 @@ pub fn router(models: Arc<Models>, config: &Config, metrics: Option<Metrics>) ->
         .route("/v1/rerank", post(rerank::rerank))
         .route("/v2/rerank", post(rerank::rerank))
         .route("/embed", post(tei::embed))
+        .route("/", post(tei::embed))
         .route("/rerank", post(tei::rerank))
+        .route("/tokenize", post(tokenize::tokenize))
         .layer(body_limit)
         .layer(middleware::from_fn_with_state(bounds, guard::bound))
-        .route("/v1/models", get(openai::models))
+        .route("/v1/models", get(model_list::models))
+        // Names may have a slash.
+        .route("/v1/models/{*model}", get(model_list::model))
         .route("/info", get(tei::info));
     if let Some(keys) = keys {
         with_models = with_models.layer(middleware::from_fn_with_state(keys, auth::check));

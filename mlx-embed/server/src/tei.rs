@@ -6,15 +6,15 @@ use std::sync::Arc;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Json, State};
 use axum::http::StatusCode;
-use mlx_embed::{DenseActivation, EmbedOptions, Prompt, RerankOptions};
+use mlx_embed::{DenseActivation, TruncationSide};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::config::Kind;
 use crate::error::ApiError;
-use crate::guard::Timeout;
+use crate::guard::Terms;
 use crate::models::Loaded;
-use crate::openai::{Input, embed as embed_input};
+use crate::openai::{Input, Wanted, embed as embed_input};
 use crate::rerank::rank;
 use crate::router::App;
 
@@ -32,9 +32,33 @@ pub(crate) struct EmbedRequest {
     /// Cut texts that are too long rather than refuse them.
     #[serde(default)]
     truncate: bool,
+    /// Which side is cut. Only the one that the model is made for is.
+    truncation_direction: Option<Direction>,
     prompt_name: Option<String>,
     #[schema(value_type = Option<u32>, minimum = 1)]
     dimensions: Option<NonZeroUsize>,
+}
+
+/// A side of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Direction {
+    #[serde(alias = "Left")]
+    Left,
+    #[serde(alias = "Right")]
+    Right,
+}
+
+/// Refuses to cut another side of texts than the model does.
+async fn check_direction(app: &App, truncate: bool, wanted: Option<Direction>) -> Result<(), ApiError> {
+    let Some(wanted) = wanted.filter(|_| truncate) else { return Ok(()) };
+    let (_, embedder) = app.models.embedder(None).await?;
+    let side = embedder.info().truncation_side;
+    if (wanted == Direction::Left) == (side == TruncationSide::Left) {
+        return Ok(());
+    }
+    let message = format!("truncation_direction is not what this model is made for, which is {side:?}");
+    Err(ApiError::field("truncation_direction", message))
 }
 
 /// That a text was cut though nobody allowed it.
@@ -57,18 +81,22 @@ fn too_long(param: &'static str, index: usize) -> ApiError {
 )]
 pub(crate) async fn embed(
     State(app): State<Arc<App>>,
-    timeout: Timeout,
+    terms: Terms,
     body: Result<Json<EmbedRequest>, JsonRejection>,
 ) -> Result<Json<Vec<Vec<f32>>>, ApiError> {
-    let Json(EmbedRequest { inputs, normalize, truncate, prompt_name, dimensions }) = body?;
-    let options = EmbedOptions {
-        prompt: prompt_name.map_or(Prompt::Default, Prompt::Named),
+    let Json(EmbedRequest { inputs, normalize, truncate, truncation_direction, prompt_name, dimensions }) =
+        body?;
+    check_direction(&app, truncate, truncation_direction).await?;
+    let wanted = Wanted {
+        model: None,
+        param: "inputs",
+        input: inputs,
+        prompt: ("prompt_name", prompt_name.as_deref()),
         dims: dimensions,
         normalize: Some(normalize),
-        timeout: Some(timeout.0),
-        ..Default::default()
+        terms,
     };
-    let (_, embeddings) = embed_input(&app, None, "inputs", inputs, &options).await?;
+    let (_, embeddings) = embed_input(&app, wanted).await?;
     if let Some(index) = embeddings.iter().position(|each| each.truncated && !truncate) {
         return Err(too_long("inputs", index));
     }
@@ -105,16 +133,12 @@ pub(crate) struct RankedText {
 )]
 pub(crate) async fn rerank(
     State(app): State<Arc<App>>,
-    timeout: Timeout,
+    terms: Terms,
     body: Result<Json<TextsRequest>, JsonRejection>,
 ) -> Result<Json<Vec<RankedText>>, ApiError> {
     let Json(TextsRequest { query, texts, truncate, raw_scores, return_text }) = body?;
-    let options = RerankOptions {
-        activation: raw_scores.then_some(DenseActivation::Identity),
-        timeout: Some(timeout.0),
-        ..Default::default()
-    };
-    let (_, ranked) = rank(&app, None, &query, ("texts", &texts), &options).await?;
+    let activation = raw_scores.then_some(DenseActivation::Identity);
+    let (_, ranked) = rank(&app, None, &query, ("texts", &texts), activation, terms).await?;
     if let Some(cut) = ranked.iter().find(|each| each.truncated && !truncate) {
         return Err(too_long("texts", cut.index));
     }

@@ -1,22 +1,20 @@
 //! The service as its clients see it: the built-in model and a small reranker behind a router.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
-use std::path::PathBuf;
-use std::sync::Arc;
+mod support;
+
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use mlx_embed_server::{Config, Kind, Load, Metrics, ModelConfig, Models, router};
+use mlx_embed_server::{Config, Kind, Load, ModelConfig, Models};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 
-fn checkpoint(case: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families").join(case)
-}
+use support::{ask, bytes, checkpoint, get, numbers, post, service_of};
 
 fn config() -> Config {
     let mut reranker = ModelConfig::new("ranker", Some(checkpoint("reranker-bert-sigmoid")));
@@ -25,38 +23,8 @@ fn config() -> Config {
     Config { models: vec![ModelConfig::new("small", None), reranker], ..Config::default() }
 }
 
-async fn service_of(config: &Config) -> (Arc<Models>, Router) {
-    let models = Models::load(config).await.unwrap();
-    let router =
-        router(Arc::clone(&models), config, Some(Metrics::new(|| "texts_total 1\n".into()))).unwrap();
-    (models, router)
-}
-
 async fn service() -> Router {
     service_of(&config()).await.1
-}
-
-fn post(path: &str, body: &Value) -> Request<Body> {
-    Request::post(path).header("content-type", "application/json").body(Body::from(body.to_string())).unwrap()
-}
-
-fn get(path: &str) -> Request<Body> {
-    Request::get(path).body(Body::empty()).unwrap()
-}
-
-async fn bytes(router: &Router, request: Request<Body>) -> (StatusCode, axum::http::HeaderMap, Bytes) {
-    let response = router.clone().oneshot(request).await.unwrap();
-    let (head, body) = response.into_parts();
-    (head.status, head.headers, axum::body::to_bytes(body, usize::MAX).await.unwrap())
-}
-
-async fn ask(router: &Router, request: Request<Body>) -> (StatusCode, Value) {
-    let (status, _, body) = bytes(router, request).await;
-    (status, serde_json::from_slice(&body).unwrap_or_else(|_| panic!("no JSON: {body:?}")))
-}
-
-fn numbers(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
 }
 
 #[tokio::test]

@@ -3,11 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::Error;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, UnknownWord, of_word};
 use crate::mlx;
 
 /// Where the model runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Device {
     /// The GPU if this build and this machine have one, else the CPU.
@@ -19,7 +22,28 @@ pub enum Device {
     Gpu,
 }
 
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        })
+    }
+}
+
+impl FromStr for Device {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        of_word(word)
+    }
+}
+
 impl Device {
+    /// Every value.
+    pub const ALL: &[Self] = &[Self::Auto, Self::Cpu, Self::Gpu];
+
     /// What runs the model on this machine.
     pub(crate) fn backend(self) -> Result<mlx::Backend, Error> {
         let cpu = || {

@@ -11,6 +11,7 @@ mod prompts;
 mod settings;
 mod side_files;
 mod sides;
+mod spans;
 mod tokenizer;
 
 use std::io;
@@ -23,6 +24,7 @@ pub use prompts::Prompt;
 pub(crate) use prompts::Prompts;
 pub(crate) use settings::{Overrides, Settings};
 pub(crate) use sides::{Fill, LeftOut, Side, SideEncoding};
+pub use spans::TextToken;
 pub use tokenizer::{EndToken, EndTokenSource};
 pub(crate) use tokenizer::{TextEncoder, Tokens};
 

@@ -352,6 +352,11 @@ impl TextEncoder {
         self.tokenizer.token_to_id(token)
     }
 
+    /// The token behind whatever the tokenizer adds.
+    pub(super) fn appended(&self) -> Option<u32> {
+        self.appended
+    }
+
     pub(super) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
@@ -388,6 +393,16 @@ impl TextEncoder {
 
     /// The tokens of a whole text, neither cut nor with special ones.
     fn all_ids(&self, text: &str, stop: &dyn Fn() -> bool) -> tokenizers::Result<Vec<u32>> {
+        Ok(self.content_of(text, OffsetType::None, stop)?.get_ids().to_vec())
+    }
+
+    /// As [`TextEncoder::all_ids`], with what the tokenizer knows of each beside its id.
+    pub(super) fn content_of(
+        &self,
+        text: &str,
+        offsets: OffsetType,
+        stop: &dyn Fn() -> bool,
+    ) -> tokenizers::Result<Encoding> {
         let tokenizer = &self.tokenizer;
         let unless_stopped = || if stop() { Err("it was given up") } else { Ok(()) };
         unless_stopped()?;
@@ -401,8 +416,7 @@ impl TextEncoder {
             unless_stopped()?;
             tokenizer.get_model().tokenize(word.get())
         })?;
-        let encoding = words.into_encoding(None, 0, OffsetType::None)?;
-        Ok(encoding.get_ids().to_vec())
+        words.into_encoding(None, 0, offsets)
     }
 }
 

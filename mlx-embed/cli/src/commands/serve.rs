@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use mlx_embed::Gpus;
-use mlx_embed_server::{Config, DeviceName, Kind, Metrics, ModelConfig, PrecisionName, ServeError, serve};
+use mlx_embed::{Device, Gpus, Precision};
+use mlx_embed_server::{Config, Kind, Metrics, ModelConfig, ServeError, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::CliError;
-use crate::options::{DeviceArg, PrecisionArg, at_least_one};
+use crate::options::{at_least_one, one_of};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -57,6 +57,10 @@ pub(crate) struct ServeArgs {
     #[arg(env = "MLX_EMBED_SERVE_BODY_BYTES", hide_env_values = true)]
     body_bytes: Option<NonZeroUsize>,
 
+    /// Bytes of the weights of all models in memory, more than which unloads those of load: first-use [default: no limit]
+    #[arg(long, value_name = "N", env = "MLX_EMBED_SERVE_MODEL_BYTES", hide_env_values = true)]
+    model_bytes: Option<NonZeroU64>,
+
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -80,16 +84,16 @@ struct ModelArgs {
     kind: Option<KindArg>,
 
     /// Where it runs [default: auto]
-    #[arg(long)]
-    device: Option<DeviceArg>,
+    #[arg(long, value_name = "WHERE", value_parser = one_of(Device::ALL))]
+    device: Option<Device>,
 
     /// NVIDIA GPUs: a number, several with commas between, or `all` [default: 0]
     #[arg(long, value_name = "N,..")]
     gpu: Option<Gpus>,
 
     /// How closely 4- and 8-bit checkpoints are followed on the CPU [default: exact]
-    #[arg(long)]
-    precision: Option<PrecisionArg>,
+    #[arg(long, value_name = "HOW", value_parser = one_of(Precision::ALL))]
+    precision: Option<Precision>,
 
     /// Threads on the CPU [default: every core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -126,8 +130,8 @@ serve.yaml:
     - {name: ranker, path: models/bge-reranker, kind: reranker,
        load: first-use, idle-seconds: 600}
 
-Endpoints: /v1/embeddings and /v1/models as OpenAI's, /embed, /rerank and /info
-as text-embeddings-inference's, /v1/rerank as Cohere's and Jina's, /health,
+Endpoints: /v1/embeddings and /v1/models as OpenAI's, /embed, /rerank, /tokenize
+and /info as text-embeddings-inference's, /v1/rerank as Cohere's and Jina's, /health,
 /ready, /metrics, /openapi.json, and a page to try them at /. SIGTERM and Ctrl-C
 end the service once the requests that it has taken are answered.";
 
@@ -180,6 +184,7 @@ fn config(args: ServeArgs) -> Result<Config, mlx_embed_server::ConfigError> {
     }
     let limits = &mut config.limits;
     limits.timeout_ms = args.timeout_ms.map_or(limits.timeout_ms, NonZeroU64::get);
+    limits.model_bytes = args.model_bytes.map(NonZeroU64::get).or(limits.model_bytes);
     let counts = [
         (&mut limits.concurrent_requests, args.concurrent_requests),
         (&mut limits.connections, args.connections),
@@ -205,15 +210,8 @@ impl ModelArgs {
             None | Some(KindArg::Embedder) => Kind::Embedder,
             Some(KindArg::Reranker) => Kind::Reranker,
         };
-        config.device = match self.device {
-            None | Some(DeviceArg::Auto) => DeviceName::Auto,
-            Some(DeviceArg::Cpu) => DeviceName::Cpu,
-            Some(DeviceArg::Gpu) => DeviceName::Gpu,
-        };
-        config.precision = match self.precision {
-            None | Some(PrecisionArg::Exact) => PrecisionName::Exact,
-            Some(PrecisionArg::Fast) => PrecisionName::Fast,
-        };
+        config.device = self.device.unwrap_or_default();
+        config.precision = self.precision.unwrap_or_default();
         config.gpu = self.gpu.clone().unwrap_or_default();
         config.threads = self.threads;
         config.max_tokens = self.max_tokens;

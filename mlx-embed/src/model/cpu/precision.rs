@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{UnknownWord, of_word};
 use crate::kernels::{Engine, Fit, Limbs};
 use crate::model::backend::{Place, Role};
 
@@ -29,6 +30,19 @@ pub enum Precision {
     ///
     /// Causal models of Gemma's kind, which norm what attention and feed-forward part give, are computed as with `exact`.
     Fast,
+}
+
+impl Precision {
+    /// Every value.
+    pub const ALL: &[Self] = &[Self::Exact, Self::Fast];
+}
+
+impl std::str::FromStr for Precision {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        of_word(word)
+    }
 }
 
 impl std::fmt::Display for Precision {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{UnknownWord, of_word};
 use crate::mlx::MlxError;
 use crate::mlx::cuda::write_whole;
 
@@ -25,6 +26,19 @@ pub enum MatmulPolicy {
     /// As [`MatmulPolicy::Auto`], with dequantised weights that stay in memory: two bytes a parameter beside the packed
     /// ones.
     Resident,
+}
+
+impl MatmulPolicy {
+    /// Every value.
+    pub const ALL: &[Self] = &[Self::Auto, Self::Packed, Self::Dequantized, Self::Resident];
+}
+
+impl std::str::FromStr for MatmulPolicy {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        of_word(word)
+    }
 }
 
 impl std::fmt::Display for MatmulPolicy {

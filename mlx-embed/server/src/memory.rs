@@ -1,0 +1,69 @@
+//! How much memory models take together.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mlx_embed::{Checkpoint, Error};
+use tokio::sync::Mutex;
+
+use crate::config::Load;
+use crate::models::Slot;
+
+/// What a limit on the bytes of all models leaves.
+#[derive(Debug)]
+pub(crate) struct Room {
+    limit: Option<u64>,
+    /// Held by whoever counts, so that two don't count on the same bytes.
+    turn: Mutex<()>,
+}
+
+/// Bytes of a model's weights, as its files have them; without a folder, of the one that the library carries.
+pub(crate) fn weights_bytes(folder: Option<&Path>) -> Result<u64, Error> {
+    let checkpoint = match folder {
+        Some(folder) => Checkpoint::open_any(folder)?,
+        #[cfg(feature = "default-model")]
+        None => Checkpoint::default_model()?,
+        #[cfg(not(feature = "default-model"))]
+        None => return Ok(0),
+    };
+    Ok(checkpoint.weights_bytes())
+}
+
+impl Room {
+    pub(crate) fn new(limit: Option<u64>) -> Self {
+        Self { limit, turn: Mutex::default() }
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// Sets `bytes` apart for `slot`, whose model is about to be loaded, and unloads others for it. The reason where that
+    /// doesn't do.
+    pub(crate) async fn make(&self, slots: &[Arc<Slot>], slot: &Slot, bytes: u64) -> Result<(), String> {
+        let Some(limit) = self.limit else { return Ok(()) };
+        let _turn = self.turn.lock().await;
+        let others = || slots.iter().filter(|other| !std::ptr::eq(other.as_ref(), slot));
+        loop {
+            let taken: u64 = others().map(|other| other.bytes.load(Ordering::Relaxed)).sum();
+            if taken.saturating_add(bytes) <= limit {
+                slot.bytes.store(bytes, Ordering::Relaxed);
+                return Ok(());
+            }
+            // One that is being loaded is not to be had: who waits for it would wait for who waits here.
+            let may_go = |other: &&Arc<Slot>| {
+                other.config.load == Load::FirstUse
+                    && other.peek().is_some()
+                    && other.bytes.load(Ordering::Relaxed) > 0
+            };
+            let Some(oldest) = others().filter(may_go).max_by_key(|other| other.idle()) else {
+                return Err(format!(
+                    "its weights take {bytes} bytes, and other models {taken} of the {limit} that limits.model-bytes \
+                     allows; raise it, or let others be loaded at their first use (load: first-use)"
+                ));
+            };
+            oldest.unload("another model needs its memory").await;
+        }
+    }
+}
