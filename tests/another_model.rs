@@ -261,6 +261,35 @@ fn positions_that_contradict_themselves() {
 }
 
 #[test]
+fn positions_of_encoders_and_layer_types_that_are_not_computed() {
+    let linear = |factor: f64| json!({"rope_type": "linear", "factor": factor, "rope_theta": 1000.0});
+    let old = json!({"type": "linear", "factor": 2.0, "rope_theta": 1000.0});
+    for (case, field, value, mentions) in [
+        ("modernbert-f32", "rope_scaling", linear(2.0), ["rope_scaling", "not known"]),
+        ("nomic-bert-bf16", "rope_scaling", linear(2.0), ["rope_scaling", "not known"]),
+        ("bert-f32", "rope_parameters", linear(2.0), ["rope_parameters", "not known"]),
+        ("nomic-bert-bf16", "rope_parameters", linear(2.0), ["rope_parameters.rope_type", "stretches"]),
+        ("nomic-bert-bf16", "rope_parameters", old.clone(), ["rope_parameters.rope_type", "stretches"]),
+        (
+            "modernbert-layer-types-biases-bf16",
+            "rope_parameters",
+            json!({"sliding_attention": old}),
+            ["rope_parameters.sliding_attention.rope_type", "stretches"],
+        ),
+        ("gemma3-causal-layer-types", "rope_scaling", linear(2.0), ["rope_scaling", "contradict"]),
+        ("nomic-bert-own-config", "max_position_embeddings", json!(256), ["n_positions", "is 256"]),
+        ("nomic-bert-own-config", "layer_norm_eps", json!(1e-5), ["layer_norm_epsilon", "layer_norm_eps is"]),
+        ("nomic-bert-own-config", "rope_theta", json!(500.0), ["rotary_emb_base", "rope_theta is 500"]),
+    ] {
+        refused(&with(&format!("families/{case}"), &[(field, value)]), &mentions);
+    }
+    // Its own code and transformers take different ones then.
+    let scratch = with("families/eurobert", &[]);
+    scratch.edit_json("config.json", |config| drop(config.remove("rope_theta")));
+    refused(&scratch, &["config.json", "needs the field `rope_theta`"]);
+}
+
+#[test]
 fn texts_longer_than_long_factors_allow() {
     let scratch = with("qwen3-rope-longrope", &[]);
     scratch.edit_json("config.json", |config| {

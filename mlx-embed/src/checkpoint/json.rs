@@ -76,6 +76,11 @@ impl JsonObject {
             .map_err(|error| self.invalid(field, format!("is not usable: {error}")))
     }
 
+    /// A switch as Python takes it: null is false. `None` where it is missing.
+    pub(crate) fn switch(&self, field: &str) -> Result<Option<bool>, CheckpointError> {
+        Ok(self.has(field).then_some(self.optional(field)?.unwrap_or(false)))
+    }
+
     pub(crate) fn required<T: DeserializeOwned>(&self, field: &str) -> Result<T, CheckpointError> {
         self.optional(field)?.ok_or_else(|| CheckpointError::MissingField {
             path: self.path.clone(),

@@ -12,11 +12,14 @@ use super::{Architecture, CheckpointError};
 
 /// What every family reads.
 const READ: &str = "\
-    architectures auto_map eos_token_id head_dim hidden_act hidden_activation hidden_size intermediate_size \
-    is_causal layer_types max_position_embeddings model_file model_type num_attention_heads num_hidden_layers \
-    num_key_value_heads original_max_position_embeddings partial_rotary_factor quantization quantization_config \
-    rms_norm_eps rope_parameters rope_scaling rope_theta sbert_ce_default_activation_function \
-    use_bidirectional_attention vocab_size";
+    architectures auto_map eos_token_id hidden_act hidden_activation hidden_size intermediate_size is_causal \
+    max_position_embeddings model_file model_type num_attention_heads num_hidden_layers quantization \
+    quantization_config sbert_ce_default_activation_function use_bidirectional_attention vocab_size";
+
+/// What every decoder reads besides. An encoder that has one of these is read by its own list, or not at all.
+const READ_BY_DECODERS: &str = "\
+    head_dim layer_types num_key_value_heads original_max_position_embeddings partial_rotary_factor rms_norm_eps \
+    rope_parameters rope_scaling rope_theta";
 
 /// What a family reads besides, or what all references leave out in it whatever its value.
 fn read_by(architecture: Architecture) -> &'static str {
@@ -33,7 +36,8 @@ fn read_by(architecture: Architecture) -> &'static str {
         }
         // Pooling and temperature are sentence-transformers' affair and training's.
         Architecture::LlamaBidirectional => "attention_bias mlp_bias pooling pretraining_tp temperature",
-        Architecture::EuroBert => "attention_bias mlp_bias pretraining_tp",
+        // Which of its classifiers pools how, under both of its names.
+        Architecture::EuroBert => "attention_bias classifier_pooling clf_pooling mlp_bias pretraining_tp",
         Architecture::Mistral => "rope_traditional sliding_window",
         Architecture::Ministral3 => "sliding_window",
         Architecture::EmbeddingGemma2 => {
@@ -46,19 +50,21 @@ fn read_by(architecture: Architecture) -> &'static str {
             "_sliding_window_pattern attention_bias attn_logit_softcapping final_logit_softcapping \
              query_pre_attn_scalar rope_local_base_freq sliding_window sliding_window_pattern"
         }
+        // The pooler's shape, in files that come from TensorFlow: nobody reads it, nor the pooler.
         Architecture::Bert | Architecture::Roberta => {
-            "layer_norm_eps position_embedding_type type_vocab_size"
+            "layer_norm_eps pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head \
+             pooler_type position_embedding_type type_vocab_size"
         }
         Architecture::ModernBert => {
             "attention_bias classifier_activation classifier_bias classifier_pooling decoder_bias \
-             global_attn_every_n_layers global_rope_theta layer_norm_eps local_attention local_rope_theta mlp_bias \
-             norm_bias norm_eps position_embedding_type"
+             global_attn_every_n_layers global_rope_theta layer_norm_eps layer_types local_attention \
+             local_rope_theta mlp_bias norm_bias norm_eps position_embedding_type rope_parameters"
         }
         Architecture::NomicBert => {
-            "activation_function causal dense_seq_output fused_bias_fc fused_dropout_add_ln layer_norm_eps \
+            "activation_function causal dense_seq_output fused_bias_fc fused_dropout_add_ln head_dim layer_norm_eps \
              layer_norm_epsilon max_trained_positions mlp_fc1_bias mlp_fc2_bias n_embd n_head n_inner n_layer \
              n_positions pad_vocab_size_multiple parallel_block parallel_block_tied_norm prenorm qkv_proj_bias \
-             rotary_emb_base rotary_emb_fraction rotary_emb_interleaved rotary_emb_scale_base \
+             rope_parameters rope_theta rotary_emb_base rotary_emb_fraction rotary_emb_interleaved rotary_emb_scale_base \
              rotary_scaling_factor scale_attn_weights type_vocab_size use_rms_norm use_xentropy"
         }
     }
@@ -72,17 +78,18 @@ const HARMLESS: &str = "\
     audio_config audio_token_id bad_words_ids base_model_name_or_path begin_suppress_tokens bf16 bos_token_id \
     chat_template chunk_size_feed_forward classifier_dropout cls_token_id cross_attention_hidden_size \
     custom_pipelines decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop \
-    encoder_no_repeat_ngram_size epsilon_cutoff eta_cutoff experts_implementation \
+    embedding_dropout encoder_no_repeat_ngram_size epsilon_cutoff eta_cutoff experts_implementation \
     exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id fp16 fp32 \
     gradient_checkpointing hidden_dropout hidden_dropout_prob id2label image_token_id image_token_index \
-    initializer_factor initializer_range is_decoder is_encoder_decoder is_llama_config \
-    keys_to_ignore_at_inference label2id length_penalty license mask_token_id matryoshka_dimensions \
+    initializer_cutoff_factor initializer_factor initializer_range is_decoder is_encoder_decoder is_llama_config \
+    keys_to_ignore_at_inference label2id length_penalty license mask_token mask_token_id matryoshka_dimensions \
     matryoshka_dims max_length max_seq_length max_sequence_length min_length mlp_dropout mlx_lm_version \
     mlx_version model_max_length model_name name_or_path no_repeat_ngram_size num_beam_groups num_beams \
     num_labels num_return_sequences output_attentions output_hidden_states output_past output_router_logits \
     output_scores pad_token_id prefix problem_type prompt_names pruned_heads remove_invalid_values \
     repetition_penalty resid_pdrop return_dict return_dict_in_generate sentence_transformers sep_token_id \
-    seq_length suppress_tokens task_names task_specific_params temperature tf_legacy_loss tie_encoder_decoder \
+    seq_length summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj \
+    suppress_tokens task_names task_specific_params temperature tf_legacy_loss tie_encoder_decoder \
     tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript trainable transformers.js_config \
     transformers_version truncate_dim typical_p unk_token_id unsloth_fixed unsloth_training_args unsloth_version \
     use_bfloat16 use_cache use_flash_attention use_flash_attn video_token_id vision_config vision_end_token_id \
@@ -115,7 +122,8 @@ pub(super) fn hold(config: &JsonObject, doubts: &mut Vec<Doubt>) -> Result<Vec<S
 fn hold_object(config: &JsonObject, architecture: Architecture, doubts: &mut Vec<Doubt>) -> Vec<String> {
     let mut harmless = Vec::new();
     for (key, value) in config.entries() {
-        if [READ, read_by(architecture), HARMLESS].iter().any(|list| holds(list, key)) {
+        let of_decoders = if architecture.is_decoder() { READ_BY_DECODERS } else { "" };
+        if [READ, of_decoders, read_by(architecture), HARMLESS].iter().any(|list| holds(list, key)) {
             continue;
         }
         if may_change_numbers(key, value) {
@@ -184,7 +192,7 @@ mod tests {
 
     #[test]
     fn lists_are_sorted_so_that_a_key_is_found_once() {
-        for list in [READ, HARMLESS, ARITHMETIC] {
+        for list in [READ, READ_BY_DECODERS, HARMLESS, ARITHMETIC] {
             assert!(list.split_whitespace().is_sorted(), "{list}");
         }
     }

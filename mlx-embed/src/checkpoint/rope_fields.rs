@@ -24,7 +24,7 @@ pub(super) fn read(
     let mut objects = Vec::new();
     for field in ["rope_scaling", "rope_parameters"] {
         // An empty object is none.
-        objects.extend(config.object(field)?.filter(|object| object.entries().next().is_some()));
+        objects.extend(config.object(field)?.filter(|object| !object.is_empty()));
     }
     if ministral && objects.is_empty() && !config.has("rope_theta") {
         return Ok(ministral3());
@@ -46,9 +46,7 @@ pub(super) fn read(
         }));
     }
     if scalings.iter().any(|scaling| *scaling != scalings[0]) {
-        return Err(
-            config.invalid("rope_scaling", "and rope_parameters contradict each other; leave one of them")
-        );
+        return Err(contradictory(config));
     }
     if thetas.iter().any(|theta| *theta != thetas[0]) {
         return Err(config.invalid(
@@ -58,8 +56,14 @@ pub(super) fn read(
     }
     let theta = match (thetas.first(), architecture) {
         (Some(theta), _) => *theta,
-        (None, Architecture::EuroBert) if !config.has("rope_theta") => 250_000.0,
-        (None, architecture) if !architecture.is_qwen3() && !config.has("rope_theta") => 10_000.0,
+        // EuroBERT's own code takes another one than transformers where there is none.
+        (None, architecture)
+            if !architecture.is_qwen3()
+                && architecture != Architecture::EuroBert
+                && !config.has("rope_theta") =>
+        {
+            10_000.0
+        }
         (None, _) => config.required("rope_theta")?,
     };
     if !(theta > 1.0 && theta.is_finite()) {
@@ -89,6 +93,11 @@ pub(super) fn read(
         _ => None,
     };
     Ok(Rope { theta, local_theta: None, scaling, query_growth })
+}
+
+#[cold]
+fn contradictory(config: &JsonObject) -> CheckpointError {
+    config.invalid("rope_scaling", "and rope_parameters contradict each other; leave one of them")
 }
 
 /// Of every Ministral 3.
@@ -157,7 +166,13 @@ pub(super) fn by_layer_types(
         Some(all) => Some((all.object("full_attention")?, all.object("sliding_attention")?)),
         None => None,
     };
+    let old = config.object("rope_scaling")?.filter(|object| !object.is_empty());
     if let Some((Some(full), Some(sliding))) = nested {
+        if let Some(old) = old
+            && rope_scaling(&old, &around)? != rope_scaling(&full, &around)?
+        {
+            return Err(contradictory(config));
+        }
         if rope_scaling(&sliding, &around)? != RopeScaling::None {
             return Err(
                 sliding.invalid("rope_type", "stretches layers with a window, which is not supported")
@@ -170,7 +185,7 @@ pub(super) fn by_layer_types(
             query_growth: None,
         });
     }
-    if config.object("rope_parameters")?.is_some_and(|object| object.entries().next().is_some()) {
+    if config.object("rope_parameters")?.is_some_and(|object| !object.is_empty()) {
         return Err(config.invalid(
             "rope_parameters",
             "has no full_attention and sliding_attention, which this family needs both",
@@ -179,7 +194,7 @@ pub(super) fn by_layer_types(
     Ok(Rope {
         theta: number(config, "rope_theta", 1e6)?,
         local_theta: Some(number(config, "rope_local_base_freq", 1e4)?),
-        scaling: match config.object("rope_scaling")? {
+        scaling: match old {
             Some(object) => rope_scaling(&object, &around)?,
             None => RopeScaling::None,
         },
@@ -257,7 +272,7 @@ fn refuse_layer_types(object: &JsonObject) -> Result<(), CheckpointError> {
 }
 
 /// The kind by `rope_type`, or by the older `type`.
-fn kind(scaling: &JsonObject) -> Result<String, CheckpointError> {
+pub(super) fn kind(scaling: &JsonObject) -> Result<String, CheckpointError> {
     let plain = |kind: &str| kind == "default" || kind == "mrope";
     match (scaling.optional::<String>("rope_type")?, scaling.optional::<String>("type")?) {
         (Some(kind), None) | (None, Some(kind)) => Ok(kind),

@@ -14,7 +14,7 @@ const SLIDING: &str = "sliding_attention";
 
 /// Whether a token sees those before it only.
 pub(super) fn causal(config: &JsonObject, architecture: Architecture) -> Result<bool, CheckpointError> {
-    let is_causal: Option<bool> = config.optional("is_causal")?;
+    let is_causal = config.switch("is_causal")?;
     let bidirectional: Option<bool> = config.optional("use_bidirectional_attention")?;
     match (is_causal, bidirectional) {
         (Some(causal), Some(bidirectional)) if causal == bidirectional => Err(config.invalid(

@@ -104,7 +104,8 @@ BIDIRECTIONAL = [
     Case("eurobert", "EuroBERT: as Llama, bidirectional, names with model., lm_head beside, mean",
          config("eurobert", "EuroBertForMaskedLM", num_key_value_heads=4, rms_norm_eps=1e-5,
                 rope_theta=250000.0, pad_token_id=285, bos_token_id=286, mask_token_id=287,
-                attention_bias=False, mlp_bias=False, tie_word_embeddings=False),
+                attention_bias=False, mlp_bias=False, tie_word_embeddings=False,
+                clf_pooling="late", mask_token="<|im_end|>", pretraining_tp=1),
          auto="AutoModelForMaskedLM", lengths=LENGTHS, modules=MEAN, dtype="bfloat16"),
 ]
 CAUSAL_WINDOWS = [

@@ -15,6 +15,11 @@ MODERN = dict(
     decoder_bias=True, classifier_pooling="mean", classifier_activation="gelu",
     classifier_bias=False, pad_token_id=3, cls_token_id=1, sep_token_id=2, bos_token_id=1,
     eos_token_id=2, tie_word_embeddings=True,
+    # What the published ones have besides, and nobody computes with.
+    attention_dropout=0.0, classifier_dropout=0.0, deterministic_flash_attn=False,
+    embedding_dropout=0.0, gradient_checkpointing=False, initializer_cutoff_factor=2.0,
+    initializer_range=0.02, mlp_dropout=0.0, reference_compile=False, repad_logits_with_grad=False,
+    sparse_pred_ignore_index=-100, sparse_prediction=False,
 )
 MEAN = pipeline(pooling("mean_tokens"), normalize("2_Normalize"))
 CLS = pipeline(pooling("cls_token"), normalize("2_Normalize"))
@@ -37,6 +42,10 @@ NOMIC = dict(
     rotary_emb_base=1000, rotary_emb_fraction=1.0, rotary_emb_interleaved=False,
     rotary_emb_scale_base=None, rotary_scaling_factor=None, scale_attn_weights=True,
     type_vocab_size=2, use_rms_norm=False, vocab_size=208,
+    # GPT-2's, from which its code took the config.
+    reorder_and_upcast_attn=False, scale_attn_by_inverse_layer_idx=False, summary_activation=None,
+    summary_first_dropout=0.0, summary_proj_to_labels=True, summary_type="cls_index",
+    summary_use_proj=True, use_cache=True, use_flash_attn=True, use_xentropy=True,
 )
 NOMIC_OF_TRANSFORMERS = dict(
     architectures=["NomicBertModel"], model_type="nomic_bert", hidden_size=64, num_hidden_layers=2,

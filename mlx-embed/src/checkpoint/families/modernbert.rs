@@ -8,7 +8,7 @@ use crate::checkpoint::spec::{
     AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, PartSpec,
     ProjectionSpec, Sees,
 };
-use crate::checkpoint::{CheckpointError, RopeScaling};
+use crate::checkpoint::{CheckpointError, RopeScaling, rope_fields};
 
 pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let size = |field: &str| config::positive(config, field);
@@ -144,7 +144,7 @@ fn thetas(config: &JsonObject) -> Result<[f32; 2], CheckpointError> {
     if let Some(all) = config.object("rope_parameters")? {
         for (kind, of) in ["full_attention", "sliding_attention"].into_iter().zip(&mut thetas) {
             let Some(object) = all.object(kind)? else { continue };
-            if object.optional::<String>("rope_type")?.is_some_and(|kind| kind != "default") {
+            if rope_fields::kind(&object)? != "default" {
                 return Err(object
                     .invalid("rope_type", "stretches positions, which is not supported in a ModernBERT"));
             }

@@ -9,26 +9,17 @@ use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, PartSpec,
     ProjectionSpec, Sees,
 };
-use crate::checkpoint::{CheckpointError, RopeScaling};
+use crate::checkpoint::{CheckpointError, RopeScaling, rope_fields};
 
 pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
-    // The names of its own code, or transformers'.
-    let size = |own: &str, theirs: &str| config::positive(config, if config.has(own) { own } else { theirs });
+    let size = |own: &str, theirs: &str| config::positive(config, either(config, own, theirs)?);
     let (hidden_size, heads_count) = (size("n_embd", "hidden_size")?, size("n_head", "num_attention_heads")?);
     let head_dim = super::shared_out(config, "num_attention_heads", hidden_size, heads_count)?;
     refuse_other_forms(config)?;
     let layers = size("n_layer", "num_hidden_layers")? as usize;
-    let eps_field = if config.has("layer_norm_epsilon") { "layer_norm_epsilon" } else { "layer_norm_eps" };
+    let eps_field = either(config, "layer_norm_epsilon", "layer_norm_eps")?;
     let eps = config::epsilon(config, eps_field, Some(1e-12))?;
-    let nested = config.object("rope_parameters")?;
-    let theta = match (config.optional("rotary_emb_base")?, &nested) {
-        (Some(theta), _) => theta,
-        (None, Some(nested)) => nested.optional("rope_theta")?.unwrap_or(1000.0),
-        (None, None) => config.optional("rope_theta")?.unwrap_or(1000.0),
-    };
-    if !(theta > 1.0_f32 && theta.is_finite()) {
-        return Err(config.invalid("rotary_emb_base", format!("is {theta}; it must be a number above 1")));
-    }
+    let theta = theta(config)?;
     let own = ModelConfig {
         architecture: Architecture::NomicBert,
         hidden_size,
@@ -119,6 +110,46 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     Ok((own, spec))
 }
 
+/// The name that a field goes by: its own code's, or transformers'. Where both are there they have to agree.
+fn either<'a>(config: &JsonObject, own: &'a str, theirs: &'a str) -> Result<&'a str, CheckpointError> {
+    match (config.raw(own), config.raw(theirs)) {
+        (Some(one), Some(other)) if one.as_f64() != other.as_f64() => {
+            let reason =
+                format!("is {one}, and {theirs} is {other}; leave the one that the model was trained with");
+            Err(config.invalid(own, reason))
+        }
+        (Some(_), _) => Ok(own),
+        (None, _) => Ok(theirs),
+    }
+}
+
+/// The base of the frequencies: its own code's, or transformers', whose nested one goes before the other.
+fn theta(config: &JsonObject) -> Result<f32, CheckpointError> {
+    let field = "rotary_emb_base";
+    let mut theirs = config.optional::<f32>("rope_theta")?;
+    if let Some(nested) = config.object("rope_parameters")? {
+        if rope_fields::kind(&nested)? != "default" {
+            let reason = "stretches positions, which is not supported with nomic_bert";
+            return Err(nested.invalid("rope_type", reason));
+        }
+        theirs = nested.optional("rope_theta")?.or(theirs);
+    }
+    let theta = match (config.optional::<f32>(field)?, theirs) {
+        (Some(own), Some(theirs)) if own != theirs => {
+            let reason = format!(
+                "is {own}, and rope_theta is {theirs}; leave the one that the model was trained with"
+            );
+            return Err(config.invalid(field, reason));
+        }
+        (own, theirs) => own.or(theirs).unwrap_or(1000.0),
+    };
+    if theta > 1.0 && theta.is_finite() {
+        Ok(theta)
+    } else {
+        Err(config.invalid(field, format!("(or rope_theta) is {theta}; it must be a number above 1")))
+    }
+}
+
 /// Its code has many switches; these are how the published models stand.
 fn refuse_other_forms(config: &JsonObject) -> Result<(), CheckpointError> {
     let off = [
@@ -146,15 +177,13 @@ fn refuse_other_forms(config: &JsonObject) -> Result<(), CheckpointError> {
             return Err(config.invalid(field, "stretches positions, which is not supported with nomic_bert"));
         }
     }
-    let activation = config.optional::<String>("activation_function")?;
-    if activation.as_deref().is_some_and(|name| name != "swiglu") {
-        return Err(config.invalid("activation_function", "is not swiglu, the only one that is supported"));
-    }
-    if config
-        .optional::<String>("hidden_act")?
-        .is_some_and(|name| !["silu", "swish"].contains(&name.as_str()))
-    {
-        return Err(config.invalid("hidden_act", "is not silu, the only one that is supported"));
+    for (field, supported) in [("activation_function", &["swiglu"][..]), ("hidden_act", &["silu", "swish"])] {
+        if let Some(name) = config.optional::<String>(field)?
+            && !supported.contains(&name.as_str())
+        {
+            let reason = format!("is `{name}`; only {} is supported with nomic_bert", supported[0]);
+            return Err(config.invalid(field, reason));
+        }
     }
     if config.optional::<bool>("scale_attn_weights")? == Some(false) {
         return Err(config.invalid("scale_attn_weights", "is false; only true is supported"));
