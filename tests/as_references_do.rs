@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use mlx_embed::{EmbedOptions, Embedder};
+use mlx_embed::{EmbedOptions, Embedder, LoadOptions};
 use mlx_embed_tests::compare::max_abs;
 use mlx_embed_tests::golden::{self, Golden};
 use mlx_embed_tests::scratch::Scratch;
@@ -14,7 +14,16 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// The checkpoint gives the reference's vectors of `case`.
 fn gives(case: &str, scratch: &Scratch) -> Embedder {
-    let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+    gives_with(golden::load_options(), case, scratch)
+}
+
+/// The same of a model that has its own limit of tokens.
+fn family_gives(case: &str, scratch: &Scratch) {
+    gives_with(LoadOptions { max_tokens: None, ..golden::load_options() }, case, scratch);
+}
+
+fn gives_with(options: LoadOptions, case: &str, scratch: &Scratch) -> Embedder {
+    let embedder = Embedder::load_with(scratch.path(), options).unwrap();
     let golden = Golden::read(case);
     for (index, text) in golden.texts.iter().enumerate() {
         let vector = embedder
@@ -43,6 +52,41 @@ fn an_index_of_other_weights() {
     // Also where the weights have another name.
     fs::rename(scratch.file(WEIGHTS), scratch.file("model-00001-of-00001.safetensors")).unwrap();
     gives("qwen3-f32", &scratch);
+}
+
+#[test]
+fn keys_that_nobody_computes_with() {
+    let scratch = with("families/bert-f32", |config| {
+        // What TensorFlow's pooler was like, in the configs of LaBSE and of many Chinese models.
+        let pooler = json!({"directionality": "bidi", "pooler_fc_size": 768, "pooler_num_attention_heads": 12,
+            "pooler_num_fc_layers": 3, "pooler_size_per_head": 128, "pooler_type": "first_token_transform"});
+        config.extend(pooler.as_object().unwrap().clone());
+    });
+    family_gives("families/bert-f32", &scratch);
+    // As transformers 5 saves it, which has the other name for what pools a classifier's states.
+    let scratch = with("families/eurobert", |config| {
+        config.remove("clf_pooling");
+        config.insert("classifier_pooling".into(), json!("late"));
+    });
+    family_gives("families/eurobert", &scratch);
+}
+
+#[test]
+fn null_is_false() {
+    let case = "families/llama-is-causal-false";
+    family_gives(case, &with(case, |config| config["is_causal"] = Value::Null));
+}
+
+#[test]
+fn activations_by_the_shorter_of_their_names() {
+    let case = "families/modules-dense-activations";
+    let scratch = Scratch::of(case);
+    for (folder, activation) in [("2_Dense", "torch.nn.GELU"), ("3_Dense", "torch.nn.ReLU")] {
+        scratch.edit_json(&format!("{folder}/config.json"), |config| {
+            config["activation_function"] = json!(activation);
+        });
+    }
+    family_gives(case, &scratch);
 }
 
 #[test]

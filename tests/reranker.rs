@@ -397,6 +397,24 @@ fn an_embedder_is_no_reranker() {
 }
 
 #[test]
+fn a_head_that_the_file_has_counts_whether_the_config_ties_it_or_not() {
+    let scratch = scratch("reranker-qwen3-tied");
+    let tied = scores(&load(&scratch).rerank(QUERY, &DOCUMENTS).unwrap());
+    scratch.edit_tensors(WEIGHTS, |tensors| {
+        let (dtype, shape, mut bytes) = tensors["model.embed_tokens.weight"].clone();
+        // Other rows for all tokens.
+        bytes.reverse();
+        let halves = bytes.chunks_exact(2).flat_map(|half| [half[1], half[0]]).collect();
+        tensors.insert("lm_head.weight".into(), (dtype, shape, halves));
+    });
+    let beside = scores(&load(&scratch).rerank(QUERY, &DOCUMENTS).unwrap());
+    set(&scratch, "tie_word_embeddings", json!(false));
+    let untied = scores(&load(&scratch).rerank(QUERY, &DOCUMENTS).unwrap());
+    assert_eq!(beside, untied);
+    assert_ne!(beside, tied);
+}
+
+#[test]
 fn heads_that_are_not_those_of_the_config_are_refused() {
     let without = |case: &str, tensor: &str| {
         let scratch = scratch(case);

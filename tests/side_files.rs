@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::fs;
+use std::num::NonZeroUsize;
 
 use mlx_embed::{EmbedOptions, Embedder, Error, InputError, LoadOptions, Prompt};
 use mlx_embed_tests::compare::max_abs;
@@ -126,6 +127,38 @@ fn what_is_left_out_of_the_mean_is_left_out_in_any_company() {
             assert_eq!(max_abs(&whole.vector, &results[0].vector) > 1e-3, prompted, "{name}: {text}");
         }
     }
+}
+
+#[test]
+fn first_numbers_are_the_vectors_width() {
+    let scratch = Scratch::of("st-mean");
+    let file = "config_sentence_transformers.json";
+    scratch.write(file, json!({"truncate_dim": 12}).to_string());
+    let embedder = load(&scratch, golden::load_options()).unwrap();
+    assert_eq!(embedder.info().embedding_size, 12);
+    let wide = EmbedOptions { dims: NonZeroUsize::new(13), ..Default::default() };
+    let error = embedder.embed_with(&["a"], &wide).unwrap_err().to_string();
+    assert!(error.contains("dims") && error.contains("12"), "{error}");
+    scratch.write(file, json!({"truncate_dim": 0}).to_string());
+    let error = load(&scratch, golden::load_options()).unwrap_err().to_string();
+    assert!(error.contains(file) && error.contains("truncate_dim"), "{error}");
+}
+
+#[test]
+fn types_of_tokens_of_a_single_text_are_refused() {
+    let typed = |case: &str| {
+        let scratch = Scratch::of(case);
+        scratch.edit_json("tokenizer.json", |tokenizer| {
+            for piece in tokenizer["post_processor"]["single"].as_array_mut().unwrap() {
+                piece.as_object_mut().unwrap().values_mut().for_each(|piece| piece["type_id"] = json!(1));
+            }
+        });
+        load(&scratch, golden::load_options())
+    };
+    let error = typed("families/bert-f32").unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json") && error.contains("post_processor"), "{error}");
+    // Where all tokens are of one type they count for nothing.
+    typed("families/xlm-roberta-f32").unwrap();
 }
 
 #[test]

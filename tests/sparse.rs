@@ -11,8 +11,14 @@ use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use safetensors::SafeTensors;
 
-const DENSE: [&str; 4] =
-    ["splade-bert", "splade-bert-without-modules", "splade-modernbert", "splade-xlm-roberta"];
+const DENSE: [&str; 6] = [
+    "splade-bert",
+    "splade-bert-untied",
+    "splade-bert-version-6",
+    "splade-bert-without-modules",
+    "splade-modernbert",
+    "splade-xlm-roberta",
+];
 const QUANTISED: &str = "splade-bert-affine-4bit-g64";
 
 fn folder(case: &str) -> PathBuf {
@@ -130,6 +136,40 @@ fn a_texts_weights_have_the_same_bits_in_any_company() {
             }
         }
     }
+}
+
+#[test]
+fn the_largest_weights_stay_where_the_files_say_how_many() {
+    const MOST: usize = 5;
+    let settings = "config_sentence_transformers.json";
+    let field = |most: usize| format!("{{\"max_active_dims\": {most},");
+    let copy = changed("splade-bert", settings, |text| text.replacen('{', &field(MOST), 1));
+    let options = || LoadOptions { max_tokens: None, ..golden::load_options() };
+    let embedder = SparseEmbedder::load_with(copy.path(), options()).unwrap();
+    let tolerance = tolerance(embedder.info());
+    for (text, _, weights) in expected("splade-bert") {
+        let mut ranked: Vec<(u32, f32)> = (0..).zip(weights).collect();
+        ranked.sort_by(|one, other| other.1.total_cmp(&one.1));
+        let mut largest = ranked[..MOST].to_vec();
+        largest.sort_by_key(|(token, _)| *token);
+        let found = embedder.embed(&[&text]).unwrap().remove(0).weights;
+        let tokens = |weights: &[(u32, f32)]| weights.iter().map(|(token, _)| *token).collect::<Vec<_>>();
+        assert_eq!(tokens(&found), tokens(&largest), "{text}");
+        for ((token, found), (_, expected)) in found.iter().zip(&largest) {
+            assert!((found - expected).abs() <= tolerance * ranked[0].1, "{text}: {token}: {found}");
+        }
+    }
+    let none = changed("splade-bert", settings, |text| text.replacen('{', &field(0), 1));
+    let error = refusal(none.path());
+    assert!(error.contains(settings) && error.contains("max_active_dims"), "{error}");
+}
+
+#[test]
+fn a_transformer_that_makes_no_logits_is_no_sparse_encoders() {
+    let file = "sentence_bert_config.json";
+    let copy = changed("splade-bert-version-6", file, |text| text.replace("fill-mask", "feature-extraction"));
+    let error = refusal(copy.path());
+    assert!(error.contains("modules.json") && error.contains("MLMTransformer"), "{error}");
 }
 
 /// A copy of a case's folder, whose JSON file `name` `change` makes another.

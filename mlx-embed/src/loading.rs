@@ -288,6 +288,9 @@ pub(crate) fn load(
     let starting = runner::start(checkpoint, runner_options, &engine_options, move || steps.layer())?;
 
     let text = early_text.map_or_else(open_text, Ok)?;
+    if scoring.is_none() && token_types > 1 && tokenizer.gives_types() {
+        text.check_types(&place)?;
+    }
     let pairs = match &scoring {
         Some(scoring) => Some(rerankers::form(scoring, &text, &place, &tokenizer, token_types)?),
         None => None,

@@ -33,6 +33,7 @@ enum Module<M> {
         eps: f64,
     },
     Normalize,
+    Truncate(usize),
     TanhInt8,
 }
 
@@ -103,6 +104,13 @@ impl<M> Module<M> {
                 }
             }
             Self::Normalize => rows.chunks_exact_mut(width).for_each(pooling::normalize),
+            Self::Truncate(size) => {
+                return Ok(rows
+                    .chunks_exact(width)
+                    .flat_map(|row| &row[..width.min(*size)])
+                    .copied()
+                    .collect());
+            }
             // Halves to even, as PyTorch rounds.
             Self::TanhInt8 => rows.iter_mut().for_each(|x| *x = (127.0 * x.tanh()).round_ties_even()),
         }
@@ -174,6 +182,7 @@ impl<M> Module<M> {
             }
             ModuleSpec::TanhInt8 => Ok(Self::TanhInt8),
             ModuleSpec::Normalize => Ok(Self::Normalize),
+            ModuleSpec::Truncate { size } => Ok(Self::Truncate(*size)),
         }
     }
 }

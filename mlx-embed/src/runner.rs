@@ -293,7 +293,7 @@ impl<B: Backend> Runner<B> {
         if let Some(mlm) = &self.spec.mlm {
             let logits = self.decoder.largest_logits(&batch)?;
             self.decoder.check_weights()?;
-            return Ok(logits.chunks(mlm.vocabulary).map(splade).collect());
+            return Ok(logits.chunks(mlm.vocabulary).map(|logits| splade(logits, mlm.most)).collect());
         }
         if matches!(self.purpose, Purpose::TokenVectors | Purpose::Sparse) {
             let hidden = self.decoder.forward(&batch, Rows::All, cache, None)?;
@@ -350,13 +350,22 @@ fn largest_weights(ids: &[u32], weights: &[f32]) -> Output {
     Output::Weights(largest.into_iter().collect())
 }
 
-/// `log(1 + relu(x))` of the largest logits of a text (Formal et al., 2021), of which most are 0 and left out.
-fn splade(logits: &[f32]) -> Result<Output, InputError> {
+/// `log(1 + relu(x))` of the largest logits of a text (Formal et al., 2021), of which most are 0 and left out, as are those
+/// beyond the `most` largest.
+fn splade(logits: &[f32], most: Option<usize>) -> Result<Output, InputError> {
     if !logits.iter().all(|logit| logit.is_finite()) {
         return Err(InputError::NotFinite);
     }
     let weights = (0..).zip(logits).filter(|(_, logit)| **logit > 0.0);
-    Ok(Output::Weights(weights.map(|(token, logit): (u32, &f32)| (token, logit.ln_1p())).collect()))
+    let mut weights: Vec<(u32, f32)> = weights.map(|(token, logit)| (token, logit.ln_1p())).collect();
+    if let Some(most) = most.filter(|&most| most < weights.len()) {
+        // Of equal ones the first tokens stay.
+        weights
+            .select_nth_unstable_by(most, |one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
+        weights.truncate(most);
+        weights.sort_unstable_by_key(|(token, _)| *token);
+    }
+    Ok(Output::Weights(weights.into()))
 }
 
 impl<B: Inspectable> Inspect for Runner<B> {

@@ -30,6 +30,7 @@ LONG = "the cat sat on the mat while the other cat was sleeping in the sun"
 TEXTS = ("The cat", "", "an <|im_end|> inside <|im_start|>", "<Instruct> find <query>the cat<passage> ", LONG)
 INSTRUCTION = "Instruct: find the cat\nQuery:"
 CONFIG, BERT, POOLING = "tokenizer_config.json", "sentence_bert_config.json", "1_Pooling/config.json"
+SETTINGS = "config_sentence_transformers.json"
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,11 @@ POOLINGS = [
             **{CONFIG: {"model_max_length": 30, "truncation_side": "left"}}),
     pooling("mean-without-prompt-whose-end-is-not-special", "the tokenizer's end token counts as the prompt's, as no name "
             "of a special token has it", WITHOUT, **{CONFIG: {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}}),
+    pooling("prompt-by-null", "as Python takes it, null is false", {"include_prompt": None}, prompts=PROMPTS[:3]),
+    Case("first-numbers", "of a unit vector, and not scaled anew", files={SETTINGS: {"truncate_dim": 12}},
+         texts=VECTOR_TEXTS, vectors=True),
+    Case("first-numbers-of-fewer", "nothing to cut", files={SETTINGS: {"truncate_dim": 400}}, texts=VECTOR_TEXTS[:2],
+         vectors=True),
     pooling("mean-without-prompt-no-end-token", "without an end token", WITHOUT, prompts=PROMPTS[1:],
             **{"tokenizer.json": {"post_processor": None}}),
 ]

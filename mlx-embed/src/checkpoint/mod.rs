@@ -236,7 +236,8 @@ impl Checkpoint {
         };
         if purpose == Purpose::Sparse && !has_token_head {
             marks::require_mlm(&place, &fields)?;
-            spec.mlm = Some(families::mlm::read(&fields, &weights, &spec)?);
+            let most = sentence_transformers.max_active_dims;
+            spec.mlm = Some(families::mlm::read(&fields, &weights, &spec, most)?);
         }
         doubts.extend(strict::hold(&mut weights, &config, &spec, &quantization, &place)?);
         Ok(Self {

@@ -48,6 +48,11 @@ pub enum ModuleSpec {
     },
     /// Scaling to length 1.
     Normalize,
+    /// What comes behind the first numbers is cut off.
+    Truncate {
+        /// How many are left, where there are more.
+        size: usize,
+    },
     /// `127 tanh(x)`, rounded to a whole number: pplx-embed's vectors, to be compared by their cosine.
     TanhInt8,
 }
@@ -114,9 +119,9 @@ impl DenseActivation {
         }
     }
 
-    /// By the class that a module's config names.
+    /// By the class that a module's config names: by its own module's path, as it is saved, or by torch.nn's.
     fn of(class: &str) -> Option<Self> {
-        Some(match class.strip_prefix("torch.nn.modules.")?.rsplit('.').next()? {
+        Some(match class.strip_prefix("torch.nn.")?.rsplit('.').next()? {
             "Identity" => Self::Identity,
             "Tanh" => Self::Tanh,
             "ReLU" => Self::Relu,
@@ -204,6 +209,7 @@ impl std::fmt::Display for ModuleSpec {
             }
             Self::LayerNorm { at, size } => write!(f, "LayerNorm {size} ({at})"),
             Self::Normalize => f.write_str("Normalize"),
+            Self::Truncate { size } => write!(f, "the first {size} numbers"),
             Self::TanhInt8 => f.write_str("127 tanh(x), rounded"),
         }
     }
@@ -246,6 +252,10 @@ impl Checkpoint {
             let (at, field, inputs, outputs) = match module {
                 ModuleSpec::Dense { at, inputs, outputs, .. } => (at, "in_features", *inputs, *outputs),
                 ModuleSpec::LayerNorm { at, size } => (at, "dimension", *size, *size),
+                ModuleSpec::Truncate { size } => {
+                    width = width.min(*size);
+                    continue;
+                }
                 ModuleSpec::Normalize | ModuleSpec::TanhInt8 => continue,
             };
             if inputs != width {

@@ -44,6 +44,8 @@ pub(crate) struct MlmSpec {
     /// The tensor c, `[vocabulary]`, where there is one.
     pub(crate) bias: Option<String>,
     pub(crate) vocabulary: usize,
+    /// Most weights that a text keeps, the largest.
+    pub(crate) most: Option<usize>,
 }
 
 /// Rows of a head's matrix that are multiplied at once: 16 MiB of logits for 512 tokens.

@@ -211,6 +211,20 @@ impl TextEncoder {
         Ok([tokens().next().and_then(special), tokens().next_back().and_then(special)])
     }
 
+    /// Refuses a tokenizer that gives tokens of a single text other types than 0, with which all texts are computed. For
+    /// models that have several types.
+    pub(crate) fn check_types(&self, files: &Files) -> Result<(), TextError> {
+        let path = files.path("tokenizer.json");
+        let encoding =
+            guarded(|| self.tokenizer.encode_fast("a", true)).map_err(|reason| invalid(&path, reason))?;
+        if encoding.get_type_ids().iter().all(|&kind| kind == 0) {
+            return Ok(());
+        }
+        let reason = "gives tokens of a text other types than 0, which is not supported; if the model was trained with 0, \
+                      write that there as type_id";
+        Err(invalid_field((path, "post_processor"), reason))
+    }
+
     /// Tokens that texts are searched for beside those of tokenizer.json.
     pub(crate) fn added(&self) -> &[AddedTokenInfo] {
         &self.added

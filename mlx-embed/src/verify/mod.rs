@@ -270,7 +270,9 @@ impl<'a> Verifier<'a> {
 
     /// What components of vectors may differ by where numbers that hardly differ are rounded to whole ones.
     fn rounding(&self) -> f64 {
-        match self.shared.info.sentence_transformers.behind.last() {
+        let mut behind = self.shared.info.sentence_transformers.behind.iter().rev();
+        // Cutting changes no number.
+        match behind.find(|module| !matches!(module, ModuleSpec::Truncate { .. })) {
             Some(ModuleSpec::TanhInt8) => 1.0,
             _ => 0.0,
         }

@@ -1,6 +1,7 @@
 """What sentence-transformers puts behind the transformer: modules, token vectors, sparse vectors."""
 
 import string
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -92,6 +93,21 @@ def splade(config: dict) -> tuple[Module, Module]:
             Module("1_SpladePooling", "SpladePooling", pooled, namespace=own))
 
 
+def of_version_6(config: dict) -> dict:
+    """One class for all models, which says elsewhere that it makes logits of masked tokens."""
+    own = "sentence_transformers.sparse_encoder.modules.splade_pooling"
+    first, second = splade(config)
+    return dict(
+        modules=(replace(first, kind="Transformer",
+                         namespace="sentence_transformers.base.modules.transformer"),
+                 replace(second, namespace=own)),
+        files=SPARSE_SETTINGS | {"sentence_bert_config.json": {
+            "transformer_task": "fill-mask", "modality_config": {
+                "text": {"method": "forward", "method_output_name": "logits"}},
+            "module_output_name": "token_embeddings"}},
+    )
+
+
 def embeddings_of_decoder(tensors: dict) -> dict:
     """The tied matrix by the name under which transformers saves it."""
     names = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight"}
@@ -113,6 +129,15 @@ SPARSE = [
          ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
          tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
          weights_of="splade-bert"),
+    Case("splade-bert-version-6", "the same as sentence-transformers 6 saves it",
+         ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
+         tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
+         weights_of="splade-bert", **of_version_6(BERT)),
+    Case("splade-bert-untied", "the head has a last matrix of its own, and that a bias, which is not "
+         "the one beside it", ONE_LAYER | {"architectures": ["BertForMaskedLM"],
+                                           "tie_word_embeddings": False},
+         auto="AutoModelForMaskedLM", tokenizer="wordpiece", lengths=(33,), dtype="bfloat16",
+         kind="splade", modules=splade(BERT), files=SPARSE_SETTINGS),
     Case("splade-xlm-roberta", "the head of XLM-RoBERTa: lm_head, whose bias is its own",
          ROBERTA | {"architectures": ["XLMRobertaForMaskedLM"], "num_hidden_layers": 1},
          auto="AutoModelForMaskedLM", tokenizer="unigram", lengths=(33,), dtype="bfloat16",

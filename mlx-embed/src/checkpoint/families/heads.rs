@@ -10,6 +10,7 @@ use crate::pooling::{Pooling, PoolingMode};
 /// Gives the model the head that the config's class has.
 pub(super) fn add(
     config: &JsonObject,
+    weights: &TensorFiles,
     own: &ModelConfig,
     spec: &mut ModelSpec,
 ) -> Result<(), CheckpointError> {
@@ -51,7 +52,7 @@ pub(super) fn add(
         }
         Architecture::Qwen3 if own.causal && is("ForCausalLM") => {
             let tied = config::flag(config, "tie_word_embeddings")?;
-            let path = if tied { &spec.embedding.tokens.path } else { "lm_head" };
+            let path = super::head_table(weights, spec, "lm_head", tied);
             let table = super::table(path, own.vocab_size as usize, own.hidden_size);
             (PoolingMode::LastToken.into(), Logits::Answers(table), Vec::new())
         }

@@ -6,11 +6,12 @@ use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{Activation, MlmSpec, ModelSpec, NormSpec, ProjectionSpec};
 
-/// The family's head, whose last matrix is the embedding table unless the config says otherwise.
+/// The family's head.
 pub(in crate::checkpoint) fn read(
     config: &JsonObject,
     weights: &TensorFiles,
     spec: &ModelSpec,
+    most: Option<usize>,
 ) -> Result<MlmSpec, CheckpointError> {
     let (hidden, vocabulary) = (spec.hidden, spec.embedding.tokens.rows);
     let head = match Architecture::read(config)? {
@@ -27,8 +28,8 @@ pub(in crate::checkpoint) fn read(
     };
     let Head { dense, activation, norm, decoder, biases } = head;
     let tied = config.optional("tie_word_embeddings")?.unwrap_or(true);
-    let table = if tied { &spec.embedding.tokens.path } else { decoder };
-    let bias = biases.iter().find(|name| weights.tensors.contains_key(**name)).or(biases.first());
+    let table = super::head_table(weights, spec, decoder, tied);
+    let bias = biases.iter().find(|name| weights.tensors.contains_key(**name)).or(biases.last());
     Ok(MlmSpec {
         dense,
         activation,
@@ -36,6 +37,7 @@ pub(in crate::checkpoint) fn read(
         decoder: MlmSpec::decoder(table, vocabulary, hidden),
         bias: bias.map(|name| (*name).to_owned()),
         vocabulary,
+        most,
     })
 }
 
@@ -44,9 +46,9 @@ struct Head {
     dense: ProjectionSpec,
     activation: Activation,
     norm: NormSpec,
-    /// The last matrix, where it is not the embedding table.
+    /// The last matrix, where it has one of its own.
     decoder: &'static str,
-    /// Names that its bias may have; none where it has none.
+    /// Names that its bias may have, of which the first that is there counts; none where it has none.
     biases: &'static [&'static str],
 }
 
@@ -56,7 +58,7 @@ fn bert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {
         activation: super::activation(config, "hidden_act", "gelu")?,
         norm: super::layer_norm("cls.predictions.transform.LayerNorm", hidden, layer_norm_eps(config)?),
         decoder: "cls.predictions.decoder",
-        biases: &["cls.predictions.bias", "cls.predictions.decoder.bias"],
+        biases: &["cls.predictions.decoder.bias", "cls.predictions.bias"],
     })
 }
 
@@ -67,7 +69,7 @@ fn roberta(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> 
         activation: Activation::GeluErf,
         norm: super::layer_norm("lm_head.layer_norm", hidden, layer_norm_eps(config)?),
         decoder: "lm_head.decoder",
-        biases: &["lm_head.bias", "lm_head.decoder.bias"],
+        biases: &["lm_head.decoder.bias", "lm_head.bias"],
     })
 }
 

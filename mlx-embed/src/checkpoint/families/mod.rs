@@ -25,7 +25,7 @@ pub(super) fn read(
 ) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let (own, mut spec) = without_head(config, weights, doubts)?;
     match purpose {
-        Purpose::Scores => heads::add(config, &own, &mut spec)?,
+        Purpose::Scores => heads::add(config, weights, &own, &mut spec)?,
         Purpose::TokenVectors if marks::is_colbert(config)? => heads::add_colbert(weights, &mut spec),
         _ => {}
     }
@@ -82,6 +82,16 @@ fn heads(config: &ModelConfig) -> HeadsSpec {
 
 fn table(path: &str, rows: usize, width: i32) -> TableSpec {
     TableSpec { path: path.to_owned(), rows, width: width as usize }
+}
+
+/// The matrix that makes logits of tokens: `own` where the file has it, as in transformers 5 whatever the config says;
+/// else the embedding table where the two are tied.
+fn head_table<'a>(weights: &TensorFiles, spec: &'a ModelSpec, own: &'a str, tied: bool) -> &'a str {
+    if tied && !weights.tensors.contains_key(&format!("{own}.weight")) {
+        &spec.embedding.tokens.path
+    } else {
+        own
+    }
 }
 
 /// The activation that `field` names, by transformers' names.

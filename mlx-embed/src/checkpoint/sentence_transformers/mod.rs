@@ -82,6 +82,8 @@ pub struct SentenceTransformers {
     pub behind: Vec<ModuleSpec>,
     /// Whether vectors are scaled to length 1; `None` where no file says so.
     pub normalize: Option<bool>,
+    /// Most weights that a sparse vector keeps, the largest; `None` where no file says so.
+    pub max_active_dims: Option<usize>,
     /// Prompts by name, each put before the text as it is.
     pub prompts: BTreeMap<String, String>,
     /// The prompt that texts get when the caller names none.
@@ -108,6 +110,7 @@ impl Default for SentenceTransformers {
             include_prompt: true,
             behind: Vec::new(),
             normalize: None,
+            max_active_dims: None,
             prompts: BTreeMap::new(),
             default_prompt_name: None,
             max_seq_length: None,
@@ -139,7 +142,7 @@ impl SentenceTransformers {
             }
             Purpose::Sparse => {
                 sparse::check_modules(files)?;
-                (SPARSE, Calls::VECTORS)
+                (SPARSE, Calls::LOGITS)
             }
             Purpose::TokenVectors => {
                 all.read_late_modules(files, spec)?;
@@ -152,9 +155,25 @@ impl SentenceTransformers {
                 (VECTORS, Calls::VECTORS)
             }
         };
-        all.read_prompts(files, kind)?;
+        if let Some(config) = all.read_prompts(files, kind)? {
+            match purpose {
+                Purpose::Vectors => all.cut(at_least_one(&config, "truncate_dim")?),
+                Purpose::Sparse => all.max_active_dims = at_least_one(&config, "max_active_dims")?,
+                _ => {}
+            }
+        }
         all.read_transformer(files, calls)?;
         Ok(all)
+    }
+
+    /// Leaves the first numbers of each vector, which are not scaled anew.
+    fn cut(&mut self, size: Option<usize>) {
+        let Some(size) = size else { return };
+        if self.normalize == Some(true) {
+            self.behind.push(ModuleSpec::Normalize);
+            self.normalize = Some(false);
+        }
+        self.behind.push(ModuleSpec::Truncate { size });
     }
 
     /// The default prompt, if it says anything.
@@ -193,5 +212,13 @@ impl SentenceTransformers {
             self.prompts.insert(name.clone(), String::new());
         }
         Ok(Some(config))
+    }
+}
+
+/// A number of things, where the file has one.
+fn at_least_one(config: &JsonObject, field: &str) -> Result<Option<usize>, CheckpointError> {
+    match config.optional(field)? {
+        Some(0) => Err(config.invalid(field, "is 0; it must be at least 1")),
+        number => Ok(number),
     }
 }

@@ -140,7 +140,7 @@ impl SentenceTransformers {
             return Ok(false);
         };
         self.pooling = Some(pooling::mode(&config)?);
-        self.include_prompt = config.optional("include_prompt")?.unwrap_or(true);
+        self.include_prompt = config.switch("include_prompt")?.unwrap_or(true);
         self.pooling_file = Some(file.display().to_string());
         Ok(true)
     }

@@ -60,6 +60,12 @@ impl Calls {
         of_model: "last_hidden_state",
         messages: false,
     };
+    pub(super) const LOGITS: Self = Self {
+        tasks: &[super::sparse::FILL_MASK],
+        outputs: &["token_embeddings"],
+        of_model: "logits",
+        messages: false,
+    };
     pub(super) const SCORES: Self = Self {
         tasks: &["sequence-classification", "text-generation"],
         outputs: &["scores", "causal_logits"],
@@ -75,12 +81,10 @@ impl SentenceTransformers {
         files: &Files,
         calls: Calls,
     ) -> Result<Option<bool>, CheckpointError> {
-        for name in FILES {
-            if let Some(config) = JsonObject::open(files, name)?.filter(|config| !config.is_empty()) {
-                return self.read_calls(files, &config, calls);
-            }
+        match settings(files)? {
+            Some(config) => self.read_calls(files, &config, calls),
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     fn read_calls(
@@ -139,6 +143,21 @@ impl SentenceTransformers {
         self.processor_kwargs.remove("model_max_length");
         Ok(messages)
     }
+}
+
+/// The first of the files that says anything.
+fn settings(files: &Files) -> Result<Option<JsonObject>, CheckpointError> {
+    for name in FILES {
+        if let Some(config) = JsonObject::open(files, name)?.filter(|config| !config.is_empty()) {
+            return Ok(Some(config));
+        }
+    }
+    Ok(None)
+}
+
+/// What the model is called for, where the file says so.
+pub(super) fn task(files: &Files) -> Result<Option<String>, CheckpointError> {
+    settings(files)?.map(|config| config.optional("transformer_task")).transpose().map(Option::flatten)
 }
 
 /// Refuses arguments of the model's class that may change what it computes.
