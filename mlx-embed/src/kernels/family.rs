@@ -10,7 +10,10 @@ use super::layout::{Attention, Text};
 use super::norm::{self, Norm};
 use super::packed::Layout;
 use super::prepare;
-use super::product::{self, BYTES, NIBBLES, Number, PairWeights, Products, SMALL, SPREAD, TileRows};
+use super::product::{
+    self, BYTE_WORDS, BYTES, FORMS, NIBBLE_WORDS, NIBBLES, Number, PairWeights, Products, SMALL, SPREAD,
+    TileRows, WORDS, form_on,
+};
 use super::round::{self, Input, Laid, Rounded};
 use super::simd;
 use super::tiles::Tile;
@@ -21,16 +24,16 @@ pub(super) type TileFn = unsafe fn(PairWeights, TileRows, usize, usize, *mut f32
 pub(super) type LowFn = unsafe fn(*const u8, *const i8, usize, u16, usize, *mut i32);
 /// A tile product of dense weights, whatever their type; see [`product::dense_tile`].
 pub(super) type DenseTileFn = unsafe fn(*const f32, *const u8, usize, *mut f32);
+/// See [`product::unpack`].
+pub(super) type UnpackFn = unsafe fn(&Layout, *const u8, usize, *mut u8, *mut u8) -> PairWeights;
 /// See [`attend::attend`].
 pub(super) type AttendFn = unsafe fn(&Attention<'_>, Text, usize, usize, *mut f32);
 
-/// The tile products for one number of rows, by the form of the weights and of their scales.
+/// The tile products for one number of rows.
 pub(super) struct TileFns {
-    pub(super) nibbles: [TileFn; 2],
-    pub(super) spread: TileFn,
-    pub(super) small: [TileFn; 2],
-    pub(super) bytes: [TileFn; 2],
-    /// Of low limbs, by the form of the weights: nibbles, spread, small, bytes.
+    /// By the form of the weights, and whether their scales are bf16; unpacked they are f32.
+    pub(super) tile: [[TileFn; 2]; FORMS],
+    /// Of low limbs, by the form of the weights: the first four.
     pub(super) low: [LowFn; 4],
     /// Of dense weights, by their type: f32, bf16, f16.
     pub(super) dense: [DenseTileFn; 3],
@@ -44,15 +47,25 @@ pub(crate) struct Family {
     detect: fn() -> bool,
     /// Whether products with weights of 8 bits take less time than those with f32.
     pub(super) bytes_pay: bool,
+    /// Whether two limbs, and whatever meets weights of 8 bits, are one word.
+    pub(super) words: bool,
     /// By rows, from one.
     pub(super) tiles: &'static [TileFns],
-    pub(super) unpack: unsafe fn(&Layout, *const u8, usize, *mut u8, *mut u8) -> PairWeights,
+    pub(super) unpack: UnpackFn,
+    pub(super) unpack_words: UnpackFn,
     pub(super) round_tile: unsafe fn(&Input<'_>, &Rounded, usize, Range<usize>),
     pub(super) lay_tile: unsafe fn(&Input<'_>, &Laid, usize),
     pub(super) norm_rows: unsafe fn(&[f32], Norm<'_>, Range<usize>, *mut f32),
     pub(super) prepare: unsafe fn(&Attention<'_>, Text, Range<usize>),
     pub(super) emit: unsafe fn(&Sink<'_>, Tile, usize, &Products),
     pub(super) gated: unsafe fn(Activation, *const f32, *const f32, *mut f32, usize),
+}
+
+/// A tile product for scales in f32 and for those in bf16.
+macro_rules! by_scales {
+    ($module:ident, $m:literal, $form:expr) => {
+        [$module::tile::<$m, { $form }, false>, $module::tile::<$m, { $form }, true>]
+    };
 }
 
 /// Compiles every kernel for one instruction set.
@@ -94,6 +107,12 @@ macro_rules! family {
                 product::unpack::<S>(layout, pair, groups, values, scales)
             }
             $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn unpack_words(
+                layout: &Layout, pair: *const u8, groups: usize, values: *mut u8, scales: *mut u8,
+            ) -> PairWeights {
+                product::unpack_words::<S>(layout, pair, groups, values, scales)
+            }
+            $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn round_tile(input: &Input<'_>, to: &Rounded, index: usize, groups: Range<usize>) {
                 round::round_tile::<S>(input, to, index, groups);
             }
@@ -125,19 +144,28 @@ macro_rules! family {
             name: $name,
             detect: $detect,
             bytes_pay: <$simd as simd::Simd>::FOURS,
+            words: !<$simd as simd::Simd>::FOURS,
             tiles: &[$(TileFns {
-                nibbles: [$module::tile::<$m, NIBBLES, false>, $module::tile::<$m, NIBBLES, true>],
-                spread: $module::tile::<$m, SPREAD, false>,
-                small: [$module::tile::<$m, SMALL, false>, $module::tile::<$m, SMALL, true>],
-                bytes: [$module::tile::<$m, BYTES, false>, $module::tile::<$m, BYTES, true>],
+                tile: [
+                    by_scales!($module, $m, NIBBLES),
+                    [$module::tile::<$m, SPREAD, false>; 2],
+                    by_scales!($module, $m, form_on::<$simd>(SMALL)),
+                    by_scales!($module, $m, form_on::<$simd>(BYTES)),
+                    by_scales!($module, $m, form_on::<$simd>(NIBBLE_WORDS)),
+                    by_scales!($module, $m, form_on::<$simd>(BYTE_WORDS)),
+                    [$module::tile::<$m, { form_on::<$simd>(WORDS) }, false>; 2],
+                ],
                 low: [
-                    $module::low::<$m, NIBBLES>, $module::low::<$m, SPREAD>,
-                    $module::low::<$m, SMALL>, $module::low::<$m, BYTES>,
+                    $module::low::<$m, NIBBLES>,
+                    $module::low::<$m, SPREAD>,
+                    $module::low::<$m, { form_on::<$simd>(SMALL) }>,
+                    $module::low::<$m, { form_on::<$simd>(BYTES) }>,
                 ],
                 dense: [$module::dense::<$m, f32>, $module::dense::<$m, bf16>, $module::dense::<$m, f16>],
                 attend: $module::attend::<$m>,
             }),*],
             unpack: $module::unpack,
+            unpack_words: $module::unpack_words,
             round_tile: $module::round_tile,
             lay_tile: $module::lay_tile,
             norm_rows: $module::norm_rows,

@@ -9,7 +9,8 @@ use super::emit::{Activation, Kind, Sink};
 use super::norm::Norm;
 use super::packed::{Layout, PAIR, Packed, Start};
 use super::product::{
-    BYTES, NIBBLES, PairWeights, Products, SMALL, SPREAD, TileRows, all_rows, unpacked_bytes,
+    BYTE_WORDS, BYTES, NIBBLE_WORDS, NIBBLES, PairWeights, Products, SMALL, SPREAD, TileRows, WORDS,
+    all_rows, unpacked_bytes,
 };
 use super::round::{Input, Laid, MAX_ROWS, Rounded};
 use super::simd::LANES;
@@ -20,8 +21,8 @@ use super::{Engine, Limbs};
 /// Tiles from which on a pair is unpacked once for all rather than by each.
 const UNPACK_TILES: usize = 3;
 
-/// Inputs whose unpacked weights stay in the first-level cache, 16 KB, while tile after tile passes by.
-const BLOCK_INPUTS: usize = 512;
+/// Unpacked weights that stay in the first-level cache while tile after tile passes by, in bytes.
+const BLOCK_BYTES: usize = 16 << 10;
 
 /// Bytes of rounded rows that a thread goes over pair after pair. They should stay in its second-level cache.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -84,7 +85,7 @@ thread_local! {
 /// Scratch of a projection.
 #[derive(Default)]
 pub(super) struct Workspace {
-    limbs: Scratch,
+    digits: Scratch,
     factors: Scratch,
     wide: Scratch,
     laid: Scratch,
@@ -181,9 +182,12 @@ impl Engine {
                 Weights::Packed(packed) => {
                     assert_eq!(packed.layout.inputs, input.inputs);
                     let group_size = packed.layout.group_size;
+                    let words = self.family.words && (packed.layout.bits == 8 || input.limbs == Limbs::Two);
                     let rounded = match rounded {
-                        Some(rounded) if rounded.group_size == group_size => rounded,
-                        _ => *rounded.insert(self.round(input, rows, group_size, tiles, workspace)),
+                        Some(rounded) if rounded.group_size == group_size && rounded.words == words => {
+                            rounded
+                        }
+                        _ => *rounded.insert(self.round(input, rows, group_size, words, tiles, workspace)),
                     };
                     // SAFETY: the caller's promise; the workspace holds the rounded rows until it is rounded into again.
                     unsafe { self.multiply_packed(packed, &rounded, sink) };
@@ -204,6 +208,7 @@ impl Engine {
         input: &Input<'_>,
         rows: usize,
         group_size: usize,
+        words: bool,
         tiles: Tiles,
         workspace: &mut Workspace,
     ) -> Rounded {
@@ -212,7 +217,8 @@ impl Engine {
             tiles,
             inputs: input.inputs,
             group_size,
-            limbs: workspace.limbs.bytes(rows * input.inputs * 2).cast(),
+            digits: workspace.digits.bytes(rows * input.inputs * 2).cast(),
+            words,
             factors: workspace.factors.floats(rows * groups * 2),
             wide: workspace.wide.bytes(tiles.count() * groups * size_of::<u16>()).cast(),
         };
@@ -252,15 +258,19 @@ impl Engine {
         let chunk = (CHUNK_BYTES / tile_bytes).max(1);
         let chunks = tiles.count().div_ceil(chunk);
         let chunk = tiles.count().div_ceil(chunks);
-        let unpack = layout.bits == 4 && chunk >= UNPACK_TILES;
-        let form = match (layout.bits, unpack) {
-            (4, true) => SPREAD,
-            (4, false) => NIBBLES,
+        let unpack = (layout.bits == 4 || rounded.words) && chunk >= UNPACK_TILES;
+        let form = match (layout.bits, rounded.words, unpack) {
+            (_, true, true) => WORDS,
+            (4, true, false) => NIBBLE_WORDS,
+            (_, true, false) => BYTE_WORDS,
+            (4, false, true) => SPREAD,
+            (4, false, false) => NIBBLES,
             _ if layout.small => SMALL,
             _ => BYTES,
         };
         // A single tile reads its weights once.
-        let block = if chunk == 1 { groups } else { (BLOCK_INPUTS / layout.group_size).min(groups) };
+        let group_bytes = unpacked_bytes(&layout, 1, rounded.words).0;
+        let block = if chunk == 1 { groups } else { (BLOCK_BYTES / group_bytes).min(groups) };
         let tasks = layout.pairs * chunks;
         let work = |task: usize| {
             let (chunk_index, pair_index) = (task / layout.pairs, task % layout.pairs);
@@ -282,9 +292,11 @@ impl Engine {
                     let weights = unsafe {
                         let pair = packed.pair(pair_index).add(first_group * layout.group_bytes());
                         if unpack {
-                            let (value_bytes, scale_bytes) = unpacked_bytes(&layout, block);
+                            let (value_bytes, scale_bytes) = unpacked_bytes(&layout, block, rounded.words);
                             let (values, scales) = (values.bytes(value_bytes), scales.bytes(scale_bytes));
-                            (self.family.unpack)(&layout, pair, block, values, scales)
+                            let unpack =
+                                if rounded.words { self.family.unpack_words } else { self.family.unpack };
+                            unpack(&layout, pair, block, values, scales)
                         } else {
                             PairWeights {
                                 values: pair,
@@ -316,22 +328,19 @@ impl Engine {
                         // SAFETY: the family was detected; weights and rows were laid out for these groups; `products`
                         // and `low` have room for the most rows; the sink's tiles and pair are this task's.
                         unsafe {
-                            let limbs = rounded.tile_limbs(tile);
+                            let digits = rounded.tile_digits(tile);
                             let factors = rounded.tile_factors(tile);
                             let rows = TileRows {
-                                limbs: limbs.add(first_group * 2 * layout.group_size * tile.rows),
+                                digits: digits.add(first_group * 2 * layout.group_size * tile.rows),
                                 factors: factors.add(first_group * 2 * tile.rows),
                                 wide: rounded.wide.add(index * groups + first_group),
                                 low,
                             };
-                            self.multiply_low(&weights, &rows, tile.rows, &layout, block, form, low);
-                            let fns = &self.family.tiles[tile.rows - 1];
-                            let function = match form {
-                                SPREAD => fns.spread,
-                                SMALL => fns.small[usize::from(layout.bf16)],
-                                NIBBLES => fns.nibbles[usize::from(layout.bf16)],
-                                _ => fns.bytes[usize::from(layout.bf16)],
-                            };
+                            if !rounded.words {
+                                self.multiply_low(&weights, &rows, tile.rows, &layout, block, form, low);
+                            }
+                            let fns = &self.family.tiles[tile.rows - 1].tile[usize::from(form)];
+                            let function = fns[usize::from(layout.bf16 && !unpack)];
                             function(weights, rows, block, layout.group_size, products.0.as_mut_ptr());
                             if last {
                                 (self.family.emit)(&sink, tile, pair_index, products);
@@ -366,7 +375,7 @@ impl Engine {
                 if wide == 0 || wide == all_rows(count) {
                     continue;
                 }
-                let x = rows.limbs.add((2 * group + 1) * layout.group_size * count);
+                let x = rows.digits.add((2 * group + 1) * layout.group_size * count);
                 let values = weights.values.add(group * weights.values_stride);
                 let out = low.add(group * count * PAIR);
                 let fns = &self.family.tiles[wide.count_ones() as usize - 1];

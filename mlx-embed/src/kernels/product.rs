@@ -25,7 +25,7 @@ pub(super) struct PairWeights {
 /// A tile of rounded rows; see [`Rounded`](super::round::Rounded).
 #[derive(Clone, Copy)]
 pub(super) struct TileRows {
-    pub(super) limbs: *const i8,
+    pub(super) digits: *const i8,
     pub(super) factors: *const f32,
     pub(super) wide: *const u16,
     /// Products of the low limbs, `[groups, M, 32]`; only those of groups are read in which some rows have low limbs
@@ -45,6 +45,26 @@ pub(super) const SPREAD: u8 = 1;
 pub(super) const SMALL: u8 = 2;
 /// Bytes.
 pub(super) const BYTES: u8 = 3;
+/// Nibbles that become words, for rows in words.
+pub(super) const NIBBLE_WORDS: u8 = 4;
+/// Bytes that become words.
+pub(super) const BYTE_WORDS: u8 = 5;
+/// Words.
+pub(super) const WORDS: u8 = 6;
+/// How many forms there are.
+pub(super) const FORMS: usize = 7;
+
+/// The form whose kernel stands for `form` on an instruction set: rows are words where it has no products of four bytes
+/// ([`Simd::FOURS`]), and limbs where it has.
+pub(super) const fn form_on<S: Simd>(form: u8) -> u8 {
+    match form {
+        SMALL | BYTES if !S::FOURS => BYTE_WORDS,
+        NIBBLE_WORDS if S::FOURS => NIBBLES,
+        BYTE_WORDS if S::FOURS => BYTES,
+        WORDS if S::FOURS => SPREAD,
+        _ => form,
+    }
+}
 
 /// Adds `M` rows times one pair to `out` `[M, 32]`.
 ///
@@ -86,26 +106,12 @@ unsafe fn group_tile<S: Simd, const M: usize, const PANELS: usize, const FORM: u
     out: *mut f32,
 ) {
     let values = weights.values.add(group * weights.values_stride + first * STEP_BYTES);
-    let x = rows.limbs.add(group * 2 * group_size * M);
     let mut dots = [[S::splat_int(0); PANELS]; M];
-    limb::<S, M, PANELS, FORM>(values, x, group_size, &mut dots);
-    let wide = *rows.wide.add(group);
-    if wide != 0 {
-        for m in 0..M {
-            for p in 0..PANELS {
-                dots[m][p] = S::shift_left::<8>(dots[m][p]);
-            }
-        }
-        if wide == all_rows(M) {
-            limb::<S, M, PANELS, FORM>(values, x.add(group_size * M), group_size, &mut dots);
-        } else {
-            for m in 0..M {
-                let low = rows.low.add((group * M + m) * PAIR + first * LANES);
-                for p in 0..PANELS {
-                    dots[m][p] = S::add_int(dots[m][p], S::load_int(low.add(p * LANES)));
-                }
-            }
-        }
+    if FORM >= NIBBLE_WORDS {
+        let x = rows.digits.add(group * 2 * group_size * M).cast::<i16>();
+        words::<S, M, PANELS, FORM>(values, x, group_size, &mut dots);
+    } else {
+        limbs::<S, M, PANELS, FORM>(values, rows, group, group_size, first, &mut dots);
     }
     let scales_at = weights.scales.add(group * weights.scales_stride);
     let factors = rows.factors.add(group * 2 * M);
@@ -116,6 +122,102 @@ unsafe fn group_tile<S: Simd, const M: usize, const PANELS: usize, const FORM: u
             let weighted = S::fma(bias, sum, S::mul(scale, S::to_float(dots[m][p])));
             let out = out.add(m * PAIR + (first + p) * LANES);
             S::store(out, S::fma(step, weighted, S::load(out)));
+        }
+    }
+}
+
+/// The products of one or two limbs of a group, as [`group_tile`] has its arguments.
+#[inline(always)]
+unsafe fn limbs<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
+    values: *const u8,
+    rows: TileRows,
+    group: usize,
+    group_size: usize,
+    first: usize,
+    dots: &mut [[S::I; PANELS]; M],
+) {
+    let x = rows.digits.add(group * 2 * group_size * M);
+    limb::<S, M, PANELS, FORM>(values, x, group_size, dots);
+    let wide = *rows.wide.add(group);
+    if wide == 0 {
+        return;
+    }
+    for m in 0..M {
+        for p in 0..PANELS {
+            dots[m][p] = S::shift_left::<8>(dots[m][p]);
+        }
+    }
+    if wide == all_rows(M) {
+        limb::<S, M, PANELS, FORM>(values, x.add(group_size * M), group_size, dots);
+        return;
+    }
+    for m in 0..M {
+        let low = rows.low.add((group * M + m) * PAIR + first * LANES);
+        for p in 0..PANELS {
+            dots[m][p] = S::add_int(dots[m][p], S::load_int(low.add(p * LANES)));
+        }
+    }
+}
+
+/// Adds the products of a group's words.
+#[inline(always)]
+unsafe fn words<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
+    values: *const u8,
+    x: *const i16,
+    group_size: usize,
+    dots: &mut [[S::I; PANELS]; M],
+) {
+    for first in (0..group_size).step_by(LANES) {
+        let x = x.add(first * M);
+        // Sixteen inputs take a step of each panel for every two, four or eight.
+        if FORM == NIBBLE_WORDS {
+            for step in 0..2 {
+                let from = values.add((first / 8 + step) * 2 * STEP_BYTES);
+                ahead::<S, PANELS>(from);
+                let mut w = [S::nibble_words(S::load_bytes(from)); PANELS];
+                for p in 1..PANELS {
+                    w[p] = S::nibble_words(S::load_bytes(from.add(p * STEP_BYTES)));
+                }
+                for k in 0..4 {
+                    word_step::<S, M, PANELS, 4>(&w, k, x.add(8 * step + 2 * k), dots);
+                }
+            }
+        } else if FORM == BYTE_WORDS {
+            for step in 0..4 {
+                let from = values.add((first / 4 + step) * 2 * STEP_BYTES);
+                ahead::<S, PANELS>(from);
+                let mut w = [S::byte_words(S::load_bytes(from)); PANELS];
+                for p in 1..PANELS {
+                    w[p] = S::byte_words(S::load_bytes(from.add(p * STEP_BYTES)));
+                }
+                for k in 0..2 {
+                    word_step::<S, M, PANELS, 2>(&w, k, x.add(4 * step + 2 * k), dots);
+                }
+            }
+        } else {
+            for step in 0..8 {
+                let from = values.add((first / 2 + step) * 2 * STEP_BYTES);
+                let mut w = [[S::load_words(from)]; PANELS];
+                for p in 1..PANELS {
+                    w[p] = [S::load_words(from.add(p * STEP_BYTES))];
+                }
+                word_step::<S, M, PANELS, 1>(&w, 0, x.add(2 * step), dots);
+            }
+        }
+    }
+}
+
+/// Adds the products of two inputs: of each panel's words the `k`-th ones, with the first row's at `x`.
+#[inline(always)]
+unsafe fn word_step<S: Simd, const M: usize, const PANELS: usize, const COUNT: usize>(
+    w: &[[S::W; COUNT]; PANELS],
+    k: usize,
+    x: *const i16,
+    dots: &mut [[S::I; PANELS]; M],
+) {
+    for m in 0..M {
+        for p in 0..PANELS {
+            dots[m][p] = S::dot_words(dots[m][p], w[p][k], x.add(LANES * m));
         }
     }
 }
@@ -140,6 +242,10 @@ pub(super) unsafe fn low<S: Simd, const N: usize, const FORM: u8>(
     rows: usize,
     out: *mut i32,
 ) {
+    // Words have no limbs.
+    if FORM >= NIBBLE_WORDS {
+        return;
+    }
     if S::PANELS == 2 {
         low_panels::<S, N, 2, FORM>(values, x, group_size, wide, rows, out);
     } else {
@@ -319,9 +425,9 @@ unsafe fn scales<S: Simd, const BF16: bool>(from: *const u8, panel: usize) -> (S
     }
 }
 
-/// Bytes that [`unpack`] writes for so many groups of a pair: values and scales.
-pub(super) fn unpacked_bytes(layout: &Layout, groups: usize) -> (usize, usize) {
-    (groups * layout.group_size * PAIR, groups * PAIR * 8)
+/// Bytes that unpacked weights of so many groups of a pair take, a byte or a word each, and their scales.
+pub(super) fn unpacked_bytes(layout: &Layout, groups: usize, words: bool) -> (usize, usize) {
+    (groups * layout.group_size * PAIR * if words { 2 } else { 1 }, groups * PAIR * 8)
 }
 
 /// `groups` groups of a pair of 4-bit panels, from `pair` on, with one value a byte and scales in f32, for many tiles
@@ -339,29 +445,80 @@ pub(super) unsafe fn unpack<S: Simd>(
     scales_to: *mut u8,
 ) -> PairWeights {
     let values_stride = layout.group_size * PAIR;
-    let scales_stride = PAIR * 8;
     for group in 0..groups {
         let mut from = pair.add(group * layout.group_bytes());
         let mut to = values.add(group * values_stride);
         for _ in 0..layout.group_size / 8 {
             for panel in 0..2 {
-                S::prefetch(from.wrapping_add(AHEAD + 64 * panel));
-                let (low, high) = S::nibbles(S::load_bytes(from.add(64 * panel)));
-                S::store_wide(to.add(64 * panel), low);
-                S::store_wide(to.add(128 + 64 * panel), high);
+                S::prefetch(from.wrapping_add(AHEAD + STEP_BYTES * panel));
+                let (low, high) = S::nibbles(S::load_bytes(from.add(STEP_BYTES * panel)));
+                S::store_wide(to.add(STEP_BYTES * panel), low);
+                S::store_wide(to.add((2 + panel) * STEP_BYTES), high);
             }
-            from = from.add(128);
-            to = to.add(256);
+            from = from.add(2 * STEP_BYTES);
+            to = to.add(4 * STEP_BYTES);
         }
-        let to = scales_to.add(group * scales_stride).cast::<f32>();
-        for p in 0..2 {
-            let (scale, bias) =
-                if layout.bf16 { scales::<S, true>(from, p) } else { scales::<S, false>(from, p) };
-            S::store(to.add(p * LANES), scale);
-            S::store(to.add(PAIR + p * LANES), bias);
-        }
+        unpack_scales::<S>(layout.bf16, from, scales_to.add(group * SCALES_STRIDE));
     }
-    PairWeights { values, values_stride, scales: scales_to, scales_stride }
+    PairWeights { values, values_stride, scales: scales_to, scales_stride: SCALES_STRIDE }
+}
+
+/// [`unpack`] of 4- or 8-bit panels with one value a word.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn unpack_words<S: Simd>(
+    layout: &Layout,
+    pair: *const u8,
+    groups: usize,
+    values: *mut u8,
+    scales_to: *mut u8,
+) -> PairWeights {
+    let values_stride = layout.group_size * PAIR * 2;
+    let steps = layout.values_bytes() / (2 * STEP_BYTES);
+    for group in 0..groups {
+        let from = pair.add(group * layout.group_bytes());
+        let to = values.add(group * values_stride);
+        for step in 0..steps {
+            for panel in 0..2 {
+                let from = from.add((2 * step + panel) * STEP_BYTES);
+                let to = to.add(step * (values_stride / steps) + panel * STEP_BYTES);
+                S::prefetch(from.wrapping_add(AHEAD));
+                let bytes = S::load_bytes(from);
+                if layout.bits == 4 {
+                    store_words::<S, 4>(to, S::nibble_words(bytes));
+                } else {
+                    store_words::<S, 2>(to, S::byte_words(bytes));
+                }
+            }
+        }
+        let scales = from.add(layout.values_bytes());
+        unpack_scales::<S>(layout.bf16, scales, scales_to.add(group * SCALES_STRIDE));
+    }
+    PairWeights { values, values_stride, scales: scales_to, scales_stride: SCALES_STRIDE }
+}
+
+/// Bytes of a group's unpacked scales and biases.
+const SCALES_STRIDE: usize = PAIR * 8;
+
+/// A group's scales and biases in f32.
+#[inline(always)]
+unsafe fn unpack_scales<S: Simd>(bf16: bool, from: *const u8, to: *mut u8) {
+    let to = to.cast::<f32>();
+    for p in 0..2 {
+        let (scale, bias) = if bf16 { scales::<S, true>(from, p) } else { scales::<S, false>(from, p) };
+        S::store(to.add(p * LANES), scale);
+        S::store(to.add(PAIR + p * LANES), bias);
+    }
+}
+
+/// Writes the words of a panel's steps, between which are those of the other.
+#[inline(always)]
+unsafe fn store_words<S: Simd, const COUNT: usize>(to: *mut u8, words: [S::W; COUNT]) {
+    for k in 0..COUNT {
+        S::store_words(to.add(k * 2 * STEP_BYTES), words[k]);
+    }
 }
 
 /// A number that a panel can hold.

@@ -3,7 +3,8 @@
 //! A group of a row is `scale * (256 * high + low)` with two signed bytes a number, or `scale * high` where one byte is
 //! enough. Two limbs keep sixteen bits, relative to the group's largest number; their product with weights takes two
 //! passes of the byte instructions, which cost what one pass over 16-bit numbers would, and unpack the weights to bytes
-//! instead of words.
+//! instead of words. On instruction sets whose products of bytes are sums of two at most, such a number is one word: a
+//! product with it takes as long as with two limbs, but needs no widening.
 //!
 //! In a tile, all numbers that a few instruction steps need lie side by side: for each group the high limbs of all its
 //! rows, sixteen inputs at a time, then the low limbs of those rows that have any.
@@ -49,8 +50,9 @@ pub(super) struct Rounded {
     pub(super) tiles: Tiles,
     pub(super) inputs: usize,
     pub(super) group_size: usize,
-    /// `rows * inputs * 2`
-    pub(super) limbs: *mut i8,
+    /// Limbs, or words if `words` says so: `rows * inputs * 2`.
+    pub(super) digits: *mut i8,
+    pub(super) words: bool,
     /// For each tile and group a scale a row, then the sum of the rounded numbers a row: `rows * groups * 2`.
     pub(super) factors: *mut f32,
     /// Which rows of a tile's group have two limbs, a bit a row: `tiles * groups`.
@@ -65,19 +67,19 @@ impl Rounded {
         self.inputs / self.group_size
     }
 
-    /// Start of a tile's limbs. A group of it takes `2 * group_size * tile.rows` bytes.
+    /// Start of a tile's limbs or words. A group of it takes `2 * group_size * tile.rows` bytes.
     ///
     /// # Safety
     /// `tile` is one of `tiles`.
     #[inline(always)]
-    pub(super) unsafe fn tile_limbs(&self, tile: Tile) -> *mut i8 {
-        self.limbs.add(tile.first * self.inputs * 2)
+    pub(super) unsafe fn tile_digits(&self, tile: Tile) -> *mut i8 {
+        self.digits.add(tile.first * self.inputs * 2)
     }
 
     /// Start of a tile's factors. A group of it takes `2 * tile.rows` numbers.
     ///
     /// # Safety
-    /// As [`Rounded::tile_limbs`].
+    /// As [`Rounded::tile_digits`].
     #[inline(always)]
     pub(super) unsafe fn tile_factors(&self, tile: Tile) -> *mut f32 {
         self.factors.add(tile.first * self.groups() * 2)
@@ -155,16 +157,19 @@ pub(super) unsafe fn round_tile<S: Simd>(
             let step = largest * (1.0 / limit);
             // Zeros and numbers so small that their step vanishes round to zero.
             let inverse = S::splat(if step > f32::MIN_POSITIVE { limit / largest } else { 0.0 });
-            let high = to.tile_limbs(tile).add(group * 2 * size * tile.rows);
+            let high = to.tile_digits(tile).add(group * 2 * size * tile.rows);
             let low_rows = wide.count_ones() as usize;
             let low_row = (wide & ((1 << m) - 1)).count_ones() as usize;
             let low = high.add(size * tile.rows + LANES * low_row);
+            let words = high.cast::<i16>().add(LANES * m);
             let high = high.add(LANES * m);
             let mut sum = S::splat_int(0);
             for k in (0..size).step_by(LANES) {
                 let a = S::round(S::mul(value::<S>(x, factor, weight, group * size + k), inverse));
                 sum = S::add_int(sum, a);
-                if two {
+                if to.words {
+                    S::store_halves(words.add(k * tile.rows), a);
+                } else if two {
                     let h = S::shift_right::<8>(S::add_int(a, S::splat_int(128)));
                     S::store_bytes(high.add(k * tile.rows), h);
                     S::store_bytes(low.add(k * low_rows), S::sub_int(a, S::shift_left::<8>(h)));
@@ -173,7 +178,8 @@ pub(super) unsafe fn round_tile<S: Simd>(
                 }
             }
             // One limb beside rows of two counts as the high one. Powers of two change no result.
-            let (step, unit) = if wide != 0 && !two { (step / 256.0, 256.0) } else { (step, 1.0) };
+            let beside = !to.words && !two && wide != 0;
+            let (step, unit) = if beside { (step / 256.0, 256.0) } else { (step, 1.0) };
             // NaN and infinity can't be rounded; they reach the result through the scale.
             *factors.add(m) = if largest.is_finite() { step } else { f32::NAN };
             *factors.add(tile.rows + m) = S::reduce_add_int(sum) as f32 * unit;

@@ -20,17 +20,6 @@ macro_rules! halves {
 }
 
 impl<const VNNI: bool> Avx2<VNNI> {
-    /// Adds to each lane the dot product of four unsigned bytes, none above 127, with four signed ones.
-    #[inline(always)]
-    unsafe fn dot4_half(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        if VNNI {
-            _mm256_dpbusd_avx_epi32(sum, w, x)
-        } else {
-            // At most 2 * 127 * 128 a pair, which is just not saturating.
-            let pairs = _mm256_maddubs_epi16(w, x);
-            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
-    }
     #[inline(always)]
     unsafe fn nibbles_half(a: __m256i) -> (__m256i, __m256i) {
         let mask = _mm256_set1_epi8(15);
@@ -38,32 +27,41 @@ impl<const VNNI: bool> Avx2<VNNI> {
     }
 }
 
-/// [`Simd::dot_pairs`] of four bytes in all lanes.
+/// A function that adds products of weights with what all lanes share, by an instruction that multiplies and one that
+/// adds.
 ///
 /// A tile's sums, its weights and two more take all sixteen registers. Left to itself a compiler holds more products at
 /// once than there is room for, and keeps sums on the stack.
-///
-/// # Safety
-/// AVX2 is enabled.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn add_products(sum: [__m256i; 2], w: [__m256i; 2], x: __m256i) -> [__m256i; 2] {
-    let [mut low, mut high] = sum;
-    asm!(
-        "vpmaddubsw {product}, {low_w}, {x}",
-        "vpaddw {low}, {low}, {product}",
-        "vpmaddubsw {product}, {high_w}, {x}",
-        "vpaddw {high}, {high}, {product}",
-        product = out(ymm_reg) _,
-        low_w = in(ymm_reg) w[0],
-        high_w = in(ymm_reg) w[1],
-        x = in(ymm_reg) x,
-        low = inout(ymm_reg) low,
-        high = inout(ymm_reg) high,
-        options(pure, nomem, nostack, preserves_flags)
-    );
-    [low, high]
+macro_rules! add_products {
+    ($name:ident, $multiply:literal, $add:literal) => {
+        /// # Safety
+        /// AVX2 is enabled.
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn $name(sum: [__m256i; 2], w: [__m256i; 2], x: __m256i) -> [__m256i; 2] {
+            let [mut low, mut high] = sum;
+            // SAFETY: touches nothing but registers, all of which are declared; AVX2 is enabled.
+            unsafe {
+                asm!(
+                    concat!($multiply, " {product}, {low_w}, {x}"),
+                    concat!($add, " {low}, {low}, {product}"),
+                    concat!($multiply, " {product}, {high_w}, {x}"),
+                    concat!($add, " {high}, {high}, {product}"),
+                    product = out(ymm_reg) _,
+                    low_w = in(ymm_reg) w[0],
+                    high_w = in(ymm_reg) w[1],
+                    x = in(ymm_reg) x,
+                    low = inout(ymm_reg) low,
+                    high = inout(ymm_reg) high,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            [low, high]
+        }
+    };
 }
+add_products!(add_byte_products, "vpmaddubsw", "vpaddw");
+add_products!(add_word_products, "vpmaddwd", "vpaddd");
 
 /// [`Simd::transpose`], by halves of a register.
 ///
@@ -94,6 +92,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type I = [__m256i; 2];
     type B = [__m256i; 2];
     type P = [__m256i; 2];
+    type W = [__m256i; 2];
 
     const PANELS: usize = 1;
     const PAIRS: bool = !VNNI;
@@ -249,6 +248,19 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn store_halves(to: *mut i16, a: Self::I) {
+        // The low half of each lane to the front of its quarter, then the four fronts side by side.
+        let pick = _mm256_setr_epi8(
+            0, 1, 8, 9, 4, 5, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 8, 9, 4, 5, 12, 13, -1, -1, -1,
+            -1, -1, -1, -1, -1,
+        );
+        for (half, x) in a.into_iter().enumerate() {
+            let x = _mm256_permute4x64_epi64::<0b1000>(_mm256_shuffle_epi8(x, pick));
+            _mm_storeu_si128(to.add(8 * half).cast(), _mm256_castsi256_si128(x));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, step: usize) {
         transpose(from, stride, to, step);
     }
@@ -271,9 +283,42 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         ([l0, l1], [h0, h1])
     }
     #[inline(always)]
+    unsafe fn nibble_words(a: Self::B) -> [Self::W; 4] {
+        let mask = [_mm256_set1_epi16(15); 2];
+        let [second, third, last] = [
+            [_mm256_srli_epi16::<8>(a[0]), _mm256_srli_epi16::<8>(a[1])],
+            [_mm256_srli_epi16::<4>(a[0]), _mm256_srli_epi16::<4>(a[1])],
+            [_mm256_srli_epi16::<12>(a[0]), _mm256_srli_epi16::<12>(a[1])],
+        ];
+        [
+            halves!(_mm256_and_si256(a, mask)),
+            halves!(_mm256_and_si256(second, mask)),
+            halves!(_mm256_and_si256(third, mask)),
+            last,
+        ]
+    }
+    #[inline(always)]
+    unsafe fn byte_words(a: Self::B) -> [Self::W; 2] {
+        let mask = [_mm256_set1_epi16(255); 2];
+        [halves!(_mm256_and_si256(a, mask)), [_mm256_srli_epi16::<8>(a[0]), _mm256_srli_epi16::<8>(a[1])]]
+    }
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> Self::W {
+        Self::load_bytes(from)
+    }
+    #[inline(always)]
+    unsafe fn store_words(to: *mut u8, a: Self::W) {
+        Self::store_wide(to, a);
+    }
+    #[inline(always)]
+    unsafe fn dot_words(sum: Self::I, w: Self::W, x: *const i16) -> Self::I {
+        add_word_products(sum, w, _mm256_set1_epi32(x.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
     unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
-        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-        [Self::dot4_half(sum[0], w[0], x), Self::dot4_half(sum[1], w[1], x)]
+        debug_assert!(VNNI);
+        let x = [_mm256_set1_epi32(x.cast::<i32>().read_unaligned()); 2];
+        halves!(_mm256_dpbusd_avx_epi32(sum, w, x))
     }
     #[inline(always)]
     unsafe fn no_pairs() -> Self::P {
@@ -281,8 +326,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     unsafe fn dot_pairs(sum: Self::P, w: Self::B, x: *const i8) -> Self::P {
-        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-        add_products(sum, w, x)
+        add_byte_products(sum, w, _mm256_set1_epi32(x.cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
     unsafe fn add_pairs(sum: Self::I, pairs: Self::P) -> Self::I {
@@ -292,12 +336,6 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
-        if VNNI {
-            return Self::dot4(sum, w, x);
-        }
-        // Bytes above 127 could saturate a pair, nibbles can't.
-        let (low, high) = Self::nibbles(w);
-        let high = Self::shift_left::<4>(Self::dot4(Self::splat_int(0), high, x));
-        Self::dot4(Self::add_int(sum, high), low, x)
+        Self::dot4(sum, w, x)
     }
 }

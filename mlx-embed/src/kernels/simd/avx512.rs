@@ -19,6 +19,7 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type I = __m512i;
     type B = __m512i;
     type P = __m512i;
+    type W = __m512i;
 
     const PANELS: usize = 2;
     const PAIRS: bool = !VNNI;
@@ -144,6 +145,14 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn store_halves(to: *mut i16, a: __m512i) {
+        let swap = _mm256_set1_epi64x(0x0706_0302_0504_0100);
+        let swap =
+            _mm256_add_epi8(swap, _mm256_setr_epi64x(0, 0x0808_0808_0808_0808, 0, 0x0808_0808_0808_0808));
+        _mm256_storeu_si256(to.cast(), _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(a), swap))
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, step: usize) {
         super::avx2::transpose(from, stride, to, step);
     }
@@ -165,15 +174,36 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
         (_mm512_and_si512(a, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(a), mask))
     }
     #[inline(always)]
-    unsafe fn dot4(sum: __m512i, w: __m512i, x: *const i8) -> __m512i {
+    unsafe fn nibble_words(a: __m512i) -> [__m512i; 4] {
+        let mask = _mm512_set1_epi16(15);
+        [
+            _mm512_and_si512(a, mask),
+            _mm512_and_si512(_mm512_srli_epi16::<8>(a), mask),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(a), mask),
+            _mm512_srli_epi16::<12>(a),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn byte_words(a: __m512i) -> [__m512i; 2] {
+        [_mm512_and_si512(a, _mm512_set1_epi16(255)), _mm512_srli_epi16::<8>(a)]
+    }
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> __m512i {
+        Self::load_bytes(from)
+    }
+    #[inline(always)]
+    unsafe fn store_words(to: *mut u8, a: __m512i) {
+        Self::store_wide(to, a);
+    }
+    #[inline(always)]
+    unsafe fn dot_words(sum: __m512i, w: __m512i, x: *const i16) -> __m512i {
         let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-        if VNNI {
-            _mm512_dpbusd_epi32(sum, w, x)
-        } else {
-            // At most 2 * 127 * 128 a pair, which is just not saturating.
-            let pairs = _mm512_maddubs_epi16(w, x);
-            _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
-        }
+        _mm512_add_epi32(sum, _mm512_madd_epi16(w, x))
+    }
+    #[inline(always)]
+    unsafe fn dot4(sum: __m512i, w: __m512i, x: *const i8) -> __m512i {
+        debug_assert!(VNNI);
+        _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
     unsafe fn no_pairs() -> __m512i {
@@ -190,12 +220,6 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
     #[inline(always)]
     unsafe fn dot8(sum: __m512i, w: __m512i, x: *const i8) -> __m512i {
-        if VNNI {
-            return Self::dot4(sum, w, x);
-        }
-        // Bytes above 127 could saturate a pair, nibbles can't.
-        let (low, high) = Self::nibbles(w);
-        let high = Self::dot4(_mm512_setzero_si512(), high, x);
-        Self::dot4(_mm512_add_epi32(sum, _mm512_slli_epi32::<4>(high)), low, x)
+        Self::dot4(sum, w, x)
     }
 }

@@ -30,14 +30,17 @@ pub(super) unsafe trait Simd: Copy + 'static {
     type I: Copy;
     /// u8 x 64: four bytes a lane
     type B: Copy;
-    /// i16 x 32: two a lane
+    /// Sums of pairs, i16 x 32: two a lane
     type P: Copy;
+    /// Weights, i16 x 32: two a lane
+    type W: Copy;
 
     /// Panels whose sums a tile holds in registers at once: one or two.
     const PANELS: usize;
     /// Whether sums of pairs are cheaper than those of four: where no instruction adds four products to a lane.
     const PAIRS: bool;
-    /// Whether an instruction adds four products of bytes to a lane, so that weights of 8 bits beat those of 32.
+    /// Whether an instruction adds four products of bytes to a lane, so that weights of 8 bits beat those of 32. Where
+    /// none does, two limbs are one number of 16 bits, and so are weights of 8.
     const FOURS: bool;
 
     unsafe fn load(from: *const f32) -> Self::F;
@@ -82,6 +85,8 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn load_f16(from: *const u16) -> Self::F;
     /// The low byte of each lane.
     unsafe fn store_bytes(to: *mut i8, a: Self::I);
+    /// The low half of each lane, the second and third of every four swapped: so are the words of [`Simd::byte_words`].
+    unsafe fn store_halves(to: *mut i16, a: Self::I);
 
     /// Eight numbers each of eight rows: `to[k * step + i] = from[i * stride + k]`. Left to itself a compiler may scatter,
     /// which some processors do a number at a time.
@@ -101,7 +106,19 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn store_wide(to: *mut u8, a: Self::B);
     /// The low nibble of each byte, and the high one.
     unsafe fn nibbles(a: Self::B) -> (Self::B, Self::B);
+    /// The nibbles of each lane's bytes as words: of two a lane, the low ones of bytes 0 and 2, and of 1 and 3, then the
+    /// high ones.
+    unsafe fn nibble_words(a: Self::B) -> [Self::W; 4];
+    /// The bytes of each lane as words: 0 and 2, then 1 and 3.
+    unsafe fn byte_words(a: Self::B) -> [Self::W; 2];
+    /// Words that [`Simd::store_words`] wrote.
+    unsafe fn load_words(from: *const u8) -> Self::W;
+    /// Writes 64 bytes.
+    unsafe fn store_words(to: *mut u8, a: Self::W);
+    /// Adds to each lane the dot product of its two words with the two at `x`.
+    unsafe fn dot_words(sum: Self::I, w: Self::W, x: *const i16) -> Self::I;
     /// Adds to each lane the dot product of its four unsigned bytes, none above 127, with the four signed ones at `x`.
+    /// Not where [`Simd::PAIRS`] are.
     unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
     unsafe fn no_pairs() -> Self::P;
     /// Adds the products of two bytes each: unsigned ones, none above 15, with the four signed ones at `x`. A sum holds
@@ -109,7 +126,7 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn dot_pairs(sum: Self::P, w: Self::B, x: *const i8) -> Self::P;
     /// Adds both sums of a lane to it.
     unsafe fn add_pairs(sum: Self::I, pairs: Self::P) -> Self::I;
-    /// As [`Simd::dot4`] for bytes up to 255.
+    /// As [`Simd::dot4`] for bytes up to 255. Only where [`Simd::FOURS`] are.
     unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
 }
 

@@ -52,18 +52,21 @@ unsafe fn sdot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     sum
 }
 
+/// The words of each lane once they are moved down by `SHIFT`, of either as many bits as `mask` has.
+#[inline(always)]
+unsafe fn masked<const SHIFT: i32>(a: [uint32x4_t; 4], mask: u16) -> [[int16x4_t; 2]; 4] {
+    let mask = vdup_n_u16(mask);
+    let narrow = |lanes| vreinterpret_s16_u16(vand_u16(vmovn_u32(lanes), mask));
+    let down = |lanes: uint32x4_t, by: i32| vshlq_u32(lanes, vdupq_n_s32(-by));
+    let words = |lanes| [narrow(down(lanes, SHIFT)), narrow(down(lanes, SHIFT + 16))];
+    [words(a[0]), words(a[1]), words(a[2]), words(a[3])]
+}
+
 /// [`sdot`] where there is none, for pairs of products whose sum 16 bits can hold.
 #[inline(always)]
 unsafe fn dot_of_small(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     let low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
     vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(a, b)))
-}
-
-/// [`sdot`] where there is none.
-#[inline(always)]
-unsafe fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-    let low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
-    vaddq_s32(sum, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(vmull_high_s8(a, b))))
 }
 
 /// The larger, and the second where either is NaN; the instruction would return NaN.
@@ -84,6 +87,8 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     type I = [int32x4_t; 4];
     type B = [uint8x16_t; 4];
     type P = Self::I;
+    /// The first words of four lanes, and the second ones.
+    type W = [[int16x4_t; 2]; 4];
 
     const PANELS: usize = 2;
     const PAIRS: bool = false;
@@ -233,6 +238,19 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     }
 
     #[inline(always)]
+    unsafe fn store_halves(to: *mut i16, a: Self::I) {
+        let halves =
+            [vcombine_s16(vmovn_s32(a[0]), vmovn_s32(a[1])), vcombine_s16(vmovn_s32(a[2]), vmovn_s32(a[3]))];
+        let swap = vreinterpretq_u8_u64(vcombine_u64(
+            vcreate_u64(0x0706_0302_0504_0100),
+            vcreate_u64(0x0f0e_0b0a_0d0c_0908),
+        ));
+        for (i, half) in halves.into_iter().enumerate() {
+            vst1q_s8(to.add(8 * i).cast(), vqtbl1q_s8(vreinterpretq_s8_s16(half), swap));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         // There is no stable intrinsic.
         asm!("prfm pldl1keep, [{from}]", from = in(reg) from, options(readonly, nostack, preserves_flags));
@@ -251,6 +269,35 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     unsafe fn nibbles(a: Self::B) -> (Self::B, Self::B) {
         let (mask, down) = ([vdupq_n_u8(15); 4], [vdupq_n_s8(-4); 4]);
         (quarters!(vandq_u8(a, mask)), quarters!(vshlq_u8(a, down)))
+    }
+    #[inline(always)]
+    unsafe fn nibble_words(a: Self::B) -> [Self::W; 4] {
+        let a = quarters!(vreinterpretq_u32_u8(a));
+        [masked::<0>(a, 15), masked::<8>(a, 15), masked::<4>(a, 15), masked::<12>(a, 15)]
+    }
+    #[inline(always)]
+    unsafe fn byte_words(a: Self::B) -> [Self::W; 2] {
+        let a = quarters!(vreinterpretq_u32_u8(a));
+        [masked::<0>(a, 255), masked::<8>(a, 255)]
+    }
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> Self::W {
+        let both = in_a_row!(vld1q_s16(from.cast::<i16>(), 8));
+        [0, 1, 2, 3].map(|i| [vget_low_s16(both[i]), vget_high_s16(both[i])])
+    }
+    #[inline(always)]
+    unsafe fn store_words(to: *mut u8, a: Self::W) {
+        for (i, [first, second]) in a.into_iter().enumerate() {
+            vst1q_s16(to.cast::<i16>().add(8 * i), vcombine_s16(first, second));
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_words(mut sum: Self::I, w: Self::W, x: *const i16) -> Self::I {
+        let x = [vdup_n_s16(x.read_unaligned()), vdup_n_s16(x.add(1).read_unaligned())];
+        for i in 0..4 {
+            sum[i] = vmlal_s16(vmlal_s16(sum[i], w[i][0], x[0]), w[i][1], x[1]);
+        }
+        sum
     }
     #[inline(always)]
     unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
@@ -272,18 +319,15 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     }
     #[inline(always)]
     unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
+        debug_assert!(DOT);
         let x = four(x);
         // Bytes less 128 are signed; 128 times the sum of `x` is then missing, in every lane alike.
         let middle = [vdupq_n_u8(128); 4];
         let w = quarters!(veorq_u8(w, middle));
         let w = quarters!(vreinterpretq_s8_u8(w));
-        let missing = if DOT {
-            vnegq_s32(sdot(vdupq_n_s32(0), vdupq_n_s8(-128), x))
-        } else {
-            vshlq_n_s32::<7>(vpaddlq_s16(vpaddlq_s8(x)))
-        };
+        let missing = vnegq_s32(sdot(vdupq_n_s32(0), vdupq_n_s8(-128), x));
         let (x, missing) = ([x; 4], [missing; 4]);
         let sum = quarters!(vaddq_s32(sum, missing));
-        if DOT { quarters!(sdot(sum, w, x)) } else { quarters!(dot(sum, w, x)) }
+        quarters!(sdot(sum, w, x))
     }
 }

@@ -30,6 +30,8 @@ unsafe impl Simd for Portable {
     /// compilers gave up on.
     type B = [u32; 16];
     type P = Self::I;
+    /// A lane's first word lowest.
+    type W = [u32; 16];
 
     const PANELS: usize = 2;
     const PAIRS: bool = false;
@@ -154,6 +156,11 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn store_halves(to: *mut i16, a: [i32; 16]) {
+        to.cast::<[i16; 16]>().write_unaligned(lanes!(i: a[i / 4 * 4 + [0, 2, 1, 3][i % 4]] as i16));
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> [u32; 16] {
@@ -167,6 +174,33 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     unsafe fn nibbles(a: [u32; 16]) -> ([u32; 16], [u32; 16]) {
         (lanes!(i: a[i] & 0x0f0f_0f0f), lanes!(i: a[i] >> 4 & 0x0f0f_0f0f))
+    }
+    #[inline(always)]
+    unsafe fn nibble_words(a: [u32; 16]) -> [[u32; 16]; 4] {
+        [
+            lanes!(i: a[i] & 0x000f_000f),
+            lanes!(i: a[i] >> 8 & 0x000f_000f),
+            lanes!(i: a[i] >> 4 & 0x000f_000f),
+            lanes!(i: a[i] >> 12 & 0x000f_000f),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn byte_words(a: [u32; 16]) -> [[u32; 16]; 2] {
+        [lanes!(i: a[i] & 0x00ff_00ff), lanes!(i: a[i] >> 8 & 0x00ff_00ff)]
+    }
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> [u32; 16] {
+        from.cast::<[u32; 16]>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn store_words(to: *mut u8, a: [u32; 16]) {
+        to.cast::<[u32; 16]>().write_unaligned(a);
+    }
+    #[inline(always)]
+    unsafe fn dot_words(sum: [i32; 16], w: [u32; 16], x: *const i16) -> [i32; 16] {
+        let x = [i32::from(x.read_unaligned()), i32::from(x.add(1).read_unaligned())];
+        // As in `dot4`: SSE2 multiplies numbers of sixteen bits.
+        lanes!(i: sum[i].wrapping_add((w[i] & 0xffff) as i32 * x[0] + (w[i] >> 16) as i32 * x[1]))
     }
     #[inline(always)]
     unsafe fn dot4(sum: [i32; 16], w: [u32; 16], x: *const i8) -> [i32; 16] {

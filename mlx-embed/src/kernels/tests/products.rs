@@ -402,6 +402,32 @@ fn the_largest_digits_and_weights_overflow_nothing() {
     });
 }
 
+/// Whole numbers are multiplied as limbs on some instruction sets and as words on others: sums of either are exact, and
+/// what follows is the same arithmetic on all that have the registers of one processor.
+#[test]
+fn words_and_limbs_give_the_same_bits() {
+    for_cases(60, |engines, draw| {
+        let (width, group_size) = (draw.one_of(&BITS), draw.one_of(&[32, 64, 128]));
+        let (rows, outputs, inputs) =
+            (draw.within(1, 40), draw.within(1, 70), group_size * draw.within(1, 9));
+        let factor =
+            pack(vec![draw.affine(outputs, inputs, width, group_size)], inputs, PackedOrder::Stacked);
+        let x: Vec<f32> = (0..rows * inputs).map(|_| draw.number()).collect();
+        let mut known: Vec<(&str, Vec<u32>)> = Vec::new();
+        for engine in engines {
+            let kind = engine.family.name().get(..3).unwrap_or_default();
+            let mut out = unwritten(rows * outputs);
+            let output = Output::Store(&mut out);
+            engine.project(&x, None, inputs, Limbs::Two, &[factor.part()], output);
+            let found = bits(&out);
+            match known.iter().find(|(known, _)| *known == kind) {
+                Some((_, known)) => assert_eq!(&found, known, "{:?}: {:?}", engine.family, factor.matrices),
+                None => known.push((kind, found)),
+            }
+        }
+    });
+}
+
 #[test]
 fn rows_of_nothing_and_of_next_to_nothing_stay_finite() {
     for_cases(60, |engines, draw| {
