@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mlx_embed::{CheckpointError, Embedder, Error, InputError, LoadOptions, PoolingMode, TextError};
+use mlx_embed::{CheckpointError, Embedder, Error, InputError, LoadOptions, PoolingMode, State, TextError};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
@@ -708,6 +708,11 @@ fn weights_that_are_written_to_while_mapped() {
     }
     let error = embedder.embed(&["and now?"]).unwrap_err();
     assert!(matches!(error, Error::WeightsChanged { .. }), "{error:?}");
+    // Nothing makes it whole again, and whoever looks after it has to see that.
+    let error = embedder.embed(&["and still?"]).unwrap_err();
+    assert!(matches!(&error, Error::Stopped { reason } if reason.contains("written to")), "{error:?}");
+    let State::Dead { reason } = embedder.state() else { panic!("{:?}", embedder.state()) };
+    assert!(reason.contains("written to"), "{reason}");
 }
 
 #[test]

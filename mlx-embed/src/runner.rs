@@ -436,16 +436,9 @@ impl<B: Inspectable + 'static> Model for Runner<B> {
         self.embed_batch(texts, prefix)
     }
 
-    fn check_device(&self) -> Result<(), Error> {
-        let Some(stream) = self.decoder.backend().stream() else { return Ok(()) };
-        let _turn = self.turn();
-        let one = Array::from_slice(&[1.0_f32], &[1])?;
-        let two = ops::add(&one, &one, stream)?.to_vec::<f32>(stream)?;
-        if two == [2.0] {
-            Ok(())
-        } else {
-            Err(Error::Stopped { reason: format!("it says that 1 + 1 is {two:?}") })
-        }
+    fn check(&self) -> Result<(), String> {
+        self.decoder.check_weights().map_err(|error| error.to_string())?;
+        self.check_device().map_err(|error| format!("the device stopped working: {error}"))
     }
 
     fn unload(self) {
@@ -460,6 +453,20 @@ impl<B: Inspectable + 'static> Model for Runner<B> {
 
     fn may_end_thread() -> bool {
         mlx::may_end_thread()
+    }
+}
+
+impl<B: Backend> Runner<B> {
+    fn check_device(&self) -> Result<(), Error> {
+        let Some(stream) = self.decoder.backend().stream() else { return Ok(()) };
+        let _turn = self.turn();
+        let one = Array::from_slice(&[1.0_f32], &[1])?;
+        let two = ops::add(&one, &one, stream)?.to_vec::<f32>(stream)?;
+        if two == [2.0] {
+            Ok(())
+        } else {
+            Err(Error::Stopped { reason: format!("it says that 1 + 1 is {two:?}") })
+        }
     }
 }
 

@@ -210,7 +210,8 @@ pub enum State {
     },
     /// It was shut down.
     ShutDown,
-    /// Its thread has died, after a panic or because the device stopped working. Load the model anew.
+    /// Its thread has died, after a panic, because the device stopped working or because mapped weights were written to.
+    /// Load the model anew.
     Dead {
         /// Why.
         reason: String,

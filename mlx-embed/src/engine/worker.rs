@@ -36,8 +36,9 @@ pub(crate) trait Model: 'static {
         prefix: Option<(&Self::Prefix, usize)>,
     ) -> Result<Outputs, Error>;
 
-    /// Whether the device still computes, asked after a failure.
-    fn check_device(&self) -> Result<(), Error>;
+    /// Whether it still can give results, asked after a failure: its device computes, and its weights are what they were.
+    /// Else the reason.
+    fn check(&self) -> Result<(), String>;
 
     /// Frees the model.
     fn unload(self);
@@ -141,7 +142,7 @@ impl<M: Model> Worker<M> {
         if let [request] = &requests[..] {
             quietly(|| tracing::warn!(%error, "a request failed"));
             request[0].caller.ticket.fail(error);
-            return self.check_device();
+            return self.check_model();
         }
         let count = requests.len();
         quietly(|| tracing::warn!(%error, requests = count, "a batch failed; its requests run one by one"));
@@ -153,11 +154,11 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    fn check_device(&mut self) {
-        let alive = panic::catch_unwind(AssertUnwindSafe(|| self.model.check_device()));
+    fn check_model(&mut self) {
+        let alive = panic::catch_unwind(AssertUnwindSafe(|| self.model.check()));
         match alive {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.die(format!("the device stopped working: {error}")),
+            Ok(Err(reason)) => self.die(reason),
             Err(payload) => self.die(format!("a panic: {}", panic_message(&*payload))),
         }
     }

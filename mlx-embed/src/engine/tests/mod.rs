@@ -131,12 +131,8 @@ impl Model for Fake {
         Ok(texts.iter().map(vector).collect())
     }
 
-    fn check_device(&self) -> Result<(), Error> {
-        if self.0.lock().broken {
-            Err(Error::Option { option: "device", reason: "is gone".into() })
-        } else {
-            Ok(())
-        }
+    fn check(&self) -> Result<(), String> {
+        if self.0.lock().broken { Err("the device is gone".into()) } else { Ok(()) }
     }
 
     fn unload(self) {
@@ -462,7 +458,7 @@ fn a_lost_device_ends_the_engine() {
     assert!(matches!(end(&caller), Err(Error::Option { .. })));
     assert!(is_stopped(&QUERY.send(&engine, &[&[2]])));
     let State::Dead { reason } = engine.state() else { panic!("{:?}", engine.state()) };
-    assert!(reason.contains("device stopped working"), "{reason}");
+    assert_eq!(reason, "the device is gone");
 }
 
 #[test]
