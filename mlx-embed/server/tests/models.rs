@@ -198,3 +198,30 @@ async fn the_root_answers_as_embed_does_and_cuts_no_other_side_than_the_model() 
     let (status, body) = ask(&router, post("/embed", &other)).await;
     assert_eq!((status, &body["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("truncation_direction")));
 }
+
+#[tokio::test]
+async fn a_model_whose_file_was_written_to_is_loaded_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let sound = checkpoint("bert-f32");
+    std::fs::create_dir(dir.path().join("1_Pooling")).unwrap();
+    for file in ["config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json"] {
+        std::fs::copy(sound.join(file), dir.path().join(file)).unwrap();
+    }
+    let weights = dir.path().join("model.safetensors");
+    let (_, router) =
+        service_of(&config(&format!("models: [{{name: a, path: {}}}]", dir.path().display()))).await;
+    let embed = || ask(&router, post("/v1/embeddings", &json!({"input": "a cat"})));
+    let (_, first) = embed().await;
+
+    let bytes = std::fs::read(&weights).unwrap();
+    // The clock of a file system may have a resolution of some milliseconds.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    std::fs::write(&weights, &bytes).unwrap();
+    let (status, body) = embed().await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("written to"), "{body}");
+    // What was written is a checkpoint, and the same one.
+    let (status, body) = embed().await;
+    assert_eq!((status, &body["data"]), (StatusCode::OK, &first["data"]), "{body}");
+    assert_eq!(ask(&router, get("/ready")).await.0, StatusCode::OK);
+}
