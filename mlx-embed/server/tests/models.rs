@@ -204,7 +204,9 @@ async fn a_model_whose_file_was_written_to_is_loaded_anew() {
     let dir = tempfile::tempdir().unwrap();
     let sound = checkpoint("bert-f32");
     std::fs::create_dir(dir.path().join("1_Pooling")).unwrap();
-    for file in ["config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json"] {
+    for file in
+        ["config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json"]
+    {
         std::fs::copy(sound.join(file), dir.path().join(file)).unwrap();
     }
     let weights = dir.path().join("model.safetensors");
