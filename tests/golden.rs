@@ -64,7 +64,7 @@ fn ways() -> Vec<LoadOptions> {
 }
 
 /// Cases of families that need what this crate doesn't compute, and what its error names.
-const REFUSED: [(&str, &str); 14] = [
+const REFUSED: [(&str, &str); 16] = [
     ("late-interaction-bert", "modules.json"),
     ("late-interaction-bert-attended", "modules.json"),
     ("late-interaction-colbert", "architectures"),
@@ -77,6 +77,8 @@ const REFUSED: [(&str, &str); 14] = [
     ("reranker-modernbert-mean", "architectures"),
     ("reranker-xlm-roberta", "architectures"),
     ("splade-bert", "modules.json"),
+    ("splade-bert-untied", "modules.json"),
+    ("splade-bert-version-6", "modules.json"),
     ("splade-modernbert", "modules.json"),
     ("splade-xlm-roberta", "modules.json"),
 ];
