@@ -24,7 +24,7 @@ pub struct LoadOptions {
     pub gpus: Gpus,
     /// Threads on the CPU, at most 1024. Default: every core.
     pub threads: Option<NonZeroUsize>,
-    /// How closely a checkpoint is followed on the CPU. A GPU computes in the checkpoint's own type, f32 as this says.
+    /// How closely a checkpoint is followed on the CPU. A GPU computes in the checkpoint's own type, f32 and f16 as this says.
     pub precision: Precision,
     /// The kernels, by name: on the CPU the family `avx512-vnni`, `avx512`, `avx2-vnni`, `avx2`, `neon-dotprod`, `neon`
     /// or `portable`; on an NVIDIA GPU `cuda`; or `mlx` for MLX's own operations. Default: as the environment variable

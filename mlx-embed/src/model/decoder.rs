@@ -114,6 +114,15 @@ impl<B: Backend> MlmHead<B> {
     }
 }
 
+impl<B: Backend> MlmHead<B> {
+    /// Puts the logits of some tokens, `[texts, width]`, among those of all, `[texts, vocabulary]`, from token `first` on.
+    pub(super) fn put(&self, logits: &[f32], width: usize, first: usize, all: &mut [f32]) {
+        for (all, logits) in all.chunks_exact_mut(self.bias.len()).zip(logits.chunks_exact(width)) {
+            all[first..first + width].copy_from_slice(logits);
+        }
+    }
+}
+
 impl<B: Backend> Decoder<B> {
     /// Loads every layer, and calls `loaded` after each.
     pub(crate) fn load(

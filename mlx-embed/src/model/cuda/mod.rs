@@ -542,20 +542,18 @@ impl Backend for Cuda {
         batch: &Batch,
         pass: &Pass,
     ) -> Result<Vec<f32>, MlxError> {
-        let (stream, vocabulary) = (&self.stream, head.bias.len());
+        let stream = &self.stream;
         let product = self.product_of(x, norm, &head.dense, pass)?;
         let x = self.ops.activate_head(&product, head.dense.bias.as_ref(), stream)?;
         drop(product);
         let (x, _) = self.ops.sum(&x, None, Sum { sum: Some(&head.norm), ..Sum::default() }, stream)?;
         let texts = texts(batch, 0);
-        let (mut largest, mut first) = (vec![0.0; texts.len() * vocabulary], 0);
+        let (mut largest, mut first) = (vec![0.0; texts.len() * head.bias.len()], 0);
         for rows in &head.decoder {
             let matrices = self.read(rows, pass, x.shape()[0])?;
             let logits = self.ops.product(&x, &matrices, rows.outputs, stream)?;
             let (numbers, width) = (self.ops.largest(&logits, &texts, stream)?, rows.outputs as usize);
-            for (largest, numbers) in largest.chunks_exact_mut(vocabulary).zip(numbers.chunks_exact(width)) {
-                largest[first..first + width].copy_from_slice(numbers);
-            }
+            head.put(&numbers, width, first, &mut largest);
             first += width;
         }
         Ok(largest)

@@ -86,8 +86,12 @@ impl Weight {
             }
         }
         let Some(quantization) = quantization else {
-            let floats = ops::astype(&concatenated(&parts[0], order, stream)?, cuda.activation(), stream)?;
-            let dense = cuda::Dense::new(on_gpu(&floats, stream)?)?;
+            // What was put together lies on the GPU already.
+            let floats = match &parts[0][..] {
+                [only] => on_gpu(only, stream)?,
+                several => concatenated(several, order, stream)?,
+            };
+            let dense = cuda::Dense::new(ops::astype(&floats, cuda.activation(), stream)?)?;
             return Ok(Self { packed: None, dense: Some(dense) });
         };
         let [weight, scales] =
@@ -120,9 +124,9 @@ pub(super) fn dense(table: &Table, dtype: Dtype, stream: &Stream) -> Result<Arra
     match table {
         Table::Dense(weight) => ops::astype(weight, dtype, stream),
         Table::Quantized { weight, scales, biases, quantization } => {
-            let from = if scales.dtype().is_some_and(Dtype::is_float) { scales.dtype() } else { None };
+            let from = scales.dtype().filter(|scales| scales.is_float()).unwrap_or(dtype);
             let quantized = quantized_ref(weight, scales, biases.as_ref(), *quantization);
-            let floats = ops::dequantize(quantized, from.unwrap_or(dtype), stream)?;
+            let floats = ops::dequantize(quantized, from, stream)?;
             ops::astype(&floats, dtype, stream)
         }
     }

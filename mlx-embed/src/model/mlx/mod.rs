@@ -243,8 +243,7 @@ impl Backend for Mlx {
         let x = dense.forward(&normed(norm, x, stream)?, stream)?;
         let x = head.norm.forward(&self.act(head.activation, &x)?, stream)?;
         let padding = self.behind_texts(batch)?;
-        let vocabulary = head.bias.len();
-        let (mut largest, mut first) = (vec![0.0; texts * vocabulary], 0);
+        let (mut largest, mut first) = (vec![0.0; texts * head.bias.len()], 0);
         for rows in head.decoder.iter().flatten() {
             let mut logits = ops::add(&rows.forward(&x, stream)?, &padding, stream)?; // [B, L, rows]
             // Halves, which overlap by one where their number is odd.
@@ -257,9 +256,7 @@ impl Backend for Mlx {
             // Now, so that one part's logits are held at a time.
             let numbers = self.read(&logits)?;
             let width = numbers.len() / texts;
-            for (largest, numbers) in largest.chunks_exact_mut(vocabulary).zip(numbers.chunks_exact(width)) {
-                largest[first..first + width].copy_from_slice(numbers);
-            }
+            head.put(&numbers, width, first, &mut largest);
             first += width;
         }
         Ok(largest)
