@@ -23,10 +23,11 @@ pub(crate) fn find(model: &Path, quiet: bool) -> Result<PathBuf, CliError> {
 pub(crate) mod bar {
     use std::io::{self, IsTerminal};
 
-    use indicatif::{ProgressBar, ProgressStyle};
+    use indicatif::ProgressBar;
     use mlx_embed::hub::Progress;
 
     use crate::notes::Notes;
+    use crate::progress::set_style;
 
     /// How far a model is; what people should know besides is said above it.
     #[derive(Debug)]
@@ -43,9 +44,7 @@ pub(crate) mod bar {
             }
             let bar = ProgressBar::new(0);
             let template = "[{wide_bar}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {msg}";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style.progress_chars("=> "));
-            }
+            set_style(&bar, template);
             Self { bar, notes }
         }
 

@@ -74,7 +74,7 @@ fn spinner(texts: usize) -> ProgressBar {
     bar
 }
 
-fn set_style(bar: &ProgressBar, template: &str) {
+pub(crate) fn set_style(bar: &ProgressBar, template: &str) {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }

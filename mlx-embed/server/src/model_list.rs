@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::{Json, Path, State};
-use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::config::{Kind, Load};
 use crate::error::ApiError;
-use crate::models::{Loaded, Slot};
+use crate::models::{Loaded, Slot, not_served};
 use crate::router::App;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -97,12 +96,9 @@ pub(crate) async fn model(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
 ) -> Result<Json<ModelObject>, ApiError> {
-    match app.models.slots().iter().find(|slot| slot.config.name == name) {
+    let slots = app.models.slots();
+    match slots.iter().find(|slot| slot.config.name == name) {
         Some(slot) => Ok(Json(ModelObject::of(slot, &app))),
-        None => {
-            let names: Vec<_> = app.models.slots().iter().map(|slot| slot.config.name.as_str()).collect();
-            let message = format!("{name:?} is not served; there is {}", names.join(", "));
-            Err(ApiError { status: StatusCode::NOT_FOUND, ..ApiError::field("model", message) })
-        }
+        None => Err(not_served(&name, slots.iter())),
     }
 }

@@ -267,17 +267,7 @@ impl Models {
         match self.slots.iter().find(|slot| slot.config.name == name) {
             Some(slot) if slot.config.kind == kind => Ok(slot),
             Some(_) => Err(ApiError::field("model", format!("{name:?} is no {what}"))),
-            None => {
-                let names: Vec<_> =
-                    self.slots.iter().filter(of_kind).map(|slot| slot.config.name.as_str()).collect();
-                Err(ApiError {
-                    status: StatusCode::NOT_FOUND,
-                    ..ApiError::field(
-                        "model",
-                        format!("{name:?} is not served; there is {}", names.join(", ")),
-                    )
-                })
-            }
+            None => Err(not_served(name, self.slots.iter().filter(of_kind))),
         }
     }
 
@@ -314,6 +304,13 @@ impl Models {
             }
         }
     }
+}
+
+/// No model has this name, but these are there.
+pub(crate) fn not_served<'a>(name: &str, slots: impl Iterator<Item = &'a Arc<Slot>>) -> ApiError {
+    let names: Vec<&str> = slots.map(|slot| slot.config.name.as_str()).collect();
+    let message = format!("{name:?} is not served; there is {}", names.join(", "));
+    ApiError { status: StatusCode::NOT_FOUND, ..ApiError::field("model", message) }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "so that map_err takes it")]

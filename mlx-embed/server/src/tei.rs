@@ -18,7 +18,8 @@ use crate::openai::{Input, Wanted, embed as embed_input};
 use crate::rerank::rank;
 use crate::router::App;
 
-fn yes() -> bool {
+/// What a switch is that a request leaves out.
+pub(crate) fn yes() -> bool {
     true
 }
 

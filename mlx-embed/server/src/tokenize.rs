@@ -13,10 +13,7 @@ use utoipa::ToSchema;
 use crate::error::ApiError;
 use crate::guard::count;
 use crate::router::App;
-
-fn yes() -> bool {
-    true
-}
+use crate::tei::yes;
 
 /// Texts to split into tokens.
 #[derive(Debug, Deserialize, ToSchema)]
