@@ -437,6 +437,9 @@ impl<B: Inspectable + 'static> Model for Runner<B> {
     }
 
     fn check(&self) -> Result<(), String> {
+        if let Some(reason) = mlx::loss() {
+            return Err(reason);
+        }
         self.decoder.check_weights().map_err(|error| error.to_string())?;
         self.check_device().map_err(|error| format!("the device stopped working: {error}"))
     }
@@ -446,7 +449,7 @@ impl<B: Inspectable + 'static> Model for Runner<B> {
             return;
         }
         let turn = self.turn();
-        mlx::survive_failure();
+        mlx::survive_failure("a kernel of another model failed");
         drop(self);
         mlx::end_thread(turn);
     }

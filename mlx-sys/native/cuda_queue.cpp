@@ -19,7 +19,6 @@
 
 #include "mlx/c/cuda.h"
 #include "mlx/c/error.h"
-#include "mlx/c/memory.h"
 #include "mlx/c/private/mlx.h"
 
 namespace {
@@ -393,8 +392,6 @@ extern "C" bool mlxsys_cuda_survive(void) {
       return false;
     }
     static const bool prepared = []() {
-      size_t before = 0;
-      mlx_set_cache_limit(&before, SIZE_MAX);
 #ifdef __GLIBC__
       on_exit(
           [](int status, void*) {

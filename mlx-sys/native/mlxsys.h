@@ -176,9 +176,9 @@ int mlxsys_cuda_prepare(void);
 
 /**
  * Whether the GPU has failed for good, as after a kernel's access to memory that isn't there: all that CUDA is asked from
- * then on fails, and MLX ends the process where that happens in a destructor. If so, arrays that are freed are from now on
- * kept without asking CUDA, and the process ends with its own exit code, without MLX's destructors. A thread that has a
- * stream must not end any more.
+ * then on fails, and MLX ends the process where that happens in a destructor. If so, the process ends with its own exit
+ * code from now on, without MLX's destructors. Arrays on that GPU must not be freed any more, unless into MLX's cache, and
+ * a thread that has a stream there must not end.
  */
 bool mlxsys_cuda_survive(void);
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::extract::{Json, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use mlx_embed::State as ModelState;
+use serde_json::{Map, Value, json};
 
 use crate::config::Load;
 use crate::error::ApiError;
@@ -30,12 +31,25 @@ fn trouble(slot: &Slot) -> Option<String> {
     }
 }
 
-/// Whether every model can answer
+/// Whether every model can answer. One that has lost some of its GPUs can, and the answer says so
 #[utoipa::path(get, path = "/ready", responses((status = 200), (status = 503, body = crate::openapi::Failure)))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    match app.models.slots().iter().find_map(|slot| trouble(slot)) {
-        None => Ok(Json(json!({"status": "ready"}))),
-        Some(trouble) => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, trouble)),
+    let slots = app.models.slots();
+    if let Some(trouble) = slots.iter().find_map(|slot| trouble(slot)) {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, trouble));
+    }
+    let lost: Map<String, Value> = slots.iter().filter_map(|slot| lost(slot)).collect();
+    if lost.is_empty() {
+        return Ok(Json(json!({"status": "ready"})));
+    }
+    Ok(Json(json!({"status": "degraded", "lost": lost})))
+}
+
+/// A model's name and why its lost GPUs are lost, if some are and it goes on without them.
+fn lost(slot: &Slot) -> Option<(String, Value)> {
+    match slot.peek()?.state() {
+        ModelState::Degraded { lost } => Some((slot.config.name.clone(), json!(lost))),
+        _ => None,
     }
 }
 

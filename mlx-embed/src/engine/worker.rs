@@ -122,7 +122,8 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// Runs texts together. If that fails, each request runs alone, so that all but the one at fault get their vectors.
+    /// Runs texts together. If that fails and the model still works, each request runs alone, so that all but the one at
+    /// fault get their vectors.
     fn run_jobs(&mut self, lane: QueueLane, jobs: Vec<Text>) {
         let error = match self.compute(lane, &jobs) {
             Ok(()) => return,
@@ -139,14 +140,14 @@ impl<M: Model> Worker<M> {
                 None => requests.push(vec![job]),
             }
         }
-        if let [request] = &requests[..] {
-            quietly(|| tracing::warn!(%error, "a request failed"));
-            request[0].caller.ticket.fail(error);
-            return self.check_model();
-        }
         let count = requests.len();
-        quietly(|| tracing::warn!(%error, requests = count, "a batch failed; its requests run one by one"));
-        for request in requests {
+        quietly(|| tracing::warn!(%error, requests = count, "a batch failed"));
+        if let [request] = &requests[..] {
+            request[0].caller.ticket.fail(error);
+        }
+        // Before it is asked for more: a device that has failed may not be touched again.
+        self.check_model();
+        for request in requests.into_iter().filter(|_| count > 1) {
             match &self.death {
                 Some(reason) => tell(&request, reason),
                 None => self.run_jobs(lane, request),

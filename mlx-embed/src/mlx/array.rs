@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use super::device::start;
+use super::device::{loss, start};
 use super::dtype::{Dtype, Element};
 use super::error::{MlxError, check, last_error};
 use super::shape;
@@ -179,6 +179,10 @@ impl Clone for Array {
 
 impl Drop for Array {
     fn drop(&mut self) {
+        if loss().is_some() {
+            // MLX would ask CUDA to free it, which fails, and end the process.
+            return;
+        }
         // SAFETY: every `Array` owns its handle alone; freeing an empty one is allowed.
         unsafe { mlx_sys::mlx_array_free(self.own.raw) };
     }

@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::process;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use super::error::{check, install_handler};
+use super::error::{MlxError, check, install_handler};
+use super::memory;
 
 /// What MLX's core was built for. One build holds the CPU and at most one GPU backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -76,8 +77,43 @@ thread_local! {
     static HELD: Cell<Option<MutexGuard<'static, ()>>> = const { Cell::new(None) };
     /// What [`end_thread`] keeps.
     static LAST_TURN: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
-    /// Whether this thread has seen its GPU fail for good.
-    static IS_LOST: Cell<bool> = const { Cell::new(false) };
+    /// The GPU that this thread has a stream on.
+    static GPU: Cell<Option<i32>> = const { Cell::new(None) };
+}
+
+/// GPUs that have failed for good, with what CUDA said.
+static LOST: Mutex<Vec<(i32, String)>> = Mutex::new(Vec::new());
+
+/// Whether [`LOST`] has any.
+static ANY_LOST: AtomicBool = AtomicBool::new(false);
+
+fn lost() -> MutexGuard<'static, Vec<(i32, String)>> {
+    // The list is whole after every step.
+    LOST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why this GPU is of no use to this process any more.
+pub(crate) fn loss_of(gpu: i32) -> Option<String> {
+    if !ANY_LOST.load(Ordering::Acquire) {
+        return None;
+    }
+    let lost = lost();
+    let (_, message) = lost.iter().find(|(index, _)| *index == gpu)?;
+    Some(format!("GPU {gpu} has failed for good, and this process can't use it any more: {message}"))
+}
+
+/// Why the GPU of this thread is of no use any more.
+pub(crate) fn loss() -> Option<String> {
+    GPU.try_with(Cell::get).ok().flatten().and_then(loss_of)
+}
+
+/// This thread uses this GPU from now on.
+pub(super) fn enter_gpu(gpu: i32) -> Result<(), MlxError> {
+    if let Some(reason) = loss_of(gpu) {
+        return Err(MlxError::new("stream_new", reason));
+    }
+    GPU.set(Some(gpu));
+    memory::keep_apart(gpu)
 }
 
 /// Keeps a turn until this thread has ended. MLX ends a GPU thread's streams and graphs when the thread ends, in
@@ -97,15 +133,22 @@ pub(crate) fn end_thread(turn: Option<Turn>) {
 /// Whether this thread may end. After a fault in a GPU's kernel all that CUDA is asked fails, and MLX ends the process
 /// where it is in a destructor, as it is at the end of a thread that has a stream.
 pub(crate) fn may_end_thread() -> bool {
-    !IS_LOST.get()
+    loss().is_none()
 }
 
 /// Looks whether this thread's GPU has failed for good, and sees to it that what is destroyed after that doesn't end the
 /// process. Comes with every error of MLX's, and before a model is freed: the fault may be another model's.
-pub(crate) fn survive_failure() {
+pub(crate) fn survive_failure(message: &str) {
     // SAFETY: takes no arguments.
-    if unsafe { mlx_sys::mlxsys_cuda_survive() } {
-        IS_LOST.set(true);
+    if !unsafe { mlx_sys::mlxsys_cuda_survive() } {
+        return;
+    }
+    memory::keep_all();
+    let Some(gpu) = GPU.try_with(Cell::get).ok().flatten() else { return };
+    let mut lost = lost();
+    if lost.iter().all(|(index, _)| *index != gpu) {
+        lost.push((gpu, message.to_owned()));
+        ANY_LOST.store(true, Ordering::Release);
     }
 }
 

@@ -66,12 +66,12 @@ pub(super) fn install_handler() {
 #[cold]
 pub(super) fn last_error(operation: &'static str) -> MlxError {
     let message = LAST_MESSAGE.with(|slot| slot.borrow_mut().take());
-    survive_failure();
     let message = match &message {
         // mlx-c appends " at FILE:LINE" of its own source, which says nothing to our users.
         Some(text) => text.rsplit_once(" at ").map_or(text.as_str(), |(head, _)| head),
         None => "MLX gave no message",
     };
+    survive_failure(message);
     MlxError::new(operation, message)
 }
 

@@ -1,6 +1,7 @@
 //! MLX's memory counters and limits. They are the process's, not a model's: MLX has one allocator.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::device::{is_fork, start};
 use super::error::{MlxError, check};
@@ -66,24 +67,69 @@ pub fn clear_cache() -> Result<()> {
     check("clear_cache", unsafe { mlx_sys::mlx_clear_cache() })
 }
 
+/// What [`set_cache_limit`] was last given.
+static LIMIT: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether MLX keeps nothing any more; held while its bound is set.
+static IS_OFF: Mutex<bool> = Mutex::new(false);
+
+fn is_off() -> MutexGuard<'static, bool> {
+    // It is whole after every step.
+    IS_OFF.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Bounds what MLX keeps for reuse; returns the bound before. In a fork of a process that has used MLX the bound stays
-/// what it was.
+/// what it was. A process that has used several NVIDIA GPUs keeps nothing, whatever the bound.
 ///
 /// # Errors
 /// When MLX's allocator can't be reached, or from within a kernel ([`host`](super::host)), as it waits for all streams.
 pub fn set_cache_limit(bytes: usize) -> Result<usize> {
-    /// What was set last.
-    static LIMIT: AtomicUsize = AtomicUsize::new(0);
     start();
     check_outside("set_cache_limit")?;
-    // MLX would wait for threads that a fork doesn't have.
+    // MLX would wait for threads that a fork doesn't have, as would the lock.
     if is_fork() {
         return Ok(LIMIT.load(Ordering::Relaxed));
     }
+    let is_off = is_off();
+    let before = if *is_off { LIMIT.load(Ordering::Relaxed) } else { set_cache_limit_of_mlx(bytes)? };
+    LIMIT.store(bytes, Ordering::Relaxed);
+    Ok(before)
+}
+
+/// Where this process comes to use a second GPU, has MLX keep no memory for reuse any more. It has one list for all
+/// NVIDIA GPUs, and what it takes from there for another GPU than the memory's it copies in a way that fails.
+pub(super) fn keep_apart(gpu: i32) -> Result<()> {
+    static FIRST: OnceLock<i32> = OnceLock::new();
+    if *FIRST.get_or_init(|| gpu) == gpu {
+        return Ok(());
+    }
+    let mut is_off = is_off();
+    if *is_off {
+        return Ok(());
+    }
+    LIMIT.store(set_cache_limit_of_mlx(0)?, Ordering::Relaxed);
+    *is_off = true;
+    drop(is_off);
+    clear_cache()
+}
+
+/// Has MLX keep whatever is freed, as CUDA frees nothing of a GPU that has failed. Where several GPUs are in use the others
+/// must not get it: there arrays of the one that failed are not freed at all.
+pub(super) fn keep_all() {
+    // Held where MLX fails to set the bound, which is why this is called.
+    if let Ok(is_off) = IS_OFF.try_lock()
+        && !*is_off
+    {
+        let mut before = 0;
+        // SAFETY: writes one size through a valid pointer.
+        unsafe { mlx_sys::mlx_set_cache_limit(&mut before, usize::MAX) };
+    }
+}
+
+fn set_cache_limit_of_mlx(bytes: usize) -> Result<usize> {
     let mut before = 0;
     // SAFETY: writes one size through a valid pointer.
     check("set_cache_limit", unsafe { mlx_sys::mlx_set_cache_limit(&mut before, bytes) })?;
-    LIMIT.store(bytes, Ordering::Relaxed);
     Ok(before)
 }
 

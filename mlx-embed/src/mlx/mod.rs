@@ -50,7 +50,9 @@ mod waiting;
 pub use array::Array;
 pub use compiled::CompiledKernels;
 pub use device::{Backend, gpu_backend};
-pub(crate) use device::{Turn, end_thread, gpu_count, has_cpu, may_end_thread, survive_failure};
+pub(crate) use device::{
+    Turn, end_thread, gpu_count, has_cpu, loss, loss_of, may_end_thread, survive_failure,
+};
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;
 pub(crate) use mapped::{MappedArrays, MappedFile};

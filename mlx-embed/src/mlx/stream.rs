@@ -6,7 +6,7 @@ use std::process;
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::device::{Backend, Turn, gpu_backend, may_end_thread, start};
+use super::device::{Backend, Turn, enter_gpu, gpu_backend, loss, start};
 use super::error::{MlxError, check, check_results, last_error};
 use super::exit;
 use super::waiting::waiting;
@@ -130,9 +130,11 @@ impl Queue {
 
     fn synchronize(&self) -> Result<(), MlxError> {
         self.check_process()?;
-        if self.backend == Backend::Cuda && !may_end_thread() {
+        if self.backend == Backend::Cuda
+            && let Some(reason) = loss()
+        {
             // MLX would wait for an event that no longer comes.
-            return Err(MlxError::new("synchronize", "the GPU has failed"));
+            return Err(MlxError::new("synchronize", reason));
         }
         let _computing = exit::computing();
         // SAFETY: `raw` is a live stream that only this thread uses.
@@ -182,6 +184,7 @@ impl Stream {
         let raw = match backend {
             Backend::Cpu => take_idle()?,
             Backend::Metal | Backend::Cuda => {
+                enter_gpu(gpu)?;
                 let raw = make_gpu(gpu)?;
                 exit::register_gpu();
                 raw

@@ -124,7 +124,7 @@ impl Gpus {
         let count = if backend == mlx::Backend::Cpu { 0 } else { mlx::gpu_count() };
         let refuse = |reason: String| Err(Error::Option { option: "gpus", reason });
         let wanted = match self {
-            Self::All => return Ok((0..count.max(1)).collect()),
+            Self::All => return usable((0..count.max(1)).collect()),
             Self::At(wanted) if wanted.is_empty() => {
                 return refuse("names no GPU; leave it out for the first".into());
             }
@@ -145,6 +145,14 @@ impl Gpus {
                 }
             }
         }
-        Ok(found)
+        usable(found)
+    }
+}
+
+/// These GPUs, if none of them has failed in this process before.
+fn usable(gpus: Vec<i32>) -> Result<Vec<i32>, Error> {
+    match gpus.iter().find_map(|&gpu| mlx::loss_of(gpu)) {
+        Some(reason) => Err(Error::Option { option: "gpus", reason }),
+        None => Ok(gpus),
     }
 }

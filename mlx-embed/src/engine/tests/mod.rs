@@ -462,6 +462,15 @@ fn a_lost_device_ends_the_engine() {
 }
 
 #[test]
+fn a_lost_device_is_asked_for_nothing_more() {
+    let (lab, engine) = busy();
+    let callers = [QUERY.send(&engine, &[&[BREAKS_DEVICE]]), QUERY.send(&engine, &[&[2]])];
+    lab.release();
+    assert!(callers.iter().all(|caller| is_stopped(caller)));
+    assert_eq!(lab.ran(), [vec![1], vec![BREAKS_DEVICE, 2]]);
+}
+
+#[test]
 fn a_task_that_panics_ends_the_engine_and_not_its_caller() {
     let (_lab, engine) = start();
     let asked: Result<(), Error> = engine.ask(|_| panic!("in a task"));

@@ -183,10 +183,8 @@ impl Queue {
         let memory = match unused {
             Some(memory) if memory.size >= needed => memory,
             too_small => {
-                if too_small.is_some() {
-                    // What was launched may still use it.
-                    self.synchronize()?;
-                }
+                // What was launched may still use it, and a failure of that must not be found by MLX: see `Array::drop`.
+                self.synchronize()?;
                 drop(too_small);
                 // An eighth of room at most, so that batches which grow don't take memory each time.
                 let size = needed.next_multiple_of(needed.next_power_of_two() / 16);

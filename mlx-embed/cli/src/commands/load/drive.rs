@@ -1,14 +1,14 @@
 //! An open loop: requests start when they are meant to, whatever became of those before them.
 //!
-//! One thread sends, another takes the answers. The model's thread only rings a bell for each.
+//! Some threads send, another takes the answers. The model's thread only rings a bell for each.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::io::{self, Write};
 use std::panic;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -104,15 +104,33 @@ impl Drive {
         let tally = thread::scope(|scope| {
             let embedder = &model.embedder;
             let answering = scope.spawn(move || answers.collect(&messages, start, embedder));
-            self.send(model, sentences, start, &inbox);
+            let schedule = Mutex::new(Schedule::new(self.rate, &self.phases, self.arrivals));
+            thread::scope(|scope| {
+                for _ in 0..senders() {
+                    scope.spawn(|| self.send(model, sentences, start, &schedule, &inbox));
+                }
+            });
+            sleep_until(start + self.length());
+            // With the other thread gone there is nobody to tell.
+            let _ = inbox.send(Message::End);
             answering.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
         });
         Run { tally, elapsed: start.elapsed().max(self.length()) }
     }
 
-    fn send(&self, model: &Model, sentences: &Sentences, start: Instant, inbox: &Sender<Message>) {
+    /// Sends what the schedule has next, until nothing is left of it.
+    fn send(
+        &self,
+        model: &Model,
+        sentences: &Sentences,
+        start: Instant,
+        schedule: &Mutex<Schedule<'_>>,
+        inbox: &Sender<Message>,
+    ) {
         let mut options = model.options.clone();
-        for arrival in Schedule::new(self.rate, &self.phases, self.arrivals) {
+        // The schedule is whole after every step. It is not held while this thread waits.
+        let next = || schedule.lock().unwrap_or_else(PoisonError::into_inner).next();
+        while let Some(arrival) = next() {
             let texts = sentences.next(self.texts);
             let intended = start + arrival.at;
             sleep_until(intended);
@@ -125,10 +143,13 @@ impl Drive {
                 break;
             }
         }
-        sleep_until(start + self.length());
-        // With the other thread gone there is nobody to tell.
-        let _ = inbox.send(Message::End);
     }
+}
+
+/// Threads that send. To tokenise a request's texts takes a part of a millisecond, which bounds what one thread can send;
+/// on a machine of few processors more would only be in the model's way.
+fn senders() -> usize {
+    thread::available_parallelism().map_or(1, |processors| (processors.get() / 4).clamp(1, 8))
 }
 
 /// Sleeps for most of the time and stays awake for the last bit, to be there in time.
