@@ -26,8 +26,8 @@ pub struct LoadOptions {
     pub threads: Option<NonZeroUsize>,
     /// How closely a checkpoint is followed on the CPU. A GPU computes in the checkpoint's own type, f32 and f16 as this says.
     pub precision: Precision,
-    /// The kernels, by name: on the CPU the family `avx512-vnni`, `avx512`, `avx2-vnni`, `avx2`, `neon-dotprod`, `neon`
-    /// or `portable`; on an NVIDIA GPU `cuda`; or `mlx` for MLX's own operations. Default: as the environment variable
+    /// The kernels, by name: on the CPU the family `amx-int8`, `avx512-vnni`, `avx512`, `avx2-vnni`, `avx2`, `neon-dotprod`,
+    /// `neon` or `portable`; on an NVIDIA GPU `cuda`; or `mlx` for MLX's own operations. Default: as the environment variable
     /// `MLX_EMBED_KERNELS` says, else the fastest that the machine and the checkpoint allow.
     pub kernels: Option<String>,
     /// How the products of a 4-bit model are computed on an NVIDIA GPU.

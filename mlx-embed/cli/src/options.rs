@@ -65,8 +65,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "HOW", default_value = "exact", value_parser = one_of(Precision::ALL))]
     precision: Precision,
 
-    /// Kernels: on the CPU avx512-vnni, avx512, avx2-vnni, avx2, neon-dotprod, neon or portable, on an NVIDIA GPU cuda, or
-    /// mlx for MLX's own [default: the fastest that the machine runs]
+    /// Kernels: on the CPU amx-int8, avx512-vnni, avx512, avx2-vnni, avx2, neon-dotprod, neon or portable, on an NVIDIA GPU
+    /// cuda, or mlx for MLX's own [default: the fastest that the machine runs]
     #[arg(long, value_name = "NAME", env = "MLX_EMBED_KERNELS", hide_env = true)]
     kernels: Option<String>,
 

@@ -4,6 +4,10 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+#[cfg(all(target_arch = "x86_64", any(test, all(target_os = "linux", not(miri)))))]
+use super::amx;
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+use super::amx::Session;
 use super::attend;
 use super::emit::{self, Activation, Sink};
 use super::layout::{Attention, Text};
@@ -15,7 +19,7 @@ use super::product::{
     TileRows, WORDS, form_on,
 };
 use super::round::{self, Input, Laid, Rounded};
-use super::simd;
+use super::simd::{self, LANES};
 use super::tiles::Tile;
 
 /// A tile product; see [`product::tile`].
@@ -30,6 +34,7 @@ pub(super) type UnpackFn = unsafe fn(&Layout, *const u8, usize, *mut u8, *mut u8
 pub(super) type AttendFn = unsafe fn(&Attention<'_>, Text, usize, usize, *mut f32);
 
 /// The tile products for one number of rows.
+#[derive(Clone, Copy)]
 pub(super) struct TileFns {
     /// By the form of the weights, and whether their scales are bf16; unpacked they are f32.
     pub(super) tile: [[TileFn; 2]; FORMS],
@@ -43,12 +48,18 @@ pub(super) struct TileFns {
 /// The kernels of one instruction set. Every function's contract is that of the generic one it stands for, less the
 /// instruction set: a `Family` is only handed out where that was detected.
 pub(crate) struct Family {
-    name: &'static str,
-    detect: fn() -> bool,
+    pub(super) name: &'static str,
+    pub(super) detect: fn() -> bool,
     /// Whether products with weights of 8 bits take less time than those with f32.
     pub(super) bytes_pay: bool,
     /// Whether two limbs, and whatever meets weights of 8 bits, are one word.
     pub(super) words: bool,
+    /// Inputs of a row whose limbs lie side by side.
+    pub(super) run: usize,
+    /// Whether products of low limbs are made before the others where only some rows have them.
+    pub(super) low_apart: bool,
+    /// What lies around a thread's products with packed weights.
+    pub(super) session: fn() -> Option<Session>,
     /// By rows, from one.
     pub(super) tiles: &'static [TileFns],
     pub(super) unpack: UnpackFn,
@@ -140,11 +151,14 @@ macro_rules! family {
             }
         }
 
-        static $table: Family = Family {
+        pub(super) const $table: Family = Family {
             name: $name,
             detect: $detect,
             bytes_pay: <$simd as simd::Simd>::FOURS,
             words: !<$simd as simd::Simd>::FOURS,
+            run: LANES,
+            low_apart: true,
+            session: || None,
             tiles: &[$(TileFns {
                 tile: [
                     by_scales!($module, $m, NIBBLES),
@@ -222,20 +236,34 @@ family!(
 );
 family!(portable, PORTABLE, simd::portable::Portable, "portable", [], || true, [1 2]);
 
+/// None of this build's families has one.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+pub(super) enum Session {}
+
 /// All families that this build has, fastest first.
 #[cfg(target_arch = "x86_64")]
-static FAMILIES: [&Family; 5] = [&AVX512_VNNI, &AVX512, &AVX2_VNNI, &AVX2, &PORTABLE];
+static FAMILIES: &[&Family] = &[
+    #[cfg(all(target_os = "linux", not(miri)))]
+    &amx::AMX_INT8,
+    &AVX512_VNNI,
+    &AVX512,
+    &AVX2_VNNI,
+    &AVX2,
+    #[cfg(test)]
+    &amx::AMX_EMULATED,
+    &PORTABLE,
+];
 /// All families that this build has, fastest first.
 #[cfg(target_arch = "aarch64")]
-static FAMILIES: [&Family; 3] = [&NEON_DOTPROD, &NEON, &PORTABLE];
+static FAMILIES: &[&Family] = &[&NEON_DOTPROD, &NEON, &PORTABLE];
 /// All families that this build has, fastest first.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-static FAMILIES: [&Family; 1] = [&PORTABLE];
+static FAMILIES: &[&Family] = &[&PORTABLE];
 
 impl Family {
     /// The families that this machine can run, fastest first; the last one runs everywhere.
     pub(crate) fn available() -> impl Iterator<Item = &'static Family> {
-        FAMILIES.into_iter().filter(|family| (family.detect)())
+        FAMILIES.iter().copied().filter(|family| (family.detect)())
     }
 
     /// The name by which it is asked for.

@@ -217,6 +217,7 @@ impl Engine {
             tiles,
             inputs: input.inputs,
             group_size,
+            run: self.family.run.min(group_size),
             digits: workspace.digits.bytes(rows * input.inputs * 2).cast(),
             words,
             factors: workspace.factors.floats(rows * groups * 2),
@@ -277,6 +278,7 @@ impl Engine {
             // Threads do neighbouring tasks, so this one is likely to be next, and its weights are asked for.
             let upcoming = (task + 1 < tasks).then(|| packed.pair((task + 1) % layout.pairs));
             let tile_range = chunk_index * chunk..tiles.count().min((chunk_index + 1) * chunk);
+            let _session = (self.family.session)();
             SCRATCH.with_borrow_mut(|[values, scales, low, products]| {
                 let products = products.bytes(chunk * size_of::<Products>()).cast::<Products>();
                 // SAFETY: there is room for a chunk's tiles, and zeros are numbers.
@@ -336,7 +338,7 @@ impl Engine {
                                 wide: rounded.wide.add(index * groups + first_group),
                                 low,
                             };
-                            if !rounded.words {
+                            if !rounded.words && self.family.low_apart {
                                 self.multiply_low(&weights, &rows, tile.rows, &layout, block, form, low);
                             }
                             let fns = &self.family.tiles[tile.rows - 1].tile[usize::from(form)];

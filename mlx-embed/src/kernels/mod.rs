@@ -10,7 +10,7 @@
 //! | `source`, `levels` | weights as a checkpoint has them, and as whole numbers |
 //! | `packed`, `dense` | weights as the products read them, whole numbers and others |
 //! | `round`, `tiles` | activations as the products read them |
-//! | `product`, `matmul` | a tile times a pair of panels; whole products over all threads |
+//! | `product`, `amx`, `matmul` | a tile times a pair of panels, in vectors or tile registers; whole products over all threads |
 //! | `norm` | norms of rows |
 //! | `layout`, `prepare`, `attend`, `attention` | queries, keys and values laid out; a tile of queries; whole attention layers |
 //! | `pool`, `buffer` | threads and memory |
@@ -18,6 +18,8 @@
 #![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop, reason = "a tile's rows are an index into several arrays at once")]
 
+#[cfg(all(target_arch = "x86_64", any(test, all(target_os = "linux", not(miri)))))]
+mod amx;
 mod attend;
 mod attention;
 mod buffer;

@@ -413,7 +413,7 @@ unsafe fn ahead<S: Simd, const PANELS: usize>(from: *const u8) {
 
 /// Scales and biases of a panel's group.
 #[inline(always)]
-unsafe fn scales<S: Simd, const BF16: bool>(from: *const u8, panel: usize) -> (S::F, S::F) {
+pub(super) unsafe fn scales<S: Simd, const BF16: bool>(from: *const u8, panel: usize) -> (S::F, S::F) {
     if BF16 {
         let both = S::load_int(from.add(panel * STEP_BYTES).cast());
         // The scale is the upper half, which has to lose the bias below it.
@@ -446,21 +446,31 @@ pub(super) unsafe fn unpack<S: Simd>(
 ) -> PairWeights {
     let values_stride = layout.group_size * PAIR;
     for group in 0..groups {
-        let mut from = pair.add(group * layout.group_bytes());
-        let mut to = values.add(group * values_stride);
-        for _ in 0..layout.group_size / 8 {
-            for panel in 0..2 {
-                S::prefetch(from.wrapping_add(AHEAD + STEP_BYTES * panel));
-                let (low, high) = S::nibbles(S::load_bytes(from.add(STEP_BYTES * panel)));
-                S::store_wide(to.add(STEP_BYTES * panel), low);
-                S::store_wide(to.add((2 + panel) * STEP_BYTES), high);
-            }
-            from = from.add(2 * STEP_BYTES);
-            to = to.add(4 * STEP_BYTES);
-        }
-        unpack_scales::<S>(layout.bf16, from, scales_to.add(group * SCALES_STRIDE));
+        let from = pair.add(group * layout.group_bytes());
+        spread::<S>(from, values.add(group * values_stride), layout.group_size);
+        let scales = from.add(layout.values_bytes());
+        unpack_scales::<S>(layout.bf16, scales, scales_to.add(group * SCALES_STRIDE));
     }
     PairWeights { values, values_stride, scales: scales_to, scales_stride: SCALES_STRIDE }
+}
+
+/// A group's nibbles, a byte each.
+///
+/// # Safety
+/// The instruction set of `S` is enabled; `from` points to `size` inputs of a pair, a nibble each, and `to` to room for a
+/// byte each.
+#[inline(always)]
+pub(super) unsafe fn spread<S: Simd>(from: *const u8, to: *mut u8, size: usize) {
+    for step in 0..size / 8 {
+        for panel in 0..2 {
+            let from = from.add((2 * step + panel) * STEP_BYTES);
+            let to = to.add((4 * step + panel) * STEP_BYTES);
+            S::prefetch(from.wrapping_add(AHEAD));
+            let (low, high) = S::nibbles(S::load_bytes(from));
+            S::store_wide(to, low);
+            S::store_wide(to.add(2 * STEP_BYTES), high);
+        }
+    }
 }
 
 /// [`unpack`] of 4- or 8-bit panels with one value a word.

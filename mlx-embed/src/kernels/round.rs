@@ -7,7 +7,8 @@
 //! product with it takes as long as with two limbs, but needs no widening.
 //!
 //! In a tile, all numbers that a few instruction steps need lie side by side: for each group the high limbs of all its
-//! rows, sixteen inputs at a time, then the low limbs of those rows that have any.
+//! rows, a run of inputs at a time, then the low limbs of those rows that have any. A run is sixteen inputs, or what a
+//! row of a tile register holds.
 
 #![expect(
     unsafe_op_in_unsafe_fn,
@@ -50,6 +51,8 @@ pub(super) struct Rounded {
     pub(super) tiles: Tiles,
     pub(super) inputs: usize,
     pub(super) group_size: usize,
+    /// Inputs of a row whose limbs lie side by side; a group is some of these.
+    pub(super) run: usize,
     /// Limbs, or words if `words` says so: `rows * inputs * 2`.
     pub(super) digits: *mut i8,
     pub(super) words: bool,
@@ -160,21 +163,24 @@ pub(super) unsafe fn round_tile<S: Simd>(
             let high = to.tile_digits(tile).add(group * 2 * size * tile.rows);
             let low_rows = wide.count_ones() as usize;
             let low_row = (wide & ((1 << m) - 1)).count_ones() as usize;
-            let low = high.add(size * tile.rows + LANES * low_row);
+            let low = high.add(size * tile.rows);
             let words = high.cast::<i16>().add(LANES * m);
-            let high = high.add(LANES * m);
             let mut sum = S::splat_int(0);
-            for k in (0..size).step_by(LANES) {
-                let a = S::round(S::mul(value::<S>(x, factor, weight, group * size + k), inverse));
-                sum = S::add_int(sum, a);
-                if to.words {
-                    S::store_halves(words.add(k * tile.rows), a);
-                } else if two {
-                    let h = S::shift_right::<8>(S::add_int(a, S::splat_int(128)));
-                    S::store_bytes(high.add(k * tile.rows), h);
-                    S::store_bytes(low.add(k * low_rows), S::sub_int(a, S::shift_left::<8>(h)));
-                } else {
-                    S::store_bytes(high.add(k * tile.rows), a);
+            for run in (0..size).step_by(to.run) {
+                let high = high.add(run * tile.rows + m * to.run);
+                let low = low.add(run * low_rows + low_row * to.run);
+                for k in (0..to.run).step_by(LANES) {
+                    let a = S::round(S::mul(value::<S>(x, factor, weight, group * size + run + k), inverse));
+                    sum = S::add_int(sum, a);
+                    if to.words {
+                        S::store_halves(words.add((run + k) * tile.rows), a);
+                    } else if two {
+                        let h = S::shift_right::<8>(S::add_int(a, S::splat_int(128)));
+                        S::store_bytes(high.add(k), h);
+                        S::store_bytes(low.add(k), S::sub_int(a, S::shift_left::<8>(h)));
+                    } else {
+                        S::store_bytes(high.add(k), a);
+                    }
                 }
             }
             // One limb beside rows of two counts as the high one. Powers of two change no result.
