@@ -30,7 +30,7 @@ fn texts(case: &str) -> Vec<String> {
 }
 
 fn alone(embedder: &Embedder, texts: &[String]) -> Vec<Embedding> {
-    texts.iter().map(|text| embedder.embed(&[text]).unwrap().remove(0)).collect()
+    texts.iter().map(|text| embedder.embed([text]).unwrap().remove(0)).collect()
 }
 
 fn assert_same(case: &str, found: &[Embedding], expected: &[Embedding]) {
@@ -127,7 +127,7 @@ fn many_threads_share_one_embedder() {
             scope.spawn(move || {
                 for round in 0..20 {
                     let index = (start + round) % texts.len();
-                    let found = embedder.embed(&[&texts[index]]).unwrap();
+                    let found = embedder.embed([&texts[index]]).unwrap();
                     assert_same("shared", &found, &expected[index..=index]);
                 }
             });

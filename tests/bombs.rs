@@ -31,7 +31,7 @@ const TOKENIZER: &str = "tokenizer.json";
 fn child() {
     let Ok(dir) = env::var(CHECKPOINT) else { return };
     let start = Instant::now();
-    let outcome = Embedder::load(dir).map(|embedder| embedder.embed(&["a small text"]).map(drop));
+    let outcome = Embedder::load(dir).map(|embedder| embedder.embed(["a small text"]).map(drop));
     let took = start.elapsed();
     let outcome = match outcome {
         Ok(Ok(())) => "embeds".to_owned(),

@@ -663,13 +663,13 @@ fn a_default_prompt_that_is_not_there() {
 fn weights_that_shrink_while_mapped() {
     let scratch = Scratch::of("qwen3-f32");
     let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
-    embedder.embed(&["fine so far"]).unwrap();
+    embedder.embed(["fine so far"]).unwrap();
     let file = fs::OpenOptions::new().write(true).open(scratch.file(WEIGHTS)).unwrap();
     file.set_len(4096).unwrap();
     if golden::on_gpu() {
         return; // The GPU has its own copy.
     }
-    let error = embedder.embed(&["and now?"]).unwrap_err();
+    let error = embedder.embed(["and now?"]).unwrap_err();
     assert!(matches!(error, Error::WeightsChanged { .. }), "{error:?}");
     assert!(error.to_string().contains("shrank"), "{error}");
     // Dropping must not touch the lost pages either.
@@ -695,7 +695,7 @@ fn write_into(path: &Path) {
 fn weights_that_are_written_to_while_mapped() {
     let scratch = Scratch::of("qwen3-f32");
     let embedder = load_mapped(&scratch);
-    embedder.embed(&["fine so far"]).unwrap();
+    embedder.embed(["fine so far"]).unwrap();
     embedder.weights_sha256().unwrap();
     // The clock of a file system may have a resolution of some milliseconds.
     std::thread::sleep(std::time::Duration::from_millis(50));
@@ -706,10 +706,10 @@ fn weights_that_are_written_to_while_mapped() {
     if golden::on_gpu() {
         return; // The GPU has its own copy.
     }
-    let error = embedder.embed(&["and now?"]).unwrap_err();
+    let error = embedder.embed(["and now?"]).unwrap_err();
     assert!(matches!(error, Error::WeightsChanged { .. }), "{error:?}");
     // Nothing makes it whole again, and whoever looks after it has to see that.
-    let error = embedder.embed(&["and still?"]).unwrap_err();
+    let error = embedder.embed(["and still?"]).unwrap_err();
     assert!(matches!(&error, Error::Stopped { reason } if reason.contains("written to")), "{error:?}");
     let State::Dead { reason } = embedder.state() else { panic!("{:?}", embedder.state()) };
     assert!(reason.contains("written to"), "{reason}");
@@ -738,6 +738,6 @@ fn weights_that_hold_nan_give_an_error_and_no_vector() {
     bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
     scratch.write(WEIGHTS, bytes);
     let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
-    let error = embedder.embed(&["one", "two"]).unwrap_err();
+    let error = embedder.embed(["one", "two"]).unwrap_err();
     assert!(matches!(error, Error::Input { index: 0, source: InputError::NotFinite }), "{error:?}");
 }

@@ -1,7 +1,8 @@
 //! The engine under a real model: many threads, requests that are dropped or late, futures, streams, and its ends.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{self, Future};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -183,17 +184,43 @@ fn a_request_that_is_over_before_it_began_is_an_error() {
 }
 
 mod streams {
+    use futures_core::Stream;
+
     use super::*;
+
+    /// What awaits each of a stream's items.
+    struct Awaited<S>(S);
+
+    impl<S: Stream + Unpin> Iterator for Awaited<S> {
+        type Item = S::Item;
+
+        fn next(&mut self) -> Option<S::Item> {
+            pollster::block_on(future::poll_fn(|context| Pin::new(&mut self.0).poll_next(context)))
+        }
+    }
+
+    type Found = Box<dyn Iterator<Item = Result<Embedding, Error>>>;
+
+    /// The two ways to go through an iterator's texts.
+    fn both<T: AsRef<str> + 'static>(
+        embedder: &Embedder,
+        texts: impl Iterator<Item = T> + Clone + 'static,
+    ) -> [Found; 2] {
+        let options = EmbedOptions::default();
+        let stream = embedder.embed_stream(texts.clone(), &options);
+        [Box::new(embedder.embed_iter(texts, &options)), Box::new(Awaited(stream))]
+    }
 
     #[test]
     fn a_streams_embeddings_come_in_order() {
         let (embedder, texts) = (load(), texts());
         let expected = embedder.embed(&texts).unwrap();
-        let many = texts.iter().cycle().take(1500);
-        let found: Vec<_> = embedder.embed_iter(many, &EmbedOptions::default()).map(Result::unwrap).collect();
-        assert_eq!(found.len(), 1500);
-        for (index, found) in found.iter().enumerate() {
-            assert_same(&found.vector, &expected[index % texts.len()].vector);
+        for found in both(&embedder, texts.clone().into_iter().cycle().take(1500)) {
+            let found: Vec<_> = found.map(Result::unwrap).collect();
+            assert_eq!(found.len(), 1500);
+            for (index, found) in found.iter().enumerate() {
+                assert_same(&found.vector, &expected[index % texts.len()].vector);
+            }
         }
     }
 
@@ -206,10 +233,12 @@ mod streams {
             counter.set(counter.get() + 1);
             format!("text {index}")
         });
-        let mut stream = embedder.embed_iter(source, &EmbedOptions::default());
-        for taken in 1..=2000 {
-            stream.next().unwrap().unwrap();
-            assert!(drawn.get() <= taken + 1024, "{} drawn for {taken} taken", drawn.get());
+        for mut stream in both(&embedder, source) {
+            drawn.set(0);
+            for taken in 1..=2000 {
+                stream.next().unwrap().unwrap();
+                assert!(drawn.get() <= taken + 1024, "{} drawn for {taken} taken", drawn.get());
+            }
         }
     }
 
@@ -218,21 +247,26 @@ mod streams {
         // A model that adds nothing, so that an empty text has no tokens.
         let options = LoadOptions { pooling: Some(PoolingMode::Mean.into()), ..golden::load_options() };
         let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
-        let found: Vec<_> = embedder.embed_iter(["a", "", "b"], &EmbedOptions::default()).collect();
-        assert!(found[0].is_ok() && found[2].is_ok());
-        assert!(matches!(found[1], Err(Error::Input { index: 1, source: InputError::Empty })));
-        assert_eq!(embedder.embed_iter(["a"; 0], &EmbedOptions::default()).count(), 0);
+        for found in both(&embedder, ["a", "", "b"].into_iter()) {
+            let found: Vec<_> = found.collect();
+            assert!(found.len() == 3 && found[0].is_ok() && found[2].is_ok());
+            assert!(matches!(found[1], Err(Error::Input { index: 1, source: InputError::Empty })));
+        }
+        assert!(both(&embedder, ["a"; 0].into_iter()).into_iter().all(|found| found.count() == 0));
     }
 
     #[test]
     fn a_stream_ends_with_the_embedder() {
-        let embedder = load();
-        let mut stream = embedder.embed_iter(std::iter::repeat("on and on"), &EmbedOptions::default());
-        stream.next().unwrap().unwrap();
-        embedder.shut_down(Shutdown::Return);
-        let error = stream.find_map(Result::err).unwrap();
-        assert!(matches!(error, Error::Stopped { .. }));
-        assert!(stream.next().is_none());
+        for which in 0..2 {
+            let embedder = load();
+            let [iter, stream] = both(&embedder, std::iter::repeat("on and on"));
+            let mut stream = if which == 0 { iter } else { stream };
+            stream.next().unwrap().unwrap();
+            embedder.shut_down(Shutdown::Return);
+            let error = stream.find_map(Result::err).unwrap();
+            assert!(matches!(error, Error::Stopped { .. }));
+            assert!(stream.next().is_none());
+        }
     }
 
     #[test]

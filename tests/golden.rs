@@ -102,7 +102,7 @@ fn check_family(case: &str) {
             let folder = golden::directory(&format!("families/{case}"));
             let embedder =
                 Embedder::load_with(folder, LoadOptions { max_tokens: None, ..golden::load_options() });
-            assert!(embedder.unwrap().embed(&["a text"]).is_ok(), "{case}");
+            assert!(embedder.unwrap().embed(["a text"]).is_ok(), "{case}");
         }
         None => check(&format!("families/{case}")),
         Some((_, what)) => {

@@ -48,8 +48,8 @@ fn metrics_tell_requests_batches_tokens_and_the_cache() {
         Embedder::load_with(golden::directory(CASE), options).unwrap()
     });
     let tokens: usize =
-        embedder.embed(&["one", "and another"]).unwrap().iter().map(|embedding| embedding.tokens).sum();
-    embedder.embed(&["one"]).unwrap();
+        embedder.embed(["one", "and another"]).unwrap().iter().map(|embedding| embedding.tokens).sum();
+    embedder.embed(["one"]).unwrap();
     embedder
         .embed_with(&["x"], &EmbedOptions { timeout: Some(Default::default()), ..Default::default() })
         .unwrap_err();
@@ -112,7 +112,7 @@ fn histograms_hold_what_happened() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let embedder = metrics::with_local_recorder(&recorder, || golden::load(CASE));
-    embedder.embed(&["one", "and another"]).unwrap();
+    embedder.embed(["one", "and another"]).unwrap();
     drop(embedder);
     let metrics = Metrics::of(&snapshotter);
     assert_eq!(metrics.histogram("mlx_embed_batch_texts"), [2.0]);
@@ -152,7 +152,7 @@ fn a_batch_is_a_span_with_its_sizes() {
         .with_writer(move || writer.clone())
         .init();
     let embedder = golden::load(CASE);
-    embedder.embed(&["one", "two", "three"]).unwrap();
+    embedder.embed(["one", "two", "three"]).unwrap();
     drop(embedder);
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("mlx_embed.batch{lane=\"query\" texts=3"), "{log}");

@@ -53,7 +53,7 @@ impl Subscriber for Panics {
 fn a_subscriber_that_panics_leaves_nobody_waiting() {
     tracing::subscriber::set_global_default(Panics).expect("no other test is in this binary");
     let embedder = golden::load("qwen3-affine-4bit-g64");
-    embedder.embed(&["while it works"]).unwrap();
+    embedder.embed(["while it works"]).unwrap();
     BROKEN.store(true, Ordering::SeqCst);
     let options = EmbedOptions { timeout: Some(Duration::from_secs(600)), ..Default::default() };
     for text in ["short".to_owned(), "many words ".repeat(1000)] {

@@ -13,7 +13,7 @@ static EMBEDDER: LazyLock<Embedder> =
     LazyLock::new(|| Embedder::default_model_with(golden::load_options()).unwrap());
 
 fn similarity(a: &str, b: &str) -> f64 {
-    let found = EMBEDDER.embed(&[a, b]).unwrap();
+    let found = EMBEDDER.embed([a, b]).unwrap();
     cosine(&found[0].vector, &found[1].vector)
 }
 
@@ -51,7 +51,7 @@ fn the_model_in_the_library_is_the_one_in_its_directory() {
     let dir = Path::new("mlx-embed/models/default");
     let from_files = Embedder::load_with(dir, golden::load_options()).unwrap();
     let texts = ["The cat sat on the mat", "cat", "An embedding stands for the meaning of a text."];
-    for (a, b) in EMBEDDER.embed(&texts).unwrap().iter().zip(from_files.embed(&texts).unwrap()) {
+    for (a, b) in EMBEDDER.embed(texts).unwrap().iter().zip(from_files.embed(texts).unwrap()) {
         assert_eq!(a.vector, b.vector);
     }
     assert_eq!(EMBEDDER.info().parameters, from_files.info().parameters);
@@ -60,6 +60,6 @@ fn the_model_in_the_library_is_the_one_in_its_directory() {
 #[test]
 fn options_reach_the_default_model() {
     let options = LoadOptions { max_tokens: Some(4), ..golden::load_options() };
-    let found = Embedder::default_model_with(options).unwrap().embed(&["one two three four five"]).unwrap();
+    let found = Embedder::default_model_with(options).unwrap().embed(["one two three four five"]).unwrap();
     assert_eq!((found[0].tokens, found[0].truncated), (4, true));
 }

@@ -13,7 +13,7 @@ use mlx_embed_tests::scratch::Scratch;
 use serde_json::json;
 
 fn one(embedder: &Embedder, text: &str) -> Vec<f32> {
-    embedder.embed(&[text]).unwrap().remove(0).vector
+    embedder.embed([text]).unwrap().remove(0).vector
 }
 
 fn norm(vector: &[f32]) -> f32 {
@@ -37,7 +37,7 @@ fn a_text_without_tokens_is_an_error_that_says_which() {
     let mut options = golden::load_options();
     options.pooling = Some(PoolingMode::Mean.into());
     let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
-    let error = embedder.embed(&["something", ""]).unwrap_err();
+    let error = embedder.embed(["something", ""]).unwrap_err();
     assert!(matches!(error, Error::Input { index: 1, source: InputError::Empty }), "{error:?}");
 }
 
@@ -77,7 +77,7 @@ fn content_is_cut_before_the_end_token_and_the_result_says_so() {
         let whole = golden::load(case).token_ids(text, &EmbedOptions::default()).unwrap();
         assert_eq!(ids[..7], whole[..7], "{case}");
 
-        let results = embedder.embed(&[text, "a"]).unwrap();
+        let results = embedder.embed([text, "a"]).unwrap();
         assert!(results[0].truncated && results[0].tokens == 8);
         assert!(!results[1].truncated);
     }
@@ -89,7 +89,7 @@ fn a_text_of_exactly_the_limit_is_not_cut() {
     let mut options = golden::load_options();
     options.max_tokens = Some(whole.len());
     let embedder = Embedder::load_with(golden::directory("st-last-token"), options).unwrap();
-    assert!(!embedder.embed(&["exactly"]).unwrap()[0].truncated);
+    assert!(!embedder.embed(["exactly"]).unwrap()[0].truncated);
 }
 
 #[test]
@@ -141,8 +141,10 @@ fn prompts_go_before_the_text() {
     let named = embedder.info().sentence_transformers.prompts["query"].clone();
     let text = "what is a crab";
     assert_eq!(with(Prompt::Named("query".into()), text), with(Prompt::Text(named.clone()), text));
+    assert_eq!(with(Prompt::IfNamed("query".into()), text), with(Prompt::Named("query".into()), text));
+    assert_eq!(with(Prompt::IfNamed("sonnet".into()), text), with(Prompt::None, text));
     assert_eq!(with(Prompt::Named("query".into()), text), with(Prompt::None, &format!("{named}{text}")));
-    assert!(cosine(&with(Prompt::None, text), &with(Prompt::Named("query".into()), text)) < 0.9999);
+    assert!(cosine(with(Prompt::None, text), with(Prompt::Named("query".into()), text)) < 0.9999);
 }
 
 #[test]
@@ -202,7 +204,7 @@ fn pooling_is_the_checkpoints_unless_the_caller_chooses() {
     let embedder = Embedder::load_with(golden::directory("st-mean"), options).unwrap();
     assert_eq!(embedder.info().pooling, PoolingMode::LastToken);
     let golden = Golden::read("st-mean");
-    assert!(cosine(&one(&embedder, &golden.texts[5].text), &golden.embedding(5)) < 0.9999);
+    assert!(cosine(one(&embedder, &golden.texts[5].text), golden.embedding(5)) < 0.9999);
 }
 
 #[test]
@@ -224,7 +226,7 @@ fn a_tokenizer_larger_than_the_model_is_an_error_not_a_wild_read() {
     json["model"]["vocab"]["b"] = 9999.into();
     scratch.write("tokenizer.json", json.to_string());
     let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
-    let error = embedder.embed(&["ok", "b"]).unwrap_err();
+    let error = embedder.embed(["ok", "b"]).unwrap_err();
     assert!(
         matches!(error, Error::Input { index: 1, source: InputError::OutsideVocabulary { token: 9999, .. } }),
         "{error:?}"

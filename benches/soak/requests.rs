@@ -266,7 +266,7 @@ impl<'a> Requests<'a> {
             4 => self.embedder.embed_token_ids(vec![vec![1; 5000]], &defaults),
             _ => {
                 let odd = ["", "\0\0", "\u{feff}", "\u{202e}abc", "🏳️‍🌈🏳️‍🌈", "a\u{301}\u{301}\u{301}"];
-                return self.done(self.embedder.embed(&odd), odd.len(), self.hidden);
+                return self.done(self.embedder.embed(odd), odd.len(), self.hidden);
             }
         };
         match result {

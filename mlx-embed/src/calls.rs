@@ -13,7 +13,7 @@ use crate::options::EmbedOptions;
 use crate::request::{
     Convert, Pending, Plan, Reply, Results, Sending, Shared, all, each, one, unless_one_failed,
 };
-use crate::stream::{EmbedIter, Patience, WINDOW_TEXTS, Windows};
+use crate::stream::{EmbedIter, EmbedStream, Patience, WINDOW_TEXTS, Windows};
 use crate::text::{Prompt, TextToken};
 use crate::warm_up::{self, WarmUp};
 
@@ -74,6 +74,26 @@ impl Shared {
     {
         // As many as a lane's threshold does not know: more than a query.
         self.iter(texts, self.plan(options, usize::MAX, false), options.timeout)
+    }
+
+    /// A stream of texts, for async code.
+    pub(crate) fn embed_stream<T, I, R>(
+        self: &Arc<Self>,
+        texts: I,
+        options: &EmbedOptions,
+    ) -> EmbedStream<I::IntoIter, R>
+    where
+        T: AsRef<str>,
+        I: IntoIterator<Item = T>,
+        R: Reply,
+    {
+        let patience = Patience::PerWindow(options.timeout);
+        EmbedStream::new(Windows::new(
+            self,
+            texts.into_iter(),
+            self.plan(options, usize::MAX, false),
+            patience,
+        ))
     }
 
     /// A stream of texts by a plan.

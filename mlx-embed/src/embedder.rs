@@ -12,7 +12,7 @@ use crate::info::Info;
 use crate::loading::{self, Loading, Steps};
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
 use crate::request::{Pending, Shared, all, each, one};
-use crate::stream::EmbedIter;
+use crate::stream::{EmbedIter, EmbedStream};
 use crate::text::{Prompt, TextToken};
 use crate::warm_up::WarmUp;
 
@@ -29,7 +29,7 @@ use crate::warm_up::WarmUp;
 /// | texts | [`embed`](Self::embed), [`embed_with`](Self::embed_with) | [`submit`](Self::submit) | all or nothing |
 /// | texts | [`embed_each`](Self::embed_each) | [`submit_each`](Self::submit_each) | a result each |
 /// | token ids | [`embed_token_ids`](Self::embed_token_ids) | [`submit_token_ids`](Self::submit_token_ids) | all or nothing |
-/// | a stream | [`embed_iter`](Self::embed_iter) | | drawn as fast as it is embedded |
+/// | any number | [`embed_iter`](Self::embed_iter) | [`embed_stream`](Self::embed_stream), a stream | drawn as fast as they are embedded |
 ///
 /// # What runs when
 /// A request that finds the model idle starts at once. Requests that come while it is busy leave together, up to
@@ -71,7 +71,7 @@ use crate::warm_up::WarmUp;
 /// use mlx_embed::Embedder;
 ///
 /// let embedder = Embedder::load("path/to/Qwen3-Embedding-0.6B-4bit-DWQ")?;
-/// for embedding in embedder.embed(&["The cat sat on the mat", "A feline rested on the rug"])? {
+/// for embedding in embedder.embed(["The cat sat on the mat", "A feline rested on the rug"])? {
 ///     println!("{} numbers from {} tokens", embedding.vector.len(), embedding.tokens);
 /// }
 /// # Ok::<(), mlx_embed::Error>(())
@@ -186,6 +186,11 @@ impl Embedder {
         &self.shared.info
     }
 
+    /// Numbers of a vector, unless [`EmbedOptions::dims`] asks for fewer.
+    pub fn dimensions(&self) -> usize {
+        self.shared.info.embedding_size
+    }
+
     /// Whether it still works.
     pub fn state(&self) -> State {
         self.shared.engine.state()
@@ -214,14 +219,14 @@ impl Embedder {
         self.shared.plan(options, 1, false).map(|_| ())
     }
 
-    /// Embeds texts with the checkpoint's own settings; one result a text, in order.
+    /// Embeds texts with the checkpoint's own settings; one result a text, in order. Slices, arrays and `Vec`s of them do.
     ///
     /// A text's vector does not depend on the others in the call.
     ///
     /// # Errors
     /// When a text has no tokens, or the model fails. No vector is ever NaN or infinite.
-    pub fn embed<T: AsRef<str>>(&self, texts: &[T]) -> Result<Vec<Embedding>, Error> {
-        self.embed_with(texts, &EmbedOptions::default())
+    pub fn embed<T: AsRef<str>>(&self, texts: impl AsRef<[T]>) -> Result<Vec<Embedding>, Error> {
+        self.shared.embed(texts.as_ref(), &EmbedOptions::default())
     }
 
     /// As [`Embedder::embed`], for one text.
@@ -278,6 +283,16 @@ impl Embedder {
         I: IntoIterator<Item = T>,
     {
         self.shared.embed_iter(texts, options)
+    }
+
+    /// As [`Embedder::embed_iter`], for async code: a [`Stream`](futures_core::Stream), which needs no particular runtime.
+    /// Polling it draws texts and sends them on their way; dropping it takes back what is not running.
+    pub fn embed_stream<T, I>(&self, texts: I, options: &EmbedOptions) -> EmbedStream<I::IntoIter>
+    where
+        T: AsRef<str>,
+        I: IntoIterator<Item = T>,
+    {
+        self.shared.embed_stream(texts, options)
     }
 
     /// Sends texts on their way and returns at once; the result is awaited, or waited for. Whatever is wrong with the

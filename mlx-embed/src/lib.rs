@@ -1,24 +1,77 @@
-//! Text embeddings from Qwen2, Qwen3 and Llama checkpoints, on MLX: Apple GPUs, NVIDIA GPUs and plain CPUs.
+//! Text embeddings, reranking and sparse and token vectors, as the reference Python computes them, from checkpoints in
+//! MLX's and Hugging Face's formats: on CPUs and NVIDIA GPUs by kernels of this crate, on Apple GPUs by MLX.
 //!
-//! ```no_run
-//! use mlx_embed::Embedder;
+//! ```
+//! # #[cfg(feature = "default-model")]
+//! # fn main() -> Result<(), mlx_embed::Error> {
+//! use mlx_embed::{Embedder, vectors};
 //!
-//! let embedder = Embedder::load("path/to/Qwen3-Embedding-0.6B-4bit-DWQ")?;
-//! let embeddings = embedder.embed(&["The cat sat on the mat", "A feline rested on the rug"])?;
-//! let cosine: f32 = embeddings[0].vector.iter().zip(&embeddings[1].vector).map(|(a, b)| a * b).sum();
-//! println!("{cosine:.3}");
-//! # Ok::<(), mlx_embed::Error>(())
+//! let embedder = Embedder::default_model()?; // or Embedder::load("path/to/a/checkpoint")?
+//! let documents = embedder.embed(["The cat sat on the mat", "The stock market crashed today"])?;
+//! let query = embedder.embed_one("A feline rested on the rug")?;
+//! assert_eq!(vectors::top_k(&query, &documents, 1)[0].0, 0);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "default-model"))]
+//! # fn main() {}
 //! ```
 //!
+//! ```toml
+//! [dependencies]
+//! mlx-embed = { version = "0.1", features = ["default-model"] }
+//!
+//! # Else a debug build of your program is a hundred times slower.
+//! [profile.dev.package.mlx-embed]
+//! opt-level = 3
+//! ```
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `default-model` | a small English model inside the library, 7.9 MB: [`Embedder::default_model`] |
+//! | `hub` | models by name: [`Embedder::from_hub`], the module [`hub`] |
+//! | `cuda-12`, `cuda-13` | NVIDIA GPUs, on Linux, by MLX's build for that CUDA |
+//! | `bench` | where the time of a forward pass goes: the module [`bench`] |
+//!
 //! # What it does
-//! It maps a safetensors checkpoint, dense or in any of MLX's quantisations, builds the decoder from MLX's fast
-//! kernels, and returns the vectors that the reference Python (mlx-lm) returns, within the tolerance that its golden
-//! tests hold. Nothing is fetched at run time, unless the feature `hub` is on and a model is named.
+//! It maps a safetensors checkpoint, dense or in any of MLX's quantisations, reads from its files what the model is, and
+//! returns the vectors that the reference returns (mlx-lm, transformers, sentence-transformers), within the tolerance that
+//! its golden tests hold. What it can't compute as they do it refuses, with file, key and remedy. Nothing is fetched at
+//! run time, unless the feature `hub` is on and a model is named.
+//!
+//! # In tests of your own
+//! [`Embedding::new`] and [`Pending::ready`] make results without a model:
+//!
+//! ```
+//! use mlx_embed::{Embedder, Embedding, Error};
+//!
+//! trait Embeds {
+//!     fn embed(&self, texts: &[&str]) -> Result<Vec<Embedding>, Error>;
+//! }
+//!
+//! impl Embeds for Embedder {
+//!     fn embed(&self, texts: &[&str]) -> Result<Vec<Embedding>, Error> {
+//!         Embedder::embed(self, texts)
+//!     }
+//! }
+//!
+//! /// A text's length is its vector.
+//! struct Fake;
+//!
+//! impl Embeds for Fake {
+//!     fn embed(&self, texts: &[&str]) -> Result<Vec<Embedding>, Error> {
+//!         Ok(texts.iter().map(|text| Embedding::new(vec![text.len() as f32])).collect())
+//!     }
+//! }
+//!
+//! let embeds: Box<dyn Embeds> = Box::new(Fake);
+//! assert_eq!(embeds.embed(&["four"])?[0].vector, [4.0]);
+//! # Ok::<(), Error>(())
+//! ```
 //!
 //! # In a server
 //! [`Embedder`] is a handle to share: between callers and the model stands a queue with two lanes, bounds and timeouts.
-//! [`Embedder::submit`] returns a future that needs no particular runtime; [`Embedder::embed_iter`] takes streams of any
-//! length. [`Embedder`]'s own page says what runs when, and what can be seen of it from outside.
+//! [`Embedder::submit`] returns a future that needs no particular runtime; [`Embedder::embed_iter`] and
+//! [`Embedder::embed_stream`] take any number of texts. [`Embedder`]'s own page says what runs when, and what can be seen of it from outside.
 //!
 //! # Layers
 //!
@@ -29,6 +82,7 @@
 //! | [`SparseEmbedder`] | text in, weights of the vocabulary's tokens out: SPLADE |
 //! | [`MultiVectorEmbedder`] | text in, a vector a token out: late interaction, ColBERT |
 //! | `hub` | models by name, fetched into the cache that Python has too (feature `hub`) |
+//! | [`vectors`] | what is done with vectors: cosines, the best k, fewer bits |
 //! | [`verify`] | whether a checkpoint computes here what it computes elsewhere, layer by layer |
 //! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
 //! | [`json`] | JSON as Python writes it |
@@ -66,6 +120,7 @@ mod runner;
 mod sparse;
 mod stream;
 mod text;
+pub mod vectors;
 pub mod verify;
 mod warm_up;
 #[cfg(feature = "bench")]
@@ -89,7 +144,7 @@ pub use request::Pending;
 pub use reranker::{PairTokens, Reranker};
 pub use runner::{Device, Gpus};
 pub use sparse::{SparseEmbedder, SparseVector};
-pub use stream::EmbedIter;
+pub use stream::{EmbedIter, EmbedStream};
 pub use text::{AddedTokenInfo, EndToken, EndTokenSource, Prompt, TextError, TextToken, TruncationSide};
 pub use warm_up::WarmUp;
 

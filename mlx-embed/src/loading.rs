@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::info::{self, EndTokenInfo, Info, Source};
 use crate::mlx::{self, Backend};
 use crate::model::Rounding;
 use crate::options::LoadOptions;
-use crate::panics::panic_message;
+use crate::panics::{panic_message, quietly};
 use crate::pooling::{Pooling, PoolingMode};
 use crate::request::Shared;
 use crate::runner::{self, Kind, RunnerOptions};
@@ -147,12 +147,28 @@ fn settings(checkpoint: &Checkpoint) -> Result<Settings, TextError> {
     )
 }
 
+/// Says once a process that this crate was built without optimisation, where every vector instruction is a call.
+fn warn_of_slow_build() {
+    static ONCE: Once = Once::new();
+    if cfg!(unoptimized) {
+        ONCE.call_once(|| {
+            quietly(|| {
+                tracing::warn!(
+                    "mlx-embed was built without optimisation and is a hundred times slower; put \
+                     `[profile.dev.package.mlx-embed]` with `opt-level = 3` into your Cargo.toml"
+                );
+            });
+        });
+    }
+}
+
 /// Starts the checkpoint's model. Its tokenizer is read while its thread loads the weights.
 pub(crate) fn load(
     mut checkpoint: Checkpoint,
     options: &LoadOptions,
     steps: Arc<Steps>,
 ) -> Result<Shared, Error> {
+    warn_of_slow_build();
     if !options.lenient
         && let Some(error) = Doubt::error(checkpoint.doubts())
     {

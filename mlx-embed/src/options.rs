@@ -205,7 +205,7 @@ pub enum WhenFull {
     Wait,
 }
 
-/// A text's vector, and what became of the text.
+/// A text's vector, and what became of the text. [`vectors`](crate::vectors) compares them.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Embedding {
@@ -221,4 +221,30 @@ pub struct Embedding {
     pub queue_time: Duration,
     /// How long its batch ran; zero if the vector was at hand.
     pub device_time: Duration,
+}
+
+impl Embedding {
+    /// A vector without a model, for tests of what uses one: of no tokens, at no time.
+    pub fn new(vector: Vec<f32>) -> Self {
+        Self {
+            vector,
+            tokens: 0,
+            truncated: false,
+            cached: false,
+            queue_time: Duration::ZERO,
+            device_time: Duration::ZERO,
+        }
+    }
+}
+
+impl AsRef<[f32]> for Embedding {
+    fn as_ref(&self) -> &[f32] {
+        &self.vector
+    }
+}
+
+impl From<Embedding> for Vec<f32> {
+    fn from(embedding: Embedding) -> Self {
+        embedding.vector
+    }
 }

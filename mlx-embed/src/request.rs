@@ -235,7 +235,18 @@ impl Sending {
 /// ```
 #[derive(Debug)]
 #[must_use = "dropping it takes the request back"]
-pub struct Pending<R> {
+pub struct Pending<R>(Answer<R>);
+
+#[derive(Debug)]
+enum Answer<R> {
+    ToCome(Sent<R>),
+    /// `None` once it has been taken.
+    Here(Option<Result<R, Error>>),
+}
+
+/// A request that the engine has.
+#[derive(Debug)]
+struct Sent<R> {
     shared: Arc<Shared>,
     caller: Arc<Caller>,
     finish: Finish,
@@ -246,11 +257,48 @@ pub struct Pending<R> {
 }
 
 impl<R> Pending<R> {
+    /// A result that is there already, for tests of what awaits one.
+    ///
+    /// ```
+    /// use mlx_embed::{Embedding, Pending};
+    ///
+    /// let pending = Pending::ready(Ok(vec![Embedding::new(vec![0.6, 0.8])]));
+    /// assert_eq!(pending.wait()?[0].vector, [0.6, 0.8]);
+    /// # Ok::<(), mlx_embed::Error>(())
+    /// ```
+    pub fn ready(result: Result<R, Error>) -> Self {
+        Self(Answer::Here(Some(result)))
+    }
+
     /// Waits for the result.
     ///
     /// # Errors
     /// As the call that made this request.
-    pub fn wait(mut self) -> Result<R, Error> {
+    ///
+    /// # Panics
+    /// When it was polled until it was ready.
+    pub fn wait(self) -> Result<R, Error> {
+        match self.0 {
+            Answer::ToCome(sent) => sent.wait(),
+            Answer::Here(result) => result.expect(TAKEN),
+        }
+    }
+
+    /// Whether the result is there.
+    pub fn is_done(&self) -> bool {
+        match &self.0 {
+            Answer::ToCome(sent) => sent.caller.ticket.is_done(),
+            Answer::Here(_) => true,
+        }
+    }
+}
+
+/// What someone did who is told this.
+const TAKEN: &str = "a request was polled after its result had been taken";
+
+impl<R> Sent<R> {
+    fn wait(mut self) -> Result<R, Error> {
+        assert!(!self.answered, "{TAKEN}");
         match self.caller.ticket.wait(self.caller.deadline) {
             Some(outcomes) => self.answer(outcomes),
             None => self.late(),
@@ -260,11 +308,6 @@ impl<R> Pending<R> {
     fn late(&mut self) -> Result<R, Error> {
         self.shared.engine.abandon(&self.caller);
         self.answer(Err(self.caller.too_late()))
-    }
-
-    /// Whether the result is there.
-    pub fn is_done(&self) -> bool {
-        self.caller.ticket.is_done()
     }
 
     fn answer(&mut self, outcomes: Result<Vec<Outcome>, Error>) -> Result<R, Error> {
@@ -297,8 +340,20 @@ impl Reply for Embedding {
 impl<R> Future for Pending<R> {
     type Output = Result<R, Error>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        assert!(!self.answered, "a request was polled after its result had been taken");
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            Answer::ToCome(sent) => sent.poll(context),
+            Answer::Here(result) => Poll::Ready(result.take().expect(TAKEN)),
+        }
+    }
+}
+
+/// Nothing in it is pinned.
+impl<R> Unpin for Pending<R> {}
+
+impl<R> Sent<R> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<R, Error>> {
+        assert!(!self.answered, "{TAKEN}");
         match self.caller.ticket.poll(context) {
             Poll::Ready(outcomes) => Poll::Ready(self.answer(outcomes)),
             Poll::Pending if self.caller.is_late() => Poll::Ready(self.late()),
@@ -312,7 +367,7 @@ impl<R> Future for Pending<R> {
     }
 }
 
-impl<R> Drop for Pending<R> {
+impl<R> Drop for Sent<R> {
     fn drop(&mut self) {
         if let Some(alarm) = self.alarm.take() {
             self.shared.engine.forget(alarm);
@@ -426,7 +481,8 @@ impl Shared {
                 }
             }
         }
-        Pending { shared: Arc::clone(self), caller, finish, convert, alarm: None, answered: false }
+        let shared = Arc::clone(self);
+        Pending(Answer::ToCome(Sent { shared, caller, finish, convert, alarm: None, answered: false }))
     }
 
     fn queue(&self, caller: &Arc<Caller>, admission: Admission<dyn Inspect>, texts: Vec<Text>) {

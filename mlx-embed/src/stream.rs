@@ -1,10 +1,15 @@
 //! Many texts, a window at a time.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::iter::Fuse;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use std::vec;
+
+use futures_core::Stream;
 
 use crate::engine::Admission;
 use crate::error::{Error, InputError};
@@ -42,10 +47,41 @@ impl<T: AsRef<str>, I: Iterator<Item = T>, R> Iterator for EmbedIter<I, R> {
     type Item = Result<R, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let result = self.windows.next()?;
+        let result = self.windows.next();
+        self.of(result)
+    }
+}
+
+impl<I, R> EmbedIter<I, R> {
+    /// The next text's result, of which a failure says which text's it is.
+    fn of(&mut self, result: Option<Result<Result<R, InputError>, Error>>) -> Option<Result<R, Error>> {
         let index = self.index;
         self.index += 1;
-        Some(result.and_then(|result| result.map_err(|source| Error::Input { index, source })))
+        Some(result?.and_then(|result| result.map_err(|source| Error::Input { index, source })))
+    }
+}
+
+/// The results of an iterator's texts, in order, as a stream; [`Embedder::embed_stream`](crate::Embedder::embed_stream)
+/// makes it. It draws texts and goes on after errors as [`EmbedIter`] does.
+#[derive(Debug)]
+pub struct EmbedStream<I, R = Embedding>(EmbedIter<I, R>);
+
+impl<T: AsRef<str>, I: Iterator<Item = T>, R> EmbedStream<I, R> {
+    pub(crate) fn new(windows: Windows<I, R>) -> Self {
+        Self(EmbedIter::new(windows))
+    }
+}
+
+/// Nothing in it is pinned.
+impl<I, R> Unpin for EmbedStream<I, R> {}
+
+impl<T: AsRef<str>, I: Iterator<Item = T>, R> Stream for EmbedStream<I, R> {
+    type Item = Result<R, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let texts = &mut self.get_mut().0;
+        let result = ready!(texts.windows.poll_next(context));
+        Poll::Ready(texts.of(result))
     }
 }
 
@@ -93,8 +129,8 @@ impl<T: AsRef<str>, I: Iterator<Item = T>, R> Windows<I, R> {
         }
     }
 
-    /// Draws texts until enough windows are under way.
-    fn fill(&mut self) {
+    /// Draws texts until enough windows are under way. `waits` says whether this thread waits for them anyway.
+    fn fill(&mut self, waits: bool) {
         let Some(Ok(plan)) = &self.plan else { return };
         let window_bytes = self.shared.info.batch_tokens.saturating_mul(WINDOW_BYTES_PER_TOKEN);
         while self.under_way.len() < WINDOWS {
@@ -115,7 +151,7 @@ impl<T: AsRef<str>, I: Iterator<Item = T>, R> Windows<I, R> {
                     deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
                 }
             };
-            let sending = Sending { timeout, waits: true, held: self.hold.is_some() };
+            let sending = Sending { timeout, waits, held: self.hold.is_some() };
             self.under_way.push_back(self.shared.send(&window, Ok(plan.clone()), sending, self.convert));
         }
     }
@@ -129,7 +165,7 @@ impl<T: AsRef<str>, I: Iterator<Item = T>, R> Iterator for Windows<I, R> {
             if let Some(result) = self.ready.next() {
                 return Some(Ok(result));
             }
-            self.fill();
+            self.fill(true);
             let answer = match self.plan.take()? {
                 Err(error) => Err(error),
                 Ok(plan) => {
@@ -138,14 +174,50 @@ impl<T: AsRef<str>, I: Iterator<Item = T>, R> Iterator for Windows<I, R> {
                     answer
                 }
             };
-            match answer {
-                Ok(results) => self.ready = results.into_iter(),
-                Err(error) => {
-                    // What is still under way is taken back.
-                    self.plan = None;
-                    self.under_way.clear();
-                    return Some(Err(error));
+            if let Some(error) = self.take(answer) {
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+impl<T: AsRef<str>, I: Iterator<Item = T>, R> Windows<I, R> {
+    /// As [`Iterator::next`], without waiting.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Result<R, InputError>, Error>>> {
+        loop {
+            if let Some(result) = self.ready.next() {
+                return Poll::Ready(Some(Ok(result)));
+            }
+            self.fill(false);
+            let answer = match self.plan.take() {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => Err(error),
+                Some(plan) => {
+                    self.plan = Some(plan);
+                    let Some(first) = self.under_way.front_mut() else { return Poll::Ready(None) };
+                    let answer = ready!(Pin::new(first).poll(context));
+                    self.under_way.pop_front();
+                    answer
                 }
+            };
+            if let Some(error) = self.take(answer) {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+
+    /// Takes a window's results, or ends with the error.
+    fn take(&mut self, answer: Result<Results<R>, Error>) -> Option<Error> {
+        match answer {
+            Ok(results) => {
+                self.ready = results.into_iter();
+                None
+            }
+            Err(error) => {
+                // What is still under way is taken back.
+                self.plan = None;
+                self.under_way.clear();
+                Some(error)
             }
         }
     }

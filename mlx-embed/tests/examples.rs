@@ -140,7 +140,7 @@ const TEXTS: [&str; 2] = ["The cat sat on the mat", "The stock market crashed to
 fn the_server_answers_as_openai_does() {
     let server = Server::start(LoadOptions::default());
     let expected: Vec<Vec<f32>> =
-        server.embedder.embed(&TEXTS).unwrap().into_iter().map(|each| each.vector).collect();
+        server.embedder.embed(TEXTS).unwrap().into_iter().map(|each| each.vector).collect();
     let answer = server.embed(&json!({"input": TEXTS, "model": "any"}));
     assert_eq!(vectors(&answer), expected);
     assert_eq!((&answer["object"], &answer["model"]), (&json!("list"), &json!("(default model)")));

@@ -1,11 +1,6 @@
 //! Comparing vectors.
 
-/// Cosine of the angle between two vectors, in f64.
-pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot =
-        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
+pub use mlx_embed::vectors::cosine;
 
 /// Largest absolute difference.
 ///

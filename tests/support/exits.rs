@@ -41,7 +41,7 @@ impl HostKernel for Copy {
 
 fn embeds_for_ever(embedder: &Embedder, works: &AtomicBool) {
     loop {
-        embedder.embed(&["the cat sat on the mat", "a second text"]).unwrap();
+        embedder.embed(["the cat sat on the mat", "a second text"]).unwrap();
         works.store(true, Ordering::SeqCst);
     }
 }
@@ -76,7 +76,7 @@ pub fn run(task: &str) {
             "static" => embeds_for_ever(&EMBEDDER, &works),
             "arrays" => computes_for_ever(&works),
             "load" => loop {
-                load(None).embed(&["x"]).unwrap();
+                load(None).embed(["x"]).unwrap();
                 works.store(true, Ordering::SeqCst);
             },
             "background" => {

@@ -5,7 +5,6 @@
 #![deny(unsafe_code)]
 
 mod commands;
-mod cosine;
 mod embedded;
 mod error;
 mod found;

@@ -33,7 +33,7 @@ async fn vectors_are_the_librarys_in_each_form_that_clients_ask_for() {
     let embedder = mlx_embed::Embedder::default_model().unwrap();
     let texts = ["The cat sat on the mat", "naïve 🦀"];
     let expected: Vec<Vec<f32>> =
-        embedder.embed(&texts).unwrap().into_iter().map(|each| each.vector).collect();
+        embedder.embed(texts).unwrap().into_iter().map(|each| each.vector).collect();
 
     let (status, body) =
         ask(&router, post("/v1/embeddings", &json!({"model": "small", "input": texts}))).await;

@@ -15,6 +15,8 @@ pub enum Prompt {
     None,
     /// The checkpoint's prompt of this name, such as `query`.
     Named(String),
+    /// The checkpoint's prompt of this name if it has one, else nothing.
+    IfNamed(String),
     /// This text.
     Text(String),
 }
@@ -50,6 +52,7 @@ impl Prompts {
             Prompt::Default => Ok(&self.default),
             Prompt::None => Ok(""),
             Prompt::Text(text) => Ok(text),
+            Prompt::IfNamed(name) => Ok(self.by_name.get(name).map_or("", String::as_str)),
             Prompt::Named(name) => self.by_name.get(name).map(String::as_str).ok_or_else(|| {
                 let known: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
                 TextError::UnknownPrompt {

@@ -7,11 +7,10 @@ use mlx_embed::mlx::memory;
 use mlx_embed::verify::SAMPLES;
 use mlx_embed::{
     Embedding, EndTokenSource, Error, Info, LateInteractionInfo, ModelConfig, Prompt, RerankerInfo,
-    RopeScaling, Rounding, TruncationSide,
+    RopeScaling, Rounding, TruncationSide, vectors,
 };
 use serde::Serialize;
 
-use crate::cosine::cosine;
 use crate::error::CliError;
 use crate::found::{Encoder, Kind};
 use crate::options::{CommonArgs, Model};
@@ -84,7 +83,7 @@ impl Comparison {
         // One at a time: two take twice the memory.
         drop(model);
         let exact = vectors(&args.exactly().load()?)?;
-        let cosines: Vec<f64> = fast.iter().zip(&exact).map(|(a, b)| cosine(&a.vector, &b.vector)).collect();
+        let cosines: Vec<f64> = fast.iter().zip(&exact).map(|(a, b)| vectors::cosine(a, b)).collect();
         Ok(Some(Self {
             texts: cosines.len(),
             lowest_cosine: cosines.iter().copied().fold(1.0, f64::min),

@@ -3,10 +3,9 @@
 use std::io::{self, BufWriter, Write};
 
 use clap::Args;
-use mlx_embed::Embedding;
+use mlx_embed::{Embedding, vectors};
 use unicode_width::UnicodeWidthStr;
 
-use crate::cosine::dot;
 use crate::error::CliError;
 use crate::found::Kind;
 use crate::input::{Input, InputArgs};
@@ -74,19 +73,19 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     fn new(embeddings: &'a [Embedding]) -> Self {
-        let squares = embeddings.iter().map(|each| dot(&each.vector, &each.vector)).collect();
+        let squares = embeddings.iter().map(|each| vectors::dot(each, each)).collect();
         Self { embeddings, squares }
     }
 
     /// Cosines of text `row` with every text: `a.b / sqrt(a.a * b.b)`, and 0 where a vector is zero. Vectors need not
     /// have length 1.
     fn cosines(&self, row: usize) -> Vec<f32> {
-        let (a, a_square) = (&self.embeddings[row].vector, self.squares[row]);
+        let (a, a_square) = (&self.embeddings[row], self.squares[row]);
         let others = self.embeddings.iter().zip(&self.squares);
         others
             .map(|(b, b_square)| {
                 let lengths = (a_square * b_square).sqrt();
-                if lengths > 0.0 { (dot(a, &b.vector) / lengths).clamp(-1.0, 1.0) as f32 } else { 0.0 }
+                if lengths > 0.0 { (vectors::dot(a, b) / lengths).clamp(-1.0, 1.0) as f32 } else { 0.0 }
             })
             .collect()
     }
