@@ -42,6 +42,7 @@ const EXAMPLES: &str = "\
 Examples:
   mlx-embed embed \"The cat sat on the mat\" \"A feline rested\"
   mlx-embed embed --input notes.txt --output vectors.npy
+  mlx-embed embed --input notes.txt --output vectors.safetensors --dtype int8
   mlx-embed embed --input docs.jsonl --field body > vectors.jsonl
   mlx-embed embed --prompt-name query \"where do cats sleep?\"
   cut -f2 table.tsv | mlx-embed embed --dims 256
@@ -92,6 +93,9 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
             }
         };
         let written = embedded.runs().try_for_each(|(first, texts, found)| {
+            if let Some(doubt) = target.doubt(found.len()).filter(|_| done == 0) {
+                notes.say(&doubt);
+            }
             output.write(first, texts, found)?;
             gaps |= first != done;
             done += found.len();

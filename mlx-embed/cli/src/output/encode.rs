@@ -12,6 +12,9 @@ pub(super) trait Encode {
         Ok(Vec::new())
     }
 
+    /// Looks at the results that are written next, before any row of them is.
+    fn prepare(&mut self, _found: &[Found]) {}
+
     /// Appends the row of text `index` to `bytes`.
     fn row(&mut self, index: usize, text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()>;
 
@@ -24,9 +27,4 @@ pub(super) trait Encode {
     fn end(&self) -> io::Result<(Vec<u8>, Vec<u8>)> {
         Ok((self.header()?, Vec::new()))
     }
-}
-
-/// Appends a vector as little-endian f32.
-pub(super) fn vector(found: &Found, bytes: &mut Vec<u8>) {
-    bytes.extend(found.vector().iter().flat_map(|number| number.to_le_bytes()));
 }

@@ -7,6 +7,7 @@ mod encode;
 mod jsonl;
 mod new_file;
 mod npy;
+mod numbers;
 mod rows;
 mod safetensors;
 mod sources;
@@ -22,6 +23,7 @@ use crate::error::CliError;
 use crate::found::{Found, Kind};
 use crate::input::Input;
 use encode::Encode;
+use numbers::{Dtype, FEW, Numbers, Ranges};
 use rows::Rows;
 
 pub(crate) use new_file::NewFile;
@@ -41,6 +43,15 @@ pub(crate) struct OutputArgs {
     /// Repeat each text in its JSONL line
     #[arg(long)]
     with_text: bool,
+
+    /// Type of a vector's numbers in npy and safetensors
+    #[arg(long, value_name = "TYPE", default_value = "f32", hide_default_value = true)]
+    dtype: Dtype,
+
+    /// For int8 the ranges of this file, which --dtype int8 has written as safetensors: queries need those of the
+    /// documents [default: of the first window's texts, some hundred]
+    #[arg(long, value_name = "FILE")]
+    ranges: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,9 +59,9 @@ enum Format {
     /// {"index", "text"?, "tokens", "truncated", "embedding"}; in place of the last "indices" and "values" of weights of
     /// tokens, or "token_ids" and "embeddings" of a vector a token
     Jsonl,
-    /// NumPy: f32 [texts, dims]; needs --output
+    /// NumPy: [texts, dims]; needs --output
     Npy,
-    /// found f32 [texts, dims], tokens u32, truncated bool; needs --output
+    /// embeddings [texts, dims], tokens u32, truncated bool; needs --output
     Safetensors,
 }
 
@@ -61,6 +72,8 @@ pub(crate) struct Target {
     path: Option<PathBuf>,
     format: Format,
     with_text: bool,
+    dtype: Dtype,
+    ranges: Option<PathBuf>,
     sources: Sources,
 }
 
@@ -82,11 +95,26 @@ impl Target {
         if format != Format::Jsonl && args.with_text {
             return usage("--with-text needs --format jsonl: the other formats hold numbers only");
         }
+        if format == Format::Jsonl && args.dtype != Dtype::F32 {
+            return usage("--dtype is for npy and safetensors: JSONL has f32, in full");
+        }
+        if format == Format::Npy && args.dtype == Dtype::Int8 && args.ranges.is_none() {
+            return usage(
+                "--dtype int8 needs --format safetensors, which keeps the ranges, or --ranges FILE",
+            );
+        }
+        if args.ranges.is_some() && args.dtype != Dtype::Int8 {
+            return usage("--ranges is for --dtype int8");
+        }
         let mut sources = Sources::of_model(model);
+        if let Some(ranges) = args.ranges.as_deref().and_then(|path| fs::metadata(path).ok()) {
+            sources.add_input(&ranges);
+        }
         if let Some(input) = input.metadata() {
             sources.add_input(&input);
         }
-        let target = Self { path, format, with_text: args.with_text, sources };
+        let (with_text, dtype, ranges) = (args.with_text, args.dtype, args.ranges);
+        let target = Self { path, format, with_text, dtype, ranges, sources };
         // Most outputs don't exist yet.
         if let Some(why) = target.metadata().ok().and_then(|old| target.sources.refuse(&old)) {
             return Err(CliError::Usage(format!("{}: {why}: give another --output", target.name())));
@@ -136,13 +164,20 @@ impl Target {
     /// Opens it. `dims` is how many numbers each vector has.
     pub(crate) fn open(&self, dims: usize) -> Result<Output, CliError> {
         let name = self.name();
-        match self.to(dims) {
+        let ranges = self.ranges.as_deref().map(|path| Ranges::read(path, dims)).transpose()?;
+        match self.to(Numbers::new(self.dtype, dims, ranges)) {
             Ok(to) => Ok(Output { name, to }),
             Err(source) => Err(CliError::Write { name, source }),
         }
     }
 
-    fn to(&self, dims: usize) -> io::Result<To> {
+    /// What is to be known of how numbers are written, if this many texts are the first window.
+    pub(crate) fn doubt(&self, texts: usize) -> Option<String> {
+        let few = self.dtype == Dtype::Int8 && self.ranges.is_none() && texts < FEW;
+        few.then(|| format!("--dtype int8 takes its ranges from {texts} texts, which is few; --ranges takes those of a file"))
+    }
+
+    fn to(&self, numbers: Numbers) -> io::Result<To> {
         let jsonl = jsonl::Jsonl { with_text: self.with_text };
         let Some(path) = &self.path else {
             return Ok(To::Stream(Box::new(io::stdout()), jsonl));
@@ -155,8 +190,8 @@ impl Target {
         }
         let format: Box<dyn Encode> = match self.format {
             Format::Jsonl => Box::new(jsonl),
-            Format::Npy => Box::new(npy::Npy::new(dims)),
-            Format::Safetensors => Box::new(safetensors::Safetensors::new(dims)),
+            Format::Npy => Box::new(npy::Npy::new(numbers)),
+            Format::Safetensors => Box::new(safetensors::Safetensors::new(numbers)),
         };
         let file = NewFile::create(path, |file| self.sources.refuse(file))?;
         Ok(To::File(Rows::new(file, format)?))

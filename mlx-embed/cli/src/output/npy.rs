@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::encode::{self, Encode};
+use super::encode::Encode;
+use super::numbers::Numbers;
 use crate::found::Found;
 
 /// Bytes before the data: a multiple of 64, with room for any number of rows.
@@ -12,33 +13,41 @@ const HEADER: usize = 128;
 #[derive(Debug)]
 pub(super) struct Npy {
     rows: usize,
-    dims: usize,
+    numbers: Numbers,
 }
 
 impl Npy {
-    pub(super) fn new(dims: usize) -> Self {
-        Self { rows: 0, dims }
+    pub(super) fn new(numbers: Numbers) -> Self {
+        Self { rows: 0, numbers }
     }
 }
 
 impl Encode for Npy {
     fn header(&self) -> io::Result<Vec<u8>> {
-        Ok(header(self.rows, self.dims, HEADER))
+        Ok(header(self.rows, &self.numbers, HEADER))
+    }
+
+    fn prepare(&mut self, found: &[Found]) {
+        self.numbers.prepare(found);
     }
 
     fn row(&mut self, _index: usize, _text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
         self.rows += 1;
-        encode::vector(found, bytes);
+        self.numbers.write(found, bytes);
         Ok(())
     }
 }
 
 /// `length` bytes: magic, version, length of what follows, and a Python dict that spaces and a line end fill up. Readers
 /// let pass what stands behind the rows.
-pub(super) fn header(rows: usize, dims: usize, length: usize) -> Vec<u8> {
-    let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dims}), }}");
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    header.extend(((length - 10) as u16).to_le_bytes());
+pub(super) fn header(rows: usize, numbers: &Numbers, length: usize) -> Vec<u8> {
+    let ([descr, _], columns) = (numbers.names(), numbers.columns());
+    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    // Version 2.0 differs in having room for the length of more.
+    let mut header = match u16::try_from(length - 10) {
+        Ok(rest) => [b"\x93NUMPY\x01\x00", &rest.to_le_bytes()[..]].concat(),
+        Err(_) => [b"\x93NUMPY\x02\x00", &(length as u32 - 12).to_le_bytes()[..]].concat(),
+    };
     header.extend(dict.as_bytes());
     header.resize(length - 1, b' ');
     header.push(b'\n');
@@ -47,11 +56,13 @@ pub(super) fn header(rows: usize, dims: usize, length: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::numbers::Dtype;
     use super::*;
 
     #[test]
     fn the_header_has_room_for_any_shape() {
-        let header = header(usize::MAX, i32::MAX as usize, HEADER);
+        let numbers = Numbers::new(Dtype::F32, i32::MAX as usize, None);
+        let header = header(usize::MAX, &numbers, HEADER);
         assert_eq!(header.len(), HEADER);
         assert!(header.ends_with(b"), }\n") || header.ends_with(b" \n"));
     }

@@ -70,6 +70,7 @@ impl Rows {
 
     fn append(&mut self, first: usize, texts: &[String], found: &[Found]) -> io::Result<()> {
         self.bytes.clear();
+        self.format.prepare(found);
         for (offset, (text, each)) in texts.iter().zip(found).enumerate() {
             self.format.row(first + offset, text, each, &mut self.bytes)?;
             if self.bytes.len() >= CHUNK {

@@ -211,3 +211,117 @@ fn numbers_are_the_shortest_that_read_back_the_same() {
     let shortest = found.iter().all(|number| ran.stdout.contains(&serde_json::to_string(number).unwrap()));
     assert!(shortest, "{}", ran.stdout);
 }
+
+mod dtypes {
+    use super::*;
+
+    const TEXTS: [&str; 3] = ["where do cats sleep?", "The market fell.", "Roses need water."];
+
+    /// A file of the texts' vectors, which `options` are about.
+    fn file(path: &Path, options: &[&str]) -> Vec<u8> {
+        let ran = run(on("embed", "st-mean").args(options).arg("--output").arg(path).args(TEXTS));
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        fs::read(path).unwrap()
+    }
+
+    fn tensor(bytes: &[u8], name: &str) -> (Dtype, Vec<usize>, Vec<u8>) {
+        let file = SafeTensors::deserialize(bytes).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        (tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec())
+    }
+
+    #[test]
+    fn vectors_are_written_in_fewer_bits() {
+        let dir = tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (_, shape, exact) = tensor(&file(&path("f32.safetensors"), &[]), "embeddings");
+        let (exact, dims) = (floats(&exact), shape[1]);
+
+        let (dtype, shape, half) = tensor(&file(&path("f16.safetensors"), &["--dtype", "f16"]), "embeddings");
+        assert_eq!((dtype, shape), (Dtype::F16, vec![3, dims]));
+        let expected: Vec<u8> =
+            mlx_embed::vectors::to_f16(&exact).iter().flat_map(|number| number.to_le_bytes()).collect();
+        assert_eq!(half, expected);
+        let npy = file(&path("f16.npy"), &["--dtype", "f16"]);
+        assert!(npy.starts_with(b"\x93NUMPY") && String::from_utf8_lossy(&npy[..128]).contains("'<f2'"));
+        assert_eq!(npy[128..], expected);
+
+        let binary = file(&path("bits.npy"), &["--dtype", "binary"]);
+        let columns = dims.div_ceil(8);
+        let header = format!("'descr': '|i1', 'fortran_order': False, 'shape': (3, {columns})");
+        assert!(String::from_utf8_lossy(&binary[..128]).contains(&header));
+        for (row, bits) in exact.chunks(dims).zip(binary[128..].chunks(columns)) {
+            for (place, number) in row.iter().enumerate() {
+                let is_set = (bits[place / 8] ^ 0x80) >> (7 - place % 8) & 1 == 1;
+                assert_eq!(is_set, *number > 0.0, "{place}: {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_lie_within_ranges_that_others_take_over() {
+        let dir = tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let exact = floats(&tensor(&file(&path("f32.safetensors"), &[]), "embeddings").2);
+        let documents = path("documents.safetensors");
+        let bytes = file(&documents, &["--dtype", "int8"]);
+        let (dtype, shape, values) = tensor(&bytes, "embeddings");
+        let dims = shape[1];
+        assert_eq!((dtype, shape[0]), (Dtype::I8, 3));
+        let (dtype, shape, ranges) = tensor(&bytes, "ranges");
+        assert_eq!((dtype, shape), (Dtype::F32, vec![2, dims]));
+        assert_eq!(tensor(&bytes, "tokens").1, [3]);
+        let ranges = floats(&ranges);
+        for (place, (number, value)) in exact.iter().zip(&values).enumerate() {
+            let (least, largest) = (ranges[place % dims], ranges[dims + place % dims]);
+            let step = (largest - least) / 255.0;
+            let back = least + (f32::from(*value as i8) + 128.5) * step;
+            assert!((least..=largest).contains(number) && (back - number).abs() <= 0.51 * step, "{place}");
+        }
+        let ran =
+            run(on("embed", "st-mean").args(["--dtype", "int8", "--output"]).arg(&documents).args(TEXTS));
+        assert!(ran.stderr.contains("from 3 texts, which is few"), "{}", ran.stderr);
+
+        let options = ["--dtype", "int8", "--ranges", documents.to_str().unwrap()];
+        let again = file(&path("queries.safetensors"), &options);
+        assert_eq!(tensor(&again, "embeddings").2, values);
+        assert_eq!(floats(&tensor(&again, "ranges").2), ranges);
+        assert_eq!(file(&path("queries.npy"), &options)[128..], values);
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        let dir = tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        file(Path::new(&path("f32.safetensors")), &[]);
+        file(Path::new(&path("narrow.safetensors")), &["--dims", "8", "--dtype", "int8"]);
+        fs::write(path("text"), "no header").unwrap();
+        fs::write(path("short"), "no").unwrap();
+        let own = path("narrow.safetensors");
+        for (options, message) in [
+            (&["--dtype", "f16"][..], "--dtype is for npy and safetensors"),
+            (&["--dtype", "int8", "-o", &path("a.npy")], "keeps the ranges"),
+            (&["--ranges", &own, "-o", &path("a.npy")], "--ranges is for --dtype int8"),
+            (
+                &["--dtype", "int8", "--ranges", &own, "-o", &path("a.npy")],
+                "and vectors of 32 numbers want F32 [2, 32]",
+            ),
+            (
+                &["--dtype", "int8", "--ranges", &path("f32.safetensors"), "-o", &path("a.npy")],
+                "it has no `ranges`",
+            ),
+            (
+                &["--dtype", "int8", "--ranges", &path("text"), "-o", &path("a.npy")],
+                "no safetensors: its header has",
+            ),
+            (&["--dtype", "int8", "--ranges", &path("short"), "-o", &path("a.npy")], "no safetensors: "),
+            (&["--dtype", "int8", "--ranges", &path("none"), "-o", &path("a.npy")], "none: No such file"),
+            (
+                &["--dims", "8", "--dtype", "int8", "--ranges", &own, "-o", &own],
+                "it would overwrite the input",
+            ),
+        ] {
+            run(on("embed", "st-mean").args(options).arg("a")).failed(2, &[message]);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! How a vector's numbers are written: as f32, or in less.
+//!
+//! `int8` and `binary` are those of sentence-transformers' `quantize_embeddings`: bytes between the least and the largest
+//! number that each dimension has among some texts, and the signs, eight a byte.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use clap::ValueEnum;
+use mlx_embed::vectors;
+use serde::Deserialize;
+
+use crate::error::CliError;
+use crate::found::Found;
+
+/// Fewer texts than these say little of how far numbers reach.
+pub(super) const FEW: usize = 100;
+
+/// The type of a vector's numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Dtype {
+    #[default]
+    F32,
+    /// Half the room; a number is off by 0.0005 of itself at most
+    F16,
+    /// A byte a number, within the ranges of --ranges or of the first window's texts; as sentence-transformers
+    Int8,
+    /// A bit a number, its sign; as sentence-transformers
+    Binary,
+}
+
+/// How far the numbers of each dimension reach.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Ranges {
+    least: Vec<f32>,
+    largest: Vec<f32>,
+}
+
+impl Ranges {
+    /// Those that `embed` has written into a file.
+    pub(super) fn read(path: &Path, dims: usize) -> Result<Self, CliError> {
+        let refuse = |why: String| CliError::Usage(format!("--ranges {}: {why}", path.display()));
+        let mut file = File::open(path).map_err(|error| refuse(error.to_string()))?;
+        let (header, start) =
+            header(&mut file).map_err(|error| refuse(format!("no safetensors: {error}")))?;
+        let Some(Tensor { dtype, shape, data_offsets }) = header.ranges else {
+            return Err(refuse(
+                "it has no `ranges`; take a file that --dtype int8 has written as safetensors".into(),
+            ));
+        };
+        if dtype != "F32" || shape != [2, dims] {
+            return Err(refuse(format!(
+                "`ranges` is {dtype} {shape:?}, and vectors of {dims} numbers want F32 [2, {dims}]"
+            )));
+        }
+        let mut bytes = vec![0; 8 * dims];
+        file.seek(SeekFrom::Start(start.saturating_add(data_offsets[0])))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|error| refuse(format!("`ranges` can't be read: {error}")))?;
+        let numbers: Vec<f32> =
+            bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        if !numbers.iter().all(|number| number.is_finite()) {
+            return Err(refuse("`ranges` has numbers that are not finite".into()));
+        }
+        let (least, largest) = numbers.split_at(dims);
+        Ok(Self { least: least.to_vec(), largest: largest.to_vec() })
+    }
+
+    /// Of these texts' vectors.
+    fn of(found: &[Found]) -> Option<Self> {
+        let mut vectors = found.iter().map(Found::vector);
+        let first = vectors.next()?;
+        let (mut least, mut largest) = (first.to_vec(), first.to_vec());
+        for vector in vectors {
+            least.iter_mut().zip(vector).for_each(|(least, &number)| *least = least.min(number));
+            largest.iter_mut().zip(vector).for_each(|(largest, &number)| *largest = largest.max(number));
+        }
+        Some(Self { least, largest })
+    }
+
+    fn write(&self, vector: &[f32], bytes: &mut Vec<u8>) {
+        let ranges = self.least.iter().zip(&self.largest);
+        bytes.extend(vector.iter().zip(ranges).map(|(&number, (&least, &largest))| {
+            let step = (largest - least) / 255.0;
+            let step = if step == 0.0 { 1.0 } else { step };
+            // -128 and on, as a signed byte has it.
+            (((number - least) / step).floor().clamp(0.0, 255.0) as u8) ^ 0x80
+        }));
+    }
+}
+
+/// What of a safetensors file's header is of interest.
+#[derive(Deserialize)]
+struct Header {
+    ranges: Option<Tensor>,
+}
+
+#[derive(Deserialize)]
+struct Tensor {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [u64; 2],
+}
+
+/// A safetensors file's header, and where its tensors start.
+fn header(file: &mut File) -> Result<(Header, u64), Box<dyn Error>> {
+    /// Longer ones are no file of `embed`'s.
+    const LONGEST: u64 = 1 << 20;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST {
+        return Err(format!("its header has {length} bytes").into());
+    }
+    Ok((serde_json::from_reader(file.take(length))?, 8 + length))
+}
+
+/// How numbers are written.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    dtype: Dtype,
+    dims: usize,
+    /// Of [`Dtype::Int8`], once they are known.
+    ranges: Option<Ranges>,
+}
+
+impl Numbers {
+    pub(super) fn new(dtype: Dtype, dims: usize, ranges: Option<Ranges>) -> Self {
+        Self { dtype, dims, ranges }
+    }
+
+    /// Numbers in the file for each vector.
+    pub(super) fn columns(&self) -> usize {
+        if self.dtype == Dtype::Binary { self.dims.div_ceil(8) } else { self.dims }
+    }
+
+    /// Bytes of each of them.
+    pub(super) fn size(&self) -> usize {
+        match self.dtype {
+            Dtype::F32 => 4,
+            Dtype::F16 => 2,
+            Dtype::Int8 | Dtype::Binary => 1,
+        }
+    }
+
+    /// Their type as NumPy and safetensors call it.
+    pub(super) fn names(&self) -> [&'static str; 2] {
+        match self.dtype {
+            Dtype::F32 => ["<f4", "F32"],
+            Dtype::F16 => ["<f2", "F16"],
+            Dtype::Int8 | Dtype::Binary => ["|i1", "I8"],
+        }
+    }
+
+    /// Looks at the vectors that are written next, before any of them is.
+    pub(super) fn prepare(&mut self, found: &[Found]) {
+        if self.dtype == Dtype::Int8 && self.ranges.is_none() {
+            self.ranges = Ranges::of(found);
+        }
+    }
+
+    /// Bytes of the ranges, f32 `[2, dims]`: zeros until they are known. Nothing where none are wanted.
+    pub(super) fn ranges(&self) -> Vec<u8> {
+        if self.dtype != Dtype::Int8 {
+            return Vec::new();
+        }
+        let Some(Ranges { least, largest }) = &self.ranges else { return vec![0; 8 * self.dims] };
+        least.iter().chain(largest).flat_map(|number| number.to_le_bytes()).collect()
+    }
+
+    /// Appends a vector.
+    pub(super) fn write(&self, found: &Found, bytes: &mut Vec<u8>) {
+        let vector = found.vector();
+        match self.dtype {
+            Dtype::F32 => bytes.extend(vector.iter().flat_map(|number| number.to_le_bytes())),
+            Dtype::F16 => {
+                bytes.extend(vectors::to_f16(vector).into_iter().flat_map(|number| number.to_le_bytes()))
+            }
+            Dtype::Int8 => {
+                if let Some(ranges) = &self.ranges {
+                    ranges.write(vector, bytes);
+                }
+            }
+            Dtype::Binary => bytes.extend(vector.chunks(8).map(|numbers| {
+                let bit = |(place, &number): (usize, &f32)| u8::from(number > 0.0) << (7 - place);
+                numbers.iter().enumerate().map(bit).sum::<u8>() ^ 0x80
+            })),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_embed::Embedding;
+
+    use super::*;
+
+    const ROWS: [[f32; 10]; 4] = [
+        [0.5, -0.25, 0.0, 0.125, -1.0, 0.75, -0.5, 0.0625, 0.3, -0.3],
+        [-0.5, 0.25, 0.0, 0.225, 1.0, -0.75, 0.5, -0.0625, 0.1, 0.2],
+        [0.1, 0.2, 0.0, -0.4, 0.5, -0.6, 0.7, -0.8, 0.9, -1.0],
+        [0.33, -0.11, 0.0, 0.01, 0.02, 0.03, -0.04, 0.05, -0.06, 0.07],
+    ];
+
+    fn written(dtype: Dtype) -> Vec<Vec<i8>> {
+        let found = ROWS.map(|row| Found::Vector(Embedding::new(row.to_vec())));
+        let mut numbers = Numbers::new(dtype, 10, None);
+        numbers.prepare(&found);
+        let row = |found| {
+            let mut bytes = Vec::new();
+            numbers.write(found, &mut bytes);
+            assert_eq!(bytes.len(), numbers.columns() * numbers.size());
+            bytes.into_iter().map(|byte| byte as i8).collect()
+        };
+        found.iter().map(row).collect()
+    }
+
+    /// What sentence-transformers makes of these rows: `tests/golden/quantized.py` prints it.
+    const INT8: [[i8; 10]; 4] = [
+        [126, -128, -128, 86, -128, 127, -128, 127, -33, 20],
+        [-128, 126, -128, 126, 126, -128, 84, 90, -86, 127],
+        [25, 101, -128, -128, 63, -103, 127, -128, 127, -128],
+        [83, -57, -128, 39, 2, 4, -31, 123, -128, 99],
+    ];
+    const BINARY: [[i8; 2]; 4] = [[21, 0], [-38, 64], [74, 0], [29, -64]];
+
+    #[test]
+    fn bytes_and_bits_are_the_references() {
+        assert_eq!(written(Dtype::Int8), INT8);
+        assert_eq!(written(Dtype::Binary), BINARY);
+    }
+
+    #[test]
+    fn numbers_beyond_the_ranges_are_cut() {
+        let ranges = Ranges { least: vec![-1.0, 2.0], largest: vec![1.0, 2.0] };
+        let mut bytes = Vec::new();
+        ranges.write(&[-7.0, 1.0], &mut bytes);
+        ranges.write(&[7.0, 300.0], &mut bytes);
+        assert_eq!(bytes.iter().map(|&byte| byte as i8).collect::<Vec<_>>(), [-128, -128, 127, 127]);
+    }
+}
