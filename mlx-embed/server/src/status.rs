@@ -13,10 +13,19 @@ use crate::error::ApiError;
 use crate::models::Slot;
 use crate::router::App;
 
-/// Whether the process answers at all
-#[utoipa::path(get, path = "/health", responses((status = 200)))]
-pub(crate) async fn health() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+/// Whether the process answers at all, and nothing is wrong that only a new one can mend: a model whose GPUs have failed for
+/// good
+#[utoipa::path(get, path = "/health", responses((status = 200), (status = 503, body = crate::openapi::Failure)))]
+pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let is_dead =
+        |slot: &Arc<Slot>| slot.peek().is_some_and(|model| matches!(model.state(), ModelState::Dead { .. }));
+    match mlx_embed::mlx::lost_gpus().first() {
+        Some((gpu, reason)) if app.models.slots().iter().any(is_dead) => {
+            let message = format!("GPU {gpu} has failed for good; start this process anew: {reason}");
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message))
+        }
+        _ => Ok(Json(json!({"status": "ok"}))),
+    }
 }
 
 /// Why a model can't answer, if it can't. One that is loaded with its first request can.

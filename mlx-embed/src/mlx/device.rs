@@ -107,6 +107,12 @@ pub(crate) fn loss() -> Option<String> {
     GPU.try_with(Cell::get).ok().flatten().and_then(loss_of)
 }
 
+/// NVIDIA GPUs that have failed for good, by their numbers, with what CUDA said. A process can't use them any more, nor load
+/// a model there: it is to be started anew.
+pub fn lost_gpus() -> Vec<(usize, String)> {
+    lost().iter().map(|(gpu, message)| (usize::try_from(*gpu).unwrap_or_default(), message.clone())).collect()
+}
+
 /// This thread uses this GPU from now on.
 pub(super) fn enter_gpu(gpu: i32) -> Result<(), MlxError> {
     if let Some(reason) = loss_of(gpu) {

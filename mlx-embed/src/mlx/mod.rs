@@ -49,7 +49,7 @@ mod waiting;
 
 pub use array::Array;
 pub use compiled::CompiledKernels;
-pub use device::{Backend, gpu_backend};
+pub use device::{Backend, gpu_backend, lost_gpus};
 pub(crate) use device::{
     Turn, end_thread, gpu_count, has_cpu, loss, loss_of, may_end_thread, survive_failure,
 };
