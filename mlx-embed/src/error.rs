@@ -16,7 +16,7 @@ pub(crate) use golden::VERSION as GOLDEN_VERSION;
 pub use word::UnknownWord;
 pub(crate) use word::of_word;
 
-/// Why there is no embedder or no vector.
+/// Why there is no embedder or no vector. A message holds those of its causes, and `source` gives none that was told.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -50,13 +50,13 @@ pub enum Error {
         /// Which of the call's texts.
         index: usize,
         /// Why.
-        source: InputError,
+        r#source: InputError,
     },
     /// The query of a reranker's call can't be used.
     #[error("query: {source}")]
     Query {
         /// Why.
-        source: InputError,
+        r#source: InputError,
     },
     /// The weights file changed while it was in use.
     #[error("{path}: {reason}; load the checkpoint again")]
@@ -89,4 +89,31 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::{io, iter};
+
+    use super::*;
+
+    #[test]
+    fn a_chain_of_causes_says_nothing_twice() {
+        let cause = || io::Error::other("a cause");
+        let path = || std::path::PathBuf::from("a/path");
+        let errors = [
+            Error::Input { index: 3, source: InputError::Empty },
+            Error::Query { source: InputError::Empty },
+            CheckpointError::Io { path: path(), source: cause() }.into(),
+            TextError::Io { path: path(), source: cause() }.into(),
+            GoldenError::Io { path: path(), source: cause() }.into(),
+        ];
+        for error in errors {
+            let said = error.to_string();
+            let causes: Vec<String> =
+                iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect();
+            assert!(causes.iter().all(|cause| !said.contains(cause)), "{said}: {causes:?}");
+        }
+    }
 }

@@ -156,7 +156,7 @@ pub enum ConfigError {
         /// The file.
         path: String,
         /// Why.
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// It is no YAML, or says what nobody understands.
     #[error("{name}: {message}")]

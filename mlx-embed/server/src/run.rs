@@ -25,7 +25,7 @@ pub enum ServeError {
         /// The address.
         address: String,
         /// Why.
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// The system refuses to go on.
     #[error("the service ended: {0}")]

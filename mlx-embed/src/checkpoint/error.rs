@@ -22,7 +22,7 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// A file that every checkpoint needs is missing.
     #[error("{}: missing; {hint}", path.display())]
@@ -48,7 +48,7 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: serde_json::Error,
+        r#source: serde_json::Error,
     },
     /// A field that the model needs is missing.
     #[error("{}: needs the field `{field}`", path.display())]
@@ -100,7 +100,7 @@ pub enum CheckpointError {
         /// The matrix.
         tensor: String,
         /// The system's reason.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The weights file ends too early, or goes on too long.
     #[error("{}: the header describes {expected} bytes but the file has {found}; it is truncated or damaged, fetch it again", path.display())]
@@ -200,7 +200,7 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
         /// MLX's reason.
-        source: crate::mlx::MlxError,
+        r#source: crate::mlx::MlxError,
     },
 }
 

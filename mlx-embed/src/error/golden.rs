@@ -19,7 +19,7 @@ pub enum GoldenError {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// It is damaged or something else.
     #[error("{}: not a golden file: {reason}; {MAKE}", path.display())]

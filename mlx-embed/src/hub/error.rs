@@ -134,7 +134,7 @@ pub enum HubError {
         /// The file in the cache.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The cache can't be read.
     #[error("{}: {source}; set HF_HOME to another folder", path.display())]
@@ -142,7 +142,7 @@ pub enum HubError {
         /// The cache.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The model's files are none that this crate reads.
     #[error("{model}: {source}")]
@@ -150,7 +150,7 @@ pub enum HubError {
         /// The model.
         model: String,
         /// Why.
-        source: CheckpointError,
+        r#source: CheckpointError,
     },
 }
 

@@ -53,7 +53,7 @@ pub enum TextError {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// A file beside the tokenizer is not JSON, or not an object.
     #[error("{}: not a valid JSON object: {source}", path.display())]
@@ -61,7 +61,7 @@ pub enum TextError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: serde_json::Error,
+        r#source: serde_json::Error,
     },
     /// A field of a file beside the tokenizer makes no sense, or asks for what this crate does not do.
     #[error("{}: `{field}` {reason}", path.display())]
