@@ -64,12 +64,14 @@ fn ways() -> Vec<LoadOptions> {
 }
 
 /// Cases of families that need what this crate doesn't compute, and what its error names.
-const REFUSED: [(&str, &str); 16] = [
+const REFUSED: [(&str, &str); 18] = [
     ("late-interaction-bert", "modules.json"),
     ("late-interaction-bert-attended", "modules.json"),
     ("late-interaction-colbert", "architectures"),
     ("late-interaction-modernbert", "modules.json"),
     ("late-interaction-modernbert-expanded", "modules.json"),
+    ("late-interaction-version-6", "modules.json"),
+    ("late-interaction-version-6-min", "modules.json"),
     ("reranker-bert-affine-4bit-g64", "architectures"),
     ("reranker-bert-identity", "architectures"),
     ("reranker-bert-sigmoid", "architectures"),

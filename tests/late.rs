@@ -15,12 +15,14 @@ use mlx_embed_tests::scratch::Scratch;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-const CASES: [&str; 5] = [
+const CASES: [&str; 7] = [
     "late-interaction-bert",
     "late-interaction-bert-attended",
     "late-interaction-colbert",
     "late-interaction-modernbert",
     "late-interaction-modernbert-expanded",
+    "late-interaction-version-6",
+    "late-interaction-version-6-min",
 ];
 
 fn folder(case: &str) -> PathBuf {
@@ -266,6 +268,124 @@ fn markers_that_are_no_tokens_and_limits_without_room_are_refused() {
     says(&refusal(expands.path()), &[file, "`query_length`", "48"]);
 }
 
+/// sentence-transformers 6's own layout.
+#[test]
+fn queries_are_filled_up_to_a_length_or_to_a_least_one() {
+    let long = "roses in the garden ".repeat(40);
+    let tokens = |case: &str, text: &str, role| {
+        let found = one(&load(case, &default_options()), text, role);
+        (found.tokens, found.truncated)
+    };
+    let (fixed, least) = ("late-interaction-version-6", "late-interaction-version-6-min");
+    assert_eq!(
+        (tokens(fixed, "a", Role::Query), tokens(fixed, &long, Role::Query)),
+        ((16, false), (16, true))
+    );
+    assert_eq!(
+        (tokens(least, "a", Role::Query), tokens(least, &long, Role::Query)),
+        ((12, false), (40, true))
+    );
+    assert_eq!(
+        (tokens(fixed, &long, Role::Document), tokens(least, &long, Role::Document)),
+        ((48, true), (64, true))
+    );
+    for (case, dir) in [(fixed, folder(fixed)), (least, folder(least))] {
+        assert!(mlx_embed::Checkpoint::is_multi_vector(&dir).unwrap(), "{case}");
+        let info = load(case, &default_options()).info().clone();
+        assert_eq!((info.normalize, info.embedding_size), (case == fixed, 32));
+    }
+}
+
+#[test]
+fn settings_of_version_6_that_say_something_else_are_refused_by_name() {
+    let case = "late-interaction-version-6";
+    let (settings, mask) = ("sentence_bert_config.json", "2_MultiVectorMask/config.json");
+    let fill = |value: Value| {
+        let whole = serde_json::json!({ "strategy": "fixed", "length": 16 });
+        let mut whole = whole.as_object().unwrap().clone();
+        whole.extend(value.as_object().unwrap().clone());
+        Value::Object(whole)
+    };
+    let changes: [(&str, &str, Value, &[&str]); 12] = [
+        (settings, "query_length", 8.into(), &["`query_length`", "8", "16"]),
+        (settings, "document_length", 0.into(), &["`document_length`", "at least 1"]),
+        (settings, "document_length", 2.into(), &["`document_length`", "no room"]),
+        (
+            settings,
+            "query_expansion",
+            fill(serde_json::json!({ "strategy": "max" })),
+            &["`query_expansion.strategy`", "fixed"],
+        ),
+        (
+            settings,
+            "query_expansion",
+            fill(serde_json::json!({ "length": null })),
+            &["`query_expansion.length`"],
+        ),
+        (
+            settings,
+            "query_expansion",
+            fill(serde_json::json!({ "token": "[FILL]" })),
+            &["`query_expansion.token`", "[FILL]"],
+        ),
+        (
+            settings,
+            "query_expansion",
+            fill(serde_json::json!({ "tokens": 3 })),
+            &["`query_expansion.tokens`"],
+        ),
+        (
+            settings,
+            "processing_kwargs",
+            serde_json::json!({ "text": { "max_length": 20 } }),
+            &["`processing_kwargs.text.max_length`", "remove"],
+        ),
+        (mask, "keep_only_token_ids", serde_json::json!([7]), &["`keep_only_token_ids`", "null"]),
+        (
+            "3_Normalize/config.json",
+            "module_input_name",
+            Value::Null,
+            &["`module_input_name`", "token_embeddings"],
+        ),
+        (
+            "config_sentence_transformers.json",
+            "query_length",
+            16.into(),
+            &["`query_length`", "PyLate", "sentence_bert_config.json"],
+        ),
+        (
+            "config_sentence_transformers.json",
+            "model_type",
+            Value::Null,
+            &["modules.json", "MultiVectorMask"],
+        ),
+    ];
+    for (file, field, value, parts) in changes {
+        let copy = changed(case, file, field, value);
+        let error = refusal(copy.path());
+        says(&error, parts);
+        assert!(error.contains(file) || field == "model_type", "{error}");
+    }
+    // Modules that would be left out, that are missing, or that nothing else stands for.
+    let modules = |edit: &dyn Fn(&mut Vec<Value>)| {
+        let copy = Scratch::of(&format!("families/{case}"));
+        let file = copy.file("modules.json");
+        let mut listed: Vec<Value> = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        edit(&mut listed);
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, serde_json::to_vec(&listed).unwrap()).unwrap();
+        refusal(copy.path())
+    };
+    let pooling = "sentence_transformers.multi_vector_encoder.modules.token_pooling.HierarchicalTokenPooling";
+    says(
+        &modules(&|all| all[3]["type"] = pooling.into()),
+        &["modules.json", "`type`", pooling, "MultiVectorMask"],
+    );
+    says(&modules(&|all| drop(all.remove(2))), &[settings, "`query_expansion`", "MultiVectorMask"]);
+    says(&modules(&|all| drop(all.remove(0))), &["modules.json", "`type`", "Transformer"]);
+    says(&modules(&|all| all.push(all[2].clone())), &["modules.json", "MultiVectorMask twice"]);
+}
+
 #[test]
 fn what_is_no_model_of_late_interaction_is_refused_and_told_what_to_load_it_with() {
     says(&refusal(&folder("modules-layer-norm")), &["modules.json", "`type`", "Embedder"]);
@@ -276,9 +396,11 @@ fn what_is_no_model_of_late_interaction_is_refused_and_told_what_to_load_it_with
     // And the other way round.
     for case in CASES {
         let error = Embedder::load_with(folder(case), default_options()).unwrap_err();
-        let own = ["config.json", "`architectures`", "HF_ColBERT"];
-        let parts =
-            if case == "late-interaction-colbert" { own } else { ["modules.json", "`type`", "pylate"] };
+        let parts = match case {
+            "late-interaction-colbert" => ["config.json", "`architectures`", "HF_ColBERT"],
+            _ if case.contains("version-6") => ["modules.json", "`type`", "MultiVectorMask"],
+            _ => ["modules.json", "`type`", "pylate"],
+        };
         says(&error.to_string(), &parts);
         says(&error.to_string(), &["MultiVectorEmbedder"]);
     }

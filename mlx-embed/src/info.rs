@@ -65,7 +65,8 @@ pub struct LateInteractionInfo {
     pub query_tokens: usize,
     /// Most tokens of a document, its marker among them.
     pub document_tokens: usize,
-    /// Whether queries are filled up to [`LateInteractionInfo::query_tokens`] with mask tokens, which have vectors too.
+    /// Whether queries are filled up with mask tokens, which have vectors too: to [`LateInteractionInfo::query_tokens`], or
+    /// where sentence-transformers' `query_expansion` has the strategy `min` to its `length`.
     pub expands_queries: bool,
     /// Whether tokens attend to these mask tokens.
     pub attends_to_expansion: bool,
@@ -199,7 +200,9 @@ pub(crate) fn decided_by(
         all.remove("normalize");
     }
     if info.late_interaction.is_some() {
-        all.insert("normalize", "late interaction, whose vectors have length 1".into());
+        if info.normalize {
+            all.insert("normalize", "late interaction, whose vectors have length 1".into());
+        }
         all.remove("pooling");
     }
     all

@@ -190,8 +190,9 @@ pub(crate) fn load(
     let batch_tokens = options.batch_tokens.map_or(default_batch_tokens(backend), NonZeroUsize::get);
     let (mut max_tokens, mut max_tokens_source) = max_tokens(&checkpoint, &tokenizer, options.max_tokens)?;
     let late = checkpoint.late().cloned();
-    let longest = late.as_ref().map(|late| late::longest(late, &checkpoint, max_tokens, options.max_tokens));
-    if let (Some(late), Some([query, document])) = (&late, longest) {
+    let lengths =
+        late.as_ref().map(|late| late::Lengths::of(late, &checkpoint, max_tokens, options.max_tokens));
+    if let (Some(late), Some(late::Lengths { query, document, .. })) = (&late, lengths) {
         let SideSpec { file, longest_field, .. } = late.document;
         if options.max_tokens.is_none() && late.document.longest.is_some() {
             max_tokens_source = format!("{file} ({longest_field})");
@@ -311,9 +312,9 @@ pub(crate) fn load(
         Some(scoring) => Some(rerankers::form(scoring, &text, &place, &tokenizer, token_types)?),
         None => None,
     };
-    let sides = match (&late, longest) {
-        (Some(late), Some(longest)) => {
-            Some(late::sides(late, longest, &text, &tokenizer, config.vocab_size, &place)?)
+    let sides = match (&late, lengths) {
+        (Some(late), Some(lengths)) => {
+            Some(late::sides(late, lengths, &text, &tokenizer, config.vocab_size, &place)?)
         }
         _ => None,
     };

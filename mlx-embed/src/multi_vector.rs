@@ -136,7 +136,8 @@ impl Reply for TokenVectors {
 
 impl MultiVectorEmbedder {
     /// Loads a checkpoint directory, as [`Embedder::load`](crate::Embedder::load) does: one whose `modules.json` has a
-    /// Transformer and Dense modules alone, as PyLate writes it, one whose `config.json` names `HF_ColBERT`, or one with
+    /// Transformer and Dense modules alone, as PyLate writes it, one that sentence-transformers calls a `MultiVectorEncoder`,
+    /// whose markers are its prompts, one whose `config.json` names `HF_ColBERT`, or one with
     /// `colbert_linear.pt` or `colbert_linear.safetensors` beside it, as bge-m3, where queries and documents are read alike
     /// and the first token has no vector.
     ///
@@ -306,12 +307,11 @@ impl MultiVectorEmbedder {
         let Sides { query, document } = self.shared.sides.as_ref().ok_or_else(|| Error::Stopped {
             reason: "it was loaded without a way to read queries and documents".into(),
         })?;
-        // As sentence-transformers looks for them.
-        let (side, names): (_, &[&str]) = match role {
-            Role::Query => (query, &["query"]),
-            Role::Document => (document, &["document", "passage", "corpus"]),
+        let (side, name) = match role {
+            Role::Query => (query, "query"),
+            Role::Document => (document, "document"),
         };
-        Ok((self.shared.prompts.resolve_for(&options.prompt, names)?, side))
+        Ok((self.shared.prompts.resolve_for(&options.prompt, name)?, side))
     }
 }
 

@@ -38,7 +38,7 @@ pub use config::{Architecture, ModelConfig};
 pub use doubt::Doubt;
 pub use error::CheckpointError;
 pub(crate) use json::JsonObject;
-pub(crate) use late::{LateInteraction, SideSpec};
+pub(crate) use late::{Expansion, LateInteraction, SideSpec};
 pub use modules::{DenseActivation, ModuleSpec};
 pub use quantization::Quantization;
 pub use rope::{QueryGrowth, RopeScaling};

@@ -68,7 +68,7 @@ pub(super) enum Input {
 
 impl Input {
     /// As sentence-transformers calls it, and in words.
-    fn name(self) -> (&'static str, &'static str) {
+    pub(super) fn name(self) -> (&'static str, &'static str) {
         match self {
             Self::Pooled => ("sentence_embedding", "the pooled vector"),
             Self::Tokens => ("token_embeddings", "each token's state"),

@@ -5,31 +5,42 @@ use std::sync::Arc;
 
 use super::rerankers::invalid;
 use crate::checkpoint::spec::PositionsSpec;
-use crate::checkpoint::{Checkpoint, LateInteraction, SideSpec};
+use crate::checkpoint::{Checkpoint, Expansion, LateInteraction, SideSpec};
 use crate::error::{Error, InputError};
 use crate::file::Files;
 use crate::info::LateInteractionInfo;
 use crate::request::Sides;
 use crate::text::{Fill, LeftOut, Settings, Side, TextEncoder};
 
-/// The limits of queries and documents: those of the files, as far as the model has positions, or the limit of all texts,
-/// `max_tokens`. The caller's is one of documents, as queries may be filled up to theirs.
-pub(super) fn longest(
-    late: &LateInteraction,
-    checkpoint: &Checkpoint,
-    max_tokens: usize,
-    wanted: Option<usize>,
-) -> [usize; 2] {
-    let positions = checkpoint.spec().embedding.positions.as_ref();
-    let most = positions.map_or(usize::MAX, PositionsSpec::longest);
-    [late.query.longest, wanted.or(late.document.longest)]
-        .map(|longest| longest.unwrap_or(max_tokens).min(most))
+/// Most tokens of queries and of documents, and of queries that are filled up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lengths {
+    pub(super) query: usize,
+    pub(super) document: usize,
+    filled: usize,
+}
+
+impl Lengths {
+    /// Those of the files, as far as the model has positions, or the limit of all texts, `max_tokens`. The caller's is one
+    /// of documents, as queries may be filled up to theirs.
+    pub(super) fn of(
+        late: &LateInteraction,
+        checkpoint: &Checkpoint,
+        max_tokens: usize,
+        wanted: Option<usize>,
+    ) -> Self {
+        let positions = checkpoint.spec().embedding.positions.as_ref();
+        let most = positions.map_or(usize::MAX, PositionsSpec::longest);
+        let [query, document] = [late.query.longest, wanted.or(late.document.longest)]
+            .map(|longest| longest.unwrap_or(max_tokens).min(most));
+        Self { query, document, filled: late.expansion.as_ref().map_or(0, |to| to.length.min(most)) }
+    }
 }
 
 /// How queries and documents are read.
 pub(super) fn sides(
     late: &LateInteraction,
-    [query, document]: [usize; 2],
+    lengths: Lengths,
     text: &TextEncoder,
     tokenizer: &Settings,
     vocab_size: i32,
@@ -50,20 +61,28 @@ pub(super) fn sides(
         }),
     }
     };
-    let fill = match late.expansion {
-        None => None,
-        Some(expansion) => {
-            // As PyLate has it: a model without a mask token fills queries up with the end token.
-            let names = ["mask_token", "eos_token", "pad_token"];
-            let token = names.iter().find_map(|name| tokenizer.special_token(name));
-            let id = known(token.and_then(|token| text.id_of(token))).ok_or_else(|| {
+    let fill = |expansion: &Expansion| -> Result<Fill, Error> {
+        let Expansion { token, seen, .. } = expansion;
+        // A model without a mask token fills queries up with the end token.
+        let names = ["mask_token", "eos_token", "pad_token"];
+        let named = || names.iter().find_map(|name| tokenizer.special_token(name));
+        let id = known(token.as_deref().or_else(named).and_then(|token| text.id_of(token)));
+        let token = id.ok_or_else(|| match token {
+            Some(token) => {
+                let reason = format!("is `{token}`, which is no token of tokenizer.json that the model has");
+                invalid(place, late.query.file, "query_expansion.token", reason)
+            }
+            None => {
                 let reason = "is missing or no token that the model has, and queries are filled up with it";
                 invalid(place, "tokenizer_config.json", "mask_token", reason.into())
-            })?;
-            Some(Fill { token: id, seen: expansion.seen })
-        }
+            }
+        })?;
+        Ok(Fill { token, length: lengths.filled, seen: *seen })
     };
-    let side = |spec: &SideSpec, longest, fill, ids| -> Result<Arc<Side>, Error> {
+    let fill = late.expansion.as_ref().map(fill).transpose()?;
+    let side = |spec: &SideSpec, longest, fill| -> Result<Arc<Side>, Error> {
+        // A word that is no token stands for none; the token for unknown ones is not meant by it.
+        let ids: BTreeSet<u32> = spec.skiplist.iter().filter_map(|word| text.id_of(word)).collect();
         let left_out = LeftOut { ids, first: late.first };
         let side = Side { marker: marker(spec)?, longest, fill, left_out: Arc::new(left_out) };
         let added = side.added_tokens(text);
@@ -74,11 +93,9 @@ pub(super) fn sides(
             format!("leaves no room: the limit is {longest} tokens, of which special ones take {added}");
         Err(invalid(place, spec.file, spec.longest_field, reason))
     };
-    // A word that is no token stands for none; the token for unknown ones is not meant by it.
-    let skipped: BTreeSet<u32> = late.skiplist.iter().filter_map(|word| text.id_of(word)).collect();
     Ok(Sides {
-        query: side(&late.query, query, fill, BTreeSet::new())?,
-        document: side(&late.document, document, None, skipped)?,
+        query: side(&late.query, lengths.query, fill)?,
+        document: side(&late.document, lengths.document, None)?,
     })
 }
 
@@ -90,7 +107,7 @@ pub(super) fn info(late: &LateInteraction, sides: &Sides) -> LateInteractionInfo
         query_tokens: sides.query.longest,
         document_tokens: sides.document.longest,
         expands_queries: late.expansion.is_some(),
-        attends_to_expansion: late.expansion.is_some_and(|expansion| expansion.seen),
+        attends_to_expansion: late.expansion.as_ref().is_some_and(|expansion| expansion.seen),
         skipped_tokens: sides.document.left_out.ids.len(),
     }
 }

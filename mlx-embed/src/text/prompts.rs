@@ -34,15 +34,11 @@ impl Prompts {
         Self { by_name, default }
     }
 
-    /// As [`Prompts::resolve`], but by default it is the first of these names that the checkpoint has a prompt of.
-    pub(crate) fn resolve_for<'a>(
-        &'a self,
-        prompt: &'a Prompt,
-        names: &[&str],
-    ) -> Result<&'a str, TextError> {
-        let own = names.iter().find_map(|&name| self.by_name.get(name));
-        match (prompt, own) {
-            (Prompt::Default, Some(own)) => Ok(own),
+    /// As [`Prompts::resolve`], but by default it is the checkpoint's prompt of this name, or nothing: sentence-transformers
+    /// has both sides' prompts by name in every model of late interaction, so that the default one is never taken.
+    pub(crate) fn resolve_for<'a>(&'a self, prompt: &'a Prompt, name: &str) -> Result<&'a str, TextError> {
+        match prompt {
+            Prompt::Default => Ok(self.by_name.get(name).map_or("", String::as_str)),
             _ => self.resolve(prompt),
         }
     }

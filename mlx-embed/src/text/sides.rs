@@ -13,7 +13,7 @@ pub(crate) struct Side {
     pub(crate) marker: Option<u32>,
     /// Most tokens, the marker among them.
     pub(crate) longest: usize,
-    /// What texts are filled up with, to their longest.
+    /// What short texts are filled up with.
     pub(crate) fill: Option<Fill>,
     pub(crate) left_out: Arc<LeftOut>,
 }
@@ -37,6 +37,8 @@ impl LeftOut {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fill {
     pub(crate) token: u32,
+    /// To so many tokens.
+    pub(crate) length: usize,
     /// Whether tokens attend to it.
     pub(crate) seen: bool,
 }
@@ -69,7 +71,7 @@ impl Side {
             }
             let own = ids.len();
             if let Some(fill) = self.fill {
-                ids.resize(self.longest.max(own), fill.token);
+                ids.resize(fill.length.max(own), fill.token);
             }
             let unseen = self.fill.filter(|fill| !fill.seen && own < ids.len()).map(|_| own);
             SideEncoding { ids, unseen, truncated }

@@ -169,7 +169,7 @@ impl<'a> Verifier<'a> {
         let apart = info.config.frequencies_depend_on_length(info.max_tokens);
         let normalized = match shared.purpose {
             Purpose::Vectors => golden.is_none_or(|golden| golden.facts.normalized),
-            Purpose::TokenVectors => true,
+            Purpose::TokenVectors => info.normalize,
             Purpose::Scores | Purpose::Sparse => false,
         };
         Ok(Self { shared, tokens, texts, apart, normalized, embed })

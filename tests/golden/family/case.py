@@ -87,6 +87,7 @@ class Case:
     pooling: str = "mean"  # without modules
     modules: tuple = ()
     max_seq_length: int | None = None
+    max_tokens: int | None = None  # of late interaction, where no limit of its own holds
     prompts: dict = field(default_factory=dict)
     kind: str = "vector"  # or a head's: bge-m3, splade, late, labels, yes-no
     pairs: tuple = PAIRS

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder
 
-from family.case import Case
+from family.case import Case, Module
 
 OPTIONS = {"dtype": torch.float32, "attn_implementation": "eager"}
 SAFETENSORS, PICKLE = ".safetensors", ".pt"
@@ -87,17 +87,18 @@ class Splade:
 
 
 class Late:
-    """Late interaction, PyLate's or ColBERT's: Dense layers on each token, unit vectors.
+    """Late interaction, PyLate's, ColBERT's or sentence-transformers' own: modules on each token.
 
-    A query is filled up with [MASK] to query_length; these see the real tokens, and are seen by
-    none unless attend_to_expansion_tokens. A document loses the tokens of the skip list.
+    A query is filled up with a token, [MASK] mostly, which sees the real tokens, and is seen by none
+    unless the settings say so. A document loses the tokens of the skip list.
     """
 
     def __init__(self, case: Case, folder: Path):
-        # The folders of Dense modules, or that of ColBERT's one matrix.
-        places = [module.path for module in case.modules[1:]] or [""]
-        self.dense = [load_file(folder / place / "model.safetensors") for place in places]
-        self.residual = [module.config["use_residual"] for module in case.modules[1:]] or [False]
+        self.steps = [step(module, folder) for module in case.modules[1:]]
+        if not case.modules:  # ColBERT's one matrix
+            self.steps = [dense_step(load_file(folder / "model.safetensors"), False)]
+        if not is_version_6(case):
+            self.steps.append(unit)
         self.encoder = MultiVectorEncoder(str(folder), device="cpu", model_kwargs=OPTIONS,
                                           local_files_only=True)
         # MaxSim of each query with each document, [queries, documents] in the order of `texts`.
@@ -105,12 +106,10 @@ class Late:
         self.of = {"query": [], "document": []}
 
     def __call__(self, entry: dict, final: np.ndarray, _output) -> dict:
-        states = torch.from_numpy(np.ascontiguousarray(final)).double()
-        for dense, residual in zip(self.dense, self.residual, strict=True):
-            dense = {name: tensor.double() for name, tensor in dense.items()}
-            added = states @ dense["residual.weight"].T if residual else 0
-            states = states @ dense["linear.weight"].T + dense.get("linear.bias", 0) + added
-        vectors = unit(states.numpy())[entry["kept"]]
+        vectors = np.ascontiguousarray(final).astype(np.float64)
+        for each in self.steps:
+            vectors = each(vectors)
+        vectors = vectors[entry["kept"]]
         text = [entry["text"]]
         whole = (self.encoder.encode_query(text) if entry["side"] == "query"
                  else self.encoder.encode_document(text))
@@ -119,6 +118,59 @@ class Late:
         self.facts["maxsim"] = [[round(float((query @ document.T).max(1).sum()), 6)
                                  for document in self.of["document"]] for query in self.of["query"]]
         return {"tokens": vectors}
+
+
+def dense_step(state: dict, residual: bool):
+    state = {name: tensor.double().numpy() for name, tensor in state.items()}
+
+    def step(vectors: np.ndarray) -> np.ndarray:
+        added = vectors @ state["residual.weight"].T if residual else 0
+        return vectors @ state["linear.weight"].T + state.get("linear.bias", 0) + added
+    return step
+
+
+def step(module: Module, folder: Path):
+    """What a module makes of each token's state."""
+    if module.kind == "Dense":
+        state = load_file(folder / module.path / "model.safetensors")
+        return dense_step(state, module.config["use_residual"])
+    return unit if module.kind == "Normalize" else lambda vectors: vectors
+
+
+def is_version_6(case: Case) -> bool:
+    settings = case.files.get("config_sentence_transformers.json", {})
+    return settings.get("model_type") == "MultiVectorEncoder"
+
+
+def late_sides(case: Case) -> dict[str, dict]:
+    """How each side is read: marker and prompt, most tokens, skipped words, filling."""
+    if is_version_6(case):
+        return sides_of_version_6(case)
+    settings = late_settings(case)
+    sides = {side: {"marker": settings[f"{side}_prefix"], "prompt": "", "skipped": [],
+                    "most": settings[f"{side}_length"], "fill": None}
+             for side in ("query", "document")}
+    sides["document"]["skipped"] = settings["skiplist_words"]
+    if settings["do_query_expansion"]:
+        sides["query"]["fill"] = {"token": "[MASK]", "length": settings["query_length"],
+                                  "attend": settings["attend_to_expansion_tokens"]}
+    return sides
+
+
+def sides_of_version_6(case: Case) -> dict[str, dict]:
+    transformer = case.files["sentence_bert_config.json"]
+    prompts = case.files["config_sentence_transformers.json"]["prompts"]
+    mask = next(module.config for module in case.modules if module.kind == "MultiVectorMask")
+    fill = transformer.get("query_expansion")
+    most = {side: transformer.get(f"{side}_length") or case.max_tokens for side in
+            ("query", "document")}
+    if fill is not None:
+        fill = {"token": "[MASK]", "attend": False} | fill
+        most["query"] = fill["length"] if fill["strategy"] == "fixed" else most["query"]
+    return {side: {"marker": None, "prompt": prompts.get(side) or "", "most": most[side],
+                   "skipped": mask["skiplist_words"] if side in mask["skiplist_tasks"] else [],
+                   "fill": fill if side == "query" else None}
+            for side in ("query", "document")}
 
 
 def late_settings(case: Case) -> dict:
@@ -136,29 +188,24 @@ def late_settings(case: Case) -> dict:
 
 def late_entries(case: Case, encoder, listed: list[str]) -> list[dict]:
     """Every text as a query and as a document, as far as they fit."""
-    settings = late_settings(case)
     tokenizer = encoder.tokenizer
-    mask = tokenizer.convert_tokens_to_ids("[MASK]")
-    skipped = {tokenizer.convert_tokens_to_ids(word) for word in settings["skiplist_words"]}
     found = []
-    for side in ("query", "document"):
-        prefix, most = settings[f"{side}_prefix"], settings[f"{side}_length"]
+    for side, how in late_sides(case).items():
+        skipped = {tokenizer.convert_tokens_to_ids(word) for word in how["skipped"]}
         for text in listed:
-            ids = encoder(text)
-            ids.insert(1, tokenizer.convert_tokens_to_ids(prefix))
-            if len(ids) > most:
+            ids = encoder(how["prompt"] + text)
+            if how["marker"] is not None:
+                ids.insert(1, tokenizer.convert_tokens_to_ids(how["marker"]))
+            if len(ids) > how["most"]:
                 continue
-            entry = {"text": text, "prompt_name": None, "prompt": prefix, "side": side, "ids": ids}
-            if side == "document":
-                entry["kept"] = [i for i, token in enumerate(ids) if token not in skipped]
-            elif settings["do_query_expansion"]:
-                hidden = most - len(ids)
-                entry["ids"] = ids + [mask] * hidden
-                sees = 1 if settings["attend_to_expansion_tokens"] else 0
+            entry = {"text": text, "prompt_name": None, "prompt": how["marker"] or how["prompt"],
+                     "side": side, "ids": ids}
+            if how["fill"] is not None:
+                hidden = max(how["fill"]["length"] - len(ids), 0)
+                sees = 1 if how["fill"]["attend"] else 0
+                entry["ids"] = ids + [tokenizer.convert_tokens_to_ids(how["fill"]["token"])] * hidden
                 entry["attention_mask"] = [1] * len(ids) + [sees] * hidden
-                entry["kept"] = list(range(most))
-            else:
-                entry["kept"] = list(range(len(ids)))
+            entry["kept"] = [i for i, token in enumerate(entry["ids"]) if token not in skipped]
             found.append(entry)
     return found
 

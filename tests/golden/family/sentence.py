@@ -203,4 +203,64 @@ LATE = [
              "mask_punctuation": True, "attend_to_mask_tokens": False, "similarity": "cosine",
              "interaction": "colbert"}}),
 ]
+OWN_LATE = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask"
+OWN = "sentence_transformers.base.modules"
+
+
+def own_dense(path: str, inputs: int, outputs: int, bias=False) -> Module:
+    """As version 6 saves it: with the names of what comes in and goes out."""
+    return Module(path, "Dense", dict(
+        in_features=inputs, out_features=outputs, bias=bias, use_residual=False,
+        activation_function="torch.nn.modules.linear.Identity",
+        module_input_name="token_embeddings", module_output_name="token_embeddings",
+    ), namespace=f"{OWN}.dense")
+
+
+def own_mask(path: str, *words: str, tasks=("document",)) -> Module:
+    return Module(path, "MultiVectorMask", dict(
+        skiplist_words=list(words), skiplist_tasks=list(tasks), keep_only_token_ids=None,
+    ), namespace=OWN_LATE)
+
+
+def own_normalize(path: str) -> Module:
+    return Module(path, "Normalize", dict(
+        module_input_name="token_embeddings", module_output_name="token_embeddings",
+    ), namespace=f"{OWN}.normalize")
+
+
+def version_6(prompts: dict, **settings) -> dict:
+    return {
+        "config_sentence_transformers.json": {
+            "model_type": "MultiVectorEncoder", "prompts": prompts, "default_prompt_name": None,
+            "similarity_fn_name": "maxsim"},
+        "sentence_bert_config.json": {
+            "transformer_task": "feature-extraction", "modality_config": {
+                "text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            "module_output_name": "token_embeddings"} | settings,
+    }
+
+
+OWN_TRANSFORMER = Module("", "Transformer", namespace=f"{OWN}.transformer")
+LATE += [
+    Case("late-interaction-version-6", "sentence-transformers 6's own layout: markers in the "
+         "prompts, queries of one length, MultiVectorMask, Normalize", ONE_LAYER,
+         tokenizer="wordpiece-special-markers", lengths=(33,), dtype="bfloat16", kind="late",
+         weights_of="late-interaction-bert",
+         modules=(OWN_TRANSFORMER, own_dense("1_Dense", HIDDEN, TOKEN_WIDTH),
+                  own_mask("2_MultiVectorMask", *string.punctuation), own_normalize("3_Normalize")),
+         files=version_6({"query": "[Q] ", "document": "[D] "}, document_length=48,
+                         query_expansion={"strategy": "fixed", "length": 16})),
+    Case("late-interaction-version-6-min", "the same, but short queries are filled up with a seen "
+         "[SEP], long ones are as they are; a skip list of both sides; Normalize between two Dense "
+         "modules and none behind; no limit of documents", ONE_LAYER,
+         tokenizer="wordpiece", lengths=(18, 33), dtype="bfloat16", kind="late", max_tokens=64,
+         weights_of="late-interaction-bert",
+         modules=(OWN_TRANSFORMER, own_dense("1_Dense", HIDDEN, 48, bias=True),
+                  own_normalize("2_Normalize"), own_dense("3_Dense", 48, TOKEN_WIDTH),
+                  own_mask("4_MultiVectorMask", ",", ".", "no such token",
+                           tasks=("query", "document"))),
+         files=version_6({"query": "question: ", "document": None, "passage": "passage: "},
+                         query_length=40, max_seq_length=64, query_expansion={
+                             "strategy": "min", "attend": True, "token": "[SEP]", "length": 12})),
+]
 CASES = MODULES + SPARSE + LATE

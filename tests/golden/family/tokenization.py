@@ -168,6 +168,13 @@ def with_markers(build) -> tuple[Tokenizer, dict]:
     return tokenizer, settings
 
 
+def with_special_markers(build) -> tuple[Tokenizer, dict]:
+    """Those of sentence-transformers 6 are special tokens, found in the text as they are."""
+    tokenizer, settings = build()
+    tokenizer.add_special_tokens([AddedToken(marker, normalized=False) for marker in ("[Q] ", "[D] ")])
+    return tokenizer, settings
+
+
 def padded() -> tuple[Tokenizer, dict]:
     """all-MiniLM-L6-v2's file wants texts cut and filled up to a length, which nobody obeys."""
     tokenizer, settings = wordpiece()
@@ -196,6 +203,7 @@ def yes_no() -> tuple[Tokenizer, dict]:
 
 BUILDERS = {
     "wordpiece-markers": lambda: with_markers(wordpiece),
+    "wordpiece-special-markers": lambda: with_special_markers(wordpiece),
     "modernbert-markers": lambda: with_markers(modernbert), "byte-level-yes-no": yes_no,
     "wordpiece-padded": padded,
     # ColBERT's markers are entries of BERT's vocabulary that no text has.

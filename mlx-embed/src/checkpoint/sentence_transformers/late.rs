@@ -1,11 +1,11 @@
-//! The modules of a model of late interaction: a Transformer, and Dense modules of each token.
+//! The modules of a model of late interaction: a Transformer, and what each token's state goes through.
 
 use std::path::Path;
 
-use super::modules::{Module, check_inside};
-use super::{MODULES, SentenceTransformers};
+use super::modules::{Module, check_inside, check_normalize};
+use super::{MODULES, MULTI_VECTOR, SETTINGS, SentenceTransformers};
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::json;
+use crate::checkpoint::json::{self, JsonObject};
 use crate::checkpoint::modules::{Input, ModuleSpec};
 use crate::checkpoint::spec::ModelSpec;
 use crate::file::Files;
@@ -19,6 +19,9 @@ impl SentenceTransformers {
     ) -> Result<(), CheckpointError> {
         self.normalize = Some(true);
         self.behind = spec.token_step().iter().map(ModuleSpec::of_weights).collect();
+        if self.behind.is_empty() && super::is_multi_vector_encoder(files)? {
+            return self.read_multi_vector_modules(files);
+        }
         let modules = json::read::<Vec<Module>>(files, MODULES)?;
         match modules.as_deref() {
             // ColBERT's own layout has no such file.
@@ -39,6 +42,57 @@ impl SentenceTransformers {
             }
         }
     }
+
+    /// sentence-transformers 6 names all that it does: vectors have length 1 where Normalize comes last.
+    fn read_multi_vector_modules(&mut self, files: &Files) -> Result<(), CheckpointError> {
+        let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+        let refuse = |reason: String| {
+            let path = files.path(MODULES);
+            Err(CheckpointError::InvalidField { path, field: "type".into(), reason })
+        };
+        let Some((_, rest)) = modules.split_first().filter(|(first, _)| is(first, "Transformer")) else {
+            return refuse("must name a Transformer first, as every MultiVectorEncoder does".into());
+        };
+        for module in rest {
+            let folder = Path::new(&module.path);
+            check_inside(files, folder)?;
+            if is(module, "Dense") {
+                self.behind.push(ModuleSpec::dense(files, folder, None, Input::Tokens)?);
+            } else if is(module, "Normalize") {
+                check_normalize(files, folder, Input::Tokens)?;
+                self.behind.push(ModuleSpec::Normalize);
+            } else if !is(module, MASK) {
+                return refuse(format!(
+                    "is `{}`; supported in a MultiVectorEncoder are one Transformer, then Dense, Normalize and {MASK}, \
+                     and leaving a module out would change the vectors",
+                    module.class
+                ));
+            }
+        }
+        if rest.iter().filter(|module| is(module, MASK)).count() > 1 {
+            return refuse(format!("names {MASK} twice; leave one"));
+        }
+        self.normalize = Some(false);
+        self.take_last_normalize();
+        Ok(())
+    }
+}
+
+/// The module that says which tokens have vectors.
+const MASK: &str = "MultiVectorMask";
+
+/// Its settings, where `modules.json` names it.
+pub(in crate::checkpoint) fn mask_settings(files: &Files) -> Result<Option<JsonObject>, CheckpointError> {
+    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    let Some(mask) = modules.iter().find(|module| is(module, MASK)) else { return Ok(None) };
+    let file = Path::new(&mask.path).join(SETTINGS);
+    match JsonObject::open(files, &file)? {
+        Some(config) => Ok(Some(config)),
+        None => Err(CheckpointError::MissingFile {
+            path: files.path(&file),
+            hint: "modules.json names it as MultiVectorMask's settings",
+        }),
+    }
 }
 
 /// Whether a module is of this class, PyLate's or sentence-transformers'.
@@ -56,7 +110,8 @@ fn refused(files: &Files, class: Option<&str>) -> CheckpointError {
         field: "type".into(),
         reason: format!(
             "{names}; a model of late interaction has one Transformer and behind it Dense modules alone (PyLate), or \
-             its config.json names `HF_ColBERT`. For one vector a text load the checkpoint with Embedder"
+             config_sentence_transformers.json gives its model_type as `{MULTI_VECTOR}`, or its config.json names \
+             `HF_ColBERT`. For one vector a text load the checkpoint with Embedder"
         ),
     }
 }

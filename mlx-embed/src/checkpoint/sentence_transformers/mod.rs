@@ -22,8 +22,10 @@ use crate::file::Files;
 use crate::pooling::Pooling;
 
 pub(crate) use cross_encoder::CrossEncoder;
+pub(super) use late::mask_settings;
 use modules::Module;
 use transformer::Calls;
+pub(super) use transformer::{FILE as TRANSFORMER_FILE, settings as transformer_settings};
 
 const FILE: &str = "config_sentence_transformers.json";
 const MODULES: &str = "modules.json";
@@ -32,25 +34,38 @@ const MODULES: &str = "modules.json";
 const VECTORS: &str = "SentenceTransformer";
 const SCORES: &str = "CrossEncoder";
 const SPARSE: &str = "SparseEncoder";
-/// As PyLate calls them.
+/// As PyLate calls them, and as sentence-transformers does since version 6.
 const TOKEN_VECTORS: &str = "ColBERT";
+const MULTI_VECTOR: &str = "MultiVectorEncoder";
 
 /// Whether these files say that a checkpoint is for this purpose: the kind of model that they name, or modules of classes
 /// that no other has. Of a model that gives a vector a text they need not say anything.
 pub(crate) fn says(files: &Files, purpose: Purpose) -> Result<bool, CheckpointError> {
-    let (kind, classes): (_, &[&str]) = match purpose {
-        Purpose::Vectors => (VECTORS, &[]),
-        Purpose::Scores => (SCORES, &["sentence_transformers.cross_encoder."]),
-        Purpose::Sparse => (SPARSE, &["sentence_transformers.sparse_encoder."]),
-        Purpose::TokenVectors => (TOKEN_VECTORS, &["pylate."]),
+    let (kinds, classes): (&[&str], &[&str]) = match purpose {
+        Purpose::Vectors => (&[VECTORS], &[]),
+        Purpose::Scores => (&[SCORES], &["sentence_transformers.cross_encoder."]),
+        Purpose::Sparse => (&[SPARSE], &["sentence_transformers.sparse_encoder."]),
+        Purpose::TokenVectors => {
+            (&[TOKEN_VECTORS, MULTI_VECTOR], &["pylate.", "sentence_transformers.multi_vector_encoder."])
+        }
     };
-    let named = match JsonObject::open(files, FILE)? {
-        Some(config) => config.optional::<String>("model_type")?,
-        None => None,
-    };
+    let named = model_type(files)?;
     let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
     let has = |prefix: &&str| modules.iter().any(|module| module.class.starts_with(prefix));
-    Ok(named.is_some_and(|named| named == kind) || classes.iter().any(has))
+    Ok(named.is_some_and(|named| kinds.contains(&named.as_str())) || classes.iter().any(has))
+}
+
+/// The kind of model that these files name.
+fn model_type(files: &Files) -> Result<Option<String>, CheckpointError> {
+    JsonObject::open(files, FILE)?
+        .map(|config| config.optional("model_type"))
+        .transpose()
+        .map(Option::flatten)
+}
+
+/// Whether it is a model of late interaction as sentence-transformers 6 writes it.
+pub(super) fn is_multi_vector_encoder(files: &Files) -> Result<bool, CheckpointError> {
+    Ok(model_type(files)?.as_deref() == Some(MULTI_VECTOR))
 }
 
 /// The folders of the modules behind the model itself.
@@ -146,7 +161,10 @@ impl SentenceTransformers {
             }
             Purpose::TokenVectors => {
                 all.read_late_modules(files, spec)?;
-                (TOKEN_VECTORS, Calls::VECTORS)
+                match is_multi_vector_encoder(files)? {
+                    true => (MULTI_VECTOR, Calls::TOKEN_VECTORS),
+                    false => (TOKEN_VECTORS, Calls::VECTORS),
+                }
             }
             Purpose::Vectors | Purpose::Scores => {
                 all.read_modules(files, architecture, &spec.behind)?;
@@ -193,7 +211,9 @@ impl SentenceTransformers {
                 SCORES => "a reranker; load it with `Reranker` (mlx-embed rerank)",
                 VECTORS => "an embedder; load it with `Embedder` (mlx-embed embed)",
                 SPARSE => "of sparse vectors; load it with `SparseEmbedder`",
-                TOKEN_VECTORS => "a model of late interaction; load it with `MultiVectorEmbedder`",
+                TOKEN_VECTORS | MULTI_VECTOR => {
+                    "a model of late interaction; load it with `MultiVectorEmbedder`"
+                }
                 _ => "which this crate does not compute",
             };
             return Err(config.invalid("model_type", format!("is `{kind}`, {what}")));

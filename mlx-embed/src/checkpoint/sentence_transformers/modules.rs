@@ -72,10 +72,13 @@ impl SentenceTransformers {
         };
         self.normalize = Some(false);
         let mut before = None;
-        for module in &modules {
-            let Some(kind) = Kind::of(&module.class, architecture) else {
-                return refuse("type", why_not(&module.class));
-            };
+        // Before their order: a class that no embedder has says best what else the checkpoint is.
+        if let Some(module) = modules.iter().find(|module| Kind::of(&module.class, architecture).is_none()) {
+            return refuse("type", why_not(&module.class));
+        }
+        let kinds =
+            modules.iter().filter_map(|module| Some((module, Kind::of(&module.class, architecture)?)));
+        for (module, kind) in kinds {
             let follows = match (before, kind) {
                 (None, Kind::Transformer) | (Some(Kind::Transformer), Kind::Pooling) => true,
                 (None | Some(Kind::Transformer), _) => false,
@@ -117,7 +120,7 @@ impl SentenceTransformers {
                 Kind::LayerNorm => self.behind.push(ModuleSpec::layer_norm(files, folder)?),
                 Kind::TanhInt8 => self.behind.push(ModuleSpec::TanhInt8),
                 Kind::Normalize => {
-                    check_normalize(files, folder)?;
+                    check_normalize(files, folder, Input::Pooled)?;
                     self.behind.push(ModuleSpec::Normalize);
                 }
             }
@@ -125,12 +128,16 @@ impl SentenceTransformers {
         }
         // Those that no module names belong to the model itself.
         self.behind.splice(0..0, own.map(ModuleSpec::of_weights));
-        // What comes last is up to the caller; what others follow is not.
+        self.take_last_normalize();
+        Ok(())
+    }
+
+    /// A Normalize that comes last is up to the caller; one that others follow is not.
+    pub(super) fn take_last_normalize(&mut self) {
         while self.behind.last() == Some(&ModuleSpec::Normalize) {
             self.behind.pop();
             self.normalize = Some(true);
         }
-        Ok(())
     }
 
     /// Whether there is a pooling's folder.
@@ -184,22 +191,22 @@ fn why_not(class: &str) -> String {
     }
 }
 
-/// Refuses a normalisation of something else than the pooled vector.
-fn check_normalize(files: &Files, folder: &Path) -> Result<(), CheckpointError> {
+/// Refuses a normalisation of something else than what comes to it.
+pub(super) fn check_normalize(files: &Files, folder: &Path, input: Input) -> Result<(), CheckpointError> {
+    let (wanted, what) = input.name();
     // A module without a folder of its own would find the model's config.json here.
-    if folder.components().all(|part| part == Component::CurDir) {
-        return Ok(());
-    }
-    let Some(config) = JsonObject::open(files, folder.join(SETTINGS))? else {
-        return Ok(());
-    };
-    for field in ["module_input_name", "module_output_name"] {
-        let name: Option<String> = config.optional(field)?;
-        if let Some(name) = name.filter(|name| name != "sentence_embedding") {
-            return Err(config.invalid(
-                field,
-                format!("is `{name}`; only the pooled vector, `sentence_embedding`, can be normalised"),
-            ));
+    let own = !folder.components().all(|part| part == Component::CurDir);
+    let config = if own { JsonObject::open(files, folder.join(SETTINGS))? } else { None };
+    let name = |field: &str| config.as_ref().map(|config| config.optional::<String>(field)).transpose();
+    let input_name = name("module_input_name")?.flatten().unwrap_or_else(|| Input::Pooled.name().0.into());
+    let output_name = name("module_output_name")?.flatten().unwrap_or_else(|| input_name.clone());
+    for (field, name) in [("module_input_name", input_name), ("module_output_name", output_name)] {
+        if name != wanted {
+            return Err(CheckpointError::InvalidField {
+                path: files.path(folder.join(SETTINGS)),
+                field: field.into(),
+                reason: format!("is `{name}`; only {what}, `{wanted}`, can be normalised here"),
+            });
         }
     }
     Ok(())

@@ -8,9 +8,12 @@ use crate::checkpoint::json::JsonObject;
 use crate::file::Files;
 use crate::json;
 
-/// The file's names, of which the first that is there counts; the old ones were the model's kind.
+/// The file's name.
+pub(in crate::checkpoint) const FILE: &str = "sentence_bert_config.json";
+
+/// All of its names, of which the first that is there counts; the old ones were the model's kind.
 const FILES: [&str; 7] = [
-    "sentence_bert_config.json",
+    FILE,
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
     "sentence_camembert_config.json",
@@ -51,6 +54,8 @@ pub(super) struct Calls {
     of_model: &'static str,
     /// Whether the chat template may have its part in it.
     messages: bool,
+    /// Fields besides, which are read elsewhere.
+    besides: &'static [&'static str],
 }
 
 impl Calls {
@@ -59,18 +64,24 @@ impl Calls {
         outputs: &["token_embeddings"],
         of_model: "last_hidden_state",
         messages: false,
+        besides: &[],
     };
+    /// Of a model of late interaction, where the file says how queries and documents are read.
+    pub(super) const TOKEN_VECTORS: Self =
+        Self { besides: &["query_length", "document_length", "query_expansion"], ..Self::VECTORS };
     pub(super) const LOGITS: Self = Self {
         tasks: &[super::sparse::FILL_MASK],
         outputs: &["token_embeddings"],
         of_model: "logits",
         messages: false,
+        besides: &[],
     };
     pub(super) const SCORES: Self = Self {
         tasks: &["sequence-classification", "text-generation"],
         outputs: &["scores", "causal_logits"],
         of_model: "logits",
         messages: true,
+        besides: &[],
     };
 }
 
@@ -82,7 +93,7 @@ impl SentenceTransformers {
         calls: Calls,
     ) -> Result<Option<bool>, CheckpointError> {
         match settings(files)? {
-            Some(config) => self.read_calls(files, &config, calls),
+            Some((_, config)) => self.read_calls(files, &config, calls),
             None => Ok(None),
         }
     }
@@ -105,6 +116,7 @@ impl SentenceTransformers {
                 "processing_kwargs" => self.limit = processing(config)?,
                 "transformer_task" if one_of(calls.tasks, value) => {}
                 "module_output_name" if one_of(calls.outputs, value) => {}
+                other if calls.besides.contains(&other) => {}
                 "modality_config" => messages = modalities(config, calls)?,
                 "tokenizer_name_or_path" => {
                     let reason = format!("is {value}; put that tokenizer's files here and remove the field");
@@ -145,11 +157,13 @@ impl SentenceTransformers {
     }
 }
 
-/// The first of the files that says anything.
-fn settings(files: &Files) -> Result<Option<JsonObject>, CheckpointError> {
+/// The first of the files that says anything, and its name.
+pub(in crate::checkpoint) fn settings(
+    files: &Files,
+) -> Result<Option<(&'static str, JsonObject)>, CheckpointError> {
     for name in FILES {
         if let Some(config) = JsonObject::open(files, name)?.filter(|config| !config.is_empty()) {
-            return Ok(Some(config));
+            return Ok(Some((name, config)));
         }
     }
     Ok(None)
@@ -157,7 +171,7 @@ fn settings(files: &Files) -> Result<Option<JsonObject>, CheckpointError> {
 
 /// What the model is called for, where the file says so.
 pub(super) fn task(files: &Files) -> Result<Option<String>, CheckpointError> {
-    settings(files)?.map(|config| config.optional("transformer_task")).transpose().map(Option::flatten)
+    settings(files)?.map(|(_, config)| config.optional("transformer_task")).transpose().map(Option::flatten)
 }
 
 /// Refuses arguments of the model's class that may change what it computes.

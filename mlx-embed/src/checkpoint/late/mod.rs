@@ -1,9 +1,12 @@
 //! What a checkpoint's files say of late interaction (Khattab and Zaharia, 2020): how queries and documents are read, whose
-//! tokens each get a vector. PyLate and ColBERT write it in files of their own.
+//! tokens each get a vector. PyLate and ColBERT write it in files of their own, sentence-transformers 6 in the settings of
+//! its modules.
+
+mod version_6;
 
 use super::json::JsonObject;
 use super::spec::{ModelSpec, Sees};
-use super::{CheckpointError, marks};
+use super::{CheckpointError, marks, sentence_transformers};
 use crate::file::Files;
 
 /// How queries and documents are read.
@@ -11,10 +14,8 @@ use crate::file::Files;
 pub(crate) struct LateInteraction {
     pub(crate) query: SideSpec,
     pub(crate) document: SideSpec,
-    /// Whether queries are filled up to their longest with mask tokens, and how.
+    /// Whether short queries are filled up with mask tokens, and how.
     pub(crate) expansion: Option<Expansion>,
-    /// Written forms of tokens whose vectors documents leave out.
-    pub(crate) skiplist: Vec<String>,
     /// How many tokens at a text's beginning have no vector.
     pub(crate) first: usize,
 }
@@ -26,15 +27,21 @@ pub(crate) struct SideSpec {
     pub(crate) marker: Option<String>,
     /// Most tokens, the marker among them; `None` for the model's own limit.
     pub(crate) longest: Option<usize>,
-    /// Where the two stand, or where they would.
+    /// Written forms of tokens whose vectors are left out.
+    pub(crate) skiplist: Vec<String>,
+    /// Where marker and limit stand, or where they would.
     pub(crate) file: &'static str,
     pub(crate) marker_field: &'static str,
     pub(crate) longest_field: &'static str,
 }
 
 /// What queries are filled up with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Expansion {
+    /// Tokens that a query has then, special ones among them.
+    pub(crate) length: usize,
+    /// Its written form; `None` for the tokenizer's mask token.
+    pub(crate) token: Option<String>,
     /// Whether tokens attend to it. What fills a query up attends to the query in any case.
     pub(crate) seen: bool,
 }
@@ -72,11 +79,12 @@ impl LateInteraction {
         let side = SideSpec {
             marker: None,
             longest: None,
+            skiplist: Vec::new(),
             file: "config.json",
             marker_field: "",
             longest_field: "max_position_embeddings",
         };
-        Self { query: side.clone(), document: side, expansion: None, skiplist: Vec::new(), first: 1 }
+        Self { query: side.clone(), document: side, expansion: None, first: 1 }
     }
 
     /// By the files of a model whose config is `config`.
@@ -85,7 +93,11 @@ impl LateInteraction {
         config: &JsonObject,
         spec: &ModelSpec,
     ) -> Result<Self, CheckpointError> {
-        let read = if marks::is_colbert(config)? { Self::colbert(files)? } else { Self::pylate(files)? };
+        let read = match marks::is_colbert(config)? {
+            true => Self::colbert(files)?,
+            false if sentence_transformers::is_multi_vector_encoder(files)? => version_6::read(files)?,
+            false => Self::pylate(files)?,
+        };
         read.check_sight(files, spec)?;
         Ok(read)
     }
@@ -94,9 +106,8 @@ impl LateInteraction {
         let config = JsonObject::open(files, PYLATE.file)?;
         let config = config.as_ref();
         let expands = optional(config, "do_query_expansion")?.unwrap_or(true);
-        let expansion = if expands { Some(PYLATE.expansion(config)?) } else { None };
         let skiplist = optional(config, "skiplist_words")?.unwrap_or_else(punctuation);
-        PYLATE.read(config, files, expansion, skiplist)
+        PYLATE.read(config, files, expands, skiplist)
     }
 
     fn colbert(files: &Files) -> Result<Self, CheckpointError> {
@@ -110,16 +121,12 @@ impl LateInteraction {
         }
         let skips = optional(metadata, "mask_punctuation")?.unwrap_or(true);
         let skiplist = if skips { punctuation() } else { Vec::new() };
-        COLBERT.read(metadata, files, Some(COLBERT.expansion(metadata)?), skiplist)
+        COLBERT.read(metadata, files, true, skiplist)
     }
 
     /// Refuses mask tokens that attend to nothing, or to each other though they should not.
     fn check_sight(&self, files: &Files, spec: &ModelSpec) -> Result<(), CheckpointError> {
-        let SideSpec { longest, file, longest_field, .. } = self.query;
-        let longest = longest.unwrap_or(0);
-        if self.expansion.is_none_or(|expansion| expansion.seen) {
-            return Ok(());
-        }
+        let Some(Expansion { length, seen: false, .. }) = self.expansion else { return Ok(()) };
         let sees = spec.layers.iter().map(|layer| layer.attention.sees);
         let reason = match sees.clone().find(|sees| sees.is_causal()) {
             Some(_) => {
@@ -130,16 +137,17 @@ impl LateInteraction {
                     Sees::AllWithin(away) => Some(away),
                     _ => None,
                 });
-                match windows.min().filter(|away| longest > away + 1) {
+                match windows.min().filter(|away| length > away + 1) {
                     None => return Ok(()),
                     Some(away) => format!(
-                        "is {longest}, to which queries are filled up with tokens that see the query alone; layers of \
+                        "is {length}, to which queries are filled up with tokens that see the query alone; layers of \
                          this model see {away} tokens on each side, so that some would see nothing: set it to {} at most",
                         away + 1
                     ),
                 }
             }
         };
+        let SideSpec { file, longest_field, .. } = self.query;
         Err(CheckpointError::InvalidField { path: files.path(file), field: longest_field.into(), reason })
     }
 }
@@ -149,10 +157,10 @@ impl Layout {
         &self,
         config: Option<&JsonObject>,
         files: &Files,
-        expansion: Option<Expansion>,
+        expands: bool,
         skiplist: Vec<String>,
     ) -> Result<LateInteraction, CheckpointError> {
-        let side = |index: usize| -> Result<SideSpec, CheckpointError> {
+        let side = |index: usize, skiplist: Vec<String>| -> Result<(usize, SideSpec), CheckpointError> {
             let ((marker_field, marker), (longest_field, longest)) =
                 (self.markers[index], self.longest[index]);
             let found: Option<String> = optional(config, marker_field)?;
@@ -164,13 +172,16 @@ impl Layout {
                 return Err(CheckpointError::InvalidField { path, field: longest_field.into(), reason });
             }
             let marker = Some(marker).filter(|marker| !marker.is_empty());
-            Ok(SideSpec { marker, longest: Some(longest), file: self.file, marker_field, longest_field })
+            let file = self.file;
+            Ok((
+                longest,
+                SideSpec { marker, longest: Some(longest), skiplist, file, marker_field, longest_field },
+            ))
         };
-        Ok(LateInteraction { query: side(0)?, document: side(1)?, expansion, skiplist, first: 0 })
-    }
-
-    fn expansion(&self, config: Option<&JsonObject>) -> Result<Expansion, CheckpointError> {
-        Ok(Expansion { seen: optional(config, self.seen)?.unwrap_or(false) })
+        let ((length, query), (_, document)) = (side(0, Vec::new())?, side(1, skiplist)?);
+        let seen = optional(config, self.seen)?.unwrap_or(false);
+        let expansion = expands.then_some(Expansion { length, token: None, seen });
+        Ok(LateInteraction { query, document, expansion, first: 0 })
     }
 }
 
