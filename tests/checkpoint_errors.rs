@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use mlx_embed::{CheckpointError, Embedder, Error, InputError, LoadOptions, PoolingMode, State, TextError};
+use mlx_embed::{
+    Checkpoint, CheckpointError, Embedder, Error, InputError, LoadOptions, PoolingMode, State, TextError,
+};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
@@ -193,7 +195,6 @@ fn pipes_in_place_of_files_do_not_hang() {
 #[test]
 fn weights_in_another_format_are_named() {
     for (name, format) in [
-        ("pytorch_model.bin", "PyTorch"),
         ("pytorch_model-00001-of-00002.bin", "PyTorch"),
         ("model-q4_k_m.gguf", "GGUF"),
         ("adapter_model.safetensors", "LoRA"),
@@ -202,6 +203,56 @@ fn weights_in_another_format_are_named() {
         fs::rename(scratch.file(WEIGHTS), scratch.file(name)).unwrap();
         assert_error!(scratch.path(), [name, format], WeightsFormat { .. });
     }
+}
+
+/// `tests/golden` holds what is read of one that is whole.
+#[test]
+fn pytorchs_weights_are_a_state_dict_or_an_error() {
+    const PICKLED: &str = "pytorch_model.bin";
+    let bin = || Scratch::of("families/bert-pickled-f16");
+    let refused = |scratch: &Scratch, parts: &[&str]| {
+        let options = LoadOptions { max_tokens: None, ..golden::load_options() };
+        let error = Embedder::load_with(scratch.path(), options).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    };
+    let whole = fs::read(bin().file(PICKLED)).unwrap();
+    // Half a file, one of torch.save before version 1.6, something else, and one of Git LFS.
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+    for (bytes, parts) in [
+        (&whole[..whole.len() / 2], &["cut short", "save_file"][..]),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["since version 1.6", "save_file"]),
+        (b"GGUF\x03\0\0\0", &["GGUF"]),
+        (pointer, &["git lfs pull"]),
+    ] {
+        let scratch = bin();
+        scratch.write(PICKLED, bytes);
+        refused(&scratch, &[PICKLED]);
+        refused(&scratch, parts);
+    }
+    // Another shape than the config's, and a tensor that is not there.
+    let scratch = bin();
+    scratch.edit_json("config.json", |config| drop(config.insert("vocab_size".into(), 209.into())));
+    refused(&scratch, &[PICKLED, "word_embeddings", "[208, 64]", "[209, 64]"]);
+    let scratch = bin();
+    scratch.edit_json("config.json", |config| drop(config.insert("num_hidden_layers".into(), 2.into())));
+    refused(&scratch, &["encoder.layer.1.", "no tensor"]);
+    // In parts, of which one is missing; all of them; and beside safetensors, which go before.
+    let scratch = bin();
+    let index = |part: &str| format!(r#"{{"weight_map": {{"a": "{PICKLED}.1", "b": "{part}"}}}}"#);
+    fs::rename(scratch.file(PICKLED), scratch.file("part-1.bin")).unwrap();
+    scratch.write(
+        "pytorch_model.bin.index.json",
+        index("part-2.bin").replace("pytorch_model.bin.1", "part-1.bin"),
+    );
+    refused(&scratch, &["pytorch_model.bin.index.json", "part-2.bin"]);
+    scratch.write(
+        "pytorch_model.bin.index.json",
+        index("part-1.bin").replace("pytorch_model.bin.1", "part-1.bin"),
+    );
+    assert!(Checkpoint::open(scratch.path()).is_ok());
+    let scratch = Scratch::of("families/bert-f32");
+    scratch.write(PICKLED, "nobody reads it");
+    assert!(Checkpoint::open(scratch.path()).is_ok());
 }
 
 #[test]

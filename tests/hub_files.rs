@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// Names in the sources that are none of a fetched checkpoint's: what this crate writes, what it refuses, and in messages.
-const NONE: [&str; 3] = ["golden.safetensors", "calibration.json", "pytorch_model.bin"];
+const NONE: [&str; 2] = ["golden.safetensors", "calibration.json"];
 
 /// String literals that are a file's name, by their end.
 fn names(path: &Path, found: &mut BTreeSet<String>) {
@@ -26,8 +26,8 @@ fn names(path: &Path, found: &mut BTreeSet<String>) {
     let code: Vec<&str> = code.map(|line| line.split("//").next().unwrap()).collect();
     let is_name = |literal: &&str| {
         let (stem, end) = literal.rsplit_once('.').unwrap_or_default();
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-        ["json", "jinja", "txt", "model", "pt", "bin", "safetensors"].contains(&end)
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        ["json", "jinja", "metadata", "txt", "model", "pt", "bin", "safetensors"].contains(&end)
             && !stem.is_empty()
             && stem.chars().all(plain)
     };

@@ -69,7 +69,8 @@ class Golden:
 def weights_sha256(folder: Path) -> dict[str, str]:
     """Of each weights file, by name."""
     hashes = {}
-    for file in sorted(folder.glob("model*.safetensors")):
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    for file in files:
         with file.open("rb") as opened:
             hashes[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
     return hashes

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype as FileDtype, SafeTensorError};
+use safetensors::tensor::{Dtype as FileDtype, SafeTensorError, TensorInfo};
 use serde_json::Value;
 
+use super::torch_file::{self, Stored};
 use super::{CheckpointError, weights_files};
 use crate::file::{Files, Foreign, check_header};
 use crate::mlx::{Dtype, MappedFile};
@@ -63,23 +64,10 @@ impl TensorFiles {
         let path = &files.path(name);
         let file = MappedFile::of(files, name)
             .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
-        check_header(file.bytes())
-            .map_err(|reason| CheckpointError::NotSafetensors { path: path.clone(), reason })?;
-        let (header_len, metadata) =
-            SafeTensors::read_metadata(file.bytes()).map_err(|error| diagnose(path, file.bytes(), &error))?;
-        let data_start = size_of::<u64>() + header_len;
-        for (name, info) in metadata.tensors() {
-            if let Some(reason) = too_deep(info.shape.len()) {
-                return Err(CheckpointError::InvalidTensor { path: path.to_owned(), tensor: name, reason });
-            }
-            let (start, end) = info.data_offsets;
-            let entry = TensorEntry {
-                file: self.files.len(),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                start: data_start + start,
-                nbytes: end - start,
-            };
+        let read = if weights_files::is_pickled(name) { of_state_dict } else { of_safetensors };
+        for (name, Stored { dtype, shape, bytes }) in read(path, file.bytes())? {
+            let entry =
+                TensorEntry { file: self.files.len(), dtype, shape, start: bytes.start, nbytes: bytes.len() };
             let name_in_model = super::without_prefix(&name);
             if self.tensors.insert(name_in_model.to_owned(), entry).is_some() {
                 return Err(CheckpointError::InvalidTensor {
@@ -92,6 +80,32 @@ impl TensorFiles {
         self.files.push(Arc::new(file));
         Ok(())
     }
+}
+
+fn of_safetensors(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Stored>, CheckpointError> {
+    check_header(bytes)
+        .map_err(|reason| CheckpointError::NotSafetensors { path: path.to_owned(), reason })?;
+    let (header_len, metadata) =
+        SafeTensors::read_metadata(bytes).map_err(|error| diagnose(path, bytes, &error))?;
+    let data_start = size_of::<u64>() + header_len;
+    let stored = |(name, info): (String, &TensorInfo)| {
+        if let Some(reason) = too_deep(info.shape.len()) {
+            return Err(CheckpointError::InvalidTensor { path: path.to_owned(), tensor: name, reason });
+        }
+        let (start, end) = info.data_offsets;
+        let bytes = data_start + start..data_start + end;
+        Ok((name, Stored { dtype: info.dtype, shape: info.shape.clone(), bytes }))
+    };
+    metadata.tensors().into_iter().map(stored).collect()
+}
+
+fn of_state_dict(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Stored>, CheckpointError> {
+    torch_file::tensors(bytes).map_err(|reason| {
+        // What is no file of PyTorch's at all is better told as what it is.
+        let foreign = Foreign::of(bytes).filter(|foreign| ![Foreign::Pickle, Foreign::Zip].contains(foreign));
+        let reason = foreign.map_or(reason, |foreign| foreign.to_string());
+        CheckpointError::NotStateDict { path: path.to_owned(), reason }
+    })
 }
 
 /// Says what the safetensors library found, with the names that it leaves out.

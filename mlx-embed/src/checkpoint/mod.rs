@@ -54,9 +54,9 @@ use quantization::{QuantizationTable, Stored};
 
 const CONFIG: &str = "config.json";
 
-/// The folders beside `config.json` that modules have, as `modules.json` says.
+/// The folders beside `config.json` that modules have, as `modules.json` says, and whether there are weights in each.
 #[cfg(feature = "hub")]
-pub(crate) fn module_folders(files: &Files) -> Result<Vec<String>, CheckpointError> {
+pub(crate) fn module_folders(files: &Files) -> Result<Vec<(String, bool)>, CheckpointError> {
     sentence_transformers::folders(files)
 }
 
@@ -107,7 +107,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a directory that holds `config.json` and safetensors weights.
+    /// Opens a directory that holds `config.json` and safetensors weights, or else a `pytorch_model.bin` as torch.save
+    /// writes it since version 1.6: a state dict of plain tensors, of which no code is run.
     ///
     /// # Errors
     /// [`CheckpointError`] says which file is missing or damaged, and where.

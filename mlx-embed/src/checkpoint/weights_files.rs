@@ -11,13 +11,17 @@ use crate::file::Files;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// The same as files of torch.save, which are read where there is no safetensors file.
+const PICKLED: &str = "pytorch_model.bin";
+const PICKLED_INDEX: &str = "pytorch_model.bin.index.json";
+
 /// What a folder may hold in place of safetensors: the start and the end of a name, what it is, and what would do.
 const FOREIGN: [(&str, &str, &str, &str); 9] = [
     (
         "pytorch_model",
         ".bin",
-        "PyTorch weights (pickle)",
-        "save them as safetensors: model.save_pretrained(dir)",
+        "PyTorch weights (pickle) in parts without pytorch_model.bin.index.json",
+        "fetch that file, too, or save them as safetensors: model.save_pretrained(dir)",
     ),
     ("", ".pth", "PyTorch weights (pickle)", "save them as safetensors"),
     ("", ".pt", "PyTorch weights (pickle)", "save them as safetensors"),
@@ -36,7 +40,7 @@ const FOREIGN: [(&str, &str, &str, &str); 9] = [
 
 /// The names of the weights files, in order.
 ///
-/// As transformers looks for them: `model.safetensors` goes before an index, whatever that names, and before the same
+/// As transformers looks for them: safetensors go before files of torch.save, and `model.safetensors` before an index, whatever that names, and before the same
 /// weights in another precision (`model.fp16.safetensors`). An index none of whose files is there is left over from
 /// other weights; then, as with mlx-lm, every `model*.safetensors` counts.
 pub(super) fn find(files: &Files) -> Result<Vec<String>, CheckpointError> {
@@ -67,27 +71,36 @@ fn choose(
         |name: &&String| name.starts_with("model") && name.ends_with(".safetensors") && !name.contains('/');
     let mut found: Vec<String> = all.iter().filter(is_weights).cloned().collect();
     found.sort();
-    let indexed = match JsonObject::open(files, INDEX)? {
-        Some(index) => shards(files, &index, holds, !found.is_empty())?,
-        None => None,
-    };
-    if let Some(shards) = indexed {
+    if let Some(shards) = shards(files, INDEX, holds, !found.is_empty())? {
         return Ok(shards);
     }
     // What has the precision in its name is the same once more.
     if found.iter().any(|name| !is_variant(name)) {
         found.retain(|name| !is_variant(name));
     }
-    if found.is_empty() { Err(missing(files, &all)) } else { Ok(found) }
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    if holds(PICKLED)? {
+        return Ok(vec![PICKLED.to_owned()]);
+    }
+    shards(files, PICKLED_INDEX, holds, false)?.ok_or_else(|| missing(files, &all))
 }
 
-/// The index's shards; `None` where none of them is there, and other weights (`others`) are.
+/// Whether a weights file is one of torch.save.
+pub(super) fn is_pickled(name: &str) -> bool {
+    name.ends_with(".bin")
+}
+
+/// The shards of the index of this name; `None` where there is no such file, or none of them is there, and other weights
+/// (`others`) are.
 fn shards(
     files: &Files,
-    index: &JsonObject,
+    name: &str,
     holds: Holds<'_>,
     others: bool,
 ) -> Result<Option<Vec<String>>, CheckpointError> {
+    let Some(index) = JsonObject::open(files, name)? else { return Ok(None) };
     let weight_map: BTreeMap<String, String> = index.required("weight_map")?;
     let named: BTreeSet<String> = weight_map.into_values().collect();
     let mut missing = None;
@@ -103,7 +116,7 @@ fn shards(
     match missing {
         None => Ok(Some(present)),
         Some(_) if present.is_empty() && others => Ok(None),
-        Some(shard) => Err(CheckpointError::MissingShard { path: files.path(INDEX), shard }),
+        Some(shard) => Err(CheckpointError::MissingShard { path: files.path(name), shard }),
     }
 }
 

@@ -6,9 +6,10 @@ use crate::checkpoint::{self, CheckpointError};
 use crate::file::Files;
 
 /// What is read beside weights, where there is such a file.
-const BESIDE: [&str; 14] = [
+const BESIDE: [&str; 17] = [
     "config.json",
     "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
@@ -16,7 +17,9 @@ const BESIDE: [&str; 14] = [
     "sentence_distilbert_config.json",
     "sentence_camembert_config.json",
     "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
+    "artifact.metadata",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -39,14 +42,16 @@ pub(super) fn first(listed: &[String]) -> Vec<String> {
 /// The files in folders of modules, and heads, of a model whose [`first`] files are in `folder`.
 pub(super) fn modules(folder: &Path, listed: &[String]) -> Result<Vec<String>, CheckpointError> {
     let mut wanted = Vec::new();
-    for module in checkpoint::module_folders(&files(folder))? {
-        for file in ["config.json", "model.safetensors"] {
+    for (module, has_weights) in checkpoint::module_folders(&files(folder))? {
+        let file = |file: &str| {
             let name = format!("{}/{file}", module.trim_end_matches('/'));
             // It becomes a path below the model's folder.
             let stays_inside = Path::new(&name).components().all(|part| matches!(part, Component::Normal(_)));
-            if stays_inside && listed.contains(&name) {
-                wanted.push(name);
-            }
+            Some(name).filter(|name| stays_inside && listed.contains(name))
+        };
+        wanted.extend(file("config.json"));
+        if has_weights {
+            wanted.extend(file("model.safetensors").or_else(|| file("pytorch_model.bin")));
         }
     }
     for formats in HEADS {

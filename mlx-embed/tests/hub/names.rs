@@ -49,13 +49,32 @@ fn heads_shards_and_folders_of_modules_are_needed() {
 }
 
 #[test]
+fn without_safetensors_files_of_pytorch_are_needed() {
+    let mut files = needed();
+    let modules = br#"[{"path": "", "type": "a.Transformer"}, {"path": "2_Dense", "type": "a.Dense"}]"#;
+    files.remove("model.safetensors");
+    for (file, bytes) in [
+        ("modules.json", &modules[..]),
+        ("2_Dense/config.json", b"{}"),
+        ("2_Dense/pytorch_model.bin", b"dense"),
+        ("pytorch_model.bin", b"weights"),
+    ] {
+        files.insert(file.into(), bytes.into());
+    }
+    files.remove("1_Pooling/config.json");
+    let server = Server::of(files.clone());
+    let (_cache, hub) = empty(&server);
+    assert_eq!(files_of(&hub.fetch(&MODEL.parse().unwrap()).unwrap()), files);
+}
+
+#[test]
 fn a_model_without_weights_that_are_read_names_what_it_has() {
     let mut files = published();
-    files.retain(|file, _| !file.ends_with(".safetensors"));
+    files.retain(|file, _| !file.ends_with(".safetensors") && !file.ends_with(".bin"));
     let server = Server::of(files);
     let (_cache, hub) = empty(&server);
     let error = hub.fetch(&MODEL.parse().unwrap()).unwrap_err().to_string();
-    for part in [MODEL, "pytorch_model.bin", "pickle", "save them as safetensors"] {
+    for part in [MODEL, "model.gguf", "GGUF", "safetensors"] {
         assert!(error.contains(part), "{part}: {error}");
     }
 }

@@ -77,6 +77,7 @@ class Case:
     loads: bool = True  # transformers reads the folder as it stands; the reference is then what it read
     auto: str = "AutoModel"  # the class of transformers that has this model
     dtype: str = "float32"
+    pickled: bool = False  # weights are a file of torch.save, as before safetensors
     quantization: dict | None = None  # MLX's: group_size, bits, mode
     keeps: tuple = ()  # parts of names of matrices that stay dense beside quantised ones
     stored: Callable[[Tensors], Tensors] | None = None  # transformers' tensors to the file's

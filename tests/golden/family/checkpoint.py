@@ -83,6 +83,12 @@ def write(case: Case, folder: Path) -> tuple[torch.nn.Module, Tensors]:
 
 
 def write_weights(case: Case, folder: Path, tensors: dict[str, mx.array]) -> None:
+    if case.pickled:
+        values = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+        # Such files have the numbers of positions, too.
+        values["bert.embeddings.position_ids"] = torch.arange(case.config["max_position_embeddings"])[None]
+        torch.save(values, folder / "pytorch_model.bin")
+        return
     file = folder / "model.safetensors"
     mx.save_safetensors(str(file), tensors, {"format": "mlx" if case.quantization else "pt"})
     if case.weights_of:

@@ -63,6 +63,8 @@ OF_BERT = [
     bert("bert-gamma-beta-bf16", "names with bert. and gamma, beta; bf16; no Normalize",
          dtype="bfloat16", stored=old_names, lengths=(31, 64),
          modules=pipeline(pooling("mean_tokens"))),
+    bert("bert-pickled-f16", "pytorch_model.bin, with gamma and beta and the numbers of positions",
+         {"num_hidden_layers": 1}, dtype="float16", stored=old_names, pickled=True, lengths=(31, 64)),
     bert("bert-without-modules-bf16", "no sentence-transformers files; gelu_new; one layer",
          {"num_hidden_layers": 1, "hidden_act": "gelu_new"}, modules=(), pooling="cls",
          lengths=(31,), dtype="bfloat16"),

@@ -68,12 +68,16 @@ pub(super) fn is_multi_vector_encoder(files: &Files) -> Result<bool, CheckpointE
     Ok(model_type(files)?.as_deref() == Some(MULTI_VECTOR))
 }
 
-/// The folders of the modules behind the model itself.
+/// The folders of the modules behind the model itself, and whether there are weights in each.
 #[cfg(feature = "hub")]
-pub(super) fn folders(files: &Files) -> Result<Vec<String>, CheckpointError> {
+pub(super) fn folders(files: &Files) -> Result<Vec<(String, bool)>, CheckpointError> {
+    let has_weights =
+        |module: &Module| ["Dense", "LayerNorm"].iter().any(|class| module.class.ends_with(class));
     Ok(match json::read::<Vec<Module>>(files, MODULES)? {
-        Some(modules) => modules.into_iter().skip(1).map(|module| module.path).collect(),
-        None => vec![POOLING.to_owned()],
+        Some(modules) => {
+            modules.iter().skip(1).map(|module| (module.path.clone(), has_weights(module))).collect()
+        }
+        None => vec![(POOLING.to_owned(), false)],
     })
 }
 

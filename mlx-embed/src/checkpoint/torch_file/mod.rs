@@ -25,6 +25,8 @@ const END_BYTES: usize = 22;
 const LONGEST_COMMENT: usize = u16::MAX as usize;
 const ENTRY: &[u8] = b"PK\x01\x02";
 const ENTRY_BYTES: usize = 46;
+/// What stands in place of a number that has no room in 32 bits.
+const BEYOND: usize = u32::MAX as usize;
 const LOCAL: &[u8] = b"PK\x03\x04";
 const LOCAL_BYTES: usize = 30;
 
@@ -86,6 +88,9 @@ fn directory(file: &[u8]) -> Result<BTreeMap<&str, Range<usize>>, String> {
             return Err(format!("has the compressed file {name}; torch.save doesn't compress"));
         }
         let local = long(entry, 42);
+        if [size, local].contains(&BEYOND) {
+            return Err(format!("has more than 4 GiB, of which {name} is one part; such files are not read"));
+        }
         let head = file.get(local..).filter(|head| head.len() >= LOCAL_BYTES && head.starts_with(LOCAL));
         let head = head.ok_or_else(damaged)?;
         let start = local + LOCAL_BYTES + short(head, 26) + short(head, 28);

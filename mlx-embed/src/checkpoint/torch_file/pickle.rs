@@ -1,6 +1,7 @@
 //! What a pickled state dict of plain tensors is made of, and nothing else of Python's pickle format (protocol 2).
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use safetensors::tensor::Dtype;
 
@@ -9,14 +10,14 @@ use safetensors::tensor::Dtype;
 pub(super) struct Tensor {
     pub(super) dtype: Dtype,
     /// The file of its numbers, below `data/`.
-    pub(super) storage: String,
+    pub(super) storage: Rc<str>,
     /// How many of these come before it.
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
 }
 
-/// Bytes of a pickle: a state dict has some hundred for a tensor.
-const MOST_BYTES: usize = 1 << 16;
+/// Bytes of a pickle: a state dict has some two hundred for a tensor, and a large model a thousand tensors.
+const MOST_BYTES: usize = 1 << 19;
 
 /// How deep tuples and dicts lie within each other: a layer's metadata in a state dict's takes three.
 const DEEPEST: usize = 6;
@@ -40,6 +41,12 @@ impl Global {
             ("torch", "FloatStorage") => Self::Storage(Dtype::F32),
             ("torch", "HalfStorage") => Self::Storage(Dtype::F16),
             ("torch", "BFloat16Storage") => Self::Storage(Dtype::BF16),
+            // Of buffers beside the weights, such as the numbers of positions.
+            ("torch", "DoubleStorage") => Self::Storage(Dtype::F64),
+            ("torch", "LongStorage") => Self::Storage(Dtype::I64),
+            ("torch", "IntStorage") => Self::Storage(Dtype::I32),
+            ("torch", "ByteStorage") => Self::Storage(Dtype::U8),
+            ("torch", "BoolStorage") => Self::Storage(Dtype::BOOL),
             _ => return None,
         })
     }
@@ -52,11 +59,15 @@ enum Value {
     Nothing,
     Bool,
     Number(i64),
-    Text(String),
+    /// Shared, since the memo gives it out again and again.
+    Text(Rc<str>),
     Global(Global),
     Tuple(Vec<Value>),
     Dict(Vec<(Value, Value)>),
-    Storage { dtype: Dtype, key: String },
+    Storage {
+        dtype: Dtype,
+        key: Rc<str>,
+    },
     Tensor(Tensor),
 }
 
@@ -98,7 +109,7 @@ pub(super) fn tensors(pickled: &[u8]) -> Result<BTreeMap<String, Tensor>, String
     let mut all = BTreeMap::new();
     for entry in entries {
         match entry {
-            (Value::Text(name), Value::Tensor(tensor)) => all.insert(name, tensor),
+            (Value::Text(name), Value::Tensor(tensor)) => all.insert(name.to_string(), tensor),
             (Value::Text(name), _) => return Err(format!("holds `{name}`, which is no tensor")),
             _ => return Err("holds an entry without a name".into()),
         };
@@ -203,9 +214,7 @@ impl Machine<'_> {
     }
 
     fn push(&mut self, value: Value) -> Result<(), String> {
-        if value.depth() > DEEPEST {
-            return Err("has values within each other, deeper than in a state dict".into());
-        }
+        check_depth(value.depth())?;
         self.stack.push(value);
         Ok(())
     }
@@ -241,7 +250,7 @@ impl Machine<'_> {
         let (text, left) = self.left.split_at_checked(length).ok_or_else(damaged)?;
         self.left = left;
         let text = std::str::from_utf8(text).map_err(|_| damaged())?;
-        self.stack.push(Value::Text(text.to_owned()));
+        self.stack.push(Value::Text(text.into()));
         Ok(())
     }
 
@@ -255,7 +264,7 @@ impl Machine<'_> {
     fn global(&mut self) -> Result<(), String> {
         let (module, name) = (self.line()?, self.line()?);
         let global = Global::of(&module, &name).ok_or_else(|| {
-            format!("names `{module}.{name}`, Python code that is no part of a state dict of f32, f16 or bf16 and is not run")
+            format!("names `{module}.{name}`, Python code that is no part of a state dict of plain tensors and is not run")
         })?;
         self.stack.push(Value::Global(global));
         Ok(())
@@ -266,7 +275,7 @@ impl Machine<'_> {
         let Value::Tuple(items) = self.pop()? else { return Err(damaged()) };
         match &items[..] {
             [Value::Text(kind), Value::Global(Global::Storage(dtype)), Value::Text(key), _, _]
-                if kind == "storage" =>
+                if &**kind == "storage" =>
             {
                 self.stack.push(Value::Storage { dtype: *dtype, key: key.clone() });
                 Ok(())
@@ -319,9 +328,12 @@ impl Machine<'_> {
             if !matches!(key, Value::Text(_) | Value::Number(_)) {
                 return Err("has a dict whose keys are neither text nor numbers".into());
             }
+            check_depth(1 + value.depth())?;
             dict.push((key, value));
         }
-        self.push(Value::Dict(dict))
+        // What it held before was looked at when it came.
+        self.stack.push(Value::Dict(dict));
+        Ok(())
     }
 
     fn keep(&mut self, place: u32) -> Result<(), String> {
@@ -338,6 +350,13 @@ impl Machine<'_> {
         self.stack.push(value.clone());
         Ok(())
     }
+}
+
+fn check_depth(depth: usize) -> Result<(), String> {
+    if depth > DEEPEST {
+        return Err("has values within each other, deeper than in a state dict".into());
+    }
+    Ok(())
 }
 
 fn damaged() -> String {
@@ -389,7 +408,7 @@ mod tests {
         let cases: [(Vec<u8>, &str); 8] = [
             (call, "posix.system"),
             (with("cbuiltins\neval\n"), "builtins.eval"),
-            (with("ctorch\nLongStorage\n"), "torch.LongStorage"),
+            (with("ctorch\nComplexFloatStorage\n"), "torch.ComplexFloatStorage"),
             (state_dict("ctorch\nFloatStorage\n", [2, 3], [1, 2]), "row after row"),
             (nested, "deeper"),
             // NEWOBJ
