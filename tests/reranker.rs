@@ -85,6 +85,13 @@ fn with_modules(scratch: &Scratch, answers: &Value) {
     scratch.write("modules.json", modules.to_string());
 }
 
+/// As sentence-transformers saves a sequence classifier.
+fn with_transformer(scratch: &Scratch) {
+    let class = "sentence_transformers.base.modules.transformer.Transformer";
+    let modules = json!([{"idx": 0, "name": "0", "path": "", "type": class}]);
+    scratch.write("modules.json", modules.to_string());
+}
+
 /// A program that writes Qwen3-Reranker's conversation, as a chat template is one.
 const TEMPLATE: &str = r#"{%- set instruction = messages | selectattr("role", "eq", "system") | map(attribute="content") | first | default("Given a web search query, retrieve relevant passages that answer the query") -%}
 <|im_start|>system
@@ -180,6 +187,9 @@ fn the_activation_is_the_callers_then_the_files() {
     assert_eq!(score(&load(&scratch)), raw);
     let files = json!({"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Sigmoid"});
     scratch.write("config_sentence_transformers.json", files.to_string());
+    // Without modules.json that file's settings are not read.
+    assert_eq!(score(&load(&scratch)), raw);
+    with_transformer(&scratch);
     assert_eq!(score(&load(&scratch)), score(&by_default));
 
     let files = json!({"model_type": "CrossEncoder", "activation_fn": "own.Activation"});
@@ -469,15 +479,20 @@ fn without_a_conversation_a_decoders_pair_is_one_text_behind_the_other() {
     let ids = |text: &str| embedder.token_ids(text, &EmbedOptions::default()).unwrap();
     let texts = json!({"modality_config": {"text": {"method": "forward", "method_output_name": "logits"}}});
     scratch.write("sentence_bert_config.json", texts.to_string());
+    // Without modules.json that file is not read: it is Qwen3-Reranker's conversation then.
+    let conversation = load(&scratch).tokens(QUERY, "roses", &RerankOptions::default()).unwrap();
+    with_modules(&scratch, &json!({"true_token_id": 258, "false_token_id": 256}));
     let pair = load(&scratch).tokens(QUERY, "roses", &RerankOptions::default()).unwrap();
     assert_eq!(pair.ids, [ids(QUERY), ids("roses")].concat());
+    assert!(conversation.ids.len() > pair.ids.len());
 }
 
 #[test]
 fn another_conversation_is_refused() {
     let scratch = scratch("reranker-qwen3-tied");
     scratch.write("chat_template.jinja", TEMPLATE.replace("Given a web search query", "Given a question"));
-    refused(&scratch, &["chat_template.jinja", "default_prompt_name"]);
+    refused(&scratch, &["chat_template.jinja", "default_prompt_name", "modules.json"]);
+    with_modules(&scratch, &json!({"true_token_id": 258, "false_token_id": 256}));
     let files =
         json!({"prompts": {"query": "Given a question, find its answer"}, "default_prompt_name": "query"});
     scratch.write("config_sentence_transformers.json", files.to_string());

@@ -70,7 +70,8 @@ fn decoder_pairs(
             }
             invalid(format!(
                 "has another default instruction than Qwen3-Reranker's, `{}`; write the one of this model as a prompt \
-                 into config_sentence_transformers.json and name it there as default_prompt_name",
+                 into config_sentence_transformers.json, name it there as default_prompt_name, and put a modules.json \
+                 beside it, without which that file is not read",
                 judge::INSTRUCTION
             ))
         }

@@ -21,33 +21,37 @@ pub(crate) struct CrossEncoder {
 }
 
 impl SentenceTransformers {
-    /// Prompts and limits as of any model, and what is a reranker's own.
+    /// Prompts and limits as of any model, and what is a reranker's own. Without `modules.json` sentence-transformers makes
+    /// the modules itself, and reads no setting of these files.
     pub(in crate::checkpoint) fn read_reranker(
         files: &Files,
     ) -> Result<(Self, CrossEncoder), CheckpointError> {
         let (mut all, mut own) = (Self::default(), CrossEncoder::default());
-        own.read_modules(files)?;
+        all.normalize = Some(false);
+        if !own.read_modules(files)? {
+            super::of_kind(files, SCORES)?;
+            return Ok((all, own));
+        }
         if let Some(config) = all.read_prompts(files, SCORES)? {
             own.activation = DenseActivation::named(&config, "activation_fn")?;
         }
         own.messages = all.read_transformer(files, Calls::SCORES)?;
-        all.normalize = Some(false);
         Ok((all, own))
     }
 }
 
 impl CrossEncoder {
-    /// `modules.json`: a Transformer, and behind one that makes logits of all tokens a LogitScore.
-    fn read_modules(&mut self, files: &Files) -> Result<(), CheckpointError> {
-        let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(()) };
+    /// `modules.json`: a Transformer, and behind one that makes logits of all tokens a LogitScore. Whether there is one.
+    fn read_modules(&mut self, files: &Files) -> Result<bool, CheckpointError> {
+        let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(false) };
         let is = |module: &Module, name: &str| {
             let class = module.class.strip_prefix("sentence_transformers.");
             class.is_some_and(|class| class.rsplit('.').next() == Some(name))
         };
         match &modules[..] {
-            [transformer] if is(transformer, "Transformer") => Ok(()),
+            [transformer] if is(transformer, "Transformer") => Ok(true),
             [transformer, score] if is(transformer, "Transformer") && is(score, "LogitScore") => {
-                self.read_answers(files, Path::new(&score.path))
+                self.read_answers(files, Path::new(&score.path)).map(|()| true)
             }
             modules => {
                 let classes: Vec<&str> = modules.iter().map(|module| module.class.as_str()).collect();

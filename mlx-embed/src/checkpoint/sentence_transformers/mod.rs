@@ -206,22 +206,7 @@ impl SentenceTransformers {
 
     /// Returns the file, of a model of this kind.
     fn read_prompts(&mut self, files: &Files, wanted: &str) -> Result<Option<JsonObject>, CheckpointError> {
-        let Some(config) = JsonObject::open(files, FILE)? else {
-            return Ok(None);
-        };
-        let kind: Option<String> = config.optional("model_type")?;
-        if let Some(kind) = kind.filter(|kind| kind != wanted) {
-            let what = match kind.as_str() {
-                SCORES => "a reranker; load it with `Reranker` (mlx-embed rerank)",
-                VECTORS => "an embedder; load it with `Embedder` (mlx-embed embed)",
-                SPARSE => "of sparse vectors; load it with `SparseEmbedder`",
-                TOKEN_VECTORS | MULTI_VECTOR => {
-                    "a model of late interaction; load it with `MultiVectorEmbedder`"
-                }
-                _ => "which this crate does not compute",
-            };
-            return Err(config.invalid("model_type", format!("is `{kind}`, {what}")));
-        }
+        let Some(config) = of_kind(files, wanted)? else { return Ok(None) };
         let prompts: BTreeMap<String, Option<String>> = config.optional("prompts")?.unwrap_or_default();
         self.prompts = prompts.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect();
         self.default_prompt_name = config.optional("default_prompt_name")?;
@@ -237,6 +222,23 @@ impl SentenceTransformers {
         }
         Ok(Some(config))
     }
+}
+
+/// The file with the prompts, of a model of this kind.
+fn of_kind(files: &Files, wanted: &str) -> Result<Option<JsonObject>, CheckpointError> {
+    let Some(config) = JsonObject::open(files, FILE)? else { return Ok(None) };
+    let kind: Option<String> = config.optional("model_type")?;
+    if let Some(kind) = kind.filter(|kind| kind != wanted) {
+        let what = match kind.as_str() {
+            SCORES => "a reranker; load it with `Reranker` (mlx-embed rerank)",
+            VECTORS => "an embedder; load it with `Embedder` (mlx-embed embed)",
+            SPARSE => "of sparse vectors; load it with `SparseEmbedder`",
+            TOKEN_VECTORS | MULTI_VECTOR => "a model of late interaction; load it with `MultiVectorEmbedder`",
+            _ => "which this crate does not compute",
+        };
+        return Err(config.invalid("model_type", format!("is `{kind}`, {what}")));
+    }
+    Ok(Some(config))
 }
 
 /// A number of things, where the file has one.
