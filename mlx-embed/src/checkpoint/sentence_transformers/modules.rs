@@ -27,6 +27,8 @@ enum Kind {
     Dense,
     LayerNorm,
     Normalize,
+    /// Which changes nothing but in training.
+    Dropout,
     /// pplx-embed's rounding to int8.
     TanhInt8,
 }
@@ -49,6 +51,7 @@ impl Kind {
             "Normalize" => Self::Normalize,
             "Dense" => Self::Dense,
             "LayerNorm" => Self::LayerNorm,
+            "Dropout" => Self::Dropout,
             _ => return None,
         })
     }
@@ -89,7 +92,7 @@ impl SentenceTransformers {
                 return refuse(
                     "type",
                     format!(
-                        "names {}; supported is one Transformer, then one Pooling, then Dense, LayerNorm and Normalize",
+                        "names {}; supported is one Transformer, then one Pooling, then Dense, LayerNorm, Dropout and Normalize",
                         classes.join(", ")
                     ),
                 );
@@ -118,6 +121,7 @@ impl SentenceTransformers {
                 }
                 Kind::Dense => self.behind.push(ModuleSpec::dense(files, folder, own.next(), Input::Pooled)?),
                 Kind::LayerNorm => self.behind.push(ModuleSpec::layer_norm(files, folder)?),
+                Kind::Dropout => {}
                 Kind::TanhInt8 => self.behind.push(ModuleSpec::TanhInt8),
                 Kind::Normalize => {
                     check_normalize(files, folder, Input::Pooled)?;
@@ -179,13 +183,13 @@ fn why_not(class: &str) -> String {
         format!("is `{class}`, a sparse encoder's; load the checkpoint with SparseEmbedder")
     } else if package == "sentence_transformers" {
         format!(
-            "is `{class}`; supported are sentence-transformers' Transformer, Pooling, Dense, LayerNorm and Normalize, and leaving a \
-             module out would change the vectors"
+            "is `{class}`; supported are sentence-transformers' Transformer, Pooling, Dense, LayerNorm, Dropout and Normalize, and leaving \
+             a module out would change the vectors"
         )
     } else {
         format!(
             "is `{class}`, Python code of `{package}` that this crate can't run; supported are \
-             sentence-transformers' own Transformer, Pooling, Dense, LayerNorm and Normalize. If the code only loads the model, name \
+             sentence-transformers' own Transformer, Pooling, Dense, LayerNorm, Dropout and Normalize. If the code only loads the model, name \
              `sentence_transformers.models.Transformer` in its place"
         )
     }
