@@ -64,7 +64,7 @@ fn ways() -> Vec<LoadOptions> {
 }
 
 /// Cases of families that need what this crate doesn't compute, and what its error names.
-const REFUSED: [(&str, &str); 18] = [
+const REFUSED: [(&str, &str); 22] = [
     ("late-interaction-bert", "modules.json"),
     ("late-interaction-bert-attended", "modules.json"),
     ("late-interaction-colbert", "architectures"),
@@ -75,13 +75,17 @@ const REFUSED: [(&str, &str); 18] = [
     ("reranker-bert-affine-4bit-g64", "architectures"),
     ("reranker-bert-identity", "architectures"),
     ("reranker-bert-sigmoid", "architectures"),
+    ("reranker-distilbert", "architectures"),
     ("reranker-modernbert-cls", "architectures"),
     ("reranker-modernbert-mean", "architectures"),
+    ("reranker-mpnet", "architectures"),
     ("reranker-xlm-roberta", "architectures"),
     ("splade-bert", "modules.json"),
     ("splade-bert-untied", "modules.json"),
     ("splade-bert-version-6", "modules.json"),
+    ("splade-distilbert-log1p", "modules.json"),
     ("splade-modernbert", "modules.json"),
+    ("splade-mpnet", "modules.json"),
     ("splade-xlm-roberta", "modules.json"),
 ];
 

@@ -22,9 +22,11 @@ const DOCUMENTS: [&str; 5] = [
     "the other cat was sleeping in the sun, there is nothing better than reading in the morning",
     "roses",
 ];
-const CASES: [&str; 5] = [
+const CASES: [&str; 7] = [
     "reranker-bert-affine-4bit-g64",
+    "reranker-distilbert",
     "reranker-modernbert-mean",
+    "reranker-mpnet",
     "reranker-qwen3-tied",
     "reranker-qwen3-untied-affine-4bit-g64",
     "reranker-xlm-roberta",

@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::batch::{Batch, Entry};
-use crate::checkpoint::spec::ModelSpec;
+use crate::checkpoint::spec::{MlmSpec, ModelSpec};
 use crate::checkpoint::{Checkpoint, Purpose, Weights};
 use crate::engine::{Engine, EngineOptions, Model, Output, Outputs, Starting};
 use crate::error::{Error, InputError};
@@ -293,7 +293,7 @@ impl<B: Backend> Runner<B> {
         if let Some(mlm) = &self.spec.mlm {
             let logits = self.decoder.largest_logits(&batch)?;
             self.decoder.check_weights()?;
-            return Ok(logits.chunks(mlm.vocabulary).map(|logits| splade(logits, mlm.most)).collect());
+            return Ok(logits.chunks(mlm.vocabulary).map(|logits| splade(logits, mlm)).collect());
         }
         if matches!(self.purpose, Purpose::TokenVectors | Purpose::Sparse) {
             let hidden = self.decoder.forward(&batch, Rows::All, cache, None)?;
@@ -351,14 +351,15 @@ fn largest_weights(ids: &[u32], weights: &[f32]) -> Output {
 }
 
 /// `log(1 + relu(x))` of the largest logits of a text (Formal et al., 2021), of which most are 0 and left out, as are those
-/// beyond the `most` largest.
-fn splade(logits: &[f32], most: Option<usize>) -> Result<Output, InputError> {
+/// beyond as many as the head keeps; or that logarithm twice.
+fn splade(logits: &[f32], head: &MlmSpec) -> Result<Output, InputError> {
     if !logits.iter().all(|logit| logit.is_finite()) {
         return Err(InputError::NotFinite);
     }
     let weights = (0..).zip(logits).filter(|(_, logit)| **logit > 0.0);
-    let mut weights: Vec<(u32, f32)> = weights.map(|(token, logit)| (token, logit.ln_1p())).collect();
-    if let Some(most) = most.filter(|&most| most < weights.len()) {
+    let weight = |logit: f32| if head.logs_twice { logit.ln_1p().ln_1p() } else { logit.ln_1p() };
+    let mut weights: Vec<(u32, f32)> = weights.map(|(token, logit)| (token, weight(*logit))).collect();
+    if let Some(most) = head.most.filter(|&most| most < weights.len()) {
         // Of equal ones the first tokens stay.
         weights
             .select_nth_unstable_by(most, |one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));

@@ -31,8 +31,9 @@ PARTS = (
     ("embeddings", "layers", "final_norm"),
     ("embeddings", "encoder.layer", None),
     ("embeddings", "layers", None),
+    ("embeddings", "transformer.layer", None),
 )
-INNER = ("model", "bert", "roberta", "nomic_bert", "language_model")
+INNER = ("model", "bert", "roberta", "distilbert", "mpnet", "nomic_bert", "language_model")
 
 
 def named(model, path: str):

@@ -37,6 +37,10 @@ pub enum Architecture {
     Bert,
     /// RoBERTa and XLM-RoBERTa: BERT with positions counted from the padding id.
     Roberta,
+    /// DistilBERT: BERT without token types.
+    DistilBert,
+    /// MPNet: BERT whose scores have a number for the distance besides, and positions as RoBERTa's.
+    MpNet,
     /// ModernBERT: norms before each half, rotary embedding, GeGLU, local layers.
     ModernBert,
     /// nomic-bert: BERT with rotary embedding and SwiGLU.
@@ -45,7 +49,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// Each with its `model_type` and what transformers' classes begin with. Several types may be one family.
-    pub(super) const ALL: [(&str, Self, &str); 15] = [
+    pub(super) const ALL: [(&str, Self, &str); 17] = [
         ("qwen2", Self::Qwen2, "Qwen2"),
         ("qwen3", Self::Qwen3, "Qwen3"),
         ("bidirectional_pplx_qwen3", Self::PplxQwen3, "PPLXQwen3"),
@@ -59,6 +63,8 @@ impl Architecture {
         ("bert", Self::Bert, "Bert"),
         ("roberta", Self::Roberta, "Roberta"),
         ("xlm-roberta", Self::Roberta, "XLMRoberta"),
+        ("distilbert", Self::DistilBert, "DistilBert"),
+        ("mpnet", Self::MpNet, "MPNet"),
         ("modernbert", Self::ModernBert, "ModernBert"),
         ("nomic_bert", Self::NomicBert, "NomicBert"),
     ];
@@ -80,7 +86,8 @@ impl Architecture {
 
     /// Whether its layers are those of a Llama, more or less.
     pub(crate) fn is_decoder(self) -> bool {
-        !matches!(self, Self::Bert | Self::Roberta | Self::ModernBert | Self::NomicBert)
+        use Architecture as A;
+        !matches!(self, A::Bert | A::Roberta | A::DistilBert | A::MpNet | A::ModernBert | A::NomicBert)
     }
 }
 

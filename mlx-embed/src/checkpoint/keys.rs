@@ -55,6 +55,11 @@ fn read_by(architecture: Architecture) -> &'static str {
             "layer_norm_eps pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head \
              pooler_type position_embedding_type type_vocab_size"
         }
+        Architecture::MpNet => "layer_norm_eps position_embedding_type relative_attention_num_buckets",
+        // Positions are a table, however it was filled at first.
+        Architecture::DistilBert => {
+            "activation dim hidden_dim n_heads n_layers position_embedding_type sinusoidal_pos_embds"
+        }
         Architecture::ModernBert => {
             "attention_bias classifier_activation classifier_bias classifier_pooling decoder_bias \
              global_attn_every_n_layers global_rope_theta layer_norm_eps layer_types local_attention \
@@ -77,7 +82,7 @@ const HARMLESS: &str = "\
     assistant_token_id attention_dropout attention_probs_dropout_prob attn_implementation attn_pdrop \
     audio_config audio_token_id bad_words_ids base_model_name_or_path begin_suppress_tokens bf16 bos_token_id \
     chat_template chunk_size_feed_forward classifier_dropout cls_token_id cross_attention_hidden_size \
-    custom_pipelines decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop \
+    custom_pipelines decoder_start_token_id diversity_penalty do_sample dropout dtype early_stopping embd_pdrop \
     embedding_dropout encoder_no_repeat_ngram_size epsilon_cutoff eta_cutoff experts_implementation \
     exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id fp16 fp32 \
     gradient_checkpointing hidden_dropout hidden_dropout_prob id2label image_token_id image_token_index \
@@ -86,9 +91,9 @@ const HARMLESS: &str = "\
     matryoshka_dims max_length max_seq_length max_sequence_length min_length mlp_dropout mlx_lm_version \
     mlx_version model_max_length model_name name_or_path no_repeat_ngram_size num_beam_groups num_beams \
     num_labels num_return_sequences output_attentions output_hidden_states output_past output_router_logits \
-    output_scores pad_token_id prefix problem_type prompt_names pruned_heads remove_invalid_values \
+    output_scores pad_token_id prefix problem_type prompt_names pruned_heads qa_dropout remove_invalid_values \
     repetition_penalty resid_pdrop return_dict return_dict_in_generate sentence_transformers sep_token_id \
-    seq_length summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj \
+    seq_classif_dropout seq_length summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj \
     suppress_tokens task_names task_specific_params temperature tf_legacy_loss tie_encoder_decoder \
     tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript trainable transformers.js_config \
     transformers_version truncate_dim typical_p unk_token_id unsloth_fixed unsloth_training_args unsloth_version \

@@ -237,8 +237,7 @@ impl Checkpoint {
         };
         if purpose == Purpose::Sparse && !has_token_head {
             marks::require_mlm(&place, &fields)?;
-            let most = sentence_transformers.max_active_dims;
-            spec.mlm = Some(families::mlm::read(&fields, &weights, &spec, most)?);
+            spec.mlm = Some(families::mlm::read(&fields, &weights, &spec, &sentence_transformers)?);
         }
         doubts.extend(strict::hold(&mut weights, &config, &spec, &quantization, &place)?);
         Ok(Self {
@@ -432,7 +431,7 @@ fn stored(weights: &TensorFiles, spec: &spec::ModelSpec, path: &str) -> Option<S
 
 /// A tensor's or matrix's name without what some checkpoints put before all of them: the model's place in a larger one.
 fn without_prefix(name: &str) -> &str {
-    let prefixes = ["model.", "language_model.", "bert.", "roberta."];
+    let prefixes = ["model.", "language_model.", "bert.", "roberta.", "distilbert.", "mpnet."];
     match prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
         Some(rest) => without_prefix(rest),
         None => name,

@@ -18,6 +18,8 @@ pub(crate) struct ModelSpec {
     pub(crate) embedding: EmbeddingSpec,
     /// The rotary embeddings that layers name by their index.
     pub(crate) ropes: Vec<RopeSpec>,
+    /// What every layer adds to its scores.
+    pub(crate) relative: Option<RelativeSpec>,
     /// What of the first hidden state is handed to each layer.
     pub(crate) layer_inputs: Option<LayerInputsSpec>,
     pub(crate) layers: Vec<LayerSpec>,
@@ -44,6 +46,8 @@ pub(crate) struct MlmSpec {
     /// The tensor c, `[vocabulary]`, where there is one.
     pub(crate) bias: Option<String>,
     pub(crate) vocabulary: usize,
+    /// Whether the logarithm that makes weights of logits is taken twice.
+    pub(crate) logs_twice: bool,
     /// Most weights that a text keeps, the largest.
     pub(crate) most: Option<usize>,
 }
@@ -135,6 +139,35 @@ impl PositionsSpec {
     /// Most tokens that it has rows for.
     pub(crate) fn longest(&self) -> usize {
         self.table.rows.saturating_sub(self.first)
+    }
+}
+
+/// A number for each head and each bucket of distances between a query and a key (Raffel et al., 2020).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RelativeSpec {
+    pub(crate) table: TableSpec, // [BUCKETS, H]
+    /// Most tokens of a text.
+    pub(crate) longest: usize,
+}
+
+impl RelativeSpec {
+    pub(crate) const BUCKETS: usize = 32;
+    /// Of one side of the query, and distances of these that have a bucket of their own.
+    const OF_SIDE: usize = Self::BUCKETS / 2;
+    const EXACT: usize = Self::OF_SIDE / 2;
+
+    /// The row of the table for a key so far behind the query; before it the number is negative.
+    ///
+    /// From `EXACT` on each bucket ends at the square root of 2 times as far as the one before, and the last has no end.
+    pub(crate) fn bucket(behind: isize) -> usize {
+        let away = behind.unsigned_abs();
+        let of_side = if away < Self::EXACT {
+            away
+        } else {
+            let doublings = (away * away / (Self::EXACT * Self::EXACT)).ilog2() as usize;
+            (Self::EXACT + doublings).min(Self::OF_SIDE - 1)
+        };
+        of_side + if behind > 0 { Self::OF_SIDE } else { 0 }
     }
 }
 
@@ -235,11 +268,12 @@ impl ModelSpec {
     pub(crate) fn matrices(&self) -> impl Iterator<Item = (&str, usize)> {
         let EmbeddingSpec { tokens, positions, token_types, .. } = &self.embedding;
         let positions = positions.as_ref().map(|positions| &positions.table);
+        let relative = self.relative.as_ref().map(|relative| &relative.table);
         let answers = self.head.as_ref().and_then(|head| match &head.logits {
             Logits::Label => None,
             Logits::Answers(table) => Some(table),
         });
-        let tables = [Some(tokens), positions, token_types.as_ref(), answers].into_iter().flatten();
+        let tables = [Some(tokens), positions, token_types.as_ref(), relative, answers].into_iter().flatten();
         let tables = tables.map(|table| (table.path.as_str(), table.width));
         tables.chain(self.parts().map(|(part, inputs)| (part.path.as_str(), inputs)))
     }
@@ -398,5 +432,22 @@ impl PartSpec {
 
     pub(crate) fn outputs(&self) -> usize {
         self.rows.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By transformers' formula for MPNet, with torch.
+    #[test]
+    fn distances_share_buckets_as_in_the_reference() {
+        let ends =
+            [(0, 0), (1, 17), (7, 23), (8, 24), (11, 24), (12, 25), (15, 25), (16, 26), (22, 26), (23, 27)];
+        let far = [(31, 27), (32, 28), (45, 28), (46, 29), (63, 29), (64, 30), (90, 30), (91, 31), (511, 31)];
+        for (behind, bucket) in ends.into_iter().chain(far) {
+            assert_eq!(RelativeSpec::bucket(behind), bucket, "{behind}");
+            assert_eq!(RelativeSpec::bucket(-behind), bucket.saturating_sub(16), "-{behind}");
+        }
     }
 }

@@ -8,7 +8,7 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
-use super::layout::{Attention, Heads, KEYS, MAX_HEAD_DIM, Span, Text};
+use super::layout::{Attention, Distances, Heads, KEYS, MAX_HEAD_DIM, Span, Text};
 use super::product::{float_tile, load_sums, store_sums};
 use super::simd::{LANES, Simd, copy, exp};
 
@@ -67,7 +67,7 @@ unsafe fn mix<S: Simd, const M: usize, const PANELS: usize>(
 ///
 /// # Safety
 /// The instruction set of `S` is enabled; `prepare` ran for all tokens; `scratch` has [`scratch_floats`] numbers;
-/// nobody else writes these rows and this head of the result.
+/// distances reach as far as the text is long, with what it continues; nobody else writes these rows and this head of the result.
 #[inline(always)]
 pub(super) unsafe fn attend<S: Simd, const M: usize>(
     at: &Attention<'_>,
@@ -121,6 +121,12 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
             let position = cached + first + m;
             let hidden = position.saturating_sub(before).saturating_sub(start).min(panels * KEYS);
             let visible = ends.min((position + 1).saturating_add(after)).saturating_sub(start);
+            if let Some(Distances { numbers, columns, own }) = at.distances {
+                let added = numbers.as_ptr().add(head * columns + own + start - position);
+                for v in (0..2 * panels).map(|v| v * LANES) {
+                    S::store(row.add(v), S::add(S::load(row.add(v)), S::load(added.add(v))));
+                }
+            }
             hide(row, hidden, visible, panels * KEYS, f32::NEG_INFINITY);
             let mut largest = S::splat(max[m]);
             for v in 0..2 * panels {

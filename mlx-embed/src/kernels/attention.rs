@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use super::Engine;
 use super::attend::scratch_floats;
 use super::buffer::Scratch;
-use super::layout::{Attention, CachedPart, Heads, KEYS, MAX_HEAD_DIM, Rotation, Span, Text};
+use super::layout::{Attention, CachedPart, Distances, Heads, KEYS, MAX_HEAD_DIM, Rotation, Span, Text};
 use super::prepare::PREPARED;
 use super::tiles::Tiles;
 
@@ -183,6 +183,7 @@ impl Engine {
             rotation: options.rotation,
             scale: options.scale,
             span: options.span,
+            distances: None,
             cached: cached
                 .as_ref()
                 .map_or_else(CachedPart::default, |(cached, tokens)| cached.cached(*tokens)),
@@ -211,13 +212,17 @@ impl Engine {
         Prepared { heads, scale, span, tokens, blocks, workspace, cached, kept: kept.map(Arc::new) }
     }
 
-    /// Attention of every text on itself, and on what it continues: `[tokens, heads * head_dim]`.
+    /// Attention of every text on itself, and on what it continues: `[tokens, heads * head_dim]`. `distances` are added to
+    /// the scores.
     ///
     /// # Panics
-    /// When the result's size does not fit.
-    pub(crate) fn attend(&self, prepared: Prepared, out: &mut [f32]) {
+    /// When the result's size does not fit, or a text is longer than the distances reach.
+    pub(crate) fn attend(&self, prepared: Prepared, distances: Option<Distances<'_>>, out: &mut [f32]) {
         let Prepared { heads, scale, span, tokens, blocks, workspace, cached, kept } = prepared;
         assert_eq!(out.len(), tokens * heads.heads * heads.head_dim);
+        let before = cached.as_ref().map_or(0, |&(_, tokens)| tokens);
+        let longest = before + workspace.texts.iter().map(|text| text.tokens).max().unwrap_or(0);
+        assert!(distances.is_none_or(|distances| distances.reach(heads.heads, longest)));
         let (k, v) = match &kept {
             Some(kept) => (&kept.keys, &kept.values),
             None => (&workspace.k, &workspace.v),
@@ -230,6 +235,7 @@ impl Engine {
             rotation: None,
             scale,
             span,
+            distances,
             cached: cached
                 .as_ref()
                 .map_or_else(CachedPart::default, |(cached, tokens)| cached.cached(*tokens)),

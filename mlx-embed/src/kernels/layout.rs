@@ -65,6 +65,30 @@ pub(crate) struct Rotation<'a> {
     pub(crate) traditional: bool,
 }
 
+/// What is added to the scores of each head, by how far a key is behind its query.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Distances<'a> {
+    /// `[heads, columns]`
+    pub(crate) numbers: &'a [f32],
+    pub(crate) columns: usize,
+    /// The column of a query's own position; those of keys before it come before.
+    pub(crate) own: usize,
+}
+
+impl Distances<'_> {
+    /// Columns that texts of up to so many tokens take, and which of them is a query's own. Keys are read in panels.
+    pub(crate) fn columns_of(longest: usize) -> (usize, usize) {
+        let own = longest.saturating_sub(1);
+        (own + longest.next_multiple_of(KEYS), own)
+    }
+
+    /// Whether there are numbers for texts of up to so many tokens.
+    pub(super) fn reach(&self, heads: usize, longest: usize) -> bool {
+        let whole = self.numbers.len() == heads * self.columns;
+        whole && self.own + 1 >= longest && self.columns - self.own >= longest.next_multiple_of(KEYS)
+    }
+}
+
 /// Keys and values, laid out, of tokens that all texts of a batch continue.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CachedPart<'a> {
@@ -102,6 +126,7 @@ pub(super) struct Attention<'a> {
     pub(super) rotation: Option<Rotation<'a>>,
     pub(super) scale: f32,
     pub(super) span: Span,
+    pub(super) distances: Option<Distances<'a>>,
     pub(super) cached: CachedPart<'a>,
     /// `[tokens, width]`
     pub(super) qkv: &'a [f32],

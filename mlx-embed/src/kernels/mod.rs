@@ -52,7 +52,7 @@ use buffer::Buffers;
 pub(crate) use dense::Dense;
 pub(crate) use emit::Activation;
 pub(crate) use family::Family;
-pub(crate) use layout::{Heads, Rotation, Span};
+pub(crate) use layout::{Distances, Heads, Rotation, Span};
 pub(crate) use levels::Fit;
 pub(crate) use matmul::{Output, Part, Weights};
 pub(crate) use norm::Norm;

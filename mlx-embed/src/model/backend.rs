@@ -163,7 +163,8 @@ pub(crate) trait Operations<B: Backend> {
         pass: &B::Pass,
     ) -> Result<B::Heads, MlxError>;
 
-    /// `softmax(scale * q k^T) v` over the keys that each token sees: `[T, H * E]`.
+    /// `softmax(scale * q k^T + r) v` over the keys that each token sees, r by their distance where layers have that:
+    /// `[T, H * E]`.
     fn attend(&self, heads: B::Heads, layer: &AttentionLayer<B>, pass: &B::Pass)
     -> Result<B::Wide, MlxError>;
 

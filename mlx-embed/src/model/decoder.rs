@@ -16,6 +16,7 @@ use crate::pooling::{Before, Pooling};
 
 use super::backend::{Backend, Operations, Place, Role};
 use super::cache::KvCache;
+use super::relative::Relative;
 use super::rounding::Rounding;
 
 /// What sees the hidden states on the way: f32, row after row.
@@ -75,6 +76,8 @@ pub(crate) struct AttentionLayer<B: Backend> {
     pub(super) rope: Option<usize>,
     pub(super) scale: f32,
     pub(super) sees: Sees,
+    /// All layers have the same.
+    pub(super) relative: Option<Arc<Relative>>,
     output: B::Projection,
 }
 
@@ -147,13 +150,16 @@ impl<B: Backend> Decoder<B> {
             }
             None => None,
         };
+        let relative =
+            spec.relative.as_ref().map(|relative| Relative::load(weights, relative)).transpose()?;
+        let relative = relative.map(Arc::new);
         let mut layers = Vec::new();
         for (index, layer) in spec.layers.iter().enumerate() {
             let causal = matches!(layer.attention.sees, Sees::Before | Sees::BeforeWithin(_));
             let norms_products = layer.attention.norms.output.is_some() || layer.mlp.norms.output.is_some();
             let place =
                 |role| Place { layer: index, layers: spec.layers.len(), role, causal, norms_products };
-            layers.push(Layer::load(&backend, weights, layer, place)?);
+            layers.push(Layer::load(&backend, weights, layer, relative.as_ref(), place)?);
             loaded();
         }
         let norm = spec.norm.as_ref().map(|norm| backend.load_norm(weights, norm)).transpose()?;
@@ -351,6 +357,7 @@ impl<B: Backend> Layer<B> {
         b: &B,
         weights: &Weights<'_>,
         LayerSpec { attention, mlp, input, scalar }: &LayerSpec,
+        relative: Option<&Arc<Relative>>,
         place: impl Fn(Role) -> Place,
     ) -> Result<Self, CheckpointError> {
         let norms = |of: &HalfNorms| -> Result<HalfNorms<B::Norm>, CheckpointError> {
@@ -376,6 +383,7 @@ impl<B: Backend> Layer<B> {
                 rope,
                 scale,
                 sees,
+                relative: relative.cloned(),
             },
             mlp: MlpLayer {
                 norms: norms(&mlp.norms)?,

@@ -8,7 +8,8 @@ import torch
 SEED = 20261128
 EMBEDDINGS = ("embed_tokens", "word_embeddings", "tok_embeddings")
 OTHER_EMBEDDINGS = ("position_embeddings", "token_type_embeddings")
-CHOOSING = ("q_proj", "k_proj", "q_norm", "k_norm", "self.query", "self.key")
+CHOOSING = ("q_proj", "k_proj", "q_norm", "k_norm", "self.query", "self.key", "q_lin", "k_lin",
+            "attn.q.", "attn.k.")
 
 
 def draw(name: str, shape: tuple[int, ...], centred: bool = False) -> np.ndarray:
@@ -26,6 +27,8 @@ def draw(name: str, shape: tuple[int, ...], centred: bool = False) -> np.ndarray
         values = 0.1 * values
     elif any(part in name for part in EMBEDDINGS):
         values = 0.5 * values
+    elif "relative_attention_bias" in name:
+        pass  # as scores are: distances choose, too
     elif any(part in name for part in OTHER_EMBEDDINGS):
         values = 0.3 * values
     else:

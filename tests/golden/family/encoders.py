@@ -14,6 +14,18 @@ ROBERTA = BERT | dict(
     layer_norm_eps=1e-5, pad_token_id=1, bos_token_id=0, eos_token_id=2, max_position_embeddings=98,
     output_past=True,
 )
+DISTILBERT = dict(
+    architectures=["DistilBertModel"], model_type="distilbert", dim=64, n_layers=2, n_heads=4,
+    hidden_dim=128, activation="gelu", vocab_size=208, max_position_embeddings=96, pad_token_id=0,
+    dropout=0.1, attention_dropout=0.1, qa_dropout=0.1, seq_classif_dropout=0.2,
+    sinusoidal_pos_embds=False, initializer_range=0.02,
+)
+# More positions than distances that have a bucket, so that far ones share the last.
+MPNET = BERT | dict(
+    architectures=["MPNetModel"], model_type="mpnet", layer_norm_eps=1e-5, pad_token_id=1,
+    bos_token_id=0, eos_token_id=2, max_position_embeddings=162, relative_attention_num_buckets=32,
+)
+del MPNET["type_vocab_size"], MPNET["position_embedding_type"]
 # All positions of the table: 96 tokens.
 LENGTHS = (31, 33, 64, 95, 96)
 MEAN = pipeline(pooling("mean_tokens"), normalize("2_Normalize"))
@@ -95,4 +107,34 @@ OF_XLM_ROBERTA = [
                 modules=pipeline(pooling("mean_tokens"), dense("2_Dense", 64, 48, bias=True,
                                                                activation="Tanh"))),
 ]
-CASES = OF_BERT + OF_XLM_ROBERTA
+
+
+def distilbert(name: str, about: str, config: dict | None = None, **fields) -> Case:
+    defaults = dict(tokenizer="wordpiece", lengths=(33, 96), modules=MEAN)
+    return Case(name, about, DISTILBERT | (config or {}), **defaults | fields)
+
+
+def mpnet(name: str, about: str, config: dict | None = None, **fields) -> Case:
+    defaults = dict(tokenizer="mpnet", lengths=(33, 96, 159, 160), modules=MEAN, texts=PAD_INSIDE)
+    return Case(name, about, MPNET | (config or {}), **defaults | fields)
+
+
+OF_KIN = [
+    distilbert("distilbert-f32", "as msmarco-distilbert: no prefix, mean"),
+    distilbert("distilbert-prefix-dense-bf16", "as distiluse: names with distilbert., an MLM head "
+               "beside, a Dense with tanh; transformers' names of sizes",
+               {"architectures": ["DistilBertForMaskedLM"], "hidden_size": 64,
+                "num_hidden_layers": 2, "num_attention_heads": 4, "dim": 64},
+               auto="AutoModelForMaskedLM", dtype="bfloat16",
+               modules=pipeline(pooling("mean_tokens"), dense("2_Dense", 64, 48, bias=True,
+                                                              activation="Tanh"))),
+    distilbert("distilbert-affine-4bit-g64", "4 bits, activation relu", {"activation": "relu"},
+               dtype="bfloat16", quantization=quantised(4)),
+    mpnet("mpnet-f32", "as all-mpnet-base-v2: numbers by distance on every score, positions from 2 "
+          "on, <pad> in a text keeps row 1; a pooler beside; mean"),
+    mpnet("mpnet-prefix-cls-f16", "names with mpnet., cls, head_dim 32, f16",
+          {"num_attention_heads": 2}, dtype="float16", stored=prefixed("mpnet."), modules=CLS),
+    mpnet("mpnet-affine-4bit-g64", "4 bits; the table of distances is too narrow and stays dense",
+          dtype="bfloat16", quantization=quantised(4), lengths=(33, 160)),
+]
+CASES = OF_BERT + OF_XLM_ROBERTA + OF_KIN

@@ -68,18 +68,22 @@ class Lexical:
 
 
 class Splade:
-    """The largest log(1 + relu(logit)) over all tokens, of each entry of the vocabulary."""
+    """The largest log(1 + relu(logit)) over all tokens, of each entry of the vocabulary; the
+    logarithm once or twice."""
 
     facts = {"outputs": ["sparse"]}
 
     def __init__(self, case: Case, folder: Path):
         self.encoder = None
+        self.twice = any((module.config or {}).get("activation_function") == "log1p_relu"
+                         for module in case.modules)
         if case.modules:
             self.encoder = SparseEncoder(str(folder), device="cpu", model_kwargs=OPTIONS,
                                          local_files_only=True)
 
     def __call__(self, entry: dict, _final, output) -> dict:
         sparse = np.log1p(np.maximum(output.logits[0].numpy(), 0)).max(0)
+        sparse = np.log1p(sparse) if self.twice else sparse
         if self.encoder is not None:
             theirs = self.encoder.encode([entry["text"]], convert_to_sparse_tensor=False)
             agree(entry["text"], sparse, np.asarray(theirs[0]))
@@ -266,7 +270,7 @@ def pair_entries(case: Case, encoder) -> list[dict]:
             entry["ids"] = [token for part in (JUDGE, body, ANSWER) for token in encoder.bare(part)]
         else:
             entry["ids"], types = encoder.pair(query, document)
-            if any(types):
+            if any(types) and case.config.get("type_vocab_size", 0) > 1:
                 entry["token_type_ids"] = types
         found.append(entry)
     return found

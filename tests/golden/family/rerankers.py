@@ -1,7 +1,7 @@
 """Rerankers: scores of pairs."""
 
 from family.case import DECODER, Case
-from family.encoders import BERT, ROBERTA, quantised
+from family.encoders import BERT, DISTILBERT, MPNET, ROBERTA, quantised
 from family.modernbert import MODERN
 
 ONE_LABEL = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -44,6 +44,11 @@ CASES = [
     classifier("reranker-modernbert-cls", "classifier_pooling cls",
                MODERNBERT | {"classifier_pooling": "cls"},
         tokenizer="modernbert", weights_of="reranker-modernbert-mean"),
+    classifier("reranker-distilbert", "pre_classifier with relu, then one label; no token types",
+               DISTILBERT | {"architectures": ["DistilBertForSequenceClassification"],
+                             "max_position_embeddings": 200, "n_layers": 1}),
+    classifier("reranker-mpnet", "dense with tanh, then one label", MPNET | SMALL | {
+        "architectures": ["MPNetForSequenceClassification"]}, tokenizer="mpnet"),
     qwen3("reranker-qwen3-tied", "Qwen3-Reranker: yes and no at the last position, tied head"),
     qwen3("reranker-qwen3-untied-affine-4bit-g64", "an lm_head of its own, all in 4 bits",
           {"tie_word_embeddings": False, "intermediate_size": 128}, quantization=quantised(4)),

@@ -9,7 +9,7 @@ import torch
 
 from family.case import Case, Module, dense, layer_norm, normalize, pipeline, pooling
 from family.draw import draw
-from family.encoders import BERT, ROBERTA, quantised
+from family.encoders import BERT, DISTILBERT, MPNET, ROBERTA, quantised
 from family.modernbert import MODERN
 
 ONE_LAYER = BERT | {"num_hidden_layers": 1}
@@ -89,8 +89,8 @@ def bge_m3(name: str, about: str, suffix: str, **fields) -> Case:
                                                              normalize("2_Normalize")), **fields)
 
 
-def splade(config: dict) -> tuple[Module, Module]:
-    pooled = dict(pooling_strategy="max", activation_function="relu",
+def splade(config: dict, activation: str = "relu") -> tuple[Module, Module]:
+    pooled = dict(pooling_strategy="max", activation_function=activation,
                   word_embedding_dimension=config["vocab_size"])
     own = "sentence_transformers.sparse_encoder.models"
     return (Module("", "MLMTransformer", namespace=own),
@@ -146,6 +146,14 @@ SPARSE = [
          ROBERTA | {"architectures": ["XLMRobertaForMaskedLM"], "num_hidden_layers": 1},
          auto="AutoModelForMaskedLM", tokenizer="unigram", lengths=(33,), dtype="bfloat16",
          stored=embeddings_of_decoder, kind="splade", modules=splade(ROBERTA), files=SPARSE_SETTINGS),
+    Case("splade-distilbert-log1p", "as OpenSearch's: the head of DistilBERT, and the logarithm twice",
+         DISTILBERT | {"architectures": ["DistilBertForMaskedLM"], "n_layers": 1},
+         auto="AutoModelForMaskedLM", tokenizer="wordpiece", lengths=(33,), dtype="bfloat16",
+         kind="splade", modules=splade(DISTILBERT, "log1p_relu"), files=SPARSE_SETTINGS),
+    Case("splade-mpnet", "the head of MPNet, as RoBERTa's",
+         MPNET | {"architectures": ["MPNetForMaskedLM"], "num_hidden_layers": 1},
+         auto="AutoModelForMaskedLM", tokenizer="mpnet", lengths=(33,), dtype="bfloat16",
+         kind="splade", modules=splade(MPNET), files=SPARSE_SETTINGS),
     Case("splade-modernbert", "the head of ModernBERT: no biases but the last matrix's, a local window",
          MODERN | {"architectures": ["ModernBertForMaskedLM"], "num_hidden_layers": 2,
                    "global_attn_every_n_layers": 2},

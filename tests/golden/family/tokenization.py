@@ -46,9 +46,11 @@ def between(first: str, last: str, tokenizer: Tokenizer, separators: int = 1, ty
     )
 
 
-def wordpiece(unused: tuple = ()) -> tuple[Tokenizer, dict]:
+OF_BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def wordpiece(unused: tuple = (), special: tuple = OF_BERT) -> tuple[Tokenizer, dict]:
     """BERT's: lower case, accents stripped, [CLS] and [SEP], token types of a pair."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [word for line in CORPUS for word in re.findall(r"[a-z]+", line.lower())]
     letters = [letter for letter in LETTERS if letter == letter.lower()]
     parts = [part for part, _ in counted(words, 65)]
@@ -60,13 +62,21 @@ def wordpiece(unused: tuple = ()) -> tuple[Tokenizer, dict]:
     ))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.add_special_tokens(special)
-    tokenizer.post_processor = between("[CLS]", "[SEP]", tokenizer, types=True)
+    tokenizer.add_special_tokens(list(special))
+    if special == OF_BERT:
+        tokenizer.post_processor = between("[CLS]", "[SEP]", tokenizer, types=True)
     tokenizer.decoder = decoders.WordPiece()
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     return tokenizer, dict(zip(names, special, strict=True)) | {
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]
     }
+
+
+def mpnet() -> tuple[Tokenizer, dict]:
+    """MPNet's: BERT's words with RoBERTa's special tokens, <s> A </s></s> B </s> for a pair."""
+    tokenizer, _ = wordpiece(special=("<s>", "<pad>", "</s>", "[UNK]", "<mask>"))
+    tokenizer.post_processor = between("<s>", "</s>", tokenizer, separators=2)
+    return tokenizer, ROBERTA | {"unk_token": "[UNK]"}
 
 
 ROBERTA = dict(bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
@@ -208,7 +218,7 @@ BUILDERS = {
     "wordpiece-padded": padded,
     # ColBERT's markers are entries of BERT's vocabulary that no text has.
     "wordpiece-unused": lambda: wordpiece(("[unused0]", "[unused1]")),
-} | dict(wordpiece=wordpiece, unigram=unigram, roberta=roberta, modernbert=modernbert,
+} | dict(wordpiece=wordpiece, mpnet=mpnet, unigram=unigram, roberta=roberta, modernbert=modernbert,
                 gemma=gemma, mistral=mistral)
 
 

@@ -1,4 +1,4 @@
-//! BERT and RoBERTa: absolute positions, attention to all tokens, a norm of each sum.
+//! BERT and its kin: absolute positions, attention to all tokens, a norm of each sum.
 
 use super::{heads, table};
 use crate::checkpoint::config::{self, Architecture, ModelConfig};
@@ -6,9 +6,75 @@ use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
-    PartSpec, PositionsSpec, ProjectionSpec, Sees,
+    PartSpec, PositionsSpec, ProjectionSpec, RelativeSpec, Sees,
 };
 use crate::checkpoint::{CheckpointError, RopeScaling};
+
+/// What the families of this reader call a layer's tensors.
+struct Names {
+    layers: &'static str,
+    qkv: [&'static str; 3],
+    output: &'static str,
+    attention_norm: &'static str,
+    up: &'static str,
+    down: &'static str,
+    mlp_norm: &'static str,
+}
+
+const BERT: Names = Names {
+    layers: "encoder.layer",
+    qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+    output: "attention.output.dense",
+    attention_norm: "attention.output.LayerNorm",
+    up: "intermediate.dense",
+    down: "output.dense",
+    mlp_norm: "output.LayerNorm",
+};
+const MPNET: Names = Names {
+    qkv: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    output: "attention.attn.o",
+    attention_norm: "attention.LayerNorm",
+    ..BERT
+};
+const DISTILBERT: Names = Names {
+    layers: "transformer.layer",
+    qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+    output: "attention.out_lin",
+    attention_norm: "sa_layer_norm",
+    up: "ffn.lin1",
+    down: "ffn.lin2",
+    mlp_norm: "output_layer_norm",
+};
+
+/// What config.json calls the sizes.
+struct Fields {
+    hidden: &'static str,
+    layers: &'static str,
+    heads: &'static str,
+    intermediate: &'static str,
+    activation: &'static str,
+}
+
+impl Fields {
+    fn of(config: &JsonObject, architecture: Architecture) -> Result<Self, CheckpointError> {
+        Ok(match architecture {
+            Architecture::DistilBert => Self {
+                hidden: super::either(config, "dim", "hidden_size")?,
+                layers: super::either(config, "n_layers", "num_hidden_layers")?,
+                heads: super::either(config, "n_heads", "num_attention_heads")?,
+                intermediate: "hidden_dim",
+                activation: "activation",
+            },
+            _ => Self {
+                hidden: "hidden_size",
+                layers: "num_hidden_layers",
+                heads: "num_attention_heads",
+                intermediate: "intermediate_size",
+                activation: "hidden_act",
+            },
+        })
+    }
+}
 
 pub(super) fn read(
     config: &JsonObject,
@@ -16,8 +82,9 @@ pub(super) fn read(
     architecture: Architecture,
 ) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let size = |field: &str| config::positive(config, field);
-    let (hidden_size, heads) = (size("hidden_size")?, size("num_attention_heads")?);
-    let head_dim = super::shared_out(config, "num_attention_heads", hidden_size, heads)?;
+    let fields = Fields::of(config, architecture)?;
+    let (hidden_size, heads) = (size(fields.hidden)?, size(fields.heads)?);
+    let head_dim = super::shared_out(config, fields.heads, hidden_size, heads)?;
     if let Some(kind) = config.optional::<String>("position_embedding_type")?
         && kind != "absolute"
     {
@@ -30,7 +97,7 @@ pub(super) fn read(
             return Err(config.invalid(field, "is true, which makes another model of it"));
         }
     }
-    let activation = super::activation(config, "hidden_act", "gelu")?;
+    let activation = super::activation(config, fields.activation, "gelu")?;
     let rows = size("max_position_embeddings")? as usize;
     let positions = |first, padding| PositionsSpec {
         table: table("embeddings.position_embeddings", rows, hidden_size),
@@ -43,18 +110,23 @@ pub(super) fn read(
             let padding: u32 = config.optional("pad_token_id")?.unwrap_or(1);
             positions(padding as usize + 1, Some(padding))
         }
+        // The same, but it is 1 whatever the config says.
+        Architecture::MpNet => positions(2, Some(1)),
         _ => positions(0, None),
     };
     if positions.longest() == 0 {
         return Err(config.invalid("max_position_embeddings", "leaves no position for a token"));
     }
-    let eps = config::epsilon(config, "layer_norm_eps", Some(1e-12))?;
-    let layers = size("num_hidden_layers")? as usize;
+    let eps = match architecture {
+        Architecture::DistilBert => 1e-12,
+        _ => config::epsilon(config, "layer_norm_eps", Some(1e-12))?,
+    };
+    let layers = size(fields.layers)? as usize;
     let own = ModelConfig {
         architecture,
         hidden_size,
         layers,
-        intermediate_size: size("intermediate_size")?,
+        intermediate_size: size(fields.intermediate)?,
         heads,
         kv_heads: heads,
         head_dim,
@@ -88,19 +160,33 @@ pub(super) fn read(
             eps,
         }
     };
-    let types = size("type_vocab_size")? as usize;
+    let token_types = match architecture {
+        Architecture::Bert | Architecture::Roberta => {
+            let types = size("type_vocab_size")? as usize;
+            Some(table("embeddings.token_type_embeddings", types, hidden_size))
+        }
+        _ => None,
+    };
+    let names = match architecture {
+        Architecture::DistilBert => &DISTILBERT,
+        Architecture::MpNet => &MPNET,
+        _ => &BERT,
+    };
     let spec = ModelSpec {
         hidden,
         embedding: EmbeddingSpec {
             tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden_size),
             scale: 1.0,
             positions: Some(positions),
-            token_types: Some(table("embeddings.token_type_embeddings", types, hidden_size)),
+            token_types,
             norm: Some(norm("embeddings.LayerNorm".into())),
         },
         ropes: Vec::new(),
+        relative: (architecture == Architecture::MpNet)
+            .then(|| relative(config, heads, own.max_position_embeddings))
+            .transpose()?,
         layer_inputs: None,
-        layers: (0..layers).map(|layer| layer_spec(layer, &own, activation, &norm)).collect(),
+        layers: (0..layers).map(|layer| layer_spec(layer, names, &own, activation, &norm)).collect(),
         norm: None,
         projection: None,
         behind: Vec::new(),
@@ -110,20 +196,37 @@ pub(super) fn read(
     Ok((own, spec))
 }
 
+/// MPNet's distances. Its code has a constant where the config has a field.
+fn relative(config: &JsonObject, heads: i32, longest: usize) -> Result<RelativeSpec, CheckpointError> {
+    let field = "relative_attention_num_buckets";
+    match config.optional::<usize>(field)? {
+        None | Some(RelativeSpec::BUCKETS) => {
+            let path = "encoder.relative_attention_bias";
+            Ok(RelativeSpec { table: table(path, RelativeSpec::BUCKETS, heads), longest })
+        }
+        Some(buckets) => {
+            let reason =
+                format!("is {buckets}; the family's code has {} whatever this says", RelativeSpec::BUCKETS);
+            Err(config.invalid(field, reason))
+        }
+    }
+}
+
 fn layer_spec(
     index: usize,
+    names: &Names,
     config: &ModelConfig,
     activation: Activation,
     norm: &impl Fn(String) -> NormSpec,
 ) -> LayerSpec {
-    let of = |name: &str| format!("encoder.layer.{index}.{name}");
+    let of = |name: &str| format!("{}.{index}.{name}", names.layers);
     let [hidden, intermediate] = [config.hidden_size, config.intermediate_size].map(|size| size as usize);
-    let part = |name: &str| PartSpec::whole(of(&format!("attention.self.{name}")), hidden, true);
+    let part = |name: &str| PartSpec::whole(of(name), hidden, true);
     let sum = |name: &str| HalfNorms { sum: Some(norm(of(name))), ..HalfNorms::default() };
     LayerSpec {
         attention: AttentionSpec {
-            norms: sum("attention.output.LayerNorm"),
-            qkv: ProjectionSpec { parts: vec![part("query"), part("key"), part("value")], inputs: hidden },
+            norms: sum(names.attention_norm),
+            qkv: ProjectionSpec { parts: names.qkv.map(part).to_vec(), inputs: hidden },
             heads: heads(config),
             q_norm: None,
             k_norm: None,
@@ -131,14 +234,14 @@ fn layer_spec(
             rope: None,
             scale: (config.head_dim as f32).powf(-0.5),
             sees: Sees::All,
-            output: ProjectionSpec::one(of("attention.output.dense"), hidden, hidden, true),
+            output: ProjectionSpec::one(of(names.output), hidden, hidden, true),
         },
         mlp: MlpSpec {
-            norms: sum("output.LayerNorm"),
-            up: ProjectionSpec::one(of("intermediate.dense"), intermediate, hidden, true),
+            norms: sum(names.mlp_norm),
+            up: ProjectionSpec::one(of(names.up), intermediate, hidden, true),
             activation,
             gated: false,
-            down: ProjectionSpec::one(of("output.dense"), hidden, intermediate, true),
+            down: ProjectionSpec::one(of(names.down), hidden, intermediate, true),
         },
         input: None,
         scalar: None,

@@ -101,6 +101,7 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
                 query_growth: config.query_growth,
             })
             .collect(),
+        relative: None,
         layer_inputs: None,
         layers: (0..config.layers).map(layer).collect(),
         norm: Some(norm("norm".into(), hidden)),

@@ -275,6 +275,7 @@ fn spec(own: &ModelConfig, kinds: &Kinds, activation: Activation, input: usize, 
             rope(kinds.full, theta, own.rope_scaling.clone()),
             rope(kinds.sliding, local_theta, RopeScaling::None),
         ],
+        relative: None,
         layer_inputs: Some(LayerInputsSpec {
             projection: ProjectionSpec::one(
                 "ple.per_layer_model_projection".into(),

@@ -31,7 +31,11 @@ pub(super) fn add(
             let pooler = dense("pooler.dense", hidden, true, DenseActivation::Tanh);
             (PoolingMode::Cls.into(), Logits::Label, vec![pooler, label("classifier", true)])
         }
-        Architecture::Roberta if classifies => {
+        Architecture::DistilBert if classifies => {
+            let inner = dense("pre_classifier", hidden, true, DenseActivation::Relu);
+            (PoolingMode::Cls.into(), Logits::Label, vec![inner, label("classifier", true)])
+        }
+        Architecture::Roberta | Architecture::MpNet if classifies => {
             let inner = dense("classifier.dense", hidden, true, DenseActivation::Tanh);
             (PoolingMode::Cls.into(), Logits::Label, vec![inner, label("classifier.out_proj", true)])
         }
@@ -79,7 +83,8 @@ fn no_reranker(config: &JsonObject, classes: &[String]) -> CheckpointError {
         "architectures",
         format!(
             "{names}; rerankers that can be run are `BertForSequenceClassification`, \
-             `(XLM)RobertaForSequenceClassification`, `ModernBertForSequenceClassification`, causal \
+             `(XLM)RobertaForSequenceClassification`, `DistilBertForSequenceClassification`, \
+             `MPNetForSequenceClassification`, `ModernBertForSequenceClassification`, causal \
              `Qwen3ForSequenceClassification` and `Qwen3ForCausalLM`. If this is an embedder, load it with `Embedder` \
              (mlx-embed embed)"
         ),
@@ -101,7 +106,8 @@ fn one_label(config: &JsonObject) -> Result<(), CheckpointError> {
     Err(config.invalid(
         field,
         format!(
-            "{} {labels} labels, of which none is a score; a reranker has one",
+            "{} {labels} labels, of which none is a score; a reranker has one, and what classifies pairs is not \
+             supported",
             if config.has(field) { "has" } else { "is missing, which means" }
         ),
     ))

@@ -1,27 +1,28 @@
 //! Heads of masked language models: what makes a logit of each token of the vocabulary, and the names of its tensors.
 
-use crate::checkpoint::CheckpointError;
 use crate::checkpoint::config::{self, Architecture};
 use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{Activation, MlmSpec, ModelSpec, NormSpec, ProjectionSpec};
+use crate::checkpoint::{CheckpointError, SentenceTransformers};
 
 /// The family's head.
 pub(in crate::checkpoint) fn read(
     config: &JsonObject,
     weights: &TensorFiles,
     spec: &ModelSpec,
-    most: Option<usize>,
+    files: &SentenceTransformers,
 ) -> Result<MlmSpec, CheckpointError> {
     let (hidden, vocabulary) = (spec.hidden, spec.embedding.tokens.rows);
     let head = match Architecture::read(config)? {
         Architecture::Bert => bert(config, hidden)?,
-        Architecture::Roberta => roberta(config, hidden)?,
+        Architecture::DistilBert => distilbert(config, hidden)?,
+        Architecture::Roberta | Architecture::MpNet => roberta(config, hidden)?,
         Architecture::ModernBert => modernbert(config, hidden)?,
         other => {
             let reason = format!(
                 "is of the family {other}, whose head for masked tokens is not supported; sparse vectors are there for \
-                 bert, roberta, xlm-roberta and modernbert"
+                 bert, distilbert, roberta, xlm-roberta, mpnet and modernbert"
             );
             return Err(config.invalid("model_type", reason));
         }
@@ -37,7 +38,8 @@ pub(in crate::checkpoint) fn read(
         decoder: MlmSpec::decoder(table, vocabulary, hidden),
         bias: bias.map(|name| (*name).to_owned()),
         vocabulary,
-        most,
+        logs_twice: files.logs_twice,
+        most: files.max_active_dims,
     })
 }
 
@@ -59,6 +61,16 @@ fn bert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {
         norm: super::layer_norm("cls.predictions.transform.LayerNorm", hidden, layer_norm_eps(config)?),
         decoder: "cls.predictions.decoder",
         biases: &["cls.predictions.decoder.bias", "cls.predictions.bias"],
+    })
+}
+
+fn distilbert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {
+    Ok(Head {
+        dense: ProjectionSpec::one("vocab_transform".into(), hidden, hidden, true),
+        activation: super::activation(config, "activation", "gelu")?,
+        norm: super::layer_norm("vocab_layer_norm", hidden, 1e-12),
+        decoder: "vocab_projector",
+        biases: &["vocab_projector.bias"],
     })
 }
 

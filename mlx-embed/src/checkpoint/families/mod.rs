@@ -1,6 +1,6 @@
 //! A reader a family: `config.json` and the names of tensors to a [`ModelSpec`].
 //!
-//! `bert.rs` is the shortest example. A reader gives the geometry as users see it and the model as the decoder runs it.
+//! `modernbert.rs` is a short example. A reader gives the geometry as users see it and the model as the decoder runs it.
 
 mod bert;
 mod decoder;
@@ -39,7 +39,9 @@ fn without_head(
 ) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let architecture = Architecture::read(config)?;
     match architecture {
-        Architecture::Bert | Architecture::Roberta => bert::read(config, weights, architecture),
+        Architecture::Bert | Architecture::Roberta | Architecture::DistilBert | Architecture::MpNet => {
+            bert::read(config, weights, architecture)
+        }
         Architecture::EmbeddingGemma2 => embedding_gemma2::read(config),
         Architecture::ModernBert => modernbert::read(config),
         Architecture::NomicBert => nomic::read(config),
@@ -82,6 +84,19 @@ fn heads(config: &ModelConfig) -> HeadsSpec {
 
 fn table(path: &str, rows: usize, width: i32) -> TableSpec {
     TableSpec { path: path.to_owned(), rows, width: width as usize }
+}
+
+/// The name that a field goes by: its own code's, or transformers'. Where both are there they have to agree.
+fn either<'a>(config: &JsonObject, own: &'a str, theirs: &'a str) -> Result<&'a str, CheckpointError> {
+    match (config.raw(own), config.raw(theirs)) {
+        (Some(one), Some(other)) if one.as_f64() != other.as_f64() => {
+            let reason =
+                format!("is {one}, and {theirs} is {other}; leave the one that the model was trained with");
+            Err(config.invalid(own, reason))
+        }
+        (Some(_), _) => Ok(own),
+        (None, _) => Ok(theirs),
+    }
 }
 
 /// The matrix that makes logits of tokens: `own` where the file has it, as in transformers 5 whatever the config says;

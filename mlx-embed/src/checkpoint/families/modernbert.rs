@@ -106,6 +106,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
             norm: Some(norm("embeddings.norm".into())),
         },
         ropes: vec![rope(global_theta), rope(local_theta)],
+        relative: None,
         layer_inputs: None,
         layers: (0..layers).map(layer).collect(),
         norm: Some(norm("final_norm".into())),

@@ -1,7 +1,7 @@
 //! nomic-bert: BERT's order of norms with rotary embedding and SwiGLU.
 
 use super::layer_norm;
-use super::{heads, table};
+use super::{either, heads, table};
 use crate::checkpoint::config::{self, Architecture, ModelConfig};
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::rope::RopeSpec;
@@ -99,6 +99,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
             longest: own.max_position_embeddings,
             query_growth: None,
         }],
+        relative: None,
         layer_inputs: None,
         layers: (0..layers).map(layer).collect(),
         norm: None,
@@ -108,19 +109,6 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         mlm: None,
     };
     Ok((own, spec))
-}
-
-/// The name that a field goes by: its own code's, or transformers'. Where both are there they have to agree.
-fn either<'a>(config: &JsonObject, own: &'a str, theirs: &'a str) -> Result<&'a str, CheckpointError> {
-    match (config.raw(own), config.raw(theirs)) {
-        (Some(one), Some(other)) if one.as_f64() != other.as_f64() => {
-            let reason =
-                format!("is {one}, and {theirs} is {other}; leave the one that the model was trained with");
-            Err(config.invalid(own, reason))
-        }
-        (Some(_), _) => Ok(own),
-        (None, _) => Ok(theirs),
-    }
 }
 
 /// The base of the frequencies: its own code's, or transformers', whose nested one goes before the other.

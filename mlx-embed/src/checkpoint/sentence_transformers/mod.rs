@@ -103,6 +103,9 @@ pub struct SentenceTransformers {
     pub normalize: Option<bool>,
     /// Most weights that a sparse vector keeps, the largest; `None` where no file says so.
     pub max_active_dims: Option<usize>,
+    /// Whether a sparse vector's weights are `log(1 + log(1 + x))` rather than `log(1 + x)`.
+    #[serde(skip)]
+    pub(crate) logs_twice: bool,
     /// Prompts by name, each put before the text as it is.
     pub prompts: BTreeMap<String, String>,
     /// The prompt that texts get when the caller names none.
@@ -130,6 +133,7 @@ impl Default for SentenceTransformers {
             behind: Vec::new(),
             normalize: None,
             max_active_dims: None,
+            logs_twice: false,
             prompts: BTreeMap::new(),
             default_prompt_name: None,
             max_seq_length: None,
@@ -160,7 +164,7 @@ impl SentenceTransformers {
                 (VECTORS, Calls::VECTORS)
             }
             Purpose::Sparse => {
-                sparse::check_modules(files)?;
+                all.logs_twice = sparse::logs_twice(files)?;
                 (SPARSE, Calls::LOGITS)
             }
             Purpose::TokenVectors => {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::modules::Module;
-use super::{MODULES, transformer};
+use super::{MODULES, SETTINGS, transformer};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::json::{self, JsonObject};
 use crate::file::Files;
@@ -11,12 +11,10 @@ use crate::file::Files;
 /// What a Transformer makes logits of masked tokens for.
 pub(super) const FILL_MASK: &str = "fill-mask";
 
-/// What SpladePooling does here: the largest `log(1 + relu(logit))` over a text's tokens.
-const SUPPORTED: [(&str, &str); 2] = [("pooling_strategy", "max"), ("activation_function", "relu")];
-
-/// Refuses modules that are not a sparse encoder's. Without a file there is nothing to refuse.
-pub(super) fn check_modules(files: &Files) -> Result<(), CheckpointError> {
-    let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(()) };
+/// Whether SpladePooling takes the logarithm `log(1 + x)` of the largest `relu(logit)` twice. Modules that are not a sparse
+/// encoder's are refused; without a file there is nothing to refuse.
+pub(super) fn logs_twice(files: &Files) -> Result<bool, CheckpointError> {
+    let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(false) };
     let refuse = |field: &str, reason: String| {
         Err(CheckpointError::InvalidField { path: files.path(MODULES), field: field.into(), reason })
     };
@@ -44,14 +42,19 @@ pub(super) fn check_modules(files: &Files) -> Result<(), CheckpointError> {
             format!("stands {count} times; a sparse encoder has MLMTransformer and SpladePooling"),
         );
     };
-    let Some(config) = JsonObject::open(files, Path::new(&pooling.path).join("config.json"))? else {
-        return Ok(());
+    let Some(config) = JsonObject::open(files, Path::new(&pooling.path).join(SETTINGS))? else {
+        return Ok(false);
     };
-    for (field, supported) in SUPPORTED {
+    let setting = |field: &str, known: &[&str]| {
         let value: Option<String> = config.optional(field)?;
-        if let Some(value) = value.filter(|value| value != supported) {
-            return Err(config.invalid(field, format!("is `{value}`; only `{supported}` is supported")));
+        match value.filter(|value| !known.contains(&value.as_str())) {
+            None => Ok(config.raw(field).and_then(serde_json::Value::as_str)),
+            Some(value) => {
+                let reason = format!("is `{value}`; supported is {}", known.join(" or "));
+                Err(config.invalid(field, reason))
+            }
         }
-    }
-    Ok(())
+    };
+    setting("pooling_strategy", &["max"])?;
+    Ok(setting("activation_function", &["relu", "log1p_relu"])? == Some("log1p_relu"))
 }

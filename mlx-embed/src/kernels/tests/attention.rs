@@ -19,6 +19,8 @@ struct Case {
     traditional: bool,
     scale: f32,
     span: Span,
+    /// Numbers of each head by distance, and how many texts may be long.
+    distances: Option<(Vec<f32>, usize)>,
 }
 
 const EPS: f32 = 1e-6;
@@ -80,6 +82,10 @@ impl Case {
             span,
             // Sharp ones too, so that what came first counts for nothing after a later key.
             scale: draw.one_of(&[1.0, 1.0, 8.0]) / (head_dim as f32).sqrt(),
+            distances: draw.one_in(3).then(|| {
+                let reached = longest + draw.within(0, 20);
+                (draw.numbers(heads.heads * Distances::columns_of(reached).0), reached)
+            }),
         }
     }
 
@@ -116,7 +122,11 @@ impl Case {
         let mut out = unwritten(tokens * self.heads.heads * self.heads.head_dim);
         let prepared = engine.prepare(&self.qkv, &self.lengths, &self.seen, &options, cache);
         let kept = prepared.kept().cloned();
-        engine.attend(prepared, &mut out);
+        let distances = self.distances.as_ref().map(|(numbers, reached)| {
+            let (columns, own) = Distances::columns_of(*reached);
+            Distances { numbers, columns, own }
+        });
+        engine.attend(prepared, distances, &mut out);
         (out, kept)
     }
 
@@ -137,6 +147,7 @@ impl Case {
             k_norm: self.k_norm.clone(),
             angles: self.angles.clone(),
             query_angles: self.query_angles.clone(),
+            distances: self.distances.clone(),
             ..*self
         }
     }
@@ -169,6 +180,14 @@ impl Case {
         normed(&self.qkv[at..at + head_dim], self.v_norm.then_some((&ones, EPS)))
     }
 
+    /// What is added to a score.
+    fn added(&self, head: usize, query: usize, key: usize) -> f64 {
+        self.distances.as_ref().map_or(0.0, |(numbers, reached)| {
+            let (columns, own) = Distances::columns_of(*reached);
+            f64::from(numbers[head * columns + own + key - query])
+        })
+    }
+
     /// The result and how far a kernel may be from it.
     fn naive(&self) -> Vec<(f64, f64)> {
         let Heads { heads, kv_heads, head_dim } = self.heads;
@@ -189,8 +208,12 @@ impl Case {
                     let Span { before, after } = self.span;
                     let first_seen = position.saturating_sub(before);
                     let seen = &keys[first_seen..ends.min((position + 1).saturating_add(after))];
-                    let scores: Vec<f64> = seen.iter().map(|k| scale * dot(k)).collect();
-                    let largest_term = seen.iter().map(|k| scale * size(k)).fold(0.0, f64::max);
+                    let added = |key: usize| self.added(head, position, key);
+                    let scores: Vec<f64> =
+                        seen.iter().zip(first_seen..).map(|(k, key)| scale * dot(k) + added(key)).collect();
+                    let terms = seen.iter().zip(first_seen..);
+                    let terms = terms.map(|(k, key)| scale * size(k) + added(key).abs());
+                    let largest_term = terms.fold(0.0, f64::max);
                     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
                     let total: f64 = weights.iter().sum();

@@ -326,7 +326,8 @@ impl Operations<Self> for Cpu {
 
     fn attend(&self, heads: Prepared, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Buffer, MlxError> {
         let mut mixed = self.engine.buffer(pass.ids.len() * layer.heads.queries());
-        self.engine.attend(heads, &mut mixed);
+        let distances = layer.relative.as_ref().map(|relative| relative.distances());
+        self.engine.attend(heads, distances, &mut mixed);
         Ok(mixed)
     }
 

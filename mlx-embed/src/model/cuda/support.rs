@@ -141,6 +141,7 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
     let ModelSpec {
         hidden,
         embedding: _,
+        relative,
         layer_inputs,
         ropes,
         layers,
@@ -170,6 +171,9 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
     };
     if layer_inputs.is_some() || layers.iter().any(more) {
         return Some("its layers have inputs of their own, scalars or norms of values".into());
+    }
+    if relative.is_some() {
+        return Some("its layers add numbers to scores by distance".into());
     }
     let head_norms = |attention: &AttentionSpec| {
         [&attention.q_norm, &attention.k_norm].map(|norm| norm.as_ref().map(|norm| (norm.kind, norm.eps)))

@@ -7,6 +7,7 @@ use crate::checkpoint::spec::Sees;
 use crate::mlx::ops::{self, RopeFrequencies, RopeSettings};
 use crate::mlx::{Array, MlxError, Stream};
 use crate::model::decoder::AttentionLayer;
+use crate::model::relative::Relative;
 
 use super::{Frequencies, Mlx, Norm, Pass};
 
@@ -103,11 +104,13 @@ impl Mlx {
         // GPUs have kernels that never hold the scores.
         let step = if self.on_cpu() { step_within(SCORES_BYTES, q, k) } else { i32::MAX };
         let mixed = match layer.sees {
-            Sees::Before => in_steps(q, k, v, step, true, &self.stream, |q, k, v, _| {
-                ops::causal_attention(q, k, v, scale, &self.stream)
-            }),
+            Sees::Before if layer.relative.is_none() => {
+                in_steps(q, k, v, step, true, &self.stream, |q, k, v, _| {
+                    ops::causal_attention(q, k, v, scale, &self.stream)
+                })
+            }
             sees => in_steps(q, k, v, step, false, &self.stream, |q, k, v, queries| {
-                let mask = self.mask(sees, queries, pass)?;
+                let mask = self.mask(sees, layer.relative.as_deref(), queries, pass)?;
                 ops::masked_attention(q, k, v, scale, mask.as_ref(), &self.stream)
             }),
         }?; // [B, H, L, E]
@@ -116,12 +119,52 @@ impl Mlx {
         ops::reshape(&joined, &[batch, tokens, layer.heads.queries() as i32], &self.stream)
     }
 
-    /// What is added to the scores of these queries: 0 where a key is seen, else minus infinity. `None` where all are.
-    fn mask(&self, sees: Sees, queries: Range<usize>, pass: &Pass) -> Result<Option<Array>, MlxError> {
+    /// What is added to the scores of these queries, `[1 or B, 1 or H, queries, keys]`: minus infinity where a key is not
+    /// seen, and what layers add by distance. `None` where that is nothing. All layers have the same `relative`.
+    fn mask(
+        &self,
+        sees: Sees,
+        relative: Option<&Relative>,
+        queries: Range<usize>,
+        pass: &Pass,
+    ) -> Result<Option<Array>, MlxError> {
         let mut masks = pass.masks.0.borrow_mut();
         if let Some((.., mask)) = masks.iter().find(|(of, range, _)| *of == sees && *range == queries) {
             return Ok(mask.clone());
         }
+        let hidden = self.hidden(sees, queries.clone(), pass)?;
+        let relative =
+            relative.map(|relative| self.by_distance(relative, queries.clone(), pass)).transpose()?;
+        let mask = match (hidden, relative) {
+            (Some(hidden), Some(relative)) => Some(ops::add(&hidden, &relative, &self.stream)?),
+            (hidden, relative) => hidden.or(relative),
+        };
+        masks.push((sees, queries, mask.clone()));
+        Ok(mask)
+    }
+
+    /// `[1, H, queries, keys]`
+    fn by_distance(
+        &self,
+        relative: &Relative,
+        queries: Range<usize>,
+        pass: &Pass,
+    ) -> Result<Array, MlxError> {
+        let keys = pass.cached + pass.tokens;
+        let rows = |query: usize| relative.rows(pass.cached + query, keys);
+        let heads = rows(0).count();
+        let mut numbers = vec![0.0; heads * queries.len() * keys];
+        for (place, query) in queries.clone().enumerate() {
+            for (head, row) in rows(query).enumerate() {
+                numbers[(head * queries.len() + place) * keys..][..keys].copy_from_slice(row);
+            }
+        }
+        let shape = [1, heads, queries.len(), keys].map(|size| size as i32);
+        ops::astype(&Array::from_slice(&numbers, &shape)?, self.arrays.activation(), &self.stream)
+    }
+
+    /// 0 where a key is seen, else minus infinity. `None` where all are.
+    fn hidden(&self, sees: Sees, queries: Range<usize>, pass: &Pass) -> Result<Option<Array>, MlxError> {
         let Pass { cached, tokens, .. } = *pass;
         let whole = pass.seen.iter().all(|&seen| seen == tokens);
         // Whether a query sees a key of a text whose tokens are seen up to `end`; both are positions.
@@ -131,7 +174,7 @@ impl Mlx {
             Sees::All => key < end,
             Sees::AllWithin(away) => key < end && query.abs_diff(key) <= away,
         };
-        let mask = if sees == Sees::All && whole {
+        Ok(if sees == Sees::All && whole {
             None
         } else {
             // Behind a causal mask lies nothing that padding could change.
@@ -151,9 +194,7 @@ impl Mlx {
             let shape = [texts, 1, queries.len(), cached + tokens].map(|size| size as i32);
             let mask = Array::from_slice(&numbers, &shape)?;
             Some(ops::astype(&mask, self.arrays.activation(), &self.stream)?)
-        };
-        masks.push((sees, queries, mask.clone()));
-        Ok(mask)
+        })
     }
 }
 
