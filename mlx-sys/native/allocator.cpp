@@ -17,7 +17,7 @@
 #include <typeinfo>
 
 #include "mlx/allocator.h"
-#include "settle.h"
+#include "tasks.h"
 
 namespace {
 

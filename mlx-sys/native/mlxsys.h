@@ -94,7 +94,8 @@ typedef struct mlxsys_host_output_spec_ {
 
 /**
  * The work of a host kernel. Runs on a thread of MLX's, several at a time where there are several streams, and must
- * not throw, nor unwind. Everything it is given lives until it returns.
+ * not throw, nor unwind, nor evaluate arrays: MLX would wait for tasks of all streams, this one among them. Everything it
+ * is given lives until it returns.
  *
  * Returns 0, or another number for failure; then it may also set `message`, with mlx_string_set() or by
  * `*message = mlx_string_new_data(...)`. On success all elements of all outputs must have been written.
@@ -116,9 +117,10 @@ typedef int (*mlxsys_host_kernel_func)(
  *
  * A failure of `run` becomes an error of the evaluation, "[name] message", on the thread that waits for it. Operations
  * queued behind it run all the same and find zeros in its outputs (or what an input left there); the stream goes on
- * working. Don't read arrays that came out of the failed evaluation. One thing to know of MLX 0.32.2: on the first
- * thread that used it, an error of a stream may cost it the count of one running task, and after ten such losses every
- * evaluation waits for ever. A callback that must fail hundreds of times returns 0 and keeps its failure in its payload.
+ * working. Don't read arrays that came out of the failed evaluation. Elsewhere than on Linux, with MLX 0.32.2: on the
+ * first thread that used it, an error of a stream may cost it the count of one running task, and after ten such losses
+ * every evaluation waits for ever. A callback that must fail hundreds of times there returns 0 and keeps its failure in
+ * its payload.
  *
  * There are no derivatives, no vmap, no export and no shapeless compilation: MLX reports them as not implemented.
  *

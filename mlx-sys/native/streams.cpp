@@ -4,8 +4,9 @@
 // every operation that is evaluated looks its stream up there, without a lock. On Linux both go by one here.
 
 #include "mlxsys.h"
-#include "settle.h"
+#include "tasks.h"
 
+#include <exception>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -79,6 +80,7 @@ MLX_API CommandEncoder& get_command_encoder(Stream stream) {
   if (!next) {
     throw std::runtime_error("[stream] this build of MLX has no encoders of the name that is known");
   }
+  mlxsys_start_stream_(stream);
   mlxsys_last_stream_ = stream;
   std::shared_lock lock(mlxsys_encoders_mutex_());
   return next(stream);
@@ -89,11 +91,16 @@ MLX_API CommandEncoder& get_command_encoder(Stream stream) {
 #endif
 
 extern "C" int mlxsys_stream_new_cpu(mlx_stream* res) {
-  auto device = mlx_device_new_type(MLX_CPU, 0);
-  {
-    std::unique_lock lock(mlxsys_encoders_mutex_());
-    *res = mlx_stream_new_thread_unsafe(device);
+  try {
+    auto device = mlx_device_new_type(MLX_CPU, 0);
+    {
+      std::unique_lock lock(mlxsys_encoders_mutex_());
+      *res = mlx_stream_new_thread_unsafe(device);
+    }
+    mlx_device_free(device);
+    return res->ctx ? 0 : 1;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
   }
-  mlx_device_free(device);
-  return res->ctx ? 0 : 1;
 }
