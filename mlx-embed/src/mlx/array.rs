@@ -153,7 +153,7 @@ impl Array {
     /// Runs the graph up to this array and waits for it.
     ///
     /// # Errors
-    /// When an operation in the graph fails.
+    /// When an operation in the graph fails; and within a kernel ([`host`](super::host)), for which it might wait.
     pub fn eval(&self) -> Result<(), MlxError> {
         // SAFETY: `raw` is a live array.
         self.own.streams.compute(|| unsafe { mlx_sys::mlx_array_eval(self.own.raw) })

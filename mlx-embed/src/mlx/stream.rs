@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::device::{Backend, Turn, enter_gpu, gpu_backend, loss, start};
 use super::error::{MlxError, check, check_results, last_error};
 use super::exit;
+use super::host::check_outside;
 use super::waiting::waiting;
 
 /// A queue of operations on one device, and the handle that every operation takes.
@@ -287,6 +288,7 @@ impl Streams {
 
     /// Runs a call that computes arrays on these.
     pub(super) fn compute(&self, call: impl FnOnce() -> std::ffi::c_int) -> Result<(), MlxError> {
+        check_outside("eval")?;
         self.check_process()?;
         let computed = {
             let _computing = exit::computing();

@@ -48,8 +48,8 @@
 //!
 //! # Where it runs
 //! On the thread behind the stream, with kernels of other streams at the same time. The arrays' memory is held until
-//! the kernel has returned. A kernel may use threads of its own; it must not use MLX, as the thread it would wait for
-//! may be its own.
+//! the kernel has returned. A kernel may use threads of its own. It can't compute with MLX, which is an error, and must
+//! not wait for others who do: they may wait for it.
 //!
 //! # Failure
 //! What [`HostKernel::run`] returns as an error, and a panic in it, become the [`MlxError`] of the evaluation. Kernels
@@ -87,7 +87,7 @@ pub trait HostKernel: Send + Sync + 'static {
     /// What messages call it.
     fn name(&self) -> &str;
 
-    /// Computes all elements of all outputs. It may compute with MLX itself, on a stream of its own.
+    /// Computes all elements of all outputs.
     ///
     /// # Errors
     /// When it can't; also by leaving an output unwritten, which the caller takes for an error.
@@ -194,8 +194,8 @@ struct Node<K: ?Sized> {
     kernel: Arc<K>,
     /// Where the thread that made the node, and so evaluates it, looks for a failure.
     ///
-    /// MLX could be told as well. But it passes an error on by a way that loses count of its tasks now and then (0.32.2,
-    /// on the thread that used it first), and after some ten such losses it waits for ever.
+    /// MLX could be told as well. But it runs what is queued behind all the same, and elsewhere than on Linux it loses count
+    /// of its tasks now and then (0.32.2, on the thread that used it first): after some ten such losses it waits for ever.
     failure: Arc<Failure>,
 }
 
@@ -220,12 +220,12 @@ impl Drop for Inside {
     }
 }
 
-/// Refuses what waits for all streams: a kernel's own is one of them.
+/// Refuses what waits for tasks of all streams: a kernel is one of them. MLX's evaluation does where a hundred are queued.
 pub(super) fn check_outside(operation: &'static str) -> Result<(), MlxError> {
     if INSIDE.try_with(Cell::get).unwrap_or(false) {
         return Err(MlxError::new(
             operation,
-            "it waits for all streams, so a kernel, which one of them runs, can't ask",
+            "it may wait for all streams, of which one runs this kernel; compute with MLX outside of kernels",
         ));
     }
     Ok(())
