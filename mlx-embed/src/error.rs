@@ -83,6 +83,13 @@ pub enum Error {
         /// How long.
         waited: Duration,
     },
+    /// The call would wait for the thread that makes it: the model's own, which runs wakers, recorders of metrics and
+    /// subscribers of tracing.
+    #[error(
+        "the call would wait for the model's own thread, which makes it: from a waker, recorder or subscriber, await the \
+         result or call from another thread"
+    )]
+    WaitsForItself,
     /// The embedder was shut down, or its thread died.
     #[error("the embedder has stopped: {reason}")]
     Stopped {

@@ -299,6 +299,10 @@ const TAKEN: &str = "a request was polled after its result had been taken";
 impl<R> Sent<R> {
     fn wait(mut self) -> Result<R, Error> {
         assert!(!self.answered, "{TAKEN}");
+        if self.shared.engine.is_own_thread() && !self.caller.ticket.is_done() {
+            self.shared.engine.abandon(&self.caller);
+            return self.answer(Err(Error::WaitsForItself));
+        }
         match self.caller.ticket.wait(self.caller.deadline) {
             Some(outcomes) => self.answer(outcomes),
             None => self.late(),

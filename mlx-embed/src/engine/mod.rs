@@ -523,6 +523,9 @@ impl<S: ?Sized + 'static> Engine<S> {
                 panic::resume_unwind(payload);
             }
         }));
+        if self.is_own_thread() {
+            return Err(Error::WaitsForItself);
+        }
         self.queue.ask(task).map_err(|_| self.fate.error())?;
         // The task is dropped without an answer when the engine ends before it.
         answer.recv().map_err(|_| self.fate.error())?
@@ -543,12 +546,18 @@ impl<S: ?Sized + 'static> Engine<S> {
         self.queue.depth()
     }
 
+    /// Whether this thread computes. It also runs wakers, recorders and subscribers, which must not wait for what it
+    /// computes.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        self.thread_ids.contains(&thread::current().id())
+    }
+
     /// Takes no more requests, and returns when the threads have ended and the model is freed.
     pub(crate) fn shut_down(&self, ending: Ending) {
         self.fate.tell(&self.queue.close(ending));
         // A waker that drops the last handle does so on the engine's own thread, which can't wait for itself; it ends
         // by itself once the waker returns.
-        if self.thread_ids.contains(&thread::current().id()) {
+        if self.is_own_thread() {
             return;
         }
         for WorkerThread { handle, sleeps } in self.threads().drain(..) {
