@@ -258,6 +258,11 @@ fn markers_that_are_no_tokens_and_limits_without_room_are_refused() {
         let copy = with_setting("late-interaction-bert", field, value.into());
         says(&refusal(copy.path()), &[file, &format!("`{field}`")]);
     }
+    // Filled up for each query, however short.
+    let endless =
+        changed("late-interaction-modernbert-expanded", file, "query_length", 1_000_000_000_000_u64.into());
+    endless.edit_json(file, |config| drop(config.insert("attend_to_expansion_tokens".into(), true.into())));
+    says(&refusal(endless.path()), &[file, "`query_length`", "8192"]);
     // Without markers there is none.
     let copy = with_setting("late-interaction-bert", "document_prefix", "".into());
     let embedder = MultiVectorEmbedder::load_with(copy.path(), default_options()).unwrap();

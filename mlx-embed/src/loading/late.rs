@@ -12,6 +12,9 @@ use crate::info::LateInteractionInfo;
 use crate::request::Sides;
 use crate::text::{Fill, LeftOut, Settings, Side, TextEncoder};
 
+/// Most tokens that a query is filled up to. Those in use are filled up to some hundred at most.
+const MOST_FILLED: usize = 8192;
+
 /// Most tokens of queries and of documents, and of queries that are filled up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lengths {
@@ -86,11 +89,16 @@ pub(super) fn sides(
         let left_out = LeftOut { ids, first: late.first };
         let side = Side { marker: marker(spec)?, longest, fill, left_out: Arc::new(left_out) };
         let added = side.added_tokens(text);
-        if longest > added {
+        let filled = side.fill.map_or(0, |fill| fill.length);
+        let reason = if longest <= added {
+            format!("leaves no room: the limit is {longest} tokens, of which special ones take {added}")
+        } else if filled > MOST_FILLED {
+            format!(
+                "is {filled}, and a query of any length is filled up to it; {MOST_FILLED} at most are read"
+            )
+        } else {
             return Ok(Arc::new(side));
-        }
-        let reason =
-            format!("leaves no room: the limit is {longest} tokens, of which special ones take {added}");
+        };
         Err(invalid(place, spec.file, spec.longest_field, reason))
     };
     Ok(Sides {
