@@ -2,14 +2,19 @@
 //! each text has a result or an error of its own.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
+use std::fs;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use half::bf16;
 use mlx_embed::{
-    EmbedOptions, Embedder, Error, Gpus, LoadOptions, Prompt, RerankOptions, Reranker, SparseEmbedder,
-    WhenFull,
+    EmbedOptions, Embedder, Error, Gpus, InputError, LoadOptions, MultiVectorEmbedder, Prompt, RerankOptions,
+    Reranker, Role, SparseEmbedder, State, WhenFull,
 };
 use mlx_embed_tests::golden;
+use mlx_embed_tests::scratch::Scratch;
+use safetensors::{Dtype, SafeTensors};
 
 const TEXTS: [&str; 3] = ["a cat", "a text of some more words than the others", "漢字 🦀"];
 
@@ -101,8 +106,12 @@ fn options_of_calls_at_their_ends() {
         assert!(start.elapsed() < HANGS);
     }
     for ids in [vec![u32::MAX], vec![], vec![0; 1 << 20], vec![u32::MAX; 1 << 20]] {
-        let error = embedder.embed_token_ids(vec![ids], &EmbedOptions::default()).unwrap_err();
-        assert!(matches!(error, Error::Input { index: 0, .. }), "{error}");
+        for error in [
+            embedder.hidden_states(&ids).unwrap_err(),
+            embedder.embed_token_ids(vec![ids], &EmbedOptions::default()).unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::Input { index: 0, .. }), "{error}");
+        }
     }
     let many = vec![vec![1_u32]; 1 << 16];
     assert_eq!(embedder.embed_token_ids(many, &EmbedOptions::default()).unwrap().len(), 1 << 16);
@@ -167,6 +176,12 @@ fn rerankers_take_any_text_for_query_and_document() {
                 Err(error) => assert!(matches!(error, Error::DeadlineExceeded { .. }), "{case}: {error}"),
             }
         }
+        let mut endless = reranker.tokens("a cat", "a feline", &RerankOptions::default()).unwrap();
+        for ids in [vec![], vec![u32::MAX], vec![1; 1 << 20]] {
+            (endless.types, endless.ids) = (vec![0; ids.len()], ids);
+            let error = reranker.hidden_states(&endless).unwrap_err();
+            assert!(matches!(error, Error::Input { index: 0, .. }), "{case}: {error}");
+        }
         let none = reranker.rerank::<&str>("a cat", &[]).unwrap_err();
         assert!(is_refused(&none, "documents"), "{case}: {none}");
         let after = reranker.rerank("a cat", &["a feline", "stocks"]).unwrap();
@@ -193,5 +208,81 @@ fn sparse_and_dense_embedders_take_any_text() {
     let dense = golden::load("st-mean");
     for vector in dense.embed_each(&texts, &EmbedOptions::default()).unwrap().into_iter().flatten() {
         assert!(vector.vector.iter().all(|number| number.is_finite()));
+    }
+}
+
+/// All numbers that a model makes of two texts, and its state afterwards.
+type Numbers = fn(&Path) -> Result<(Result<Vec<f32>, Error>, State), Error>;
+
+const DENSE: Numbers = |folder| {
+    let embedder = Embedder::load_with(folder, options())?;
+    let numbers = embedder.embed(TEXTS).map(|found| found.into_iter().flat_map(|each| each.vector).collect());
+    Ok((numbers, embedder.state()))
+};
+
+const SPARSE: Numbers = |folder| {
+    let embedder = SparseEmbedder::load_with(folder, options())?;
+    let weights = |each: mlx_embed::SparseVector| each.weights.into_iter().map(|(_, weight)| weight);
+    let numbers = embedder.embed(&TEXTS).map(|found| found.into_iter().flat_map(weights).collect());
+    Ok((numbers, embedder.state()))
+};
+
+const OF_TOKENS: Numbers = |folder| {
+    let embedder = MultiVectorEmbedder::load_with(folder, options())?;
+    let numbers = embedder.embed(&TEXTS, Role::Document);
+    Ok((numbers.map(|found| found.into_iter().flat_map(|each| each.vectors).collect()), embedder.state()))
+};
+
+const SCORES: Numbers = |folder| {
+    let reranker = Reranker::load_with(folder, options())?;
+    let numbers =
+        reranker.rerank("a cat", &TEXTS).map(|found| found.into_iter().map(|each| each.score).collect());
+    Ok((numbers, reranker.state()))
+};
+
+#[test]
+fn weights_that_are_no_numbers_never_reach_a_result() {
+    let cases: [(&str, &str, Numbers); 8] = [
+        ("modules-dense-activations", "model.safetensors", DENSE),
+        ("modules-dense-activations", "2_Dense/model.safetensors", DENSE),
+        ("modules-layer-norm", "2_LayerNorm/model.safetensors", DENSE),
+        ("late-interaction-bert", "1_Dense/model.safetensors", OF_TOKENS),
+        ("late-interaction-colbert", "model.safetensors", OF_TOKENS),
+        ("bge-m3-safetensors-heads", "sparse_linear.safetensors", SPARSE),
+        ("splade-bert", "model.safetensors", SPARSE),
+        ("reranker-bert-sigmoid", "model.safetensors", SCORES),
+    ];
+    for (case, file, numbers) in cases {
+        let scratch = Scratch::of(&format!("families/{case}"));
+        let original = fs::read(scratch.file(file)).unwrap();
+        let (mut refused, mut tensors) = (0, 0);
+        for (name, tensor) in SafeTensors::deserialize(&original).unwrap().iter() {
+            tensors += 1;
+            for number in [f32::NAN, f32::INFINITY] {
+                let element = match tensor.dtype() {
+                    Dtype::F32 => number.to_le_bytes().to_vec(),
+                    Dtype::BF16 => bf16::from_f32(number).to_le_bytes().to_vec(),
+                    other => panic!("{case}: {name} is of {other}"),
+                };
+                scratch.write(file, &original);
+                scratch.edit_tensor(file, name, |bytes| {
+                    bytes.chunks_exact_mut(element.len()).for_each(|each| each.copy_from_slice(&element));
+                });
+                // Weights that are packed may say so at once.
+                let Ok((found, state)) = numbers(scratch.path()) else { continue };
+                match found {
+                    Ok(found) => {
+                        assert!(
+                            found.iter().all(|number| number.is_finite()),
+                            "{case}: {file}: {name}: {number}"
+                        );
+                    }
+                    Err(Error::Input { source: InputError::NotFinite, .. }) => refused += 1,
+                    Err(error) => panic!("{case}: {file}: {name}: {number}: {error}"),
+                }
+                assert_eq!(state, State::Running, "{case}: {file}: {name}: {number}");
+            }
+        }
+        assert!(refused > 0, "{case}: {file}: {tensors} tensors, and none matters");
     }
 }

@@ -130,22 +130,21 @@ impl Shared {
         refuse: bool,
     ) -> Pending<Vec<R>> {
         let check = |(index, ids): (usize, &Vec<u32>)| {
-            let (tokens, max_tokens) = (ids.len(), self.info.max_tokens);
-            let fits =
-                if tokens > max_tokens { Err(InputError::TooLong { tokens, max_tokens }) } else { Ok(()) };
-            fits.and_then(|()| self.check_ids(ids)).map_err(|source| Error::Input { index, source })
+            self.check_ids(ids).map_err(|source| Error::Input { index, source })
         };
         let checked = texts.iter().enumerate().try_for_each(check);
         let plan = checked.and_then(|()| self.plan(options, texts.len(), refuse));
         self.send_ids(texts, plan, options.timeout, all)
     }
 
-    /// Whether the model takes these ids.
+    /// Whether the model takes these ids, as many as they are.
     pub(crate) fn check_ids(&self, ids: &[u32]) -> Result<(), InputError> {
-        if ids.is_empty() {
-            return Err(InputError::Empty);
+        let (tokens, max_tokens) = (ids.len(), self.info.max_tokens);
+        match tokens {
+            0 => Err(InputError::Empty),
+            _ if tokens > max_tokens => Err(InputError::TooLong { tokens, max_tokens }),
+            _ => InputError::check_vocabulary(ids, self.info.config.vocab_size.unsigned_abs()),
         }
-        InputError::check_vocabulary(ids, self.info.config.vocab_size.unsigned_abs())
     }
 
     /// The token ids that the model sees for a text.

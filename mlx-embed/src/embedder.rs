@@ -356,7 +356,7 @@ impl Embedder {
     /// embeddings, the residual stream after each layer, the result of the final norm. f32 `[tokens, hidden]` each.
     ///
     /// # Errors
-    /// When `token_ids` is empty or holds an id outside the vocabulary, or the model fails.
+    /// When `token_ids` is empty, has more than [`Info::max_tokens`] or one outside the vocabulary, or the model fails.
     pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
         self.shared.check_ids(token_ids).map_err(|source| Error::Input { index: 0, source })?;
         self.shared.hidden_states(token_ids.to_vec())

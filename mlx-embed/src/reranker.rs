@@ -211,7 +211,8 @@ impl Reranker {
     /// of a text.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, or there are no ids, or other types than the model has; or the model fails.
+    /// When an id is outside the vocabulary, or there are no ids, more than [`Info::max_tokens`], or other types than the
+    /// model has; or the model fails.
     pub fn hidden_states(&self, pair: &PairTokens) -> Result<Vec<Vec<f32>>, Error> {
         self.shared.hidden_states(pair.marked(&self.shared)?)
     }
@@ -261,13 +262,7 @@ impl Reranker {
 impl PairTokens {
     /// With the marks that say which tokens are of type 1.
     pub(crate) fn marked(&self, shared: &Shared) -> Result<Vec<u32>, Error> {
-        let check = || {
-            if self.ids.is_empty() {
-                return Err(InputError::Empty);
-            }
-            InputError::check_vocabulary(&self.ids, shared.info.config.vocab_size.unsigned_abs())
-        };
-        check().map_err(|source| Error::Input { index: 0, source })?;
+        shared.check_ids(&self.ids).map_err(|source| Error::Input { index: 0, source })?;
         let second = self.types.iter().position(|&kind| kind != 0);
         let is_pair = self.types.len() == self.ids.len()
             && self.types.is_sorted()

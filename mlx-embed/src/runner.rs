@@ -302,12 +302,12 @@ impl<B: Backend> Runner<B> {
         }
         let pooled = self.decoder.pooled(&batch, self.pooling, cache, before)?;
         self.decoder.check_weights()?;
-        let finite = |vector: &[f32]| vector.iter().all(|x| x.is_finite());
-        let finite: Vec<bool> = pooled.chunks(self.pooling.width(self.spec.hidden)).map(finite).collect();
+        // Before the modules, which may hide what is not, and behind them.
+        let finite: Vec<bool> = pooled.chunks(self.pooling.width(self.spec.hidden)).map(is_finite).collect();
         let rows = self.modules.apply(self.decoder.backend(), pooled)?;
         let vectors = rows.chunks(rows.len() / finite.len().max(1)).zip(finite);
         let result = |(vector, finite): (&[f32], bool)| {
-            if finite { Ok(vector.to_vec().into()) } else { Err(InputError::NotFinite) }
+            if finite && is_finite(vector) { Ok(vector.to_vec().into()) } else { Err(InputError::NotFinite) }
         };
         Ok(vectors.map(result).collect())
     }
@@ -319,14 +319,13 @@ impl<B: Backend> Runner<B> {
             let width = numbers.len() / batch.ids.len().max(1);
             start * width..(start + length) * width
         };
-        let is_finite = |place| hidden[range(&hidden, place)].iter().all(|x| x.is_finite());
-        let finite: Vec<bool> = places().map(is_finite).collect();
+        let finite: Vec<bool> = places().map(|place| is_finite(&hidden[range(&hidden, place)])).collect();
         let all = self.modules.apply(self.decoder.backend(), hidden)?;
         let of_text = |(place, finite): ((&usize, &usize), bool)| {
-            if !finite {
+            let (numbers, start) = (&all[range(&all, place)], *place.0);
+            if !finite || !is_finite(numbers) {
                 return Err(InputError::NotFinite);
             }
-            let (numbers, start) = (&all[range(&all, place)], *place.0);
             Ok(match self.purpose {
                 Purpose::Sparse => largest_weights(&batch.ids[start..start + numbers.len()], numbers),
                 _ => numbers.to_vec().into(),
@@ -338,6 +337,10 @@ impl<B: Backend> Runner<B> {
     fn batch(&self, texts: &[&[u32]]) -> Batch {
         if self.decoder.backend().packs() { Batch::packed(texts) } else { Batch::padded(texts) }
     }
+}
+
+fn is_finite(numbers: &[f32]) -> bool {
+    numbers.iter().all(|number| number.is_finite())
 }
 
 /// Of each id the largest of its tokens' weights, those above 0.
@@ -353,7 +356,7 @@ fn largest_weights(ids: &[u32], weights: &[f32]) -> Output {
 /// `log(1 + relu(x))` of the largest logits of a text (Formal et al., 2021), of which most are 0 and left out, as are those
 /// beyond as many as the head keeps; or that logarithm twice.
 fn splade(logits: &[f32], head: &MlmSpec) -> Result<Output, InputError> {
-    if !logits.iter().all(|logit| logit.is_finite()) {
+    if !is_finite(logits) {
         return Err(InputError::NotFinite);
     }
     let weights = (0..).zip(logits).filter(|(_, logit)| **logit > 0.0);
