@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, ReadDir};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process;
 
 use serde::Serialize;
 
@@ -59,7 +60,12 @@ impl Repo {
             return Ok(());
         }
         let path = self.folder.join("refs").join(name.revision());
-        let written = create_folder_of(&path).and_then(|()| fs::write(&path, commit));
+        // Renamed, so that what is known of the revision stays where there is no room for more.
+        let new = self.blob(&format!("{commit}-{}.incomplete", process::id()));
+        let written = create_folder_of(&path)
+            .and_then(|()| create_folder_of(&new))
+            .and_then(|()| fs::write(&new, commit))
+            .and_then(|()| fs::rename(&new, &path));
         written.map_err(|source| HubError::Disk { at: name.to_string(), path, source })
     }
 
@@ -122,7 +128,8 @@ pub(super) fn list(entries: ReadDir) -> io::Result<Vec<CachedModel>> {
         };
         let mut revisions: BTreeMap<String, Vec<String>> = BTreeMap::new();
         files_below(&folder.join("refs"), &mut |name, path| {
-            let commit = fs::read_to_string(path)?;
+            // What is no text is no revision, such as the files that file managers leave behind.
+            let Ok(commit) = fs::read_to_string(path) else { return Ok(()) };
             revisions.entry(commit.trim().to_owned()).or_default().push(name.to_owned());
             Ok(())
         })?;

@@ -145,11 +145,14 @@ fn models_say_why_they_are_not_run() {
     let other = cache.path().join("models--someone--speech/snapshots").join(LATER);
     fs::create_dir_all(&other).unwrap();
     fs::write(other.join("config.json"), r#"{"model_type": "whisper"}"#).unwrap();
+    // What a file manager leaves behind is no revision.
+    fs::write(cache.path().join("models--owner--name/refs/.DS_Store"), [0, 0xff]).unwrap();
     let models = hub.cached().unwrap();
     assert_eq!(
         models.iter().map(|model| model.repository.as_str()).collect::<Vec<_>>(),
         [MODEL, "someone/speech"]
     );
+    assert_eq!(models[0].revisions, ["main"]);
     assert!(mlx_embed::check(&models[0].folder).is_ok());
     let error = mlx_embed::check(&models[1].folder).unwrap_err().to_string();
     assert!(error.contains("config.json") && error.contains("whisper"), "{error}");
