@@ -68,6 +68,7 @@ fn header(text: &str) -> String {
 const FORMATS: &str = include_str!("source/formats.cuh");
 const WGMMA: &str = include_str!("source/wgmma.cuh");
 const TMA: &str = include_str!("source/tma.cuh");
+const TEXTS: &str = include_str!("source/texts.cuh");
 
 macro_rules! twin {
     ($(#[$about:meta])* $name:ident as $twin:literal { $($field:ident: $type:ty),* $(,)? }) => {
@@ -304,11 +305,21 @@ arguments! {
 }
 
 arguments! {
-    MeanArguments of "mean.cu" with [] { x: Address, texts: Address, out: Address, hidden: i32 }
+    MeanArguments of "mean.cu" with [header(TEXTS)] {
+        x: Address,
+        texts: Address,
+        out: Address,
+        hidden: i32,
+    }
 }
 
 arguments! {
-    LargestArguments of "largest.cu" with [] { x: Address, texts: Address, out: Address, columns: i32 }
+    LargestArguments of "largest.cu" with [header(TEXTS)] {
+        x: Address,
+        texts: Address,
+        out: Address,
+        columns: i32,
+    }
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use crate::mlx::error::MlxError;
 
 /// Threads of a block, as the sources have them.
 const BLOCK_THREADS: i32 = 128;
-/// The same of `activate.cu`, `mean.cu` and `largest.cu`.
+/// The same of `activate.cu` and `texts.cuh`.
 const MANY_THREADS: i32 = 256;
 const HOPPER_THREADS: i32 = 384;
 
