@@ -1,0 +1,251 @@
+//! The operations of a layer.
+
+use crate::checkpoint::spec::{HalfNorms, Sees};
+use crate::mlx::cuda::{self, Norm, Seen, Sum, Tensor};
+use crate::mlx::{Array, MlxError, ops};
+use crate::model::backend::{Backend, Operations};
+use crate::model::cache::LayerKvCache;
+use crate::model::decoder::{AttentionLayer, InputLayer, LayerInputs, MlpLayer};
+
+use super::states::{Ahead, Heads, Hidden, KeysValues, Pass};
+use super::weight::Projection;
+use super::{Cuda, Embedding};
+
+#[cold]
+fn no_norm() -> MlxError {
+    MlxError::new("cuda", "a sum was not told which norm follows it")
+}
+
+/// [`form`] takes no checkpoint that asks for it.
+#[cold]
+fn not_here() -> MlxError {
+    MlxError::new("cuda", "these kernels have no inputs of layers")
+}
+
+impl Cuda {
+    /// The projection's matrices as a product of so many tokens reads them.
+    pub(super) fn read<'a>(
+        &self,
+        of: &'a Projection,
+        pass: &Pass,
+        tokens: i32,
+    ) -> Result<Vec<(i32, cuda::Matrix<'a>)>, MlxError> {
+        // Packed weights are read by the products that the model is compiled for: with all in them, or without. Those
+        // write two outputs at once.
+        let suits = (pass.fused || !self.form.geometry.fused) && of.outputs % 2 == 0;
+        of.read(self, suits && self.is_packed(tokens), &self.stream)
+    }
+
+    /// As [`Cuda::read`], of a projection that is one matrix.
+    fn read_one<'a>(
+        &self,
+        of: &'a Projection,
+        pass: &Pass,
+        tokens: i32,
+    ) -> Result<cuda::Matrix<'a>, MlxError> {
+        let several = || MlxError::new("product", "one matrix was expected");
+        let mut matrices = self.read(of, pass, tokens)?.into_iter();
+        match (matrices.next(), matrices.next()) {
+            (Some((_, matrix)), None) => Ok(matrix),
+            _ => Err(several()),
+        }
+    }
+
+    /// The product of `x`'s norm, or of `x` without one, by a kernel of its own: `[T, outputs]`.
+    pub(super) fn product_of(
+        &self,
+        x: &Hidden,
+        norm: Option<&Norm>,
+        of: &Projection,
+        pass: &Pass,
+    ) -> Result<Tensor, MlxError> {
+        let x = match (&x.ahead, norm) {
+            (Ahead::Normed(normed), Some(_)) => normed,
+            (Ahead::Nothing, None) => &x.x,
+            _ => return Err(no_norm()),
+        };
+        let matrices = self.read(of, pass, x.shape()[0])?;
+        self.ops.product(x, &matrices, of.outputs, &self.stream)
+    }
+
+    /// `x` and, where a norm is next, what was made of it.
+    fn hidden((x, normed): (Tensor, Option<Tensor>)) -> Hidden {
+        Hidden { x, ahead: normed.map_or(Ahead::Nothing, Ahead::Normed) }
+    }
+
+    /// `[T, K * E]` each.
+    fn keys_values(&self, qkv: &Array) -> Result<KeysValues, MlxError> {
+        let geometry = &self.form.geometry;
+        let [queries, keys] = [geometry.heads, geometry.kv_heads].map(|heads| heads * geometry.head_dim);
+        let part = |start| {
+            ops::contiguous(&ops::slice_axis(qkv, 1, start, start + keys, &self.stream)?, &self.stream)
+        };
+        Ok(KeysValues { keys: part(queries)?, values: part(queries + keys)? })
+    }
+}
+
+/// What a layer's queries see.
+fn seen(sees: Sees) -> Seen {
+    let within = |tokens: usize| i32::try_from(tokens).unwrap_or(Seen::ALL).min(Seen::ALL);
+    match sees {
+        Sees::Before => Seen::BEFORE,
+        Sees::BeforeWithin(tokens) => Seen { before: within(tokens.saturating_sub(1)), after: 0 },
+        Sees::All => Seen { before: Seen::ALL, after: Seen::ALL },
+        Sees::AllWithin(tokens) => Seen { before: within(tokens), after: within(tokens) },
+    }
+}
+
+impl Operations<Self> for Cuda {
+    fn embed(&self, of: &Embedding, next: Option<&Norm>, pass: &Pass) -> Result<Hidden, MlxError> {
+        let Pass { plan, meta, all_angles, ids, types, lengths, cached, fused, .. } = pass;
+        let stream = &self.stream;
+        let mut rows = Vec::new();
+        if let Some((_, positions)) = &of.positions {
+            let mut ids = &ids[..];
+            for &length in lengths.iter() {
+                let (text, rest) = ids.split_at(length);
+                rows.extend(positions.rows(text, *cached));
+                ids = rest;
+            }
+        }
+        let embedding = cuda::Embedding {
+            table: &of.tokens,
+            factor: of.scale,
+            positions: of.positions.as_ref().map(|(table, _)| (table, &rows[..])),
+            types: of.token_types.as_ref().map(|table| (table, types.as_deref())),
+        };
+        if *fused {
+            let (next, [_, angles]) = next.zip(all_angles.first()).ok_or_else(no_norm)?;
+            let (x, ahead) = self.ops.embed(plan, meta, &embedding, Some((next.weight(), angles)), stream)?;
+            let (scaled, angles) = ahead.ok_or_else(no_norm)?;
+            pass.angles.replace(Some(angles));
+            return Ok(Hidden { x, ahead: Ahead::Scaled(scaled) });
+        }
+        let (x, _) = self.ops.embed(plan, meta, &embedding, None, stream)?;
+        if of.norm.is_none() && next.is_none() {
+            return Ok(Hidden { x, ahead: Ahead::Nothing });
+        }
+        let norms = Sum { sum: of.norm.as_ref(), next, ..Sum::default() };
+        self.ops.sum(&x, None, norms, stream).map(Self::hidden)
+    }
+
+    fn layer_inputs(
+        &self,
+        _x: &Hidden,
+        _inputs: &LayerInputs<Self>,
+        _pass: &Pass,
+    ) -> Result<Tensor, MlxError> {
+        Err(not_here())
+    }
+
+    fn gate(
+        &self,
+        _x: &Hidden,
+        _inputs: &Tensor,
+        _layer: &InputLayer<Self>,
+        _pass: &Pass,
+    ) -> Result<Tensor, MlxError> {
+        Err(not_here())
+    }
+
+    fn scale(&self, _x: Hidden, _factor: f32) -> Result<Hidden, MlxError> {
+        Err(not_here())
+    }
+
+    fn qkv(&self, x: &Hidden, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+        let of_heads = [layer.qkv.bias.as_ref(), layer.head_norms.as_ref()];
+        if let Ahead::Scaled(x) = &x.ahead {
+            let matrices = self.read(&layer.qkv, pass, pass.plan.tokens())?;
+            let angles = pass.angles.borrow();
+            let angles = angles.as_ref().ok_or_else(no_norm)?;
+            return self.ops.qkv(x, &matrices, of_heads, angles, &self.stream);
+        }
+        let product = self.product_of(x, layer.norms.input.as_ref(), &layer.qkv, pass)?;
+        let angles = layer.rope.and_then(|rope| pass.all_angles.get(rope));
+        let angles = angles.map(|[of_queries, of_keys]| [&**of_queries, &**of_keys]);
+        self.ops.rotate(&product, of_heads, angles, &pass.plan, &pass.meta, &self.stream)
+    }
+
+    /// They are rotated already, as part of the product.
+    fn heads(
+        &self,
+        qkv: Tensor,
+        _layer: &AttentionLayer<Self>,
+        cache: LayerKvCache<'_, KeysValues>,
+        _pass: &Pass,
+    ) -> Result<Heads, MlxError> {
+        let cached = match cache {
+            LayerKvCache::None => None,
+            LayerKvCache::Continue(KeysValues { keys, values }) => Some([keys.clone(), values.clone()]),
+            LayerKvCache::Keep(kept) => {
+                let own = self.keys_values(&self.ops.array(&qkv, &self.stream)?)?;
+                // The memory behind the array is free for others once `qkv` goes.
+                self.finish_cache(std::slice::from_ref(&own))?;
+                kept.push(own);
+                None
+            }
+        };
+        Ok(Heads { qkv, cached })
+    }
+
+    fn attend(&self, heads: Heads, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+        let cached = heads.cached.as_ref().map(|[keys, values]| [keys, values]);
+        let how = (seen(layer.sees), layer.scale);
+        self.ops.attention(&heads.qkv, cached, how, &pass.plan, &pass.meta, &self.stream)
+    }
+
+    fn up(&self, x: &Hidden, layer: &MlpLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+        if let Ahead::Scaled(scaled) = &x.ahead {
+            let w = self.read_one(&layer.up, pass, x.x.shape()[0])?;
+            return self.ops.gated(scaled, &w, &self.stream);
+        }
+        let product = self.product_of(x, layer.norms.input.as_ref(), &layer.up, pass)?;
+        let alternating = self.form.geometry.fused;
+        self.ops.activate(&product, layer.up.bias.as_ref(), alternating, &self.stream)
+    }
+
+    fn add(
+        &self,
+        x: Hidden,
+        y: &Tensor,
+        weight: &Projection,
+        norms: &HalfNorms<Norm>,
+        next: Option<&Norm>,
+        pass: &Pass,
+    ) -> Result<Hidden, MlxError> {
+        let (x, stream, tokens) = (&x.x, &self.stream, y.shape()[0]);
+        if pass.fused {
+            let (w, next) = (self.read_one(weight, pass, tokens)?, next.ok_or_else(no_norm)?);
+            let (x, scaled) = self.ops.add(x, y, &w, next.weight(), stream)?;
+            return Ok(Hidden { x, ahead: Ahead::Scaled(scaled) });
+        }
+        let matrices = self.read(weight, pass, tokens)?;
+        let product = self.ops.product(y, &matrices, weight.outputs, stream)?;
+        drop(matrices);
+        let HalfNorms { output, sum, .. } = norms;
+        let (bias, output, sum) = (weight.bias.as_ref(), output.as_ref(), sum.as_ref());
+        self.ops.sum(x, Some(&product), Sum { bias, output, sum, next }, stream).map(Self::hidden)
+    }
+
+    fn rows(&self, x: &Hidden, y: &Tensor, rows: &[u32], _pass: &Pass) -> Result<(Hidden, Tensor), MlxError> {
+        let select = |x| self.ops.rows(x, rows, &self.stream);
+        Ok((Hidden { x: select(&x.x)?, ahead: Ahead::Nothing }, select(y)?))
+    }
+
+    fn finish(&self, x: &Hidden, norm: Option<&Norm>) -> Result<Vec<f32>, MlxError> {
+        self.ops.finish(&x.x, norm, &self.stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_count_the_query_as_the_spec_does() {
+        assert_eq!(seen(Sees::Before), Seen { before: Seen::ALL, after: 0 });
+        assert_eq!(seen(Sees::BeforeWithin(4)), Seen { before: 3, after: 0 });
+        assert_eq!(seen(Sees::AllWithin(4)), Seen { before: 4, after: 4 });
+        assert_eq!(seen(Sees::BeforeWithin(usize::MAX)), Seen { before: Seen::ALL, after: 0 });
+    }
+}
