@@ -133,7 +133,7 @@ pub(crate) trait Backend: Sized + Operations<Self> {
 /// The operations of a layer, on what the backend `B` has. A backend implements them for itself, and whoever measures
 /// implements them around it.
 ///
-/// `next` is the norm that will be asked for next, for a backend that computes it, or part of it, together with a sum.
+/// `next` is the norm that will be asked for next, for a backend that computes it, or part of it, together with a state.
 pub(crate) trait Operations<B: Backend> {
     /// The first hidden state.
     fn embed(
@@ -180,17 +180,14 @@ pub(crate) trait Operations<B: Backend> {
         pass: &B::Pass,
     ) -> Result<B::Wide, MlxError>;
 
-    /// `factor * x`
-    fn scale(&self, x: B::Hidden, factor: f32) -> Result<B::Hidden, MlxError>;
-
-    /// `x + y W^T + b`, with the norms of the product and of the sum where a layer has them.
+    /// `x + y W^T + b`, with the norms of the product and of the sum where a layer has them, and what is `then` done.
     fn add(
         &self,
         x: B::Hidden,
         y: &B::Wide,
         weight: &B::Projection,
         norms: &HalfNorms<B::Norm>,
-        next: Option<&B::Norm>,
+        then: Then<'_, B::Norm>,
         pass: &B::Pass,
     ) -> Result<B::Hidden, MlxError>;
 
@@ -205,6 +202,15 @@ pub(crate) trait Operations<B: Backend> {
 
     /// `norm(x)` as f32, row after row, `[T, D]`.
     fn finish(&self, x: &B::Hidden, norm: Option<&B::Norm>) -> Result<Vec<f32>, MlxError>;
+}
+
+/// What follows a sum.
+#[derive(Debug)]
+pub(crate) struct Then<'a, N> {
+    /// What it is multiplied with.
+    pub(crate) factor: Option<f32>,
+    /// See [`Operations`].
+    pub(crate) next: Option<&'a N>,
 }
 
 /// What of a model a projection is.

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::mlx::{MappedFile, MlxError};
 use crate::pooling::{Before, Pooling};
 
-use super::backend::{Backend, Operations, Place, Role};
+use super::backend::{Backend, Operations, Place, Role, Then};
 use super::cache::KvCache;
 use super::relative::Relative;
 use super::rounding::Rounding;
@@ -278,18 +278,21 @@ impl<B: Backend> Decoder<B> {
                 }
                 (x, mixed) = b.rows(&x, &mixed, rows, &pass)?;
             }
-            x = b.add(x, &mixed, &attention.output, &attention.norms, mlp.norms.input.as_ref(), &pass)?;
+            let then = Then { factor: None, next: mlp.norms.input.as_ref() };
+            x = b.add(x, &mixed, &attention.output, &attention.norms, then, &pass)?;
             drop(mixed);
             let inner = b.up(&x, mlp, &pass)?;
-            let next = self.norm_before(index + 1);
-            x = b.add(x, &inner, &mlp.down, &mlp.norms, next.filter(|_| input.is_none()), &pass)?;
+            let own_input = input.as_ref().zip(inputs.as_ref());
+            // What follows the layer follows its last sum.
+            let then = |last: bool| {
+                let next = self.norm_before(index + 1).filter(|_| last);
+                Then { factor: scalar.filter(|_| last), next }
+            };
+            x = b.add(x, &inner, &mlp.down, &mlp.norms, then(own_input.is_none()), &pass)?;
             drop(inner);
-            if let (Some(input), Some(inputs)) = (input, &inputs) {
+            if let Some((input, inputs)) = own_input {
                 let gated = b.gate(&x, inputs, input, &pass)?;
-                x = b.add(x, &gated, &input.output, &input.norms, next, &pass)?;
-            }
-            if let Some(scalar) = scalar {
-                x = b.scale(x, *scalar)?;
+                x = b.add(x, &gated, &input.output, &input.norms, then(true), &pass)?;
             }
             show(&x)?;
         }

@@ -25,7 +25,7 @@ mod rounding;
 
 pub(crate) use backend::Backend;
 #[cfg(feature = "bench")]
-pub(crate) use backend::Operations;
+pub(crate) use backend::{Operations, Then};
 pub(crate) use cache::KvCache;
 #[cfg(feature = "bench")]
 pub(crate) use cache::LayerKvCache;

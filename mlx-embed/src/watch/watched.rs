@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::checkpoint::spec::{HalfNorms, LayerSpec, ModelSpec};
 use crate::mlx::{Building, MlxError};
-use crate::model::{AttentionLayer, Backend, InputLayer, LayerInputs, LayerKvCache, MlpLayer, Operations};
+use crate::model::{
+    AttentionLayer, Backend, InputLayer, LayerInputs, LayerKvCache, MlpLayer, Operations, Then,
+};
 
 use super::measurable::Measurable;
 use super::parts::{Arithmetic, Level, Part, Record};
@@ -163,10 +165,6 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
         self.operation(&[Part::LayerInput], arithmetic, build, |gated| b.wait_wide(gated))
     }
 
-    fn scale(&self, x: B::Hidden, factor: f32) -> Result<B::Hidden, MlxError> {
-        self.backend.scale(x, factor)
-    }
-
     fn qkv(&self, x: &B::Hidden, layer: &AttentionLayer<B>, pass: &B::Pass) -> Result<B::Wide, MlxError> {
         if self.level == Level::Layers {
             self.began.set(Some(Building::start()));
@@ -229,7 +227,7 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
         y: &B::Wide,
         weight: &B::Projection,
         norms: &HalfNorms<B::Norm>,
-        next: Option<&B::Norm>,
+        then: Then<'_, B::Norm>,
         pass: &B::Pass,
     ) -> Result<B::Hidden, MlxError> {
         let b = self.backend;
@@ -239,7 +237,7 @@ impl<B: Measurable> Operations<B> for Watched<'_, B> {
             Half::Mlp => &[Part::Down],
             Half::Input => &[Part::LayerInput],
         };
-        let build = || b.add(x, y, weight, norms, next, pass);
+        let build = || b.add(x, y, weight, norms, then, pass);
         let sum = self.operation(parts, b.arithmetic(Some(weight)), build, |x| b.wait_hidden(x))?;
         match half {
             Half::Attention => self.half.set(Half::Mlp),

@@ -7,9 +7,9 @@ use super::arguments::{
     ActivateArguments, LargestArguments, ProductArguments, RotateArguments, SumArguments,
 };
 use super::format::Numbers;
-use super::kernels::{Geometry, expect, grid, wrong};
+use super::kernels::{Geometry, Heads, expect, grid, wrong};
 use super::matrix::{Dense, Fixed, Matrix, Norm, address};
-use super::ops::{Mlm, Ops, expect_tensor};
+use super::ops::{Mlm, Ops, expect_tensor, of_width};
 use super::plan::Plan;
 use super::queue::{Function, Role, Tensor};
 use super::tiles::{After, up};
@@ -17,14 +17,41 @@ use crate::mlx::Stream;
 use crate::mlx::dtype::Dtype;
 use crate::mlx::error::MlxError;
 
-/// What is done to a product's result `y` and the residual stream `x`: `x = sum(x + output(y + bias))`, and `next(x)`.
+/// What is done to a product's result `y` and the residual stream `x`: `x = factor * sum(x + output(y + bias))`, and
+/// `next(x)`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sum<'a> {
     /// f32 `[D]`
     pub(crate) bias: Option<&'a Fixed>,
     pub(crate) output: Option<&'a Norm>,
     pub(crate) sum: Option<&'a Norm>,
+    pub(crate) factor: Option<f32>,
     pub(crate) next: Option<&'a Norm>,
+}
+
+/// What is done to a layer's queries, keys and values. What is left out is not done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rotate<'a> {
+    pub(crate) heads: Heads,
+    /// f32 `[(H + 2K) * E]`
+    pub(crate) bias: Option<&'a Fixed>,
+    /// The weights of queries' and keys' norms, f32 `[2, E]`.
+    pub(crate) norms: Option<&'a Fixed>,
+    /// Of queries and of keys: f32 `[at least the plan's positions, 2, E / 2]`, flat.
+    pub(crate) angles: Option<[&'a Fixed; 2]>,
+}
+
+/// How a product is activated.
+#[derive(Debug, Clone, Copy)]
+struct Activate<'a> {
+    /// f32, one of each output.
+    bias: Option<&'a Fixed>,
+    /// Of the result.
+    width: i32,
+    /// Whether gate and up alternate eight by eight, rather than that one is behind the other.
+    alternating: bool,
+    /// What it is multiplied with, from this column on.
+    other: Option<(&'a Tensor, i32)>,
 }
 
 impl Ops {
@@ -92,26 +119,24 @@ impl Ops {
         self.queue.read(&out)
     }
 
-    /// Bias, head norms and rotation of a product `[T, (H + 2K) * E]`. `bias` is f32 `[(H + 2K) * E]`, `norms` the weights
-    /// of queries' and keys' f32 `[2, E]`, `angles` those of queries and of keys f32 `[at least the plan's positions, 2,
-    /// E / 2]`, flat. What is left out is not done.
+    /// Bias, head norms and rotation of a product `[T, (H + 2K) * E]`, and the norms of values where the geometry has them.
     pub(crate) fn rotate(
         &self,
         qkv: &Tensor,
-        [bias, norms]: [Option<&Fixed>; 2],
-        angles: Option<[&Fixed; 2]>,
+        of: Rotate<'_>,
         plan: &Plan,
         meta: &Tensor,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "rotate";
-        let Geometry { heads, kv_heads, eps, numbers, .. } = *self.geometry();
-        let [tokens, width] = [plan.tokens, self.geometry().qkv()];
+        let Geometry { eps, value_eps, numbers, .. } = *self.geometry();
+        let Rotate { heads: sizes, bias, norms, angles } = of;
+        let ([tokens, width], Heads { heads, kv_heads, .. }) = ([plan.tokens, sizes.qkv()], sizes);
         expect_tensor(what, qkv, [tokens, width], numbers.dtype())?;
         self.expect_meta(what, plan, meta)?;
-        self.expect_of_heads(what, bias, norms)?;
+        self.expect_of_heads(what, sizes, [bias, norms])?;
         for angles in angles.iter().flatten() {
-            self.expect_angles(what, plan, angles.array())?;
+            self.expect_angles(what, sizes, plan, angles.array())?;
         }
         let out = self.queue.tensor(Role::Wide, [tokens, width], numbers.dtype(), stream)?;
         let all_heads = heads + 2 * kv_heads;
@@ -128,8 +153,9 @@ impl Ops {
             query_heads: heads,
             rotated_heads: heads + kv_heads,
             head_eps: eps,
+            value_eps: value_eps.unwrap_or_default(),
         };
-        let rotate = &self.apart()?.rotate;
+        let rotate = of_width(&self.apart()?.rotate, sizes)?;
         let blocks = [up(tokens * all_heads, rotate.threads() / 32), 1, 1];
         // SAFETY: a warp has one head of one token, and leaves out what is beyond the last; all shapes were checked above,
         // and norms are read only where the geometry has them.
@@ -148,8 +174,25 @@ impl Ops {
     ) -> Result<Tensor, MlxError> {
         let [_, outputs] = product.shape();
         let width = if self.geometry().gated { outputs / 2 } else { outputs };
+        let of = Activate { bias, width, alternating, other: None };
         // SAFETY: that kernel reads gate and up where the geometry has them.
-        unsafe { self.activate_with(&self.apart()?.activate, product, (bias, width, alternating), stream) }
+        unsafe { self.activate_with(&self.apart()?.activate, product, of, stream) }
+    }
+
+    /// The activation of a product `[T, P]`, times P columns of `inputs` `[T, ..]` from `first` on.
+    pub(crate) fn activate_gate(
+        &self,
+        product: &Tensor,
+        bias: Option<&Fixed>,
+        (inputs, first): (&Tensor, i32),
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let [_, width] = product.shape();
+        let none = || wrong("cuda_compile", "no inputs of layers were compiled".into());
+        let activate = self.apart()?.activate_gate.as_ref().ok_or_else(none)?;
+        let of = Activate { bias, width, alternating: false, other: Some((inputs, first)) };
+        // SAFETY: that kernel reads the other matrix, and no up.
+        unsafe { self.activate_with(activate, product, of, stream) }
     }
 
     /// The activation of a product with the first matrix of a masked language model's head, `[T, D]`.
@@ -160,8 +203,9 @@ impl Ops {
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let [_, width] = product.shape();
+        let of = Activate { bias, width, alternating: false, other: None };
         // SAFETY: that kernel knows no gate.
-        unsafe { self.activate_with(&self.mlm()?.activate, product, (bias, width, false), stream) }
+        unsafe { self.activate_with(&self.mlm()?.activate, product, of, stream) }
     }
 
     /// The largest numbers of these rows of `x` `[T, N]`, of each text: f32 `[texts, N]`. Waits for them.
@@ -190,12 +234,13 @@ impl Ops {
     }
 
     /// # Safety
-    /// `activate` reads `width` numbers a token, or, where it is gated, twice as many, and `product` has those.
+    /// `activate` reads `width` numbers a token, or, where it is gated by up, twice as many, and `product` has those. Where it
+    /// reads another matrix, there is one.
     unsafe fn activate_with(
         &self,
         activate: &Function<ActivateArguments>,
         product: &Tensor,
-        (bias, width, alternating): (Option<&Fixed>, i32, bool),
+        Activate { bias, width, alternating, other }: Activate<'_>,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "activate";
@@ -208,6 +253,16 @@ impl Ops {
         }
         let dtype = self.geometry().numbers.dtype();
         expect_tensor(what, product, [tokens, outputs], dtype)?;
+        let (mut other_pointer, mut other_eights) = (0, 0);
+        if let Some((other, first)) = other {
+            let [_, columns] = other.shape();
+            expect_tensor(what, other, [tokens, columns], dtype)?;
+            if first < 0 || columns - width < first || (first | columns) % 8 != 0 {
+                return Err(wrong(what, format!("{width} columns of {columns} from {first} on")));
+            }
+            other_pointer = other.pointer() + first as u64 * dtype.size() as u64;
+            other_eights = columns / 8;
+        }
         let out = self.queue.tensor(Role::Wide, [tokens, width], dtype, stream)?;
         let arguments = ActivateArguments {
             from: product.pointer(),
@@ -216,6 +271,8 @@ impl Ops {
             tokens,
             eights: width / 8,
             alternating: i32::from(alternating),
+            other_eights,
+            other: other_pointer,
         };
         // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last; the caller promises the rest.
         unsafe {
@@ -234,7 +291,7 @@ impl Ops {
         stream: &Stream,
     ) -> Result<(Tensor, Option<Tensor>), MlxError> {
         let what = "sum";
-        let Geometry { hidden, numbers, .. } = *self.geometry();
+        let Geometry { hidden, numbers, scalars, .. } = *self.geometry();
         let [tokens, _] = x.shape();
         for tensor in [x].into_iter().chain(y) {
             expect_tensor(what, tensor, [tokens, hidden], numbers.dtype())?;
@@ -244,6 +301,9 @@ impl Ops {
         }
         if let Some(bias) = of.bias {
             expect(what, bias.array(), &[hidden], Dtype::F32)?;
+        }
+        if of.factor.is_some() && !scalars {
+            return Err(wrong(what, "the kernels were compiled for sums without a factor".into()));
         }
         let new = |role| self.queue.tensor(role, [tokens, hidden], numbers.dtype(), stream);
         let out = new(Role::Residual)?;
@@ -259,9 +319,35 @@ impl Ops {
             out: out.pointer(),
             normed: normed.as_ref().map_or(0, Tensor::pointer),
             hidden,
+            factor: of.factor.unwrap_or(1.0),
         };
         // SAFETY: a block has a token's row of each, whose shapes were checked above.
         unsafe { self.queue.launch(&self.apart()?.sum, &arguments, [tokens, 1, 1])? };
         Ok((out, normed))
+    }
+
+    /// The norm of each layer's part of `inputs` `[T, layers * P]`, in its place.
+    pub(crate) fn norm_inputs(&self, inputs: &Tensor, norm: &Norm) -> Result<(), MlxError> {
+        let what = "layer_inputs";
+        let Geometry { numbers, layer_inputs, .. } = *self.geometry();
+        let [tokens, columns] = inputs.shape();
+        let width = layer_inputs.map_or(0, |of_layers| of_layers.width);
+        if width == 0 || columns % width != 0 {
+            return Err(wrong(what, format!("{columns} numbers a token are no inputs of {width}")));
+        }
+        expect_tensor(what, inputs, [tokens, columns], numbers.dtype())?;
+        expect(what, norm.weight().array(), &[width], Dtype::F32)?;
+        let arguments = SumArguments {
+            x: inputs.pointer(),
+            sum: norm.arguments(),
+            out: inputs.pointer(),
+            hidden: width,
+            factor: 1.0,
+            ..Default::default()
+        };
+        let blocks = [tokens * (columns / width), 1, 1];
+        // SAFETY: a block has a layer's part of a token's row. It reads all of it before it writes, and its shared memory has
+        // room for it: see `sources`.
+        unsafe { self.queue.launch(&self.apart()?.sum, &arguments, blocks) }
     }
 }

@@ -263,6 +263,7 @@ arguments! {
         query_heads: i32,
         rotated_heads: i32,
         head_eps: f32,
+        value_eps: f32,
     }
 }
 
@@ -274,6 +275,8 @@ arguments! {
         tokens: i32,
         eights: i32,
         alternating: i32,
+        other_eights: i32,
+        other: Address,
     }
 }
 
@@ -288,6 +291,7 @@ arguments! {
         out: Address,
         normed: Address,
         hidden: i32,
+        factor: f32,
     }
 }
 

@@ -35,9 +35,10 @@ const HOPPER_THREADS: i32 = 384;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Geometry {
     pub(crate) hidden: i32,
-    pub(crate) heads: i32,
-    pub(crate) kv_heads: i32,
-    pub(crate) head_dim: i32,
+    /// Of the first layer.
+    pub(crate) heads: Heads,
+    /// Of layers that have others.
+    pub(crate) other_heads: Option<Heads>,
     pub(crate) vocab: i32,
     /// What activations are, and what is multiplied.
     pub(crate) numbers: Numbers,
@@ -51,8 +52,13 @@ pub(crate) struct Geometry {
     pub(crate) head_norms: bool,
     /// Of head norms; of all norms where they are fused.
     pub(crate) eps: f32,
+    /// Of the norm of values, which has no weight, where there is one.
+    pub(crate) value_eps: Option<f32>,
     pub(crate) activation: Activation,
     pub(crate) gated: bool,
+    pub(crate) layer_inputs: Option<LayerInputs>,
+    /// Whether layers multiply the residual stream with a number.
+    pub(crate) scalars: bool,
     /// That of the head of a masked language model, where weights of the vocabulary's tokens are asked for.
     pub(crate) mlm: Option<Activation>,
     /// Whether every token sees those before it, and all of them.
@@ -60,6 +66,49 @@ pub(crate) struct Geometry {
     /// Whether norms, rotation, activation and residual connections can be part of the products: all norms are by the root
     /// mean square and before a half, and biases are of queries, keys and values alone.
     pub(crate) fused: bool,
+}
+
+/// Sizes of a layer's attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heads {
+    pub(crate) heads: i32,
+    pub(crate) kv_heads: i32,
+    pub(crate) head_dim: i32,
+}
+
+impl Heads {
+    /// (H + 2K) * E: of queries, keys and values together.
+    pub(crate) fn qkv(self) -> i32 {
+        self.queries() + 2 * self.keys()
+    }
+
+    /// H * E
+    pub(crate) fn queries(self) -> i32 {
+        self.heads * self.head_dim
+    }
+
+    /// K * E
+    pub(crate) fn keys(self) -> i32 {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Whether it is wide to `attention.cu` and `attention_wide.cu`.
+    pub(super) fn is_wide(self) -> bool {
+        self.head_dim > 256
+    }
+
+    fn defines(self) -> [(&'static str, i32); 1] {
+        [("HEAD_DIM", self.head_dim)]
+    }
+}
+
+/// What layers take in beside the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LayerInputs {
+    /// P, of each layer.
+    pub(crate) width: i32,
+    /// Of what they are multiplied with.
+    pub(crate) activation: Activation,
 }
 
 /// The function inside the feed-forward part, as `common.cuh` numbers them.
@@ -72,14 +121,16 @@ pub(crate) enum Activation {
 }
 
 impl Geometry {
-    /// (H + 2K) * E: of queries, keys and values together.
-    pub(crate) fn qkv(&self) -> i32 {
-        (self.heads + 2 * self.kv_heads) * self.head_dim
-    }
-
     /// Whether Hopper's attention of long texts is for it.
     fn suits_hopper(&self) -> bool {
-        self.causal && !self.numbers.is_wide() && [64, 128].contains(&self.head_dim)
+        let known = self.other_heads.is_none() && [64, 128].contains(&self.heads.head_dim);
+        self.causal && !self.numbers.is_wide() && known
+    }
+
+    /// Heads of every width that it has.
+    fn head_widths(&self) -> impl Iterator<Item = Heads> {
+        let other = self.other_heads.filter(|other| other.head_dim != self.heads.head_dim);
+        [self.heads].into_iter().chain(other)
     }
 }
 
@@ -87,14 +138,19 @@ impl Geometry {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Name {
     Embed,
-    Attention,
-    WideAttention,
+    /// Of heads of this width.
+    Attention(i32),
+    /// Of f32; of heads of this width.
+    WideAttention(i32),
     HopperAttention,
     Rows,
     Finish,
     Mean,
-    Rotate,
+    /// Of heads of this width.
+    Rotate(i32),
     Activate,
+    /// Of what gates the inputs of layers.
+    ActivateGate,
     /// Of the head of a masked language model.
     ActivateHead,
     Largest,
@@ -129,7 +185,6 @@ pub(super) fn expect(what: &'static str, array: &Array, shape: &[i32], dtype: Dt
 /// What is to be compiled for a model whose packed matrices have these formats.
 fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, Source)> {
     let defines = [
-        ("HEAD_DIM", geometry.head_dim),
         ("TRADITIONAL", i32::from(geometry.traditional)),
         ("HAS_BIAS", i32::from(geometry.bias)),
         ("HAS_HEAD_NORMS", i32::from(geometry.head_norms)),
@@ -137,43 +192,58 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
     ];
     let mut all = Sources { defines: defines.to_vec(), sources: Vec::new() };
     let (threads, row) = (BLOCK_THREADS, geometry.hidden * 4);
-    let act = |activation, gated| [("ACTIVATION", activation as i32), ("GATED", i32::from(gated))];
-    let inner = act(geometry.activation, geometry.gated);
+    let act = |activation, by: Gated| [("ACTIVATION", activation as i32), ("GATED", by as i32)];
+    let inner = act(geometry.activation, if geometry.gated { Gated::ByUp } else { Gated::Not });
     let table = geometry.table.map_or_else(Vec::new, Format::defines);
-    all.add::<EmbedArguments>(Name::Embed, "embed", &table, threads, 0);
-    if geometry.numbers.is_wide() {
-        let memory = wide_attention_memory(geometry.head_dim);
-        let name = Name::WideAttention;
-        all.add::<WideAttentionArguments>(name, "attention_wide", &[], threads, memory);
-    } else {
-        let memory = attention_memory(geometry.head_dim);
-        all.add::<AttentionArguments>(Name::Attention, "attention", &[], threads, memory);
+    let of_heads = geometry.heads.defines();
+    all.add::<EmbedArguments>(Name::Embed, "embed", &[&of_heads[..], &table].concat(), threads, 0);
+    for heads in geometry.head_widths() {
+        let (width, of) = (heads.head_dim, heads.defines());
+        if geometry.numbers.is_wide() {
+            let (name, memory) = (Name::WideAttention(width), wide_attention_memory(heads));
+            let threads = if heads.is_wide() { 2 * threads } else { threads };
+            all.add::<WideAttentionArguments>(name, "attention_wide", &of, threads, memory);
+        } else {
+            let (name, memory) = (Name::Attention(width), attention_memory(heads));
+            all.add::<AttentionArguments>(name, "attention", &of, threads, memory);
+        }
     }
     all.add::<RowsArguments>(Name::Rows, "rows", &[], threads, 0);
     all.add::<FinishArguments>(Name::Finish, "finish", &[], threads, row);
     all.add::<MeanArguments>(Name::Mean, "mean", &[], MANY_THREADS, 0);
     if chip.warpgroups && geometry.suits_hopper() {
         // Queries of two heads, keys and values three times, seven pairs of barriers, and room to align them.
-        let memory = 1024 + 8 * 64 * geometry.head_dim * 2 + 7 * 16;
+        let memory = 1024 + 8 * 64 * geometry.heads.head_dim * 2 + 7 * 16;
         let name = "attention_hopper";
-        all.add::<HopperAttentionArguments>(Name::HopperAttention, name, &[], HOPPER_THREADS, memory);
+        all.add::<HopperAttentionArguments>(Name::HopperAttention, name, &of_heads, HOPPER_THREADS, memory);
     }
     if chip.warpgroups && geometry.fused {
         for (after, tile) in After::FUSED.into_iter().flat_map(|after| DENSE_TILES.map(|tile| (after, tile)))
         {
-            if tile.suits(after, geometry.head_dim) {
-                let more = [&inner[..], &tile.defines(after)].concat();
+            if tile.suits(after, geometry.heads.head_dim) {
+                let more = [&of_heads[..], &inner, &tile.defines(after)].concat();
                 let memory = tile.shared_memory(after);
                 all.add::<DenseArguments>(Name::Dense(after, tile), "dense", &more, HOPPER_THREADS, memory);
             }
         }
     } else {
-        all.add::<RotateArguments>(Name::Rotate, "rotate", &[], threads, 0);
+        for heads in geometry.head_widths() {
+            let norms_values = ("HAS_VALUE_NORMS", i32::from(geometry.value_eps.is_some()));
+            let more = [&heads.defines()[..], &[norms_values]].concat();
+            all.add::<RotateArguments>(Name::Rotate(heads.head_dim), "rotate", &more, threads, 0);
+        }
         all.add::<ActivateArguments>(Name::Activate, "activate", &inner, MANY_THREADS, 0);
-        all.add::<SumArguments>(Name::Sum, "sum", &[], threads, row);
+        // A row of the residual stream, or a layer's input.
+        let row = geometry.layer_inputs.map_or(row, |inputs| row.max(inputs.width * 4));
+        let has_factor = [("HAS_FACTOR", i32::from(geometry.scalars))];
+        all.add::<SumArguments>(Name::Sum, "sum", &has_factor, threads, row);
+    }
+    if let Some(inputs) = geometry.layer_inputs {
+        let of_gate = act(inputs.activation, Gated::ByOther);
+        all.add::<ActivateArguments>(Name::ActivateGate, "activate", &of_gate, MANY_THREADS, 0);
     }
     if let Some(activation) = geometry.mlm {
-        let of_head = act(activation, false);
+        let of_head = act(activation, Gated::Not);
         all.add::<ActivateArguments>(Name::ActivateHead, "activate", &of_head, MANY_THREADS, 0);
         all.add::<LargestArguments>(Name::Largest, "largest", &[], MANY_THREADS, 0);
     }
@@ -183,7 +253,7 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         all.add::<DequantizeArguments>(Name::Dequantize(format), "dequantize", &of, threads, 0);
         for &after in afters(geometry) {
             for (_, tile) in of_format((chip.packed)(after), format) {
-                let more = [&of[..], &inner, &tile.defines(after)].concat();
+                let more = [&of_heads[..], &of, &inner, &tile.defines(after)].concat();
                 let name = Name::Product(format, after, tile);
                 all.add::<ProductArguments>(name, "product", &more, tile.threads(), tile.shared_memory());
             }
@@ -197,15 +267,29 @@ fn afters(geometry: &Geometry) -> &'static [After] {
     if geometry.fused { &After::FUSED } else { &[After::Nothing] }
 }
 
-/// Bytes: 64 queries, and keys and values twice, as many as `attention.cu` takes at once; rows of a head, 16 bytes apart.
-fn attention_memory(head_dim: i32) -> i32 {
-    let keys = if head_dim > 128 { 32 } else { 64 };
-    (64 + 4 * keys) * (head_dim * 2 + 16)
+/// What an activation is multiplied with, as `activate.cu` numbers it.
+#[derive(Debug, Clone, Copy)]
+enum Gated {
+    Not = 0,
+    ByUp = 1,
+    /// Columns of another matrix.
+    ByOther = 2,
 }
 
-/// Bytes: 32 keys and values of f32; keys are 16 bytes apart.
-fn wide_attention_memory(head_dim: i32) -> i32 {
-    32 * (2 * head_dim + 4) * 4
+/// Bytes: queries, and keys and values twice, as many as `attention.cu` takes at once; rows of a head, 16 bytes apart.
+fn attention_memory(heads: Heads) -> i32 {
+    let (queries, keys) = match heads.head_dim {
+        _ if heads.is_wide() => (32, 16),
+        129.. => (64, 32),
+        _ => (64, 64),
+    };
+    (queries + 4 * keys) * (heads.head_dim * 2 + 16)
+}
+
+/// Bytes: 32 keys and values of f32, of wide heads one after the other; keys are 16 bytes apart.
+fn wide_attention_memory(heads: Heads) -> i32 {
+    let values = if heads.is_wide() { 0 } else { heads.head_dim };
+    32 * (heads.head_dim + 4 + values) * 4
 }
 
 /// A list of sources in the making.
@@ -283,9 +367,13 @@ impl Kernels {
     }
 
     /// Checks keys and values of a plan's cache.
-    pub(super) fn expect_cache(&self, cached: Option<[&Array; 2]>, plan: &Plan) -> Result<(), MlxError> {
+    pub(super) fn expect_cache(
+        &self,
+        cached: Option<[&Array; 2]>,
+        heads: Heads,
+        plan: &Plan,
+    ) -> Result<(), MlxError> {
         let what = "attention";
-        let Geometry { kv_heads, head_dim, .. } = self.geometry;
         if cached.is_some() != (plan.cached > 0) {
             return Err(wrong(
                 what,
@@ -294,7 +382,7 @@ impl Kernels {
         }
         for array in cached.iter().flatten() {
             let kept = array.shape().first().copied().unwrap_or(0);
-            expect(what, array, &[kept, kv_heads * head_dim], self.geometry.numbers.dtype())?;
+            expect(what, array, &[kept, heads.keys()], self.geometry.numbers.dtype())?;
             if kept < plan.cached {
                 return Err(wrong(what, format!("{kept} tokens are kept of a cached of {}", plan.cached)));
             }
@@ -361,9 +449,8 @@ mod tests {
 
     const DECODER: Geometry = Geometry {
         hidden: 1024,
-        heads: 16,
-        kv_heads: 8,
-        head_dim: 128,
+        heads: Heads { heads: 16, kv_heads: 8, head_dim: 128 },
+        other_heads: None,
         vocab: 151_669,
         numbers: Numbers::Bf16,
         table: None,
@@ -371,39 +458,55 @@ mod tests {
         bias: false,
         head_norms: true,
         eps: 1e-6,
+        value_eps: None,
         activation: Activation::Silu,
         gated: true,
+        layer_inputs: None,
+        scalars: false,
         mlm: None,
         causal: true,
         fused: true,
     };
 
+    const fn heads_of(head_dim: i32) -> Heads {
+        Heads { head_dim, ..DECODER.heads }
+    }
+
     fn geometries() -> Vec<Geometry> {
-        let biases = Geometry { head_dim: 64, bias: true, head_norms: false, traditional: true, ..DECODER };
+        let biases =
+            Geometry { heads: heads_of(64), bias: true, head_norms: false, traditional: true, ..DECODER };
         let gemma = Geometry {
             hidden: 768,
-            head_dim: 256,
+            heads: heads_of(256),
             activation: Activation::GeluTanh,
             causal: false,
             fused: false,
             ..DECODER
         };
+        let two_widths = Geometry {
+            hidden: 512,
+            other_heads: Some(heads_of(512)),
+            value_eps: Some(1e-6),
+            layer_inputs: Some(LayerInputs { width: 512, activation: Activation::GeluTanh }),
+            scalars: true,
+            ..gemma
+        };
         let encoder = Geometry {
             hidden: 384,
-            head_dim: 32,
+            heads: heads_of(32),
             activation: Activation::GeluErf,
             gated: false,
             mlm: Some(Activation::GeluErf),
             head_norms: false,
             ..gemma
         };
-        let large = Geometry { hidden: 1024, head_dim: 80, activation: Activation::Relu, ..encoder };
-        let of_f32 = [DECODER, gemma, encoder, large].map(|geometry| Geometry {
+        let large = Geometry { hidden: 1024, heads: heads_of(80), activation: Activation::Relu, ..encoder };
+        let of_f32 = [DECODER, gemma, two_widths, encoder, large].map(|geometry| Geometry {
             numbers: Numbers::F32,
             fused: false,
             ..geometry
         });
-        [vec![DECODER, biases, gemma, encoder, large], of_f32.to_vec()].concat()
+        [vec![DECODER, biases, gemma, two_widths, encoder, large], of_f32.to_vec()].concat()
     }
 
     fn formats() -> Vec<Format> {
@@ -476,6 +579,26 @@ mod tests {
         every_kernel_compiles_for_sm_100: (10, 0),
         every_kernel_compiles_for_sm_120: (12, 0)
     );
+
+    #[test]
+    fn a_kernel_has_a_name_and_values_of_its_own() {
+        for (chip, geometry) in
+            CHIPS.iter().flat_map(|chip| geometries().into_iter().map(move |of| (chip, of)))
+        {
+            let all = sources(&geometry, &[], chip);
+            for (index, (name, source)) in all.iter().enumerate() {
+                assert!(all[..index].iter().all(|(other, _)| other != name), "{name:?} stands there twice");
+                let mut macros: Vec<_> = source.defines.iter().map(|(name, _)| name).collect();
+                macros.sort_unstable();
+                assert!(macros.windows(2).all(|pair| pair[0] != pair[1]), "{name:?}: {macros:?}");
+            }
+            for heads in geometry.head_widths() {
+                let width = heads.head_dim;
+                let attention = [Name::Attention(width), Name::WideAttention(width)];
+                assert!(all.iter().any(|(name, _)| attention.contains(name)), "none for heads of {width}");
+            }
+        }
+    }
 
     #[test]
     fn the_tests_compile_for_every_row() {

@@ -22,12 +22,12 @@ mod program;
 mod queue;
 mod tiles;
 
-pub(crate) use apart::Sum;
+pub(crate) use apart::{Rotate, Sum};
 pub(crate) use chips::LEAST_CAPABILITY;
 pub(crate) use format::{Format, Numbers};
-pub(crate) use kernels::{Activation, Geometry, Kernels};
+pub(crate) use kernels::{Activation, Geometry, Heads, Kernels, LayerInputs};
 pub(crate) use matrix::{Dense, Fixed, Matrix, Norm, NormKind, Packed};
-pub(crate) use ops::{Embedding, Ops, Scaled, Seen};
+pub(crate) use ops::{Attending, Embedding, Ops, Scaled, Seen};
 pub(crate) use plan::Plan;
 pub(crate) use program::{Architecture, cache_folder, write_whole};
 pub(crate) use queue::Tensor;

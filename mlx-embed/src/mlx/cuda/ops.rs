@@ -10,7 +10,7 @@ use super::arguments::{
     PackArguments, ProductArguments, RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
 };
 use super::format::Format;
-use super::kernels::{Geometry, Kernels, Name, expect, grid, wrong};
+use super::kernels::{Geometry, Heads, Kernels, Name, expect, grid, wrong};
 use super::matrix::{Fixed, Matrix, Norm, address};
 use super::plan::{Division, Plan};
 use super::queue::{Function, Queue, Role, Tensor, pointer, tiles};
@@ -32,7 +32,8 @@ pub(crate) struct Scaled {
 pub(crate) struct Ops {
     kernels: Arc<Kernels>,
     embed: Function<EmbedArguments>,
-    attention: Attention,
+    /// By the width of heads.
+    attention: Vec<(i32, Attention)>,
     hopper_attention: Option<Function<HopperAttentionArguments>>,
     rows: Function<RowsArguments>,
     finish: Function<FinishArguments>,
@@ -59,8 +60,11 @@ enum Attention {
 /// Kernels for what follows a product.
 #[derive(Debug)]
 pub(super) struct Apart {
-    pub(super) rotate: Function<RotateArguments>,
+    /// By the width of heads.
+    pub(super) rotate: Vec<(i32, Function<RotateArguments>)>,
     pub(super) activate: Function<ActivateArguments>,
+    /// Of what gates the inputs of layers.
+    pub(super) activate_gate: Option<Function<ActivateArguments>>,
     pub(super) sum: Function<SumArguments>,
 }
 
@@ -82,6 +86,15 @@ pub(crate) struct Embedding<'a> {
     pub(crate) positions: Option<(&'a Fixed, &'a [u32])>,
     /// `[.., D]`, and the row of each token; without, it is the first.
     pub(crate) types: Option<(&'a Fixed, Option<&'a [u32]>)>,
+}
+
+/// A layer's attention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attending {
+    pub(crate) heads: Heads,
+    pub(crate) seen: Seen,
+    /// What scores are multiplied with.
+    pub(crate) scale: f32,
 }
 
 /// The keys that the query at position i sees: from i - before to i + after.
@@ -106,6 +119,13 @@ fn expect_alternating(what: &'static str, numbers: i32) -> Result<(), MlxError> 
     Err(wrong(what, format!("{numbers} numbers don't alternate eight by eight")))
 }
 
+/// The kernel for heads of this width.
+pub(super) fn of_width<T>(kernels: &[(i32, T)], heads: Heads) -> Result<&T, MlxError> {
+    let found = kernels.iter().find(|(width, _)| *width == heads.head_dim);
+    let none = || wrong("cuda_compile", format!("no kernel was compiled for heads of {}", heads.head_dim));
+    found.map(|(_, kernel)| kernel).ok_or_else(none)
+}
+
 pub(super) fn expect_tensor(
     what: &'static str,
     tensor: &Tensor,
@@ -126,6 +146,7 @@ impl Ops {
     pub(crate) fn new(kernels: &Arc<Kernels>, gpu: i32) -> Result<Self, MlxError> {
         let queue = Queue::new(gpu)?;
         let (mut packing, mut packed, mut dense) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut attention, mut rotate) = (Vec::new(), Vec::new());
         for (name, program) in kernels.programs() {
             match name {
                 Name::Pack(format) => {
@@ -137,6 +158,9 @@ impl Ops {
                     packed.push((format, after, most, tile, queue.load(program)?));
                 }
                 Name::Dense(after, tile) => dense.push((after, tile, queue.load(program)?)),
+                Name::Attention(width) => attention.push((width, Attention::Bf16(queue.load(program)?))),
+                Name::WideAttention(width) => attention.push((width, Attention::F32(queue.load(program)?))),
+                Name::Rotate(width) => rotate.push((width, queue.load(program)?)),
                 _ => (),
             }
         }
@@ -149,8 +173,12 @@ impl Ops {
         };
         let apart = match kernels.program(Name::Sum) {
             Ok(sum) => Some(Apart {
-                rotate: queue.load(kernels.program(Name::Rotate)?)?,
+                rotate,
                 activate: queue.load(kernels.program(Name::Activate)?)?,
+                activate_gate: match kernels.program(Name::ActivateGate) {
+                    Ok(activate) => Some(queue.load(activate)?),
+                    Err(_) => None,
+                },
                 sum: queue.load(sum)?,
             }),
             Err(_) => None,
@@ -158,11 +186,7 @@ impl Ops {
         let hopper_attention = kernels.program(Name::HopperAttention).ok();
         Ok(Self {
             embed: queue.load(kernels.program(Name::Embed)?)?,
-            attention: if kernels.geometry.numbers.is_wide() {
-                Attention::F32(queue.load(kernels.program(Name::WideAttention)?)?)
-            } else {
-                Attention::Bf16(queue.load(kernels.program(Name::Attention)?)?)
-            },
+            attention,
             hopper_attention: hopper_attention.map(|program| queue.load(program)).transpose()?,
             rows: queue.load(kernels.program(Name::Rows)?)?,
             finish: queue.load(kernels.program(Name::Finish)?)?,
@@ -295,7 +319,7 @@ impl Ops {
         seen: &[usize],
         cached: usize,
     ) -> Result<Plan, MlxError> {
-        let Geometry { heads, kv_heads, .. } = *self.geometry();
+        let Heads { heads, kv_heads, .. } = self.geometry().heads;
         let hopper = self.hopper_attention.is_some();
         let division = Division::of(lengths, cached, hopper, (heads / kv_heads) as usize);
         Plan::new(ids, lengths, seen, cached, division)
@@ -314,10 +338,11 @@ impl Ops {
     pub(super) fn expect_angles(
         &self,
         what: &'static str,
+        heads: Heads,
         plan: &Plan,
         angles: &Array,
     ) -> Result<(), MlxError> {
-        let needed = plan.positions() * self.geometry().head_dim as usize;
+        let needed = plan.positions() * heads.head_dim as usize;
         if angles.dtype() == Some(Dtype::F32) && angles.size() >= needed {
             return Ok(());
         }
@@ -328,18 +353,18 @@ impl Ops {
     pub(super) fn expect_of_heads(
         &self,
         what: &'static str,
-        bias: Option<&Fixed>,
-        norms: Option<&Fixed>,
+        heads: Heads,
+        [bias, norms]: [Option<&Fixed>; 2],
     ) -> Result<(), MlxError> {
         let geometry = self.geometry();
         if bias.is_some() != geometry.bias || norms.is_some() != geometry.head_norms {
             return Err(wrong(what, "bias or head norms are not as the kernels were compiled for".into()));
         }
         if let Some(bias) = bias {
-            expect(what, bias.array(), &[geometry.qkv()], Dtype::F32)?;
+            expect(what, bias.array(), &[heads.qkv()], Dtype::F32)?;
         }
         if let Some(norms) = norms {
-            expect(what, norms.array(), &[2, geometry.head_dim], Dtype::F32)?;
+            expect(what, norms.array(), &[2, heads.head_dim], Dtype::F32)?;
         }
         Ok(())
     }
@@ -396,7 +421,7 @@ impl Ops {
         let what = "embed";
         self.expect_embedding(plan, of)?;
         self.expect_meta(what, plan, meta)?;
-        let Geometry { hidden, head_dim, numbers, .. } = *self.geometry();
+        let Geometry { hidden, heads, numbers, .. } = *self.geometry();
         let tokens = plan.tokens;
         let new = |role, columns, dtype| self.queue.tensor(role, [tokens, columns], dtype, stream);
         let write = |role, rows: Option<&[u32]>| {
@@ -424,10 +449,10 @@ impl Ops {
         let mut ahead = None;
         if let Some((scale, all_angles)) = fused {
             expect(what, scale.array(), &[hidden], Dtype::F32)?;
-            self.expect_angles(what, plan, all_angles.array())?;
+            self.expect_angles(what, heads, plan, all_angles.array())?;
             let scaled = new(Role::Scaled, hidden, Dtype::Bf16)?;
             let squares = new(Role::Squares, 1, Dtype::F32)?;
-            let angles = new(Role::Angles, head_dim, Dtype::F32)?;
+            let angles = new(Role::Angles, heads.head_dim, Dtype::F32)?;
             arguments.scale = scale.pointer;
             arguments.all_angles = all_angles.pointer;
             (arguments.scaled, arguments.squares) = (scaled.pointer(), squares.pointer());
@@ -453,16 +478,17 @@ impl Ops {
         &self,
         x: &Scaled,
         matrices: &[(i32, Matrix<'_>)],
-        [bias, norms]: [Option<&Fixed>; 2],
+        of_heads: [Option<&Fixed>; 2],
         angles: &Tensor,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "qkv";
-        let Geometry { heads, kv_heads, head_dim, eps, hidden, .. } = *self.geometry();
-        let width = self.geometry().qkv();
+        let Geometry { heads: sizes, eps, hidden, .. } = *self.geometry();
+        let Heads { heads, kv_heads, head_dim } = sizes;
+        let (width, [bias, norms]) = (sizes.qkv(), of_heads);
         let [tokens, parts] = self.expect_scaled(what, x, hidden)?;
         expect_tensor(what, angles, [tokens, head_dim], Dtype::F32)?;
-        self.expect_of_heads(what, bias, norms)?;
+        self.expect_of_heads(what, sizes, of_heads)?;
         let out = self.queue.tensor(Role::Wide, [tokens, width], Dtype::Bf16, stream)?;
         for (first, w) in matrices {
             let [outputs, _] = w.shape();
@@ -547,23 +573,23 @@ impl Ops {
 
     /// What each token gathers from the tokens that it sees of its text, and of those before the text: `[T, H * E]`.
     ///
-    /// `qkv` is as [`Ops::qkv`] makes it, `cached` keys and values of the plan's cache, `[at least cached, K * E]` each; scores
-    /// are multiplied with `scale`.
+    /// `qkv` is as [`Ops::qkv`] makes it, `cached` keys and values of the plan's cache, `[at least cached, K * E]` each.
     pub(crate) fn attention(
         &self,
         qkv: &Tensor,
         cached: Option<[&Array; 2]>,
-        (seen, scale): (Seen, f32),
+        of: Attending,
         plan: &Plan,
         meta: &Tensor,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "attention";
-        let Geometry { heads, kv_heads, head_dim, causal, numbers, .. } = *self.geometry();
-        let tokens = plan.tokens;
-        expect_tensor(what, qkv, [tokens, self.geometry().qkv()], numbers.dtype())?;
+        let Geometry { causal, numbers, .. } = *self.geometry();
+        let Attending { heads: sizes, seen, scale } = of;
+        let (Heads { heads, kv_heads, .. }, tokens) = (sizes, plan.tokens);
+        expect_tensor(what, qkv, [tokens, sizes.qkv()], numbers.dtype())?;
         self.expect_meta(what, plan, meta)?;
-        self.kernels.expect_cache(cached, plan)?;
+        self.kernels.expect_cache(cached, sizes, plan)?;
         let Seen { before, after } = seen;
         let all = 0..=Seen::ALL;
         if !all.contains(&before) || !all.contains(&after) || (causal && seen != Seen::BEFORE) {
@@ -573,7 +599,7 @@ impl Ops {
             Some([keys, values]) => [pointer(keys)?, pointer(values)?],
             None => [qkv.pointer(); 2],
         };
-        let out = self.queue.tensor(Role::Mixed, [tokens, heads * head_dim], numbers.dtype(), stream)?;
+        let out = self.queue.tensor(Role::Mixed, [tokens, sizes.queries()], numbers.dtype(), stream)?;
         let (qkv, tiles, to) = (qkv.pointer(), plan.parts_in(meta), out.pointer());
         // SAFETY of all: a plan's parts lie within its tokens, of which `qkv` has a row each; the cache was checked above
         // and is held by the prefix that the batch continues.
@@ -593,10 +619,11 @@ impl Ops {
                     scale,
                 };
                 let blocks = |halves| [plan.parts, heads, halves];
-                match &self.attention {
+                match of_width(&self.attention, sizes)? {
                     // SAFETY: see above.
                     Attention::Bf16(attention) => unsafe {
-                        self.queue.launch(attention, &arguments, blocks(1))?;
+                        let halves = if sizes.is_wide() { 2 } else { 1 };
+                        self.queue.launch(attention, &arguments, blocks(halves))?;
                     },
                     // SAFETY: see above.
                     Attention::F32(attention) => unsafe {

@@ -19,7 +19,7 @@ use crate::kernels::{
 };
 use crate::mlx::{Dtype, MlxError, Stream};
 
-use super::backend::{Backend, Operations, Place, Positions};
+use super::backend::{Backend, Operations, Place, Positions, Then};
 use super::cache::LayerKvCache;
 use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlmHead, MlpLayer};
 use super::rope::Rope;
@@ -358,18 +358,13 @@ impl Operations<Self> for Cpu {
         Ok(gated)
     }
 
-    fn scale(&self, mut x: Buffer, factor: f32) -> Result<Buffer, MlxError> {
-        x.iter_mut().for_each(|x| *x *= factor);
-        Ok(x)
-    }
-
     fn add(
         &self,
         mut x: Buffer,
         y: &Buffer,
         weight: &Projection,
         norms: &HalfNorms<Norm>,
-        _next: Option<&Norm>,
+        then: Then<'_, Norm>,
         pass: &Pass,
     ) -> Result<Buffer, MlxError> {
         match &norms.output {
@@ -381,7 +376,11 @@ impl Operations<Self> for Cpu {
                 self.engine.add(&mut x, &product);
             }
         }
-        Ok(self.normed(norms.sum.as_ref(), x))
+        let mut x = self.normed(norms.sum.as_ref(), x);
+        if let Some(factor) = then.factor {
+            x.iter_mut().for_each(|x| *x *= factor);
+        }
+        Ok(x)
     }
 
     fn rows(&self, x: &Buffer, y: &Buffer, rows: &[u32], pass: &Pass) -> Result<(Buffer, Buffer), MlxError> {

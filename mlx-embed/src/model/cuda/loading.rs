@@ -31,7 +31,7 @@ impl Cuda {
         spec: &ProjectionSpec,
         place: Place,
     ) -> Result<Option<Fixed>, CheckpointError> {
-        let asked = place.role == Role::Qkv && self.form.geometry.bias;
+        let asked = matches!(place.role, Role::Qkv | Role::SharpQkv) && self.form.geometry.bias;
         let mut numbers = Vec::new();
         let mut any = asked;
         for part in &spec.parts {

@@ -327,8 +327,7 @@ impl Backend for Cuda {
         let texts = texts(batch, 0);
         let (mut largest, mut first) = (vec![0.0; texts.len() * head.bias.len()], 0);
         for rows in &head.decoder {
-            let matrices = self.read(rows, pass, x.shape()[0])?;
-            let logits = self.ops.product(&x, &matrices, rows.outputs, stream)?;
+            let logits = self.matmul(&x, rows, pass)?;
             let (numbers, width) = (self.ops.largest(&logits, &texts, stream)?, rows.outputs as usize);
             head.put(&numbers, width, first, &mut largest);
             first += width;

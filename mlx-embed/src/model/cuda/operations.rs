@@ -1,9 +1,9 @@
 //! The operations of a layer.
 
-use crate::checkpoint::spec::{HalfNorms, Sees};
-use crate::mlx::cuda::{self, Norm, Seen, Sum, Tensor};
+use crate::checkpoint::spec::{HalfNorms, HeadsSpec, Sees};
+use crate::mlx::cuda::{self, Attending, Norm, Rotate, Seen, Sum, Tensor};
 use crate::mlx::{Array, MlxError, ops};
-use crate::model::backend::{Backend, Operations};
+use crate::model::backend::{Backend, Operations, Then};
 use crate::model::cache::LayerKvCache;
 use crate::model::decoder::{AttentionLayer, InputLayer, LayerInputs, MlpLayer};
 
@@ -16,15 +16,9 @@ fn no_norm() -> MlxError {
     MlxError::new("cuda", "a sum was not told which norm follows it")
 }
 
-/// [`form`] takes no checkpoint that asks for it.
-#[cold]
-fn not_here() -> MlxError {
-    MlxError::new("cuda", "these kernels have no inputs of layers")
-}
-
 impl Cuda {
     /// The projection's matrices as a product of so many tokens reads them.
-    pub(super) fn read<'a>(
+    fn read<'a>(
         &self,
         of: &'a Projection,
         pass: &Pass,
@@ -64,6 +58,11 @@ impl Cuda {
             (Ahead::Nothing, None) => &x.x,
             _ => return Err(no_norm()),
         };
+        self.matmul(x, of, pass)
+    }
+
+    /// The product of rows by a kernel of its own: `[T, outputs]`.
+    pub(super) fn matmul(&self, x: &Tensor, of: &Projection, pass: &Pass) -> Result<Tensor, MlxError> {
         let matrices = self.read(of, pass, x.shape()[0])?;
         self.ops.product(x, &matrices, of.outputs, &self.stream)
     }
@@ -74,14 +73,17 @@ impl Cuda {
     }
 
     /// `[T, K * E]` each.
-    fn keys_values(&self, qkv: &Array) -> Result<KeysValues, MlxError> {
-        let geometry = &self.form.geometry;
-        let [queries, keys] = [geometry.heads, geometry.kv_heads].map(|heads| heads * geometry.head_dim);
+    fn keys_values(&self, qkv: &Array, heads: cuda::Heads) -> Result<KeysValues, MlxError> {
+        let [queries, keys] = [heads.queries(), heads.keys()];
         let part = |start| {
             ops::contiguous(&ops::slice_axis(qkv, 1, start, start + keys, &self.stream)?, &self.stream)
         };
         Ok(KeysValues { keys: part(queries)?, values: part(queries + keys)? })
     }
+}
+
+pub(super) fn sizes(HeadsSpec { heads, kv_heads, head_dim }: HeadsSpec) -> cuda::Heads {
+    cuda::Heads { heads: heads as i32, kv_heads: kv_heads as i32, head_dim: head_dim as i32 }
 }
 
 /// What a layer's queries see.
@@ -129,48 +131,46 @@ impl Operations<Self> for Cuda {
         self.ops.sum(&x, None, norms, stream).map(Self::hidden)
     }
 
-    fn layer_inputs(
-        &self,
-        _x: &Hidden,
-        _inputs: &LayerInputs<Self>,
-        _pass: &Pass,
-    ) -> Result<Tensor, MlxError> {
-        Err(not_here())
+    fn layer_inputs(&self, x: &Hidden, inputs: &LayerInputs<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+        let LayerInputs { projection, norm } = inputs;
+        let all = self.matmul(&x.x, projection, pass)?;
+        self.ops.norm_inputs(&all, norm)?;
+        Ok(all)
     }
 
     fn gate(
         &self,
-        _x: &Hidden,
-        _inputs: &Tensor,
-        _layer: &InputLayer<Self>,
-        _pass: &Pass,
+        x: &Hidden,
+        inputs: &Tensor,
+        layer: &InputLayer<Self>,
+        pass: &Pass,
     ) -> Result<Tensor, MlxError> {
-        Err(not_here())
-    }
-
-    fn scale(&self, _x: Hidden, _factor: f32) -> Result<Hidden, MlxError> {
-        Err(not_here())
+        let InputLayer { index, gate, .. } = layer;
+        let product = self.matmul(&x.x, gate, pass)?;
+        let first = *index as i32 * gate.outputs;
+        self.ops.activate_gate(&product, gate.bias.as_ref(), (inputs, first), &self.stream)
     }
 
     fn qkv(&self, x: &Hidden, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
-        let of_heads = [layer.qkv.bias.as_ref(), layer.head_norms.as_ref()];
+        let [bias, norms] = [layer.qkv.bias.as_ref(), layer.head_norms.as_ref()];
         if let Ahead::Scaled(x) = &x.ahead {
             let matrices = self.read(&layer.qkv, pass, pass.plan.tokens())?;
             let angles = pass.angles.borrow();
             let angles = angles.as_ref().ok_or_else(no_norm)?;
-            return self.ops.qkv(x, &matrices, of_heads, angles, &self.stream);
+            return self.ops.qkv(x, &matrices, [bias, norms], angles, &self.stream);
         }
         let product = self.product_of(x, layer.norms.input.as_ref(), &layer.qkv, pass)?;
         let angles = layer.rope.and_then(|rope| pass.all_angles.get(rope));
         let angles = angles.map(|[of_queries, of_keys]| [&**of_queries, &**of_keys]);
-        self.ops.rotate(&product, of_heads, angles, &pass.plan, &pass.meta, &self.stream)
+        let of = Rotate { heads: sizes(layer.heads), bias, norms, angles };
+        self.ops.rotate(&product, of, &pass.plan, &pass.meta, &self.stream)
     }
 
     /// They are rotated already, as part of the product.
     fn heads(
         &self,
         qkv: Tensor,
-        _layer: &AttentionLayer<Self>,
+        layer: &AttentionLayer<Self>,
         cache: LayerKvCache<'_, KeysValues>,
         _pass: &Pass,
     ) -> Result<Heads, MlxError> {
@@ -178,7 +178,7 @@ impl Operations<Self> for Cuda {
             LayerKvCache::None => None,
             LayerKvCache::Continue(KeysValues { keys, values }) => Some([keys.clone(), values.clone()]),
             LayerKvCache::Keep(kept) => {
-                let own = self.keys_values(&self.ops.array(&qkv, &self.stream)?)?;
+                let own = self.keys_values(&self.ops.array(&qkv, &self.stream)?, sizes(layer.heads))?;
                 // The memory behind the array is free for others once `qkv` goes.
                 self.finish_cache(std::slice::from_ref(&own))?;
                 kept.push(own);
@@ -190,8 +190,8 @@ impl Operations<Self> for Cuda {
 
     fn attend(&self, heads: Heads, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
         let cached = heads.cached.as_ref().map(|[keys, values]| [keys, values]);
-        let how = (seen(layer.sees), layer.scale);
-        self.ops.attention(&heads.qkv, cached, how, &pass.plan, &pass.meta, &self.stream)
+        let of = Attending { heads: sizes(layer.heads), seen: seen(layer.sees), scale: layer.scale };
+        self.ops.attention(&heads.qkv, cached, of, &pass.plan, &pass.meta, &self.stream)
     }
 
     fn up(&self, x: &Hidden, layer: &MlpLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
@@ -210,21 +210,20 @@ impl Operations<Self> for Cuda {
         y: &Tensor,
         weight: &Projection,
         norms: &HalfNorms<Norm>,
-        next: Option<&Norm>,
+        then: Then<'_, Norm>,
         pass: &Pass,
     ) -> Result<Hidden, MlxError> {
+        let Then { factor, next } = then;
         let (x, stream, tokens) = (&x.x, &self.stream, y.shape()[0]);
         if pass.fused {
             let (w, next) = (self.read_one(weight, pass, tokens)?, next.ok_or_else(no_norm)?);
             let (x, scaled) = self.ops.add(x, y, &w, next.weight(), stream)?;
             return Ok(Hidden { x, ahead: Ahead::Scaled(scaled) });
         }
-        let matrices = self.read(weight, pass, tokens)?;
-        let product = self.ops.product(y, &matrices, weight.outputs, stream)?;
-        drop(matrices);
+        let product = self.matmul(y, weight, pass)?;
         let HalfNorms { output, sum, .. } = norms;
         let (bias, output, sum) = (weight.bias.as_ref(), output.as_ref(), sum.as_ref());
-        self.ops.sum(x, Some(&product), Sum { bias, output, sum, next }, stream).map(Self::hidden)
+        self.ops.sum(x, Some(&product), Sum { bias, output, sum, factor, next }, stream).map(Self::hidden)
     }
 
     fn rows(&self, x: &Hidden, y: &Tensor, rows: &[u32], _pass: &Pass) -> Result<(Hidden, Tensor), MlxError> {

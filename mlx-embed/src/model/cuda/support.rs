@@ -1,13 +1,15 @@
 //! Which checkpoints the kernels can run.
 
 use crate::checkpoint::spec::{
-    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
-    ProjectionSpec, Sees,
+    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerInputSpec, LayerInputsSpec,
+    LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, ProjectionSpec, Sees,
 };
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::mlx::Dtype;
-use crate::mlx::cuda::{self, Format, Geometry, Numbers};
+use crate::mlx::cuda::{self, Format, Geometry, LayerInputs, Numbers};
 use crate::model::Precision;
+
+use super::operations::sizes;
 
 /// How a checkpoint looks to the kernels.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,11 +59,15 @@ pub(crate) fn form(
     // group's smallest weight is far from zero: such matrices are dequantised at load.
     let keeps_packed = dtype == Some(Dtype::Bf16);
     let (mut formats, mut alike) = (Vec::new(), true);
-    let of_layers = spec.layers.iter().flat_map(|LayerSpec { attention, mlp, .. }| {
-        [(&attention.qkv, false), (&attention.output, false), (&mlp.up, true), (&mlp.down, false)]
+    let of_layers = spec.layers.iter().flat_map(|LayerSpec { attention, mlp, input, .. }| {
+        let halves =
+            [(&attention.qkv, false), (&attention.output, false), (&mlp.up, true), (&mlp.down, false)];
+        let own = input.iter().flat_map(|input| [&input.gate, &input.output]);
+        halves.into_iter().chain(own.map(|projection| (projection, false)))
     });
     let of_head = spec.mlm.iter().flat_map(|head| std::iter::once(&head.dense).chain(&head.decoder));
-    for (projection, is_up) in of_layers.chain(of_head.map(|projection| (projection, false))) {
+    let apart = spec.layer_inputs.iter().map(|inputs| &inputs.projection).chain(of_head);
+    for (projection, is_up) in of_layers.chain(apart.map(|projection| (projection, false))) {
         let mut of_parts = Vec::new();
         for part in &projection.parts {
             let stored = checkpoint.quantization_of(&part.path)?;
@@ -92,12 +98,12 @@ pub(crate) fn form(
     let LayerSpec { attention, mlp, .. } = &spec.layers[0];
     let fused = alike && !numbers.is_wide() && is_fused(spec);
     let eps = attention.q_norm.as_ref().or(spec.norm.as_ref()).map_or(0.0, |norm| norm.eps);
+    let layer_inputs = spec.layer_inputs.as_ref().zip(spec.layers[0].input.as_ref());
     Ok(Ok(Form {
         geometry: Geometry {
             hidden: spec.hidden as i32,
-            heads: attention.heads.heads as i32,
-            kv_heads: attention.heads.kv_heads as i32,
-            head_dim: attention.heads.head_dim as i32,
+            heads: sizes(attention.heads),
+            other_heads: other_heads(spec).next().map(sizes),
             vocab: spec.embedding.tokens.rows as i32,
             numbers,
             table,
@@ -105,8 +111,14 @@ pub(crate) fn form(
             bias: spec.layers.iter().any(|layer| has_bias(&layer.attention.qkv)),
             head_norms: attention.q_norm.is_some(),
             eps,
+            value_eps: attention.v_norm,
             activation: function(mlp.activation),
             gated: mlp.gated,
+            layer_inputs: layer_inputs.map(|(inputs, own)| LayerInputs {
+                width: inputs.norm.size as i32,
+                activation: function(own.activation),
+            }),
+            scalars: spec.layers.iter().any(|layer| layer.scalar.is_some()),
             mlm: spec.mlm.as_ref().map(|head| function(head.activation)),
             causal: spec.layers.iter().all(|layer| layer.attention.sees == Sees::Before),
             fused,
@@ -127,6 +139,12 @@ fn function(activation: Activation) -> cuda::Activation {
 
 fn has_bias(projection: &ProjectionSpec) -> bool {
     projection.parts.iter().any(|part| part.bias)
+}
+
+/// Heads of layers that have others than the first.
+fn other_heads(spec: &ModelSpec) -> impl Iterator<Item = HeadsSpec> {
+    let first = spec.layers.first().map(|layer| layer.attention.heads);
+    spec.layers.iter().map(|layer| layer.attention.heads).filter(move |heads| Some(*heads) != first)
 }
 
 /// The type of the model's norms.
@@ -152,25 +170,29 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
         mlm: _,
     } = spec;
     let Some(first) = layers.first() else { return Some("it has no layers".into()) };
-    let heads = first.attention.heads;
-    let pieces = if numbers.is_wide() { 4 } else { 16 };
-    if heads.head_dim % pieces != 0 || heads.head_dim > 256 {
-        return Some(format!(
-            "its heads have {} elements, no multiple of {pieces} up to 256",
-            heads.head_dim
-        ));
+    let of_heads = layers.iter().find_map(|layer| beyond_heads(layer.attention.heads, numbers));
+    if of_heads.is_some() {
+        return of_heads;
+    }
+    let others = other_heads(spec).next();
+    if other_heads(spec).any(|heads| Some(heads) != others) {
+        return Some("its layers have more than two kinds of heads".into());
     }
     if hidden % 8 != 0 || *hidden > WIDEST || first.mlp.down.inputs % 8 != 0 {
         return Some("one of its sizes is not a multiple of 8, or too large".into());
     }
-    if ropes.iter().any(|rope| rope.dims != heads.head_dim || rope.traditional != ropes[0].traditional) {
+    let in_part = |AttentionSpec { heads, rope, .. }: &AttentionSpec| {
+        rope.is_some_and(|rope| ropes.get(rope).is_none_or(|rope| rope.dims != heads.head_dim))
+    };
+    let traditional = ropes.first().map(|rope| rope.traditional);
+    if ropes.iter().any(|rope| Some(rope.traditional) != traditional)
+        || layers.iter().any(|layer| in_part(&layer.attention))
+    {
         return Some("parts of its heads rotate, or they do in several ways".into());
     }
-    let more = |layer: &LayerSpec| {
-        layer.input.is_some() || layer.scalar.is_some() || layer.attention.v_norm.is_some()
-    };
-    if layer_inputs.is_some() || layers.iter().any(more) {
-        return Some("its layers have inputs of their own, scalars or norms of values".into());
+    let of_inputs = layers.iter().find_map(|layer| beyond_inputs(layer, first, layer_inputs.as_ref()));
+    if of_inputs.is_some() {
+        return of_inputs;
     }
     if relative.is_some() {
         return Some("its layers add numbers to scores by distance".into());
@@ -185,15 +207,45 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
         return Some("its head norms are not RMSNorm of queries and of keys".into());
     }
     let alike = |LayerSpec { attention, mlp, .. }: &LayerSpec| {
-        attention.heads == heads
-            && head_norms(attention) == of_first
+        head_norms(attention) == of_first
+            && attention.v_norm == first.attention.v_norm
             && (mlp.activation, mlp.gated) == (first.mlp.activation, first.mlp.gated)
             && mlp.down.inputs % 8 == 0
     };
     if !layers.iter().all(alike) {
-        return Some("its layers have other heads, norms of heads or activations than the first".into());
+        return Some("its layers have other norms of heads or activations than the first".into());
     }
     None
+}
+
+/// What of a layer's heads they were not written for.
+fn beyond_heads(HeadsSpec { head_dim, .. }: HeadsSpec, numbers: Numbers) -> Option<String> {
+    let pieces = match numbers {
+        Numbers::F32 | Numbers::Tf32 => 4,
+        Numbers::Bf16 if head_dim > 256 => 32,
+        Numbers::Bf16 => 16,
+    };
+    (head_dim % pieces != 0 || head_dim > 512)
+        .then(|| format!("its heads have {head_dim} elements, no multiple of {pieces} up to 512"))
+}
+
+/// What of a layer's own input they were not written for.
+fn beyond_inputs(layer: &LayerSpec, first: &LayerSpec, all: Option<&LayerInputsSpec>) -> Option<String> {
+    let (own, all) = match (&layer.input, all) {
+        (None, None) => return None,
+        (Some(own), Some(all)) => (own, all),
+        _ => return Some("some of its layers have inputs of their own".into()),
+    };
+    let LayerInputSpec { gate, activation, output, norms: _ } = own;
+    let width = all.norm.size;
+    if gate.parts.len() != 1 || [gate.outputs(), output.inputs] != [width; 2] || has_bias(&all.projection) {
+        return Some("inputs of its layers have several sizes, or biases".into());
+    }
+    if width % 8 != 0 || width > WIDEST {
+        return Some(format!("inputs of its layers have {width} numbers, no multiple of 8 up to {WIDEST}"));
+    }
+    (first.input.as_ref().map(|input| input.activation) != Some(*activation))
+        .then(|| "inputs of its layers are gated by several functions".into())
 }
 
 /// Whether the parts of a layer around products can be within them.
@@ -219,7 +271,10 @@ fn is_fused(spec: &ModelSpec) -> bool {
             && *gated
             && matches!(&up.parts[..], [gate, up] if gate.outputs() == up.outputs())
     };
-    let alone = norm.is_none() && spec.mlm.is_none() && !grows;
+    let more = spec.layer_inputs.is_some()
+        || other_heads(spec).next().is_some()
+        || spec.layers.iter().any(|layer| layer.scalar.is_some() || layer.attention.v_norm.is_some());
+    let alone = norm.is_none() && spec.mlm.is_none() && !grows && !more;
     alone && plain(last) && spec.ropes.len() == 1 && spec.layers.iter().all(layer)
 }
 
@@ -259,7 +314,10 @@ mod tests {
         assert!(mixed.formats.len() > 1 && !mixed.geometry.fused, "{:?}", mixed.formats);
         let gemma = of("families/embedding-gemma-head-dim-256-bf16").unwrap().unwrap();
         assert!(!gemma.geometry.fused && !gemma.geometry.causal);
-        assert_eq!((gemma.geometry.head_dim, gemma.geometry.activation), (256, cuda::Activation::GeluTanh));
+        assert_eq!(
+            (gemma.geometry.heads.head_dim, gemma.geometry.activation),
+            (256, cuda::Activation::GeluTanh)
+        );
         let of_f32 = of("qwen3-f32").unwrap().unwrap();
         assert!(of_f32.geometry.numbers == Numbers::F32 && !of_f32.geometry.fused && of_f32.has_precisions());
         let of_f16 = of("qwen3-affine-8bit-g32-f16-scales").unwrap().unwrap();
@@ -274,13 +332,55 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_says_why() {
-        for (case, reason) in [
-            ("qwen2-odd-sizes-bf16", "20 elements, no multiple of 16"),
-            ("families/embedding-gemma2-bf16", "parts of its heads rotate"),
-        ] {
-            let Some(form) = of(case) else { return };
-            let why = form.unwrap_err();
-            assert!(why.contains(reason), "{case}: {why}");
+        let Some(form) = of("qwen2-odd-sizes-bf16") else { return };
+        let why = form.unwrap_err();
+        assert!(why.contains("20 elements, no multiple of 16"), "{why}");
+    }
+
+    #[test]
+    fn layers_may_have_other_heads_and_inputs_of_their_own() {
+        let Some(form) = of("families/embedding-gemma2-f32") else { return };
+        let geometry = form.unwrap().geometry;
+        let heads = |heads, kv_heads, head_dim| cuda::Heads { heads, kv_heads, head_dim };
+        assert_eq!((geometry.heads, geometry.other_heads), (heads(2, 2, 16), Some(heads(2, 1, 32))));
+        let inputs = geometry.layer_inputs.unwrap();
+        assert_eq!((inputs.width, inputs.activation), (32, cuda::Activation::GeluTanh));
+        assert!(geometry.value_eps.is_some() && geometry.scalars && !geometry.fused && !geometry.causal);
+        let wide = of("families/embedding-gemma2-head-dim-512-bf16").unwrap().unwrap().geometry;
+        assert_eq!((wide.heads, wide.other_heads), (heads(2, 1, 256), Some(heads(2, 1, 512))));
+        let packed = of("families/embedding-gemma2-affine-8bit-g64").unwrap().unwrap();
+        assert!(packed.is_packed() && packed.geometry.layer_inputs.is_some());
+    }
+
+    #[test]
+    fn kinds_of_layers_beyond_the_kernels_say_so() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+        if !golden.is_dir() {
+            return;
         }
+        let checkpoint = Checkpoint::open(golden.join("families/embedding-gemma2-f32")).unwrap();
+        let of = |change: &dyn Fn(&mut ModelSpec)| {
+            let mut spec = checkpoint.spec().clone();
+            // One that slides, one that doesn't, one that slides.
+            spec.layers.push(spec.layers[0].clone());
+            change(&mut spec);
+            beyond_the_kernels(&spec, Numbers::Bf16)
+        };
+        let heads_of = |spec: &mut ModelSpec, layer: usize, head_dim: usize| {
+            let attention = &mut spec.layers[layer].attention;
+            (attention.heads.head_dim, attention.rope) = (head_dim, None);
+        };
+        assert_eq!(of(&|_| ()), None);
+        assert_eq!(of(&|spec| heads_of(spec, 1, 512)), None);
+        let holds = |why: Option<String>, reason: &str| {
+            assert!(why.as_ref().is_some_and(|why| why.contains(reason)), "{reason}: {why:?}");
+        };
+        holds(of(&|spec| heads_of(spec, 1, 1024)), "1024 elements");
+        holds(of(&|spec| heads_of(spec, 1, 272)), "no multiple of 32");
+        holds(of(&|spec| heads_of(spec, 2, 64)), "two kinds of heads");
+        holds(of(&|spec| spec.ropes[0].dims = 8), "parts of its heads rotate");
+        holds(of(&|spec| spec.layers[1].input = None), "some of its layers");
+        holds(of(&|spec| spec.layers[1].attention.v_norm = None), "norms of heads");
+        holds(of(&|spec| spec.layer_inputs.as_mut().unwrap().norm.size = 16), "several sizes");
     }
 }

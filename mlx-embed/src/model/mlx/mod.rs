@@ -16,7 +16,7 @@ use crate::checkpoint::spec::{
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::mlx::{Array, Backend as Device, Dtype, MlxError, Stream, ops};
 
-use super::backend::{Backend, Operations, Place, Positions};
+use super::backend::{Backend, Operations, Place, Positions, Then};
 use super::cache::LayerKvCache;
 use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlmHead, MlpLayer};
 use super::rope::{Frequencies, Rope};
@@ -381,24 +381,24 @@ impl Operations<Self> for Mlx {
         Ok(vec![ops::multiply(&gate, &own, &self.stream)?])
     }
 
-    fn scale(&self, x: Array, factor: f32) -> Result<Array, MlxError> {
-        ops::multiply(&x, &self.number(factor)?, &self.stream)
-    }
-
     fn add(
         &self,
         x: Array,
         y: &Vec<Array>,
         weight: &Vec<Linear>,
         norms: &HalfNorms<Norm>,
-        _next: Option<&Norm>,
+        then: Then<'_, Norm>,
         _pass: &Pass,
     ) -> Result<Array, MlxError> {
         let ([y], [weight]) = (&y[..], &weight[..]) else {
             return Err(MlxError::new("add", "one matrix of one state is added"));
         };
         let product = normed(norms.output.as_ref(), &weight.forward(y, &self.stream)?, &self.stream)?;
-        normed(norms.sum.as_ref(), &ops::add(&x, &product, &self.stream)?, &self.stream)
+        let x = normed(norms.sum.as_ref(), &ops::add(&x, &product, &self.stream)?, &self.stream)?;
+        match then.factor {
+            Some(factor) => ops::multiply(&x, &self.number(factor)?, &self.stream),
+            None => Ok(x),
+        }
     }
 
     fn rows(

@@ -1,17 +1,22 @@
-// Attention of packed texts, a block for 64 queries of one head (Dao, 2023).
+// Attention of packed texts, a block for 64 queries of one head (Dao, 2023). Of wide heads two blocks share the 64 queries,
+// and a block has two warps for the same queries, of which each sums half of a head's numbers: a thread has no room for
+// more.
 //
 // The query at position i sees the keys from i - before to i + after of its text. All texts may continue the same tokens,
 // whose keys and values are apart: `cached` of them. `tiles` holds for each block of queries where its text starts, how long
 // it is, which query comes first, and how many of its tokens are seen.
 
-constexpr int QUERIES = 64, KEYS = HEAD_DIM > 128 ? 32 : 64, THREADS = 128;
+constexpr bool WIDE = HEAD_DIM > 256;
+constexpr int QUERIES = WIDE ? 32 : 64, KEYS = WIDE ? 16 : HEAD_DIM > 128 ? 32 : 64, THREADS = 128;
+constexpr int SHARING = WIDE ? 2 : 1;      // warps with the same queries
+constexpr int OWN = HEAD_DIM / SHARING;    // numbers of a head that a warp sums
 constexpr int STRIDE = HEAD_DIM * 2 + 16;  // bytes of a row; 16 more keep eight rows on different banks
 constexpr int TILE_BYTES = KEYS * STRIDE;
 constexpr int DEPTH = HEAD_DIM / 16;       // steps of the product with keys
 constexpr int CHUNKS = HEAD_DIM / 8;       // 16 bytes each, of a row
 constexpr bool KEEP = HEAD_DIM <= 128;     // queries in registers
 
-static_assert(HEAD_DIM % 16 == 0, "a step of the product has 16 numbers");
+static_assert(OWN % 16 == 0, "a step of the product has 16 numbers");
 
 struct Arguments {
   const u16* qkv;          // [T, (H + 2K) * E]
@@ -32,7 +37,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   const int heads = p.heads, kv_heads = p.kv_heads, cached = p.cached;
   const int head = blockIdx.y, kv_head = head / (heads / kv_heads);
   const int* tile = p.tiles + 4 * blockIdx.x;
-  const int start = tile[0], length = tile[1], first = tile[2], ends = tile[3];
+  const int start = tile[0], length = tile[1], first = tile[2] + (WIDE ? blockIdx.z * QUERIES : 0), ends = tile[3];
+  if (WIDE && first >= length) return;
   const int width = (heads + 2 * kv_heads) * HEAD_DIM;
   const u32 queries = shared_address(memory);
   const u32 buffers = queries + QUERIES * STRIDE;  // keys and values, twice
@@ -72,28 +78,30 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   copies_wait<0>();
   __syncthreads();
 
-  const u32 own_queries = queries + (warp * 16 + (lane & 15)) * STRIDE + (lane >> 4) * 16;
+  const int own_first = warp / SHARING * 16;  // of the warp's queries
+  const u32 own_queries = queries + (own_first + (lane & 15)) * STRIDE + (lane >> 4) * 16;
   u32 q[KEEP ? DEPTH : 1][4];
   if (KEEP) {
 #pragma unroll
     for (int d = 0; d < DEPTH; ++d) load_matrices(q[KEEP ? d : 0], own_queries + d * 32);
   }
 
-  float mixed[HEAD_DIM / 8][4];
+  float mixed[OWN / 8][4];
 #pragma unroll
-  for (int i = 0; i < HEAD_DIM / 8; ++i) mixed[i][0] = mixed[i][1] = mixed[i][2] = mixed[i][3] = 0.f;
+  for (int i = 0; i < OWN / 8; ++i) mixed[i][0] = mixed[i][1] = mixed[i][2] = mixed[i][3] = 0.f;
   // Of rows lane / 4 and that plus 8: the highest score so far, in units of log2, and the sum of exponentials.
   float highest[2] = {-1e30f, -1e30f}, sums[2] = {0.f, 0.f};
   const float units = p.scale * 1.4426950408889634f;
-  const int row = first + warp * 16 + (lane >> 2);
-  const bool idle = first + warp * 16 >= length;
+  const int row = first + own_first + (lane >> 2);
+  const bool idle = first + own_first >= length;
 
   for (int step = first_step; step < steps; ++step) {
     fetch(step + 1);
-    const u32 keys_at = buffers + step % 2 * 2 * TILE_BYTES, values_at = keys_at + TILE_BYTES;
+    const u32 keys_at = buffers + step % 2 * 2 * TILE_BYTES;
+    const u32 values_at = keys_at + TILE_BYTES + warp % SHARING * OWN * 2;
     const int first_key = step * KEYS;
     // The warp's queries see nothing behind these, and nothing before those.
-    const int own = cached + first + warp * 16;
+    const int own = cached + first + own_first;
     const int seen = min(keys, own + 16 + p.after) - first_key;
     if (!idle && seen > 0 && first_key + KEYS > own - p.before) {
       float scores[KEYS / 8][4];
@@ -133,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
         highest[i] = higher[i];
         sums[i] *= shrink;
 #pragma unroll
-        for (int j = 0; j < HEAD_DIM / 8; ++j) {
+        for (int j = 0; j < OWN / 8; ++j) {
           mixed[j][2 * i] *= shrink;
           mixed[j][2 * i + 1] *= shrink;
         }
@@ -152,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
                             pair(scores[2 * i + 1][0], scores[2 * i + 1][1]),
                             pair(scores[2 * i + 1][2], scores[2 * i + 1][3])};
 #pragma unroll
-          for (int j = 0; j < HEAD_DIM / 16; ++j) {
+          for (int j = 0; j < OWN / 16; ++j) {
             u32 v[4];
             load_transposed(v, values_at + (i * 16 + (lane & 15)) * STRIDE + j * 32 + (lane >> 4) * 16);
             mma(mixed[2 * j], shares, v[0], v[1]);
@@ -170,9 +178,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   for (int i = 0; i < 2; ++i) {
     const float share = 1.f / sum_of_four(sums[i]);
     if (row + 8 * i < length) {
-      u16* to = p.out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + (lane & 3) * 2;
+      u16* to = p.out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + warp % SHARING * OWN + (lane & 3) * 2;
 #pragma unroll
-      for (int j = 0; j < HEAD_DIM / 8; ++j)
+      for (int j = 0; j < OWN / 8; ++j)
         *(u32*)(to + j * 8) = pair(mixed[j][2 * i] * share, mixed[j][2 * i + 1] * share);
     }
   }

@@ -1,7 +1,9 @@
-// Attention as in attention.cu, of f32, by its own units: two blocks for 64 queries of one head, a warp for eight. A lane
-// has one of 32 keys while scores are computed, and every 32nd number of a head while values are summed.
+// Attention as in attention.cu, of f32, by its own units: two blocks for 64 queries of one head, a warp for eight, or four of
+// wide heads. A lane has one of 32 keys while scores are computed, and every 32nd number of a head while values are summed.
+// Of wide heads keys and values take turns in the same memory.
 
-constexpr int QUERIES = 32, KEYS = 32, THREADS = 128, OWN = QUERIES / (THREADS / 32);
+constexpr bool WIDE = HEAD_DIM > 256;
+constexpr int QUERIES = 32, KEYS = 32, THREADS = WIDE ? 256 : 128, OWN = QUERIES / (THREADS / 32);
 constexpr int STRIDE = HEAD_DIM + 4;  // numbers of a key; four more keep eight lanes on different banks
 constexpr int PARTS = (HEAD_DIM + 31) / 32;
 
@@ -17,10 +19,10 @@ struct Arguments {
   float scale;
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) KERNEL(const __grid_constant__ Arguments p) {
+extern "C" __global__ void __launch_bounds__(THREADS, WIDE ? 1 : 2) KERNEL(const __grid_constant__ Arguments p) {
   extern __shared__ __align__(16) float memory[];
   float* const keys_at = memory;
-  float* const values_at = memory + KEYS * STRIDE;
+  float* const values_at = WIDE ? memory : memory + KEYS * STRIDE;
   next_may_start();
   after_previous();
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
@@ -48,23 +50,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) KERNEL(const __grid_con
 #pragma unroll
   for (int i = 0; i < OWN; ++i) queries[i] = p.qkv + (start + min(row + i, length - 1)) * width + head * HEAD_DIM;
 
-  for (int step = first_step; step * KEYS < keys; ++step) {
-    __syncthreads();  // the last tile was read
+  // Zeros behind the last key.
+  auto fetch = [&](int step, bool of_keys, bool of_values) {
     for (int i = thread; i < KEYS * (HEAD_DIM / 4); i += THREADS) {
       const int key_row = i / (HEAD_DIM / 4), four = i % (HEAD_DIM / 4) * 4, key = step * KEYS + key_row;
       float4 k = make_float4(0.f, 0.f, 0.f, 0.f), v = k;
       if (key < cached) {
         const u64 at = ((u64)key * kv_heads + kv_head) * HEAD_DIM + four;
-        k = *(const float4*)(p.cached_keys + at), v = *(const float4*)(p.cached_values + at);
+        if (of_keys) k = *(const float4*)(p.cached_keys + at);
+        if (of_values) v = *(const float4*)(p.cached_values + at);
       } else if (key < keys) {
         const float* from = p.qkv + (start + key - cached) * width + (heads + kv_head) * HEAD_DIM + four;
-        k = *(const float4*)from, v = *(const float4*)(from + kv_heads * HEAD_DIM);
+        if (of_keys) k = *(const float4*)from;
+        if (of_values) v = *(const float4*)(from + kv_heads * HEAD_DIM);
       }
-      *(float4*)(keys_at + key_row * STRIDE + four) = k;
-      *(float4*)(values_at + key_row * HEAD_DIM + four) = v;
+      if (of_keys) *(float4*)(keys_at + key_row * STRIDE + four) = k;
+      if (of_values) *(float4*)(values_at + key_row * HEAD_DIM + four) = v;
     }
+  };
+  for (int step = first_step; step * KEYS < keys; ++step) {
+    __syncthreads();  // the last tile was read
+    fetch(step, true, !WIDE);
     __syncthreads();
-    if (idle) continue;
+    if (!WIDE && idle) continue;
     float scores[OWN];
 #pragma unroll
     for (int i = 0; i < OWN; ++i) scores[i] = 0.f;
@@ -96,6 +104,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) KERNEL(const __grid_con
       sums[i] = sums[i] * shrink + scores[i];
 #pragma unroll
       for (int j = 0; j < PARTS; ++j) mixed[i][j] *= shrink;
+    }
+    if (WIDE) {
+      __syncthreads();  // keys were read
+      fetch(step, false, true);
+      __syncthreads();
     }
 #pragma unroll 2
     for (int k = 0; k < KEYS; ++k) {

@@ -186,7 +186,8 @@ struct Head {
     return TRADITIONAL ? first(lane, i) + 1 : first(lane, i) + HEAD_DIM / 2;
   }
 
-  // `weight` of E.
+  // `weight` of E, which are ones where not Weighted.
+  template <bool Weighted = true>
   __device__ __forceinline__ void normalise(const float* weight, float eps, int lane) {
     float squares = 0.f;
 #pragma unroll
@@ -196,8 +197,8 @@ struct Head {
 #pragma unroll
     for (int i = 0; i < PAIRS; ++i)
       if (has(lane, i)) {
-        x[2 * i] *= scale * weight[first(lane, i)];
-        x[2 * i + 1] *= scale * weight[second(lane, i)];
+        x[2 * i] *= Weighted ? scale * weight[first(lane, i)] : scale;
+        x[2 * i + 1] *= Weighted ? scale * weight[second(lane, i)] : scale;
       }
   }
 

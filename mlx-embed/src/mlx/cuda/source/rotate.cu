@@ -1,5 +1,5 @@
-// What follows the product for queries, keys and values where that runs apart: biases, head norms and rotation; a warp a
-// head.
+// What follows the product for queries, keys and values where that runs apart: biases, head norms and rotation, and, where
+// HAS_VALUE_NORMS, norms of values without a weight; a warp a head.
 
 constexpr int THREADS = 128;
 
@@ -12,7 +12,7 @@ struct Arguments {
   const int* positions;       // [T]
   Number* out;                // [T, (H + 2K) * E]
   int tokens, all_heads, query_heads, rotated_heads;
-  float head_eps;
+  float head_eps, value_eps;
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
@@ -42,6 +42,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
         turns[i] = Head::has(lane, i / 2) ? of[(i & 1) * (HEAD_DIM / 2) + lane + i / 2 * 32] : 0.f;
       values.rotate(turns);
     }
+  } else if (HAS_VALUE_NORMS) {
+    values.normalise<false>(nullptr, p.value_eps, lane);
   }
   values.write(p.out + warp * HEAD_DIM, lane);
 }

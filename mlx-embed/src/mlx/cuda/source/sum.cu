@@ -1,5 +1,5 @@
 // The residual connection and the norms around it, where the product before runs apart; a block a token:
-// x = sum(x + output(y + bias)), and next(x).
+// x = sum(x + output(y + bias)), where HAS_FACTOR times a factor, and next(x).
 
 constexpr int THREADS = 128;
 
@@ -11,6 +11,7 @@ struct Arguments {
   Number* out;     // [T, D], or nothing where nothing is added
   Number* normed;  // [T, D], or nothing
   int hidden;
+  float factor;
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
@@ -28,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   }
   normalise<THREADS>(row, p.hidden, p.sum);
   for (int i = threadIdx.x; i < p.hidden; i += THREADS) {
-    const Number rounded = to_number(row[i]);
+    const Number rounded = to_number(HAS_FACTOR ? row[i] * p.factor : row[i]);
     if (p.out) p.out[from + i] = rounded;
     row[i] = to_float(rounded);
   }
