@@ -80,6 +80,7 @@ class Case:
     pickled: bool = False  # weights are a file of torch.save, as before safetensors
     quantization: dict | None = None  # MLX's: group_size, bits, mode
     keeps: tuple = ()  # parts of names of matrices that stay dense beside quantised ones
+    drawn: Callable[[Tensors], Tensors] | None = None  # random weights to this case's
     stored: Callable[[Tensors], Tensors] | None = None  # transformers' tensors to the file's
     tokenizer: str = "byte-level-end"
     appended: str | None = None  # an end token that the tokenizer leaves to the program

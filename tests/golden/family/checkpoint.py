@@ -62,7 +62,8 @@ def write(case: Case, folder: Path) -> tuple[torch.nn.Module, Tensors]:
     what stands beside them."""
     folder.mkdir(parents=True)
     model = empty_model(case)
-    stored, meant = store(case, fill(model, centred_norms(case)))
+    drawn = fill(model, centred_norms(case))
+    stored, meant = store(case, case.drawn(drawn) if case.drawn else drawn)
     load_values(model, meant)
     stored = case.stored(stored) if case.stored else stored
     beside, more = store(case, {name: draw(name, shape) for name, shape in case.more.items()})

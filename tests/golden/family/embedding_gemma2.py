@@ -1,6 +1,6 @@
 """The text part of EmbeddingGemma 2."""
 
-from family.case import Case, normalize, pipeline, pooling
+from family.case import Case, Tensors, normalize, pipeline, pooling
 
 # sliding_window is a radius: eight tokens on each side.
 AROUND_WINDOW = (9, 10, 11, 17, 18, 33, 70, 150)
@@ -44,6 +44,19 @@ def case(name: str, about: str, settings: dict, **fields) -> Case:
     return Case(name, about, settings, **defaults | fields)
 
 
+def softer(tensors: Tensors) -> Tensors:
+    """Of wide heads scores, which nothing divides, would be so large that each token sees one other."""
+    norms = ("q_norm.weight", "k_norm.weight")
+    return {name: value / 4 if name.endswith(norms) else value for name, value in tensors.items()}
+
+
+def wide_heads(name: str, hidden_size: int, **fields) -> Case:
+    return case(name, "heads as wide as the published model's, 256 and 512", config(
+        hidden_size=hidden_size, intermediate_size=32, hidden_size_per_layer_input=8, head_dim=256,
+        num_key_value_heads=1, per_layer_config={"1": {"head_dim": 512}}),
+                drawn=softer, lengths=(10, 33, 70, 150), **fields)
+
+
 CASES = [
     case("embedding-gemma2-f32", "full layers with another head_dim and one KV head, rotary in a "
          "quarter of it; inputs of each layer; layer_scalar; a projection for every token; tensors "
@@ -59,4 +72,6 @@ CASES = [
     case("embedding-gemma2-affine-8bit-g64", "8 bits", config(
         hidden_size_per_layer_input=64, intermediate_size=128), dtype="bfloat16",
          quantization={"group_size": 64, "bits": 8, "mode": "affine"}, lengths=(9, 10, 18, 70)),
+    wide_heads("embedding-gemma2-head-dim-512-f32", 16),
+    wide_heads("embedding-gemma2-head-dim-512-bf16", 32, dtype="bfloat16"),
 ]
