@@ -27,10 +27,10 @@
 //!
 //! | feature | what it adds |
 //! | --- | --- |
-//! | `default-model` | a small English model inside the library, 7.9 MB: [`Embedder::default_model`] |
-//! | `hub` | models by name: [`Embedder::from_hub`], the module [`hub`] |
+//! | `default-model` | a small English model inside the library, 7.9 MB: `Embedder::default_model` |
+//! | `hub` | models by name: `Embedder::from_hub`, the module `hub` |
 //! | `cuda-12`, `cuda-13` | NVIDIA GPUs, on Linux, by MLX's build for that CUDA |
-//! | `bench` | where the time of a forward pass goes: the module [`bench`] |
+//! | `bench` | where the time of a forward pass goes: the module `bench` |
 //!
 //! # What it does
 //! It maps a safetensors checkpoint, dense or in any of MLX's quantisations, reads from its files what the model is, and
