@@ -16,6 +16,7 @@
 #include <future>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -72,10 +73,11 @@ template <typename Give>
 void mlxsys_give_(Scheduler* scheduler, mx::Stream stream, Give give) {
   for (std::string failure;;) {
     try {
-      std::promise<void> given;
+      std::optional<std::promise<void>> given;
       if (!failure.empty()) {
         // Not at once, or `give` is told of it.
-        mlxsys_enqueue_(scheduler, stream, [failure, given = given.get_future().share()]() {
+        given.emplace();
+        mlxsys_enqueue_(scheduler, stream, [failure, given = given->get_future().share()]() {
           given.wait();
           throw std::runtime_error(failure);
         });
@@ -104,12 +106,17 @@ void mlxsys_start_stream_(mx::Stream stream) {
 namespace mlx::core::scheduler {
 
 MLX_API void Scheduler::enqueue(Stream stream, std::function<void()> task) {
-  std::shared_ptr<MlxsysTask_> held;
+  std::unique_ptr<MlxsysTask_> held;
   mlxsys_give_(this, stream, [&]() {
     if (!held) {
-      held = std::make_shared<MlxsysTask_>(std::move(task));
+      held = std::make_unique<MlxsysTask_>(std::move(task));
     }
-    mlxsys_enqueue_(this, stream, [held]() { mlxsys_run_(*held); });
+    // Run once, and it is its own from when it is handed over on.
+    mlxsys_enqueue_(this, stream, [task = held.get()]() {
+      std::unique_ptr<MlxsysTask_> own(task);
+      mlxsys_run_(*own);
+    });
+    held.release();
   });
 }
 
