@@ -87,13 +87,7 @@ impl Shared {
         I: IntoIterator<Item = T>,
         R: Reply,
     {
-        let patience = Patience::PerWindow(options.timeout);
-        EmbedStream::new(Windows::new(
-            self,
-            texts.into_iter(),
-            self.plan(options, usize::MAX, false),
-            patience,
-        ))
+        EmbedStream::new(self.embed_iter(texts, options))
     }
 
     /// A stream of texts by a plan.

@@ -67,8 +67,8 @@ impl<I, R> EmbedIter<I, R> {
 pub struct EmbedStream<I, R = Embedding>(EmbedIter<I, R>);
 
 impl<T: AsRef<str>, I: Iterator<Item = T>, R> EmbedStream<I, R> {
-    pub(crate) fn new(windows: Windows<I, R>) -> Self {
-        Self(EmbedIter::new(windows))
+    pub(crate) fn new(texts: EmbedIter<I, R>) -> Self {
+        Self(texts)
     }
 }
 
