@@ -36,15 +36,30 @@ using MlxsysTask_ = std::function<void()>;
 using MlxsysEventTask_ = std::function<void(mx::Event&)>;
 
 // libmlx's own function that is called by this name here and, as the loader looks through libraries breadth-first, in
-// libmlx, too.
-template <typename Function>
-Function mlxsys_of_scheduler_(const char* name) {
-  auto* found = dlsym(RTLD_NEXT, name);
-  if (!found) {
-    throw std::logic_error("[scheduler] this build of MLX has no scheduler of the names that are known");
+// libmlx, too. Found as this library is loaded, before there are threads.
+template <typename... Arguments>
+class MlxsysNext_ {
+ public:
+  explicit MlxsysNext_(const char* name) : found_(dlsym(RTLD_NEXT, name)) {}
+
+  void operator()(Scheduler* scheduler, mx::Stream stream, Arguments... arguments) const {
+    if (!found_) {
+      throw std::logic_error("[scheduler] this build of MLX has no scheduler of the names that are known");
+    }
+    reinterpret_cast<void (*)(Scheduler*, mx::Stream, Arguments...)>(found_)(scheduler, stream, std::move(arguments)...);
   }
-  return reinterpret_cast<Function>(found);
-}
+
+ private:
+  void* const found_;
+};
+
+const MlxsysNext_<> mlxsys_next_get_thread_("_ZN3mlx4core9scheduler9Scheduler10get_threadENS0_6StreamE");
+const MlxsysNext_<MlxsysTask_> mlxsys_next_enqueue_(
+    "_ZN3mlx4core9scheduler9Scheduler7enqueueENS0_6StreamESt8functionIFvvEE");
+const MlxsysNext_<mx::Event, MlxsysEventTask_> mlxsys_next_wait_event_(
+    "_ZN3mlx4core9scheduler9Scheduler10wait_eventENS0_6StreamENS0_5EventESt8functionIFvRS4_EE");
+const MlxsysNext_<mx::Event, MlxsysEventTask_> mlxsys_next_signal_event_(
+    "_ZN3mlx4core9scheduler9Scheduler12signal_eventENS0_6StreamENS0_5EventESt8functionIFvRS4_EE");
 
 // What Rust does where there is no memory for something small. Memory of arrays is another matter (allocator.cpp).
 [[noreturn]] void mlxsys_end_() noexcept {
@@ -60,13 +75,6 @@ void mlxsys_run_(const MlxsysTask_& task) {
   }
 }
 
-void mlxsys_enqueue_(Scheduler* scheduler, mx::Stream stream, MlxsysTask_ task) {
-  using Enqueue = void (*)(Scheduler*, mx::Stream, MlxsysTask_);
-  static auto next =
-      mlxsys_of_scheduler_<Enqueue>("_ZN3mlx4core9scheduler9Scheduler7enqueueENS0_6StreamESt8functionIFvvEE");
-  next(scheduler, stream, std::move(task));
-}
-
 // Calls `give`, which hands something over to a stream, until it isn't told of a failure before it. MLX forgets what it
 // has told of, so the stream fails again, right before what is handed over.
 template <typename Give>
@@ -77,7 +85,7 @@ void mlxsys_give_(Scheduler* scheduler, mx::Stream stream, Give give) {
       if (!failure.empty()) {
         // Not at once, or `give` is told of it.
         given.emplace();
-        mlxsys_enqueue_(scheduler, stream, [failure, given = given->get_future().share()]() {
+        mlxsys_next_enqueue_(scheduler, stream, [failure, given = given->get_future().share()]() {
           given.wait();
           throw std::runtime_error(failure);
         });
@@ -98,9 +106,7 @@ void mlxsys_give_(Scheduler* scheduler, mx::Stream stream, Give give) {
 } // namespace
 
 void mlxsys_start_stream_(mx::Stream stream) {
-  using Get = void* (*)(Scheduler*, mx::Stream);
-  static auto get = mlxsys_of_scheduler_<Get>("_ZN3mlx4core9scheduler9Scheduler10get_threadENS0_6StreamE");
-  get(&mx::scheduler::scheduler(), stream);
+  mlxsys_next_get_thread_(&mx::scheduler::scheduler(), stream);
 }
 
 namespace mlx::core::scheduler {
@@ -112,7 +118,7 @@ MLX_API void Scheduler::enqueue(Stream stream, std::function<void()> task) {
       held = std::make_unique<MlxsysTask_>(std::move(task));
     }
     // Run once, and it is its own from when it is handed over on.
-    mlxsys_enqueue_(this, stream, [task = held.get()]() {
+    mlxsys_next_enqueue_(this, stream, [task = held.get()]() {
       std::unique_ptr<MlxsysTask_> own(task);
       mlxsys_run_(*own);
     });
@@ -121,17 +127,11 @@ MLX_API void Scheduler::enqueue(Stream stream, std::function<void()> task) {
 }
 
 MLX_API void Scheduler::wait_event(Stream stream, Event event, std::function<void(Event&)> task) {
-  using Wait = void (*)(Scheduler*, Stream, Event, MlxsysEventTask_);
-  static auto next = mlxsys_of_scheduler_<Wait>(
-      "_ZN3mlx4core9scheduler9Scheduler10wait_eventENS0_6StreamENS0_5EventESt8functionIFvRS4_EE");
-  mlxsys_give_(this, stream, [&]() { next(this, stream, event, task); });
+  mlxsys_give_(this, stream, [&]() { mlxsys_next_wait_event_(this, stream, event, task); });
 }
 
 MLX_API void Scheduler::signal_event(Stream stream, Event event, std::function<void(Event&)> task) {
-  using Signal = void (*)(Scheduler*, Stream, Event, MlxsysEventTask_);
-  static auto next = mlxsys_of_scheduler_<Signal>(
-      "_ZN3mlx4core9scheduler9Scheduler12signal_eventENS0_6StreamENS0_5EventESt8functionIFvRS4_EE");
-  mlxsys_give_(this, stream, [&]() { next(this, stream, event, task); });
+  mlxsys_give_(this, stream, [&]() { mlxsys_next_signal_event_(this, stream, event, task); });
 }
 
 } // namespace mlx::core::scheduler
