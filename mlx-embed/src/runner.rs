@@ -543,12 +543,6 @@ pub(crate) fn kind(
     };
     match (backend, wanted) {
         (_, Some("mlx")) | (mlx::Backend::Metal, _) => Ok(Kind::Mlx),
-        (mlx::Backend::Cuda, None) if model::is_untried(checkpoint.spec()) => {
-            let reason =
-                "no GPU has run this crate's kernels for its layers yet; --kernels cuda asks for them";
-            tracing::warn!(%reason, "the model runs on MLX's own operations, which takes longer");
-            Ok(Kind::Mlx)
-        }
         (mlx::Backend::Cuda, wanted) => match for_cuda(checkpoint, gpus, precision)? {
             Ok(kind) => Ok(kind),
             Err(reason) if wanted == Some(CUDA) => {

@@ -32,7 +32,7 @@ pub(crate) use cache::LayerKvCache;
 pub use cpu::Precision;
 pub(crate) use cpu::{Cpu, LEAST_CACHED, dequantized};
 pub use cuda::MatmulPolicy;
-pub(crate) use cuda::{Cuda, Form, form, is_untried};
+pub(crate) use cuda::{Cuda, Form, form};
 #[cfg(feature = "bench")]
 pub(crate) use decoder::{AttentionLayer, InputLayer, LayerInputs, MlpLayer};
 pub(crate) use decoder::{Decoder, Rows};

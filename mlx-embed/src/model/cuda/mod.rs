@@ -37,7 +37,7 @@ use super::mlx::{Arrays, Table};
 use super::rounding::Rounding;
 
 pub use policy::MatmulPolicy;
-pub(crate) use support::{Form, form, is_untried};
+pub(crate) use support::{Form, form};
 
 use loading::norm_weight;
 use policy::Calibration;

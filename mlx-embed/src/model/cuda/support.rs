@@ -248,13 +248,6 @@ fn beyond_inputs(layer: &LayerSpec, first: &LayerSpec, all: Option<&LayerInputsS
         .then(|| "inputs of its layers are gated by several functions".into())
 }
 
-/// Whether the kernels have a part for the model that was never run on a GPU: inputs of layers, heads of several widths or
-/// above 256. Nobody is to get its vectors who has not asked for them.
-pub(crate) fn is_untried(spec: &ModelSpec) -> bool {
-    let wide = |layer: &LayerSpec| layer.attention.heads.head_dim > 256;
-    spec.layer_inputs.is_some() || other_heads(spec).next().is_some() || spec.layers.iter().any(wide)
-}
-
 /// Whether the parts of a layer around products can be within them.
 fn is_fused(spec: &ModelSpec) -> bool {
     let EmbeddingSpec { norm, .. } = &spec.embedding;
@@ -378,9 +371,6 @@ mod tests {
             (attention.heads.head_dim, attention.rope) = (head_dim, None);
         };
         assert_eq!(of(&|_| ()), None);
-        assert!(is_untried(checkpoint.spec()));
-        let plain = Checkpoint::open(golden.join("qwen3-f32")).unwrap();
-        assert!(!is_untried(plain.spec()));
         assert_eq!(of(&|spec| heads_of(spec, 1, 512)), None);
         let holds = |why: Option<String>, reason: &str| {
             assert!(why.as_ref().is_some_and(|why| why.contains(reason)), "{reason}: {why:?}");
