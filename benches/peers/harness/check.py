@@ -41,7 +41,7 @@ def sentence_vector(worker) -> list:
     program, arguments = worker.peer.command[0], worker.peer.command
     precision = arguments[arguments.index("--precision") + 1]
     finished = subprocess.run(
-        [program, "embed", "--model", MODEL, "--precision", precision, SENTENCE],
+        [program, "embed", "--model", MODEL, "--device", "cpu", "--precision", precision, SENTENCE],
         capture_output=True, text=True, check=False,
     )
     if finished.returncode != 0:

@@ -23,7 +23,8 @@ def peers(name: str, model: Path, threads: int) -> dict:
     """Every peer of an encoder by its name. Ours reads `model`; the others read the checkpoint made for them."""
 
     def ours(precision):
-        return [CLI, "bench", "--model", model, "--threads", threads, "--precision", precision, "--stdin"]
+        options = ["--model", model, "--device", "cpu", "--threads", threads, "--precision", precision]
+        return [CLI, "bench", *options, "--stdin"]
 
     def onnxruntime(kind):
         return [PYTHON, HERE / "workers" / "onnxruntime_worker.py", onnx(name, kind), threads, *SIZES]
@@ -93,7 +94,7 @@ def own_vectors(worker) -> list:
     model, precision = (command[command.index(name) + 1] for name in ("--model", "--precision"))
     texts = [" ".join(f"t{id}" for id in ids) for ids in IDS]
     finished = subprocess.run(
-        [command[0], "embed", "--model", model, "--precision", precision, *texts],
+        [command[0], "embed", "--model", model, "--device", "cpu", "--precision", precision, *texts],
         capture_output=True, text=True, check=False,
     )
     if finished.returncode != 0:

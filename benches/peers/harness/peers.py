@@ -43,7 +43,8 @@ def peers(model: Path, threads: int) -> dict:
         return [PYTHON, HERE / "workers" / script, *arguments]
 
     def ours(precision):
-        return [CLI, "bench", "--model", model, "--threads", threads, "--precision", precision, "--stdin"]
+        options = ["--model", model, "--device", "cpu", "--threads", threads, "--precision", precision]
+        return [CLI, "bench", *options, "--stdin"]
 
     return {
         "mlx-embed-exact": Peer(ours("exact"), "int16", "this crate, `--precision exact`"),
