@@ -1,7 +1,7 @@
 //! What the engine costs and what it saves, for one text at a time.
 //!
 //! ```text
-//! cargo bench --bench engine                        # the model inside
+//! cargo bench --bench engine                        # the built-in model
 //! MLX_EMBED_MODEL=DIR cargo bench --bench engine    # any other
 //! ```
 //!

@@ -1,7 +1,7 @@
 //! Where the time of a forward pass goes: every operation, layer and whole pass, for shapes from one token to 4096.
 //!
 //! ```text
-//! cargo bench --bench layers                        # the model inside
+//! cargo bench --bench layers                        # the built-in model
 //! MLX_EMBED_MODEL=DIR cargo bench --bench layers    # any other
 //! MLX_EMBED_KERNELS=mlx cargo bench --bench layers  # one kind of kernels rather than each
 //! cargo bench --bench layers -- 1x128               # what has this in its name

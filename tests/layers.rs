@@ -10,7 +10,7 @@ use mlx_embed::{Device, Embedder, Error, InputError, LoadOptions, Precision, ker
 
 const SHAPE: Shape = Shape { texts: 2, tokens: 7 };
 
-/// What a layer of the model inside computes.
+/// What a layer of the built-in model computes.
 const LAYER: [Part; 10] = [
     Part::InputNorm,
     Part::Qkv,

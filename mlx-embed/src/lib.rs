@@ -27,7 +27,7 @@
 //!
 //! | feature | what it adds |
 //! | --- | --- |
-//! | `default-model` | a small English model inside the library, 7.9 MB: `Embedder::default_model` |
+//! | `default-model` | the built-in English model, 7.9 MB: `Embedder::default_model` |
 //! | `hub` | models by name: `Embedder::from_hub`, the module `hub` |
 //! | `cuda-12`, `cuda-13` | NVIDIA GPUs, on Linux, by MLX's build for that CUDA |
 //! | `bench` | where the time of a forward pass goes: the module `bench` |

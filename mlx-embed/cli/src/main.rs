@@ -45,9 +45,10 @@ Examples:
   mlx-embed rerank --model DIR \"where do cats sleep?\" --input docs.txt
   mlx-embed inspect --model DIR
 
-Without --model DIR, the small English model inside this program is used. DIR
-holds config.json, tokenizer.json and safetensors weights; it may come from the
-environment variable MLX_EMBED_MODEL, too. Nothing is fetched. `mlx-embed COMMAND --help` has examples for each command.
+Without --model, the built-in English model is used. --model takes a folder
+(config.json, tokenizer.json, safetensors weights), or the name of a model,
+owner/name, which is fetched once. So does the environment variable
+MLX_EMBED_MODEL. `mlx-embed COMMAND --help` has examples for each command.
 
 Exit codes: 0 done, 1 failed, 2 the command line can't be right, 3 done but for
 texts that were skipped.";

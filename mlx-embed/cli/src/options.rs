@@ -25,7 +25,7 @@ const MAX_TEXT_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model options")]
 pub(crate) struct ModelArgs {
-    /// Checkpoint directory, or owner/name[@revision] of a hub [default: the small English model inside this program]
+    /// Checkpoint directory, or owner/name[@revision] of a hub [default: the built-in English model]
     #[arg(short, long, value_name = "MODEL", env = "MLX_EMBED_MODEL", hide_env_values = true)]
     #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))] // an empty variable is no model
     model: Option<PathBuf>,
@@ -167,7 +167,7 @@ impl ModelArgs {
         self.precision == Precision::Fast
     }
 
-    /// The checkpoint directory, which is fetched here if need be; `None` is the model inside.
+    /// The checkpoint directory, which is fetched here if need be; `None` is the built-in model.
     pub(crate) fn model_dir(&self) -> Result<Option<&Path>, CliError> {
         let Some(model) = self.model.as_deref().filter(|model| !model.as_os_str().is_empty()) else {
             return Ok(None);
@@ -187,8 +187,7 @@ impl ModelArgs {
     /// Loads the checkpoint as a reranker.
     pub(crate) fn load_reranker(&self) -> Result<Reranker, CliError> {
         let Some(dir) = self.model_dir()? else {
-            let reason =
-                "the model inside this program gives vectors and no scores; name a reranker by --model";
+            let reason = "the built-in model gives vectors and no scores; name a reranker by --model";
             return Err(CliError::Usage(reason.to_owned()));
         };
         Ok(Reranker::load_with(dir, self.load_options())?)
@@ -269,7 +268,7 @@ impl CommonArgs {
     pub(crate) fn kind(&self, given: Option<Kind>) -> Result<Kind, CliError> {
         match (given, self.model.model_dir()?) {
             (Some(Kind::Sparse | Kind::Tokens), None) => {
-                let reason = "the model inside this program gives one vector a text; name another by --model";
+                let reason = "the built-in model gives one vector a text; name another by --model";
                 Err(CliError::Usage(reason.to_owned()))
             }
             (Some(kind), _) => Ok(kind),

@@ -60,7 +60,7 @@ pub use samples::SAMPLES;
 pub use tolerance::Tolerance;
 
 impl Embedder {
-    /// The golden file beside the checkpoint, `golden.safetensors`, if there is one. The model inside has one.
+    /// The golden file beside the checkpoint, `golden.safetensors`, if there is one. The built-in model has one.
     ///
     /// # Errors
     /// When it is there and can't be used; the message says why.

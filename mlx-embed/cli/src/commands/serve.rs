@@ -70,8 +70,8 @@ pub(crate) struct ServeArgs {
 #[command(next_help_heading = "One model, instead of --config's")]
 #[group(conflicts_with = "config")]
 struct ModelArgs {
-    /// Checkpoint directory, or owner/name[@revision] of a hub [default: that of MLX_EMBED_MODEL, else the small English
-    /// model inside this program]
+    /// Checkpoint directory, or owner/name[@revision] of a hub [default: that of MLX_EMBED_MODEL, else the built-in
+    /// English model]
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
 

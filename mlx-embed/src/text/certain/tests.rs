@@ -20,7 +20,7 @@ fn files() -> Vec<(&'static str, Value)> {
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     };
     vec![
-        ("the model inside", read("models/default/tokenizer.json")),
+        ("the built-in model", read("models/default/tokenizer.json")),
         ("Qwen's pattern", read("../tests/golden/tokenizer/tokenizer.json")),
         ("Qwen's pattern, no end token", read("../tests/golden/tokenizer-plain/tokenizer.json")),
     ]
@@ -325,7 +325,7 @@ fn text_without_spaces_tells_its_first_tokens_where_the_vocabulary_does() {
     for (name, json) in kinds() {
         if matches!(
             name,
-            "BERT" | "XLM-RoBERTa" | "Gemma" | "Llama 2" | "Unigram without splits" | "the model inside"
+            "BERT" | "XLM-RoBERTa" | "Gemma" | "Llama 2" | "Unigram without splits" | "the built-in model"
         ) {
             let tokenizer = open(&json);
             let certain = Certain::new(&tokenizer).unwrap();
