@@ -13,16 +13,18 @@
 //! it computes; on MLX's own kernels the same parts are operations of their own. An iteration is one call of it, in one
 //! layer after the other, and its time the device's: [`mlx_embed::bench`] says how. Beside the time stand GFLOP/s, GB/s
 //! with the share of the roofline that was measured in the same run, and behind each benchmark what the host needed to
-//! build the graph. `mlx-embed bench --layers` measures the same in one go, as a table, JSON and a page with plots.
+//! build the graph. All of it goes to `target/layers.csv`, of which `benches/record/layers.py` makes a page with plots.
 
 use std::cell::Cell;
+use std::fmt::Write;
+use std::fs;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use mlx_embed::bench::{Bench, Level, Operation, Roofline, Sample, Shape};
+use mlx_embed::bench::{Bench, Level, Operation, Roofline, Sample, Shape, Work};
 use mlx_embed::mlx::gpu_backend;
 use mlx_embed::{Device, EmbedOptions, Embedder, Error, LoadOptions};
 
@@ -33,6 +35,8 @@ const SAMPLES: usize = 10;
 
 /// A shape whose pass takes longer is left out: MLX's own operations may need minutes for it.
 const LONGEST: Duration = Duration::from_secs(40);
+
+const RECORD: &str = "target/layers.csv";
 
 const SENTENCE: &str =
     "A kettle sings on the stove while rain, the first in weeks, runs down the window of the kitchen. ";
@@ -194,13 +198,79 @@ fn targets(shape: Shape, level: Level, samples: &[Sample]) -> Vec<(Target, Sampl
     targets
 }
 
+/// What was measured, as lines of CSV.
+struct Record(String);
+
+impl Record {
+    fn new() -> Self {
+        Self("kernels,shape,operation,calls,host_us,device_us,gflop,mb,f32_gflops,half_gflops,int16_gflops,int8_gflops,\
+              gb_per_s,least_us\n"
+            .to_owned())
+    }
+
+    /// What the lines behind this one were measured with.
+    fn about(&mut self, embedder: &Embedder, threads: usize) {
+        let info = embedder.info();
+        let precision = info.precision.map_or(String::new(), |precision| format!(", {precision}"));
+        let _ = writeln!(
+            self.0,
+            "# {}: {} on {}{precision}, {threads} threads; {} layers, {} parameters; MLX {}",
+            info.model.display(),
+            info.kernels,
+            info.backend,
+            info.config.layers,
+            info.parameters,
+            info.mlx_version
+        );
+    }
+
+    /// A line of an operation: medians of a call, its work, and the roofs of the run.
+    fn add(
+        &mut self,
+        kernels: &str,
+        target: &Target,
+        calls: usize,
+        times: [Duration; 2],
+        at: (&Work, &Roofline),
+    ) {
+        let (work, roofline) = at;
+        let giga = |rate: Option<f64>| rate.map_or(String::new(), |rate| format!("{:.1}", rate / 1e9));
+        let [host, device] = times.map(|time| time.as_secs_f64() * 1e6);
+        let least = roofline
+            .least_time(work)
+            .map_or(String::new(), |time| format!("{:.3}", time.as_secs_f64() * 1e6));
+        // Writing to a string can't fail.
+        let _ = writeln!(
+            self.0,
+            "{kernels},{},{},{calls},{host:.3},{device:.3},{:.6},{:.6},{},{},{},{},{:.2},{least}",
+            target.shape,
+            target.operation,
+            work.total_operations() / 1e9,
+            work.bytes / 1e6,
+            giga(roofline.f32),
+            giga(roofline.half),
+            giga(roofline.int16),
+            giga(roofline.int8),
+            roofline.bytes / 1e9,
+        );
+    }
+}
+
+/// The middle one; zero of none.
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
 fn operations(
     criterion: &mut Criterion<DeviceTime>,
     least: &Cell<f64>,
     embedder: &Embedder,
+    record: &mut Record,
 ) -> Result<(), Error> {
     let mut bench = Bench::new(embedder)?;
     let mut roofline = Roofline::default();
+    record.about(embedder, bench.threads());
     for [texts, tokens] in SHAPES {
         let shape = Shape { texts, tokens };
         let name = format!("{}/{shape}", embedder.info().kernels);
@@ -215,9 +285,11 @@ fn operations(
             continue;
         }
         let mut found = targets(shape, Level::Model, &whole);
+        let mut pass = whole;
         for level in [Level::Layers, Level::Operations] {
             let samples = bench.pass(shape, level)?;
             found.splice(0..0, targets(shape, level, &samples));
+            pass.extend(samples);
         }
         let mut group = criterion.benchmark_group(&name);
         group.sampling_mode(SamplingMode::Flat).sample_size(SAMPLES).warm_up_time(Duration::from_millis(1));
@@ -236,7 +308,7 @@ fn operations(
             let calls = if time(&first) < Duration::from_millis(5) { 4 } else { 1 };
             let enough = time(&first).max(Duration::from_nanos(100)) * (SAMPLES * calls) as u32;
             group.measurement_time(enough);
-            let mut hosts = Vec::new();
+            let (mut hosts, mut devices) = (Vec::new(), Vec::new());
             let mut failed = None;
             group.bench_function(BenchmarkId::from_parameter(target.operation), |bencher| {
                 bencher.iter_custom(|count| {
@@ -246,6 +318,7 @@ fn operations(
                             Ok(sample) => {
                                 sum += time(&sample);
                                 hosts.push(sample.host);
+                                devices.push(sample.device);
                             }
                             Err(error) => {
                                 failed = Some(error);
@@ -259,15 +332,19 @@ fn operations(
             if let Some(error) = failed {
                 return Err(error);
             }
-            hosts.sort_unstable();
-            if let Some(host) = hosts.get(hosts.len() / 2) {
-                println!(
-                    "{:24}host:   {:.1} us to build the graph, median of {} calls",
-                    "",
-                    host.as_secs_f64() * 1e6,
-                    hosts.len()
-                );
+            // None where the command line asks for other benchmarks.
+            if hosts.is_empty() {
+                continue;
             }
+            let times = [median(&mut hosts), median(&mut devices)];
+            println!(
+                "{:24}host:   {:.1} us to build the graph, median of {} calls",
+                "",
+                times[0].as_secs_f64() * 1e6,
+                hosts.len()
+            );
+            let calls = pass.iter().filter(|sample| sample.operation == target.operation).count();
+            record.add(embedder.info().kernels, &target, calls, times, (&first.work, &roofline));
         }
         group.finish();
     }
@@ -303,11 +380,16 @@ fn run() -> Result<(), Error> {
     let least = Rc::new(Cell::new(0.0));
     let measurement = DeviceTime { wall: WallTime, least: Rc::clone(&least) };
     let mut criterion = Criterion::default().with_measurement(measurement).configure_from_args();
+    let mut record = Record::new();
     for options in backends() {
-        operations(&mut criterion, &least, &load(options)?)?;
+        operations(&mut criterion, &least, &load(options)?, &mut record)?;
     }
     beside(&mut criterion, &least)?;
     criterion.final_summary();
+    match fs::write(RECORD, record.0) {
+        Ok(()) => println!("{RECORD}; benches/record/layers.py {RECORD} > layers.html draws it"),
+        Err(error) => println!("{RECORD} was not written: {error}"),
+    }
     Ok(())
 }
 

@@ -5,8 +5,9 @@ With --check nothing is written; exits with 1 where the file is not what the rec
 
 import csv
 import sys
-from html import escape
 from pathlib import Path
+
+from svg import Drawing
 
 HERE = Path(__file__).resolve().parent
 CHART = HERE.parents[1] / "docs/speed.svg"
@@ -22,11 +23,6 @@ PANELS = (
     }),
 )
 WIDTH, LABELS, VALUES, BAR, GAP, TITLE = 760, 200, 90, 20, 8, 34
-STYLE = """text { font: 14px system-ui, sans-serif; fill: #1f2328 }
-.title { font-weight: 600 }
-.own { fill: #1a7f64 }
-.other { fill: #b4bcc6 }
-@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .own { fill: #2ea98a } .other { fill: #5c6672 } }"""
 
 
 def times(record: str, shape: str) -> dict:
@@ -36,33 +32,25 @@ def times(record: str, shape: str) -> dict:
         return {row.get("peer") or row["runtime"]: float(row["p50_ms"]) for row in rows if row["shape"] == shape}
 
 
-def panel(title: str, record: str, shape: str, shown: dict, top: int) -> tuple:
-    """Its lines of SVG, and where the next one begins."""
-    found = times(record, shape)
+def panel(drawing: Drawing, title: str, found: dict, shown: dict, top: int) -> None:
     longest = max(found[name] for name in shown)
-    lines = [f'<text class="title" x="0" y="{top + 16}">{escape(title)}</text>']
-    y = top + TITLE
-    for name in sorted(shown, key=found.get):
+    drawing.text(0, top + 16, title, kind="heading")
+    for index, name in enumerate(sorted(shown, key=found.get)):
+        y = top + TITLE + index * (BAR + GAP)
         width = found[name] / longest * (WIDTH - LABELS - VALUES)
-        kind = "own" if name.startswith("mlx-embed") else "other"
-        middle = y + BAR - 5
-        lines += [
-            f'<text x="{LABELS - 10}" y="{middle}" text-anchor="end">{escape(shown[name])}</text>',
-            f'<rect class="{kind}" x="{LABELS}" y="{y}" width="{width:.1f}" height="{BAR}" rx="3"/>',
-            f'<text x="{LABELS + width + 8:.1f}" y="{middle}">{found[name]:.3g} ms</text>',
-        ]
-        y += BAR + GAP
-    return lines, y + GAP
+        drawing.text(LABELS - 10, y + BAR - 5, shown[name], "end")
+        drawing.box(LABELS, y, width, BAR, "own" if name.startswith("mlx-embed") else "other")
+        drawing.text(LABELS + width + 8, y + BAR - 5, f"{found[name]:.3g} ms")
 
 
 def chart() -> str:
-    top, body = 0, []
-    for title, record, shape, shown in PANELS:
-        lines, top = panel(title, record, shape, shown, top)
-        body += lines
+    heights = [TITLE + len(shown) * (BAR + GAP) + GAP for *_, shown in PANELS]
     label = "Milliseconds of a forward pass of Qwen3-Embedding-0.6B's geometry, less is better"
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img" aria-label="{label}">'
-    return "\n".join([head, f"<style>{STYLE}</style>", *body, "</svg>", ""])
+    drawing, top = Drawing(WIDTH, sum(heights), label), 0
+    for (title, record, shape, shown), height in zip(PANELS, heights, strict=True):
+        panel(drawing, title, times(record, shape), shown, top)
+        top += height
+    return str(drawing)
 
 
 def main() -> int:

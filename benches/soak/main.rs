@@ -8,13 +8,12 @@
 //!
 //! Threads send short and long texts, several at once, prompts, token ids, requests with little time and requests that
 //! nobody waits for, streams that end early, and bad input; each result is checked. Every second, or as often as a
-//! hundredth of the requests is done, a line goes to `soak.csv`; `soak.svg` draws them.
+//! hundredth of the requests is done, a line goes to `soak.csv`, which `benches/record/soak.py` draws.
 //!
 //! It fails if a result is wrong, if the process keeps threads, or if resident memory grows by more than
 //! [`series::MOST_BYTES_PER_REQUEST`] for each request, by the median slope of all pairs of points after the first
 //! fifth.
 
-mod plot;
 mod requests;
 mod series;
 
@@ -115,8 +114,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{summary}");
     fs::create_dir_all(&output)?;
     fs::write(output.join("soak.csv"), series.csv(&summary))?;
-    fs::write(output.join("soak.svg"), plot::svg(&series, &summary))?;
-    println!("{0}/soak.csv, {0}/soak.svg", output.display());
+    println!("{0}/soak.csv; benches/record/soak.py {0}/soak.csv draws it", output.display());
     counts.check()?;
     series.check_threads()?;
     found.check()?;

@@ -1,36 +1,6 @@
-//! What the system knows about this process and its processor.
+//! What the system knows about this process.
 
 use std::fs;
-
-use serde::Serialize;
-
-/// What the processor calls itself; the system may not tell.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Processor {
-    pub(crate) name: Option<String>,
-    vendor: Option<String>,
-    family: Option<String>,
-    model: Option<String>,
-    pub(crate) cores: usize,
-}
-
-impl Processor {
-    /// From `/proc/cpuinfo`, on Linux.
-    pub(crate) fn read() -> Self {
-        let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let field = |name: &str| {
-            let mut fields = text.lines().filter_map(|line| line.split_once(':'));
-            fields.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned())
-        };
-        Self {
-            name: field("model name"),
-            vendor: field("vendor_id"),
-            family: field("cpu family"),
-            model: field("model"),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-        }
-    }
-}
 
 /// Bytes of memory; the system may not tell.
 #[derive(Debug, Clone, Copy)]

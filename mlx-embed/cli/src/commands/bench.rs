@@ -1,13 +1,8 @@
-//! `mlx-embed bench`: how long forward passes take, from token ids to vectors, and where that time goes.
-
-mod layers;
-mod page;
-mod plot;
+//! `mlx-embed bench`: how long forward passes take, from token ids to vectors.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -17,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
 use crate::options::{CommonArgs, at_least_one};
-use crate::output::Sources;
 use crate::random::Random;
 use crate::report;
 
@@ -27,30 +21,20 @@ use crate::report;
 pub(crate) struct BenchArgs {
     /// Texts and tokens of each, as BATCHxTOKENS
     ///
-    /// [default: 1x8,1x16,10x16,1x128,1x512; with --layers 1x1,1x16,1x128,1x512,1x4096,10x16,32x128, as far as the
-    /// model's limit goes]
+    /// [default: 1x8,1x16,10x16,1x128,1x512]
     #[arg(long, value_name = "SHAPES", value_delimiter = ',')]
     shapes: Option<Vec<Shape>>,
 
-    /// Times that each shape is measured, after one that isn't [default: 15; with --layers 5, and fewer where that takes
-    /// over a minute]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    rounds: Option<NonZeroUsize>,
-
-    /// Measure every operation, layer and the whole pass, beside what the device could do at best
-    #[arg(long)]
-    layers: bool,
-
-    /// Write what --layers measured as a page with plots, too
-    #[arg(long, value_name = "FILE", requires = "layers")]
-    html: Option<PathBuf>,
+    /// Times that each shape is measured, after one that isn't
+    #[arg(long, value_name = "N", default_value = "15", value_parser = at_least_one)]
+    rounds: NonZeroUsize,
 
     /// Print JSON
     #[arg(long)]
     json: bool,
 
     /// Measure one pass for each JSON line {"batch": B, "tokens": T} on standard input, and answer with a line
-    #[arg(long, conflicts_with_all = ["shapes", "rounds", "json", "layers"])]
+    #[arg(long, conflicts_with_all = ["shapes", "rounds", "json"])]
     stdin: bool,
 
     #[command(flatten)]
@@ -62,22 +46,13 @@ Examples:
   mlx-embed bench --model DIR
   mlx-embed bench --model DIR --shapes 1x16,32x128 --rounds 7 --threads 2
   mlx-embed bench --model DIR --precision fast --json
-  mlx-embed bench --model DIR --layers --html layers.html
 
 A pass goes from token ids to vectors, both in the program's memory; ids are
 random, and others each time. Shapes take turns, so that what disturbs the
-machine disturbs them alike. Options about texts change nothing here.
-
-With --layers each operation is computed by itself, so that its time is its own;
-`layer` and `model` are computed at once. Weights are out of the caches before
-each pass. `roof %` is the least time that the device could take, as measured in
-the same run, of the time that it took.";
+machine disturbs them alike. Options about texts change nothing here.";
 
 /// Shapes that are measured unless others are asked for.
 const SHAPES: [[usize; 2]; 5] = [[1, 8], [1, 16], [10, 16], [1, 128], [1, 512]];
-const LAYERS_SHAPES: [[usize; 2]; 7] = [[1, 1], [1, 16], [1, 128], [1, 512], [1, 4096], [10, 16], [32, 128]];
-const ROUNDS: usize = 15;
-const LAYERS_ROUNDS: usize = 5;
 
 /// So many texts of so many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,27 +134,14 @@ fn quantile(times: &[f64], q: f64) -> f64 {
     times.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-impl BenchArgs {
-    fn shapes(&self, usual: &[[usize; 2]]) -> Vec<Shape> {
-        let usual = || usual.iter().map(|&[batch, tokens]| Shape { batch, tokens }).collect();
-        self.shapes.clone().unwrap_or_else(usual)
-    }
-
-    fn rounds(&self, usual: usize) -> usize {
-        self.rounds.map_or(usual, NonZeroUsize::get)
-    }
-}
-
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
-    if args.layers {
-        return run_layers(args);
-    }
     let model = args.common.load()?;
     let mut passes = Passes { embedder: &model.embedder, random: Random::new(1) };
     if args.stdin {
         return answer_lines(&mut passes);
     }
-    let (shapes, rounds) = (args.shapes(&SHAPES), args.rounds(ROUNDS));
+    let usual = || SHAPES.map(|[batch, tokens]| Shape { batch, tokens }).to_vec();
+    let (shapes, rounds) = (args.shapes.clone().unwrap_or_else(usual), args.rounds.get());
     let mut times = vec![Vec::new(); shapes.len()];
     for round in 0..=rounds {
         for (shape, times) in shapes.iter().zip(&mut times) {
@@ -205,23 +167,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
         mlx_version: info.mlx_version.clone(),
     };
     report::print(args.json, &report, Report::table)
-}
-
-fn run_layers(args: &BenchArgs) -> Result<(), CliError> {
-    let sources = Sources::of_model(args.common.model.model_dir()?);
-    // Before minutes are spent on measuring.
-    let page = args.html.as_deref().map(|path| page::create(path, &sources)).transpose()?;
-    let mut shapes = args.shapes(&LAYERS_SHAPES);
-    let model = args.common.load()?;
-    let limit = model.embedder.info().max_tokens;
-    if args.shapes.is_none() {
-        shapes.retain(|shape| shape.tokens <= limit);
-    }
-    let report = layers::run(&args.common, &model.embedder, &shapes, args.rounds(LAYERS_ROUNDS))?;
-    if let Some(page) = page {
-        page.write(&report)?;
-    }
-    report::print(args.json, &report, layers::Report::table)
 }
 
 impl Report {

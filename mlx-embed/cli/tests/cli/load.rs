@@ -124,22 +124,6 @@ fn a_search_finds_a_rate() {
 }
 
 #[test]
-fn the_engine_is_compared_with_a_mutex() {
-    let arguments = ["--mutex", "3", "--texts", "2", "--seconds", "0.05"];
-    let report = json(&arguments);
-    assert_eq!((&report["threads"], &report["rounds"]), (&3.into(), &5.into()));
-    for side in ["mutex", "engine"] {
-        let side = &report[side];
-        assert_eq!(side["round_requests_per_s"].as_array().unwrap().len(), 5);
-        assert!(side["requests"].as_u64().unwrap() >= 15, "{report}");
-        assert!(side["p50_ms"].as_f64().unwrap() <= side["p99_ms"].as_f64().unwrap(), "{report}");
-    }
-    assert!(report["throughput_ratio"].as_f64().unwrap() > 0.0);
-    let ran = load(&arguments);
-    assert!(ran.stdout.contains("\nmutex ") && ran.stdout.contains("\nengine "), "{}", ran.stdout);
-}
-
-#[test]
 fn what_cannot_be_is_refused() {
     for (option, values) in [
         ("--rate", ["0", "-1", "nan", "1e9"].as_slice()),
@@ -149,18 +133,12 @@ fn what_cannot_be_is_refused() {
         ("--limit", &["0", "x"]),
         ("--phases", &["", "2", "2x", "0x5", "2x5,"]),
         ("--arrivals", &["uniform"]),
-        ("--mutex", &["0", "x"]),
     ] {
         for value in values {
             load(&[&format!("{option}={value}")]).failed(2, &[option]);
         }
     }
-    for together in [
-        ["--search", "--phases=1x1"],
-        ["--seconds=1", "--phases=1x1"],
-        ["--mutex=2", "--search"],
-        ["--mutex=2", "--timeout=5"],
-    ] {
+    for together in [["--search", "--phases=1x1"], ["--seconds=1", "--phases=1x1"]] {
         load(&together).failed(2, &["cannot be used with"]);
     }
     load(&["--rate", "0.1", "--seconds", "1"]).failed(2, &["--rate", "--seconds"]);
@@ -169,13 +147,7 @@ fn what_cannot_be_is_refused() {
 
 #[test]
 fn more_than_can_be_made_at_once_is_refused() {
-    for (flag, value) in [
-        ("--texts", "18446744073709551615"),
-        ("--texts", "100000000"),
-        ("--mutex", "100000"),
-        ("--mutex", "18446744073709551615"),
-        ("--mutex", "0"),
-    ] {
+    for (flag, value) in [("--texts", "18446744073709551615"), ("--texts", "100000000")] {
         load(&["--seconds", "0.01", flag, value]).failed(2, &[flag, "from 1 to"]);
     }
 }

@@ -168,12 +168,6 @@ fn no_file_of_the_model_is_overwritten_by_whatever_name() {
                 command.arg(&snapshot).arg("--output").arg(output);
                 run(&mut command).failed(2, &["a file of the model and would be overwritten"]);
             }
-            let mut page = binary();
-            page.args(["bench", "--layers", "--device", "cpu", "--model"])
-                .arg(&snapshot)
-                .arg("--html")
-                .arg(output);
-            run(&mut page).failed(1, &["a file of the model and would be overwritten"]);
             assert_eq!(fs::read(&file).unwrap(), before);
         }
     }

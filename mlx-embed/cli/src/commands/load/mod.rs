@@ -2,7 +2,6 @@
 
 mod drive;
 mod meters;
-mod mutex;
 mod report;
 mod schedule;
 mod search;
@@ -21,7 +20,6 @@ use crate::options::{CommonArgs, Model};
 use crate::process::Resident;
 use drive::{Drive, Run};
 use meters::Meters;
-use mutex::{Comparison, ComparisonReport};
 use report::{Machine, Report};
 use schedule::{Arrivals, Phase};
 use search::{Bisection, Found, Step};
@@ -39,7 +37,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = texts)]
     texts: NonZeroUsize,
 
-    /// Length of the run, with --search of each step, with --mutex of each round
+    /// Length of the run, with --search of each step
     #[arg(short, long, value_name = "S", default_value = "10", value_parser = seconds)]
     seconds: f64,
 
@@ -63,11 +61,6 @@ pub(crate) struct LoadArgs {
     #[arg(long, conflicts_with = "phases")]
     search: bool,
 
-    /// Compare with a mutex around the model instead: so many threads, each waiting for its answer before it asks again
-    #[arg(long, value_name = "THREADS", value_parser = callers)]
-    #[arg(conflicts_with_all = ["rate", "timeout", "arrivals", "phases", "limit", "search"])]
-    mutex: Option<NonZeroUsize>,
-
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -81,7 +74,6 @@ Examples:
   mlx-embed load --rate 50 --texts 10 --seconds 60
   mlx-embed load --rate 100 --timeout 50 --phases 1x5,4x5,1x5
   mlx-embed load --model DIR --texts 10 --search --limit 100
-  mlx-embed load --mutex 16 --seconds 5
 
 Requests start when they are meant to, whether or not earlier ones are answered,
 and latency counts from the intended start. Gaps are exponential unless
@@ -99,7 +91,7 @@ in the bulk lane.
 --phases tells how long after a phase with a higher rate than the next requests
 needed until those of one second had P95 under --limit, late and refused ones
 counted as over it. --search doubles or halves the rate, then halves the gap
-down to 5 %. --mutex does five rounds of each kind in turns.";
+down to 5 %.";
 
 /// Requests a second that one thread can still send.
 const MOST_RATE: f64 = 100_000.0;
@@ -108,21 +100,12 @@ const MOST_RATE: f64 = 100_000.0;
 /// until all of them are done.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Texts of a request, and callers with a mutex: the program makes all of them at once.
+/// Texts of a request: the program makes all of them at once.
 const MOST_TEXTS: usize = 1 << 20;
-const MOST_CALLERS: usize = 1024;
-
-fn count(text: &str, most: usize) -> Result<NonZeroUsize, String> {
-    let fits = |count: &NonZeroUsize| count.get() <= most;
-    text.parse().ok().filter(fits).ok_or(format!("give a whole number from 1 to {most}"))
-}
 
 fn texts(text: &str) -> Result<NonZeroUsize, String> {
-    count(text, MOST_TEXTS)
-}
-
-fn callers(text: &str) -> Result<NonZeroUsize, String> {
-    count(text, MOST_CALLERS)
+    let fits = |count: &NonZeroUsize| count.get() <= MOST_TEXTS;
+    text.parse().ok().filter(fits).ok_or(format!("give a whole number from 1 to {MOST_TEXTS}"))
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -154,12 +137,6 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), CliError> {
     let model = args.common.load()?;
     let load = Load { args, model, meters, sentences: Sentences::default() };
     load.warm_up()?;
-    if let Some(threads) = args.mutex {
-        let round = Duration::from_secs_f64(args.seconds);
-        let comparison = Comparison { threads: threads.get(), texts: args.texts.get(), round };
-        let report = comparison.run(&load.model, &load.sentences)?;
-        return crate::report::print(args.json, &report, ComparisonReport::table);
-    }
     if args.search {
         return crate::report::print(args.json, &load.search()?, Found::table);
     }

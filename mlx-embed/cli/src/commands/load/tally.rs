@@ -34,11 +34,6 @@ impl Times {
         let _ = self.0.record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    pub(super) fn add(&mut self, others: &Self) {
-        // A histogram that grows takes all of another.
-        let _ = self.0.add(&others.0);
-    }
-
     pub(super) fn count(&self) -> u64 {
         self.0.len()
     }
