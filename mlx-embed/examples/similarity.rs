@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use mlx_embed::Embedder;
+use mlx_embed::{Embedder, vectors};
 
 pub(crate) const SENTENCES: [&str; 4] = [
     "The cat sat on the mat",
@@ -11,17 +11,15 @@ pub(crate) const SENTENCES: [&str; 4] = [
     "Share prices fell sharply",
 ];
 
-/// Cosines of all pairs, `[texts][texts]`. Vectors have length 1 unless the checkpoint says otherwise, so a dot product
-/// is a cosine.
-pub(crate) fn similarities(embedder: &Embedder, texts: &[&str]) -> Result<Vec<Vec<f32>>, mlx_embed::Error> {
+/// Cosines of all pairs, `[texts][texts]`.
+pub(crate) fn similarities(embedder: &Embedder, texts: &[&str]) -> Result<Vec<Vec<f64>>, mlx_embed::Error> {
     let embeddings = embedder.embed(texts)?;
-    let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum();
-    let row = |of: &[f32]| embeddings.iter().map(|other| cosine(of, &other.vector)).collect();
-    Ok(embeddings.iter().map(|embedding| row(&embedding.vector)).collect())
+    let row = |of| embeddings.iter().map(|other| vectors::cosine(of, other)).collect();
+    Ok(embeddings.iter().map(row).collect())
 }
 
 /// The text that is most like text `index`, apart from itself.
-pub(crate) fn nearest(similarities: &[Vec<f32>], index: usize) -> usize {
+pub(crate) fn nearest(similarities: &[Vec<f64>], index: usize) -> usize {
     let row = similarities[index].iter().enumerate().filter(|(other, _)| *other != index);
     row.max_by(|a, b| a.1.total_cmp(b.1)).map_or(index, |(other, _)| other)
 }

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from .peers import CACHE, CLI, HERE, OURS, PYTHON, Peer
-from .prepare import cli, converted, peak, python_packages, run, take
+from .prepare import cli, converted, python_packages, roofline, run, take
 from .worker import WorkerError
 
 NAMES = ("minilm", "bge-small")
@@ -53,7 +53,7 @@ def xml(name: str, kind: str) -> Path:
 def prepare(name: str, wanted: list) -> dict:
     """Makes what these peers need; returns, for each that cannot be had, why."""
     python_packages()
-    peak()
+    roofline()
     checkpoint = folder(name)
     if not checkpoint.is_dir():
         run(PYTHON, HERE / "workers" / "encoder.py", "write", checkpoint, name)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import venv
 
-from .peers import CACHE, CANDLE, HERE, MODEL, OPENVINO, OURS, PEAK, PYTHON, ROOT, gguf, onnx
+from .peers import CACHE, CANDLE, HERE, MODEL, OPENVINO, OURS, PYTHON, ROOT, gguf, onnx
 
 VENV = PYTHON.parent.parent
 BASE_MODEL = ROOT / "target" / "demo" / "qwen3-0.6b-4bit-random"
@@ -86,17 +86,16 @@ def cli() -> None:
     run("cargo", "build", "--release", "--locked", "-p", "mlx-embed-cli")
 
 
-def peak() -> None:
-    source = HERE / "peak.c"
-    if not PEAK.is_file() or PEAK.stat().st_mtime < source.stat().st_mtime:
-        run(os.environ.get("CC", "cc"), "-O3", "-pthread", "-o", PEAK, source)
+def roofline() -> None:
+    run("cargo", "build", "--release", "--locked", "-p", "mlx-embed", "--features", "bench,default-model",
+        "--example", "roofline")
 
 
 def prepare(names: list) -> dict:
     """Makes what these peers need; returns, for each that cannot be had, why."""
     python_packages()
     checkpoint()
-    peak()
+    roofline()
     steps = {
         "openvino": [lambda: converted("make_openvino.py", OPENVINO)],
         "openvino-f32": [lambda: converted("make_openvino.py", OPENVINO)],
