@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The table's variables, of rows whose second column says `by`.
 fn documented(by: &str) -> BTreeSet<String> {
-    let guide = fs::read_to_string("docs/guide.md").unwrap();
+    let guide = fs::read_to_string("docs/deployment.md").unwrap();
     let section = guide.split("\n## Environment variables\n").nth(1).expect("the section is there");
     let section = section.split("\n## ").next().unwrap();
     let rows = section.lines().filter(|line| line.starts_with("| `"));
@@ -70,7 +70,7 @@ fn every_variable_that_is_read_is_in_the_table() {
             .collect();
         assert!(
             unknown.is_empty(),
-            "{folder} reads {unknown:?}: add them to docs/guide.md, Environment variables"
+            "{folder} reads {unknown:?}: add them to docs/deployment.md, Environment variables"
         );
     }
 }

@@ -25,7 +25,8 @@ BATCH, LENGTH, ROUNDS = 32, 128, 15
 
 
 def write_texts(path: Path, texts: int) -> None:
-    words = re.findall(r"[A-Za-z]{2,}", (ROOT / "README.md").read_text() + (ROOT / "docs/guide.md").read_text())
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    words = re.findall(r"[A-Za-z]{2,}", "".join(page.read_text() for page in pages))
     draw = random.Random(1)
     with open(path, "w") as file:
         for _ in range(texts):

@@ -12,7 +12,8 @@ pub mod scratch;
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
-/// So has the guide's.
+/// So have the guide's.
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/guide.md")]
+#[doc = include_str!("../../docs/first-steps.md")]
+#[doc = include_str!("../../docs/server.md")]
 pub struct Guide;
