@@ -18,14 +18,13 @@ CENTRES, RUN = 1024, 32
 @dataclass
 class Packed:
     """ids, positions [R, L]; bias [R, 1, L, L]: 0 where a token sees another, that is within its text and behind it;
-    at [tokens]: the tokens' places in the flattened rows; text [tokens]: whose they are; last [texts]: the end tokens' places."""
+    at [tokens]: the tokens' places in the flattened rows; text [tokens]: whose they are."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     bias: torch.Tensor
     at: torch.Tensor
     text: torch.Tensor
-    last: torch.Tensor
     texts: int
 
 
@@ -137,5 +136,5 @@ class Batches:
         ids, positions, owner = flat.view(3, self.rows, MAX_TOKENS)
         seen = (owner[:, :, None] == owner[:, None, :]).tril_()
         bias = torch.zeros(seen.shape, dtype=torch.bfloat16, device=device).masked_fill_(~seen, float("-inf"))
-        packed = Packed(ids, positions, bias[:, None], at, text, places + lengths - 1, len(texts))
+        packed = Packed(ids, positions, bias[:, None], at, text, len(texts))
         return packed, pool.teacher[texts].float()

@@ -16,14 +16,6 @@ CUTS, MADE = 11_000_000, 2_000_000  # texts cut from running text, and invented 
 STEPS = {"stable": 22_500, "dense": 5200, "4bit": 9000}
 PREPARED = ("fetch", "corpus", "tokenizer")  # stages whose results a tiny run shares
 TINY = {"stable": 4, "dense": 2, "4bit": 2}
-COMPARISON_STEPS = {"stable": 1300, "dense": 700}
-COMPARED = {  # what differs in the model, and in its training
-    "taken": ({}, {}),
-    "last": ({"pooling": "last"}, {}),
-    "deep": ({"num_hidden_layers": 5, "intermediate_size": 832}, {}),
-    "slow": ({}, {"rate": 2e-3}),
-    "adamw": ({}, {"rate": 2e-3, "muon": False}),
-}
 
 
 def settings(options):
@@ -57,20 +49,6 @@ def stage_pool(options):
 
     cuts, made, whole = (3000, 160, 3000) if options.tiny else (CUTS, MADE, None)
     pool.build(options.work, cuts, made, whole)
-
-
-def stage_compare(options):
-    """Short runs, each unlike the first in one thing or two. Only on request."""
-    import run_measures
-    from batches import Pool
-    from student import Config
-    from train import Settings, train
-
-    pool = Pool(options.work, options.device)
-    for name, (config, training) in COMPARED.items():
-        name = f"compare-{name}"
-        train(options.work, pool, Config(**config), Settings(**training), COMPARISON_STEPS, name)
-        run_measures.report(options.work, f"{name}-dense", options.device)
 
 
 def stage_train(options):
@@ -127,7 +105,7 @@ def main() -> int:
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     work = options.work
-    for name in options.stages or [name for name in STAGES if name != "compare"]:
+    for name in options.stages or STAGES:
         options.work = tiny(work) if options.tiny and name not in PREPARED else work
         print(json.dumps({"stage": name}), flush=True)
         STAGES[name](options)

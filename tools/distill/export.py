@@ -76,8 +76,8 @@ def export(run: Path, tokenizer: Path, folder: Path, quantised: bool) -> None:
     write_json(
         folder / "1_Pooling/config.json",
         {"word_embedding_dimension": c.hidden_size, "pooling_mode_cls_token": False,
-         "pooling_mode_mean_tokens": c.pooling == "mean", "pooling_mode_max_tokens": False,
+         "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False,
          "pooling_mode_mean_sqrt_len_tokens": False, "pooling_mode_weightedmean_tokens": False,
-         "pooling_mode_lasttoken": c.pooling == "last", "include_prompt": True},
+         "pooling_mode_lasttoken": False, "include_prompt": True},
     )  # fmt: skip
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": c.max_position_embeddings, "do_lower_case": False})

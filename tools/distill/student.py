@@ -19,7 +19,6 @@ class Config:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
     max_position_embeddings: int = 512
-    pooling: str = "mean"
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -121,8 +120,6 @@ class Student(nn.Module):
         """ids [B, L] padded on the right, lengths [B] -> vectors of length 1, f32 [B, D]"""
         columns = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.hidden(ids, columns).float()
-        if self.config.pooling == "last":
-            return F.normalize(x[torch.arange(len(ids), device=ids.device), lengths - 1], dim=-1)
         return F.normalize((x * (columns < lengths[:, None])[..., None]).sum(1), dim=-1)
 
     def forward_packed(self, hidden, packed):
@@ -131,7 +128,5 @@ class Student(nn.Module):
         `hidden` is `self.hidden`, compiled or not.
         """
         x = hidden(packed.ids, packed.positions, packed.bias).flatten(0, 1)
-        if self.config.pooling == "last":
-            return F.normalize(x[packed.last].float(), dim=-1)
         sums = torch.zeros(packed.texts, x.shape[1], device=x.device)
         return F.normalize(sums.index_add(0, packed.text, x[packed.at].float()), dim=-1)

@@ -25,7 +25,6 @@ class Settings:
     shares: dict = field(default_factory=lambda: {"running": 0.62, "lexical": 0.20, "word": 0.08, "made": 0.10})
     alike: float = 0.25  # of the texts come in runs of neighbouring meaning
     relational: float = 20.0
-    muon: bool = True
     rate: float = 4e-3
     weight_decay: float = 0.01
     warmup: int = 300
@@ -88,13 +87,14 @@ class Run:
         self.hidden = torch.compile(self.model.hidden, dynamic=False) if settings.compiled else self.model.hidden
         named = list(self.model.named_parameters())
         self.matrices = [p for _, p in named if p.dim() == 2]
-        inner = [p for name, p in named if p.dim() == 2 and "embed" not in name and settings.muon]
+        inner = [p for name, p in named if p.dim() == 2 and "embed" not in name]
         rest = [p for p in self.matrices if not any(p is q for q in inner)]
         vectors = [p for _, p in named if p.dim() == 1]
         groups = [{"params": rest, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizers = [torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98), fused=device == "cuda")]
-        if inner:
-            self.optimizers.append(Muon(inner, settings.rate, settings.weight_decay))
+        self.optimizers = [
+            torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98), fused=device == "cuda"),
+            Muon(inner, settings.rate, settings.weight_decay),
+        ]
         self.step, self.log = 0, []
 
     def state(self) -> dict:
