@@ -71,6 +71,8 @@ class Geometry:
             "pre_tokenizer": {"type": "WhitespaceSplit"},
             "model": {"type": "WordLevel", "vocab": {f"t{i}": i for i in range(self.vocabulary)}, "unk_token": "t0"},
         }
+        # Else transformers would add tokens of its own.
+        files["tokenizer_config"] = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "t0"}
         (partial / "1_Pooling").mkdir()
         for name, value in files.items():
             (partial / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")

@@ -1,10 +1,14 @@
 """Other runtimes on an NVIDIA GPU, one a process: workers.py KIND GEOMETRY. Answers each line {"batch": B, "tokens": T} on
-standard input with {"ms": ..}, the time from token ids on the host to normalised vectors on the host."""
+standard input with {"ms": ..}, the time from token ids on the host to normalised vectors on the host; sentence-transformers'
+from texts of so many tokens."""
 
 import json
 import os
+import random
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from geometries import QWEN3, Geometry
 
@@ -14,6 +18,8 @@ def torch_model(kind: str, geometry: Geometry):
     from torch.nn import functional
 
     model, dense = (part.cuda() for part in geometry.build())
+    if kind == "flash":
+        model.set_attn_implementation("flash_attention_2")
     arguments = {"use_cache": False} if geometry.name == "qwen3-0.6b" else {}
     compiled = torch.compile(model, mode="reduce-overhead", dynamic=False) if kind == "compile" else model
     graphs = {}
@@ -53,6 +59,24 @@ def torch_model(kind: str, geometry: Geometry):
     return embed, random_ids, f"torch {torch.__version__}, transformers {transformers.__version__}"
 
 
+def sentence_transformers_model(_kind: str, geometry: Geometry):
+    import sentence_transformers
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        geometry.write(Path(folder) / "model")
+        options = {"dtype": torch.bfloat16, "attn_implementation": "sdpa"}
+        model = sentence_transformers.SentenceTransformer(f"{folder}/model", device="cuda", model_kwargs=options)
+
+    def embed(texts):
+        return model.encode(texts, batch_size=len(texts), show_progress_bar=False)
+
+    def random_texts(batch, tokens):
+        return [" ".join(f"t{random.randrange(geometry.vocabulary)}" for _ in range(tokens)) for _ in range(batch)]
+
+    return embed, random_texts, f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}"
+
+
 def mlx_model(kind: str, geometry: Geometry):
     if geometry.name != "qwen3-0.6b":
         raise SystemExit("mlx-lm has no encoders")
@@ -85,18 +109,21 @@ def mlx_model(kind: str, geometry: Geometry):
     return embed, random_ids, f"mlx {mx.__version__}"
 
 
+MODELS = {"torch": torch_model, "sentence": sentence_transformers_model, "mlx": mlx_model}
+
+
 def main() -> None:
     # What libraries print is not for whoever reads the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     runtime, kind = sys.argv[1].split("-")
-    embed, random_ids, versions = (torch_model if runtime == "torch" else mlx_model)(kind, Geometry(sys.argv[2]))
+    embed, random_inputs, versions = MODELS[runtime](kind, Geometry(sys.argv[2]))
     print(json.dumps({"versions": versions}), file=answers, flush=True)
     for line in sys.stdin:
         shape = json.loads(line)
-        ids = random_ids(shape["batch"], shape["tokens"])
+        inputs = random_inputs(shape["batch"], shape["tokens"])
         start = time.perf_counter()
-        embed(ids)
+        embed(inputs)
         print(json.dumps({"ms": 1e3 * (time.perf_counter() - start)}), file=answers, flush=True)
 
 
