@@ -115,10 +115,15 @@ unsafe fn group_tile<S: Simd, const M: usize, const PANELS: usize, const FORM: u
     }
     let scales_at = weights.scales.add(group * weights.scales_stride);
     let factors = rows.factors.add(group * 2 * M);
-    for p in 0..PANELS {
-        let (scale, bias) = scales::<S, BF16>(scales_at, first + p);
-        for m in 0..M {
-            let (step, sum) = (S::splat(*factors.add(m)), S::splat(*factors.add(M + m)));
+    // Row by row, so that what belongs to a row is spread once for all panels.
+    let mut of_panels = [scales::<S, BF16>(scales_at, first); PANELS];
+    for p in 1..PANELS {
+        of_panels[p] = scales::<S, BF16>(scales_at, first + p);
+    }
+    for m in 0..M {
+        let (step, sum) = (S::splat(*factors.add(m)), S::splat(*factors.add(M + m)));
+        for p in 0..PANELS {
+            let (scale, bias) = of_panels[p];
             let weighted = S::fma(bias, sum, S::mul(scale, S::to_float(dots[m][p])));
             let out = out.add(m * PAIR + (first + p) * LANES);
             S::store(out, S::fma(step, weighted, S::load(out)));
