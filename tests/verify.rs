@@ -4,7 +4,10 @@
 use std::fs;
 
 use mlx_embed::verify::{Golden, GoldenError, Layer, Question, Verification};
-use mlx_embed::{Device, Embedder, Error, LoadOptions, PoolingMode, Precision};
+use mlx_embed::{
+    Device, Embedder, Error, LoadOptions, MultiVectorEmbedder, PoolingMode, Precision, Reranker,
+    SparseEmbedder,
+};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
@@ -147,7 +150,7 @@ fn a_golden_file_with_longer_texts_than_the_model_takes_is_refused() {
     let options = LoadOptions { max_tokens: Some(8), ..golden::load_options() };
     let embedder = Embedder::load_with(golden::directory("qwen3-f32"), options).unwrap();
     let error = embedder.verify(Some(&golden::Golden::read("qwen3-f32").file)).unwrap_err();
-    assert!(error.to_string().contains("and this one takes 8"), "{error}");
+    assert!(error.to_string().contains("token ids, but the limit is 8; cut it"), "{error}");
 }
 
 /// A copy of a golden file, damaged.
@@ -215,4 +218,157 @@ fn damaged_golden_files_are_refused() {
         scratch.edit_tensor(name, "hidden.0", |bytes| bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
     });
     assert!(nan.to_string().contains("hidden.0") && nan.to_string().contains("not finite"), "{nan}");
+}
+
+/// A model of any kind, asked about a golden file.
+type Ask = Box<dyn Fn(&Golden) -> Result<Verification, Error>>;
+
+/// A model of each kind that golden files are made for.
+fn kinds() -> Vec<(&'static str, Ask)> {
+    let options = || LoadOptions { max_tokens: None, ..golden::load_options() };
+    let vectors = |case| Embedder::load_with(golden::directory(case), options()).unwrap();
+    let [causal, one_type] = ["qwen3-f32", "families/xlm-roberta-f32"].map(vectors);
+    let folder = |case| golden::directory(case);
+    let sparse = SparseEmbedder::load_with(folder("families/splade-bert"), options()).unwrap();
+    let tokens = MultiVectorEmbedder::load_with(folder("families/late-interaction-bert"), options()).unwrap();
+    let pairs = Reranker::load_with(folder("families/reranker-bert-sigmoid"), options()).unwrap();
+    vec![
+        ("qwen3-f32", Box::new(move |golden| causal.verify(Some(golden)))),
+        ("families/xlm-roberta-f32", Box::new(move |golden| one_type.verify(Some(golden)))),
+        ("families/splade-bert", Box::new(move |golden| sparse.verify(Some(golden)))),
+        ("families/late-interaction-bert", Box::new(move |golden| tokens.verify(Some(golden)))),
+        ("families/reranker-bert-sigmoid", Box::new(move |golden| pairs.verify(Some(golden)))),
+    ]
+}
+
+/// A copy of a case's golden file, its facts edited.
+fn edited(case: &str, edit: impl FnOnce(&mut Value)) -> (Scratch, Result<Golden, GoldenError>) {
+    let name = "edited.safetensors";
+    let scratch = Scratch::of("qwen3-f32");
+    fs::copy(golden::directory(case).join("golden.safetensors"), scratch.file(name)).unwrap();
+    set_facts(&scratch, name, edit);
+    let golden = Golden::open(scratch.file(name));
+    (scratch, golden)
+}
+
+#[test]
+fn texts_of_a_golden_file_that_no_model_takes_are_refused_and_the_model_goes_on() {
+    for (case, ask) in kinds() {
+        let sound = Golden::open(golden::directory(case).join("golden.safetensors")).unwrap();
+        let tokens = sound.texts()[0].ids.len();
+        let most = |count: usize, kind: u64| vec![kind; count];
+        let mut two_types = most(tokens, 0);
+        two_types[tokens - 1] = 1;
+        let mut wrong = vec![
+            ("ids", json!([]), "0 tokens"),
+            ("ids", json!(most(tokens, -1_i64 as u64)), "invalid value"),
+            ("ids", json!(most(tokens, u64::from(u32::MAX))), "of a vocabulary of"),
+            ("ids", json!(most(tokens, 1 << 30)), "of a vocabulary of"),
+            ("ids", json!([-1]), "invalid value"),
+            ("rows", json!([tokens]), "rows"),
+            ("token_type_ids", json!([]), "not one for each id"),
+            ("token_type_ids", json!(most(tokens + 1, 0)), "not one for each id"),
+            ("token_type_ids", json!(most(tokens, 2)), "not one for each id"),
+            ("attention_mask", json!(most(tokens, 0)), "no mask of 1"),
+            ("attention_mask", json!(most(tokens + 1, 1)), "no mask of 1"),
+            ("side", json!("sideways"), "neither query nor document"),
+        ];
+        if !case.contains("-bert") {
+            wrong.push(("token_type_ids", json!(two_types), "where the model has two"));
+        }
+        if !case.contains("late") {
+            let mut mask = most(tokens, 1);
+            mask[tokens - 1] = 0;
+            wrong.push(("attention_mask", json!(mask), "only late interaction"));
+        }
+        for (field, value, why) in wrong {
+            let (_scratch, golden) = edited(case, |facts| facts["texts"][0][field] = value.clone());
+            let error = match golden {
+                Ok(golden) => ask(&golden).unwrap_err().to_string(),
+                Err(error) => error.to_string(),
+            };
+            let said =
+                ["edited.safetensors", why, "tools/golden/make.py"].iter().all(|part| error.contains(part));
+            assert!(said, "{case}, {field} {value}: {error}");
+        }
+        assert!(ask(&sound).unwrap().passed, "{case}");
+    }
+}
+
+#[test]
+fn more_tokens_than_a_model_of_any_kind_takes_are_refused() {
+    for (case, ask) in kinds() {
+        let (_scratch, golden) = edited(case, |facts| {
+            facts["texts"] = json!([{
+                "text": "a", "query": "b", "prompt_name": null, "ids": vec![1; 100_000], "rows": []
+            }]);
+        });
+        let error = ask(&golden.unwrap()).unwrap_err().to_string();
+        assert!(error.contains("text 0: it has 100000 token ids, but the limit is"), "{case}: {error}");
+        assert!(error.contains("edited.safetensors"), "{case}: {error}");
+    }
+}
+
+#[test]
+fn tensors_of_another_shape_type_or_width_are_refused_by_name_for_every_kind() {
+    for (case, ask) in kinds() {
+        let sound = fs::read(golden::directory(case).join("golden.safetensors")).unwrap();
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&sound).unwrap();
+        let names = metadata.tensors().into_keys().filter(|name| {
+            name == "directions"
+                || ["embedding.0", "hidden.0", "sketch.0", "tokens.0", "sparse.0", "score.0"]
+                    .contains(&&name[..])
+        });
+        for name in names {
+            let changes: [(&str, fn(&mut Value)); 3] = [
+                ("flat", |tensor| {
+                    let numbers = |shape: &Value| {
+                        shape.as_array().unwrap().iter().map(|dim| dim.as_u64().unwrap()).product::<u64>()
+                    };
+                    tensor["shape"] = json!([1, 1, numbers(&tensor["shape"]), 1]);
+                }),
+                ("type", |tensor| tensor["dtype"] = json!("I32")),
+                ("wide", |tensor| {
+                    // As many numbers in rows of half the width, or of no width at all.
+                    let shape = tensor["shape"].as_array_mut().unwrap();
+                    let last = shape.len() - 1;
+                    match shape[last].as_u64().unwrap() {
+                        width if last > 0 && width % 2 == 0 => {
+                            shape[last] = json!(width / 2);
+                            shape[last - 1] = json!(shape[last - 1].as_u64().unwrap() * 2);
+                        }
+                        _ => shape.push(json!(1)),
+                    }
+                }),
+            ];
+            for (what, change) in changes {
+                let scratch = Scratch::of("qwen3-f32");
+                scratch.write("edited.safetensors", &sound);
+                scratch.edit_header("edited.safetensors", |header| change(&mut header[&name]));
+                let error = match Golden::open(scratch.file("edited.safetensors")) {
+                    Ok(golden) => ask(&golden).unwrap_err().to_string(),
+                    Err(error) => error.to_string(),
+                };
+                let said = error.contains("edited.safetensors") && error.contains(&name[..]);
+                assert!(said, "{case}, {name}, {what}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_golden_files_are_refused_before_they_are_read() {
+    let scratch = Scratch::of("qwen3-f32");
+    let name = "g.safetensors";
+    let refused = || Golden::open(scratch.file(name)).unwrap_err().to_string();
+    // Of a terabyte nothing but a hole.
+    fs::File::create(scratch.file(name)).unwrap().set_len(1 << 40).unwrap();
+    assert!(refused().contains("bytes, but at most"), "{}", refused());
+    scratch.write(name, [&(64_u64 << 20).to_le_bytes()[..], &vec![b' '; 64 << 20]].concat());
+    assert!(refused().contains("its header has 67108864 bytes"), "{}", refused());
+    scratch.write(name, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+    assert!(refused().contains("git lfs pull"), "{}", refused());
+    fs::remove_file(scratch.file(name)).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", scratch.file(name)).unwrap();
+    assert!(refused().contains("not a regular file"), "{}", refused());
 }

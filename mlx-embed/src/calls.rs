@@ -141,6 +141,16 @@ impl Shared {
         }
     }
 
+    /// Where tokens of type 1 begin, if the model takes these types for so many tokens; else why it doesn't.
+    pub(crate) fn check_types(&self, types: &[u32], tokens: usize) -> Result<Option<usize>, String> {
+        let second = types.iter().position(|&kind| kind != 0);
+        let is_pair = types.len() == tokens && types.is_sorted() && types.iter().all(|&kind| kind <= 1);
+        if !is_pair || second.is_some() && self.token_types < 2 {
+            return Err("are not one for each id, 0 and then 1 where the model has two".into());
+        }
+        Ok(second)
+    }
+
     /// The token ids that the model sees for a text.
     pub(crate) fn token_ids(&self, text: &str, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
         let prompt = self.prompts.resolve(&options.prompt)?;

@@ -55,25 +55,7 @@ impl Files {
     /// The contents of a file that has at most so many bytes.
     pub(crate) fn read(&self, name: impl AsRef<Path>, most: u64) -> io::Result<Cow<'static, [u8]>> {
         match self {
-            Self::Directory(dir) => {
-                let path = dir.join(name);
-                require_regular(&path)?;
-                let file = fs::File::open(path)?;
-                let bytes = file.metadata()?.len();
-                let mut contents = Vec::new();
-                // The length says how much to expect, not how much there is: the file may grow.
-                if bytes > most || file.take(most.saturating_add(1)).read_to_end(&mut contents)? as u64 > most
-                {
-                    let reason = format!("has {} bytes, but at most {most} are read", bytes.max(most));
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
-                }
-                match Foreign::of(&contents) {
-                    Some(Foreign::LfsPointer) => {
-                        Err(io::Error::new(io::ErrorKind::InvalidData, Foreign::LfsPointer.to_string()))
-                    }
-                    _ => Ok(Cow::Owned(contents)),
-                }
-            }
+            Self::Directory(dir) => read_regular(&dir.join(name), most).map(Cow::Owned),
             Self::Embedded(embedded) => embedded.get(name.as_ref()).map(Cow::Borrowed),
         }
     }
@@ -123,16 +105,14 @@ enum Contents {
 
 impl OpenFile {
     /// The file `name` of a checkpoint.
-    pub(crate) fn of(files: &Files, name: &str) -> io::Result<Self> {
-        let path = files.path(name);
+    pub(crate) fn of(files: &Files, name: impl AsRef<Path>) -> io::Result<Self> {
+        let path = files.path(&name);
         let contents = match files {
             Files::Directory(_) => {
-                require_regular(&path)?;
-                let file = fs::File::open(&path)?;
-                let metadata = file.metadata()?;
+                let (file, metadata) = open_regular(&path)?;
                 Contents::File { length: metadata.len(), modified: metadata.modified().ok(), file }
             }
-            Files::Embedded(embedded) => Contents::Embedded(embedded.get(Path::new(name))?),
+            Files::Embedded(embedded) => Contents::Embedded(embedded.get(name.as_ref())?),
         };
         Ok(Self { path, contents })
     }
@@ -219,10 +199,51 @@ pub(crate) fn check_header(file: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Fails unless `path` is a regular file. To be asked before opening: a pipe waits for its other end, and a device may
-/// have no end at all.
-pub(crate) fn require_regular(path: &Path) -> io::Result<()> {
-    if reach(path)?.is_file() {
+/// The contents of a regular file that has at most so many bytes.
+fn read_regular(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let (file, metadata) = open_regular(path)?;
+    let bytes = metadata.len();
+    let mut contents = Vec::new();
+    // The length says how much to expect, not how much there is: the file may grow.
+    if bytes > most || file.take(most.saturating_add(1)).read_to_end(&mut contents)? as u64 > most {
+        let reason = format!("has {} bytes, but at most {most} are read", bytes.max(most));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+    }
+    match Foreign::of(&contents) {
+        Some(Foreign::LfsPointer) => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, Foreign::LfsPointer.to_string()))
+        }
+        _ => Ok(contents),
+    }
+}
+
+/// The text of a small file, such as a name or a key.
+#[cfg(feature = "hub")]
+pub(crate) fn read_note(path: &Path) -> io::Result<String> {
+    const MOST: u64 = 64 << 10;
+    String::from_utf8(read_regular(path, MOST)?)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Opens a regular file. A pipe would wait for its other end, and a device may have no end at all: so the path is asked
+/// before it is opened, and again what was opened, since another file may have taken the path between.
+fn open_regular(path: &Path) -> io::Result<(fs::File, fs::Metadata)> {
+    require_regular(&reach(path)?)?;
+    let mut options = fs::OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+    );
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    require_regular(&metadata)?;
+    Ok((file, metadata))
+}
+
+fn require_regular(found: &fs::Metadata) -> io::Result<()> {
+    if found.is_file() {
         Ok(())
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))

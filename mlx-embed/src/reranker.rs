@@ -263,15 +263,9 @@ impl PairTokens {
     /// With the marks that say which tokens are of type 1.
     pub(crate) fn marked(&self, shared: &Shared) -> Result<Vec<u32>, Error> {
         shared.check_ids(&self.ids).map_err(|source| Error::Input { index: 0, source })?;
-        let second = self.types.iter().position(|&kind| kind != 0);
-        let is_pair = self.types.len() == self.ids.len()
-            && self.types.is_sorted()
-            && self.types.iter().all(|&kind| kind <= 1);
-        if !is_pair || second.is_some() && shared.token_types < 2 {
-            let reason = "are not one for each id, 0 and then 1 where the model has two".into();
-            return Err(Error::Option { option: "types", reason });
-        }
-        Ok(request::marked(self.ids.clone(), second))
+        let types = shared.check_types(&self.types, self.ids.len());
+        let second = types.map_err(|reason| Error::Option { option: "types", reason })?;
+        Ok(request::marked(self.ids.clone(), second, None))
     }
 }
 

@@ -106,6 +106,17 @@ pub struct Checkpoint {
     unknown_fields: Vec<String>,
 }
 
+/// The files of a directory, which has to be one.
+fn directory(dir: &Path) -> Result<Files, CheckpointError> {
+    match file::reach(dir) {
+        Ok(found) if found.is_dir() => Ok(Files::Directory(dir.to_owned())),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(CheckpointError::Io { path: dir.to_owned(), source })
+        }
+        _ => Err(CheckpointError::NoDirectory { path: dir.to_owned() }),
+    }
+}
+
 impl Checkpoint {
     /// Opens a directory that holds `config.json` and safetensors weights, or else a `pytorch_model.bin` as torch.save
     /// writes it since version 1.6: a state dict of plain tensors, of which no code is run.
@@ -130,7 +141,7 @@ impl Checkpoint {
     /// # Errors
     /// When a file is missing or damaged.
     pub fn is_reranker(dir: impl AsRef<Path>) -> Result<bool, CheckpointError> {
-        let files = Files::Directory(dir.as_ref().to_owned());
+        let files = directory(dir.as_ref())?;
         match JsonObject::open(&files, CONFIG)? {
             Some(config) => marks::of_reranker(&files, &config),
             None => Ok(false),
@@ -141,18 +152,18 @@ impl Checkpoint {
     /// vectors beside others, is none.
     ///
     /// # Errors
-    /// When a file is damaged.
+    /// When there is no such directory, or a file is damaged.
     pub fn is_sparse_encoder(dir: impl AsRef<Path>) -> Result<bool, CheckpointError> {
-        sentence_transformers::says(&Files::Directory(dir.as_ref().to_owned()), Purpose::Sparse)
+        sentence_transformers::says(&directory(dir.as_ref())?, Purpose::Sparse)
     }
 
     /// Whether the files of a directory say that it is a model of late interaction: PyLate's, or the class of its model.
     /// bge-m3, which gives vectors of tokens beside others, is none.
     ///
     /// # Errors
-    /// When a file is damaged.
+    /// When there is no such directory, or a file is damaged.
     pub fn is_multi_vector(dir: impl AsRef<Path>) -> Result<bool, CheckpointError> {
-        let files = Files::Directory(dir.as_ref().to_owned());
+        let files = directory(dir.as_ref())?;
         let is_colbert = match JsonObject::open(&files, CONFIG)? {
             Some(config) => marks::is_colbert(&config)?,
             None => false,
@@ -181,15 +192,7 @@ impl Checkpoint {
 
     /// As [`Checkpoint::open`], for what is wanted of it.
     pub(crate) fn open_for(dir: impl AsRef<Path>, purpose: Purpose) -> Result<Self, CheckpointError> {
-        let dir = dir.as_ref();
-        match file::reach(dir) {
-            Ok(found) if found.is_dir() => {}
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(CheckpointError::Io { path: dir.to_owned(), source });
-            }
-            _ => return Err(CheckpointError::NoDirectory { path: dir.to_owned() }),
-        }
-        Self::read(Files::Directory(dir.to_owned()), purpose)
+        Self::read(directory(dir.as_ref())?, purpose)
     }
 
     /// The model that this crate carries.

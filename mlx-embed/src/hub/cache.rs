@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::name::is_commit;
 use super::{HubError, ModelName};
+use crate::file;
 
 const PREFIX: &str = "models--";
 
@@ -50,7 +51,7 @@ impl Repo {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
-        let commit = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        let commit = file::read_note(&self.folder.join("refs").join(revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
@@ -129,7 +130,7 @@ pub(super) fn list(entries: ReadDir) -> io::Result<Vec<CachedModel>> {
         let mut revisions: BTreeMap<String, Vec<String>> = BTreeMap::new();
         files_below(&folder.join("refs"), &mut |name, path| {
             // What is no text is no revision, such as the files that file managers leave behind.
-            let Ok(commit) = fs::read_to_string(path) else { return Ok(()) };
+            let Ok(commit) = file::read_note(path) else { return Ok(()) };
             revisions.entry(commit.trim().to_owned()).or_default().push(name.to_owned());
             Ok(())
         })?;

@@ -4,6 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 use super::{Hub, HubError};
+use crate::file;
 
 /// The hub where `HF_ENDPOINT` names none. This crate names none itself; who packages a program may, by this variable of
 /// the build.
@@ -43,7 +44,7 @@ impl Hub {
         let cache = folder("HF_HUB_CACHE").or_else(|| below("hub")).ok_or(HubError::NoCache)?;
         let token_file = folder("HF_TOKEN_PATH").or_else(|| below("token"));
         let from_file = || {
-            let token = std::fs::read_to_string(token_file?).ok()?.trim().to_owned();
+            let token = file::read_note(&token_file?).ok()?.trim().to_owned();
             Some(token).filter(|token| !token.is_empty())
         };
         let is_true =

@@ -36,7 +36,7 @@ enum Bytes {
 
 impl MappedFile {
     /// The file `name` of a checkpoint.
-    pub(crate) fn of(files: &Files, name: &str) -> io::Result<Self> {
+    pub(crate) fn of(files: &Files, name: impl AsRef<Path>) -> io::Result<Self> {
         let opened = OpenFile::of(files, name)?;
         let bytes = match opened.source() {
             // SAFETY: the mapping is private and read-only. That the file isn't cut short while it is read is the

@@ -91,7 +91,7 @@ impl Shared {
         let tokens = frame.encode(&self.text, document, self.info.max_tokens, stop)?;
         Some(tokens.map(|tokens| Read {
             truncated: tokens.truncated,
-            tokens: marked(tokens.ids, tokens.second).into(),
+            tokens: marked(tokens.ids, tokens.second, None).into(),
             beginning: self.shares_prompts.then(|| frame.beginning()),
             reading: Reading::default(),
         }))
@@ -252,20 +252,20 @@ struct Read {
     reading: Reading,
 }
 
-/// A pair's tokens with their types: 1 from `second` on.
-pub(crate) fn marked(mut ids: Vec<u32>, second: Option<usize>) -> Vec<u32> {
+/// Tokens with their marks: of type 1 from `second` on, seen by none from `unseen` on.
+pub(crate) fn marked(mut ids: Vec<u32>, second: Option<usize>, unseen: Option<usize>) -> Vec<u32> {
     if let Some(second) = second {
         mark_second_part(&mut ids[second..]);
+    }
+    if let Some(unseen) = unseen {
+        mark_unseen(&mut ids[unseen..]);
     }
     ids
 }
 
 /// A query's or document's tokens with marks on those that none sees.
-pub(crate) fn of_side(SideEncoding { mut ids, unseen, .. }: SideEncoding) -> Vec<u32> {
-    if let Some(unseen) = unseen {
-        mark_unseen(&mut ids[unseen..]);
-    }
-    ids
+pub(crate) fn of_side(SideEncoding { ids, unseen, .. }: SideEncoding) -> Vec<u32> {
+    marked(ids, None, unseen)
 }
 
 /// What a text has in common with its prompt's own tokens. That may be less than all of them: a tokenizer can merge the

@@ -1,18 +1,16 @@
 //! Golden files: what a reference implementation computes with a checkpoint.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::batch::mark_unseen;
 use crate::error::{GOLDEN_VERSION, GoldenError};
-use crate::file::{Files, check_header, require_regular};
+use crate::file::{Files, Foreign, check_header};
+use crate::mlx::MappedFile;
 use crate::pooling::Pooling;
-use crate::request;
+use crate::request::{Shared, marked};
 use crate::text::Prompt;
 
 /// What a golden file is called beside a checkpoint.
@@ -130,16 +128,52 @@ impl GoldenText {
         self.prompt_name.clone().map_or(Prompt::None, Prompt::Named)
     }
 
-    /// Its tokens with their types and what none sees, as the model takes them.
+    /// Its tokens with their types and what none sees, as a model takes them.
     pub(super) fn tokens(&self) -> Vec<u32> {
-        let first = |numbers: &Option<Vec<u32>>, of: fn(u32) -> bool| {
-            numbers.iter().flatten().position(|&number| of(number))
-        };
-        let mut tokens = request::marked(self.ids.clone(), first(&self.token_type_ids, |kind| kind != 0));
-        if let Some(unseen) = first(&self.attention_mask, |seen| seen == 0) {
-            mark_unseen(&mut tokens[unseen..]);
+        marked(self.ids.clone(), self.second(), self.unseen())
+    }
+
+    /// Why this model doesn't take its tokens, if it doesn't.
+    pub(super) fn check_model(&self, shared: &Shared) -> Result<(), String> {
+        shared.check_ids(&self.ids).map_err(|error| error.to_string())?;
+        if let Some(types) = &self.token_type_ids {
+            shared.check_types(types, self.ids.len()).map_err(|reason| format!("its types {reason}"))?;
         }
-        tokens
+        if self.unseen().is_some() && shared.sides.is_none() {
+            return Err("it has tokens that none attends to, which only late interaction has".into());
+        }
+        Ok(())
+    }
+
+    /// Why it can't be any model's, if it can't.
+    fn check(&self, vocab_size: usize) -> Result<(), String> {
+        let tokens = self.ids.len();
+        if tokens == 0 || self.rows.iter().any(|&row| row >= tokens) {
+            return Err(format!("has {tokens} tokens and rows {:?}", self.rows));
+        }
+        if let Some(id) = self.ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(format!("has token {id} of a vocabulary of {vocab_size}"));
+        }
+        let is_mask = |mask: &Vec<u32>| {
+            mask.len() == tokens && mask.first() == Some(&1) && mask.is_sorted_by(|a, b| a >= b)
+        };
+        if !self.attention_mask.as_ref().is_none_or(is_mask) {
+            return Err("has no mask of 1 for its first tokens and then 0".into());
+        }
+        match self.side.as_deref() {
+            None | Some("query" | "document") => Ok(()),
+            Some(other) => Err(format!("has side `{other}`, which is neither query nor document")),
+        }
+    }
+
+    /// Where tokens of type 1 begin, if there are any.
+    fn second(&self) -> Option<usize> {
+        self.token_type_ids.iter().flatten().position(|&kind| kind != 0)
+    }
+
+    /// Where tokens begin that none attends to, if there are any.
+    fn unseen(&self) -> Option<usize> {
+        self.attention_mask.iter().flatten().position(|&seen| seen == 0)
     }
 }
 
@@ -178,22 +212,25 @@ impl Golden {
     /// # Errors
     /// When it can't be read, is no golden file, is cut short, or of another version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GoldenError> {
-        let path = path.as_ref();
-        let bytes = require_regular(path).and_then(|()| fs::read(path));
-        let bytes = bytes.map_err(|source| GoldenError::Io { path: path.to_owned(), source })?;
-        Self::parse(path.to_owned(), &bytes)
+        Self::read(&Files::Directory(PathBuf::new()), path.as_ref())
     }
 
     /// The one beside a checkpoint, if there is one.
     pub(super) fn beside(files: &Files) -> Result<Option<Self>, GoldenError> {
-        let path = files.path(FILE_NAME);
-        if !files.holds(FILE_NAME).map_err(|source| GoldenError::Io { path: path.clone(), source })? {
+        let path = || files.path(FILE_NAME);
+        if !files.holds(FILE_NAME).map_err(|source| GoldenError::Io { path: path(), source })? {
             return Ok(None);
         }
-        let bytes: Cow<'_, [u8]> = files
-            .read(FILE_NAME, FILE_BYTES)
-            .map_err(|source| GoldenError::Io { path: path.clone(), source })?;
-        Self::parse(path, &bytes).map(Some)
+        Self::read(files, Path::new(FILE_NAME)).map(Some)
+    }
+
+    /// Mapped, so that of a large file that is something else little is read.
+    fn read(files: &Files, name: &Path) -> Result<Self, GoldenError> {
+        let fail = |source| GoldenError::Io { path: files.path(name), source };
+        let file = MappedFile::of(files, name).map_err(fail)?;
+        let golden = Self::parse(files.path(name), file.bytes());
+        file.check_unchanged().map_err(fail)?;
+        golden
     }
 
     /// What computed it, in words.
@@ -272,6 +309,12 @@ impl Golden {
 
     fn parse(path: PathBuf, bytes: &[u8]) -> Result<Self, GoldenError> {
         let invalid = |reason: String| GoldenError::Invalid { path: path.clone(), reason };
+        if bytes.len() as u64 > FILE_BYTES {
+            return Err(invalid(format!("it has {} bytes, but at most {FILE_BYTES} are read", bytes.len())));
+        }
+        if let Some(foreign) = Foreign::of(bytes) {
+            return Err(invalid(foreign.to_string()));
+        }
         check_header(bytes).map_err(invalid)?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| invalid(error.to_string()))?;
         let json = header.metadata().as_ref().and_then(|metadata| metadata.get("golden"));
@@ -308,13 +351,7 @@ impl Golden {
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut tokens_vectors, mut sparse) = (Vec::new(), Vec::new());
         for (index, text) in facts.texts.iter().enumerate() {
-            let tokens = text.ids.len();
-            if tokens == 0 || text.rows.iter().any(|&row| row >= tokens) {
-                return Err(invalid(format!("text {index} has {tokens} tokens and rows {:?}", text.rows)));
-            }
-            if let Some(id) = text.ids.iter().find(|&&id| id as usize >= vocab_size) {
-                return Err(invalid(format!("text {index} has token {id} of a vocabulary of {vocab_size}")));
-            }
+            text.check(vocab_size).map_err(|reason| invalid(format!("text {index} {reason}")))?;
             if holds(Holds::Vectors) {
                 let shape = [facts.poolings.len(), facts.model.width()];
                 embeddings.push(tensors.floats(&format!("embedding.{index}"), &shape)?);
@@ -325,22 +362,9 @@ impl Golden {
             if holds(Holds::Sparse) {
                 sparse.push(tensors.floats(&format!("sparse.{index}"), &[vocab_size])?);
             }
-            let masks = |mask: &Vec<u32>| {
-                mask.len() == tokens && mask.first() == Some(&1) && mask.is_sorted_by(|a, b| a >= b)
-            };
-            if !text.attention_mask.as_ref().is_none_or(masks) {
-                return Err(invalid(format!(
-                    "text {index} has no mask of 1 for its first tokens and then 0"
-                )));
-            }
             if holds(Holds::Scores) {
-                let types = text.token_type_ids.as_ref();
-                let are_of_pair = |types: &Vec<u32>| {
-                    types.len() == tokens && types.is_sorted() && types.iter().all(|&kind| kind <= 1)
-                };
-                if text.query.is_none() || !types.is_none_or(are_of_pair) {
-                    let reason = "has no query, or not a type for each token, 0 and then 1";
-                    return Err(invalid(format!("text {index} {reason}")));
+                if text.query.is_none() {
+                    return Err(invalid(format!("text {index} has no query")));
                 }
                 scores.extend(tensors.floats(&format!("score.{index}"), &[1])?);
             }
@@ -353,7 +377,7 @@ impl Golden {
             sketches.push(if count == 0 {
                 Vec::new()
             } else {
-                tensors.floats(&format!("sketch.{index}"), &[facts.model.states(), tokens, count])?
+                tensors.floats(&format!("sketch.{index}"), &[facts.model.states(), text.ids.len(), count])?
             });
         }
         Ok(Self {

@@ -112,12 +112,19 @@ fn check_model(golden: &Golden, shared: &Shared) -> Result<(), GoldenError> {
     if theirs != ours {
         return other(format!("that has {}, this one {ours}", golden.facts.model));
     }
-    match golden.texts().iter().map(|text| text.ids.len()).max() {
-        Some(longest) if longest > info.max_tokens => {
-            other(format!("a text has {longest} tokens, and this one takes {}", info.max_tokens))
+    for (index, text) in golden.texts().iter().enumerate() {
+        if let Err(reason) = text.check_model(shared) {
+            return other(format!("text {index}: {reason}"));
         }
-        _ => Ok(()),
+        let width = golden.token_vectors(index).map_or(info.embedding_size, |(_, width)| width);
+        if wanted == Holds::Tokens && width != info.embedding_size {
+            return other(format!(
+                "tokens.{index} has vectors of {width}, this one's have {}",
+                info.embedding_size
+            ));
+        }
     }
+    Ok(())
 }
 
 impl std::fmt::Display for Geometry {

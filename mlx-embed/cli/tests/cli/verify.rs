@@ -94,6 +94,8 @@ fn a_golden_file_that_cannot_be_right_ends_with_two() {
     fs::copy(&short, dir.path().join("golden.safetensors")).unwrap();
     run(binary().args(["verify", "--device", "cpu"]).arg(dir.path())).failed(2, &["golden.safetensors"]);
     run(binary().args(["verify", "no/such/model"])).failed(1, &["no/such/model"]);
+    run(binary().args(["verify", "/dev/null"]))
+        .failed(1, &["/dev/null: no checkpoint directory; pass the folder"]);
     run(on("verify", CASE).args(["--kernels", "abacus"])).failed(2, &["abacus"]);
 }
 
