@@ -9,7 +9,7 @@ use axum::response::Response;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, read_text};
 use crate::error::ApiError;
 
 /// Hashes of the keys that are let in. As they all have one length, comparing them tells nothing of a key's.
@@ -23,15 +23,13 @@ fn hash(key: &str) -> [u8; 32] {
 impl Keys {
     /// A key a line; empty lines and those that begin with `#` don't count.
     pub(crate) fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let name = || path.display().to_string();
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name(), source })?;
+        let text = read_text(path)?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let keys: Vec<_> = lines.map(hash).collect();
         if keys.is_empty() {
             return Err(ConfigError::Value {
                 key: "api-keys-file".into(),
-                reason: format!("is {}, which has no key; write one a line", name()),
+                reason: format!("is {}, which has no key; write one a line", path.display()),
             });
         }
         Ok(Self(keys.into()))

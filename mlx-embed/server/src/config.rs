@@ -1,6 +1,8 @@
 //! What the service is told: a YAML file, or a program's own values.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +10,9 @@ use std::time::Duration;
 use mlx_embed::{Device, Gpus, Lane, LoadOptions, Precision, Prompt};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+
+/// Bytes of a configuration, or of API keys: a hundred thousand of them.
+const FILE_BYTES: u64 = 8 << 20;
 
 /// The whole configuration. [`Config::default`] serves the built-in model on 127.0.0.1:8080.
 ///
@@ -282,10 +287,7 @@ impl Config {
     /// When it can't be read, is no YAML, has a key that isn't known, or a value that makes no sense; the message names
     /// the line.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: name.clone(), source })?;
-        let mut config = parse(&name, &text)?;
+        let mut config = parse(&path.display().to_string(), &read_text(path)?)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let models = config.models.iter_mut().filter_map(|model| model.path.as_mut());
         for path in models.filter(|path| !is_name(path, folder)) {
@@ -356,6 +358,18 @@ impl Config {
             None => Ok(()),
         }
     }
+}
+
+/// The text of a file, which may be a pipe, but has an end.
+pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let fail = |source| ConfigError::Read { path: path.display().to_string(), source };
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES + 1).read_to_string(&mut text));
+    if read.map_err(fail)? as u64 > FILE_BYTES {
+        let reason = format!("has more than {FILE_BYTES} bytes, which is no file of this kind");
+        return Err(fail(io::Error::new(io::ErrorKind::InvalidData, reason)));
+    }
+    Ok(text)
 }
 
 /// Whether a model's path is a hub's name for it, as nothing lies there.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep};
 
@@ -25,6 +26,32 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long to wait where the system has nothing left for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that may wait to be taken, as far as the system allows. It drops those of a larger burst without a word,
+/// and their clients try again a second later.
+const WAITING: u32 = 4096;
+
+/// Listens on the first of an address's meanings that can be listened on.
+pub(crate) async fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut refused = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for address in lookup_host(address).await? {
+        match listen_at(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A service that is started anew finds its port, though connections of the old one are not forgotten. Elsewhere the
+    // option would give the port to two programs.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING)
+}
 
 /// Answers what comes until `stop` resolves, then what has begun by then. A client that sends or reads nothing keeps the
 /// service from ending no longer than a request may take.
@@ -145,6 +172,24 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_connections_waits_to_be_taken() {
+        let listener = listen("localhost:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody takes them, so those that are told nothing would be told nothing for ever.
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_secs(20));
+        let connected: Result<Vec<_>, _> = (0..400).map(|_| connect()).collect();
+        connected.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_or_none_is_an_error() {
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let taken = listen(&listener.local_addr().unwrap().to_string()).await.unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        assert!(listen("127.0.0.1").await.is_err());
+    }
 
     #[tokio::test]
     async fn who_reads_nothing_is_given_up_and_who_reads_slowly_is_not() {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use crate::config::{Config, ConfigError};
@@ -34,6 +35,9 @@ pub enum ServeError {
 
 /// Loads the models, listens, tells `listening` where, and answers until `stop` resolves. Requests that were taken by
 /// then are answered, if they come and are read within [`Limits::timeout_ms`](crate::Limits), then the models are freed.
+/// If it resolves before, nothing is listened for; a model that is being fetched or loaded then is dropped once it is
+/// there, on a thread that the runtime waits for unless it is told not to
+/// ([`Runtime::shutdown_background`](tokio::runtime::Runtime::shutdown_background)).
 ///
 /// # Errors
 /// When the configuration can't be used, a model can't be loaded, or the address can't be listened on.
@@ -46,9 +50,13 @@ pub async fn serve(
     config.check()?;
     let at = |source| ServeError::Listen { address: config.listen.clone(), source };
     // Before the models, which take longer to load than an address that is taken should take to be told of.
-    let listener = tokio::net::TcpListener::bind(&config.listen).await.map_err(at)?;
+    let listener = connections::listen(&config.listen).await.map_err(at)?;
     let address = listener.local_addr().map_err(at)?;
-    let models = Models::load(config).await?;
+    let mut stop = pin!(stop);
+    let models = tokio::select! {
+        models = Models::load(config) => models?,
+        () = &mut stop => return Ok(()),
+    };
     let router = router(Arc::clone(&models), config, metrics)?;
     listening(address);
     connections::serve(listener, router, &config.limits, stop).await;

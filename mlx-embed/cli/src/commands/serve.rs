@@ -152,7 +152,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     let metrics = record().map_err(|error| CliError::Off(format!("metrics can't be recorded: {error}")))?;
     let failed = |error| CliError::Serve(ServeError::Ended(error));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Ended)?;
         let stop = async move {
             tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
@@ -167,7 +167,10 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
         })
         .await
         .map_err(CliError::from)
-    })
+    });
+    // A model that is still being fetched or loaded is not waited for.
+    runtime.shutdown_background();
+    served
 }
 
 /// What the file says, or nothing, and flags before that.

@@ -4,12 +4,14 @@
 //! number that each dimension has among some texts, and the signs, eight a byte.
 
 use std::error::Error;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use clap::ValueEnum;
 use mlx_embed::vectors;
+use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -42,7 +44,7 @@ impl Ranges {
     /// Those that `embed` has written into a file.
     pub(super) fn read(path: &Path, dims: usize) -> Result<Self, CliError> {
         let refuse = |why: String| CliError::Usage(format!("--ranges {}: {why}", path.display()));
-        let mut file = File::open(path).map_err(|error| refuse(error.to_string()))?;
+        let mut file = open(path).map_err(|error| refuse(error.to_string()))?;
         let (header, start) =
             header(&mut file).map_err(|error| refuse(format!("no safetensors: {error}")))?;
         let Some(Tensor { dtype, shape, data_offsets }) = header.ranges else {
@@ -50,21 +52,29 @@ impl Ranges {
                 "it has no `ranges`; take a file that --dtype int8 has written as safetensors".into(),
             ));
         };
-        if dtype != "F32" || shape != [2, dims] {
+        let [from, to] = data_offsets;
+        if dtype != "F32" || shape != [2, dims] || to.checked_sub(from) != Some(8 * dims as u64) {
             return Err(refuse(format!(
                 "`ranges` is {dtype} {shape:?}, and vectors of {dims} numbers want F32 [2, {dims}]"
             )));
         }
         let mut bytes = vec![0; 8 * dims];
-        file.seek(SeekFrom::Start(start.saturating_add(data_offsets[0])))
+        file.seek(SeekFrom::Start(start.saturating_add(from)))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|error| refuse(format!("`ranges` can't be read: {error}")))?;
         let numbers: Vec<f32> =
             bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        if !numbers.iter().all(|number| number.is_finite()) {
-            return Err(refuse("`ranges` has numbers that are not finite".into()));
-        }
         let (least, largest) = numbers.split_at(dims);
+        // Also where both are finite, and what lies between is not.
+        if !least
+            .iter()
+            .zip(largest)
+            .all(|(least, largest)| (0.0..f32::INFINITY).contains(&(largest - least)))
+        {
+            return Err(refuse(
+                "`ranges` has numbers that are not finite, or a least one above the largest".into(),
+            ));
+        }
         Ok(Self { least: least.to_vec(), largest: largest.to_vec() })
     }
 
@@ -89,6 +99,13 @@ impl Ranges {
             (((number - least) / step).floor().clamp(0.0, 255.0) as u8) ^ 0x80
         }));
     }
+}
+
+/// Opens a regular file; of a pipe the other end is not waited for.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 /// What of a safetensors file's header is of interest.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use safetensors::{Dtype, SafeTensors};
 use tempfile::tempdir;
@@ -287,6 +287,36 @@ mod dtypes {
         assert_eq!(tensor(&again, "embeddings").2, values);
         assert_eq!(floats(&tensor(&again, "ranges").2), ranges);
         assert_eq!(file(&path("queries.npy"), &options)[128..], values);
+    }
+
+    #[test]
+    fn ranges_that_nothing_can_lie_in_are_refused() {
+        let dir = tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let sound = file(&path("sound.safetensors"), &["--dims", "8", "--dtype", "int8"]);
+        let ranges = || {
+            let options = ["--dims", "8", "--dtype", "int8", "--ranges"];
+            let (ranges, output) = (path("ranges.safetensors"), path("a.safetensors"));
+            run(on("embed", "st-mean").args(options).arg(ranges).arg("-o").arg(output).arg("a"))
+        };
+        let (header, metadata) = SafeTensors::read_metadata(&sound).unwrap();
+        let (start, _) = metadata.info("ranges").unwrap().data_offsets;
+        // Of the first number: a least one above the largest, and two that are too far apart for their difference.
+        for least in [f32::MAX, f32::NAN, f32::NEG_INFINITY] {
+            let mut bytes = sound.clone();
+            bytes[8 + header + start..][..4].copy_from_slice(&least.to_le_bytes());
+            fs::write(path("ranges.safetensors"), bytes).unwrap();
+            ranges().failed(2, &["ranges.safetensors", "not finite, or a least one above the largest"]);
+        }
+        let mut bytes = sound.clone();
+        bytes[8 + header + start..][..4].copy_from_slice(&(-f32::MAX).to_le_bytes());
+        bytes[8 + header + start + 32..][..4].copy_from_slice(&f32::MAX.to_le_bytes());
+        fs::write(path("ranges.safetensors"), bytes).unwrap();
+        ranges().failed(2, &["ranges.safetensors", "not finite"]);
+        // Nobody writes into this pipe.
+        fs::remove_file(path("ranges.safetensors")).unwrap();
+        assert!(Command::new("mkfifo").arg(path("ranges.safetensors")).status().unwrap().success());
+        ranges().failed(2, &["ranges.safetensors", "not a regular file"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -70,9 +70,61 @@ fn without_a_file_the_built_in_model_answers_until_it_is_told_to_end() {
     stream.read_to_string(&mut metrics).unwrap();
     assert!(metrics.contains("mlx_embed_"), "{metrics}");
 
-    let id = service.process.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-    assert_eq!(service.process.wait().unwrap().code(), Some(0));
+    assert_eq!(terminate(&mut service.process), Some(0));
+}
+
+/// What comes within a minute.
+fn until<T>(mut ready: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = ready() {
+            return found;
+        }
+        assert!(Instant::now() < end, "nothing has happened within a minute");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asks the process to end, and waits for that.
+fn terminate(process: &mut Child) -> Option<i32> {
+    let id = process.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    until(|| process.try_wait().unwrap()).code()
+}
+
+/// From a hub that takes connections and says nothing.
+#[cfg(feature = "hub")]
+#[test]
+fn sigterm_ends_a_service_that_waits_for_its_models() {
+    for load in ["at-start", "first-use"] {
+        let hub = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("serve.yaml");
+        let models = format!("models: [{{name: m, path: nobody/nothing, load: {load}}}]");
+        fs::write(&file, format!("limits: {{timeout-ms: 1000}}\n{models}\n")).unwrap();
+        let mut process = binary()
+            .args(["serve", "--listen", "127.0.0.1:0", "--config", file.to_str().unwrap()])
+            .env("HF_ENDPOINT", format!("http://{}", hub.local_addr().unwrap()))
+            .env("HF_HUB_CACHE", folder.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut asking = None;
+        if load == "first-use" {
+            let mut line = String::new();
+            BufReader::new(process.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+            let mut client =
+                TcpStream::connect(line.trim().strip_prefix("listening on http://").unwrap()).unwrap();
+            let (body, head) =
+                (r#"{"inputs": "a"}"#, "POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json");
+            write!(client, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+            asking = Some(client);
+        }
+        hub.set_nonblocking(true).unwrap();
+        let _asked = until(|| hub.accept().ok());
+        assert_eq!(terminate(&mut process), Some(0), "{load}");
+        drop(asking);
+    }
 }
 
 #[test]
@@ -126,15 +178,14 @@ fn a_client_that_sends_half_a_request_does_not_keep_it_from_ending() {
     .unwrap();
     let (status, _) = service.ask("/embed", &json!({"inputs": "a"}));
     assert_eq!(status, 200);
-    let id = service.process.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-    let start = Instant::now();
-    let ended = loop {
-        if let Some(ended) = service.process.try_wait().unwrap() {
-            break ended;
-        }
-        assert!(start.elapsed() < Duration::from_secs(120), "it does not end");
-        sleep(Duration::from_millis(20));
+    assert_eq!(terminate(&mut service.process), Some(0));
+}
+
+#[test]
+fn files_without_an_end_are_refused() {
+    let endless = |arguments: &[&str]| {
+        run(binary().arg("serve").args(arguments)).failed(2, &["/dev/zero", "more than 8388608 bytes"]);
     };
-    assert_eq!(ended.code(), Some(0));
+    endless(&["--check-config", "--config", "/dev/zero"]);
+    endless(&["--listen", "127.0.0.1:0", "--api-keys-file", "/dev/zero"]);
 }
