@@ -241,6 +241,9 @@ fn kinds() -> Vec<(&'static str, Ask)> {
     ]
 }
 
+/// What becomes of a tensor's entry in a file's header.
+type Change = fn(&mut Value);
+
 /// A copy of a case's golden file, its facts edited.
 fn edited(case: &str, edit: impl FnOnce(&mut Value)) -> (Scratch, Result<Golden, GoldenError>) {
     let name = "edited.safetensors";
@@ -320,7 +323,7 @@ fn tensors_of_another_shape_type_or_width_are_refused_by_name_for_every_kind() {
                     .contains(&&name[..])
         });
         for name in names {
-            let changes: [(&str, fn(&mut Value)); 3] = [
+            let changes: [(&str, Change); 3] = [
                 ("flat", |tensor| {
                     let numbers = |shape: &Value| {
                         shape.as_array().unwrap().iter().map(|dim| dim.as_u64().unwrap()).product::<u64>()
