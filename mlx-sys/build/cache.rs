@@ -1,6 +1,7 @@
-//! A folder outside the target directory that holds what is fetched and built, named by what went into it.
+//! Folders outside the target directory that hold what is fetched and built, named by what went into it.
 //!
-//! Binaries refer to the libraries in it, so it outlives `cargo clean`.
+//! Two of them, since binaries refer to the libraries by their paths: a cache may be cleared at any time, programs may
+//! not stop working for it.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -14,17 +15,34 @@ use crate::{Result, digests, env};
 /// What an entry looks like. Another layout has other names, so that versions of this crate share a folder.
 const LAYOUT: &str = "files and SHA256SUMS";
 
-/// The cache folder, made if it isn't there. Nobody else can write to it.
-pub(crate) fn root() -> Result<PathBuf> {
+/// What an entry is for, which says where it lies.
+#[derive(Clone, Copy)]
+pub(crate) enum For {
+    /// Builds alone, on this machine.
+    Build,
+    /// Programs, which run on it as long as they are there, on the machine that is built for.
+    Programs,
+}
+
+/// The folder of such entries, made if it isn't there. Nobody else can write to it.
+pub(crate) fn root(of: For) -> Result<PathBuf> {
     let under = |name: &str, path: &str| env::path(name).map(|folder| folder.join(path));
-    let by_default = if env::cargo("CARGO_CFG_TARGET_OS") == "macos" {
-        under("HOME", "Library/Caches/mlx-sys")
-    } else {
-        under("XDG_CACHE_HOME", "mlx-sys").or_else(|| under("HOME", ".cache/mlx-sys"))
+    let root = match of {
+        For::Build => None,
+        For::Programs => env::path("MLX_SYS_LIBRARY_DIR"),
     };
-    let root = env::path("MLX_SYS_CACHE_DIR")
-        .or(by_default)
-        .ok_or("no cache folder: set MLX_SYS_CACHE_DIR, or HOME")?;
+    let by_default = || match (of, cfg!(target_os = "macos")) {
+        (For::Build, true) => under("HOME", "Library/Caches/mlx-sys"),
+        (For::Build, false) => under("XDG_CACHE_HOME", "mlx-sys").or_else(|| under("HOME", ".cache/mlx-sys")),
+        (For::Programs, true) => under("HOME", "Library/Application Support/mlx-sys"),
+        (For::Programs, false) => {
+            under("XDG_DATA_HOME", "mlx-sys").or_else(|| under("HOME", ".local/share/mlx-sys"))
+        }
+    };
+    let root = root
+        .or_else(|| env::path("MLX_SYS_CACHE_DIR"))
+        .or_else(by_default)
+        .ok_or("no folder for what is fetched: set MLX_SYS_CACHE_DIR, or HOME")?;
     private_folder(&root)?;
     Ok(root)
 }
@@ -34,7 +52,7 @@ pub(crate) fn root() -> Result<PathBuf> {
 pub(crate) fn private_folder(root: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| {
         format!(
-            "can't make the cache folder {}: {error}\nset MLX_SYS_CACHE_DIR to a folder you can write to",
+            "can't make the folder {}: {error}\nset MLX_SYS_CACHE_DIR to one that you can write to",
             root.display()
         )
     })?;
@@ -45,7 +63,7 @@ pub(crate) fn private_folder(root: &Path) -> Result<()> {
         let sticky = about.mode() & 0o1000 != 0;
         if ![0, me].contains(&about.uid()) || (about.mode() & 0o022 != 0 && !sticky) {
             return Err(format!(
-                "another user can write to {}, and what lies in the cache folder {} is run and linked\n\
+                "another user can write to {}, and what lies in {} is run and linked\n\
                  `chmod go-w` it if it is yours, or set MLX_SYS_CACHE_DIR to a folder that only you can write to",
                 part.display(),
                 root.display(),
@@ -56,11 +74,11 @@ pub(crate) fn private_folder(root: &Path) -> Result<()> {
 }
 
 /// The entry `name`, filled by `fill` if it isn't there yet.
-pub(crate) fn entry(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    entry_in(&root()?, name, fill)
+pub(crate) fn entry(of: For, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    entry_in(&root(of)?, name, fill)
 }
 
-/// The entry `name` of a cache folder.
+/// The entry `name` of a folder.
 ///
 /// `fill` works in a folder beside the entry, which takes the entry's name once it is complete. So an interrupted
 /// build leaves no half entry, and of two builds at a time the first one to finish wins. Whoever made it, the entry is
@@ -97,7 +115,7 @@ pub(crate) fn entry_in(root: &Path, name: &str, fill: impl FnOnce(&Path) -> Resu
 /// Has cargo run this build again if somebody takes the file away.
 pub(crate) fn watch(file: &Path) {
     // A file younger than the build that names it counts as changed, and ours may just have been made.
-    if root().is_ok_and(|root| file.starts_with(root)) {
+    if root(For::Programs).is_ok_and(|root| file.starts_with(root)) {
         let _ = fs::File::open(file).and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH));
     }
     println!("cargo::rerun-if-changed={}", file.display());

@@ -4,24 +4,32 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::cache::For;
 use crate::pins::Pins;
 use crate::{Result, cache, digests, env};
+
+/// pip does not know that a machine which runs the first of these runs the others, once a platform is named.
+const GLIBC_TAGS: [&str; 5] = ["_2_35", "_2_28", "_2_27", "_2_17", "2014"];
 
 /// The packages of `vendor/<list>`, installed side by side into one folder.
 ///
 /// `instead` says how else to supply what they hold.
-pub(crate) fn wheels(pins: &Pins, list: &str, instead: &str) -> Result<PathBuf> {
+pub(crate) fn wheels(pins: &Pins, list: &str, of: For, instead: &str) -> Result<PathBuf> {
     let packages = pins.list(list)?;
+    let machine = match of {
+        For::Build => env::cargo("HOST"),
+        For::Programs => env::cargo("TARGET"),
+    };
     let mut key = cache::Key::new();
     key.add(pins.text(list)?);
-    key.add(env::cargo("CARGO_CFG_TARGET_ARCH"));
+    key.add(machine.split('-').next().unwrap_or_default());
     let name = format!("{}-{}-{}", packages[0].name, packages[0].version, key.finish());
-    cache::entry(&name, |folder| {
+    cache::entry(of, &name, |folder| {
         let names: Vec<_> = packages.iter().map(|pin| format!("{}=={}", pin.name, pin.version)).collect();
         let missing = |reason: &str| {
             let files: Vec<_> = packages.iter().map(|pin| format!("{}*.whl", pin.file_prefix())).collect();
             format!(
-                "mlx-sys needs {} (vendor/{list}) and can't get it:\n{reason}\n\
+                "mlx-embed-sys needs {} (vendor/{list}) and can't get it:\n{reason}\n\
                  To supply it, name a folder that holds {} in MLX_SYS_WHEELS, or {instead}.",
                 names.join(", "),
                 files.join(", "),
@@ -34,7 +42,8 @@ pub(crate) fn wheels(pins: &Pins, list: &str, instead: &str) -> Result<PathBuf> 
             .arg("--requirement")
             .arg(pins.dir.join(list))
             // A user's own scheme would contradict --target.
-            .env("PIP_USER", "0");
+            .env("PIP_USER", "0")
+            .args(platforms(&machine)?);
         if let Some(wheels) = env::path("MLX_SYS_WHEELS") {
             let absent: Vec<_> = packages
                 .iter()
@@ -53,16 +62,32 @@ pub(crate) fn wheels(pins: &Pins, list: &str, instead: &str) -> Result<PathBuf> 
     })
 }
 
+/// What pip is told of a machine that is not this one: the tags of wheels that run there.
+fn platforms(machine: &str) -> Result<Vec<String>> {
+    if machine == env::cargo("HOST") {
+        return Ok(Vec::new());
+    }
+    let linux = |machine: &str| GLIBC_TAGS.iter().map(|tag| format!("manylinux{tag}_{machine}")).collect();
+    let tags: Vec<String> = match machine {
+        "aarch64-unknown-linux-gnu" => linux("aarch64"),
+        "x86_64-unknown-linux-gnu" => linux("x86_64"),
+        // The oldest macOS that MLX is there for: its library runs on the newer ones, too.
+        "aarch64-apple-darwin" => vec!["macosx_14_0_arm64".to_owned()],
+        _ => return Err(format!("there is no MLX for {machine} as a wheel")),
+    };
+    Ok(tags.into_iter().flat_map(|tag| ["--platform".to_owned(), tag]).collect())
+}
+
 /// The source tree of mlx-c.
 pub(crate) fn mlxc(pins: &Pins) -> Result<PathBuf> {
     let checksum = pins.mlxc_checksum()?;
     let mut key = cache::Key::new();
     key.add(&checksum);
-    cache::entry(&format!("mlx-c-{}-{}", pins.mlxc, key.finish()), |folder| {
+    cache::entry(For::Build, &format!("mlx-c-{}-{}", pins.mlxc, key.finish()), |folder| {
         let crate_file = format!("mlx-sys-{}.crate", pins.mlxc);
         let missing = |reason: &str| {
             format!(
-                "mlx-sys needs mlx-c {} (vendor/mlx-c.toml: the crates.io package mlx-sys {}, whose src/mlx-c it is) \
+                "mlx-embed-sys needs mlx-c {} (vendor/mlx-c.toml: the crates.io package mlx-sys {}, whose src/mlx-c it is) \
                  and can't get it:\n{reason}\n\
                  To supply it, name a folder that holds {crate_file} in MLX_SYS_WHEELS, or a source tree of mlx-c in \
                  MLX_SYS_MLXC_DIR.",

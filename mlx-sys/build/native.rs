@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::cache::For;
 use crate::pins::Pins;
 use crate::sources::{self, Sources};
 use crate::{Result, cache, env};
@@ -17,8 +18,8 @@ pub(crate) fn build(sources: &Sources, pins: &Pins) -> Result<Library> {
     let file = if target_os == "macos" { "libmlxc.dylib" } else { "libmlxc.so" };
     let native = env::manifest_dir().join("native");
     let name = format!("mlxc-{}", key(sources)?);
-    let dir = cache::root()?.join(&name);
-    let library = cache::entry(&name, |folder| {
+    let dir = cache::root(For::Programs)?.join(&name);
+    let library = cache::entry(For::Programs, &name, |folder| {
         let (prefix, blas) =
             sources.blas.as_ref().map_or(("", "".into()), |blas| (blas.prefix, blas.library.clone()));
         // SAFETY: the build script has one thread, so nothing reads the environment meanwhile.
@@ -40,9 +41,17 @@ pub(crate) fn build(sources: &Sources, pins: &Pins) -> Result<Library> {
             .define("MLXSYS_BLAS_PREFIX", prefix)
             .define("MLXSYS_INSTALL_DIR", &dir)
             .build();
+        // Whoever passes the library on has its licence at hand.
         fs::rename(built.join("build/mlx-c").join(file), folder.join(file))
-            .and_then(|()| fs::remove_dir_all(folder.join("work")))
-            .map_err(|error| format!("can't take {file} out of {}: {error}", built.display()))
+            .and_then(|()| fs::copy(sources.mlxc.join("LICENSE"), folder.join("LICENSE")))
+            .and_then(|_| fs::remove_dir_all(folder.join("work")))
+            .map_err(|error| {
+                format!(
+                    "can't take {file} out of {}, or LICENSE out of {}: {error}",
+                    built.display(),
+                    sources.mlxc.display()
+                )
+            })
     })?;
     cache::watch(&library.join(file));
     cache::watch(&sources.mlx_library);
@@ -88,7 +97,7 @@ fn key(sources: &Sources) -> Result<String> {
     if let Some(blas) = &sources.blas {
         key.add(blas.library.as_os_str().as_encoded_bytes());
     }
-    key.add(cache::root()?.as_os_str().as_encoded_bytes());
+    key.add(cache::root(For::Programs)?.as_os_str().as_encoded_bytes());
     key.add(env::cargo("TARGET"));
     for cpp in [false, true] {
         let tool = compiler(cpp).try_get_compiler().map_err(|error| format!("no C++ compiler: {error}"))?;

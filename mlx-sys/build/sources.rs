@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::cache::For;
 use crate::pins::Pins;
 use crate::{Result, env, fetch};
 
@@ -31,7 +32,7 @@ impl Sources {
         let macos = match env::cargo("CARGO_CFG_TARGET_OS").as_str() {
             "linux" => false,
             "macos" => true,
-            other => return Err(format!("mlx-sys builds on Linux and macOS, not on {other}")),
+            other => return Err(format!("mlx-embed-sys builds on Linux and macOS, not on {other}")),
         };
         let core = core(pins, macos)?;
         let sources = Self {
@@ -60,10 +61,7 @@ fn core(pins: &Pins, macos: bool) -> Result<PathBuf> {
     let instead = format!("name a folder with include/ and lib/ of MLX {} in MLX_SYS_MLX_DIR", pins.mlx);
     let dir = match env::path("MLX_SYS_MLX_DIR") {
         Some(dir) => dir,
-        None if env::cargo("HOST") != env::cargo("TARGET") => {
-            return Err(format!("the MLX that pip brings is for this machine; for another one, {instead}"));
-        }
-        None => fetch::wheels(pins, list, &instead)?.join("mlx"),
+        None => fetch::wheels(pins, list, For::Programs, &instead)?.join("mlx"),
     };
     let header = read(&dir.join("include/mlx/version.h"))?;
     let number = |part: &str| word_after(&header, &format!("#define MLX_VERSION_{part} ")).unwrap_or("?");
@@ -102,7 +100,7 @@ fn blas(pins: &Pins) -> Result<Blas> {
     let instead = "name a folder with libopenblas.so in MLX_SYS_OPENBLAS_DIR";
     let dir = match env::path("MLX_SYS_OPENBLAS_DIR") {
         Some(dir) => dir,
-        None => fetch::wheels(pins, "openblas.txt", instead)?.join("scipy_openblas32"),
+        None => fetch::wheels(pins, "openblas.txt", For::Programs, instead)?.join("scipy_openblas32"),
     };
     [("libscipy_openblas.so", "scipy_"), ("libopenblas.so", "")]
         .into_iter()
@@ -122,7 +120,7 @@ pub(crate) fn cmake(pins: &Pins) -> Result<PathBuf> {
         return Ok("cmake".into());
     }
     let instead = "install cmake, or name the program in CMAKE";
-    Ok(fetch::wheels(pins, "cmake.txt", instead)?.join("cmake/data/bin/cmake"))
+    Ok(fetch::wheels(pins, "cmake.txt", For::Build, instead)?.join("cmake/data/bin/cmake"))
 }
 
 /// The ninja program; `None` where cmake has something else to build with. A C++ compiler doesn't always come with make.
@@ -131,7 +129,7 @@ pub(crate) fn ninja(pins: &Pins) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     let instead = "install make, or choose another CMAKE_GENERATOR";
-    Ok(Some(fetch::wheels(pins, "ninja.txt", instead)?.join("bin/ninja")))
+    Ok(Some(fetch::wheels(pins, "ninja.txt", For::Build, instead)?.join("bin/ninja")))
 }
 
 fn runs(program: &str) -> bool {
@@ -141,7 +139,8 @@ fn runs(program: &str) -> bool {
 /// Makes sure that bindgen will find libclang.
 fn libclang(pins: &Pins) -> Result<()> {
     if env::var("LIBCLANG_PATH").is_none() {
-        let folder = fetch::wheels(pins, "libclang.txt", "name the folder of libclang in LIBCLANG_PATH")?;
+        let folder =
+            fetch::wheels(pins, "libclang.txt", For::Build, "name the folder of libclang in LIBCLANG_PATH")?;
         // SAFETY: the build script has one thread, so nothing reads the environment meanwhile.
         unsafe { std::env::set_var("LIBCLANG_PATH", folder.join("clang/native")) };
     }

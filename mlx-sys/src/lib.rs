@@ -17,12 +17,14 @@
 //!
 //! A build needs Rust, a C++20 compiler and Python with pip. It fetches what `vendor/` pins by version and hash (MLX's
 //! own library from its Python wheel, mlx-c's sources, OpenBLAS on Linux, and cmake, ninja and libclang where they are
-//! needed), builds `libmlxc` with CMake and writes the bindings with bindgen. All of it goes into a cache folder, so
-//! the next build fetches and compiles nothing. MLX's Linux wheels need glibc 2.35 (Debian 12, Ubuntu 22.04).
+//! needed), builds `libmlxc` with CMake and writes the bindings with bindgen. It all stays in two folders, so the next
+//! build fetches and compiles nothing: the libraries that programs run on in one of their own, the rest in a cache.
+//! MLX's Linux wheels need glibc 2.35 (Debian 12, Ubuntu 22.04).
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `MLX_SYS_CACHE_DIR` | the cache folder; by default `mlx-sys` in `$XDG_CACHE_HOME`, `~/.cache`, or on macOS `~/Library/Caches` |
+//! | `MLX_SYS_LIBRARY_DIR` | the folder of the libraries that programs run on; by default that of `MLX_SYS_CACHE_DIR`, else `mlx-sys` in `$XDG_DATA_HOME`, `~/.local/share`, or on macOS `~/Library/Application Support` |
+//! | `MLX_SYS_CACHE_DIR` | the folder of what only builds need; by default `mlx-sys` in `$XDG_CACHE_HOME`, `~/.cache`, or on macOS `~/Library/Caches` |
 //! | `MLX_SYS_OFFLINE=1` | never fetch; say what is missing instead |
 //! | `MLX_SYS_WHEELS` | a folder with the pinned wheels and mlx-c's `.crate`, used instead of the network |
 //! | `MLX_SYS_MLX_DIR` | your own MLX: a folder with `include/` and `lib/`, of the version in [`MLX_VERSION`] |
@@ -40,10 +42,11 @@
 //!
 //! # Linking
 //!
-//! `libmlxc` is a shared library whose name for the loader is the absolute path it has in the cache folder, and it
-//! knows where libmlx and OpenBLAS are. So binaries, tests and crates that depend on this one run without any rpath or
-//! `LD_LIBRARY_PATH`, also after `cargo clean` and `cargo install`, as long as the cache folder stays. A folder in
-//! `LD_LIBRARY_PATH` that holds another build of the same version of libmlx goes before the one in the cache.
+//! `libmlxc` is a shared library whose name for the loader is the absolute path it has in the folder of libraries,
+//! and it knows where libmlx and OpenBLAS are. So binaries, tests and crates that depend on this one run without any
+//! rpath or `LD_LIBRARY_PATH`, also after `cargo clean` and `cargo install` and without the cache, as long as the folder
+//! of libraries stays. A folder in `LD_LIBRARY_PATH` that holds another build of the same version of libmlx goes before
+//! the one there.
 //!
 //! One case asks for a flag. GNU ld, which Rust uses on aarch64 and before 1.90 on x86-64, insists on libcuda.so.1 when
 //! it links a CUDA build, and that comes with NVIDIA's driver. To link on a machine without one, set

@@ -13,6 +13,6 @@ fn committed_bindings_are_the_generated_ones() {
     assert!(
         fs::read_to_string(committed).unwrap() == generated,
         "src/bindings_docs.rs is out of date; refresh it with\n    \
-         MLX_SYS_UPDATE_BINDINGS=1 cargo test -p mlx-sys --test bindings"
+         MLX_SYS_UPDATE_BINDINGS=1 cargo test -p mlx-embed-sys --test bindings"
     );
 }

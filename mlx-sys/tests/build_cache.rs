@@ -1,4 +1,4 @@
-//! The build's cache folder: what somebody else put there, or changed, is neither run nor linked.
+//! The build's folders: what somebody else put there, or changed, is neither run nor linked.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::fs;
