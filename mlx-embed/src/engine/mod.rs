@@ -23,6 +23,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{self, AssertUnwindSafe};
+use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -319,6 +320,13 @@ impl<S: ?Sized + 'static> Drop for Admission<S> {
     }
 }
 
+const FORKED: &str = "this process is a fork of the one that loaded the model, and has none of its threads: load it here, \
+                      after forking";
+
+fn forked() -> Error {
+    Error::Stopped { reason: FORKED.into() }
+}
+
 /// The queue and the threads behind it. They end, and free the model, when this is dropped. `S` is what is seen of the model.
 pub(crate) struct Engine<S: ?Sized + 'static> {
     queue: Arc<TextQueue<S>>,
@@ -328,6 +336,8 @@ pub(crate) struct Engine<S: ?Sized + 'static> {
     timer_thread: OnceLock<bool>,
     threads: Mutex<Vec<WorkerThread>>,
     thread_ids: Vec<ThreadId>,
+    /// The process that has the threads.
+    process: u32,
 }
 
 #[derive(Debug)]
@@ -369,6 +379,7 @@ impl<S: ?Sized + 'static> Engine<S> {
             timer_thread: OnceLock::new(),
             threads: Mutex::default(),
             thread_ids: Vec::new(),
+            process: process::id(),
         };
         for load in loads {
             // A failure here ends those that were started.
@@ -419,6 +430,10 @@ impl<S: ?Sized + 'static> Engine<S> {
 
     /// Takes room for a request. What can't be had fails the caller's ticket.
     pub(crate) fn admit(&self, caller: &Caller, ask: &Ask) -> Option<Admission<S>> {
+        if self.is_forked() {
+            caller.ticket.fail(forked());
+            return None;
+        }
         match self.queue.enter(ask) {
             Ok(room) => Some(Admission { queue: Arc::clone(&self.queue), room: Some(room) }),
             Err(refused) => {
@@ -433,6 +448,9 @@ impl<S: ?Sized + 'static> Engine<S> {
 
     /// Keeps the engine from finishing until the result is dropped; `None` if it takes no more requests.
     pub(crate) fn hold(&self, ask: &Ask) -> Option<Admission<S>> {
+        if self.is_forked() {
+            return None;
+        }
         let room = self.queue.enter(&Ask { jobs: 0, bytes: 0, refusable: false, ..*ask }).ok()?;
         Some(Admission { queue: Arc::clone(&self.queue), room: Some(room) })
     }
@@ -523,6 +541,9 @@ impl<S: ?Sized + 'static> Engine<S> {
                 panic::resume_unwind(payload);
             }
         }));
+        if self.is_forked() {
+            return Err(forked());
+        }
         if self.is_own_thread() {
             return Err(Error::WaitsForItself);
         }
@@ -531,7 +552,16 @@ impl<S: ?Sized + 'static> Engine<S> {
         answer.recv().map_err(|_| self.fate.error())?
     }
 
+    /// Whether this process is a fork of the one that loaded the model. It has none of the threads, and what these held
+    /// while it was forked is held for ever.
+    fn is_forked(&self) -> bool {
+        self.process != process::id()
+    }
+
     pub(crate) fn state(&self) -> State {
+        if self.is_forked() {
+            return State::Dead { reason: FORKED.into() };
+        }
         let lost = self.fate.lost().clone();
         match self.fate.death() {
             Some(reason) => State::Dead { reason },
@@ -543,7 +573,7 @@ impl<S: ?Sized + 'static> Engine<S> {
 
     /// Texts that wait, those that are being tokenised included: queries, bulk.
     pub(crate) fn queued(&self) -> [usize; 2] {
-        self.queue.depth()
+        if self.is_forked() { [0, 0] } else { self.queue.depth() }
     }
 
     /// Whether this thread computes. It also runs wakers, recorders and subscribers, which must not wait for what it
@@ -554,6 +584,9 @@ impl<S: ?Sized + 'static> Engine<S> {
 
     /// Takes no more requests, and returns when the threads have ended and the model is freed.
     pub(crate) fn shut_down(&self, ending: Ending) {
+        if self.is_forked() {
+            return;
+        }
         self.fate.tell(&self.queue.close(ending));
         // A waker that drops the last handle does so on the engine's own thread, which can't wait for itself; it ends
         // by itself once the waker returns.
@@ -577,6 +610,11 @@ impl<S: ?Sized + 'static> std::fmt::Debug for Engine<S> {
 
 impl<S: ?Sized + 'static> Drop for Engine<S> {
     fn drop(&mut self) {
+        if self.is_forked() {
+            // Handles of threads that are not there can't be given back.
+            std::mem::forget(std::mem::take(&mut self.threads));
+            return;
+        }
         self.timer.close();
         // With the last handle gone nobody waits for an answer.
         self.shut_down(Ending::Return);
