@@ -3,13 +3,12 @@
 use crate::error::CliError;
 use crate::found::{Encoder, Found};
 use crate::input::{OnError, Places, Window};
+use crate::row::Row;
 
-/// Texts of a window that have results.
+/// Texts of a window that have results, and those that are null.
 #[derive(Debug)]
 pub(crate) struct Embedded {
-    indices: Vec<usize>,
-    texts: Vec<String>,
-    found: Vec<Found>,
+    pub(crate) rows: Vec<Row>,
     /// What is wrong with those that were skipped.
     pub(crate) skipped: Vec<CliError>,
     /// Why nothing follows them.
@@ -18,9 +17,10 @@ pub(crate) struct Embedded {
 
 impl Embedded {
     pub(crate) fn new(model: &Encoder, window: Window, places: &Places, on_error: OnError) -> Self {
-        let Window { texts, indices, skipped, error, .. } = window;
-        let mut all =
-            Self { indices: Vec::new(), texts: Vec::new(), found: Vec::new(), skipped, failure: None };
+        let Window { mut rows, skipped, error, .. } = window;
+        let (texts, indices): (Vec<String>, Vec<usize>) =
+            rows.iter_mut().filter_map(|row| Some((row.text.take()?, row.index))).unzip();
+        let mut all = Self { rows: Vec::with_capacity(rows.len()), skipped, failure: None };
         let results = match model.embed_each(&texts, |text| places.of(indices[text])) {
             Ok(results) => results,
             Err(error) => {
@@ -28,12 +28,16 @@ impl Embedded {
                 return all;
             }
         };
-        for ((index, text), result) in indices.into_iter().zip(texts).zip(results) {
+        let mut results = indices.into_iter().zip(texts).zip(results).peekable();
+        for mut row in rows {
+            let Some(((_, text), result)) = results.next_if(|((index, _), _)| *index == row.index) else {
+                all.rows.push(row);
+                continue;
+            };
             match result {
                 Ok(found) => {
-                    all.indices.push(index);
-                    all.texts.push(text);
-                    all.found.push(found);
+                    (row.text, row.found) = (Some(text), Some(found));
+                    all.rows.push(row);
                 }
                 Err(error) if on_error == OnError::Skip => all.skipped.push(error),
                 Err(error) => {
@@ -46,13 +50,8 @@ impl Embedded {
         all
     }
 
-    /// Texts that follow one another in the input, with the number of the first.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = (usize, &[String], &[Found])> {
-        let mut end = 0;
-        self.indices.chunk_by(|index, next| index + 1 == *next).map(move |run| {
-            let part = end..end + run.len();
-            end = part.end;
-            (run[0], &self.texts[part.clone()], &self.found[part])
-        })
+    /// How many texts were cut.
+    pub(crate) fn truncated(&self) -> usize {
+        self.rows.iter().filter(|row| row.found.as_ref().is_some_and(Found::truncated)).count()
     }
 }

@@ -37,7 +37,18 @@ pub(crate) enum CliError {
     Stopped { cause: Box<CliError>, written: usize, output: String },
 }
 
+/// How to get what this program leaves out.
+#[cfg(not(feature = "parquet"))]
+pub(crate) const WITHOUT_PARQUET: &str =
+    "Parquet is not in this program: cargo install --path mlx-embed/cli, whose features have it by default";
+
 impl CliError {
+    /// Parquet where there is none.
+    #[cfg(not(feature = "parquet"))]
+    pub(crate) fn without_parquet(name: &str) -> Self {
+        Self::Usage(format!("{name}: {WITHOUT_PARQUET}"))
+    }
+
     /// The library's error while it embedded several texts, of which `place` names the first.
     pub(crate) fn of_texts(error: Error, place: String) -> Self {
         if concerns_an_option(&error) {

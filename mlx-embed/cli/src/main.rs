@@ -3,6 +3,10 @@
 //! A command a file in `commands/`; what commands share is beside it. Exit codes: 0 done, 1 failed, 2 the command line
 //! can't be right, 3 done but for texts that were skipped.
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(feature = "parquet"),
+    allow(dead_code, reason = "what stands beside texts goes into Parquet only")
+)]
 
 mod commands;
 mod embedded;
@@ -18,6 +22,7 @@ mod process;
 mod progress;
 mod random;
 mod report;
+mod row;
 mod signals;
 mod stdout;
 mod windows;

@@ -179,6 +179,12 @@ impl ModelArgs {
         Ok(self.found.get().map(PathBuf::as_path))
     }
 
+    /// What the command line calls it; `None` is the built-in model.
+    #[cfg(feature = "parquet")]
+    pub(crate) fn name(&self) -> Option<&Path> {
+        self.model.as_deref().filter(|model| !model.as_os_str().is_empty())
+    }
+
     /// Takes this model instead.
     pub(crate) fn set_model(&mut self, model: PathBuf) {
         (self.model, self.found) = (Some(model), OnceCell::new());

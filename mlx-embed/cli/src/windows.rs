@@ -19,8 +19,10 @@ const UNDER_WAY: usize = 4;
 pub(crate) struct Pending {
     /// Its texts.
     pub(crate) texts: usize,
-    /// Bytes of the input up to its end.
+    /// How much of the input is read at its end.
     pub(crate) read: u64,
+    /// Records of the input up to its end.
+    pub(crate) position: usize,
     /// Whether nothing follows.
     pub(crate) ended: bool,
     embedded: Receiver<Embedded>,
@@ -58,9 +60,10 @@ fn read_one(
 ) -> bool {
     let window = input.window(window_bytes, on_error);
     let (result, embedded) = mpsc::sync_channel(1);
-    let (texts, ended) = (window.texts.len(), window.ended);
+    let (texts, ended) = (window.rows.len(), window.ended);
     let follows = !ended && window.error.is_none();
-    if windows.send(Pending { texts, read: input.read(), ended, embedded }).is_err() {
+    let (read, position) = (input.read(), input.position());
+    if windows.send(Pending { texts, read, position, ended, embedded }).is_err() {
         return false;
     }
     let (model, places) = (Arc::clone(model), input.places());

@@ -8,7 +8,7 @@ use crate::error::CliError;
 use crate::found::{Kind, RoleArg};
 use crate::input::{Input, InputArgs, OnError};
 use crate::options::CommonArgs;
-use crate::output::{OutputArgs, Target};
+use crate::output::{Done, OutputArgs, Target};
 use crate::progress::Progress;
 use crate::stdout;
 use crate::windows::windows;
@@ -44,6 +44,8 @@ Examples:
   mlx-embed embed --input notes.txt --output vectors.npy
   mlx-embed embed --input notes.txt --output vectors.safetensors --dtype int8
   mlx-embed embed --input docs.jsonl --field body > vectors.jsonl
+  mlx-embed embed --input docs.parquet --field body --keep id,url \
+      --output vectors.parquet
   mlx-embed embed --prompt-name query \"where do cats sleep?\"
   cut -f2 table.tsv | mlx-embed embed --dims 256
   mlx-embed embed --model SPLADE \"where do cats sleep?\"
@@ -59,13 +61,14 @@ there are the \"indices\" (token ids) and \"values\" of a sparse vector, or the
 result. Results are written as they come, in order. Where a text fails,
 the results before it are written; with --on-error skip those behind it too.
 FILE is written beside, as FILE.partial, and takes its name once the job ends:
-a job that is killed leaves FILE as it was.";
+a job that is killed leaves FILE as it was. One that writes Parquet leaves what
+is done in FILE.parts, and the same command goes on from there.";
 
 /// Text in a window for each token of a batch: enough for about four batches.
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
-    let input = Input::open(args.input, args.common.model.max_text_bytes())?;
+    let mut input = Input::open(args.input, args.output.keep(), args.common.model.max_text_bytes())?;
     let target = Target::choose(args.output, &input, args.common.model.model_dir()?)?;
     let kind = args.common.kind(args.kind)?;
     target.check_kind(kind)?;
@@ -76,14 +79,16 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let info = model.info();
     let notes = args.common.model.notes();
     notes.about_model(info, kind);
-    let mut output = target.open(model.dims())?;
+    let (to_terminal, tells_lines) = (target.is_terminal(), target.tells_lines());
+    let mut output = target.open(&mut input, &model, &args.common)?;
 
-    let mut progress = Progress::new(args.common.model.quiet(), target.is_terminal(), input.len());
+    let mut progress = Progress::new(args.common.model.quiet(), to_terminal, input.len());
     let window_bytes = info.batch_tokens.saturating_mul(WINDOW_BYTES_PER_TOKEN);
-    let (mut done, mut truncated, mut skipped, mut gaps) = (0, 0, 0, false);
+    let Done { rows: mut done, mut truncated, mut skipped } = output.done();
+    let mut gaps = false;
     let mut failure = None;
     for window in windows(Arc::clone(&model), input, window_bytes, args.on_error)? {
-        let (read, ended) = (window.read, window.ended);
+        let (read, position, ended) = (window.read, window.position, window.ended);
         progress.start_window(window.texts, done);
         let embedded = match window.wait() {
             Ok(embedded) => embedded,
@@ -92,19 +97,19 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
                 break;
             }
         };
-        let written = embedded.runs().try_for_each(|(first, texts, found)| {
-            if let Some(doubt) = target.doubt(found.len()).filter(|_| done == 0) {
-                notes.say(&doubt);
-            }
-            output.write(first, texts, found)?;
-            gaps |= first != done;
-            done += found.len();
-            truncated += found.iter().filter(|found| found.truncated()).count();
-            Ok(())
-        });
-        skipped += embedded.skipped.len();
+        let (count, cut) = (embedded.rows.len(), embedded.truncated());
+        let misses = embedded.rows.iter().zip(done..).any(|(row, place)| row.index != place);
+        let left_out = embedded.skipped.len();
         progress.say(&embedded.skipped);
+        let written = output.write(embedded.rows);
+        if written.is_ok() {
+            (done, truncated, gaps) = (done + count, truncated + cut, gaps | misses);
+        }
+        skipped += left_out;
         failure = written.err().or(embedded.failure);
+        if failure.is_none() {
+            failure = output.end_window(position, left_out).err();
+        }
         if failure.is_some() || ended {
             break;
         }
@@ -114,7 +119,7 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     let complete = failure.is_none();
     let ended = output.end(done, failure);
     notes.about_texts(truncated, done, info.max_tokens);
-    if gaps && !target.tells_lines() {
+    if gaps && !tells_lines {
         notes
             .say("not every line of the input has a row in the output; rows have the order of those that do");
     }

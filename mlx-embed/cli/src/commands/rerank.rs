@@ -89,7 +89,7 @@ struct Row<'a> {
 
 pub(crate) fn run(args: RerankArgs) -> Result<(), CliError> {
     stdout::check_open()?;
-    let mut input = Input::open(args.input, args.model.max_text_bytes())?;
+    let mut input = Input::open(args.input, &[], args.model.max_text_bytes())?;
     let (documents, indices) = input.read_all()?;
     if documents.is_empty() {
         return Err(CliError::Usage("rerank needs at least 1 document, and got none".to_owned()));

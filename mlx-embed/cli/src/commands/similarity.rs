@@ -41,7 +41,7 @@ const LABEL: usize = 32;
 
 pub(crate) fn run(args: SimilarityArgs) -> Result<(), CliError> {
     stdout::check_open()?;
-    let mut input = Input::open(args.input, args.common.model.max_text_bytes())?;
+    let mut input = Input::open(args.input, &[], args.common.model.max_text_bytes())?;
     let (texts, indices) = input.read_all()?;
     if texts.len() < 2 {
         return Err(CliError::Usage(format!(

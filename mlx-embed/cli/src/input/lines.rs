@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use mlx_embed::json::from_python;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Places;
 use crate::error::CliError;
@@ -27,6 +27,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Line {
     Text(String),
+    /// A line of JSONL whose field is null.
+    Null,
     /// A line of JSONL with nothing on it.
     Blank,
     /// There is none.
@@ -39,6 +41,9 @@ pub(super) struct Lines {
     name: Arc<str>,
     /// The field of JSONL; without one, lines are texts.
     field: Option<String>,
+    /// Other fields of JSONL that are wanted, and their values on the last line that was read.
+    keep: Vec<String>,
+    kept: Vec<Value>,
     /// Bytes that a text may have.
     max_text_bytes: usize,
     /// Lines read so far.
@@ -65,7 +70,18 @@ impl Lines {
     ) -> Self {
         let reader = BufReader::with_capacity(64 << 10, reader);
         let name = name.into();
-        Self { reader, name, field, max_text_bytes, count: 0, read: 0, line: Vec::new(), cut: false }
+        let (keep, kept, line) = (Vec::new(), Vec::new(), Vec::new());
+        Self { reader, name, field, keep, kept, max_text_bytes, count: 0, read: 0, line, cut: false }
+    }
+
+    /// From now on the values of these fields are taken, too; one that isn't there is null.
+    pub(super) fn keep(&mut self, fields: &[String]) {
+        self.keep = fields.to_vec();
+    }
+
+    /// Those of the last line that was read.
+    pub(super) fn take_kept(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.kept)
     }
 
     /// Lines read so far.
@@ -111,14 +127,14 @@ impl Lines {
             return Ok(Line::End);
         }
         self.cut = read > self.longest_line() && !self.line.ends_with(b"\n");
-        let place = || self.places().of(self.count);
-        let result = self.text().map_err(|reason| CliError::Text { place: place(), reason });
+        let result = self.text();
+        let result = result.map_err(|reason| CliError::Text { place: self.places().of(self.count), reason });
         self.read += read as u64;
         self.count += 1;
         result
     }
 
-    fn text(&self) -> Result<Line, String> {
+    fn text(&mut self) -> Result<Line, String> {
         let mut line = self.line.as_slice();
         if line.len() > self.longest_line() {
             return Err(format!(
@@ -141,18 +157,27 @@ impl Lines {
         match &self.field {
             None => Ok(Line::Text(text.to_owned())),
             Some(_) if text.trim().is_empty() => Ok(Line::Blank),
-            Some(field) => text_in_field(text, field).map(Line::Text),
+            Some(field) => {
+                let object = object(text, field)?;
+                self.kept =
+                    self.keep.iter().map(|name| object.get(name).cloned().unwrap_or_default()).collect();
+                text_in_field(object, field)
+            }
         }
     }
 }
 
-fn text_in_field(line: &str, field: &str) -> Result<String, String> {
-    let value = parse(line)?;
-    let Value::Object(mut object) = value else {
-        return Err(format!("{}, not an object with the field `{field}`", kind(&value)));
-    };
+fn object(line: &str, field: &str) -> Result<Map<String, Value>, String> {
+    match parse(line)? {
+        Value::Object(object) => Ok(object),
+        value => Err(format!("{}, not an object with the field `{field}`", kind(&value))),
+    }
+}
+
+fn text_in_field(mut object: Map<String, Value>, field: &str) -> Result<Line, String> {
     match object.remove(field) {
-        Some(Value::String(text)) => Ok(text),
+        Some(Value::String(text)) => Ok(Line::Text(text)),
+        Some(Value::Null) => Ok(Line::Null),
         Some(other) => Err(format!("the field `{field}` is {}, not a string", kind(&other))),
         None if object.is_empty() => Err(format!("no field `{field}`; the object is empty")),
         None => {
@@ -180,7 +205,7 @@ fn parse(line: &str) -> Result<Value, String> {
     })
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         _ if value.pointer("/0/float").is_some() => "NaN or infinite",
         Value::Null => "null",

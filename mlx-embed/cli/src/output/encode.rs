@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::found::Found;
+use crate::row::Row;
 
 /// A format. A file of it is its header, its rows and its tail.
 pub(super) trait Encode {
@@ -13,10 +14,10 @@ pub(super) trait Encode {
     }
 
     /// Looks at the results that are written next, before any row of them is.
-    fn prepare(&mut self, _found: &[Found]) {}
+    fn prepare(&mut self, _rows: &[Row]) {}
 
-    /// Appends the row of text `index` to `bytes`.
-    fn row(&mut self, index: usize, text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()>;
+    /// Appends a text's row to `bytes`.
+    fn row(&mut self, row: &Row, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()>;
 
     /// The header of a file that ends with the last row so far. As long as the other.
     fn header_without_tail(&self) -> io::Result<Vec<u8>> {

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::encode::Encode;
 use crate::found::Found;
+use crate::row::Row;
 
 #[derive(Debug)]
 pub(super) struct Jsonl {
@@ -48,10 +49,10 @@ impl<'a> Numbers<'a> {
 }
 
 impl Encode for Jsonl {
-    fn row(&mut self, index: usize, text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
+    fn row(&mut self, row: &Row, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
         let line = Line {
-            index,
-            text: self.with_text.then_some(text),
+            index: row.index,
+            text: row.text.as_deref().filter(|_| self.with_text),
             tokens: found.tokens(),
             truncated: found.truncated(),
             numbers: Numbers::of(found),

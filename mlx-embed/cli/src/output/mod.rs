@@ -1,38 +1,50 @@
-//! Where results go: JSONL, `.npy` or `.safetensors`, a window at a time.
+//! Where results go: JSONL, `.npy` or `.safetensors` a window at a time, `.parquet` a row group at a time.
 //!
 //! A file is written beside its name and takes it at the end ([`NewFile`]). A job that fails publishes the whole windows
-//! before the failure; one that is killed leaves them in the partial file.
+//! before the failure; one that is killed leaves them in the partial file. Of Parquet either leaves the row groups that
+//! are done, and the same job goes on with them.
 
 mod encode;
 mod jsonl;
 mod new_file;
 mod npy;
 mod numbers;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod rows;
 mod safetensors;
 mod sources;
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use crate::error::CliError;
-use crate::found::{Found, Kind};
+#[cfg(not(feature = "parquet"))]
+use crate::error::WITHOUT_PARQUET;
+use crate::found::{Encoder, Kind};
 use crate::input::Input;
+use crate::options::{CommonArgs, at_least_one};
+use crate::row::Row;
 use encode::Encode;
-use numbers::{Dtype, FEW, Numbers, Ranges};
+use numbers::{Dtype, Numbers, Ranges};
 use rows::Rows;
 
 pub(crate) use new_file::NewFile;
 pub(crate) use sources::Sources;
 
+/// Rows of a row group of Parquet: some megabytes, and what is embedded again at most.
+const ROW_GROUP: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not 0");
+
 /// Where results go, and how.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
-    /// File for the results; until they are complete it is FILE.partial [default: standard output]
+    /// File for the results; until they are complete it is FILE.partial, for Parquet with FILE.parts [default: standard
+    /// output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -40,16 +52,24 @@ pub(crate) struct OutputArgs {
     #[arg(short, long)]
     format: Option<Format>,
 
-    /// Repeat each text in its JSONL line
+    /// Repeat each text in its JSONL line, or in a column `text` of Parquet
     #[arg(long)]
     with_text: bool,
 
-    /// Type of a vector's numbers in npy and safetensors
+    /// Columns of the input that Parquet has before the vectors, with their types and commas between their names
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    keep: Vec<String>,
+
+    /// Rows of a row group of Parquet. A job that is killed goes on behind the last that was done [default: 4096]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    row_group: Option<NonZeroUsize>,
+
+    /// Type of a vector's numbers in npy, safetensors and Parquet
     #[arg(long, value_name = "TYPE", default_value = "f32", hide_default_value = true)]
     dtype: Dtype,
 
-    /// For int8 the ranges of this file, which --dtype int8 has written as safetensors: queries need those of the
-    /// documents [default: of the first window's texts, some hundred]
+    /// For int8 the ranges of this file, which --dtype int8 has written as safetensors or Parquet: queries need those of
+    /// the documents [default: of the first window's texts, some hundred; of Parquet's first row group]
     #[arg(long, value_name = "FILE")]
     ranges: Option<PathBuf>,
 }
@@ -63,6 +83,9 @@ enum Format {
     Npy,
     /// embeddings [texts, dims], tokens u32, truncated bool; needs --output
     Safetensors,
+    /// Columns that are kept, then `embedding`, a list of fixed size, null where the text is; needs --output. A job that
+    /// was killed goes on where it was
+    Parquet,
 }
 
 /// Where results will go; nothing is opened, nothing overwritten yet.
@@ -72,9 +95,17 @@ pub(crate) struct Target {
     path: Option<PathBuf>,
     format: Format,
     with_text: bool,
+    row_group: NonZeroUsize,
     dtype: Dtype,
     ranges: Option<PathBuf>,
     sources: Sources,
+}
+
+impl OutputArgs {
+    /// Columns of the input that are wanted in the output.
+    pub(crate) fn keep(&self) -> &[String] {
+        &self.keep
+    }
 }
 
 impl Target {
@@ -85,23 +116,31 @@ impl Target {
         let by_name = path.as_ref().and_then(|path| path.extension()).and_then(|end| match end.to_str() {
             Some("npy") => Some(Format::Npy),
             Some("safetensors") => Some(Format::Safetensors),
+            Some("parquet" | "pq") => Some(Format::Parquet),
             _ => None,
         });
         let format = args.format.or(by_name).unwrap_or(Format::Jsonl);
         let usage = |message: &str| Err(CliError::Usage(message.to_owned()));
         if format != Format::Jsonl && path.is_none() {
-            return usage("npy and safetensors can't be streamed: give --output FILE");
+            return usage("npy, safetensors and Parquet can't be streamed: give --output FILE");
         }
-        if format != Format::Jsonl && args.with_text {
-            return usage("--with-text needs --format jsonl: the other formats hold numbers only");
+        if matches!(format, Format::Npy | Format::Safetensors) && args.with_text {
+            return usage("--with-text needs --format jsonl or parquet: the other formats hold numbers only");
         }
         if format == Format::Jsonl && args.dtype != Dtype::F32 {
-            return usage("--dtype is for npy and safetensors: JSONL has f32, in full");
+            return usage("--dtype is for npy, safetensors and Parquet: JSONL has f32, in full");
         }
         if format == Format::Npy && args.dtype == Dtype::Int8 && args.ranges.is_none() {
             return usage(
-                "--dtype int8 needs --format safetensors, which keeps the ranges, or --ranges FILE",
+                "--dtype int8 needs --format safetensors or parquet, which keep the ranges, or --ranges FILE",
             );
+        }
+        if format != Format::Parquet && (!args.keep.is_empty() || args.row_group.is_some()) {
+            return usage("--keep and --row-group are for Parquet: give an --output that ends in .parquet");
+        }
+        #[cfg(not(feature = "parquet"))]
+        if format == Format::Parquet {
+            return usage(WITHOUT_PARQUET);
         }
         if args.ranges.is_some() && args.dtype != Dtype::Int8 {
             return usage("--ranges is for --dtype int8");
@@ -111,10 +150,11 @@ impl Target {
             sources.add_input(&ranges);
         }
         if let Some(input) = input.metadata() {
-            sources.add_input(&input);
+            sources.add_input(input);
         }
+        let row_group = args.row_group.unwrap_or(ROW_GROUP);
         let (with_text, dtype, ranges) = (args.with_text, args.dtype, args.ranges);
-        let target = Self { path, format, with_text, dtype, ranges, sources };
+        let target = Self { path, format, with_text, row_group, dtype, ranges, sources };
         // Most outputs don't exist yet.
         if let Some(why) = target.metadata().ok().and_then(|old| target.sources.refuse(&old)) {
             return Err(CliError::Usage(format!("{}: {why}: give another --output", target.name())));
@@ -161,23 +201,63 @@ impl Target {
         self.path.is_none() && io::stdout().is_terminal()
     }
 
-    /// Opens it. `dims` is how many numbers each vector has.
-    pub(crate) fn open(&self, dims: usize) -> Result<Output, CliError> {
-        let name = self.name();
+    /// Opens it for the vectors that `model` makes of `input`, which then begins where an earlier run of this job ended.
+    pub(crate) fn open(
+        self,
+        input: &mut Input,
+        model: &Encoder,
+        common: &CommonArgs,
+    ) -> Result<Output, CliError> {
+        let (name, dims) = (self.name(), model.dims());
         let ranges = self.ranges.as_deref().map(|path| Ranges::read(path, dims)).transpose()?;
-        match self.to(Numbers::new(self.dtype, dims, ranges)) {
+        let numbers = Numbers::new(self.dtype, dims, ranges, common.model.notes());
+        if self.format == Format::Parquet {
+            return self.open_parts(input, model, common, numbers);
+        }
+        match self.to(numbers) {
             Ok(to) => Ok(Output { name, to }),
             Err(source) => Err(CliError::Write { name, source }),
         }
     }
 
-    /// What is to be known of how numbers are written, if this many texts are the first window.
-    pub(crate) fn doubt(&self, texts: usize) -> Option<String> {
-        let few = self.dtype == Dtype::Int8 && self.ranges.is_none() && texts < FEW;
-        few.then(|| format!("--dtype int8 takes its ranges from {texts} texts, which is few; --ranges takes those of a file"))
+    #[cfg(feature = "parquet")]
+    fn open_parts(
+        self,
+        input: &mut Input,
+        model: &Encoder,
+        common: &CommonArgs,
+        numbers: Numbers,
+    ) -> Result<Output, CliError> {
+        let (name, records) = (self.name(), self.row_group.get());
+        // Other kinds were refused, and so was standard output.
+        let (Encoder::Vector(model), Some(path)) = (model, &self.path) else {
+            return Err(CliError::Usage(format!("{name}: Parquet holds one vector a text")));
+        };
+        let dtype = self.dtype.to_possible_value().map_or(String::new(), |dtype| dtype.get_name().to_owned());
+        let written = parquet::Written { dtype, with_text: self.with_text, records };
+        let job = parquet::Job::new(input, common.model.name(), model, &written)?;
+        let job = job.with_ranges(numbers.known_ranges());
+        let sources = self.sources;
+        let parts = parquet::Parts::open(path, job, numbers, move |file| sources.refuse(file))
+            .map_err(|source| CliError::Write { name: name.clone(), source })?;
+        let (done, made) = parts.made();
+        input.set_parts(records, done)?;
+        if done > 0 {
+            common.model.notes().say(&format!(
+                "{} results are in {} already; it goes on behind them",
+                made.rows,
+                parts.folder().display()
+            ));
+        }
+        Ok(Output { name, to: To::Parts(Box::new(parts)) })
     }
 
-    fn to(&self, numbers: Numbers) -> io::Result<To> {
+    #[cfg(not(feature = "parquet"))]
+    fn open_parts(self, _: &mut Input, _: &Encoder, _: &CommonArgs, _: Numbers) -> Result<Output, CliError> {
+        Err(CliError::without_parquet(&self.name()))
+    }
+
+    fn to(self, numbers: Numbers) -> io::Result<To> {
         let jsonl = jsonl::Jsonl { with_text: self.with_text };
         let Some(path) = &self.path else {
             return Ok(To::Stream(Box::new(io::stdout()), jsonl));
@@ -189,9 +269,9 @@ impl Target {
             return Ok(To::Stream(Box::new(device), jsonl));
         }
         let format: Box<dyn Encode> = match self.format {
-            Format::Jsonl => Box::new(jsonl),
             Format::Npy => Box::new(npy::Npy::new(numbers)),
             Format::Safetensors => Box::new(safetensors::Safetensors::new(numbers)),
+            Format::Jsonl | Format::Parquet => Box::new(jsonl),
         };
         let file = NewFile::create(path, |file| self.sources.refuse(file))?;
         Ok(To::File(Rows::new(file, format)?))
@@ -208,60 +288,125 @@ enum To {
     /// Standard output, a pipe, a device.
     Stream(Box<dyn Write>, jsonl::Jsonl),
     File(Rows),
+    #[cfg(feature = "parquet")]
+    Parts(Box<parquet::Parts>),
+}
+
+/// What earlier runs of a job have made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Done {
+    /// Results that are in the output.
+    pub(crate) rows: usize,
+    /// Texts that were left out.
+    pub(crate) skipped: usize,
+    /// Texts that were cut.
+    pub(crate) truncated: usize,
 }
 
 impl Output {
-    /// Writes results, of which the first has number `first`. After an error they are not part of the file.
-    pub(crate) fn write(&mut self, first: usize, texts: &[String], found: &[Found]) -> Result<(), CliError> {
+    /// What there is of the output already.
+    pub(crate) fn done(&self) -> Done {
+        match &self.to {
+            To::Stream(..) | To::File(_) => Done::default(),
+            #[cfg(feature = "parquet")]
+            To::Parts(parts) => {
+                let parquet::Made { rows, skipped, truncated } = parts.made().1;
+                Done { rows, skipped, truncated }
+            }
+        }
+    }
+
+    /// Writes results. After an error they are not part of the file.
+    pub(crate) fn write(&mut self, rows: Vec<Row>) -> Result<(), CliError> {
         let result = match &mut self.to {
-            To::File(rows) => rows.write(first, texts, found),
-            To::Stream(writer, jsonl) => {
-                let mut bytes = Vec::new();
-                let mut lines = texts.iter().zip(found).enumerate();
-                let written = lines.try_for_each(|(offset, (text, each))| {
-                    bytes.clear();
-                    jsonl.row(first + offset, text, each, &mut bytes)?;
-                    writer.write_all(&bytes)
-                });
-                written.and_then(|()| writer.flush())
+            To::File(_) if rows.is_empty() => Ok(()),
+            To::File(file) => file.write(&rows),
+            To::Stream(writer, jsonl) => stream(&rows, writer, jsonl),
+            #[cfg(feature = "parquet")]
+            To::Parts(parts) => {
+                parts.write(rows);
+                Ok(())
             }
         };
         result.map_err(|source| CliError::Write { name: self.name.clone(), source })
     }
 
+    /// After a window that left out `skipped` texts and reaches up to record `position` of the input.
+    pub(crate) fn end_window(&mut self, position: usize, skipped: usize) -> Result<(), CliError> {
+        match &mut self.to {
+            To::Stream(..) | To::File(_) => {
+                let _ = (position, skipped);
+                Ok(())
+            }
+            #[cfg(feature = "parquet")]
+            To::Parts(parts) => parts
+                .end_window(position, skipped)
+                .map_err(|source| CliError::Write { name: self.name.clone(), source }),
+        }
+    }
+
     /// Ends the output with `written` results in it, because of `failure` or because that is all.
     pub(crate) fn end(self, written: usize, failure: Option<CliError>) -> Result<(), CliError> {
-        let Self { name, to } = self;
-        let To::File(mut rows) = to else {
-            return match failure {
+        match self.to {
+            To::File(rows) => end_file(self.name, rows, written, failure),
+            To::Stream(..) => match failure {
                 None => Ok(()),
                 // What a closed pipe still took is nobody's concern.
                 Some(cause @ CliError::Write { .. }) => Err(cause),
-                Some(cause) => Err(CliError::Stopped { cause: Box::new(cause), written, output: name }),
-            };
-        };
-        let failed = |source| CliError::Write { name: name.clone(), source };
-        let failure = match failure {
-            // Where rows can't be written, what stands behind them can't be either.
-            Some(cause @ CliError::Write { .. }) => Some(cause),
-            Some(cause) => Some(rows.end().map_or_else(failed, |()| cause)),
-            None => rows.end().map_err(failed).err(),
-        };
-        let partial = rows.file().partial().display().to_string();
-        match failure {
-            None => rows.publish().map_err(|source| CliError::Stopped {
-                cause: Box::new(failed(source)),
-                written,
-                output: partial,
-            }),
-            // What was there before stays.
-            Some(cause) if written == 0 => {
-                Err(CliError::Stopped { cause: Box::new(cause), written, output: name })
-            }
-            Some(cause) => {
-                let output = if rows.publish().is_ok() { name } else { partial };
-                Err(CliError::Stopped { cause: Box::new(cause), written, output })
-            }
+                Some(cause) => Err(stopped(cause, written, self.name)),
+            },
+            #[cfg(feature = "parquet")]
+            To::Parts(parts) => end_parts(self.name, *parts, failure),
         }
     }
+}
+
+fn stopped(cause: CliError, written: usize, output: String) -> CliError {
+    CliError::Stopped { cause: Box::new(cause), written, output }
+}
+
+fn stream(rows: &[Row], writer: &mut dyn Write, jsonl: &mut jsonl::Jsonl) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for (row, found) in rows.iter().filter_map(|row| Some((row, row.found.as_ref()?))) {
+        bytes.clear();
+        jsonl.row(row, found, &mut bytes)?;
+        writer.write_all(&bytes)?;
+    }
+    writer.flush()
+}
+
+fn end_file(name: String, mut rows: Rows, written: usize, failure: Option<CliError>) -> Result<(), CliError> {
+    let failed = |source| CliError::Write { name: name.clone(), source };
+    let failure = match failure {
+        // Where rows can't be written, what stands behind them can't be either.
+        Some(cause @ CliError::Write { .. }) => Some(cause),
+        Some(cause) => Some(rows.end().map_or_else(failed, |()| cause)),
+        None => rows.end().map_err(failed).err(),
+    };
+    let partial = rows.file().partial().display().to_string();
+    match failure {
+        None => rows.publish().map_err(|source| stopped(failed(source), written, partial)),
+        // What was there before stays.
+        Some(cause) if written == 0 => Err(stopped(cause, written, name)),
+        Some(cause) => {
+            let output = if rows.publish().is_ok() { name } else { partial };
+            Err(stopped(cause, written, output))
+        }
+    }
+}
+
+#[cfg(feature = "parquet")]
+fn end_parts(name: String, parts: parquet::Parts, failure: Option<CliError>) -> Result<(), CliError> {
+    let folder = parts.folder().display().to_string();
+    let goes_on = if parts.is_repeatable() { ", from where the same command goes on" } else { "" };
+    let failure = failure.or_else(|| parts.check_input().err());
+    let (cause, rows) = match failure {
+        Some(cause) => (cause, parts.abandon()),
+        None => match parts.publish() {
+            Ok(()) => return Ok(()),
+            Err((source, rows)) => (CliError::Write { name: name.clone(), source }, rows),
+        },
+    };
+    let output = if rows == 0 { name } else { format!("{folder}{goes_on}") };
+    Err(stopped(cause, rows, output))
 }

@@ -82,6 +82,12 @@ impl NewFile {
         &self.partial
     }
 
+    /// The name that it will have, behind symbolic links.
+    #[cfg(feature = "parquet")]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.len)?;
         self.len += bytes.len() as u64;
@@ -117,6 +123,18 @@ impl NewFile {
         }
         fs::rename(&self.partial, &self.path)?;
         self.kept = true;
+        Ok(())
+    }
+}
+
+#[cfg(feature = "parquet")]
+impl io::Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

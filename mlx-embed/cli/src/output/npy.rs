@@ -5,6 +5,7 @@ use std::io;
 use super::encode::Encode;
 use super::numbers::Numbers;
 use crate::found::Found;
+use crate::row::Row;
 
 /// Bytes before the data: a multiple of 64, with room for any number of rows.
 const HEADER: usize = 128;
@@ -27,11 +28,11 @@ impl Encode for Npy {
         Ok(header(self.rows, &self.numbers, HEADER))
     }
 
-    fn prepare(&mut self, found: &[Found]) {
-        self.numbers.prepare(found);
+    fn prepare(&mut self, rows: &[Row]) {
+        self.numbers.prepare(rows);
     }
 
-    fn row(&mut self, _index: usize, _text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
+    fn row(&mut self, _row: &Row, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
         self.rows += 1;
         self.numbers.write(found, bytes);
         Ok(())
@@ -58,10 +59,11 @@ pub(super) fn header(rows: usize, numbers: &Numbers, length: usize) -> Vec<u8> {
 mod tests {
     use super::super::numbers::Dtype;
     use super::*;
+    use crate::notes::Notes;
 
     #[test]
     fn the_header_has_room_for_any_shape() {
-        let numbers = Numbers::new(Dtype::F32, i32::MAX as usize, None);
+        let numbers = Numbers::new(Dtype::F32, i32::MAX as usize, None, Notes::new(true));
         let header = header(usize::MAX, &numbers, HEADER);
         assert_eq!(header.len(), HEADER);
         assert!(header.ends_with(b"), }\n") || header.ends_with(b" \n"));

@@ -16,9 +16,11 @@ use serde::Deserialize;
 
 use crate::error::CliError;
 use crate::found::Found;
+use crate::notes::Notes;
+use crate::row::Row;
 
 /// Fewer texts than these say little of how far numbers reach.
-pub(super) const FEW: usize = 100;
+const FEW: usize = 100;
 
 /// The type of a vector's numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -33,6 +35,9 @@ pub(super) enum Dtype {
     Binary,
 }
 
+/// Headers with more bytes are no file of `embed`'s.
+const LONGEST: u64 = 1 << 20;
+
 /// How far the numbers of each dimension reach.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ranges {
@@ -45,26 +50,18 @@ impl Ranges {
     pub(super) fn read(path: &Path, dims: usize) -> Result<Self, CliError> {
         let refuse = |why: String| CliError::Usage(format!("--ranges {}: {why}", path.display()));
         let mut file = open(path).map_err(|error| refuse(error.to_string()))?;
-        let (header, start) =
-            header(&mut file).map_err(|error| refuse(format!("no safetensors: {error}")))?;
-        let Some(Tensor { dtype, shape, data_offsets }) = header.ranges else {
-            return Err(refuse(
-                "it has no `ranges`; take a file that --dtype int8 has written as safetensors".into(),
-            ));
-        };
-        let [from, to] = data_offsets;
-        if dtype != "F32" || shape != [2, dims] || to.checked_sub(from) != Some(8 * dims as u64) {
+        let mut start = [0; 4];
+        let is_parquet = file.read_exact(&mut start).is_ok() && start == *b"PAR1";
+        file.rewind().map_err(|error| refuse(error.to_string()))?;
+        let ranges =
+            if is_parquet { of_parquet(&file) } else { of_safetensors(&mut file) }.map_err(&refuse)?;
+        let [least, largest] = &ranges;
+        if [least.len(), largest.len()] != [dims; 2] {
+            let of = least.len();
             return Err(refuse(format!(
-                "`ranges` is {dtype} {shape:?}, and vectors of {dims} numbers want F32 [2, {dims}]"
+                "`ranges` is F32 [2, {of}], and vectors of {dims} numbers want F32 [2, {dims}]"
             )));
         }
-        let mut bytes = vec![0; 8 * dims];
-        file.seek(SeekFrom::Start(start.saturating_add(from)))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|error| refuse(format!("`ranges` can't be read: {error}")))?;
-        let numbers: Vec<f32> =
-            bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        let (least, largest) = numbers.split_at(dims);
         // Also where both are finite, and what lies between is not.
         if !least
             .iter()
@@ -75,12 +72,12 @@ impl Ranges {
                 "`ranges` has numbers that are not finite, or a least one above the largest".into(),
             ));
         }
-        Ok(Self { least: least.to_vec(), largest: largest.to_vec() })
+        let [least, largest] = ranges;
+        Ok(Self { least, largest })
     }
 
     /// Of these texts' vectors.
-    fn of(found: &[Found]) -> Option<Self> {
-        let mut vectors = found.iter().map(Found::vector);
+    fn of<'a>(mut vectors: impl Iterator<Item = &'a [f32]>) -> Option<Self> {
         let first = vectors.next()?;
         let (mut least, mut largest) = (first.to_vec(), first.to_vec());
         for vector in vectors {
@@ -108,6 +105,43 @@ fn open(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
+/// What is said of a file without ranges.
+const NO_RANGES: &str =
+    "it has no `ranges`; take a file that --dtype int8 has written as safetensors or Parquet";
+
+/// The least and the largest numbers, as safetensors keep them.
+fn of_safetensors(file: &mut File) -> Result<[Vec<f32>; 2], String> {
+    let (header, start) = header(file).map_err(|error| format!("no safetensors: {error}"))?;
+    let Some(Tensor { dtype, shape, data_offsets }) = header.ranges else { return Err(NO_RANGES.to_owned()) };
+    let [from, to] = data_offsets;
+    let dims = match shape[..] {
+        [2, dims] if dtype == "F32" && to.checked_sub(from) == (dims as u64).checked_mul(8) => dims,
+        _ => return Err(format!("`ranges` is {dtype} {shape:?}, and F32 [2, dims] is wanted")),
+    };
+    if dims > LONGEST as usize {
+        return Err(format!("`ranges` is of {dims} dimensions, which no model has"));
+    }
+    let mut bytes = vec![0; 8 * dims];
+    file.seek(SeekFrom::Start(start.saturating_add(from)))
+        .and_then(|_| file.read_exact(&mut bytes))
+        .map_err(|error| format!("`ranges` can't be read: {error}"))?;
+    let numbers: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let (least, largest) = numbers.split_at(dims);
+    Ok([least.to_vec(), largest.to_vec()])
+}
+
+/// The same as Parquet keeps them.
+#[cfg(feature = "parquet")]
+fn of_parquet(file: &File) -> Result<[Vec<f32>; 2], String> {
+    let kept = super::parquet::kept_ranges(file).map_err(|error| error.to_string())?;
+    serde_json::from_str(&kept.ok_or(NO_RANGES)?).map_err(|error| format!("`ranges` can't be read: {error}"))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn of_parquet(_: &File) -> Result<[Vec<f32>; 2], String> {
+    Err(crate::error::WITHOUT_PARQUET.to_owned())
+}
+
 /// What of a safetensors file's header is of interest.
 #[derive(Deserialize)]
 struct Header {
@@ -123,8 +157,6 @@ struct Tensor {
 
 /// A safetensors file's header, and where its tensors start.
 fn header(file: &mut File) -> Result<(Header, u64), Box<dyn Error>> {
-    /// Longer ones are no file of `embed`'s.
-    const LONGEST: u64 = 1 << 20;
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
@@ -141,11 +173,12 @@ pub(super) struct Numbers {
     dims: usize,
     /// Of [`Dtype::Int8`], once they are known.
     ranges: Option<Ranges>,
+    notes: Notes,
 }
 
 impl Numbers {
-    pub(super) fn new(dtype: Dtype, dims: usize, ranges: Option<Ranges>) -> Self {
-        Self { dtype, dims, ranges }
+    pub(super) fn new(dtype: Dtype, dims: usize, ranges: Option<Ranges>, notes: Notes) -> Self {
+        Self { dtype, dims, ranges, notes }
     }
 
     /// Numbers in the file for each vector.
@@ -171,10 +204,34 @@ impl Numbers {
         }
     }
 
+    pub(super) fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Takes ranges that an earlier run has found.
+    #[cfg(feature = "parquet")]
+    pub(super) fn set_ranges(&mut self, [least, largest]: [Vec<f32>; 2]) {
+        self.ranges = Some(Ranges { least, largest });
+    }
+
+    /// The least and the largest numbers of each dimension, once they are known.
+    #[cfg(feature = "parquet")]
+    pub(super) fn known_ranges(&self) -> Option<[&[f32]; 2]> {
+        self.ranges.as_ref().map(|ranges| [&ranges.least[..], &ranges.largest[..]])
+    }
+
     /// Looks at the vectors that are written next, before any of them is.
-    pub(super) fn prepare(&mut self, found: &[Found]) {
-        if self.dtype == Dtype::Int8 && self.ranges.is_none() {
-            self.ranges = Ranges::of(found);
+    pub(super) fn prepare(&mut self, rows: &[Row]) {
+        if self.dtype != Dtype::Int8 || self.ranges.is_some() {
+            return;
+        }
+        let vectors = || rows.iter().filter_map(|row| row.found.as_ref()).map(Found::vector);
+        self.ranges = Ranges::of(vectors());
+        let texts = vectors().count();
+        if texts < FEW && self.ranges.is_some() {
+            self.notes.say(&format!(
+                "--dtype int8 takes its ranges from {texts} texts, which is few; --ranges takes those of a file"
+            ));
         }
     }
 
@@ -213,6 +270,7 @@ mod tests {
     use mlx_embed::Embedding;
 
     use super::*;
+    use crate::row::Kept;
 
     const ROWS: [[f32; 10]; 4] = [
         [0.5, -0.25, 0.0, 0.125, -1.0, 0.75, -0.5, 0.0625, 0.3, -0.3],
@@ -222,16 +280,18 @@ mod tests {
     ];
 
     fn written(dtype: Dtype) -> Vec<Vec<i8>> {
-        let found = ROWS.map(|row| Found::Vector(Embedding::new(row.to_vec())));
-        let mut numbers = Numbers::new(dtype, 10, None);
-        numbers.prepare(&found);
-        let row = |found| {
+        let found = |row: [f32; 10]| Some(Found::Vector(Embedding::new(row.to_vec())));
+        let rows =
+            ROWS.map(|row| Row { index: 0, text: None, kept: Kept::Values(vec![]), found: found(row) });
+        let mut numbers = Numbers::new(dtype, 10, None, Notes::new(true));
+        numbers.prepare(&rows);
+        let row = |row: &Row| {
             let mut bytes = Vec::new();
-            numbers.write(found, &mut bytes);
+            numbers.write(row.found.as_ref().unwrap(), &mut bytes);
             assert_eq!(bytes.len(), numbers.columns() * numbers.size());
             bytes.into_iter().map(|byte| byte as i8).collect()
         };
-        found.iter().map(row).collect()
+        rows.iter().map(row).collect()
     }
 
     /// What sentence-transformers makes of these rows: `tests/golden/quantized.py` prints it.

@@ -5,7 +5,7 @@ use std::io;
 
 use super::encode::Encode;
 use super::new_file::NewFile;
-use crate::found::Found;
+use crate::row::Row;
 
 /// Bytes that are written at once.
 const CHUNK: usize = 256 << 10;
@@ -41,8 +41,8 @@ impl Rows {
     }
 
     /// Writes a window; after an error the file holds the windows before it.
-    pub(super) fn write(&mut self, first: usize, texts: &[String], found: &[Found]) -> io::Result<()> {
-        let written = self.append(first, texts, found).and_then(|()| {
+    pub(super) fn write(&mut self, rows: &[Row]) -> io::Result<()> {
+        let written = self.append(rows).and_then(|()| {
             let last_header = self.format.header_without_tail()?;
             self.complete(self.format.header()?)?;
             self.last_header = last_header;
@@ -68,11 +68,11 @@ impl Rows {
         self.file.publish()
     }
 
-    fn append(&mut self, first: usize, texts: &[String], found: &[Found]) -> io::Result<()> {
+    fn append(&mut self, rows: &[Row]) -> io::Result<()> {
         self.bytes.clear();
-        self.format.prepare(found);
-        for (offset, (text, each)) in texts.iter().zip(found).enumerate() {
-            self.format.row(first + offset, text, each, &mut self.bytes)?;
+        self.format.prepare(rows);
+        for (row, found) in rows.iter().filter_map(|row| Some((row, row.found.as_ref()?))) {
+            self.format.row(row, found, &mut self.bytes)?;
             if self.bytes.len() >= CHUNK {
                 self.file.append(&self.bytes)?;
                 self.bytes.clear();

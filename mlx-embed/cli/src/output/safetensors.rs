@@ -9,6 +9,7 @@ use super::encode::Encode;
 use super::npy;
 use super::numbers::Numbers;
 use crate::found::Found;
+use crate::row::Row;
 
 /// Bytes before the data, the length included: a multiple of 64, with room for any number of rows.
 const HEADER: usize = 512;
@@ -75,11 +76,11 @@ impl Encode for Safetensors {
         self.header_with(&[])
     }
 
-    fn prepare(&mut self, found: &[Found]) {
-        self.numbers.prepare(found);
+    fn prepare(&mut self, rows: &[Row]) {
+        self.numbers.prepare(rows);
     }
 
-    fn row(&mut self, _index: usize, _text: &str, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
+    fn row(&mut self, _row: &Row, found: &Found, bytes: &mut Vec<u8>) -> io::Result<()> {
         let tokens = u32::try_from(found.tokens()).unwrap_or(u32::MAX);
         self.tokens.extend(tokens.to_le_bytes());
         self.truncated.push(found.truncated().into());

@@ -12,6 +12,8 @@ mod load;
 mod options;
 mod output;
 mod output_files;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod reopen;
 mod rerank;
 #[cfg(feature = "serve")]

@@ -329,8 +329,8 @@ mod dtypes {
         fs::write(path("short"), "no").unwrap();
         let own = path("narrow.safetensors");
         for (options, message) in [
-            (&["--dtype", "f16"][..], "--dtype is for npy and safetensors"),
-            (&["--dtype", "int8", "-o", &path("a.npy")], "keeps the ranges"),
+            (&["--dtype", "f16"][..], "--dtype is for npy, safetensors and Parquet"),
+            (&["--dtype", "int8", "-o", &path("a.npy")], "which keep the ranges"),
             (&["--ranges", &own, "-o", &path("a.npy")], "--ranges is for --dtype int8"),
             (
                 &["--dtype", "int8", "--ranges", &own, "-o", &path("a.npy")],
