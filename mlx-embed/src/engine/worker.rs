@@ -142,11 +142,12 @@ impl<M: Model> Worker<M> {
         }
         let count = requests.len();
         quietly(|| tracing::warn!(%error, requests = count, "a batch failed"));
+        // Before it is asked for more, as a device that has failed may not be touched again; and before anybody is told: who
+        // then asks for the state finds what is the case.
+        self.check_model();
         if let [request] = &requests[..] {
             request[0].caller.ticket.fail(error);
         }
-        // Before it is asked for more: a device that has failed may not be touched again.
-        self.check_model();
         for request in requests.into_iter().filter(|_| count > 1) {
             match &self.death {
                 Some(reason) => tell(&request, reason),
