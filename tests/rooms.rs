@@ -275,6 +275,7 @@ fn packages_depend_on_each_other_one_way() {
         ("mlx-sys", &[][..]),
         ("mlx-embed", &["mlx-sys"]),
         ("mlx-embed/server", &["mlx-embed"]),
+        ("mlx-embed/datafusion", &["mlx-embed"]),
         ("mlx-embed/cli", &["mlx-embed", "mlx-embed-server"]),
     ];
     for (package, may_use) in allowed {

@@ -12,6 +12,7 @@ mod rerank;
 #[cfg(feature = "serve")]
 mod serve;
 mod similarity;
+mod sql;
 mod verify;
 
 use clap::Subcommand;
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     /// Compare a checkpoint's results with a reference's, layer by layer
     Verify(verify::VerifyArgs),
+    /// Query files by SQL that embeds, reranks and compares texts
+    Sql(sql::SqlArgs),
     /// Answer requests over HTTP
     #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
@@ -54,6 +57,7 @@ impl Command {
             Self::Rerank(args) => rerank::run(args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Verify(args) => verify::run(args),
+            Self::Sql(args) => sql::run(&args),
             #[cfg(feature = "serve")]
             Self::Serve(args) => serve::run(args),
             #[cfg(feature = "hub")]

@@ -23,5 +23,6 @@ mod serve;
 #[allow(dead_code, reason = "the library's tests need more of it")]
 mod server;
 mod similarity;
+mod sql;
 mod support;
 mod verify;

@@ -1,0 +1,51 @@
+//! SQL functions that embed, rerank and compare texts, for [DataFusion](datafusion).
+//!
+//! ```
+//! use datafusion::prelude::SessionContext;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let ctx = SessionContext::new().enable_url_table(); // so that FROM takes files
+//! mlx_embed_datafusion::register(&ctx, mlx_embed::Embedder::default_model()?);
+//! ctx.sql("SELECT cosine(embed('a cat'), embed('a feline')) AS alike").await?.show().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | function | gives |
+//! | --- | --- |
+//! | `embed(text)`, `embed(text, prompt => 'query')` | the text's vector, a list of fixed size of f32; the prompt is one of the checkpoint's, by its name |
+//! | `rerank(query, text)` | how well the text answers the query, f32: more is better |
+//! | `cosine(a, b)` | the cosine of two vectors, f64: lists of f16, f32, f64 or whole numbers. NaN where one has no length |
+//!
+//! Null gives null. A text that can't be embedded ends the query with an error that names the function and its argument.
+//!
+//! All partitions of a query, and all queries of a context, end in the one engine of the model that was registered: it
+//! makes batches of what they ask for at the same time. It is asked for a few hundred texts at a time, so that memory stays
+//! flat; a query that is dropped takes back what is not running.
+//!
+//! DataFusion computes functions like these in SELECT and WHERE. For ORDER BY and GROUP BY give them a name in SELECT.
+#![deny(unsafe_code)]
+
+mod cosine;
+mod embed;
+mod rerank;
+mod texts;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::async_udf::AsyncScalarUDF;
+use datafusion::prelude::SessionContext;
+use mlx_embed::{Embedder, Reranker};
+
+/// Adds `embed` and `cosine` to the functions of `ctx`.
+pub fn register(ctx: &SessionContext, embedder: Embedder) {
+    ctx.register_udf(AsyncScalarUDF::new(Arc::new(embed::Embed::new(embedder))).into_scalar_udf());
+    ctx.register_udf(ScalarUDF::new_from_impl(cosine::Cosine::new()));
+}
+
+/// Adds `rerank` to the functions of `ctx`.
+pub fn register_reranker(ctx: &SessionContext, reranker: Reranker) {
+    ctx.register_udf(AsyncScalarUDF::new(Arc::new(rerank::Rerank::new(reranker))).into_scalar_udf());
+}
