@@ -15,6 +15,10 @@ mod error;
 #[path = "../../mlx-embed/cli/src/input/lines.rs"]
 mod lines;
 
+#[allow(dead_code, reason = "tables and arguments are no lines")]
+#[path = "../../mlx-embed/cli/src/input/places.rs"]
+mod places;
+
 use error::CliError;
 use lines::Line;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mlx_embed::json::from_python;
 use serde_json::{Map, Value};
 
-use super::Places;
+use super::places::Places;
 use crate::error::CliError;
 
 /// Most bytes of JSON for a byte of text: a character of one byte may be written `\u0061`.

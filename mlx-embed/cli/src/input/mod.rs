@@ -5,12 +5,12 @@ mod csv;
 mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod places;
 mod records;
 
 use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use same_file::Handle;
@@ -19,6 +19,7 @@ use crate::error::CliError;
 use crate::row::{Column, Row};
 use csv::Csv;
 use lines::Lines;
+pub(crate) use places::Places;
 use records::{Arguments, Record, Records};
 
 #[cfg(feature = "parquet")]
@@ -78,27 +79,6 @@ pub(crate) struct Input {
     field: Option<String>,
     /// For an output in parts: records of each. A window has those of one part.
     part: Option<usize>,
-}
-
-/// How texts are named.
-#[derive(Debug, Clone)]
-pub(crate) enum Places {
-    Arguments,
-    /// Of the input with this name.
-    Lines(Arc<str>),
-    /// Of the table with this name, in this column.
-    Rows(Arc<str>, Arc<str>),
-}
-
-impl Places {
-    /// Of the text with this index.
-    pub(crate) fn of(&self, index: usize) -> String {
-        match self {
-            Self::Arguments => format!("text {} of the command line", index + 1),
-            Self::Lines(name) => format!("{name}, line {}", index + 1),
-            Self::Rows(name, column) => format!("{name}, row {}, column `{column}`", index + 1),
-        }
-    }
 }
 
 /// The next piece of the input.
