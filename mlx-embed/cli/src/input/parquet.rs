@@ -9,7 +9,9 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::errors::ParquetError;
 
 use super::records::{Record, Records};
@@ -23,6 +25,7 @@ const ROWS: usize = 512;
 /// Rows of a file.
 pub(super) struct Parquet {
     file: File,
+    metadata: ArrowReaderMetadata,
     name: Arc<str>,
     field: Arc<str>,
     /// Of the columns that are read, where the text is and those that are kept.
@@ -57,9 +60,8 @@ impl fmt::Debug for Parquet {
 impl Parquet {
     pub(super) fn new(file: File, name: String, field: &str, keep: &[String]) -> Result<Self, CliError> {
         let fail = |error: ParquetError| failed(&name, error.to_string());
-        let copy = file.try_clone().map_err(|source| CliError::Read { name: name.clone(), source })?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(copy).map_err(fail)?;
-        let schema = builder.schema();
+        let metadata = ArrowReaderMetadata::load(&file, Default::default()).map_err(fail)?;
+        let schema = metadata.schema();
         let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
         let text = find_text(&name, field, &names, schema)?;
         let find = |column: &String| find_column("keep", &name, column, &names);
@@ -73,9 +75,10 @@ impl Parquet {
         roots.sort_unstable();
         roots.dedup();
         let place = |root: usize| roots.partition_point(|&each| each < root);
-        let rows = builder.metadata().file_metadata().num_rows();
+        let rows = metadata.metadata().file_metadata().num_rows();
         Ok(Self {
             file,
+            metadata,
             field: field.into(),
             text: place(text),
             keep: keep_roots.into_iter().map(place).collect(),
@@ -92,7 +95,7 @@ impl Parquet {
     /// Reads from the next row on.
     fn start(&self) -> Result<ParquetRecordBatchReader, String> {
         let copy = self.file.try_clone().map_err(|error| error.to_string())?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(copy).map_err(|error| error.to_string())?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(copy, self.metadata.clone());
         let mask = ProjectionMask::roots(builder.parquet_schema(), self.roots.iter().copied());
         let builder = builder.with_projection(mask).with_batch_size(ROWS).with_offset(self.position);
         builder.build().map_err(|error| error.to_string())
