@@ -1,5 +1,5 @@
-//! A process that is forked after a model was loaded: what is the parent's is an error in the child and never waited for,
-//! and a model of the child's own works.
+//! A process that is forked after MLX was used or a model loaded: what is the parent's is an error in the child and never
+//! waited for, and streams and models of the child's own work.
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "fork, which the standard library doesn't have")]
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
@@ -8,6 +8,7 @@ use std::ffi::c_int;
 use std::process::Command;
 use std::thread;
 
+use mlx_embed::mlx::{Array, Stream, memory, ops};
 use mlx_embed::{Embedder, Error, LoadOptions, Shutdown, State};
 
 unsafe extern "C" {
@@ -17,13 +18,84 @@ unsafe extern "C" {
     fn _exit(code: c_int) -> !;
 }
 
+/// Asserts that `work` says yes in a fork, which has this thread alone.
+fn assert_in_fork(work: impl FnOnce() -> bool) {
+    // SAFETY: the child does what any process may do after a fork as far as this crate goes, and ends without destructors,
+    // within a minute; the parent waits for it.
+    let ended = unsafe {
+        let child = fork();
+        if child == 0 {
+            alarm(60);
+            _exit(if work() { 42 } else { 1 });
+        }
+        let mut status = 0;
+        assert_eq!(waitpid(child, &mut status, 0), child);
+        status
+    };
+    // The code is in the second byte.
+    assert_eq!(ended, 42 << 8);
+}
+
+/// Runs a test of this file in a process of its own, since other tests' threads would be forked as well.
+fn assert_alone(test: &str) {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--test-threads=1", "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success() && said.contains("forked"),
+        "{said}{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
+}
+
+fn product(stream: &Stream) -> Array {
+    let ones = Array::from_slice(&[1.0_f32; 64 * 64], &[64, 64]).unwrap();
+    ops::matmul(&ones, &ones, stream).unwrap()
+}
+
+/// What a fork computes.
+fn computes(inherited: &Array) -> bool {
+    let refused = inherited.eval().is_err_and(|error| error.message().contains("fork"));
+    let stream = Stream::cpu().unwrap();
+    memory::set_cache_limit(1 << 20).unwrap();
+    memory::clear_cache().unwrap();
+    refused && product(&stream).to_vec::<f32>(&stream).unwrap() == [64.0; 64 * 64]
+}
+
+#[test]
+#[ignore = "a child of the next"]
+fn forks_while_streams_compute() {
+    let stream = Stream::cpu().unwrap();
+    product(&stream).eval().unwrap();
+    let lazy = product(&stream);
+    // While another thread computes, too.
+    thread::spawn(|| {
+        let stream = Stream::cpu().unwrap();
+        for _ in 0.. {
+            product(&stream).eval().unwrap();
+        }
+    });
+    for _ in 0..5 {
+        assert_in_fork(|| computes(&lazy));
+    }
+    assert_eq!(lazy.to_vec::<f32>(&stream).unwrap(), [64.0; 64 * 64]);
+    println!("forked");
+}
+
+#[test]
+fn a_fork_computes_on_streams_of_its_own() {
+    assert_alone("forks_while_streams_compute");
+}
+
 fn load(kernels: Option<&str>) -> Embedder {
     let kernels = kernels.map(str::to_owned);
     Embedder::default_model_with(LoadOptions { kernels, ..Default::default() }).unwrap()
 }
 
-/// What a fork does; it has this thread alone.
-fn in_fork(parents: Embedder, kernels: Option<&str>) -> bool {
+/// What a fork asks of its parent's model, and of its own.
+fn embeds(parents: Embedder, kernels: Option<&str>) -> bool {
     let forked = |error: &Error| error.to_string().contains("fork");
     let refused = parents.embed_one("a text").is_err_and(|error| forked(&error))
         && parents.embed([&"long ".repeat(3000)]).is_err_and(|error| forked(&error))
@@ -36,7 +108,7 @@ fn in_fork(parents: Embedder, kernels: Option<&str>) -> bool {
 
 #[test]
 #[ignore = "a child of the next"]
-fn forks() {
+fn forks_while_models_embed() {
     for kernels in [None, Some("mlx")] {
         let embedder = load(kernels);
         let others = embedder.clone();
@@ -44,20 +116,7 @@ fn forks() {
         let works = thread::spawn(move || while others.embed(["the cat sat", "on the mat"]).is_ok() {});
         for _ in 0..5 {
             embedder.embed_one("a text").unwrap();
-            // SAFETY: the child does what any process may do after a fork as far as this crate goes, and ends without
-            // destructors, within a minute; the parent waits for it.
-            let ended = unsafe {
-                let child = fork();
-                if child == 0 {
-                    alarm(60);
-                    _exit(if in_fork(embedder.clone(), kernels) { 42 } else { 1 });
-                }
-                let mut status = 0;
-                assert_eq!(waitpid(child, &mut status, 0), child);
-                status
-            };
-            // The code is in the second byte.
-            assert_eq!(ended, 42 << 8, "{kernels:?}");
+            assert_in_fork(|| embeds(embedder.clone(), kernels));
         }
         embedder.shut_down(Shutdown::Return);
         works.join().unwrap();
@@ -65,17 +124,7 @@ fn forks() {
     println!("forked");
 }
 
-/// A process of its own, since other tests' threads would be forked as well.
 #[test]
 fn a_fork_is_told_of_its_parents_models_and_loads_its_own() {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "forks", "--ignored", "--test-threads=1", "--nocapture"])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&child.stdout);
-    assert!(
-        child.status.success() && said.contains("forked"),
-        "{said}{}",
-        String::from_utf8_lossy(&child.stderr)
-    );
+    assert_alone("forks_while_models_embed");
 }
