@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 
 use super::records::{Record, Records};
@@ -71,9 +72,15 @@ impl Parquet {
             Column { name: names[root].clone(), holds: Holds::Arrow(field) }
         };
         let columns = keep_roots.iter().map(column).collect();
+        let metadata = if keep_roots.contains(&text) {
+            metadata
+        } else {
+            texts_as_views(&metadata, text).map_err(fail)?
+        };
         let mut roots: Vec<usize> = keep_roots.iter().copied().chain([text]).collect();
         roots.sort_unstable();
         roots.dedup();
+        check_compression(&metadata, &roots).map_err(|reason| failed(&name, reason))?;
         let place = |root: usize| roots.partition_point(|&each| each < root);
         let rows = metadata.metadata().file_metadata().num_rows();
         Ok(Self {
@@ -164,6 +171,39 @@ impl Records for Parquet {
     fn columns(&self) -> &[Column] {
         &self.columns
     }
+}
+
+/// The same file with the texts as views. A text that a dictionary has once is then there once, however many rows have
+/// it, where strings would repeat it in each.
+fn texts_as_views(metadata: &ArrowReaderMetadata, text: usize) -> Result<ArrowReaderMetadata, ParquetError> {
+    let schema = metadata.schema();
+    let view = |(at, field): (usize, &Arc<Field>)| match at == text {
+        true => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        false => Arc::clone(field),
+    };
+    let fields: Vec<_> = schema.fields().iter().enumerate().map(view).collect();
+    let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
+    let options = ArrowReaderOptions::new().with_schema(schema);
+    ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)
+}
+
+/// Refuses columns that are compressed by what this program doesn't read, before anything is computed.
+fn check_compression(metadata: &ArrowReaderMetadata, roots: &[usize]) -> Result<(), String> {
+    let file = metadata.metadata();
+    let root = |leaf: usize| file.file_metadata().schema_descr().get_column_root_idx(leaf);
+    let columns = file.row_groups().iter().flat_map(|group| group.columns().iter().enumerate());
+    for (_, column) in columns.filter(|&(leaf, _)| roots.contains(&root(leaf))) {
+        let by = match column.compression() {
+            Compression::BROTLI(_) => "brotli",
+            Compression::LZO => "lzo",
+            _ => continue,
+        };
+        let name = column.column_path();
+        return Err(format!(
+            "the column {name} is compressed by {by}, which is not read here; write it with zstd"
+        ));
+    }
+    Ok(())
 }
 
 fn failed(name: &str, reason: String) -> CliError {

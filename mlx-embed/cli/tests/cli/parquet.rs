@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Int8Type, Int32Type, Int64Type, UInt8Type};
 use arrow_array::{
-    Array, ArrayRef, BinaryArray, DictionaryArray, Float32Array, Int64Array, LargeStringArray, RecordBatch,
-    StringArray, StringViewArray, StructArray,
+    Array, ArrayRef, BinaryArray, DictionaryArray, Float32Array, Int32Array, Int64Array, LargeStringArray,
+    RecordBatch, StringArray, StringViewArray, StructArray,
 };
 use arrow_schema::{DataType, Field};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use tempfile::tempdir;
@@ -317,7 +318,42 @@ fn strings_are_read_in_whatever_type_and_compression() {
         let vectors = table.vectors();
         assert!(vectors[7].is_none() && vectors[8].is_some());
         assert_eq!(*all.get_or_insert(vectors.clone()), vectors, "{name}");
+        // A column that is not kept is read as views.
+        fs::remove_file(&output).unwrap();
+        let ran = run(&mut embed(&input, &output));
+        assert_eq!(ran.code, 0, "{name}: {}", ran.stderr);
+        assert_eq!(Table::read(&output).vectors(), vectors, "{name}");
     }
+}
+
+/// A text that a dictionary has once doesn't take its bytes in each row: 400 rows of 16 MB, in a file of some kilobytes.
+#[test]
+fn a_text_of_many_rows_is_in_memory_once() {
+    let dir = tempdir().unwrap();
+    let (input, output) = (dir.path().join("docs.parquet"), dir.path().join("vectors.parquet"));
+    let values: ArrayRef = Arc::new(StringArray::from(vec!["word ".repeat(3 << 20)]));
+    let keys = Int32Array::from(vec![0; 400]);
+    let texts: ArrayRef = Arc::new(DictionaryArray::try_new(keys, values).unwrap());
+    let batch = RecordBatch::try_from_iter([("body", texts)]).unwrap();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_dictionary_page_size_limit(32 << 20)
+        .build();
+    // Without Arrow's schema beside it, the column is one of strings.
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let file = File::create(&input).unwrap();
+    let mut writer = ArrowWriter::try_new_with_options(file, batch.schema(), options).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    assert!(fs::metadata(&input).unwrap().len() < 100_000);
+    let embed = embed(&input, &output);
+    // 4 GiB of address space, of which libraries and threads take most.
+    let mut bounded = Command::new("sh");
+    bounded
+        .args(["-c", "ulimit -v 4194304; exec \"$0\" \"$@\""])
+        .arg(embed.get_program())
+        .args(embed.get_args());
+    run(bounded.args(["--on-error", "skip"])).failed(3, &["row 400", "but the limit is", "400 of 400 texts"]);
 }
 
 #[test]
