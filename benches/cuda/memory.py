@@ -20,14 +20,15 @@ def memory() -> int:
     return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
 
 
-def command(program: str, model: str, *options: str) -> list:
+def command(program: str, model: str, *options: str, device: str = "gpu") -> list:
     """Answers a line {"batch": B, "tokens": T} with one of the time that it took."""
-    return [program, "bench", "--stdin", "--quiet", "--model", model, "--device", "gpu", *options]
+    return [program, "bench", "--stdin", "--quiet", "--model", model, "--device", device, *options]
 
 
 class Model:
-    def __init__(self, program: str, model: str, *options: str):
-        self.process = subprocess.Popen(command(program, model, *options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, program: str, model: str, *options: str, device: str = "gpu"):
+        arguments = command(program, model, *options, device=device)
+        self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def call(self, batch: int, tokens: int) -> float:
         """Milliseconds."""
