@@ -73,7 +73,8 @@ impl Http {
 impl Way for Http {
     fn ask(&self, texts: Vec<String>) -> Asked<'_> {
         Box::pin(async move {
-            let body = serde_json::json!({"model": "default", "input": texts, "encoding_format": "base64"}).to_string();
+            let body = serde_json::json!({"model": "default", "input": texts, "encoding_format": "base64"})
+                .to_string();
             let head = format!(
                 "POST /v1/embeddings HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
                 self.address,
@@ -167,7 +168,9 @@ async fn at_a_rate(way: &Arc<dyn Way>, first: usize) -> Result<Vec<Duration>, Fa
         due += Duration::from_secs_f64(-(1.0 - uniform).ln() / RATE);
         tokio::time::sleep_until((begin + due).into()).await;
         let (way, asks) = (Arc::clone(way), texts(first + request, TEXTS));
-        asked.push(tokio::spawn(async move { way.ask(asks).await.map(|()| begin.elapsed().saturating_sub(due)) }));
+        asked.push(tokio::spawn(
+            async move { way.ask(asks).await.map(|()| begin.elapsed().saturating_sub(due)) },
+        ));
     }
     let mut times = Vec::new();
     for one in asked {
@@ -215,7 +218,8 @@ async fn measure(address: String) -> Result<(), Failure> {
     println!("{}", rounds_at_a_rate(&ways).await?);
     println!("{CONNECTIONS} that ask all the time, answers a second:");
     for round in 0..3 {
-        let [library, http] = [all_at_once(&ways[0], round << 26).await?, all_at_once(&ways[1], round << 26).await?];
+        let [library, http] =
+            [all_at_once(&ways[0], round << 26).await?, all_at_once(&ways[1], round << 26).await?];
         println!("  {library:.0}, {http:.0} over HTTP: {:.2} of it", http / library);
     }
     Ok(())
