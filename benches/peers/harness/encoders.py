@@ -8,10 +8,10 @@ from .peers import CACHE, CLI, HERE, OURS, PYTHON, Peer
 from .prepare import cli, converted, python_packages, roofline, run, take
 from .worker import WorkerError
 
-NAMES = ("minilm", "bge-small")
-SIZES = (30522, 384)  # rows of the vocabulary, hidden size
+# Rows of the vocabulary, hidden size.
+SIZES = {"minilm": (30522, 384), "bge-small": (30522, 384), "embeddinggemma": (262144, 768)}
+NAMES = tuple(SIZES)
 SHAPES = "1x16,1x128,32x128"
-DEFAULT = [*OURS, "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8"]
 IDS = [[5, 71, 1013, 17, 619, 23, 290, 411], [900, 2, 333, 40, 55, 60, 7, 1001]]
 
 
@@ -27,19 +27,30 @@ def peers(name: str, model: Path, threads: int) -> dict:
         return [CLI, "bench", *options, "--stdin"]
 
     def onnxruntime(kind):
-        return [PYTHON, HERE / "workers" / "onnxruntime_worker.py", onnx(name, kind), threads, *SIZES]
+        return [PYTHON, HERE / "workers" / "onnxruntime_worker.py", onnx(name, kind), threads, *SIZES[name]]
 
     def openvino(kind):
-        return [PYTHON, HERE / "workers" / "openvino_worker.py", xml(name, kind), threads, "default", *SIZES]
+        return [PYTHON, HERE / "workers" / "openvino_worker.py", xml(name, kind), threads, "default", *SIZES[name]]
 
+    longest = 256 if name == "embeddinggemma" else 512
     return {
         "mlx-embed-exact": Peer(ours("exact"), "f32", "this crate, `--precision exact`"),
         "mlx-embed-fast": Peer(ours("fast"), "int8", "this crate, `--precision fast`"),
-        "onnxruntime": Peer(onnxruntime("f32"), "f32", "ONNX Runtime, f32, with its fused operators"),
-        "onnxruntime-int8": Peer(onnxruntime("int8"), "int8", "the same, quantised dynamically"),
-        "openvino": Peer(openvino("f32"), "f32", "OpenVINO, f32"),
-        "openvino-int8": Peer(openvino("int8"), "int8", "OpenVINO, int8 weights, activations to int8 at run time"),
+        "onnxruntime": Peer(
+            onnxruntime("f32"), "f32", "ONNX Runtime, f32, with its fused operators", longest=longest,
+        ),
+        "onnxruntime-int8": Peer(
+            onnxruntime("int8"), "int8", "the same, quantised dynamically", longest=longest,
+        ),
+        "openvino": Peer(openvino("f32"), "f32", "OpenVINO, f32", longest=longest),
+        "openvino-int8": Peer(
+            openvino("int8"), "int8", "OpenVINO, int8 weights, activations to int8 at run time", longest=longest,
+        ),
     }
+
+
+def default(name: str) -> list:
+    return list(peers(name, folder(name), 1))
 
 
 def onnx(name: str, kind: str) -> Path:
@@ -59,13 +70,13 @@ def prepare(name: str, wanted: list) -> dict:
         run(PYTHON, HERE / "workers" / "encoder.py", "write", checkpoint, name)
 
     def made(script, path, kind):
-        return [lambda: converted(script, path, kind, checkpoint=checkpoint)]
+        return lambda: converted(script, path, kind, checkpoint=checkpoint)
 
     steps = {
-        "onnxruntime": made("encoder_onnx.py", onnx(name, "f32"), "f32"),
-        "onnxruntime-int8": made("encoder_onnx.py", onnx(name, "int8"), "int8"),
-        "openvino": made("encoder_openvino.py", xml(name, "f32"), "f32"),
-        "openvino-int8": made("encoder_openvino.py", xml(name, "int8"), "int8"),
+        "onnxruntime": [made("encoder_onnx.py", onnx(name, "f32"), "f32")],
+        "onnxruntime-int8": [made("encoder_onnx.py", onnx(name, "int8"), "int8")],
+        "openvino": [made("encoder_openvino.py", xml(name, "f32"), "f32")],
+        "openvino-int8": [made("encoder_openvino.py", xml(name, "int8"), "int8")],
         **dict.fromkeys(OURS, [cli]),
     }
     return take(steps, wanted)
@@ -85,7 +96,8 @@ def reference(name: str) -> list:
 def cosine(worker, expected: list) -> float:
     """The lowest cosine to the reference over the texts."""
     found = own_vectors(worker) if worker.name in OURS else worker.ask({"ids": IDS})["vectors"]
-    return min(sum(a * b for a, b in zip(*pair)) for pair in zip(found, expected, strict=True))
+    pairs = zip(found, expected, strict=True)
+    return min(sum(a * b for a, b in zip(*pair)) for pair in pairs)
 
 
 def own_vectors(worker) -> list:

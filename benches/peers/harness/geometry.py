@@ -21,40 +21,26 @@ class Shape:
         return self.batch * self.tokens
 
 
-class Encoder:
-    """A BERT: biases and norms, which are few, don't count."""
+class Geometry:
+    """A transformer of matrices with `bits` a parameter, scales included; biases and norms, which are few, don't count."""
 
-    def __init__(self, folder: Path):
+    GATED = ("qwen3", "gemma3_text")
+
+    def __init__(self, folder: Path, bits: float, causal: bool):
         config = json.loads((folder / "config.json").read_text())
-        self.layers, self.hidden = config["num_hidden_layers"], config["hidden_size"]
-        self.parameters = self.layers * self.hidden * (4 * self.hidden + 2 * config["intermediate_size"])
+        self.bits, self.causal = bits, causal
+        self.layers, hidden, heads = config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"]
+        head_dim = config.get("head_dim", hidden // heads)
+        self.attention_width = heads * head_dim
+        kv_width = config.get("num_key_value_heads", heads) * head_dim
+        wide = 3 if config["model_type"] in self.GATED else 2
+        projections = 2 * hidden * self.attention_width + 2 * hidden * kv_width
+        self.parameters = self.layers * (projections + wide * hidden * config["intermediate_size"])
 
     def operations(self, shape: Shape) -> float:
         """Multiplications and additions: 2 a parameter a token, and attention's two products."""
-        pairs = shape.batch * shape.tokens**2
-        return 2 * self.parameters * shape.total + 4 * self.layers * self.hidden * pairs
-
-    def weight_bytes(self) -> float:
-        """f32"""
-        return self.parameters * 4
-
-
-class Geometry:
-    """A Qwen3 decoder of 4 bits."""
-
-    def __init__(self, folder: Path):
-        config = json.loads((folder / "config.json").read_text())
-        self.layers, hidden = config["num_hidden_layers"], config["hidden_size"]
-        self.attention_width = config["num_attention_heads"] * config["head_dim"]
-        kv_width = config["num_key_value_heads"] * config["head_dim"]
-        projections = 2 * hidden * self.attention_width + 2 * hidden * kv_width
-        self.parameters = self.layers * (projections + 3 * hidden * config["intermediate_size"])
-
-    def operations(self, shape: Shape) -> float:
-        """Multiplications and additions: 2 a parameter a token, and causal attention's two products."""
-        pairs = shape.batch * shape.tokens * (shape.tokens + 1) / 2
+        pairs = shape.batch * shape.tokens * ((shape.tokens + 1) / 2 if self.causal else shape.tokens)
         return 2 * self.parameters * shape.total + 4 * self.layers * self.attention_width * pairs
 
     def weight_bytes(self) -> float:
-        """4 bits a parameter, and a 16-bit scale and bias a group of 64."""
-        return self.parameters * (4 + 32 / 64) / 8
+        return self.parameters * self.bits / 8

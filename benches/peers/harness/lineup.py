@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from . import check, encoders, peers, prepare
-from .geometry import Encoder, Geometry
+from .geometry import Geometry
 
 
 @dataclass
@@ -28,11 +28,11 @@ def of(encoder: str | None) -> Lineup:
     if encoder is None:
         return Lineup(
             "Qwen3-Embedding-0.6B's geometry, 4 bits", peers.MODEL, peers.SHAPES, peers.DEFAULT, peers.peers,
-            prepare.prepare, check.reference, check.cosine, partial(Geometry, peers.MODEL),
+            prepare.prepare, check.reference, check.cosine, partial(Geometry, peers.MODEL, bits=4.5, causal=True),
         )
     model = encoders.folder(encoder)
     return Lineup(
-        f"{encoder}'s geometry, f32", model, encoders.SHAPES, encoders.DEFAULT, partial(encoders.peers, encoder),
+        f"{encoder}'s geometry, f32", model, encoders.SHAPES, encoders.default(encoder), partial(encoders.peers, encoder),
         partial(encoders.prepare, encoder), partial(encoders.reference, encoder), encoders.cosine,
-        partial(Encoder, model),
+        partial(Geometry, model, bits=32, causal=False),
     )

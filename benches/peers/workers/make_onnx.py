@@ -9,32 +9,22 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from onnx_graph import CONTRIB
+from onnx_graph import Graph as Base
 from weights import GROUP, Checkpoint
 
-CONTRIB = "com.microsoft"
 POSITIONS = 4096
 
 
-class Graph:
-    """Collects nodes and initialisers of a Qwen3 decoder; every method returns an output's name."""
+class Graph(Base):
+    """A Qwen3 decoder."""
 
     def __init__(self, checkpoint: Checkpoint, accuracy: int):
-        self.checkpoint = checkpoint
+        super().__init__(checkpoint)
         self.config = checkpoint.config
         self.accuracy = accuracy
-        self.nodes, self.initialisers = [], []
-
-    def constant(self, name: str, value: np.ndarray) -> str:
-        self.initialisers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
-        return name
-
-    def node(self, kind: str, inputs: list, outputs: list, domain: str = "", **attributes) -> str:
-        self.nodes.append(
-            helper.make_node(kind, inputs, outputs, outputs[0], domain=domain, **attributes)
-        )
-        return outputs[0]
 
     def linear(self, x: str, name: str) -> str:
         packed, scales = self.checkpoint.packed(name), self.checkpoint.scales(name)
@@ -96,11 +86,9 @@ class Graph:
     def heads_norm(self, x: str, name: str, count: int) -> str:
         """RMSNorm of every head of [batch, tokens, heads * head_dim]."""
         head_dim = self.config.head_dim
-        split = self.constant(f"{name}.split", np.array([0, 0, count, head_dim], np.int64))
-        join = self.constant(f"{name}.join", np.array([0, 0, count * head_dim], np.int64))
-        x = self.node("Reshape", [x, split], [f"{name}.heads"])
+        x = self.reshaped(x, [0, 0, count, head_dim], f"{name}.heads")
         x = self.rms_norm(x, name, f"{name}.normed")
-        return self.node("Reshape", [x, join], [f"{name}.out"])
+        return self.reshaped(x, [0, 0, count * head_dim], f"{name}.out")
 
     def attention(self, x: str, layer: str) -> str:
         config = self.config
@@ -119,7 +107,7 @@ class Graph:
         )
         return self.linear(mixed, f"{layer}.o_proj")
 
-    def model(self):
+    def vectors(self):
         config = self.config
         half = np.arange(0, config.head_dim, 2) / config.head_dim
         angle = np.arange(POSITIONS)[:, None] * config.rope_theta**-half
@@ -141,25 +129,18 @@ class Graph:
             total, normed = self.add_and_norm(down, total, after)
         last = self.constant("last", np.array(-1, np.int64))
         self.node("Gather", [normed, last], ["vector"], axis=1)
-        graph = helper.make_graph(
-            self.nodes,
-            "qwen3",
-            [
-                helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "tokens"]),
-                helper.make_tensor_value_info("last_position", TensorProto.INT32, ["batch"]),
-                helper.make_tensor_value_info("tokens", TensorProto.INT32, []),
-            ],
-            [helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["batch", config.hidden])],
-            self.initialisers,
-        )
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid(CONTRIB, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        inputs = {
+            "ids": (TensorProto.INT64, ["batch", "tokens"]),
+            "last_position": (TensorProto.INT32, ["batch"]),
+            "tokens": (TensorProto.INT32, []),
+        }
+        return self.model(inputs, "vector", ["batch", config.hidden], 21)
 
 
 def main() -> None:
     folder, path, accuracy = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(Graph(Checkpoint(folder), accuracy).model().SerializeToString())
+    partial.write_bytes(Graph(Checkpoint(folder), accuracy).vectors().SerializeToString())
     partial.rename(path)
 
 
