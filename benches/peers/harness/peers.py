@@ -11,7 +11,7 @@ PYTHON = CACHE / "venv" / "bin" / "python"
 RELEASE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
 CLI = RELEASE / "mlx-embed"
 ROOFLINE = RELEASE / "examples" / "roofline"
-CANDLE = CACHE / "candle" / "release" / "candle-worker"
+RUST = CACHE / "rust"
 OPENVINO = CACHE / "qwen3.xml"
 SIZES = (151669, 1024)  # rows of the vocabulary, hidden size
 SHAPES = "1x8,1x16,10x16,1x128,1x512,32x128,1x4096"
@@ -21,12 +21,16 @@ OURS = ("mlx-embed-exact", "mlx-embed-fast")
 class Peer:
     """`activations` is what a matrix product gets: it decides which peak is the peer's.
 
-    `longest` is the longest text, in tokens, that the peer is asked for.
+    `longest` is the longest text, in tokens, that the peer is asked for; `pooling` what it makes of an encoder's states.
     """
 
-    def __init__(self, command, activations: str, about: str, environment=None, longest=None):
+    def __init__(self, command, activations: str, about: str, environment=None, longest=None, pooling="mean"):
         self.command, self.activations, self.about = command, activations, about
-        self.environment, self.longest = environment or {}, longest
+        self.environment, self.longest, self.pooling = environment or {}, longest, pooling
+
+
+def rust(program: str) -> Path:
+    return RUST / "release" / program
 
 
 def gguf(kind: str) -> Path:
@@ -71,7 +75,7 @@ def peers(model: Path, threads: int) -> dict:
             "llama.cpp, Q4_0, vocabulary cut to 1024 so that the head costs nothing",
         ),
         "candle": Peer(
-            [CANDLE, gguf("candle")],
+            [rust("candle-qwen3"), gguf("candle")],
             "int8",
             "candle-transformers quantized_qwen3, Q4_K; one text after another, of at most 512 tokens",
             {"RAYON_NUM_THREADS": str(threads)},

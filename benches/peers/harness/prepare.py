@@ -7,7 +7,7 @@ import subprocess
 import sys
 import venv
 
-from .peers import CACHE, CANDLE, HERE, MODEL, OPENVINO, OURS, PYTHON, ROOT, gguf, onnx
+from .peers import CACHE, HERE, MODEL, OPENVINO, OURS, PYTHON, ROOT, RUST, gguf, onnx
 
 VENV = PYTHON.parent.parent
 BASE_MODEL = ROOT / "target" / "demo" / "qwen3-0.6b-4bit-random"
@@ -75,10 +75,11 @@ def gguf_file(kind: str) -> None:
     converted("make_gguf.py", gguf(kind), kind)
 
 
-def candle() -> None:
+def rust_workers(*options) -> None:
+    """The peers in Rust, compiled for this CPU."""
     run(
-        "cargo", "build", "--release", "--locked", "--target-dir", CANDLE.parent.parent,
-        environment={"RUSTFLAGS": "-C target-cpu=native"}, cwd=HERE / "candle",
+        "cargo", "build", "--release", "--locked", "--target-dir", RUST, *options,
+        environment={"RUSTFLAGS": "-C target-cpu=native"}, cwd=HERE / "rust",
     )
 
 
@@ -103,7 +104,7 @@ def prepare(names: list) -> dict:
         "onnxruntime-f32": [lambda: converted("make_onnx.py", onnx(1), 1)],
         "llama.cpp": [llama_cpp, lambda: gguf_file("full")],
         "llama.cpp-headless": [llama_cpp, lambda: gguf_file("headless")],
-        "candle": [lambda: gguf_file("candle"), candle],
+        "candle": [lambda: gguf_file("candle"), rust_workers],
         **dict.fromkeys(OURS, [cli]),
     }
     return take(steps, names)

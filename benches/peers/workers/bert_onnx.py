@@ -8,6 +8,8 @@ from bert import EPS, HEADS, HIDDEN, qkv
 from onnx_graph import CONTRIB
 from onnx_graph import Graph as Base
 
+ROWS = (TensorProto.INT64, ["batch", "tokens"])
+
 
 class Graph(Base):
     def tensor(self, name: str) -> str:
@@ -30,11 +32,12 @@ class Graph(Base):
         norm = [self.tensor(f"embeddings.LayerNorm.{part}") for part in ("weight", "bias")]
         return self.node("LayerNormalization", [total, *norm], "normed", axis=-1, epsilon=EPS)
 
-    def layers(self, x: str) -> str:
+    def layers(self, x: str, mask: list) -> str:
+        """`mask` names what says which tokens are real, or nothing."""
         for index in range(self.checkpoint.config["num_hidden_layers"]):
             layer = f"encoder.layer.{index}"
             weight, bias = qkv(self.checkpoint, index)
-            inputs = [x, self.constant(f"{layer}.qkv", weight.T), self.constant(f"{layer}.qkv.bias", bias)]
+            inputs = [x, self.constant(f"{layer}.qkv", weight.T), self.constant(f"{layer}.qkv.bias", bias), *mask]
             mixed = self.node("Attention", inputs, f"{layer}.mixed", CONTRIB, num_heads=HEADS)
             name = f"{layer}.attention.output"
             x = self.add_and_norm(x, self.product(mixed, f"{name}.dense"), f"{name}.dense", f"{name}.LayerNorm")
@@ -48,5 +51,13 @@ class Graph(Base):
     def vectors(self):
         """Ids in, the mean of the tokens out."""
         axis = self.constant("axis", np.array([1], np.int64))
-        self.node("ReduceMean", [self.layers(self.embeddings("ids")), axis], "vector", keepdims=0)
-        return self.model({"ids": (TensorProto.INT64, ["batch", "tokens"])}, "vector", ["batch", HIDDEN], 18)
+        self.node("ReduceMean", [self.layers(self.embeddings("ids"), []), axis], "vector", keepdims=0)
+        return self.model({"ids": ROWS}, "vector", ["batch", HIDDEN], 18)
+
+    def states(self):
+        """As exporters name inputs and output: ids and a mask in, every token's state out."""
+        mask = self.node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
+        states = self.layers(self.embeddings("input_ids"), [mask])
+        self.node("Identity", [states], "last_hidden_state")
+        inputs = {"input_ids": ROWS, "attention_mask": ROWS}
+        return self.model(inputs, "last_hidden_state", ["batch", "tokens", HIDDEN], 18)

@@ -2,7 +2,7 @@
 
 `write` makes a checkpoint in f32 as sentence-transformers lays one out, the same bytes every time: mean of the tokens,
 normalised. Its tokenizer knows the words t0, t1, .. and adds nothing, so that a sentence has whichever ids are wanted.
-`vectors` computes texts in NumPy, in f64.
+`vectors` computes texts in NumPy, in f64: {"mean": [..], "first": [..]}, the second from the first token's state alone.
 
 A family is a module here: its `config`, its tensors (`draw`), the sizes of the Dense modules behind pooling, and `hidden`,
 the states of texts.
@@ -115,12 +115,15 @@ class Checkpoint:
         return [f"{number}_Dense.linear.weight" for number in range(2, 2 + len(self.family.DENSE))]
 
 
-def vectors(checkpoint: Checkpoint, ids: list) -> np.ndarray:
-    """[batch, width] of texts of one length, normalised."""
-    pooled = checkpoint.family.hidden(checkpoint, np.array(ids)).mean(1)
-    for dense in checkpoint.dense():
-        pooled = pooled @ checkpoint.tensor(dense).T.astype(np.float64)
-    return pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
+def vectors(checkpoint: Checkpoint, ids: list) -> dict:
+    """[batch, width] of texts of one length, normalised, by what was pooled."""
+    hidden = checkpoint.family.hidden(checkpoint, np.array(ids))
+    found = {}
+    for name, pooled in [("mean", hidden.mean(1)), ("first", hidden[:, 0])]:
+        for dense in checkpoint.dense():
+            pooled = pooled @ checkpoint.tensor(dense).T.astype(np.float64)
+        found[name] = (pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)).tolist()
+    return found
 
 
 def main() -> None:
@@ -128,7 +131,7 @@ def main() -> None:
     if action == "write":
         write(folder, GEOMETRIES[argument]())
     else:
-        print(json.dumps(vectors(Checkpoint(folder), json.loads(argument)).tolist()))
+        print(json.dumps(vectors(Checkpoint(folder), json.loads(argument))))
 
 
 if __name__ == "__main__":
