@@ -57,9 +57,10 @@ impl Form {
         matches!(group_size, 16 | 32 | 64 | 128).then_some(form)
     }
 
-    /// Of a matrix that is rounded. Large groups cost less time, so those of 32 are for inputs that have no others.
+    /// Of a matrix that is rounded. Large groups cost less time: of MiniLM's pass those of 128 save a twelfth beside those
+    /// of 64, and 0.0001 of cosine.
     fn nearest(inputs: usize) -> Self {
-        let group_size = if inputs.is_multiple_of(64) { 64 } else { 32 };
+        let group_size = [128, 64].into_iter().find(|&size| inputs.is_multiple_of(size)).unwrap_or(32);
         Self { bits: 8, small: false, group_size, bf16: true }
     }
 }
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn rounded_numbers_are_off_by_half_a_step_at_most() {
-        for (inputs, groups) in [(32, 1), (64, 1), (96, 3), (128, 2), (384, 6)] {
+        for (inputs, groups) in [(32, 1), (64, 1), (96, 3), (128, 1), (384, 3)] {
             let row: Vec<f32> = (0..inputs).map(|i| ((i * i * 37 % 101) as f32 - 33.0) * 0.01).collect();
             let found = rounded(&row);
             assert_eq!(found.len(), inputs);
@@ -205,11 +206,11 @@ mod tests {
             alike.iter().all(|&(level, scale, bias)| (scale * f32::from(level) + bias + 0.3).abs() < 1e-3)
         );
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut row = [1.0; 128];
+            let mut row = [1.0; 256];
             row[3] = odd;
             let found = rounded(&row);
-            assert!(found[..64].iter().all(|(_, scale, _)| scale.is_nan()), "{odd}");
-            assert!(found[64..].iter().all(|(_, scale, _)| scale.is_finite()), "{odd}");
+            assert!(found[..128].iter().all(|(_, scale, _)| scale.is_nan()), "{odd}");
+            assert!(found[128..].iter().all(|(_, scale, _)| scale.is_finite()), "{odd}");
         }
         let mut row = [f32::MAX; 64];
         row[0] = f32::MIN;

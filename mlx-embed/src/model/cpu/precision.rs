@@ -25,7 +25,7 @@ pub enum Precision {
     /// ones by what `tools/trained` measures for a trained model.
     ///
     /// Where the processor adds products of bytes (AVX-512 VNNI, AVX-VNNI, NEON's dot products), weights of f32, f16, bf16
-    /// and mxfp8 are rounded to 8 bits at load, 64 or 32 inputs at a time: a bit more than a byte of memory each. Those of
+    /// and mxfp8 are rounded to 8 bits at load, 128, 64 or 32 inputs at a time: a bit more than a byte of memory each. Those of
     /// causal attention are not, nor those of matrices whose inputs are no multiple of 32.
     ///
     /// Causal models of Gemma's kind, which norm what attention and feed-forward part give, are computed as with `exact`.
