@@ -1,6 +1,7 @@
 //! Where the files of a checkpoint are, and what may be opened as one.
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -315,6 +316,13 @@ impl std::fmt::Display for Foreign {
             Self::Html => "it is an HTML page, such as servers send in place of a file; fetch it again",
         })
     }
+}
+
+/// Part of a name for a file that nobody else writes. A process's number is not enough: the process's threads share it,
+/// and so may programs in containers that share a folder.
+pub(crate) fn unique() -> String {
+    let random = RandomState::new().hash_one(SystemTime::now());
+    format!("{}-{random:016x}", std::process::id())
 }
 
 /// Bytes in hexadecimal, as hashes are written.

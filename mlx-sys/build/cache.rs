@@ -4,6 +4,7 @@
 //! not stop working for it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -87,17 +88,13 @@ pub(crate) fn entry_in(root: &Path, name: &str, fill: impl FnOnce(&Path) -> Resu
     let done = root.join(name);
     if !done.is_dir() {
         sweep(root);
-        let partial = root.join(format!("{name}.partial-{}", std::process::id()));
-        // Of a killed build that had this number.
-        let _ = fs::remove_dir_all(&partial);
-        let filled = fs::create_dir(&partial)
-            .map_err(|error| format!("can't make {}: {error}", partial.display()))
-            .and_then(|()| fill(&partial))
-            .and_then(|()| digests::write(&partial))
-            .and_then(|()| match fs::rename(&partial, &done) {
+        let partial = partial(root, name)?;
+        let filled = fill(&partial).and_then(|()| digests::write(&partial)).and_then(|()| {
+            match fs::rename(&partial, &done) {
                 Err(error) if !done.is_dir() => Err(format!("can't make {}: {error}", done.display())),
                 _ => Ok(()),
-            });
+            }
+        });
         // Gone after a rename; left over where filling failed or another build was first.
         let _ = fs::remove_dir_all(&partial);
         filled?;
@@ -110,6 +107,21 @@ pub(crate) fn entry_in(root: &Path, name: &str, fill: impl FnOnce(&Path) -> Resu
         )
     })?;
     Ok(done)
+}
+
+/// A folder beside the entry that is this build's alone. Its process's number doesn't make it so: builds in containers
+/// that share the folder may have the same.
+fn partial(root: &Path, name: &str) -> Result<PathBuf> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    for number in now.. {
+        let partial = root.join(format!("{name}.partial-{}-{number:x}", std::process::id()));
+        match fs::create_dir(&partial) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(format!("can't make {}: {error}", partial.display())),
+            Ok(()) => return Ok(partial),
+        }
+    }
+    Err(format!("no name is left for a folder in {}", root.display()))
 }
 
 /// Has cargo run this build again if somebody takes the file away.

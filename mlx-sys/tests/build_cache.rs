@@ -76,6 +76,31 @@ fn what_was_planted_or_changed_is_refused_and_named() {
     refused(root.path(), "no list SHA256SUMS");
 }
 
+/// Containers that share the folder have builds of one number, as threads do.
+#[test]
+fn builds_of_one_number_that_make_an_entry_at_once_are_in_nobodys_way() {
+    let root = folder();
+    let at_once = std::sync::Barrier::new(4);
+    let build = || {
+        cache::entry_in(root.path(), "tools", |folder| {
+            at_once.wait();
+            for file in 0..50 {
+                fs::write(folder.join(format!("{file}")), "what every build makes")
+                    .map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        })
+    };
+    std::thread::scope(|scope| {
+        let builds: Vec<_> = (0..4).map(|_| scope.spawn(build)).collect();
+        for build in builds {
+            assert_eq!(build.join().unwrap(), Ok(root.path().join("tools")));
+        }
+    });
+    let names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["tools"], "nothing unfinished stays");
+}
+
 #[test]
 fn a_fill_that_fails_leaves_nothing() {
     let root = folder();

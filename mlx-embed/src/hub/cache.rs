@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, ReadDir};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process;
 
 use serde::Serialize;
 
@@ -62,7 +61,7 @@ impl Repo {
         }
         let path = self.folder.join("refs").join(name.revision());
         // Renamed, so that what is known of the revision stays where there is no room for more.
-        let new = self.blob(&format!("{commit}-{}.incomplete", process::id()));
+        let new = self.blob(&format!("{commit}-{}.incomplete", file::unique()));
         let written = create_folder_of(&path)
             .and_then(|()| create_folder_of(&new))
             .and_then(|()| fs::write(&new, commit))
@@ -71,20 +70,14 @@ impl Repo {
     }
 
     /// Lets a commit's file be this blob.
-    pub(super) fn link(&self, commit: &str, file: &str, hash: &str) -> io::Result<()> {
-        let path = self.snapshot(commit).join(file);
+    pub(super) fn link(&self, commit: &str, name: &str, hash: &str) -> io::Result<()> {
+        let path = self.snapshot(commit).join(name);
         create_folder_of(&path)?;
-        // A link that leads nowhere, or elsewhere, is in the way.
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let up = "../".repeat(file.matches('/').count() + 2);
-        match link(&self.blob(hash), Path::new(&format!("{up}blobs/{hash}")), &path) {
-            // Another process was as fast.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => result,
-        }
+        let up = "../".repeat(name.matches('/').count() + 2);
+        // Renamed: whoever reads what another process has fetched finds the file at any moment.
+        let new = self.blob(&format!("{hash}-{}.incomplete", file::unique()));
+        link(&self.blob(hash), Path::new(&format!("{up}blobs/{hash}")), &new)?;
+        fs::rename(&new, &path).inspect_err(|_| drop(fs::remove_file(&new)))
     }
 }
 
@@ -189,4 +182,41 @@ fn files_below(folder: &Path, see: &mut dyn FnMut(&str, &Path) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_linked_again_is_there_at_any_moment() {
+        let cache = tempfile::tempdir().unwrap();
+        let repo = Repo::of(cache.path(), &"owner/name".parse().unwrap());
+        let path = repo.snapshot("commit").join("1_Pooling/config.json");
+        create_folder_of(&repo.blob("hash")).unwrap();
+        fs::write(repo.blob("hash"), "what it holds").unwrap();
+        let link = || repo.link("commit", "1_Pooling/config.json", "hash").unwrap();
+        link();
+        std::thread::scope(|scope| {
+            let linking = scope.spawn(|| (0..2000).for_each(|_| link()));
+            while !linking.is_finished() {
+                assert_eq!(fs::read_to_string(&path).unwrap(), "what it holds");
+            }
+        });
+        assert_eq!(fs::read_dir(repo.folder.join("blobs")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_is_replaced() {
+        let cache = tempfile::tempdir().unwrap();
+        let repo = Repo::of(cache.path(), &"owner/name".parse().unwrap());
+        let path = repo.snapshot("commit").join("config.json");
+        for folder in [&repo.blob("hash"), &path] {
+            create_folder_of(folder).unwrap();
+        }
+        fs::write(repo.blob("hash"), "{}").unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        repo.link("commit", "config.json", "hash").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}");
+    }
 }

@@ -8,7 +8,7 @@ use std::{env, fs};
 use mlx_sys as sys;
 use sha2::{Digest, Sha256};
 
-use crate::file::hex;
+use crate::file::{hex, unique};
 use crate::mlx::error::{MlxError, check, install_handler};
 
 /// What code is compiled for.
@@ -206,7 +206,7 @@ fn store(path: &Path, code: &[u8]) -> std::io::Result<()> {
 
 /// Writes a file that is there as a whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let unfinished = path.with_extension(format!("{}.unfinished", std::process::id()));
+    let unfinished = path.with_extension(format!("{}.unfinished", unique()));
     let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, path));
     if written.is_err() {
         let _ = fs::remove_file(&unfinished);
