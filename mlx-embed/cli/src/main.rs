@@ -25,6 +25,7 @@ mod report;
 mod row;
 mod signals;
 mod stdout;
+mod waiting;
 mod windows;
 
 use std::io::{self, Write};

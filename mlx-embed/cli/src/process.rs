@@ -23,3 +23,13 @@ impl Resident {
         Some(Self { now: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
     }
 }
+
+/// Whether a signal does something to this process: it was not started with the signal ignored. Where the system doesn't
+/// say, the signal is left to it.
+#[cfg(feature = "serve")]
+pub(crate) fn heeds(signal: i32) -> bool {
+    let Ok(status) = fs::read_to_string("/proc/self/status") else { return false };
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (signal - 1) & 1 == 0)
+}

@@ -57,7 +57,15 @@ pub async fn serve(
         models = Models::load(config) => models?,
         () = &mut stop => return Ok(()),
     };
-    let router = router(Arc::clone(&models), config, metrics)?;
+    // Not on this thread: the file of API keys may be a pipe that nobody writes to yet.
+    let routed = {
+        let (models, config) = (Arc::clone(&models), config.clone());
+        tokio::task::spawn_blocking(move || router(models, &config, metrics))
+    };
+    let router = tokio::select! {
+        router = routed => router.map_err(|error| ServeError::Ended(std::io::Error::other(error)))??,
+        () = &mut stop => return Ok(()),
+    };
     listening(address);
     connections::serve(listener, router, &config.limits, stop).await;
     let freed = tokio::task::spawn_blocking(move || models.shut_down()).await;

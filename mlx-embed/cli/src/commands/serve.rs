@@ -8,10 +8,12 @@ use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use mlx_embed::{Device, Gpus, Precision};
 use mlx_embed_server::{Config, Kind, Metrics, ModelConfig, ServeError, serve};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::CliError;
 use crate::options::{at_least_one, one_of};
+use crate::process;
+use crate::waiting::Waiting;
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -132,8 +134,9 @@ serve.yaml:
 
 Endpoints: /v1/embeddings and /v1/models as OpenAI's, /embed, /rerank, /tokenize
 and /info as text-embeddings-inference's, /v1/rerank as Cohere's and Jina's, /health,
-/ready, /metrics, /openapi.json, and a page to try them at /. SIGTERM and Ctrl-C
-end the service once the requests that it has taken are answered.";
+/ready, /metrics, /openapi.json, and a page to try them at /. SIGTERM, SIGHUP and
+Ctrl-C end the service once the requests that it has taken are answered; a second
+one ends it at once.";
 
 pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     let check_only = args.check_config;
@@ -152,16 +155,24 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     let metrics = record().map_err(|error| CliError::Off(format!("metrics can't be recorded: {error}")))?;
     let failed = |error| CliError::Serve(ServeError::Ended(error));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+    let keys = config.api_keys_file.as_deref();
+    let waiting = keys.map(|keys| Waiting::on(keys, "the API keys are written to it and it is closed"));
     let served = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Ended)?;
+        let mut signals = Signals::new().map_err(ServeError::Ended)?;
         let stop = async move {
-            tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
+            signals.next().await;
+            // Whoever asks again doesn't want to wait for answers.
+            tokio::spawn(async move {
+                signals.next().await;
+                std::process::exit(1);
+            });
         };
         let metrics = Metrics::new(move || {
             metrics.run_upkeep();
             metrics.render()
         });
         serve(&config, Some(metrics), stop, |address| {
+            drop(waiting);
             // With stderr closed there is nobody to tell.
             let _ = writeln!(io::stderr(), "listening on http://{address}");
         })
@@ -173,10 +184,43 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     served
 }
 
+/// The signals that end the service.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Left alone where whoever started the program had it ignored, as `nohup` does.
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let hangup = SignalKind::hangup();
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: process::heeds(hangup.as_raw_value()).then(|| signal(hangup)).transpose()?,
+        })
+    }
+
+    async fn next(&mut self) {
+        let Self { terminate, interrupt, hangup } = self;
+        let hangup = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, _ = hangup => {} }
+    }
+}
+
 /// What the file says, or nothing, and flags before that.
 fn config(args: ServeArgs) -> Result<Config, mlx_embed_server::ConfigError> {
     let mut config = match &args.config {
-        Some(file) => Config::from_file(file)?,
+        Some(file) => {
+            let _waiting = Waiting::on(file, "the configuration is written to it and it is closed");
+            Config::from_file(file)?
+        }
         None => Config { models: vec![args.model.config()], ..Config::default() },
     };
     if let Some(listen) = args.listen {

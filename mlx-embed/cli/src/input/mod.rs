@@ -17,6 +17,7 @@ use same_file::Handle;
 
 use crate::error::CliError;
 use crate::row::{Column, Row};
+use crate::waiting::Waiting;
 use csv::Csv;
 use lines::Lines;
 pub(crate) use places::Places;
@@ -150,7 +151,9 @@ impl Input {
     ) -> Result<Self, CliError> {
         let name = path.display().to_string();
         let fail = |source| CliError::Read { name: name.clone(), source };
+        let waiting = Waiting::on(&path, "somebody writes to it");
         let file = File::open(&path).map_err(fail)?;
+        drop(waiting);
         let handle = Handle::from_file(file.try_clone().map_err(fail)?).map_err(fail)?;
         let form = match Form::of(&path, &file).map_err(fail)? {
             Form::Lines if field.is_some() => Form::Jsonl,

@@ -30,6 +30,7 @@ use crate::found::{Encoder, Kind};
 use crate::input::Input;
 use crate::options::{CommonArgs, at_least_one};
 use crate::row::Row;
+use crate::waiting::Waiting;
 use encode::Encode;
 use numbers::{Dtype, Numbers, Ranges};
 use rows::Rows;
@@ -265,7 +266,9 @@ impl Target {
         if self.format == Format::Jsonl && fs::metadata(path).is_ok_and(|old| !old.is_file() && !old.is_dir())
         {
             // A pipe or a device takes results as they come.
+            let waiting = Waiting::on(path, "somebody reads from it");
             let device = OpenOptions::new().write(true).open(path)?;
+            drop(waiting);
             return Ok(To::Stream(Box::new(device), jsonl));
         }
         let format: Box<dyn Encode> = match self.format {

@@ -22,6 +22,7 @@ mod serve;
 #[path = "../../../tests/hub/server.rs"]
 #[allow(dead_code, reason = "the library's tests need more of it")]
 mod server;
+mod signals;
 mod similarity;
 mod sql;
 mod support;
