@@ -1,7 +1,10 @@
 //! Damaged checkpoints: each gives an error that names the file and, where there is one, the tensor or field.
 
 use std::fs;
+use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use mlx_embed::{
     Checkpoint, CheckpointError, Embedder, Error, InputError, LoadOptions, PoolingMode, State, TextError,
@@ -713,7 +716,7 @@ fn a_default_prompt_that_is_not_there() {
 #[test]
 fn weights_that_shrink_while_mapped() {
     let scratch = Scratch::of("qwen3-f32");
-    let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
+    let embedder = load_mapped(&scratch);
     embedder.embed(["fine so far"]).unwrap();
     let file = fs::OpenOptions::new().write(true).open(scratch.file(WEIGHTS)).unwrap();
     file.set_len(4096).unwrap();
@@ -725,6 +728,65 @@ fn weights_that_shrink_while_mapped() {
     assert!(error.to_string().contains("shrank"), "{error}");
     // Dropping must not touch the lost pages either.
     drop(embedder);
+}
+
+/// Names the folder whose weights another process cuts.
+const CUT: &str = "MLX_EMBED_TEST_CUT";
+
+/// Loads and embeds as long as it is let. Whatever becomes of the weights, it is an error or a vector.
+#[test]
+#[ignore = "the process that the next test starts"]
+fn loads_and_embeds_for_some_seconds() {
+    let Some(folder) = std::env::var_os(CUT) else { return };
+    let end = Instant::now() + Duration::from_secs(5);
+    let (mut vectors, mut refused) = (0, 0);
+    while Instant::now() < end {
+        let Ok(embedder) = Embedder::load_with(&folder, golden::load_options()) else {
+            refused += 1;
+            continue;
+        };
+        for text in 0..20 {
+            match embedder.embed([format!("text {text}, and {vectors} before it")]) {
+                Ok(_) => vectors += 1,
+                Err(_) => {
+                    refused += 1;
+                    break;
+                }
+            }
+        }
+    }
+    println!("vectors: {}, refused: {}", vectors > 0, refused > 0);
+}
+
+#[test]
+fn weights_that_are_cut_and_written_again_and_again_end_in_errors_and_no_signal() {
+    if golden::on_gpu() {
+        return; // MLX maps what goes there.
+    }
+    let scratch = Scratch::of("qwen3-f32");
+    let weights = scratch.file(WEIGHTS);
+    let whole = fs::read(&weights).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "loads_and_embeds_for_some_seconds", "--ignored", "--nocapture"])
+        .env(CUT, scratch.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut file = fs::OpenOptions::new().write(true).open(&weights).unwrap();
+    let mut round = 0_u64;
+    while child.try_wait().unwrap().is_none() {
+        // Whole for longer than it takes to load, now and then.
+        std::thread::sleep(Duration::from_millis(if round.is_multiple_of(8) { 100 } else { round % 8 }));
+        file.set_len(whole.len() as u64 * (round * 37 % 100) / 100).unwrap();
+        std::thread::sleep(Duration::from_millis(round % 3));
+        file.rewind().unwrap();
+        file.write_all(&whole).unwrap();
+        round += 1;
+    }
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    let status = child.wait().unwrap();
+    assert!(status.success() && said.contains("vectors: true, refused: true"), "{status}: {said}");
 }
 
 /// MLX's operations use the file where it is mapped.

@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use std::{fs, io};
 
+use safetensors::SafeTensors;
+use safetensors::tensor::{Metadata, SafeTensorError};
 use sha2::{Digest, Sha256};
 
 /// Where the files of a checkpoint are.
@@ -122,6 +125,26 @@ impl OpenFile {
         &self.path
     }
 
+    /// Fills `buffer` with the bytes from `start` on. A file that was cut meanwhile is an error, where a mapping of it would
+    /// raise a signal.
+    pub(crate) fn read_at(&self, start: usize, buffer: &mut [u8]) -> io::Result<()> {
+        match &self.contents {
+            Contents::File { file, length, .. } => {
+                let read = FromStart { file, at: start as u64, end: *length }.read_exact(buffer);
+                read.map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => self.check_unchanged().err().unwrap_or(error),
+                    _ => error,
+                })
+            }
+            Contents::Embedded(bytes) => {
+                let end = start.saturating_add(buffer.len());
+                let bytes = bytes.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?;
+                buffer.copy_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
     /// The open file; its bytes, where it is part of this program.
     pub(crate) fn source(&self) -> Result<&fs::File, &'static [u8]> {
         match &self.contents {
@@ -166,6 +189,51 @@ impl OpenFile {
     }
 }
 
+/// Bytes that are had a part at a time, such as those of a file that is not read as a whole.
+pub(crate) trait Parts {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// Those of a range.
+    ///
+    /// # Errors
+    /// When they can't be read, or are not all there.
+    fn part(&self, range: Range<usize>) -> io::Result<Cow<'_, [u8]>>;
+}
+
+impl Parts for [u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    fn part(&self, range: Range<usize>) -> io::Result<Cow<'_, [u8]>> {
+        self.get(range).map(Cow::Borrowed).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+impl Parts for OpenFile {
+    fn len(&self) -> usize {
+        match &self.contents {
+            Contents::File { length, .. } => usize::try_from(*length).unwrap_or(usize::MAX),
+            Contents::Embedded(bytes) => bytes.len(),
+        }
+    }
+
+    fn part(&self, range: Range<usize>) -> io::Result<Cow<'_, [u8]>> {
+        if range.start > range.end || range.end > self.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match &self.contents {
+            Contents::Embedded(bytes) => bytes.part(range),
+            Contents::File { .. } => {
+                let mut part = vec![0; range.len()];
+                self.read_at(range.start, &mut part)?;
+                Ok(Cow::Owned(part))
+            }
+        }
+    }
+}
+
 /// Reads an open file with a position of its own, as several threads may at a time.
 struct FromStart<'a> {
     file: &'a fs::File,
@@ -190,14 +258,32 @@ impl io::Read for FromStart<'_> {
 /// Bytes of a safetensors header: some 80,000 tensors. The largest models have a few thousand in a file.
 const HEADER_BYTES: u64 = 8 << 20;
 
-/// Refuses a safetensors file whose header would take memory and time out of proportion to its tensors.
-pub(crate) fn check_header(file: &[u8]) -> Result<(), String> {
-    let bytes = file.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
-    // One that is longer than its file is another mistake, told where the file is read.
+/// What stands before a safetensors file's tensors: eight bytes that say how long the header is, and the header. Of a file
+/// that is shorter, or says of its header what no file can, the first of its bytes.
+///
+/// Refuses a header that would take memory and time out of proportion to its tensors.
+pub(crate) fn safetensors_head(file: &(impl Parts + ?Sized)) -> io::Result<Cow<'_, [u8]>> {
+    let first = file.part(0..file.len().min(size_of::<u64>()))?;
+    let bytes = first.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
+    // One that is longer than its file is another mistake, told where the header is parsed.
     if bytes > HEADER_BYTES && bytes <= file.len() as u64 {
-        return Err(format!("its header has {bytes} bytes, but at most {HEADER_BYTES} are read"));
+        let reason = format!("its header has {bytes} bytes, but at most {HEADER_BYTES} are read");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
     }
-    Ok(())
+    let end = first.len() + bytes.min(HEADER_BYTES) as usize;
+    file.part(0..end.min(file.len()))
+}
+
+/// The header among a file's first bytes, as [`safetensors_head`] has them.
+pub(crate) fn safetensors_header(head: &[u8]) -> Result<Metadata, SafeTensorError> {
+    if let Some((length, header)) = head.split_first_chunk::<8>()
+        && u64::from_le_bytes(*length) == header.len() as u64
+        && let Ok(header) = serde_json::from_slice(header)
+    {
+        return Ok(header);
+    }
+    // Says what is wrong, and goes wrong itself where nothing is, since it looks for the tensors, too.
+    Err(SafeTensors::read_metadata(head).err().unwrap_or(SafeTensorError::InvalidHeaderLength))
 }
 
 /// The contents of a regular file that has at most so many bytes.
@@ -287,8 +373,11 @@ pub(crate) enum Foreign {
 }
 
 impl Foreign {
+    /// Bytes at the start of a file that tell.
+    pub(crate) const BYTES: usize = 64;
+
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
-        let start = &bytes[..bytes.len().min(64)];
+        let start = &bytes[..bytes.len().min(Self::BYTES)];
         let text = start.trim_ascii_start().to_ascii_lowercase();
         Some(match start {
             _ if start.starts_with(b"version https://git-lfs.") => Self::LfsPointer,

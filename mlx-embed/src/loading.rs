@@ -301,7 +301,7 @@ pub(crate) fn load(
         memory_limit: options.memory_limit,
     };
     let given = checkpoint.given_fields().clone();
-    // The checkpoint goes with the closure: its mapped files live on in the runner.
+    // The checkpoint goes with the closure: its open files live on in the runner.
     let starting = runner::start(checkpoint, runner_options, &engine_options, move || steps.layer())?;
 
     let text = early_text.map_or_else(open_text, Ok)?;

@@ -127,9 +127,10 @@ impl<M> Module<M> {
             StepSpec::Dense { projection: ProjectionSpec { parts, inputs }, activation } => {
                 let (mut weight, mut bias) = (Vec::new(), Vec::new());
                 for part in parts {
-                    let matrix = weights.matrix(part, *inputs)?;
-                    weight.extend(model::dequantized(&matrix, [part.outputs(), *inputs]));
-                    bias.extend(weights.bias(part)?.map(|bias| bias.to_f32()).unwrap_or_default());
+                    weight.extend(model::dequantized(weights.matrix(part, *inputs)?, *inputs)?);
+                    if let Some(part) = weights.bias(part)? {
+                        bias.extend(part.to_f32()?);
+                    }
                 }
                 let outputs = weight.len() / inputs;
                 Ok(Self::Dense {
@@ -140,8 +141,8 @@ impl<M> Module<M> {
                 })
             }
             StepSpec::Norm(norm) => Ok(Self::LayerNorm {
-                weight: weights.norm_weight(norm)?.to_f32(),
-                bias: weights.norm_bias(norm)?.map(|bias| bias.to_f32()),
+                weight: weights.norm_weight(norm)?.to_f32()?,
+                bias: weights.norm_bias(norm)?.map(|bias| bias.to_f32()).transpose()?,
                 eps: norm.eps.into(),
             }),
         }

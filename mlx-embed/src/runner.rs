@@ -235,16 +235,16 @@ impl<B: Backend> Runner<B> {
         let mut layers = Vec::new();
         let mut hidden = Vec::new();
         if ids.len() >= LEAST_CACHED {
-            self.decoder.check_weights()?;
             let batch = Batch::packed(&[ids]);
             let rows = self.pooling.rows(&batch, 0);
             let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
-            let states = self.decoder.forward(&batch, rows, KvCache::Keep(&mut layers), None)?;
-            if matches!(rows, Rows::All) {
-                hidden = states;
-            }
-            self.decoder.backend().finish_cache(&layers)?;
-            self.decoder.check_weights()?;
+            self.decoder.hold_weights(|| {
+                let states = self.decoder.forward(&batch, rows, KvCache::Keep(&mut layers), None)?;
+                if matches!(rows, Rows::All) {
+                    hidden = states;
+                }
+                Ok(self.decoder.backend().finish_cache(&layers)?)
+            })?;
         }
         let device = self.decoder.backend().stream().map(Stream::backend);
         Ok(Prefix { ids: ids.to_vec(), layers, hidden, device })
@@ -287,21 +287,26 @@ impl<B: Backend> Runner<B> {
         before: Before<'_>,
     ) -> Result<Outputs, Error> {
         let _turn = self.turn();
-        self.decoder.check_weights()?;
         let ids: Vec<&[u32]> = texts.iter().map(|text| text.ids).collect();
         let batch = self.batch(&ids);
+        self.decoder.hold_weights(|| self.outputs(&batch, cache, before))
+    }
+
+    fn outputs(
+        &self,
+        batch: &Batch,
+        cache: KvCache<'_, B::KeysValues>,
+        before: Before<'_>,
+    ) -> Result<Outputs, Error> {
         if let Some(mlm) = &self.spec.mlm {
-            let logits = self.decoder.largest_logits(&batch)?;
-            self.decoder.check_weights()?;
+            let logits = self.decoder.largest_logits(batch)?;
             return Ok(logits.chunks(mlm.vocabulary).map(|logits| splade(logits, mlm)).collect());
         }
         if matches!(self.purpose, Purpose::TokenVectors | Purpose::Sparse) {
-            let hidden = self.decoder.forward(&batch, Rows::All, cache, None)?;
-            self.decoder.check_weights()?;
-            return self.of_tokens(hidden, &batch);
+            let hidden = self.decoder.forward(batch, Rows::All, cache, None)?;
+            return self.of_tokens(hidden, batch);
         }
-        let pooled = self.decoder.pooled(&batch, self.pooling, cache, before)?;
-        self.decoder.check_weights()?;
+        let pooled = self.decoder.pooled(batch, self.pooling, cache, before)?;
         // Before the modules, which may hide what is not, and behind them.
         let finite: Vec<bool> = pooled.chunks(self.pooling.width(self.spec.hidden)).map(is_finite).collect();
         let rows = self.modules.apply(self.decoder.backend(), pooled)?;
@@ -384,7 +389,6 @@ impl<B: Inspectable> Inspect for Runner<B> {
 
     fn hidden_states(&self, texts: &[&[u32]]) -> Result<HiddenStates, Error> {
         let _turn = self.turn();
-        self.decoder.check_weights()?;
         let batch = self.batch(texts);
         let width = self.spec.hidden;
         let mut found = vec![Vec::new(); texts.len()];
@@ -394,8 +398,9 @@ impl<B: Inspectable> Inspect for Runner<B> {
                 text.push(state[start * width..(start + length) * width].to_vec());
             }
         };
-        self.decoder.forward(&batch, Rows::All, KvCache::None, Some(&mut keep))?;
-        self.decoder.check_weights()?;
+        self.decoder.hold_weights(|| {
+            Ok(self.decoder.forward(&batch, Rows::All, KvCache::None, Some(&mut keep))?)
+        })?;
         Ok(HiddenStates { dtype: self.decoder.backend().activation(), texts: found })
     }
 

@@ -1,17 +1,17 @@
 //! The weights files: which there are, and what their headers say.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as FileDtype, SafeTensorError, TensorInfo};
 use serde_json::Value;
 
 use super::torch_file::{self, Stored};
 use super::{CheckpointError, weights_files};
-use crate::file::{Files, Foreign, check_header};
-use crate::mlx::{Dtype, MappedFile};
+use crate::file::{Files, Foreign, OpenFile, Parts, safetensors_head, safetensors_header};
+use crate::mlx::Dtype;
 
 /// Where a tensor lies.
 #[derive(Debug, Clone)]
@@ -39,10 +39,10 @@ impl TensorEntry {
     }
 }
 
-/// All weights files of a checkpoint, mapped, and their tensors by name without a leading `model.`.
+/// All weights files of a checkpoint, open, and their tensors by name without a leading `model.`.
 #[derive(Debug)]
 pub(super) struct TensorFiles {
-    pub(super) files: Vec<Arc<MappedFile>>,
+    pub(super) files: Vec<Arc<OpenFile>>,
     pub(super) tensors: BTreeMap<String, TensorEntry>,
 }
 
@@ -62,10 +62,10 @@ impl TensorFiles {
 
     fn add(&mut self, files: &Files, name: &str) -> Result<(), CheckpointError> {
         let path = &files.path(name);
-        let file = MappedFile::of(files, name)
-            .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        let file =
+            OpenFile::of(files, name).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         let read = if weights_files::is_pickled(name) { of_state_dict } else { of_safetensors };
-        for (name, Stored { dtype, shape, bytes }) in read(path, file.bytes())? {
+        for (name, Stored { dtype, shape, bytes }) in read(path, &file)? {
             let entry =
                 TensorEntry { file: self.files.len(), dtype, shape, start: bytes.start, nbytes: bytes.len() };
             let name_in_model = super::without_prefix(&name);
@@ -82,88 +82,88 @@ impl TensorFiles {
     }
 }
 
-fn of_safetensors(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Stored>, CheckpointError> {
-    check_header(bytes)
-        .map_err(|reason| CheckpointError::NotSafetensors { path: path.to_owned(), reason })?;
-    let (header_len, metadata) =
-        SafeTensors::read_metadata(bytes).map_err(|error| diagnose(path, bytes, &error))?;
-    let data_start = size_of::<u64>() + header_len;
+fn of_safetensors(path: &Path, file: &OpenFile) -> Result<BTreeMap<String, Stored>, CheckpointError> {
+    let head = safetensors_head(file).map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidData => {
+            CheckpointError::NotSafetensors { path: path.to_owned(), reason: source.to_string() }
+        }
+        _ => CheckpointError::Io { path: path.to_owned(), source },
+    })?;
+    let length = file.len();
+    let metadata = safetensors_header(&head).map_err(|error| diagnose(path, &head, length, error))?;
+    if head.len() + metadata.data_len() != length {
+        return Err(CheckpointError::WrongLength {
+            path: path.to_owned(),
+            expected: (head.len() + metadata.data_len()) as u64,
+            found: length as u64,
+        });
+    }
     let stored = |(name, info): (String, &TensorInfo)| {
         if let Some(reason) = too_deep(info.shape.len()) {
             return Err(CheckpointError::InvalidTensor { path: path.to_owned(), tensor: name, reason });
         }
         let (start, end) = info.data_offsets;
-        let bytes = data_start + start..data_start + end;
-        Ok((name, Stored { dtype: info.dtype, shape: info.shape.clone(), bytes }))
+        Ok((
+            name,
+            Stored {
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                bytes: head.len() + start..head.len() + end,
+            },
+        ))
     };
     metadata.tensors().into_iter().map(stored).collect()
 }
 
-fn of_state_dict(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Stored>, CheckpointError> {
-    torch_file::tensors(bytes).map_err(|reason| {
+fn of_state_dict(path: &Path, file: &OpenFile) -> Result<BTreeMap<String, Stored>, CheckpointError> {
+    torch_file::tensors(file).map_err(|reason| {
         // What is no file of PyTorch's at all is better told as what it is.
-        let foreign = Foreign::of(bytes).filter(|foreign| ![Foreign::Pickle, Foreign::Zip].contains(foreign));
+        let first = file.part(0..file.len().min(Foreign::BYTES)).unwrap_or_default();
+        let foreign =
+            Foreign::of(&first).filter(|foreign| ![Foreign::Pickle, Foreign::Zip].contains(foreign));
         let reason = foreign.map_or(reason, |foreign| foreign.to_string());
         CheckpointError::NotStateDict { path: path.to_owned(), reason }
     })
 }
 
-/// Says what the safetensors library found, with the names that it leaves out.
+/// Says what is wrong with a header, with the names that the safetensors library leaves out. `head` is the file's first
+/// bytes, of `length`.
 #[cold]
-fn diagnose(path: &Path, bytes: &[u8], error: &SafeTensorError) -> CheckpointError {
+fn diagnose(path: &Path, head: &[u8], length: usize, error: SafeTensorError) -> CheckpointError {
     let not_safetensors = |reason: String| CheckpointError::NotSafetensors { path: path.to_owned(), reason };
     let invalid = |tensor: &str, reason: String| CheckpointError::InvalidTensor {
         path: path.to_owned(),
         tensor: tensor.to_owned(),
         reason,
     };
-    if let Some(foreign) = Foreign::of(bytes) {
+    if let Some(foreign) = Foreign::of(head) {
         return not_safetensors(foreign.to_string());
     }
-    let header_len = bytes.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
     match error {
-        SafeTensorError::HeaderTooSmall => not_safetensors(format!(
-            "the file has {} bytes, less than the header's length takes",
-            bytes.len()
-        )),
+        SafeTensorError::HeaderTooSmall => {
+            not_safetensors(format!("the file has {length} bytes, less than the header's length takes"))
+        }
         SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => not_safetensors(format!(
-            "the header is said to take {header_len} bytes, but the file has {}; it is truncated or something else",
-            bytes.len()
+            "the header is said to take {} bytes, but the file has {length}; it is truncated or something else",
+            head.first_chunk::<HEAD>().map_or(0, |length| u64::from_le_bytes(*length))
         )),
         SafeTensorError::InvalidOffset(tensor) => {
-            invalid(tensor, "its data offsets overlap another tensor's or leave a gap".into())
+            invalid(&tensor, "its data offsets overlap another tensor's or leave a gap".into())
         }
-        SafeTensorError::MetadataIncompleteBuffer => CheckpointError::WrongLength {
-            path: path.to_owned(),
-            expected: declared_length(bytes, header_len),
-            found: bytes.len() as u64,
-        },
-        _ => match first_bad_tensor(bytes, header_len) {
+        _ => match first_bad_tensor(head) {
             Some((tensor, reason)) => invalid(&tensor, reason),
             None => not_safetensors(error.to_string()),
         },
     }
 }
 
-fn header_object(bytes: &[u8], header_len: u64) -> Option<serde_json::Map<String, Value>> {
-    let end = usize::try_from(header_len).ok()?.checked_add(8)?;
-    match serde_json::from_slice(bytes.get(8..end)?).ok()? {
-        Value::Object(tensors) => Some(tensors),
-        _ => None,
-    }
-}
-
-fn declared_length(bytes: &[u8], header_len: u64) -> u64 {
-    let ends = header_object(bytes, header_len)
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, info)| info.get("data_offsets")?.get(1)?.as_u64());
-    8 + header_len + ends.max().unwrap_or(0)
-}
+/// Bytes that say how long the header is.
+const HEAD: usize = size_of::<u64>();
 
 /// The tensor that the library's error is about, for the errors that don't name one.
-fn first_bad_tensor(bytes: &[u8], header_len: u64) -> Option<(String, String)> {
-    header_object(bytes, header_len)?
+fn first_bad_tensor(head: &[u8]) -> Option<(String, String)> {
+    let Value::Object(tensors) = serde_json::from_slice(head.get(HEAD..)?).ok()? else { return None };
+    tensors
         .into_iter()
         .filter(|(name, _)| name != "__metadata__")
         .find_map(|(name, info)| bad_tensor(&info).map(|reason| (name, reason)))

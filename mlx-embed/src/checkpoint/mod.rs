@@ -44,10 +44,10 @@ pub use quantization::Quantization;
 pub use rope::{QueryGrowth, RopeScaling};
 pub(crate) use scoring::{Pairs, Scoring};
 pub use sentence_transformers::SentenceTransformers;
-pub(crate) use tensor::{Groups, Matrix, Tensor};
+pub(crate) use tensor::{Groups, Matrix, Numbers, Tensor};
 pub(crate) use weights::Weights;
 
-use crate::file::{self, Files, OpenFile};
+use crate::file::{self, Files, OpenFile, Parts};
 use crate::mlx::Dtype;
 use files::{TensorEntry, TensorFiles};
 use quantization::{QuantizationTable, Stored};
@@ -331,12 +331,12 @@ impl Checkpoint {
 
     /// Bytes of all weights files.
     pub fn weights_bytes(&self) -> u64 {
-        self.weights.files.iter().map(|file| file.bytes().len() as u64).sum()
+        self.weights.files.iter().map(|file| file.len() as u64).sum()
     }
 
-    /// All weights files, without their mappings.
+    /// All weights files.
     pub(crate) fn open_weights(&self) -> Vec<Arc<OpenFile>> {
-        self.weights.files.iter().map(|file| Arc::clone(file.opened())).collect()
+        self.weights.files.clone()
     }
 
     /// Whether the weights files are still as they were when they were opened.

@@ -310,7 +310,7 @@ impl ModuleFile<'_> {
         let tensors = if name.extension().is_some_and(|extension| extension == "safetensors") {
             stored(&bytes).map_err(|reason| CheckpointError::NotSafetensors { path: path.clone(), reason })?
         } else {
-            torch_file::tensors(&bytes)
+            torch_file::tensors(&bytes[..])
                 .map_err(|reason| CheckpointError::NotStateDict { path: path.clone(), reason })?
         };
         Ok(Self { path, bytes, tensors })

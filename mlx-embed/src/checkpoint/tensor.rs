@@ -1,27 +1,56 @@
-//! Tensors of a checkpoint where they lie: in mapped files, not copied.
+//! Tensors of a checkpoint where they lie: in open files, a few rows of which are read at a time.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::Quantization;
-use crate::mlx::{Dtype, MappedFile};
+use super::{CheckpointError, Quantization};
+use crate::file::OpenFile;
+use crate::mlx::Dtype;
 
 /// A tensor, row-major.
 #[derive(Debug, Clone)]
 pub(crate) struct Tensor {
     pub(super) name: String,
-    pub(super) file: Arc<MappedFile>,
+    pub(super) file: Arc<OpenFile>,
     /// Which of the checkpoint's files that is.
     pub(super) index: usize,
     /// Its bytes in the file.
     pub(super) range: Range<usize>,
     pub(super) shape: Vec<usize>,
     pub(super) dtype: Dtype,
-    /// The same bytes, where those in the file don't begin at a multiple of a number's size.
-    pub(super) copy: Option<Arc<[u32]>>,
+}
+
+/// Some of a tensor's numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Numbers<'a> {
+    /// They begin at a multiple of a number's size.
+    bytes: &'a [u8],
+    dtype: Dtype,
+}
+
+impl<'a> Numbers<'a> {
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// As `T`, which is their type; of another there are none.
+    pub(crate) fn of<T: FromBytes + Immutable + KnownLayout>(&self) -> &'a [T] {
+        <[T]>::ref_from_bytes(self.bytes).unwrap_or_default()
+    }
+
+    /// As f32. None if they are no floats.
+    fn to_f32(self) -> Vec<f32> {
+        match self.dtype {
+            Dtype::F32 => self.of::<f32>().to_vec(),
+            Dtype::F16 => self.of::<f16>().iter().map(|x| x.to_f32()).collect(),
+            Dtype::Bf16 => self.of::<bf16>().iter().map(|x| x.to_f32()).collect(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl Tensor {
@@ -45,49 +74,55 @@ impl Tensor {
         self.dtype
     }
 
-    /// Its numbers. `T` is the tensor's type; of another there are none.
-    pub(crate) fn numbers<T: FromBytes + Immutable + KnownLayout>(&self) -> &[T] {
-        let bytes = match &self.copy {
-            Some(words) => &words.as_bytes()[..self.range.len()],
-            None => &self.file.bytes()[self.range.clone()],
+    /// The numbers of some of its rows, counted over its first dimension; read into `buffer` where they don't lie in memory.
+    pub(crate) fn read<'a>(
+        &'a self,
+        rows: Range<usize>,
+        buffer: &'a mut Vec<u32>,
+    ) -> Result<Numbers<'a>, CheckpointError> {
+        let Range { start, end } = self.range_of(rows);
+        let whole = |bytes: &'a [u8]| bytes.get(start..end).filter(|bytes| self.fits(bytes));
+        let bytes = match self.file.source().err().and_then(whole) {
+            Some(bytes) => bytes,
+            None => {
+                buffer.resize((end - start).div_ceil(size_of::<u32>()), 0);
+                let bytes = &mut buffer.as_mut_bytes()[..end - start];
+                self.file.read_at(start, bytes).map_err(|source| self.io_error(source))?;
+                bytes
+            }
         };
-        <[T]>::ref_from_bytes(bytes).unwrap_or_default()
+        Ok(Numbers { bytes, dtype: self.dtype })
     }
 
     /// Its numbers as f32. Empty if they are no floats.
-    pub(crate) fn to_f32(&self) -> Vec<f32> {
-        match self.dtype {
-            Dtype::F32 => self.numbers::<f32>().to_vec(),
-            Dtype::F16 => self.numbers::<f16>().iter().map(|x| x.to_f32()).collect(),
-            Dtype::Bf16 => self.numbers::<bf16>().iter().map(|x| x.to_f32()).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// Lets go of the memory that its pages took when they were read. They can be read again.
-    pub(crate) fn release(&self) {
-        self.file.release(self.range.clone());
+    pub(crate) fn to_f32(&self) -> Result<Vec<f32>, CheckpointError> {
+        let rows = self.shape.first().copied().unwrap_or(0);
+        Ok(self.read(0..rows, &mut Vec::new())?.to_f32())
     }
 
     /// These rows of it, counted over its first dimension.
     pub(super) fn rows(mut self, rows: Range<usize>) -> Self {
+        self.range = self.range_of(rows.clone());
         if let Some(all) = self.shape.first_mut() {
-            let bytes = self.range.len() / (*all).max(1);
             *all = rows.len();
-            self.range = self.range.start + rows.start * bytes..self.range.start + rows.end * bytes;
         }
         self
     }
 
-    /// Its numbers will be read: copies them where they don't begin at a multiple of their size.
-    pub(super) fn aligned(mut self) -> Self {
-        let bytes = &self.file.bytes()[self.range.clone()];
-        if !bytes.as_ptr().addr().is_multiple_of(self.dtype.size()) {
-            let mut words = vec![0_u32; bytes.len().div_ceil(size_of::<u32>())];
-            words.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
-            self.copy = Some(words.into());
-        }
-        self
+    /// Whether bytes begin where numbers of its type may.
+    fn fits(&self, bytes: &[u8]) -> bool {
+        bytes.as_ptr().addr().is_multiple_of(self.dtype.size())
+    }
+
+    fn range_of(&self, rows: Range<usize>) -> Range<usize> {
+        let all = self.shape.first().copied().unwrap_or(1).max(1);
+        let bytes = self.range.len() / all;
+        self.range.start + rows.start * bytes..self.range.start + rows.end * bytes
+    }
+
+    #[cold]
+    fn io_error(&self, source: io::Error) -> CheckpointError {
+        CheckpointError::Io { path: self.file.path().to_owned(), source }
     }
 }
 
@@ -110,12 +145,12 @@ pub(crate) struct Groups {
 }
 
 impl Matrix {
-    /// Lets go of the memory that its pages took.
-    pub(crate) fn release(&self) {
-        self.weight.release();
-        if let Some(Groups { scales, biases, .. }) = &self.groups {
-            scales.release();
-            biases.iter().for_each(Tensor::release);
-        }
+    /// Its tensors.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let groups = self
+            .groups
+            .iter()
+            .flat_map(|Groups { scales, biases, .. }| std::iter::once(scales).chain(biases));
+        std::iter::once(&self.weight).chain(groups)
     }
 }

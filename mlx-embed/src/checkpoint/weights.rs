@@ -6,8 +6,9 @@ use super::files::TensorEntry;
 use super::spec::{MlmSpec, NormSpec, PartSpec, TableSpec};
 use super::tensor::{Groups, Matrix, Tensor};
 use super::{Checkpoint, CheckpointError, Quantization};
+use crate::file::OpenFile;
+use crate::mlx::Dtype;
 use crate::mlx::ops::QuantMode;
-use crate::mlx::{Dtype, MappedFile};
 
 /// A checkpoint's tensors by what the model's parts are.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +22,7 @@ impl<'a> Weights<'a> {
     }
 
     /// The files that tensors lie in, by their index.
-    pub(crate) fn files(&self) -> &'a [Arc<MappedFile>] {
+    pub(crate) fn files(&self) -> &'a [Arc<OpenFile>] {
         &self.checkpoint.weights.files
     }
 
@@ -42,7 +43,7 @@ impl<'a> Weights<'a> {
 
     /// A tensor of one number.
     pub(crate) fn number(&self, name: &str) -> Result<f32, CheckpointError> {
-        Ok(self.vector(name, 1)?.to_f32()[0])
+        Ok(self.vector(name, 1)?.to_f32()?.first().copied().unwrap_or_default())
     }
 
     /// What a head adds to its logits, `[vocabulary]`.
@@ -53,7 +54,7 @@ impl<'a> Weights<'a> {
     /// The matrix of a part of a projection, `[outputs, inputs]`.
     pub(crate) fn matrix(&self, part: &PartSpec, inputs: usize) -> Result<Matrix, CheckpointError> {
         let matrix = self.whole(&part.path, [part.of, inputs])?;
-        let rows = |tensor: Tensor| tensor.rows(part.rows.clone()).aligned();
+        let rows = |tensor: Tensor| tensor.rows(part.rows.clone());
         Ok(Matrix {
             weight: rows(matrix.weight),
             groups: matrix.groups.map(|groups| Groups {
@@ -70,7 +71,7 @@ impl<'a> Weights<'a> {
             return Ok(None);
         }
         let bias = self.of_shape(&format!("{}.bias", part.path), &[part.of], Self::float)?;
-        Ok(Some(bias.rows(part.rows.clone()).aligned()))
+        Ok(Some(bias.rows(part.rows.clone())))
     }
 
     /// A table, `[rows, width]`.
@@ -86,7 +87,7 @@ impl<'a> Weights<'a> {
     }
 
     fn vector(&self, name: &str, size: usize) -> Result<Tensor, CheckpointError> {
-        Ok(self.of_shape(name, &[size], Self::float)?.aligned())
+        self.of_shape(name, &[size], Self::float)
     }
 
     /// The matrix `path.weight`, with `path.scales` and `path.biases` where it is quantised.
@@ -129,7 +130,7 @@ impl<'a> Weights<'a> {
         })
     }
 
-    fn file(&self, entry: &TensorEntry) -> &'a Arc<MappedFile> {
+    fn file(&self, entry: &TensorEntry) -> &'a Arc<OpenFile> {
         &self.checkpoint.weights.files[entry.file]
     }
 
@@ -160,7 +161,6 @@ impl<'a> Weights<'a> {
             range: entry.start..entry.start + entry.nbytes,
             shape: entry.shape.clone(),
             dtype,
-            copy: None,
         })
     }
 

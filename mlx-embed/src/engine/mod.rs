@@ -211,7 +211,7 @@ pub enum State {
     },
     /// It was shut down.
     ShutDown,
-    /// Its thread has died, after a panic, because the device stopped working or because mapped weights were written to.
+    /// Its thread has died, after a panic, because the device stopped working or because the files of its weights were written to.
     /// Load the model anew.
     Dead {
         /// Why.

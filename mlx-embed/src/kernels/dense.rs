@@ -2,17 +2,16 @@
 //!
 //! Outputs go in pairs of panels of sixteen: for each input the pair's 32 numbers, side by side.
 
-use std::io;
-
 use half::f16;
 
 use super::Engine;
 use super::buffer::Weights;
 use super::emit::Sink;
-use super::packed::{PAIR, PackedOrder, Start, pairs, place};
+use super::packed::{PAIR, PackedOrder, Start, each_band, pairs};
 use super::pool::Pool;
 use super::product::Products;
 use super::round::{Laid, MAX_ROWS};
+use super::rows::{self, ByRows, PackError, RowBuffer};
 use super::source::{Floats, Scales, Source};
 
 /// Bytes of rows that a thread goes over pair after pair. They should stay in its second-level cache beside a pair.
@@ -39,18 +38,24 @@ enum Number {
 
 impl Number {
     /// A type that holds every number of a matrix. Infinities and what is no number have no place in an f16.
-    fn of(source: &Source<'_>) -> Self {
-        match *source {
-            Source::Dense(Floats::Bf16(_)) => Self::Bf16,
-            Source::Dense(Floats::F16(data)) if data.iter().all(|x| x.is_finite()) => Self::F16,
+    fn of<R: ByRows>(matrix: &R, pool: &Pool) -> Result<Self, R::Error> {
+        let mut buffer = RowBuffer::default();
+        let (narrow, holds): (_, fn(Source<'_>) -> bool) = match matrix.read(0..0, &mut buffer)? {
+            Source::Dense(Floats::Bf16(_)) => return Ok(Self::Bf16),
+            Source::Dense(Floats::F16(_)) => (Self::F16, |source| match source {
+                Source::Dense(Floats::F16(data)) => data.iter().all(|x| x.is_finite()),
+                _ => false,
+            }),
             // A number of four bits times a power of two, unless that is too small or large.
-            Source::Quantized { scales: Scales::Mxfp8(scales), .. }
-                if scales.iter().all(|scale| (16..240).contains(scale)) =>
-            {
-                Self::Bf16
-            }
-            _ => Self::F32,
-        }
+            Source::Quantized { scales: Scales::Mxfp8(_), .. } => (Self::Bf16, |source| match source {
+                Source::Quantized { scales: Scales::Mxfp8(scales), .. } => {
+                    scales.iter().all(|scale| (16..240).contains(scale))
+                }
+                _ => false,
+            }),
+            _ => return Ok(Self::F32),
+        };
+        Ok(if rows::all(matrix, pool, holds)? { narrow } else { Self::F32 })
     }
 
     fn bytes(self) -> usize {
@@ -63,53 +68,62 @@ impl Number {
 
 impl Dense {
     /// Packs matrices `[rows, inputs]`; `None` if they are of several types or don't go together.
-    pub(crate) fn pack(
-        sources: &[Source<'_>],
+    pub(crate) fn pack<R: ByRows>(
+        matrices: &[R],
         inputs: usize,
         order: PackedOrder,
         pool: &Pool,
-    ) -> io::Result<Option<Self>> {
-        let numbers: Vec<Number> = sources.iter().map(Number::of).collect();
-        let rows: Vec<usize> = sources.iter().map(|source| source.rows(inputs)).collect();
+    ) -> Result<Option<Self>, PackError<R::Error>> {
+        let numbers: Vec<Number> = matrices
+            .iter()
+            .map(|matrix| Number::of(matrix, pool))
+            .collect::<Result<_, _>>()
+            .map_err(PackError::Rows)?;
+        let rows: Vec<usize> = matrices.iter().map(ByRows::count).collect();
         let (Some(&number), Some(pairs)) = (numbers.first(), pairs(&rows, order)) else { return Ok(None) };
         if numbers.iter().any(|&other| other != number) {
             return Ok(None);
         }
-        let row = |pair, lane| place(&rows, order, pair, lane).map(|(matrix, row)| (&sources[matrix], row));
-        Self::fill(number, [rows.iter().sum(), inputs, pairs], row, pool).map(Some)
+        Self::fill(number, matrices, [inputs, pairs], order, pool).map(Some)
     }
 
     /// Packs one matrix, whichever it is.
-    pub(crate) fn pack_one(source: &Source<'_>, inputs: usize, pool: &Pool) -> io::Result<Self> {
-        let rows = source.rows(inputs);
-        let row = |pair, lane| Some((source, pair * PAIR + lane)).filter(|&(_, row)| row < rows);
-        Self::fill(Number::of(source), [rows, inputs, rows.div_ceil(PAIR)], row, pool)
+    pub(crate) fn pack_one<R: ByRows>(
+        matrix: &R,
+        inputs: usize,
+        pool: &Pool,
+    ) -> Result<Self, PackError<R::Error>> {
+        let number = Number::of(matrix, pool).map_err(PackError::Rows)?;
+        let pairs = matrix.count().div_ceil(PAIR);
+        Self::fill(number, std::slice::from_ref(matrix), [inputs, pairs], PackedOrder::Stacked, pool)
     }
 
-    /// `row` says which matrix's row a lane of a pair holds.
-    fn fill<'a>(
+    fn fill<R: ByRows>(
         number: Number,
-        [outputs, inputs, pairs]: [usize; 3],
-        row: impl Fn(usize, usize) -> Option<(&'a Source<'a>, usize)> + Sync,
+        matrices: &[R],
+        [inputs, pairs]: [usize; 2],
+        order: PackedOrder,
         pool: &Pool,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, PackError<R::Error>> {
         let pair_bytes = inputs * PAIR * number.bytes();
-        let mut memory = Weights::zeroed(pairs * pair_bytes)?;
+        let mut memory = Weights::zeroed(pairs * pair_bytes).map_err(PackError::Memory)?;
         let start = Start(memory.as_mut_ptr());
-        pool.run(pairs, &|pair| {
-            let start = &start;
-            let row = |lane| row(pair, lane);
-            // SAFETY: the memory holds `pairs` pairs of numbers of this type, and each task writes its own.
+        each_band(matrices, order, [pairs, pair_bytes], pool, &|_, source, places| {
+            let (start, rows) = (&start, (inputs, source));
+            // SAFETY: the memory holds `pairs` pairs of numbers of this type, and each band writes its own rows.
             unsafe {
-                let to = start.0.add(pair * pair_bytes);
                 match number {
-                    Number::F32 => pack_pair(inputs, to.cast(), row, |x: f32| x),
+                    Number::F32 => pack_rows(rows, start.0.cast::<f32>(), places, |x| x),
                     // Either has room for the number as it is.
-                    Number::Bf16 => pack_pair(inputs, to.cast(), row, |x| (x.to_bits() >> 16) as u16),
-                    Number::F16 => pack_pair(inputs, to.cast(), row, f16::from_f32),
+                    Number::Bf16 => {
+                        pack_rows(rows, start.0.cast::<u16>(), places, |x| (x.to_bits() >> 16) as u16);
+                    }
+                    Number::F16 => pack_rows(rows, start.0.cast::<f16>(), places, f16::from_f32),
                 }
             }
-        });
+        })
+        .map_err(PackError::Rows)?;
+        let outputs = matrices.iter().map(ByRows::count).sum();
         Ok(Self { memory, number, inputs, outputs, pairs })
     }
 
@@ -128,23 +142,22 @@ impl Dense {
     }
 }
 
-/// Lays out a pair, lane by lane; what has no row stays zero.
+/// Lays out rows of so many inputs, each in its lane of its pair. What of a pair has no row stays zero.
 ///
 /// # Safety
-/// `to` has room for `inputs * PAIR` numbers that nobody else uses meanwhile.
-unsafe fn pack_pair<'a, T>(
-    inputs: usize,
+/// `to` has room for the numbers of all pairs, and nobody else uses those of these rows meanwhile.
+unsafe fn pack_rows<T>(
+    (inputs, source): (usize, Source<'_>),
     to: *mut T,
-    row: impl Fn(usize) -> Option<(&'a Source<'a>, usize)>,
+    places: &mut dyn Iterator<Item = (usize, usize)>,
     convert: impl Fn(f32) -> T,
 ) {
     let mut numbers = vec![0.0; inputs];
-    for lane in 0..PAIR {
-        let Some((source, row)) = row(lane) else { continue };
+    for (row, (pair, lane)) in places.enumerate() {
         source.row(row, &mut numbers);
         for (k, &number) in numbers.iter().enumerate() {
             // SAFETY: within the pair.
-            unsafe { to.add(k * PAIR + lane).write(convert(number)) };
+            unsafe { to.add((pair * inputs + k) * PAIR + lane).write(convert(number)) };
         }
     }
 }

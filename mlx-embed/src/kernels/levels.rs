@@ -17,13 +17,12 @@ pub(crate) enum Fit {
     Nearest,
 }
 
-/// A matrix `[rows, inputs]` as whole numbers.
+/// Rows of a matrix, `[rows, inputs]`, as whole numbers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Levels<'a> {
     pub(super) source: Source<'a>,
-    pub(super) rows: usize,
     pub(super) form: Form,
-    inputs: usize,
+    pub(super) inputs: usize,
     /// Whether they are the nearest to the matrix's numbers rather than these themselves.
     pub(super) rounded: bool,
 }
@@ -41,6 +40,17 @@ pub(super) struct Form {
 }
 
 impl Form {
+    /// Of a matrix of which a few rows are given, and whether its numbers are rounded to that. `None` if `fit` leaves the
+    /// matrix as it is, or the inputs make no whole groups.
+    pub(super) fn new(source: &Source<'_>, inputs: usize, fit: Fit) -> Option<(Self, bool)> {
+        let exact = Self::exact(source);
+        let form = match fit {
+            Fit::Exact => exact?,
+            Fit::Nearest => exact.unwrap_or_else(|| Self::nearest(inputs)),
+        };
+        inputs.is_multiple_of(form.group_size).then_some((form, exact.is_none()))
+    }
+
     /// Of a matrix whose numbers are exactly so.
     fn exact(source: &Source<'_>) -> Option<Self> {
         let Source::Quantized { bits, group_size, scales, .. } = *source else { return None };
@@ -65,24 +75,7 @@ impl Form {
     }
 }
 
-impl<'a> Levels<'a> {
-    /// `None` if `fit` leaves the matrix as it is, or the inputs make no whole groups.
-    pub(super) fn new(source: Source<'a>, inputs: usize, fit: Fit) -> Option<Self> {
-        let exact = Form::exact(&source);
-        let form = match fit {
-            Fit::Exact => exact?,
-            Fit::Nearest => exact.unwrap_or_else(|| Form::nearest(inputs)),
-        };
-        let rows = source.rows(inputs);
-        inputs.is_multiple_of(form.group_size).then_some(Self {
-            source,
-            rows,
-            form,
-            inputs,
-            rounded: exact.is_none(),
-        })
-    }
-
+impl Levels<'_> {
     /// The levels of every group of a row, their scale and their bias.
     pub(super) fn row(&self, row: usize, each: impl FnMut(usize, &[u8], f32, f32)) {
         match self.source {
@@ -172,9 +165,13 @@ fn halved(scale: f32) -> (f32, f32) {
 mod tests {
     use super::*;
 
+    fn levels(source: Source<'_>, inputs: usize, fit: Fit) -> Option<Levels<'_>> {
+        Form::new(&source, inputs, fit).map(|(form, rounded)| Levels { source, form, inputs, rounded })
+    }
+
     /// Level, scale and bias of each number of a row that is rounded.
     fn rounded(row: &[f32]) -> Vec<(u8, f32, f32)> {
-        let levels = Levels::new(Source::Dense(Floats::F32(row)), row.len(), Fit::Nearest).unwrap();
+        let levels = levels(Source::Dense(Floats::F32(row)), row.len(), Fit::Nearest).unwrap();
         let mut all = Vec::new();
         levels.row(0, |_, levels, scale, bias| all.extend(levels.iter().map(|&level| (level, scale, bias))));
         all
@@ -222,12 +219,12 @@ mod tests {
     #[test]
     fn whole_numbers_are_kept_and_odd_sizes_left() {
         let source = Source::Dense(Floats::F32(&[1.0; 48]));
-        assert!(Levels::new(source, 48, Fit::Nearest).is_none());
-        assert!(Levels::new(Source::Dense(Floats::F32(&[1.0; 64])), 64, Fit::Exact).is_none());
+        assert!(levels(source, 48, Fit::Nearest).is_none());
+        assert!(levels(Source::Dense(Floats::F32(&[1.0; 64])), 64, Fit::Exact).is_none());
         let (words, scales, biases) = ([0x0302_0100_u32; 8], [0.5; 1], [0.25; 1]);
         let affine = Scales::Affine { scales: Floats::F32(&scales), biases: Floats::F32(&biases) };
         let source = Source::Quantized { words: &words, bits: 8, group_size: 32, scales: affine };
-        let levels = Levels::new(source, 32, Fit::Nearest).unwrap();
+        let levels = levels(source, 32, Fit::Nearest).unwrap();
         assert!(!levels.rounded && !levels.form.bf16);
         levels.row(0, |_, levels, scale, bias| {
             assert_eq!((&levels[..4], scale, bias), (&[0, 1, 2, 3][..], 0.5, 0.25));

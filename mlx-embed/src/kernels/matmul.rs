@@ -14,7 +14,6 @@ use super::product::{
 };
 use super::round::{Input, Laid, MAX_ROWS, Rounded};
 use super::simd::LANES;
-use super::source::Source;
 use super::tiles::Tiles;
 use super::{Engine, Limbs};
 
@@ -468,19 +467,19 @@ impl Engine {
         });
     }
 
-    /// Rows `ids` of an embedding table.
+    /// Rows `indices` of `table`, which has `width` columns.
     ///
     /// # Panics
     /// When a size does not fit the others.
-    pub(crate) fn gather(&self, table: &Source<'_>, ids: &[u32], width: usize, out: &mut [f32]) {
-        assert_eq!(out.len(), ids.len() * width);
-        let to = Laid { tiles: Tiles::new(ids.len(), 16), inputs: width, x: out.as_mut_ptr() };
+    pub(crate) fn gather(&self, table: &[f32], indices: &[usize], width: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), indices.len() * width);
+        let to = Laid { tiles: Tiles::new(indices.len(), 16), inputs: width, x: out.as_mut_ptr() };
         self.pool.run(to.tiles.count(), &|index| {
             let (tile, to) = (to.tiles.get(index), &to);
             for row in tile.first..tile.first + tile.rows {
                 // SAFETY: the row is within `out` and this task's.
                 let to = unsafe { std::slice::from_raw_parts_mut(to.x.add(row * width), width) };
-                table.row(ids[row] as usize, to);
+                to.copy_from_slice(&table[indices[row] * width..][..width]);
             }
         });
     }

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `simd` | vectors of sixteen lanes on every instruction set |
 //! | `family` | the kernels compiled for each of them, and which of these this machine runs |
-//! | `source`, `levels` | weights as a checkpoint has them, and as whole numbers |
+//! | `source`, `rows`, `levels` | weights as a checkpoint has them, a few rows at a time, and as whole numbers |
 //! | `packed`, `dense` | weights as the products read them, whole numbers and others |
 //! | `round`, `tiles` | activations as the products read them |
 //! | `product`, `amx`, `matmul` | a tile times a pair of panels, in vectors or tile registers; whole products over all threads |
@@ -38,6 +38,7 @@ mod pool;
 mod prepare;
 mod product;
 mod round;
+mod rows;
 mod simd;
 mod source;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub(crate) use norm::Norm;
 pub(crate) use packed::{Packed, PackedOrder};
 pub(crate) use pool::Pool;
 pub(crate) use round::Limbs;
+pub(crate) use rows::{ByRows, InMemory, PackError, RowBuffer};
 pub(crate) use source::{Floats, Scales, Source};
 
 use matmul::Workspace;

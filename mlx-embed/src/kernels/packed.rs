@@ -4,11 +4,13 @@
 //! the scales. A step of four inputs takes 64 bytes a panel, four a lane; in 4 bits two steps share a byte, the first
 //! in the low nibbles.
 
-use std::io;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use super::buffer::Weights;
 use super::levels::{Fit, Form, Levels};
 use super::pool::Pool;
+use super::rows::{ByRows, PackError, RowBuffer};
 use super::simd::LANES;
 use super::source::Source;
 
@@ -73,28 +75,34 @@ impl Layout {
 
 impl Packed {
     /// Packs matrices `[rows, inputs]` that `fit` gives one form; `None` if there is none for them.
-    pub(crate) fn pack(
-        sources: &[Source<'_>],
+    pub(crate) fn pack<R: ByRows>(
+        matrices: &[R],
         inputs: usize,
         order: PackedOrder,
         fit: Fit,
         pool: &Pool,
-    ) -> io::Result<Option<Self>> {
-        let Some((layout, matrices)) = plan(sources, inputs, order, fit) else { return Ok(None) };
-        let mut memory = Weights::zeroed(layout.pairs * layout.pair_bytes())?;
-        let start = Start(memory.as_mut_ptr());
-        let rows: Vec<usize> = matrices.iter().map(|matrix| matrix.rows).collect();
-        pool.run(layout.pairs, &|pair| {
-            let start = &start;
-            for lane in 0..PAIR {
-                if let Some((matrix, row)) = place(&rows, order, pair, lane) {
-                    let (matrix, pair) = (&matrices[matrix], pair * layout.pair_bytes());
-                    // SAFETY: the memory holds `pairs` pairs and each task writes its own; `lane` is within a pair.
-                    unsafe { pack_row(&layout, matrix, row, start.0.add(pair), lane) };
-                }
-            }
+    ) -> Result<Option<Self>, PackError<R::Error>> {
+        let forms = matrices.iter().map(|matrix| {
+            let mut buffer = RowBuffer::default();
+            Ok(Form::new(&matrix.read(0..0, &mut buffer)?, inputs, fit))
         });
-        let rounded = matrices.iter().any(|matrix| matrix.rounded);
+        let forms: Vec<Option<(Form, bool)>> = forms.collect::<Result<_, _>>().map_err(PackError::Rows)?;
+        let Some(forms) = forms.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let rows: Vec<usize> = matrices.iter().map(ByRows::count).collect();
+        let Some(layout) = plan(&forms, &rows, inputs, order) else { return Ok(None) };
+        let mut memory = Weights::zeroed(layout.pairs * layout.pair_bytes()).map_err(PackError::Memory)?;
+        let start = Start(memory.as_mut_ptr());
+        let bytes = layout.pair_bytes();
+        each_band(matrices, order, [layout.pairs, bytes], pool, &|matrix, source, places| {
+            let (start, (form, rounded)) = (&start, forms[matrix]);
+            let levels = Levels { source, form, inputs, rounded };
+            for (row, (pair, lane)) in places.enumerate() {
+                // SAFETY: the memory holds `pairs` pairs and each band writes its own rows.
+                unsafe { pack_row(&layout, &levels, row, start.0.add(pair * bytes), lane) };
+            }
+        })
+        .map_err(PackError::Rows)?;
+        let rounded = forms.iter().any(|&(_, rounded)| rounded);
         Ok(Some(Self { memory, layout, rounded }))
     }
 
@@ -116,23 +124,15 @@ pub(super) struct Start(pub(super) *mut u8);
 // SAFETY: see its uses: every task writes its own part.
 unsafe impl Sync for Start {}
 
-fn plan<'a>(
-    sources: &[Source<'a>],
-    inputs: usize,
-    order: PackedOrder,
-    fit: Fit,
-) -> Option<(Layout, Vec<Levels<'a>>)> {
-    let matrices: Vec<_> =
-        sources.iter().map(|&source| Levels::new(source, inputs, fit)).collect::<Option<_>>()?;
-    let Form { bits, small, group_size, .. } = matrices.first()?.form;
+fn plan(forms: &[(Form, bool)], rows: &[usize], inputs: usize, order: PackedOrder) -> Option<Layout> {
+    let &(Form { bits, small, group_size, .. }, _) = forms.first()?;
     let same = |form: &Form| form.bits == bits && form.small == small && form.group_size == group_size;
-    if !matrices.iter().all(|matrix| same(&matrix.form)) {
+    if !forms.iter().all(|(form, _)| same(form)) {
         return None;
     }
-    let bf16 = matrices.iter().all(|matrix| matrix.form.bf16);
-    let rows: Vec<usize> = matrices.iter().map(|matrix| matrix.rows).collect();
-    let pairs = pairs(&rows, order)?;
-    Some((Layout { inputs, outputs: rows.iter().sum(), bits, small, group_size, bf16, pairs }, matrices))
+    let bf16 = forms.iter().all(|(form, _)| form.bf16);
+    let pairs = pairs(rows, order)?;
+    Some(Layout { inputs, outputs: rows.iter().sum(), bits, small, group_size, bf16, pairs })
 }
 
 /// Pairs that matrices of so many rows take; `None` where they don't go together.
@@ -144,23 +144,60 @@ pub(super) fn pairs(rows: &[usize], order: PackedOrder) -> Option<usize> {
     }
 }
 
-/// Which matrix, of so many rows each, and which row of it a lane of a pair holds.
-pub(super) fn place(rows: &[usize], order: PackedOrder, pair: usize, lane: usize) -> Option<(usize, usize)> {
+/// What becomes of rows that are read together: a matrix's number, its rows, and of each the pair and the lane.
+type EachBand<'a> = dyn Fn(usize, Source<'_>, &mut dyn Iterator<Item = (usize, usize)>) + Sync + 'a;
+
+/// Bytes of pairs whose rows are read together: many for a call of the system, and few in a cache.
+const BAND_BYTES: usize = 128 << 10;
+
+/// Hands over the rows of matrices that make so many pairs of so many bytes, each once.
+pub(super) fn each_band<R: ByRows>(
+    matrices: &[R],
+    order: PackedOrder,
+    [pairs, pair_bytes]: [usize; 2],
+    pool: &Pool,
+    each: &EachBand<'_>,
+) -> Result<(), R::Error> {
+    let rows: Vec<usize> = matrices.iter().map(ByRows::count).collect();
+    // Fewer where threads would wait for each other.
+    let most = pairs / (4 * pool.threads());
+    let together = (BAND_BYTES / pair_bytes.max(1)).min(most).max(1);
+    // Memory that was used before is there, where new memory would come page by page.
+    let buffers = Mutex::new(Vec::new());
+    let free = || buffers.lock().unwrap_or_else(PoisonError::into_inner);
+    pool.try_run(pairs.div_ceil(together), &|band| {
+        let pairs = band * together..pairs.min((band + 1) * together);
+        let mut buffer: RowBuffer = free().pop().unwrap_or_default();
+        for (matrix, source) in matrices.iter().enumerate() {
+            let band = rows_in(&rows, order, matrix, &pairs);
+            if !band.is_empty() {
+                let source = source.read(band.clone(), &mut buffer)?;
+                each(matrix, source, &mut band.map(|row| place(&rows, order, matrix, row)));
+            }
+        }
+        free().push(buffer);
+        Ok(())
+    })
+}
+
+/// Which rows of a matrix lie in a range of pairs.
+fn rows_in(rows: &[usize], order: PackedOrder, matrix: usize, pairs: &Range<usize>) -> Range<usize> {
+    let (before, height) = match order {
+        PackedOrder::Stacked => (rows[..matrix].iter().sum::<usize>(), PAIR),
+        PackedOrder::Interleaved => (0, LANES),
+    };
+    let row = |pair: usize| (pair * height).saturating_sub(before).min(rows[matrix]);
+    row(pairs.start)..row(pairs.end)
+}
+
+/// The pair and the lane that a row of a matrix has.
+fn place(rows: &[usize], order: PackedOrder, matrix: usize, row: usize) -> (usize, usize) {
     match order {
         PackedOrder::Stacked => {
-            let mut row = pair * PAIR + lane;
-            for (matrix, &rows) in rows.iter().enumerate() {
-                if row < rows {
-                    return Some((matrix, row));
-                }
-                row -= rows;
-            }
-            None
+            let row = rows[..matrix].iter().sum::<usize>() + row;
+            (row / PAIR, row % PAIR)
         }
-        PackedOrder::Interleaved => {
-            let (matrix, row) = (lane / LANES, pair * LANES + lane % LANES);
-            (row < rows[matrix]).then_some((matrix, row))
-        }
+        PackedOrder::Interleaved => (row / LANES, matrix * LANES + row % LANES),
     }
 }
 

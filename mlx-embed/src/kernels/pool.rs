@@ -129,6 +129,21 @@ impl Pool {
         self.helpers.len() + 1
     }
 
+    /// As [`Pool::run`], of tasks that can fail. The first error is returned when all are done.
+    pub(crate) fn try_run<E: Send>(
+        &self,
+        tasks: usize,
+        work: &(dyn Fn(usize) -> Result<(), E> + Sync),
+    ) -> Result<(), E> {
+        let failed = Mutex::new(None);
+        self.run(tasks, &|task| {
+            if let Err(error) = work(task) {
+                lock(&failed).get_or_insert(error);
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
     /// Calls `work` with every number below `tasks`, each once, and returns when all are done. Neighbours go to the same
     /// thread, while it keeps up with the others.
     ///

@@ -1,5 +1,7 @@
 //! Weight matrices as a checkpoint stores them, row by row.
 
+use std::ops::Range;
+
 /// Floating-point numbers in the type that the file has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Floats<'a> {
@@ -8,7 +10,16 @@ pub(crate) enum Floats<'a> {
     Bf16(&'a [half::bf16]),
 }
 
-impl Floats<'_> {
+impl<'a> Floats<'a> {
+    /// Some of them.
+    fn range(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(data) => Self::F32(&data[range]),
+            Self::F16(data) => Self::F16(&data[range]),
+            Self::Bf16(data) => Self::Bf16(&data[range]),
+        }
+    }
+
     #[inline]
     pub(super) fn get(&self, index: usize) -> f32 {
         match self {
@@ -85,7 +96,27 @@ pub(super) fn e4m3(bits: u8) -> f32 {
     if bits & 0x80 != 0 { -magnitude } else { magnitude }
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// Some rows of a matrix with so many columns.
+    pub(super) fn of_rows(self, rows: Range<usize>, columns: usize) -> Self {
+        let of = |in_row: usize| rows.start * in_row..rows.end * in_row;
+        match self {
+            Self::Dense(data) => Self::Dense(data.range(of(columns))),
+            Self::Quantized { words, bits, group_size, scales } => {
+                let groups = of(columns / group_size);
+                let scales = match scales {
+                    Scales::Affine { scales, biases } => {
+                        Scales::Affine { scales: scales.range(groups.clone()), biases: biases.range(groups) }
+                    }
+                    Scales::Mxfp4(scales) => Scales::Mxfp4(&scales[groups]),
+                    Scales::Mxfp8(scales) => Scales::Mxfp8(&scales[groups]),
+                    Scales::Nvfp4(scales) => Scales::Nvfp4(&scales[groups]),
+                };
+                Self::Quantized { words: &words[of(columns * bits / 32)], bits, group_size, scales }
+            }
+        }
+    }
+
     /// How many rows of `columns` it has.
     ///
     /// # Panics

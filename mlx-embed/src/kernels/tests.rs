@@ -120,13 +120,18 @@ fn a_gathered_row_is_what_its_words_say() {
     for_cases(60, |engines, draw| {
         let (rows, width) = (draw.within(1, 20), 32 * draw.within(1, 8));
         let matrix = draw.matrix(rows, width);
-        let ids: Vec<u32> = (0..draw.within(1, 40)).map(|_| draw.below(rows) as u32).collect();
+        let in_memory = InMemory { source: matrix.source(), columns: width };
+        let mut table = unwritten(rows * width);
+        for (row, out) in table.chunks_exact_mut(width).enumerate() {
+            in_memory.read(row..row + 1, &mut RowBuffer::default()).unwrap().row(0, out);
+        }
+        let indices: Vec<usize> = (0..draw.within(1, 40)).map(|_| draw.below(rows)).collect();
         for engine in engines {
-            let mut out = unwritten(ids.len() * width);
-            engine.gather(&matrix.source(), &ids, width, &mut out);
-            for (&id, got) in ids.iter().zip(out.chunks_exact(width)) {
+            let mut out = unwritten(indices.len() * width);
+            engine.gather(&table, &indices, width, &mut out);
+            for (&id, got) in indices.iter().zip(out.chunks_exact(width)) {
                 for (k, &got) in got.iter().enumerate() {
-                    let (want, magnitude) = matrix.parts(id as usize, k);
+                    let (want, magnitude) = matrix.parts(id, k);
                     let far = (f64::from(got) - want).abs();
                     let most = 2e-7 * magnitude;
                     assert!(

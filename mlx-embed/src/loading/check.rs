@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::text::{EndToken, TextEncoder};
 
 /// Whether a folder could be loaded as what its files say that it is: an embedder, a reranker, a sparse encoder or a model
-/// of late interaction. Its files are opened and checked, the tokenizer's too; weights are mapped and not read.
+/// of late interaction. Its files are opened and checked, the tokenizer's too; of weights the headers are read.
 ///
 /// # Errors
 /// As loading it with the handle of that kind.

@@ -2,7 +2,6 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -13,73 +12,29 @@ use super::dtype::Dtype;
 use super::error::{MlxError, check, install_handler};
 use super::ops;
 use super::stream::{Stream, Streams};
-use crate::file::{Files, OpenFile};
+use crate::file::OpenFile;
 
 /// A whole file's bytes: a read-only, private mapping, or part of this program.
 ///
-/// A mapping shows what other processes do to the file. [`MappedFile::check_unchanged`] before and after a use tells
+/// A mapping shows what other processes do to the file. [`OpenFile::check_unchanged`] before and after a use tells
 /// whether one wrote to it or cut it short in between; a file that is replaced by renaming another to its name stays as
 /// it was here. Three things remain. A page behind the end of a file that was cut raises SIGBUS when it is touched: a cut
 /// in the middle of a use ends the process. A write within the resolution of the file system's clock after the file was
 /// mapped, and one whose writer sets the time back, are not seen. And a writer that maps the file may be seen late.
-#[derive(Debug)]
-pub(crate) struct MappedFile {
-    opened: Arc<OpenFile>,
-    bytes: Bytes,
-}
-
 #[derive(Debug)]
 enum Bytes {
     Mapped(Arc<Mmap>),
     Embedded(&'static [u8]),
 }
 
-impl MappedFile {
-    /// The file `name` of a checkpoint.
-    pub(crate) fn of(files: &Files, name: impl AsRef<Path>) -> io::Result<Self> {
-        let opened = OpenFile::of(files, name)?;
-        let bytes = match opened.source() {
+impl Bytes {
+    fn of(file: &OpenFile) -> io::Result<Self> {
+        Ok(match file.source() {
             // SAFETY: the mapping is private and read-only. That the file isn't cut short while it is read is the
             // caller's contract, documented above; changed bytes are still valid numbers.
-            Ok(file) => Bytes::Mapped(Arc::new(unsafe { Mmap::map(file)? })),
-            Err(bytes) => Bytes::Embedded(bytes),
-        };
-        Ok(Self { opened: Arc::new(opened), bytes })
-    }
-
-    /// The file without the mapping.
-    pub(crate) fn opened(&self) -> &Arc<OpenFile> {
-        &self.opened
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.opened.path()
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(map) => map,
-            Bytes::Embedded(bytes) => bytes,
-        }
-    }
-
-    /// Lets go of the pages of `range`. The next look at them reads the file again.
-    pub(crate) fn release(&self, range: std::ops::Range<usize>) {
-        #[cfg(unix)]
-        if let Bytes::Mapped(map) = &self.bytes {
-            // A failure leaves the pages where they are, which is no loss but memory.
-            // SAFETY: the mapping is private, read-only and backed by the file, so its pages hold the same afterwards.
-            let _ = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
-            };
-        }
-        #[cfg(not(unix))]
-        let _ = range;
-    }
-
-    /// Fails if the file was written to or cut since it was mapped.
-    pub(crate) fn check_unchanged(&self) -> io::Result<()> {
-        self.opened.check_unchanged()
+            Ok(file) => Self::Mapped(Arc::new(unsafe { Mmap::map(file)? })),
+            Err(bytes) => Self::Embedded(bytes),
+        })
     }
 }
 
@@ -93,7 +48,7 @@ const CPU_BUFFER_HEADER: usize = 8;
 /// its buffer's only owner, which is its condition for reusing (overwriting) an input's memory for an output.
 #[derive(Debug)]
 pub(crate) struct MappedArrays {
-    file: Arc<MappedFile>,
+    bytes: Bytes,
     /// u32 `[ceil((file length - skipped) / 4)]`; `None` where tensors are copied.
     base: Option<Array>,
     /// Bytes at the front of the file that the base array leaves out.
@@ -104,15 +59,30 @@ impl MappedArrays {
     /// Wraps the file for `stream`'s backend: in place on the CPU and on Metal, copied tensor by tensor on CUDA, whose
     /// build of MLX can't take foreign memory, not even on its CPU device. What is part of this program is small and
     /// copied, too.
-    pub(crate) fn new(file: Arc<MappedFile>, stream: &Stream) -> Result<Self, MlxError> {
-        let map = match &file.bytes {
+    pub(crate) fn new(file: &OpenFile, stream: &Stream) -> Result<Self, MlxError> {
+        let bytes = Bytes::of(file).map_err(|error| MlxError::new("map", error.to_string()))?;
+        let map = match &bytes {
             Bytes::Mapped(map) if can_map()? => Arc::clone(map),
-            _ => return Ok(Self { file, base: None, skipped: 0 }),
+            _ => return Ok(Self { bytes, base: None, skipped: 0 }),
         };
         // Metal takes memory in place only where it starts on a page.
         let skipped = if stream.backend() == Backend::Cpu { CPU_BUFFER_HEADER } else { 0 };
         let base = Self::wrap(&map, skipped)?;
-        Ok(Self { file, base, skipped })
+        Ok(Self { bytes, base, skipped })
+    }
+
+    /// Lets go of the memory that pages of `range` took when they were read. The next look at them reads the file again.
+    pub(crate) fn release(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.bytes {
+            // A failure leaves the pages where they are, which is no loss but memory.
+            // SAFETY: the mapping is private, read-only and backed by the file, so its pages hold the same afterwards.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 
     fn wrap(map: &Arc<Mmap>, skipped: usize) -> Result<Option<Array>, MlxError> {
@@ -166,9 +136,13 @@ impl MappedArrays {
             tensor.eval()?;
             return Ok(tensor);
         }
+        let all: &[u8] = match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Embedded(bytes) => bytes,
+        };
         let bytes = offset
             .checked_add(nbytes)
-            .and_then(|end| self.file.bytes().get(offset..end))
+            .and_then(|end| all.get(offset..end))
             .ok_or_else(|| MlxError::new("array_new_data", "the tensor lies outside its file"))?;
         Array::from_bytes(bytes, shape, dtype)
     }

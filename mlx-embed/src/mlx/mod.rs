@@ -55,7 +55,7 @@ pub(crate) use device::{
 };
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;
-pub(crate) use mapped::{MappedArrays, MappedFile};
+pub(crate) use mapped::MappedArrays;
 pub use stream::Stream;
 #[cfg(feature = "bench")]
 pub(crate) use waiting::Building;

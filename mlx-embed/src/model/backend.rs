@@ -67,7 +67,7 @@ pub(crate) trait Backend: Sized + Operations<Self> {
         Rounding::default()
     }
 
-    /// Whether weights are read where they lie in mapped files, and so have to stay as they were.
+    /// Whether weights are read from their files or where these are mapped, and so have to stay as they were.
     fn reads_files(&self) -> bool {
         true
     }

@@ -11,7 +11,8 @@ use crate::checkpoint::spec::{
 };
 use crate::checkpoint::{Checkpoint, CheckpointError, Weights};
 use crate::error::Error;
-use crate::mlx::{MappedFile, MlxError};
+use crate::file::OpenFile;
+use crate::mlx::MlxError;
 use crate::pooling::{Before, Pooling};
 
 use super::backend::{Backend, Operations, Place, Role, Then};
@@ -39,7 +40,7 @@ pub(crate) struct Decoder<B: Backend> {
     norm: Option<B::Norm>,
     mlm: Option<MlmHead<B>>,
     /// Weights may lie in these.
-    files: Vec<Arc<MappedFile>>,
+    files: Vec<Arc<OpenFile>>,
 }
 
 /// What makes the inputs of layers; see [`LayerInputsSpec`].
@@ -110,7 +111,7 @@ impl<B: Backend> MlmHead<B> {
             norm: b.load_norm(weights, &spec.norm)?,
             decoder: spec.decoder.iter().map(projection).collect::<Result<_, _>>()?,
             bias: match weights.mlm_bias(spec)? {
-                Some(bias) => bias.to_f32(),
+                Some(bias) => bias.to_f32()?,
                 None => vec![0.0; spec.vocabulary],
             },
         })
@@ -188,8 +189,17 @@ impl<B: Backend> Decoder<B> {
         all.map(|projection| self.backend.rounding(projection)).fold(Rounding::default(), Rounding::with)
     }
 
-    /// Whether the mapped weights are still what was loaded. Cheap, and better than vectors of a mixture, or the signal
-    /// that ends a process which touches pages that a shrunken file no longer has. For before a batch and after it.
+    /// Runs a batch while the files that weights are read from stay what was loaded. If they don't, that is the error, whatever
+    /// the batch gave: vectors of a mixture, or a row that could not be read.
+    pub(crate) fn hold_weights<T>(&self, batch: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        // Where files are mapped, a process that touches pages that a shrunken one no longer has ends by a signal.
+        self.check_weights()?;
+        let result = batch();
+        self.check_weights()?;
+        result
+    }
+
+    /// Whether the files that weights are read from are still what was loaded. Cheap.
     pub(crate) fn check_weights(&self) -> Result<(), Error> {
         for file in &self.files {
             file.check_unchanged().map_err(|error| Error::WeightsChanged {

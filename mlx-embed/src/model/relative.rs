@@ -18,9 +18,7 @@ pub(crate) struct Relative {
 impl Relative {
     pub(super) fn load(weights: &Weights<'_>, spec: &RelativeSpec) -> Result<Self, CheckpointError> {
         let heads = spec.table.width;
-        let table = weights.table(&spec.table)?;
-        let buckets = dequantized(&table, [spec.table.rows, heads]);
-        table.release();
+        let buckets = dequantized(weights.table(&spec.table)?, heads)?;
         let (columns, own) = Distances::columns_of(spec.longest);
         let bucket = |column: usize| RelativeSpec::bucket(column.cast_signed() - own.cast_signed());
         let mut numbers = Vec::with_capacity(heads * columns);

@@ -1,14 +1,15 @@
 //! Golden files: what a reference implementation computes with a checkpoint.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::error::{GOLDEN_VERSION, GoldenError};
-use crate::file::{Files, Foreign, check_header};
-use crate::mlx::MappedFile;
+use crate::file::{Files, Foreign, OpenFile, Parts, safetensors_head, safetensors_header};
 use crate::pooling::Pooling;
 use crate::request::{Shared, marked};
 use crate::text::Prompt;
@@ -224,13 +225,24 @@ impl Golden {
         Self::read(files, Path::new(FILE_NAME)).map(Some)
     }
 
-    /// Mapped, so that of a large file that is something else little is read.
+    /// The head first, so that of a large file that is something else little is read.
     fn read(files: &Files, name: &Path) -> Result<Self, GoldenError> {
         let fail = |source| GoldenError::Io { path: files.path(name), source };
-        let file = MappedFile::of(files, name).map_err(fail)?;
-        let golden = Self::parse(files.path(name), file.bytes());
+        let invalid = |reason: String| GoldenError::Invalid { path: files.path(name), reason };
+        let file = OpenFile::of(files, name).map_err(fail)?;
+        if file.len() as u64 > FILE_BYTES {
+            return Err(invalid(format!("it has {} bytes, but at most {FILE_BYTES} are read", file.len())));
+        }
+        let head = safetensors_head(&file).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidData => invalid(source.to_string()),
+            _ => fail(source),
+        })?;
+        if let Some(foreign) = Foreign::of(&head) {
+            return Err(invalid(foreign.to_string()));
+        }
+        let golden = Self::parse(files.path(name), &head, || file.part(0..file.len()).map_err(fail))?;
         file.check_unchanged().map_err(fail)?;
-        golden
+        Ok(golden)
     }
 
     /// What computed it, in words.
@@ -307,16 +319,14 @@ impl Golden {
         })
     }
 
-    fn parse(path: PathBuf, bytes: &[u8]) -> Result<Self, GoldenError> {
+    /// Of a file by what stands before its tensors, and all of it.
+    fn parse<'a>(
+        path: PathBuf,
+        head: &[u8],
+        whole: impl FnOnce() -> Result<Cow<'a, [u8]>, GoldenError>,
+    ) -> Result<Self, GoldenError> {
         let invalid = |reason: String| GoldenError::Invalid { path: path.clone(), reason };
-        if bytes.len() as u64 > FILE_BYTES {
-            return Err(invalid(format!("it has {} bytes, but at most {FILE_BYTES} are read", bytes.len())));
-        }
-        if let Some(foreign) = Foreign::of(bytes) {
-            return Err(invalid(foreign.to_string()));
-        }
-        check_header(bytes).map_err(invalid)?;
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| invalid(error.to_string()))?;
+        let header = safetensors_header(head).map_err(|error| invalid(error.to_string()))?;
         let json = header.metadata().as_ref().and_then(|metadata| metadata.get("golden"));
         let json = json.ok_or_else(|| invalid("its header says nothing of texts".into()))?;
         let version =
@@ -337,7 +347,8 @@ impl Golden {
         {
             return Err(invalid("it has no texts, no poolings or no width".into()));
         }
-        let file = SafeTensors::deserialize(bytes).map_err(|error| invalid(error.to_string()))?;
+        let bytes = whole()?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| invalid(error.to_string()))?;
         let tensors = Tensors { path: &path, file };
         let directions = match tensors.file.tensor("directions") {
             Ok(tensor) => {

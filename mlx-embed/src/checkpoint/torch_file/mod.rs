@@ -10,6 +10,8 @@ use std::ops::Range;
 
 use safetensors::tensor::Dtype;
 
+use crate::file::Parts;
+
 /// A tensor of such a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stored {
@@ -34,19 +36,24 @@ const LOCAL_BYTES: usize = 30;
 ///
 /// # Errors
 /// What in it is damaged, or no part of a state dict of plain tensors.
-pub(super) fn tensors(file: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
+pub(super) fn tensors(file: &(impl Parts + ?Sized)) -> Result<BTreeMap<String, Stored>, String> {
+    let part = |range| file.part(range).map_err(|error| error.to_string());
     let files = directory(file)?;
-    let pickled = files.iter().find(|(name, _)| **name == "data.pkl" || name.ends_with("/data.pkl"));
+    let pickled = files.iter().find(|(name, _)| *name == "data.pkl" || name.ends_with("/data.pkl"));
     let Some((name, pickled)) = pickled else {
         return Err("is no file of torch.save: it has no data.pkl".into());
     };
     let root = name.strip_suffix("data.pkl").unwrap_or_default();
     let of_root = |name: &str| files.get(format!("{root}{name}").as_str()).cloned();
-    if of_root("byteorder").is_some_and(|order| &file[order] != b"little") {
+    const LITTLE: &[u8] = b"little";
+    if let Some(order) = of_root("byteorder")
+        && (order.len() != LITTLE.len() || *part(order)? != *LITTLE)
+    {
         return Err("holds numbers that are not little-endian".into());
     }
+    pickle::check_length(pickled.len())?;
     let mut all = BTreeMap::new();
-    for (name, tensor) in pickle::tensors(&file[pickled.clone()])? {
+    for (name, tensor) in pickle::tensors(&part(pickled.clone())?)? {
         let data = of_root(&format!("data/{}", tensor.storage));
         let data = data.ok_or_else(|| format!("has no numbers of its tensor `{name}`"))?;
         let size = tensor.dtype.bitsize() / 8;
@@ -69,31 +76,41 @@ pub(super) fn tensors(file: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
 }
 
 /// The archive's files, by name, and where their contents lie.
-fn directory(file: &[u8]) -> Result<BTreeMap<&str, Range<usize>>, String> {
+fn directory(file: &(impl Parts + ?Sized)) -> Result<BTreeMap<String, Range<usize>>, String> {
     let damaged =
         || "is no zip archive as torch.save writes it since version 1.6, or is cut short".to_owned();
-    let earliest = file.len().saturating_sub(END_BYTES + LONGEST_COMMENT);
-    let last = file.len().checked_sub(END_BYTES).ok_or_else(damaged)?;
-    let end = (earliest..=last).rev().find(|&at| file[at..].starts_with(END)).ok_or_else(damaged)?;
-    let (count, mut at) = (short(file, end + 10), long(file, end + 16));
+    // So many bytes, which have to be there.
+    let part = |start: usize, bytes: usize| {
+        let end = start.checked_add(bytes).filter(|&end| end <= file.len()).ok_or_else(damaged)?;
+        file.part(start..end).map_err(|error| error.to_string())
+    };
+    let tail = file.len().min(END_BYTES + LONGEST_COMMENT);
+    let tail = part(file.len() - tail, tail)?;
+    let last = tail.len().checked_sub(END_BYTES).ok_or_else(damaged)?;
+    let end = (0..=last).rev().find(|&at| tail[at..].starts_with(END)).ok_or_else(damaged)?;
+    let (count, mut at) = (short(&tail, end + 10), long(&tail, end + 16));
     let mut files = BTreeMap::new();
     for _ in 0..count {
-        let entry = file.get(at..).filter(|entry| entry.len() >= ENTRY_BYTES && entry.starts_with(ENTRY));
-        let entry = entry.ok_or_else(damaged)?;
-        let (method, packed, size) = (short(entry, 10), long(entry, 20), long(entry, 24));
-        let [name_bytes, extra, comment] = [28, 30, 32].map(|at| short(entry, at));
-        let name = entry.get(ENTRY_BYTES..ENTRY_BYTES + name_bytes).ok_or_else(damaged)?;
-        let name = std::str::from_utf8(name).map_err(|_| damaged())?;
+        let entry = part(at, ENTRY_BYTES)?;
+        if !entry.starts_with(ENTRY) {
+            return Err(damaged());
+        }
+        let (method, packed, size) = (short(&entry, 10), long(&entry, 20), long(&entry, 24));
+        let [name_bytes, extra, comment] = [28, 30, 32].map(|at| short(&entry, at));
+        let name = part(at + ENTRY_BYTES, name_bytes)?;
+        let name = std::str::from_utf8(&name).map_err(|_| damaged())?.to_owned();
         if method != 0 || packed != size {
             return Err(format!("has the compressed file {name}; torch.save doesn't compress"));
         }
-        let local = long(entry, 42);
+        let local = long(&entry, 42);
         if [size, local].contains(&BEYOND) {
             return Err(format!("has more than 4 GiB, of which {name} is one part; such files are not read"));
         }
-        let head = file.get(local..).filter(|head| head.len() >= LOCAL_BYTES && head.starts_with(LOCAL));
-        let head = head.ok_or_else(damaged)?;
-        let start = local + LOCAL_BYTES + short(head, 26) + short(head, 28);
+        let head = part(local, LOCAL_BYTES)?;
+        if !head.starts_with(LOCAL) {
+            return Err(damaged());
+        }
+        let start = local + LOCAL_BYTES + short(&head, 26) + short(&head, 28);
         let contents = start..start + size;
         if contents.end > file.len() || files.insert(name, contents).is_some() {
             return Err(damaged());
@@ -127,7 +144,7 @@ mod tests {
     #[test]
     fn tensors_lie_where_torch_has_put_them() {
         let Some(file) = saved() else { return };
-        let found = tensors(&file).unwrap();
+        let found = tensors(&file[..]).unwrap();
         assert_eq!(found.keys().collect::<Vec<_>>(), ["bias", "weight"]);
         assert_eq!((found["weight"].dtype, &found["weight"].shape[..]), (Dtype::F32, &[64, 64][..]));
         assert_eq!(found["bias"].bytes.len(), 64 * 4);
@@ -139,7 +156,7 @@ mod tests {
     #[test]
     fn damaged_files_are_errors() {
         let Some(file) = saved() else { return };
-        let pickled = directory(&file).unwrap()["colbert_linear/data.pkl"].clone();
+        let pickled = directory(&file[..]).unwrap()["colbert_linear/data.pkl"].clone();
         for end in (0..file.len()).step_by(7) {
             assert!(tensors(&file[..end]).is_err(), "{end}");
         }
@@ -148,7 +165,7 @@ mod tests {
             for bit in 0..8 {
                 let mut damaged = file.clone();
                 damaged[at] ^= 1 << bit;
-                let _ = tensors(&damaged);
+                let _ = tensors(&damaged[..]);
             }
         }
     }

@@ -96,14 +96,20 @@ impl Value {
     }
 }
 
+/// Refuses a pickle that would take memory and time out of proportion to its tensors.
+pub(super) fn check_length(bytes: usize) -> Result<(), String> {
+    if bytes > MOST_BYTES {
+        return Err(format!("has a pickle of {bytes} bytes, but at most {MOST_BYTES} are read"));
+    }
+    Ok(())
+}
+
 /// The tensors of a pickled state dict.
 ///
 /// # Errors
 /// What in it is no part of such a dict.
 pub(super) fn tensors(pickled: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
-    if pickled.len() > MOST_BYTES {
-        return Err(format!("has a pickle of {} bytes, but at most {MOST_BYTES} are read", pickled.len()));
-    }
+    check_length(pickled.len())?;
     let mut machine = Machine { left: pickled, stack: Vec::new(), memo: BTreeMap::new() };
     let Value::Dict(entries) = machine.run()? else { return Err("holds no state dict".into()) };
     let mut all = BTreeMap::new();

@@ -151,7 +151,8 @@ impl Draw {
 
 /// As a model packs them.
 fn pack(matrices: Vec<Matrix>, inputs: usize, order: PackedOrder) -> Factor {
-    let sources: Vec<Source<'_>> = matrices.iter().map(Matrix::source).collect();
+    let sources: Vec<_> =
+        matrices.iter().map(|matrix| InMemory { source: matrix.source(), columns: inputs }).collect();
     let pool = Pool::new(1).unwrap();
     let packed = Packed::pack(&sources, inputs, order, Fit::Exact, &pool).unwrap();
     let held = match packed {

@@ -4,6 +4,7 @@
 
 mod precision;
 mod projection;
+mod table;
 mod weights;
 
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use crate::checkpoint::spec::{
 };
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::{
-    self, AttentionOptions, Buffer, Engine, Floats, Heads, KvCache, Limbs, Output, Part, Prepared, Rotation,
-    Source, Span,
+    self, AttentionOptions, Buffer, Engine, Floats, Heads, InMemory, KvCache, Limbs, Output, PackError, Part,
+    Prepared, Rotation, Source, Span,
 };
 use crate::mlx::{Dtype, MlxError, Stream};
 
@@ -28,8 +29,9 @@ pub use precision::Precision;
 use precision::SHORT_TEXT;
 pub(crate) use precision::{LEAST_CACHED, Rule};
 use projection::Projection;
+use table::Table;
 pub(crate) use weights::dequantized;
-use weights::{Norm, Table};
+use weights::{Norm, Stored};
 
 /// The kernels, and what their batches share.
 #[derive(Debug)]
@@ -86,10 +88,10 @@ pub(crate) struct TokenTypes {
 }
 
 impl TokenTypes {
-    fn new(table: Table, width: usize) -> Self {
+    fn new(table: Table, width: usize, engine: &Engine) -> Result<Self, CheckpointError> {
         let mut first = vec![0.0; width];
-        table.source().row(0, &mut first);
-        Self { table, first }
+        table.gather(engine, &[0], &mut first)?;
+        Ok(Self { table, first })
     }
 }
 
@@ -111,7 +113,7 @@ impl Backend for Cpu {
         spec: &EmbeddingSpec,
     ) -> Result<Embedding, CheckpointError> {
         let width = spec.tokens.width;
-        let table = |spec| weights.table(spec).map(Table::new);
+        let table = |spec| Ok::<_, CheckpointError>(Table::new(Stored(weights.table(spec)?), width));
         Ok(Embedding {
             tokens: table(&spec.tokens)?,
             width,
@@ -121,7 +123,7 @@ impl Backend for Cpu {
                 None => None,
             },
             token_types: match &spec.token_types {
-                Some(types) => Some(TokenTypes::new(table(types)?, width)),
+                Some(types) => Some(TokenTypes::new(table(types)?, width, &self.engine)?),
                 None => None,
             },
             norm: spec.norm.as_ref().map(|norm| Norm::load(weights, norm)).transpose()?,
@@ -153,9 +155,11 @@ impl Backend for Cpu {
     }
 
     fn load_matrix(&self, numbers: &[f32], [_, inputs]: [usize; 2]) -> Result<kernels::Dense, MlxError> {
-        let packed =
-            kernels::Dense::pack_one(&Source::Dense(Floats::F32(numbers)), inputs, self.engine.pool());
-        packed.map_err(|error| MlxError::new("load_matrix", error.to_string()))
+        let matrix = InMemory { source: Source::Dense(Floats::F32(numbers)), columns: inputs };
+        kernels::Dense::pack_one(&matrix, inputs, self.engine.pool()).map_err(|error| match error {
+            PackError::Memory(error) => MlxError::new("load_matrix", error.to_string()),
+            PackError::Rows(never) => match never {},
+        })
     }
 
     fn rounding(&self, projection: &Projection) -> Rounding {
@@ -247,7 +251,7 @@ impl Operations<Self> for Cpu {
     fn embed(&self, embedding: &Embedding, _next: Option<&Norm>, pass: &Pass) -> Result<Buffer, MlxError> {
         let Embedding { tokens, width, scale, positions, token_types, norm } = embedding;
         let mut x = self.engine.buffer(pass.ids.len() * width);
-        self.engine.gather(&tokens.source(), &pass.ids, *width, &mut x);
+        self.gather(tokens, &pass.ids, &mut x)?;
         self.engine.scale_and_add(&mut x, *scale, None);
         if let Some((table, positions)) = positions {
             let mut rows = Vec::with_capacity(pass.ids.len());
@@ -258,7 +262,7 @@ impl Operations<Self> for Cpu {
                 rest = behind;
             }
             let mut added = self.engine.buffer(x.len());
-            self.engine.gather(&table.source(), &rows, *width, &mut added);
+            self.gather(table, &rows, &mut added)?;
             self.engine.add(&mut x, &added);
         }
         match (token_types, &pass.types) {
@@ -268,7 +272,7 @@ impl Operations<Self> for Cpu {
             }
             (Some(TokenTypes { table, .. }), Some(types)) => {
                 let mut added = self.engine.buffer(x.len());
-                self.engine.gather(&table.source(), types, *width, &mut added);
+                self.gather(table, types, &mut added)?;
                 self.engine.add(&mut x, &added);
             }
         }
@@ -404,6 +408,10 @@ impl Operations<Self> for Cpu {
 }
 
 impl Cpu {
+    fn gather(&self, table: &Table, ids: &[u32], out: &mut [f32]) -> Result<(), MlxError> {
+        table.gather(&self.engine, ids, out).map_err(|error| MlxError::new("embed", error.to_string()))
+    }
+
     fn normed(&self, norm: Option<&Norm>, x: Buffer) -> Buffer {
         let Some(norm) = norm else { return x };
         let mut normed = self.engine.buffer(x.len());

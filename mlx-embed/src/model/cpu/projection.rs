@@ -1,14 +1,12 @@
 //! Products of rows with the matrices that read them.
 
-use std::io;
-
-use crate::checkpoint::spec::ProjectionSpec;
-use crate::checkpoint::{CheckpointError, Matrix, Weights};
-use crate::kernels::{self, Dense, Engine, Fit, Output, Packed, PackedOrder, Part, Pool, Source};
+use crate::checkpoint::spec::{PartSpec, ProjectionSpec};
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::kernels::{self, Dense, Engine, Fit, Output, PackError, Packed, PackedOrder, Part, Pool};
 use crate::model::backend::Role;
 use crate::model::rounding::Rounding;
 
-use super::weights::{Norm, source};
+use super::weights::{Norm, Stored};
 use super::{Pass, Rule};
 
 /// Matrices that read the same rows.
@@ -35,25 +33,33 @@ enum OwnWeights {
 impl OwnWeights {
     /// Packs matrices as one, if they go together. Without `fit` no product is of integers.
     fn pack(
-        sources: &[Source<'_>],
+        matrices: &[Stored],
         inputs: usize,
         order: PackedOrder,
         fit: Option<Fit>,
         pool: &Pool,
-    ) -> io::Result<Option<Self>> {
+    ) -> Result<Option<Self>, PackError<CheckpointError>> {
         if let Some(fit) = fit
-            && let Some(packed) = Packed::pack(sources, inputs, order, fit, pool)?
+            && let Some(packed) = Packed::pack(matrices, inputs, order, fit, pool)?
         {
             return Ok(Some(Self::Packed(packed)));
         }
-        Ok(Dense::pack(sources, inputs, order, pool)?.map(Self::Dense))
+        Ok(Dense::pack(matrices, inputs, order, pool)?.map(Self::Dense))
     }
 
-    fn pack_one(matrix: Source<'_>, inputs: usize, fit: Option<Fit>, pool: &Pool) -> io::Result<Self> {
-        match Self::pack(&[matrix], inputs, PackedOrder::Stacked, fit, pool)? {
-            Some(packed) => Ok(packed),
-            None => Ok(Self::Dense(Dense::pack_one(&matrix, inputs, pool)?)),
+    fn pack_one(
+        matrix: &Stored,
+        inputs: usize,
+        fit: Option<Fit>,
+        pool: &Pool,
+    ) -> Result<Self, PackError<CheckpointError>> {
+        if let Some(fit) = fit {
+            let one = std::slice::from_ref(matrix);
+            if let Some(packed) = Packed::pack(one, inputs, PackedOrder::Stacked, fit, pool)? {
+                return Ok(Self::Packed(packed));
+            }
         }
+        Dense::pack_one(matrix, inputs, pool).map(Self::Dense)
     }
 }
 
@@ -81,35 +87,34 @@ impl Projection {
         let mut matrices = Vec::new();
         let mut biases = Vec::new();
         for part in &spec.parts {
-            matrices.push(weights.matrix(part, spec.inputs)?);
-            biases.push(weights.bias(part)?.map(|bias| bias.to_f32()));
+            matrices.push(Stored(weights.matrix(part, spec.inputs)?));
+            biases.push(weights.bias(part)?.map(|bias| bias.to_f32()).transpose()?);
         }
-        let memory_error = |error| weights.memory_error(&spec.parts[0].path, error);
+        let failed = |error| match error {
+            PackError::Memory(error) => weights.memory_error(&spec.parts[0].path, error),
+            PackError::Rows(error) => error,
+        };
         let (inputs, pool) = (spec.inputs, engine.pool());
         let any_bias = biases.iter().any(Option::is_some);
         // Biases would have to be added before the two halves of what is gated are multiplied.
         let together = if order == PackedOrder::Interleaved && any_bias {
             None
         } else {
-            let sources: Vec<_> = matrices.iter().map(source).collect();
-            OwnWeights::pack(&sources, inputs, order, fit, pool).map_err(memory_error)?
+            OwnWeights::pack(&matrices, inputs, order, fit, pool).map_err(failed)?
         };
         let mut parts = Vec::new();
         if let Some(packed) = together {
             let bias = any_bias.then(|| {
-                let of_part = |(bias, part): (&Option<Vec<f32>>, &crate::checkpoint::spec::PartSpec)| {
+                let of_part = |(bias, part): (&Option<Vec<f32>>, &PartSpec)| {
                     bias.clone().unwrap_or_else(|| vec![0.0; part.outputs()])
                 };
                 biases.iter().zip(&spec.parts).flat_map(of_part).collect()
             });
-            matrices.iter().for_each(Matrix::release);
             parts.push(OwnPart { weights: packed, bias });
         } else {
             // Matrices of several kinds stay apart.
-            for (matrix, bias) in matrices.into_iter().zip(biases) {
-                let weights =
-                    OwnWeights::pack_one(source(&matrix), inputs, fit, pool).map_err(memory_error)?;
-                matrix.release();
+            for (matrix, bias) in matrices.iter().zip(biases) {
+                let weights = OwnWeights::pack_one(matrix, inputs, fit, pool).map_err(failed)?;
                 parts.push(OwnPart { weights, bias });
             }
         }

@@ -1,10 +1,12 @@
 //! Weights as the kernels take them.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use crate::checkpoint::spec::{NormKind, NormSpec};
-use crate::checkpoint::{CheckpointError, Groups, Matrix, Tensor, Weights};
-use crate::kernels::{self, Floats, Scales, Source};
+use crate::checkpoint::{CheckpointError, Groups, Matrix, Numbers, Weights};
+use crate::kernels::{self, ByRows, Floats, RowBuffer, Scales, Source};
 use crate::mlx::Dtype;
 use crate::mlx::ops::QuantMode;
 
@@ -19,11 +21,11 @@ pub(crate) struct Norm {
 
 impl Norm {
     pub(super) fn load(weights: &Weights<'_>, spec: &NormSpec) -> Result<Self, CheckpointError> {
-        let mut weight = weights.norm_weight(spec)?.to_f32();
+        let mut weight = weights.norm_weight(spec)?.to_f32()?;
         if let NormKind::Rms { offset } = spec.kind {
             weight.iter_mut().for_each(|x| *x += offset);
         }
-        let bias = weights.norm_bias(spec)?.map(|bias| bias.to_f32());
+        let bias = weights.norm_bias(spec)?.map(|bias| bias.to_f32()).transpose()?;
         Ok(Self { weight, bias, kind: spec.kind, eps: spec.eps })
     }
 
@@ -41,54 +43,67 @@ impl Norm {
     }
 }
 
-/// A matrix as the checkpoint has it. Its rows are dequantised as they are needed.
+/// A matrix as the checkpoint has it. Its rows are read as they are needed.
 #[derive(Debug)]
-pub(crate) struct Table(Matrix);
+pub(crate) struct Stored(pub(super) Matrix);
 
-impl Table {
-    pub(super) fn new(matrix: Matrix) -> Self {
-        Self(matrix)
+impl ByRows for Stored {
+    type Error = CheckpointError;
+
+    fn count(&self) -> usize {
+        self.0.weight.shape().first().copied().unwrap_or(0)
     }
 
-    pub(super) fn source(&self) -> Source<'_> {
-        source(&self.0)
+    fn read<'a>(
+        &'a self,
+        rows: Range<usize>,
+        buffer: &'a mut RowBuffer,
+    ) -> Result<Source<'a>, CheckpointError> {
+        let Matrix { weight, groups } = &self.0;
+        let weight = weight.read(rows.clone(), &mut buffer.weight)?;
+        let Some(Groups { scales, biases, quantization }) = groups else {
+            return Ok(Source::Dense(floats(weight)));
+        };
+        let scales = scales.read(rows.clone(), &mut buffer.scales)?;
+        let scales = match (quantization.mode, biases) {
+            (QuantMode::Affine, Some(biases)) => Scales::Affine {
+                scales: floats(scales),
+                biases: floats(biases.read(rows, &mut buffer.biases)?),
+            },
+            (QuantMode::Affine, None) => Scales::Affine { scales: floats(scales), biases: Floats::F32(&[]) },
+            (QuantMode::Mxfp4, _) => Scales::Mxfp4(scales.of()),
+            (QuantMode::Mxfp8, _) => Scales::Mxfp8(scales.of()),
+            (QuantMode::Nvfp4, _) => Scales::Nvfp4(scales.of()),
+        };
+        Ok(Source::Quantized {
+            words: weight.of(),
+            bits: quantization.bits as usize,
+            group_size: quantization.group_size as usize,
+            scales,
+        })
     }
 }
 
-pub(super) fn source(matrix: &Matrix) -> Source<'_> {
-    let Some(Groups { scales, biases, quantization }) = &matrix.groups else {
-        return Source::Dense(floats(&matrix.weight));
-    };
-    let scales = match (quantization.mode, biases) {
-        (QuantMode::Affine, Some(biases)) => {
-            Scales::Affine { scales: floats(scales), biases: floats(biases) }
-        }
-        (QuantMode::Affine, None) => Scales::Affine { scales: floats(scales), biases: Floats::F32(&[]) },
-        (QuantMode::Mxfp4, _) => Scales::Mxfp4(scales.numbers()),
-        (QuantMode::Mxfp8, _) => Scales::Mxfp8(scales.numbers()),
-        (QuantMode::Nvfp4, _) => Scales::Nvfp4(scales.numbers()),
-    };
-    Source::Quantized {
-        words: matrix.weight.numbers(),
-        bits: quantization.bits as usize,
-        group_size: quantization.group_size as usize,
-        scales,
+/// Rows that are read together.
+const BAND: usize = 32;
+
+/// All numbers of a matrix of so many columns, dequantised.
+pub(crate) fn dequantized(matrix: Matrix, columns: usize) -> Result<Vec<f32>, CheckpointError> {
+    let stored = Stored(matrix);
+    let mut all = vec![0.0; stored.count() * columns];
+    let mut buffer = RowBuffer::default();
+    for (band, out) in all.chunks_mut(BAND * columns).enumerate() {
+        let first = band * BAND;
+        let source = stored.read(first..first + out.len() / columns, &mut buffer)?;
+        out.chunks_exact_mut(columns).enumerate().for_each(|(row, out)| source.row(row, out));
     }
+    Ok(all)
 }
 
-/// All numbers of a matrix `[rows, columns]`, dequantised.
-pub(crate) fn dequantized(matrix: &Matrix, [rows, columns]: [usize; 2]) -> Vec<f32> {
-    let mut all = vec![0.0; rows * columns];
-    for (row, out) in all.chunks_exact_mut(columns).enumerate() {
-        source(matrix).row(row, out);
-    }
-    all
-}
-
-fn floats(tensor: &Tensor) -> Floats<'_> {
-    match tensor.dtype() {
-        Dtype::F16 => Floats::F16(tensor.numbers::<f16>()),
-        Dtype::Bf16 => Floats::Bf16(tensor.numbers::<bf16>()),
-        _ => Floats::F32(tensor.numbers()),
+fn floats(numbers: Numbers<'_>) -> Floats<'_> {
+    match numbers.dtype() {
+        Dtype::F16 => Floats::F16(numbers.of::<f16>()),
+        Dtype::Bf16 => Floats::Bf16(numbers.of::<bf16>()),
+        _ => Floats::F32(numbers.of()),
     }
 }

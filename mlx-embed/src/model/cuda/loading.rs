@@ -20,7 +20,7 @@ impl Cuda {
         let table = weights.table(spec)?;
         let rows = dense(&self.arrays.matrix(&table, &self.stream)?, self.activation(), &self.stream);
         let fixed = rows.and_then(|rows| Fixed::new(on_gpu(&rows, &self.stream)?));
-        table.release();
+        self.arrays.release(&table);
         fixed.map_err(|source| self.arrays.error(&spec.path, source))
     }
 
@@ -37,7 +37,10 @@ impl Cuda {
         for part in &spec.parts {
             let bias = weights.bias(part)?;
             any |= bias.is_some();
-            numbers.extend(bias.map_or_else(|| vec![0.0; part.outputs()], |bias| bias.to_f32()));
+            numbers.extend(match bias {
+                Some(bias) => bias.to_f32()?,
+                None => vec![0.0; part.outputs()],
+            });
         }
         if !any {
             return Ok(None);
@@ -49,7 +52,7 @@ impl Cuda {
 
 /// What a norm multiplies with.
 pub(super) fn norm_weight(weights: &Weights<'_>, spec: &NormSpec) -> Result<Vec<f32>, CheckpointError> {
-    let weight = weights.norm_weight(spec)?.to_f32();
+    let weight = weights.norm_weight(spec)?.to_f32()?;
     Ok(match spec.kind {
         NormKind::Rms { offset } => weight.iter().map(|x| x + offset).collect(),
         NormKind::Layer => weight,

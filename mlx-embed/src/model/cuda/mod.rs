@@ -180,7 +180,7 @@ impl Backend for Cuda {
         };
         let fixed = |array: Array| Fixed::new(on_gpu(&array, &self.stream)?);
         let parts = parts.into_iter().map(|part| fixed(part).map_err(failed)).collect::<Result<_, _>>()?;
-        table.release();
+        self.arrays.release(&table);
         let positions = match positions {
             Some(spec) => Some((self.rows_of(weights, &spec.table)?, Positions::new(spec))),
             None => None,
@@ -214,7 +214,7 @@ impl Backend for Cuda {
         let projection = Projection::new(self, &arrays, order, bias, &self.stream);
         let projection = projection.map_err(|source| self.arrays.error(&spec.parts[0].path, source))?;
         drop(arrays);
-        matrices.iter().for_each(crate::checkpoint::Matrix::release);
+        matrices.iter().for_each(|matrix| self.arrays.release(matrix));
         Ok(projection)
     }
 
@@ -222,7 +222,10 @@ impl Backend for Cuda {
         let failed = |source| self.arrays.error(&spec.weight, source);
         let vector = |numbers: &[f32]| self.numbers(numbers, &[numbers.len() as i32]).map_err(failed);
         let weight = vector(&norm_weight(weights, spec)?)?;
-        let bias = weights.norm_bias(spec)?.map(|bias| vector(&bias.to_f32())).transpose()?;
+        let bias = match weights.norm_bias(spec)? {
+            Some(bias) => Some(vector(&bias.to_f32()?)?),
+            None => None,
+        };
         let kind = match spec.kind {
             NormKind::Rms { .. } => cuda::NormKind::Rms,
             NormKind::Layer => cuda::NormKind::Layer,

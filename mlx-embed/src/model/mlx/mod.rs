@@ -174,7 +174,7 @@ impl Backend for Mlx {
         Ok(Norm {
             weight: match spec.kind {
                 NormKind::Rms { offset } if offset != 0.0 => {
-                    let numbers: Vec<f32> = weight.to_f32().iter().map(|x| x + offset).collect();
+                    let numbers: Vec<f32> = weight.to_f32()?.iter().map(|x| x + offset).collect();
                     self.arrays.numbers(&weight, &numbers, &self.stream)?
                 }
                 _ => self.arrays.vector(&weight, &self.stream)?,

@@ -1,7 +1,6 @@
 //! A checkpoint's tensors as arrays on one stream.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::checkpoint::spec::ModelSpec;
 use crate::checkpoint::{CheckpointError, Matrix, Tensor, Weights};
@@ -26,12 +25,10 @@ impl Arrays {
     ) -> Result<Self, CheckpointError> {
         let mut files = Vec::new();
         for file in weights.files() {
-            files.push(MappedArrays::new(Arc::clone(file), stream).map_err(|source| {
-                CheckpointError::Mlx {
-                    path: file.path().to_owned(),
-                    tensor: "(the whole file)".into(),
-                    source,
-                }
+            files.push(MappedArrays::new(file, stream).map_err(|source| CheckpointError::Mlx {
+                path: file.path().to_owned(),
+                tensor: "(the whole file)".into(),
+                source,
             })?);
         }
         // On x86, MLX's CPU kernels accumulate in the activation's type: f32 or the result is worthless. f16 ends at 65504,
@@ -105,6 +102,11 @@ impl Arrays {
             biases: groups.biases.as_ref().map(floats).transpose()?,
             quantization: groups.quantization,
         })
+    }
+
+    /// Lets go of the memory that a matrix's pages took. They can be read again.
+    pub(crate) fn release(&self, matrix: &Matrix) {
+        matrix.tensors().for_each(|tensor| self.files[tensor.index()].release(tensor.range()));
     }
 
     fn convert(&self, tensor: &Tensor, array: &Array, stream: &Stream) -> Result<Array, CheckpointError> {
