@@ -15,7 +15,8 @@ const TOGETHER: usize = 4096;
 
 /// A table, `[rows, width]`.
 ///
-/// A call of the system for each row of each text would be felt in short texts, and a copy of a large table in memory. Where no more are to be kept, all are dropped and read anew as they are needed.
+/// A call of the system for each row of each text would be felt in short texts, and a copy of a large table in memory.
+/// Where no more are to be kept, all are dropped and read anew as they are needed.
 #[derive(Debug)]
 pub(crate) struct Table {
     stored: Stored,
