@@ -1,9 +1,12 @@
-//! What is fetched of a model is what the library reads: no file that it opens by name is left out.
+//! What is fetched of a model, and what its hash is of, is what the library reads: no file that it opens by name is left out.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+
+use mlx_embed::Checkpoint;
+use mlx_embed_tests::scratch::Scratch;
 
 /// Names in the sources that are none of a fetched checkpoint's: what this crate writes, what it refuses, and in messages.
 const NONE: [&str; 2] = ["golden.safetensors", "calibration.json"];
@@ -13,8 +16,8 @@ fn names(path: &Path, found: &mut BTreeSet<String>) {
     if path.is_dir() {
         for entry in fs::read_dir(path).unwrap() {
             let path = entry.unwrap().path();
-            // The default model is inside.
-            if !path.ends_with("hub") && !path.ends_with("default_model.rs") {
+            // The default model is inside, and the list itself reads nothing.
+            if !["hub", "default_model.rs", "checkpoint/contents.rs"].iter().any(|end| path.ends_with(end)) {
                 names(&path, found);
             }
         }
@@ -39,8 +42,35 @@ fn every_file_that_is_read_by_name_is_fetched() {
     let mut read = BTreeSet::new();
     names(Path::new("mlx-embed/src"), &mut read);
     assert!(read.contains("config.json") && read.len() > 12, "{read:?}");
-    let wanted = fs::read_to_string("mlx-embed/src/hub/wanted.rs").unwrap();
+    let wanted = fs::read_to_string("mlx-embed/src/checkpoint/contents.rs").unwrap();
     for name in read.iter().filter(|name| !NONE.contains(&name.as_str())) {
-        assert!(wanted.contains(&format!("\"{name}\"")), "{name} is read, and hub/wanted.rs doesn't want it");
+        assert!(
+            wanted.contains(&format!("\"{name}\"")),
+            "{name} is read, and checkpoint/contents.rs doesn't have it"
+        );
     }
+}
+
+#[test]
+fn a_checkpoint_s_hash_changes_with_each_of_these_files_and_no_other() {
+    let hash = |scratch: &Scratch| Checkpoint::open(scratch.path()).unwrap().sha256().unwrap();
+    let (model, same) = (Scratch::of("st-mean"), Scratch::of("st-mean"));
+    for name in ["README.md", "eval_results.json", "onnx.bin"] {
+        fs::write(same.file(name), "{}").unwrap();
+    }
+    assert_eq!(hash(&same), hash(&model), "what is not read doesn't count");
+    let mut hashes = BTreeSet::from([hash(&model)]);
+    let files =
+        ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", "model.safetensors"];
+    for name in files {
+        let other = Scratch::of("st-mean");
+        let mut bytes = fs::read(other.file(name)).unwrap();
+        match name {
+            "model.safetensors" => *bytes.last_mut().unwrap() ^= 1,
+            _ => bytes.push(b'\n'),
+        }
+        fs::write(other.file(name), bytes).unwrap();
+        assert!(hashes.insert(hash(&other)), "{name} is part of it");
+    }
+    assert_eq!(Checkpoint::open(model.path()).unwrap().dimensions(None).unwrap(), 32);
 }

@@ -30,7 +30,7 @@ use crate::mlx::{self, Backend};
 use crate::model::Rounding;
 use crate::options::LoadOptions;
 use crate::panics::{panic_message, quietly};
-use crate::pooling::{Pooling, PoolingMode};
+use crate::pooling::Pooling;
 use crate::request::Shared;
 use crate::runner::{self, Kind, RunnerOptions};
 use crate::text::{Overrides, PairForm, Prompts, Settings, TextEncoder, TextError, TruncationSide};
@@ -373,20 +373,17 @@ fn refuse_pooling(purpose: Purpose, options: &LoadOptions) -> Result<(), Error> 
 
 /// How hidden states become a vector, and who says so.
 fn pooling(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<(Pooling, Source), Error> {
-    let of_files = checkpoint.sentence_transformers().pooling;
-    Ok(match (&checkpoint.spec().head, options.pooling, of_files) {
-        (Some(head), None, _) => (head.pooling, Source::Checkpoint),
-        (Some(head), Some(_), _) => {
+    match (&checkpoint.spec().head, options.pooling) {
+        (Some(head), Some(_)) => {
             let reason = format!("is {} by this reranker's head; leave it out", head.pooling);
-            return Err(Error::Option { option: "pooling", reason });
+            Err(Error::Option { option: "pooling", reason })
         }
-        (None, Some(pooling), _) => (pooling, Source::Caller),
-        (None, None, Some(pooling)) => (pooling, Source::Checkpoint),
-        // As sentence-transformers does without a word about pooling; under a causal mask the last token has seen the whole
-        // text.
-        (None, None, None) if !checkpoint.config().causal => (PoolingMode::Mean.into(), Source::Default),
-        (None, None, None) => (PoolingMode::LastToken.into(), Source::Default),
-    })
+        (None, Some(pooling)) => Ok((pooling, Source::Caller)),
+        (head, None) => {
+            let is_said = head.is_some() || checkpoint.sentence_transformers().pooling.is_some();
+            Ok((checkpoint.pooling(), if is_said { Source::Checkpoint } else { Source::Default }))
+        }
+    }
 }
 
 /// More than any machine has processors for. Where the system has no more threads to give, starting one may end the process.

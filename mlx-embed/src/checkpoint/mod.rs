@@ -3,6 +3,7 @@
 //! Opening maps the weights and reads their headers only. [`Weights`] hands out tensors where they lie.
 
 mod config;
+mod contents;
 mod doubt;
 mod error;
 mod families;
@@ -35,6 +36,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use config::{Architecture, ModelConfig};
+#[cfg(feature = "hub")]
+pub(crate) use contents::{BESIDE, HEADS, MARKS};
 pub use doubt::Doubt;
 pub use error::CheckpointError;
 pub(crate) use json::JsonObject;

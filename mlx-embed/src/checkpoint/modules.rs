@@ -224,6 +224,26 @@ fn missing(files: &Files, folder: &Path) -> CheckpointError {
 }
 
 impl Checkpoint {
+    /// How hidden states become a vector where the caller doesn't say.
+    pub(crate) fn pooling(&self) -> Pooling {
+        match (&self.spec().head, self.sentence_transformers().pooling) {
+            (Some(head), _) => head.pooling,
+            (None, Some(pooling)) => pooling,
+            // As sentence-transformers does without a word about pooling; under a causal mask the last token has seen the
+            // whole text.
+            (None, None) if !self.config().causal => PoolingMode::Mean.into(),
+            (None, None) => PoolingMode::LastToken.into(),
+        }
+    }
+
+    /// Numbers of a vector that an [`Embedder`](crate::Embedder) gives, with this pooling or the checkpoint's own.
+    ///
+    /// # Errors
+    /// When a module is made for vectors of another width than those that come to it.
+    pub fn dimensions(&self, pooling: Option<Pooling>) -> Result<usize, CheckpointError> {
+        self.embedding_size(pooling.unwrap_or_else(|| self.pooling()))
+    }
+
     /// Numbers of a vector: what the last module gives of what `pooling` gives.
     ///
     /// # Errors

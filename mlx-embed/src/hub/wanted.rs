@@ -2,36 +2,8 @@
 
 use std::path::{Component, Path};
 
-use crate::checkpoint::{self, CheckpointError};
+use crate::checkpoint::{self, BESIDE, CheckpointError, HEADS, MARKS};
 use crate::file::Files;
-
-/// What is read beside weights, where there is such a file.
-const BESIDE: [&str; 17] = [
-    "config.json",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-    "modules.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-    "artifact.metadata",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-];
-
-/// What else changes which model it is, or is looked for beside the weights.
-const MARKS: [&str; 2] = ["adapter_config.json", "chat_template.jinja"];
-
-/// The heads of bge-m3, of which the first that is there is read.
-const HEADS: [[&str; 2]; 2] =
-    [["sparse_linear.safetensors", "sparse_linear.pt"], ["colbert_linear.safetensors", "colbert_linear.pt"]];
 
 /// The files that say what a model is.
 pub(super) fn first(listed: &[String]) -> Vec<String> {

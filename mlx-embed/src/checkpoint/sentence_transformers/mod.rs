@@ -69,7 +69,6 @@ pub(super) fn is_multi_vector_encoder(files: &Files) -> Result<bool, CheckpointE
 }
 
 /// The folders of the modules behind the model itself, and whether there are weights in each.
-#[cfg(feature = "hub")]
 pub(super) fn folders(files: &Files) -> Result<Vec<(String, bool)>, CheckpointError> {
     let has_weights =
         |module: &Module| ["Dense", "LayerNorm"].iter().any(|class| module.class.ends_with(class));

@@ -1,0 +1,72 @@
+//! Which files say what a checkpoint is, and one hash of them all.
+
+use std::io;
+
+use sha2::{Digest, Sha256};
+
+use super::{Checkpoint, CheckpointError, sentence_transformers};
+use crate::file::{OpenFile, hex};
+
+/// What is read beside weights, where there is such a file.
+pub(crate) const BESIDE: [&str; 17] = [
+    "config.json",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+    "artifact.metadata",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
+/// What else changes which model it is, or is looked for beside the weights.
+pub(crate) const MARKS: [&str; 2] = ["adapter_config.json", "chat_template.jinja"];
+
+/// The heads of bge-m3, of which the first that is there is read.
+pub(crate) const HEADS: [[&str; 2]; 2] =
+    [["sparse_linear.safetensors", "sparse_linear.pt"], ["colbert_linear.safetensors", "colbert_linear.pt"]];
+
+/// What a module's folder may hold.
+const OF_MODULE: [&str; 3] = ["config.json", "model.safetensors", "pytorch_model.bin"];
+
+impl Checkpoint {
+    /// One SHA-256 of all the files that say which model it is: weights, configuration, tokenizer, modules. Two folders
+    /// with one hash hold one model, whatever else is in them. The weights are read through, at about a second a gigabyte.
+    ///
+    /// # Errors
+    /// When a file can't be read, or weights were written to since they were opened.
+    pub fn sha256(&self) -> Result<String, CheckpointError> {
+        let mut all = Sha256::new();
+        let mut add = |name: &str, hash: io::Result<String>| match hash {
+            Ok(hash) => {
+                all.update(format!("{hash}  {name}\n"));
+                Ok(())
+            }
+            Err(source) => Err(CheckpointError::Io { path: self.place.path(name), source }),
+        };
+        for (name, file) in self.weights_files().iter().zip(self.open_weights()) {
+            add(name, file.sha256())?;
+        }
+        let beside = BESIDE.into_iter().chain(MARKS).chain(HEADS.into_iter().flatten()).map(str::to_owned);
+        let modules = sentence_transformers::folders(&self.place)?.into_iter().flat_map(|(folder, _)| {
+            let folder = folder.trim_end_matches('/').to_owned();
+            OF_MODULE.map(|file| format!("{folder}/{file}"))
+        });
+        for name in beside.chain(modules) {
+            match OpenFile::of(&self.place, &name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => add(&name, opened.and_then(|file| file.sha256()))?,
+            }
+        }
+        Ok(hex(&all.finalize()))
+    }
+}
