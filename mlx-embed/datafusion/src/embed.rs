@@ -1,6 +1,5 @@
 //! `embed(text)`, `embed(text, prompt => 'query')`.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,28 +12,37 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl,
 use futures_util::StreamExt;
 use mlx_embed::{EmbedOptions, Embedder, Prompt};
 
+use crate::model::Model;
 use crate::texts::{self, Texts};
 
-const NAME: &str = "embed";
-const ARGUMENTS: [&str; 2] = ["text", "prompt"];
+pub(crate) const NAME: &str = "embed";
+
+/// What may be given to it.
+pub(crate) fn signature() -> Signature {
+    texts::signature(&["text", "prompt"], 1)
+}
+
+/// A vector of so many numbers.
+pub(crate) fn vector(dims: i32) -> DataType {
+    DataType::FixedSizeList(item(), dims)
+}
+
+fn item() -> FieldRef {
+    Arc::new(Field::new_list_field(DataType::Float32, false))
+}
 
 /// The function, with its model.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Embed {
-    embedder: Arc<Embedder>,
+    embedder: Model<Embedder>,
     dims: i32,
     signature: Signature,
 }
 
 impl Embed {
     pub(crate) fn new(embedder: Embedder) -> Self {
-        let signature = texts::signature(&ARGUMENTS, 1);
         let dims = i32::try_from(embedder.info().embedding_size).unwrap_or(i32::MAX);
-        Self { embedder: Arc::new(embedder), dims, signature }
-    }
-
-    fn item() -> FieldRef {
-        Arc::new(Field::new_list_field(DataType::Float32, false))
+        Self { embedder: Model::new(embedder), dims, signature: signature() }
     }
 
     /// The vectors of `texts`, null where the text is.
@@ -57,7 +65,7 @@ impl Embed {
         }
         let known = NullBuffer::from_iter((0..texts.rows()).map(|row| texts.get(row).is_some()));
         let numbers = Arc::new(Float32Array::from(numbers));
-        Ok(Arc::new(FixedSizeListArray::new(Self::item(), self.dims, numbers, Some(known))))
+        Ok(Arc::new(FixedSizeListArray::new(item(), self.dims, numbers, Some(known))))
     }
 }
 
@@ -66,20 +74,6 @@ fn in_row(error: mlx_embed::Error, row: usize) -> mlx_embed::Error {
     match error {
         mlx_embed::Error::Input { source, .. } => mlx_embed::Error::Input { index: row, source },
         error => error,
-    }
-}
-
-impl PartialEq for Embed {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.embedder, &other.embedder)
-    }
-}
-
-impl Eq for Embed {}
-
-impl Hash for Embed {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.embedder).hash(state);
     }
 }
 
@@ -93,7 +87,7 @@ impl ScalarUDFImpl for Embed {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(DataType::FixedSizeList(Self::item(), self.dims))
+        Ok(vector(self.dims))
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -133,7 +127,7 @@ mod tests {
         let embedder = Embedder::default_model().unwrap();
         let (a, b) = (Embed::new(embedder.clone()), Embed::new(embedder));
         assert!(a == a && a != b);
-        assert_eq!(a.return_type(&[]).unwrap(), DataType::FixedSizeList(Embed::item(), 384));
+        assert_eq!(a.return_type(&[]).unwrap(), vector(384));
         assert_eq!(
             Volatility::Volatile,
             a.signature().volatility,

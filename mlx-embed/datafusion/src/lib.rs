@@ -27,8 +27,11 @@
 //! DataFusion computes functions like these in SELECT and WHERE. For ORDER BY and GROUP BY give them a name in SELECT.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "ballista")]
+pub mod ballista;
 mod cosine;
 mod embed;
+mod model;
 mod rerank;
 mod texts;
 
@@ -41,11 +44,23 @@ use mlx_embed::{Embedder, Reranker};
 
 /// Adds `embed` and `cosine` to the functions of `ctx`.
 pub fn register(ctx: &SessionContext, embedder: Embedder) {
-    ctx.register_udf(AsyncScalarUDF::new(Arc::new(embed::Embed::new(embedder))).into_scalar_udf());
-    ctx.register_udf(ScalarUDF::new_from_impl(cosine::Cosine::new()));
+    ctx.register_udf(embed_function(embedder));
+    ctx.register_udf(cosine_function());
 }
 
 /// Adds `rerank` to the functions of `ctx`.
 pub fn register_reranker(ctx: &SessionContext, reranker: Reranker) {
-    ctx.register_udf(AsyncScalarUDF::new(Arc::new(rerank::Rerank::new(reranker))).into_scalar_udf());
+    ctx.register_udf(rerank_function(reranker));
+}
+
+fn embed_function(embedder: Embedder) -> ScalarUDF {
+    AsyncScalarUDF::new(Arc::new(embed::Embed::new(embedder))).into_scalar_udf()
+}
+
+fn rerank_function(reranker: Reranker) -> ScalarUDF {
+    AsyncScalarUDF::new(Arc::new(rerank::Rerank::new(reranker))).into_scalar_udf()
+}
+
+fn cosine_function() -> ScalarUDF {
+    ScalarUDF::new_from_impl(cosine::Cosine::new())
 }

@@ -1,6 +1,5 @@
 //! `rerank(query, text)`.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,24 +10,32 @@ use datafusion::logical_expr::async_udf::AsyncScalarUDFImpl;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature};
 use mlx_embed::{Error, Lane, RerankOptions, Reranker, WhenFull};
 
+use crate::model::Model;
 use crate::texts::{self, Texts};
 
-const NAME: &str = "rerank";
-const ARGUMENTS: [&str; 2] = ["query", "text"];
+pub(crate) const NAME: &str = "rerank";
+
+/// The type of a score.
+pub(crate) const SCORE: DataType = DataType::Float32;
+
+/// What may be given to it.
+pub(crate) fn signature() -> Signature {
+    texts::signature(&["query", "text"], 2)
+}
 
 /// Documents that are sent at once.
 const DOCUMENTS: usize = 256;
 
 /// The function, with its model.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Rerank {
-    reranker: Arc<Reranker>,
+    reranker: Model<Reranker>,
     signature: Signature,
 }
 
 impl Rerank {
     pub(crate) fn new(reranker: Reranker) -> Self {
-        Self { reranker: Arc::new(reranker), signature: texts::signature(&ARGUMENTS, 2) }
+        Self { reranker: Model::new(reranker), signature: signature() }
     }
 
     /// The scores of rows, null where one of the two is. Rows that follow one another and have one query go together.
@@ -53,20 +60,6 @@ impl Rerank {
     }
 }
 
-impl PartialEq for Rerank {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.reranker, &other.reranker)
-    }
-}
-
-impl Eq for Rerank {}
-
-impl Hash for Rerank {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.reranker).hash(state);
-    }
-}
-
 impl ScalarUDFImpl for Rerank {
     fn name(&self) -> &str {
         NAME
@@ -77,7 +70,7 @@ impl ScalarUDFImpl for Rerank {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Float32)
+        Ok(SCORE)
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -1,10 +1,11 @@
 //! `mlx-embed-sql 'SELECT …'`: SQL over files, with functions that embed, rerank and compare texts.
 #![deny(unsafe_code)]
 
+mod models;
+
 use std::error::Error;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -15,7 +16,7 @@ use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::SessionContext;
 use futures_util::StreamExt;
-use mlx_embed::{Device, Embedder, LoadOptions, Reranker};
+use models::ModelArgs;
 
 /// SQL over files, with functions that embed, rerank and compare texts.
 #[derive(Debug, Parser)]
@@ -24,21 +25,16 @@ struct Args {
     /// The query; files are tables by their names in quotes
     query: String,
 
-    /// Checkpoint directory of the model that `embed` asks [default: the built-in English model]
-    #[arg(short, long, value_name = "DIR", env = "MLX_EMBED_MODEL", hide_env_values = true)]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    models: ModelArgs,
 
-    /// Checkpoint directory of the model that `rerank` asks
-    #[arg(long, value_name = "DIR")]
-    reranker: Option<PathBuf>,
+    /// Run the query on the cluster of the Ballista scheduler at this address
+    #[arg(long, value_name = "HOST:PORT")]
+    scheduler: Option<String>,
 
-    /// Where the models run: auto, cpu or gpu
-    #[arg(long, value_name = "WHERE", default_value = "auto")]
-    device: Device,
-
-    /// Threads of a model on the CPU [default: every core]
+    /// Parts that a query's work is cut into [default: as many as cores, 16 on a cluster]
     #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    partitions: Option<NonZeroUsize>,
 
     /// How rows are printed [default: a table on a terminal, else JSONL]
     #[arg(short, long)]
@@ -87,28 +83,44 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
-    let context = context(args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        let context = match &args.scheduler {
+            Some(address) => remote(address, &args.models).await?,
+            None => local(&args.models)?,
+        };
+        let context = context.enable_url_table();
+        if let Some(partitions) = args.partitions {
+            context.state_ref().write().config_mut().options_mut().execution.target_partitions =
+                partitions.into();
+        }
         let rows = context.sql(&args.query).await?.execute_stream().await?;
         let by_default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
         print(rows, args.format.unwrap_or(by_default)).await
     })
 }
 
-fn context(args: &Args) -> Result<SessionContext, Box<dyn Error>> {
-    let options = LoadOptions { device: args.device, threads: args.threads, ..Default::default() };
-    let context = SessionContext::new().enable_url_table();
-    let model = args.model.as_deref().filter(|model| !model.as_os_str().is_empty());
-    let embedder = match model {
-        Some(dir) => Embedder::load_with(dir, options.clone())?,
-        None => Embedder::default_model_with(options.clone())?,
-    };
+fn local(models: &ModelArgs) -> Result<SessionContext, Box<dyn Error>> {
+    let context = SessionContext::new();
+    let (embedder, reranker) = models.load()?;
     mlx_embed_datafusion::register(&context, embedder);
-    if let Some(dir) = &args.reranker {
-        mlx_embed_datafusion::register_reranker(&context, Reranker::load_with(dir, options)?);
+    if let Some(reranker) = reranker {
+        mlx_embed_datafusion::register_reranker(&context, reranker);
     }
     Ok(context)
+}
+
+#[cfg(feature = "ballista")]
+async fn remote(address: &str, models: &ModelArgs) -> Result<SessionContext, Box<dyn Error>> {
+    let (embedder, reranker) = models.ids()?;
+    Ok(mlx_embed_datafusion::ballista::remote(address, embedder, reranker).await?)
+}
+
+#[cfg(not(feature = "ballista"))]
+async fn remote(_: &str, _: &ModelArgs) -> Result<SessionContext, Box<dyn Error>> {
+    Err("--scheduler needs a program that was built with the feature `ballista`: \
+         cargo install --path mlx-embed/datafusion --features ballista"
+        .into())
 }
 
 async fn print(mut rows: SendableRecordBatchStream, format: Format) -> Result<(), Box<dyn Error>> {
