@@ -68,9 +68,11 @@ impl Form {
     }
 
     /// Of a matrix that is rounded. Large groups cost less time: of MiniLM's pass those of 128 save a twelfth beside those
-    /// of 64, and 0.0001 of cosine.
+    /// of 64, and 0.0001 of cosine. A number that stands out makes all of its group coarse, so they are for rows that have
+    /// three of them at least.
     fn nearest(inputs: usize) -> Self {
-        let group_size = [128, 64].into_iter().find(|&size| inputs.is_multiple_of(size)).unwrap_or(32);
+        let fits = |size: usize| inputs.is_multiple_of(size) && (size < 128 || inputs >= 3 * size);
+        let group_size = [128, 64].into_iter().find(|&size| fits(size)).unwrap_or(32);
         Self { bits: 8, small: false, group_size, bf16: true }
     }
 }
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn rounded_numbers_are_off_by_half_a_step_at_most() {
-        for (inputs, groups) in [(32, 1), (64, 1), (96, 3), (128, 1), (384, 3)] {
+        for (inputs, groups) in [(32, 1), (64, 1), (96, 3), (128, 2), (384, 3)] {
             let row: Vec<f32> = (0..inputs).map(|i| ((i * i * 37 % 101) as f32 - 33.0) * 0.01).collect();
             let found = rounded(&row);
             assert_eq!(found.len(), inputs);
@@ -203,7 +205,7 @@ mod tests {
             alike.iter().all(|&(level, scale, bias)| (scale * f32::from(level) + bias + 0.3).abs() < 1e-3)
         );
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut row = [1.0; 256];
+            let mut row = [1.0; 384];
             row[3] = odd;
             let found = rounded(&row);
             assert!(found[..128].iter().all(|(_, scale, _)| scale.is_nan()), "{odd}");
