@@ -7,13 +7,25 @@ use sha2::{Digest, Sha256};
 use super::{Checkpoint, CheckpointError, sentence_transformers};
 use crate::file::{OpenFile, hex};
 
-/// What is read beside weights, where there is such a file.
-pub(crate) const BESIDE: [&str; 17] = [
+/// What is read beside weights, or changes which model they are, where there is such a file.
+const BESIDE: [&str; 12] = [
     "config.json",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
     "modules.json",
     "config_sentence_transformers.json",
+    "artifact.metadata",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "adapter_config.json",
+    "chat_template.jinja",
+];
+
+/// The file of how sentence-transformers calls the model, by all of its names, of which the first that is there counts; the
+/// old ones were the model's kind.
+pub(super) const CALLS: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
@@ -21,15 +33,12 @@ pub(crate) const BESIDE: [&str; 17] = [
     "sentence_albert_config.json",
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
-    "artifact.metadata",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
 ];
 
-/// What else changes which model it is, or is looked for beside the weights.
-pub(crate) const MARKS: [&str; 2] = ["adapter_config.json", "chat_template.jinja"];
+/// Every file that may stand beside weights in a checkpoint's own folder, but for heads.
+pub(crate) fn beside() -> impl Iterator<Item = &'static str> {
+    BESIDE.into_iter().chain(CALLS)
+}
 
 /// The heads of bge-m3, of which the first that is there is read.
 pub(crate) const HEADS: [[&str; 2]; 2] =
@@ -56,7 +65,7 @@ impl Checkpoint {
         for (name, file) in self.weights_files().iter().zip(self.open_weights()) {
             add(name, file.sha256())?;
         }
-        let beside = BESIDE.into_iter().chain(MARKS).chain(HEADS.into_iter().flatten()).map(str::to_owned);
+        let beside = beside().chain(HEADS.into_iter().flatten()).map(str::to_owned);
         let modules = sentence_transformers::folders(&self.place)?.into_iter().flat_map(|(folder, _)| {
             let folder = folder.trim_end_matches('/').to_owned();
             OF_MODULE.map(|file| format!("{folder}/{file}"))

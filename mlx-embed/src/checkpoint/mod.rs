@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 pub use config::{Architecture, ModelConfig};
 #[cfg(feature = "hub")]
-pub(crate) use contents::{BESIDE, HEADS, MARKS};
+pub(crate) use contents::{HEADS, beside};
 pub use doubt::Doubt;
 pub use error::CheckpointError;
 pub(crate) use json::JsonObject;

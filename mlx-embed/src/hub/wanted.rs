@@ -2,13 +2,12 @@
 
 use std::path::{Component, Path};
 
-use crate::checkpoint::{self, BESIDE, CheckpointError, HEADS, MARKS};
+use crate::checkpoint::{self, CheckpointError, HEADS};
 use crate::file::Files;
 
 /// The files that say what a model is.
 pub(super) fn first(listed: &[String]) -> Vec<String> {
-    let wanted = |file: &&String| BESIDE.contains(&file.as_str()) || MARKS.contains(&file.as_str());
-    listed.iter().filter(wanted).cloned().collect()
+    listed.iter().filter(|file| checkpoint::beside().any(|name| name == *file)).cloned().collect()
 }
 
 /// The files in folders of modules, and heads, of a model whose [`first`] files are in `folder`.

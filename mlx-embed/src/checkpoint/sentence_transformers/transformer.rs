@@ -4,23 +4,13 @@ use serde_json::{Map, Value};
 
 use super::SentenceTransformers;
 use crate::checkpoint::CheckpointError;
+use crate::checkpoint::contents::CALLS;
 use crate::checkpoint::json::JsonObject;
 use crate::file::Files;
 use crate::json;
 
 /// The file's name.
 pub(in crate::checkpoint) const FILE: &str = "sentence_bert_config.json";
-
-/// All of its names, of which the first that is there counts; the old ones were the model's kind.
-const FILES: [&str; 7] = [
-    FILE,
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
 
 /// How the model is loaded, with no say in what it computes.
 const LOADING: [&str; 19] = [
@@ -161,7 +151,7 @@ impl SentenceTransformers {
 pub(in crate::checkpoint) fn settings(
     files: &Files,
 ) -> Result<Option<(&'static str, JsonObject)>, CheckpointError> {
-    for name in FILES {
+    for name in CALLS {
         if let Some(config) = JsonObject::open(files, name)?.filter(|config| !config.is_empty()) {
             return Ok(Some((name, config)));
         }
