@@ -116,23 +116,19 @@ fn texts(request: usize, count: usize) -> Vec<String> {
     (0..count).map(|at| text(request * count + at)).collect()
 }
 
-/// Milliseconds at quantiles.
-struct Times(Vec<Duration>);
-
-impl Times {
-    fn at(&mut self, quantile: f64) -> f64 {
-        self.0.sort_unstable();
-        self.0[((self.0.len() - 1) as f64 * quantile) as usize].as_secs_f64() * 1e3
-    }
-}
-
 /// What the two ways took, the library first.
-struct Both([Times; 2]);
+#[derive(Default)]
+struct Both([Vec<Duration>; 2]);
 
 impl fmt::Display for Both {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted = self.0.clone();
+        sorted.iter_mut().for_each(|times| times.sort_unstable());
         for quantile in [0.5, 0.95, 0.99] {
-            let [library, http] = [&self.0[0], &self.0[1]].map(|times| Times(times.0.clone()).at(quantile));
+            let ms = |times: &Vec<Duration>| {
+                times[((times.len() - 1) as f64 * quantile) as usize].as_secs_f64() * 1e3
+            };
+            let (library, http) = (ms(&sorted[0]), ms(&sorted[1]));
             let more = http - library;
             write!(f, "  p{:.0}: {library:.3} ms, {http:.3} over HTTP: {more:+.3}", quantile * 100.0)?;
         }
@@ -141,7 +137,7 @@ impl fmt::Display for Both {
 }
 
 async fn one_at_a_time(ways: &[Arc<dyn Way>; 2]) -> Result<Both, Failure> {
-    let mut both = Both([Times(Vec::new()), Times(Vec::new())]);
+    let mut both = Both::default();
     for pair in 0..WARM_UP + PAIRS {
         // Who is second may find caches warm, so they take turns at that, too.
         for way in [pair % 2, (pair + 1) % 2] {
@@ -149,7 +145,7 @@ async fn one_at_a_time(ways: &[Arc<dyn Way>; 2]) -> Result<Both, Failure> {
             let start = Instant::now();
             ways[way].ask(asked).await?;
             if pair >= WARM_UP {
-                both.0[way].0.push(start.elapsed());
+                both.0[way].push(start.elapsed());
             }
         }
     }
@@ -180,10 +176,10 @@ async fn at_a_rate(way: &Arc<dyn Way>, first: usize) -> Result<Vec<Duration>, Fa
 }
 
 async fn rounds_at_a_rate(ways: &[Arc<dyn Way>; 2]) -> Result<Both, Failure> {
-    let mut both = Both([Times(Vec::new()), Times(Vec::new())]);
+    let mut both = Both::default();
     for round in 0..ROUNDS {
         for way in [round % 2, (round + 1) % 2] {
-            both.0[way].0.extend(at_a_rate(&ways[way], 1_000_000 * (round + 1)).await?);
+            both.0[way].extend(at_a_rate(&ways[way], 1_000_000 * (round + 1)).await?);
         }
     }
     Ok(both)
