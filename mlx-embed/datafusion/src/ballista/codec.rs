@@ -14,19 +14,22 @@ use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 
 use super::functions::Functions;
-use super::stand_in::Kind;
 
 /// A codec of Ballista's that leaves functions with models to [`Functions`].
 #[derive(Debug)]
-pub(super) struct Codec<C> {
+struct Codec<C> {
     ballista: C,
     functions: Arc<Functions>,
 }
 
-impl<C: Default> Codec<C> {
-    pub(super) fn new(functions: Arc<Functions>) -> Self {
-        Self { ballista: C::default(), functions }
-    }
+/// The codec of plans as they are asked for.
+pub(super) fn logical(functions: &Arc<Functions>) -> Arc<dyn LogicalExtensionCodec> {
+    Arc::new(Codec { ballista: BallistaLogicalExtensionCodec::default(), functions: Arc::clone(functions) })
+}
+
+/// The codec of plans as they run.
+pub(super) fn physical(functions: &Arc<Functions>) -> Arc<dyn PhysicalExtensionCodec> {
+    Arc::new(Codec { ballista: BallistaPhysicalExtensionCodec::default(), functions: Arc::clone(functions) })
 }
 
 impl LogicalExtensionCodec for Codec<BallistaLogicalExtensionCodec> {
@@ -70,18 +73,11 @@ impl LogicalExtensionCodec for Codec<BallistaLogicalExtensionCodec> {
     }
 
     fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
-        match Kind::named(name) {
-            Some(kind) => self.functions.decode(kind, bytes),
-            None => self.ballista.try_decode_udf(name, bytes),
-        }
+        self.functions.decode_or(name, bytes, || self.ballista.try_decode_udf(name, bytes))
     }
 
     fn try_encode_udf(&self, function: &ScalarUDF, bytes: &mut Vec<u8>) -> Result<()> {
-        match self.functions.encode(function)? {
-            Some(model) => bytes.extend(model),
-            None => self.ballista.try_encode_udf(function, bytes)?,
-        }
-        Ok(())
+        self.functions.encode_or(function, bytes, |bytes| self.ballista.try_encode_udf(function, bytes))
     }
 }
 
@@ -106,17 +102,10 @@ impl PhysicalExtensionCodec for Codec<BallistaPhysicalExtensionCodec> {
     }
 
     fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
-        match Kind::named(name) {
-            Some(kind) => self.functions.decode(kind, bytes),
-            None => self.ballista.try_decode_udf(name, bytes),
-        }
+        self.functions.decode_or(name, bytes, || self.ballista.try_decode_udf(name, bytes))
     }
 
     fn try_encode_udf(&self, function: &ScalarUDF, bytes: &mut Vec<u8>) -> Result<()> {
-        match self.functions.encode(function)? {
-            Some(model) => bytes.extend(model),
-            None => self.ballista.try_encode_udf(function, bytes)?,
-        }
-        Ok(())
+        self.functions.encode_or(function, bytes, |bytes| self.ballista.try_encode_udf(function, bytes))
     }
 }

@@ -39,17 +39,32 @@ impl Functions {
         Self { known: Mutex::new(models.into_iter().map(known).collect()), stand_in: false }
     }
 
-    /// The bytes that stand for a function's model; `None` for a function that isn't ours.
-    pub(super) fn encode(&self, function: &ScalarUDF) -> Result<Option<Vec<u8>>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known.iter().find(|known| *known.function == *function);
-        let bytes = found.map(|known| serde_json::to_vec(&known.model)).transpose();
-        bytes.map_err(|error| DataFusionError::External(Box::new(error)))
+    /// Adds the bytes that stand for a function's model, or what `other` adds for a function that isn't ours.
+    pub(super) fn encode_or(
+        &self,
+        function: &ScalarUDF,
+        bytes: &mut Vec<u8>,
+        other: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let model = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.iter().find(|known| *known.function == *function).map(|known| known.model.clone())
+        };
+        match model {
+            Some(model) => serde_json::to_writer(bytes, &model)
+                .map_err(|error| DataFusionError::External(Box::new(error))),
+            None => other(bytes),
+        }
     }
 
-    /// The function that bytes stand for.
-    pub(super) fn decode(&self, kind: Kind, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
-        let name = kind.name();
+    /// The function that bytes stand for, or what `other` gives for a name that isn't ours.
+    pub(super) fn decode_or(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        other: impl FnOnce() -> Result<Arc<ScalarUDF>>,
+    ) -> Result<Arc<ScalarUDF>> {
+        let Some(kind) = Kind::named(name) else { return other() };
         if bytes.is_empty() {
             return exec_err!(
                 "{name}: the query doesn't say of which model; connect with `mlx-embed-sql --scheduler` or \

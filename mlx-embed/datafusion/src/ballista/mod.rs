@@ -41,7 +41,6 @@ use std::time::{Duration, Instant};
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::extension::{SessionConfigExt, SessionStateExt};
 use ballista_core::registry::BallistaFunctionRegistry;
-use ballista_core::serde::{BallistaLogicalExtensionCodec, BallistaPhysicalExtensionCodec};
 use ballista_core::utils::default_session_builder;
 use ballista_executor::executor_process::ExecutorProcessConfig;
 use ballista_scheduler::config::SchedulerConfig;
@@ -53,7 +52,6 @@ use tokio::net::TcpStream;
 
 pub use model_id::ModelId;
 
-use codec::Codec;
 use functions::Functions;
 use one_file::OneFile;
 use stand_in::Kind;
@@ -92,8 +90,8 @@ pub async fn wait_for(address: &str, patience: Duration) -> Result<()> {
 pub async fn remote(address: &str, embedder: ModelId, reranker: Option<ModelId>) -> Result<SessionContext> {
     wait_for(address, Duration::ZERO).await?;
     let functions = Arc::new(Functions::standing_in());
-    let codec = Codec::<BallistaLogicalExtensionCodec>::new(Arc::clone(&functions));
-    let config = SessionConfig::new_with_ballista().with_ballista_logical_extension_codec(Arc::new(codec));
+    let config =
+        SessionConfig::new_with_ballista().with_ballista_logical_extension_codec(codec::logical(&functions));
     let state = SessionStateBuilder::new().with_default_features().with_config(config);
     let state = state.with_analyzer_rule(Arc::new(OneFile)).build();
     let context = SessionContext::new_with_state(state.upgrade_for_ballista(format!("http://{address}"))?);
@@ -112,10 +110,8 @@ pub async fn remote(address: &str, embedder: ModelId, reranker: Option<ModelId>)
 pub fn scheduler(config: SchedulerConfig) -> SchedulerConfig {
     let functions = Arc::new(Functions::standing_in());
     SchedulerConfig {
-        override_logical_codec: Some(Arc::new(Codec::<BallistaLogicalExtensionCodec>::new(
-            functions.clone(),
-        ))),
-        override_physical_codec: Some(Arc::new(Codec::<BallistaPhysicalExtensionCodec>::new(functions))),
+        override_logical_codec: Some(codec::logical(&functions)),
+        override_physical_codec: Some(codec::physical(&functions)),
         override_session_builder: Some(Arc::new(session)),
         scheduling_policy: TaskSchedulingPolicy::PullStaged,
         ..config
@@ -140,10 +136,8 @@ pub fn executor(
     Ok(ExecutorProcessConfig {
         override_function_registry: Some(Arc::new(registry)),
         task_scheduling_policy: TaskSchedulingPolicy::PullStaged,
-        override_logical_codec: Some(Arc::new(Codec::<BallistaLogicalExtensionCodec>::new(
-            functions.clone(),
-        ))),
-        override_physical_codec: Some(Arc::new(Codec::<BallistaPhysicalExtensionCodec>::new(functions))),
+        override_logical_codec: Some(codec::logical(&functions)),
+        override_physical_codec: Some(codec::physical(&functions)),
         ..config
     })
 }
