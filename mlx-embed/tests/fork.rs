@@ -103,7 +103,11 @@ fn embeds(parents: Embedder, kernels: Option<&str>) -> bool {
         && matches!(parents.state(), State::Dead { .. });
     parents.shut_down(Shutdown::Finish);
     drop(parents);
-    refused && load(kernels).embed_one("a text").is_ok_and(|embedding| embedding.vector.len() == 384)
+    let own = load(kernels);
+    let computed = own.embed_one("a text").is_ok_and(|embedding| embedding.vector.len() == 384);
+    // What is the child's own is not its child's.
+    assert_in_fork(|| own.embed_one("a text").is_err_and(|error| forked(&error)));
+    refused && computed
 }
 
 #[test]

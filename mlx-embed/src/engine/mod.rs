@@ -23,7 +23,6 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{self, AssertUnwindSafe};
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -32,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::{Entry, Reading};
 use crate::error::{Error, InputError};
+use crate::mlx::Process;
 use crate::panics::{panic_message, quietly};
 
 pub(crate) use cache::VectorCache;
@@ -337,7 +337,7 @@ pub(crate) struct Engine<S: ?Sized + 'static> {
     threads: Mutex<Vec<WorkerThread>>,
     thread_ids: Vec<ThreadId>,
     /// The process that has the threads.
-    process: u32,
+    process: Process,
 }
 
 #[derive(Debug)]
@@ -379,7 +379,7 @@ impl<S: ?Sized + 'static> Engine<S> {
             timer_thread: OnceLock::new(),
             threads: Mutex::default(),
             thread_ids: Vec::new(),
-            process: process::id(),
+            process: Process::this()?,
         };
         for load in loads {
             // A failure here ends those that were started.
@@ -555,7 +555,7 @@ impl<S: ?Sized + 'static> Engine<S> {
     /// Whether this process is a fork of the one that loaded the model. It has none of the threads, and what these held
     /// while it was forked is held for ever.
     fn is_forked(&self) -> bool {
-        self.process != process::id()
+        !self.process.is_this()
     }
 
     pub(crate) fn state(&self) -> State {

@@ -60,7 +60,7 @@ impl Array {
         shape: &[i32],
         dtype: Dtype,
     ) -> Result<Self, MlxError> {
-        start();
+        start()?;
         // Counted together, sizes of an empty array could be too much for MLX's strides.
         let needed = shape::count("array_new_data", shape)? * dtype.size();
         if needed != nbytes {

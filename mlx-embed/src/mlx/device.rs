@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
-use std::process;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::error::{MlxError, check, install_handler};
 use super::memory;
+use super::process::Process;
 
 /// What MLX's core was built for. One build holds the CPU and at most one GPU backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -158,24 +158,24 @@ pub(crate) fn survive_failure(message: &str) {
     }
 }
 
-static STARTED_IN: AtomicU32 = AtomicU32::new(0);
+static STARTED_IN: OnceLock<Process> = OnceLock::new();
 
 /// Whether this process is a fork of the one that MLX was first used in. Threads of MLX's are not there any more.
 pub(super) fn is_fork() -> bool {
-    let started_in = STARTED_IN.load(Ordering::Relaxed);
-    started_in != 0 && started_in != process::id()
+    STARTED_IN.get().is_some_and(|process| !process.is_this())
 }
 
 /// Comes before whatever makes MLX allocate memory, and does something once.
-pub(super) fn start() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        STARTED_IN.store(process::id(), Ordering::Relaxed);
+pub(super) fn start() -> Result<(), MlxError> {
+    let process = Process::this()?;
+    STARTED_IN.get_or_init(|| {
         install_handler();
         // It is for using less memory: where it fails, nothing but that is lost.
         // SAFETY: takes no arguments.
         let _ = check("cuda_prepare", unsafe { mlx_sys::mlxsys_cuda_prepare() });
+        process
     });
+    Ok(())
 }
 
 impl std::fmt::Display for Backend {

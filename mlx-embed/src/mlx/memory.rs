@@ -10,7 +10,7 @@ use super::host::check_outside;
 type Result<T> = std::result::Result<T, MlxError>;
 
 fn read(operation: &'static str, call: unsafe extern "C" fn(*mut usize) -> std::ffi::c_int) -> Result<usize> {
-    start();
+    start()?;
     let mut bytes = 0;
     // SAFETY: the call writes one size through a valid pointer.
     check(operation, unsafe { call(&mut bytes) })?;
@@ -46,7 +46,7 @@ pub fn cached() -> Result<usize> {
 /// # Errors
 /// When MLX's allocator can't be reached.
 pub fn reset_peak() -> Result<()> {
-    start();
+    start()?;
     // SAFETY: takes no arguments.
     check("reset_peak_memory", unsafe { mlx_sys::mlx_reset_peak_memory() })
 }
@@ -57,7 +57,7 @@ pub fn reset_peak() -> Result<()> {
 /// # Errors
 /// When MLX's allocator can't be reached, or from within a kernel ([`host`](super::host)), as it waits for all streams.
 pub fn clear_cache() -> Result<()> {
-    start();
+    start()?;
     check_outside("clear_cache")?;
     // MLX would wait for threads that a fork doesn't have.
     if is_fork() {
@@ -84,7 +84,7 @@ fn is_off() -> MutexGuard<'static, bool> {
 /// # Errors
 /// When MLX's allocator can't be reached, or from within a kernel ([`host`](super::host)), as it waits for all streams.
 pub fn set_cache_limit(bytes: usize) -> Result<usize> {
-    start();
+    start()?;
     check_outside("set_cache_limit")?;
     // MLX would wait for threads that a fork doesn't have, as would the lock.
     if is_fork() {
@@ -138,7 +138,7 @@ fn set_cache_limit_of_mlx(bytes: usize) -> Result<usize> {
 /// # Errors
 /// When MLX's allocator can't be reached.
 pub fn set_limit(bytes: usize) -> Result<usize> {
-    start();
+    start()?;
     let mut before = 0;
     // SAFETY: writes one size through a valid pointer.
     check("set_memory_limit", unsafe { mlx_sys::mlx_set_memory_limit(&mut before, bytes) })?;

@@ -25,8 +25,8 @@
 //! read ends the process with SIGBUS.
 //!
 //! # Fork
-//! A forked child has none of its parent's threads. There, streams are made anew, and arrays that were to be computed on
-//! streams of the parent's fail. With a GPU, fork before MLX is first used.
+//! A child of the C library's `fork` has none of its parent's threads. There, streams are made anew, and arrays that were
+//! to be computed on streams of the parent's fail. With a GPU, fork before MLX is first used.
 #![allow(unsafe_code)]
 
 mod array;
@@ -41,6 +41,7 @@ pub mod host;
 mod mapped;
 pub mod memory;
 pub mod ops;
+mod process;
 mod quantized;
 mod read;
 mod shape;
@@ -56,6 +57,7 @@ pub(crate) use device::{
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;
 pub(crate) use mapped::MappedArrays;
+pub(crate) use process::Process;
 pub use stream::Stream;
 #[cfg(feature = "bench")]
 pub(crate) use waiting::Building;

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::process;
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +9,7 @@ use super::device::{Backend, Turn, enter_gpu, gpu_backend, loss, start};
 use super::error::{MlxError, check, check_results, last_error};
 use super::exit;
 use super::host::check_outside;
+use super::process::Process;
 use super::waiting::waiting;
 
 /// A queue of operations on one device, and the handle that every operation takes.
@@ -42,7 +42,7 @@ struct Queue {
     raw: mlx_sys::mlx_stream,
     backend: Backend,
     /// The process whose thread works the queue off.
-    process: u32,
+    process: Process,
 }
 
 /// A CPU stream that no thread uses.
@@ -55,7 +55,7 @@ unsafe impl Send for Idle {}
 /// All CPU streams of this process that are not in use.
 struct Pool {
     /// The process that made them: a fork has none of the threads behind them.
-    process: u32,
+    process: Option<Process>,
     /// How many it made.
     made: usize,
     idle: Vec<Idle>,
@@ -69,7 +69,7 @@ const MADE_AT_ONCE: usize = if cfg!(target_os = "linux") { 1 } else { MOST_CPU_S
 /// Most streams of the CPU. Each that was used has a thread.
 const MOST_CPU_STREAMS: usize = 1024;
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { process: 0, made: 0, idle: Vec::new() });
+static POOL: Mutex<Pool> = Mutex::new(Pool { process: None, made: 0, idle: Vec::new() });
 
 thread_local! {
     /// The CPU stream that is MLX's default on this thread, held for as long as it is that.
@@ -99,12 +99,11 @@ fn make_cpu() -> Result<Idle, MlxError> {
     Ok(Idle(raw))
 }
 
-fn take_idle() -> Result<mlx_sys::mlx_stream, MlxError> {
+fn take_idle(process: Process) -> Result<mlx_sys::mlx_stream, MlxError> {
     let mut pool = pool();
-    let process = process::id();
-    if pool.process != process {
+    if !pool.process.is_some_and(Process::is_this) {
         // In a fork, those of its parent are left as they are.
-        *pool = Pool { process, made: 0, idle: Vec::new() };
+        *pool = Pool { process: Some(process), made: 0, idle: Vec::new() };
         exit::register_cpu();
     }
     if pool.idle.is_empty() && pool.made < MOST_CPU_STREAMS {
@@ -120,7 +119,7 @@ fn take_idle() -> Result<mlx_sys::mlx_stream, MlxError> {
 
 impl Queue {
     fn check_process(&self) -> Result<(), MlxError> {
-        if self.process == process::id() {
+        if self.process.is_this() {
             return Ok(());
         }
         Err(MlxError::new(
@@ -145,7 +144,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        if self.process != process::id() {
+        if !self.process.is_this() {
             return;
         }
         // An error here belongs to work whose result nobody asked for.
@@ -181,9 +180,10 @@ impl Stream {
 
     /// Of GPUs, that with this index.
     pub(crate) fn new(backend: Backend, gpu: i32) -> Result<Self, MlxError> {
-        start();
+        start()?;
+        let process = Process::this()?;
         let raw = match backend {
-            Backend::Cpu => take_idle()?,
+            Backend::Cpu => take_idle(process)?,
             Backend::Metal | Backend::Cuda => {
                 enter_gpu(gpu)?;
                 let raw = make_gpu(gpu)?;
@@ -191,7 +191,7 @@ impl Stream {
                 raw
             }
         };
-        let queue = Rc::new(Queue { raw, backend, process: process::id() });
+        let queue = Rc::new(Queue { raw, backend, process });
         let held = Streams(Some(Rc::new([Rc::clone(&queue)])));
         let stream = Self { queue, held, _thread_bound: PhantomData };
         stream.make_default()?;

@@ -154,7 +154,7 @@ pub fn host_kernel<K: HostKernel + ?Sized, const N: usize>(
     outputs: [OutputSpec<'_>; N],
     stream: &Stream,
 ) -> Result<[Array; N], MlxError> {
-    start();
+    start()?;
     let name = c_string(kernel.name());
     let streams = held(inputs.iter().copied(), stream);
     let raw_stream = stream.raw()?;
