@@ -162,7 +162,6 @@ fn without_links(path: &Path) -> io::Result<PathBuf> {
 
 /// Opens and locks the file, and makes it if it isn't there.
 fn lock(path: &Path) -> io::Result<File> {
-    let in_the_way = || io::Error::other("in the way; remove it");
     loop {
         // Neither a planted link is followed nor a pipe's other end waited for.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -179,23 +178,35 @@ fn lock(path: &Path) -> io::Result<File> {
             },
             opened => (opened?, true),
         };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::new(io::ErrorKind::ResourceBusy, BUSY));
-            }
-            // A file system without locks: whoever made the file has it.
-            Err(TryLockError::Error(_)) if made => {}
-            Err(TryLockError::Error(_)) => return Err(in_the_way()),
+        // On a file system without locks, whoever made the file has it.
+        if !try_lock(&file)? && !made {
+            return Err(in_the_way());
         }
         let held = file.metadata()?;
         if !held.is_file() || held.nlink() > 1 {
             return Err(in_the_way());
         }
-        // Whoever held the lock before may have renamed or removed the file meanwhile.
-        match fs::symlink_metadata(path) {
-            Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => return Ok(file),
-            _ => {}
+        if is_named(&file, path)? {
+            return Ok(file);
         }
     }
+}
+
+pub(super) fn in_the_way() -> io::Error {
+    io::Error::other("in the way; remove it")
+}
+
+/// Locks it, or fails where another program has. `false` on a file system without locks.
+pub(super) fn try_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(io::ErrorKind::ResourceBusy, BUSY)),
+        Err(TryLockError::Error(_)) => Ok(false),
+    }
+}
+
+/// Whether the path is this file's still: whoever held its lock before may have renamed or removed it.
+pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    Ok(fs::symlink_metadata(path).is_ok_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino())))
 }

@@ -585,6 +585,21 @@ fn of_two_writers_of_a_parquet_file_the_second_is_refused() {
     assert_eq!(Table::read(&output).batch.num_rows(), 12_000);
 }
 
+/// The output has its name then, and is not locked any more.
+#[test]
+fn a_job_whose_parts_are_being_removed_keeps_the_next_one_out() {
+    let dir = tempdir().unwrap();
+    let (input, output) = (docs(dir.path(), 250), dir.path().join("vectors.parquet"));
+    fs::create_dir(parts(&output)).unwrap();
+    let job_before = File::open(parts(&output)).unwrap();
+    job_before.lock().unwrap();
+    run(&mut embed(&input, &output))
+        .failed(1, &["vectors.parquet.parts: another program is writing this file; wait for it"]);
+    assert!(fs::read_dir(parts(&output)).unwrap().next().is_none() && !output.exists());
+    drop(job_before);
+    assert!(run(&mut embed(&input, &output)).code != 1 && output.exists() && !parts(&output).exists());
+}
+
 #[test]
 fn a_table_without_rows_is_a_table_without_rows() {
     let dir = tempdir().unwrap();

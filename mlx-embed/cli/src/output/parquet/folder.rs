@@ -9,7 +9,7 @@ use parquet::file::metadata::ParquetMetaDataReader;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::super::new_file::NewFile;
+use super::super::new_file::{NewFile, in_the_way, is_named, try_lock};
 use super::batch::Layout;
 use super::job::Job;
 use super::value;
@@ -42,6 +42,8 @@ impl Made {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// The folder itself, locked: once the output has its name, the next job may begin before this one's parts are gone.
+    _locked: File,
     parts: usize,
     made: Made,
 }
@@ -56,12 +58,16 @@ impl Folder {
     ) -> io::Result<Self> {
         let mut name = output.as_os_str().to_owned();
         name.push(".parts");
-        let mut folder = Self { path: name.into(), parts: 0, made: Made::default() };
-        let named = |folder: &Self, error: io::Error| {
-            io::Error::new(error.kind(), format!("its folder {}: {error}", folder.path.display()))
+        let path = PathBuf::from(name);
+        let open = || {
+            let mut folder =
+                Self { path: path.clone(), _locked: locked(&path)?, parts: 0, made: Made::default() };
+            folder.find(job, layout, refuse)?;
+            Ok(folder)
         };
-        folder.find(job, layout, refuse).map_err(|error| named(&folder, error))?;
-        Ok(folder)
+        open().map_err(|error: io::Error| {
+            io::Error::new(error.kind(), format!("its folder {}: {error}", path.display()))
+        })
     }
 
     fn find(
@@ -70,13 +76,6 @@ impl Folder {
         layout: &Layout,
         refuse: &impl Fn(&Metadata) -> Option<String>,
     ) -> io::Result<()> {
-        match fs::create_dir(&self.path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            made => made?,
-        }
-        if !fs::symlink_metadata(&self.path)?.is_dir() {
-            return Err(io::Error::other("in the way; remove it"));
-        }
         if self.has_parts()? {
             self.check_job(job)?;
             while self.file(self.parts).exists() {
@@ -208,5 +207,27 @@ impl Folder {
     /// What a killed job left of the part behind the last.
     fn partial(&self) -> PathBuf {
         self.path.join(format!("{:08}.parquet.partial", self.parts))
+    }
+}
+
+/// Opens the folder and locks it, and makes it if it isn't there.
+fn locked(path: &Path) -> io::Result<File> {
+    loop {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+        let opened = fs::symlink_metadata(path)
+            .and_then(|named| if named.is_dir() { File::open(path) } else { Err(in_the_way()) });
+        let folder = match opened {
+            // The job before has just removed it.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        // Where a file system has no locks, that on the output has to do.
+        try_lock(&folder)?;
+        if is_named(&folder, path)? {
+            return Ok(folder);
+        }
     }
 }
