@@ -8,6 +8,7 @@
     allow(dead_code, reason = "what stands beside texts goes into Parquet only")
 )]
 
+mod any_model;
 mod commands;
 mod embedded;
 mod error;
@@ -36,7 +37,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 
 use commands::Command;
 
-/// Turns texts into vectors, and ranks documents by a query, on MLX and CPU kernels of its own.
+/// Text embeddings and reranking, on CPUs, NVIDIA GPUs and Apple GPUs.
 #[derive(Debug, Parser)]
 #[command(name = "mlx-embed", max_term_width = 80, args_override_self = true, after_help = EXAMPLES)]
 struct Cli {
@@ -52,12 +53,12 @@ Examples:
   mlx-embed inspect --model DIR
 
 Without --model, the built-in English model is used. --model takes a folder
-(config.json, tokenizer.json, safetensors weights), or the name of a model,
-owner/name, which is fetched once. So does the environment variable
-MLX_EMBED_MODEL. `mlx-embed COMMAND --help` has examples for each command.
+(config.json, tokenizer.json, safetensors weights), or a model's name on a hub,
+owner/name, which is fetched once. The environment variable MLX_EMBED_MODEL
+takes the same. `mlx-embed COMMAND --help` has examples for each command.
 
-Exit codes: 0 done, 1 failed, 2 the command line can't be right, 3 done but for
-texts that were skipped.";
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 3 done, but some
+texts were skipped.";
 
 /// As `--version` prints it.
 static VERSION: LazyLock<String> = LazyLock::new(|| {

@@ -6,11 +6,12 @@ use clap::Args;
 use mlx_embed::mlx::memory;
 use mlx_embed::verify::SAMPLES;
 use mlx_embed::{
-    Embedding, EndTokenSource, Error, Info, LateInteractionInfo, ModelConfig, Prompt, RerankerInfo,
-    RopeScaling, Rounding, TruncationSide, vectors,
+    EmbedOptions, Embedding, EndTokenSource, Error, Info, LateInteractionInfo, ModelConfig, Prompt,
+    RerankerInfo, RopeScaling, Rounding, TruncationSide, vectors,
 };
 use serde::Serialize;
 
+use crate::any_model::{AnyModel, AnyModelArgs};
 use crate::error::CliError;
 use crate::found::{Encoder, Kind};
 use crate::options::{CommonArgs, Model};
@@ -21,20 +22,8 @@ use crate::report;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InspectArgs {
-    /// Take the checkpoint for a reranker, which the first Qwen3-Rerankers don't say of themselves
-    #[arg(long)]
-    reranker: bool,
-
-    /// What the model is taken to give for a text [default: what the checkpoint's files say, else vector]
-    #[arg(long, value_name = "KIND", conflicts_with = "reranker")]
-    kind: Option<Kind>,
-
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-
     #[command(flatten)]
-    common: CommonArgs,
+    model: AnyModelArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -43,7 +32,7 @@ Examples:
   mlx-embed inspect --json | jq .storage
 
 The model is loaded, so that what you see is what runs; no text is embedded.
-Weights files are read whole for their SHA-256, about a second a gigabyte.";
+The weights are read through for their SHA-256, a gigabyte in about a second.";
 
 /// Everything that is printed.
 #[derive(Debug, Serialize)]
@@ -114,54 +103,39 @@ impl Memory {
 }
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
-    if args.reranker || args.common.model.is_reranker()? {
-        args.common.refuse_vectors()?;
-        let reranker = args.common.model.load_reranker()?;
-        let report = Report {
-            info: reranker.info().clone(),
-            kind: Kind::Vector,
-            dims: reranker.info().embedding_size,
-            memory: Memory::read()?,
-            weights_sha256: reranker.weights_sha256()?.into_iter().collect(),
-            mlx_embed_version: env!("CARGO_PKG_VERSION"),
-            fast_against_exact: None,
-        };
-        return report::print(args.json, &report, Report::text);
-    }
-    let kind = args.common.kind(args.kind)?;
-    let encoder = args.common.load_kind(kind, None)?;
+    let AnyModelArgs { common, json, .. } = &args.model;
+    let model = args.model.load()?;
     // Before the files are read through for their hashes.
     let memory = Memory::read()?;
-    let (dims, weights_sha256) = (encoder.dims(), encoder.weights_sha256()?.into_iter().collect());
-    let mlx_embed_version = env!("CARGO_PKG_VERSION");
-    let Encoder::Vector(model) = encoder else {
-        let (info, fast_against_exact) = (encoder.info().clone(), None);
-        let report =
-            Report { info, kind, dims, weights_sha256, memory, mlx_embed_version, fast_against_exact };
-        return report::print(args.json, &report, Report::text);
-    };
-    let mut info = model.embedder.info().clone();
-    let caller = || "the caller".to_owned();
-    if let Some(normalize) = model.options.normalize {
-        info.normalize = normalize;
-        info.decided_by.insert("normalize", caller());
-    }
-    if model.options.prompt != Prompt::Default {
-        info.decided_by.insert("prompt", caller());
-    }
-    let report = Report {
-        info,
-        kind,
-        dims,
-        weights_sha256,
+    let mut report = Report {
+        info: model.info().clone(),
+        kind: model.kind(),
+        dims: model.dims(),
+        weights_sha256: model.weights_sha256()?.into_iter().collect(),
         memory,
-        mlx_embed_version,
-        fast_against_exact: Comparison::measure(&args.common, model)?,
+        mlx_embed_version: env!("CARGO_PKG_VERSION"),
+        fast_against_exact: None,
     };
-    report::print(args.json, &report, Report::text)
+    if let AnyModel::Encoder(Encoder::Vector(model), _) = model {
+        report.add_options(&model.options);
+        report.fast_against_exact = Comparison::measure(common, model)?;
+    }
+    report::print(*json, &report, Report::text)
 }
 
 impl Report {
+    /// What the caller has decided in place of the files.
+    fn add_options(&mut self, options: &EmbedOptions) {
+        let caller = || "the caller".to_owned();
+        if let Some(normalize) = options.normalize {
+            self.info.normalize = normalize;
+            self.info.decided_by.insert("normalize", caller());
+        }
+        if options.prompt != Prompt::Default {
+            self.info.decided_by.insert("prompt", caller());
+        }
+    }
+
     /// For people: a line a fact.
     fn text(&self) -> String {
         let info = &self.info;

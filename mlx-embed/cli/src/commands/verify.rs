@@ -6,37 +6,24 @@ use clap::Args;
 use mlx_embed::Error;
 use mlx_embed::verify::{Against, Check, Golden, ScoreComparison, Verification};
 
+use crate::any_model::AnyModelArgs;
 use crate::error::CliError;
-use crate::found::{Encoder, Kind};
-use crate::options::{CommonArgs, Model};
 use crate::report;
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VerifyArgs {
-    /// Checkpoint directory; the same as --model, and goes before it
+    /// Checkpoint directory, in place of --model
     #[arg(value_name = "MODEL")]
     dir: Option<PathBuf>,
 
-    /// Golden file to compare with [default: golden.safetensors in the checkpoint directory, if it is there]
+    /// Golden file to compare with [default: golden.safetensors in the checkpoint directory, if there is one]
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
-    /// Take the checkpoint for a reranker, which the first Qwen3-Rerankers don't say of themselves
-    #[arg(long)]
-    reranker: bool,
-
-    /// What the model is taken to give for a text [default: what the checkpoint's files say, else vector]
-    #[arg(long, value_name = "KIND", conflicts_with = "reranker")]
-    kind: Option<Kind>,
-
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-
     #[command(flatten)]
-    common: CommonArgs,
+    model: AnyModelArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -46,47 +33,31 @@ Examples:
   mlx-embed verify DIR --against qwen3.golden.safetensors --precision fast
   mlx-embed verify DIR --json | jq .first_divergent_layer
 
-tools/golden/make.py DIR FILE writes what mlx-lm, or for dense checkpoints
-transformers, computes with a checkpoint in f64. The first layer whose results
-leave their tolerance is named; layers are counted from 0, as in the tensors'
-names. An error is the length of a difference over that of the reference's
-hidden state; cosine and largest difference are those of each text's first and
-last token. Without a golden file it is only asked whether results are finite,
-the same twice and the same in any company.
+A golden file holds what a reference computes with the checkpoint in f64:
+tools/golden/make.py DIR FILE makes one with mlx-lm, or with transformers for
+dense checkpoints. The first layer that is out of tolerance is named; layers are
+counted from 0, as in the tensors' names. An error is the length of the
+difference over the length of the reference's hidden state. Cosine and largest
+difference are those of each text's first and last token.
 
-Exit codes: 0 nothing is off, 1 something is off or the model can't be loaded,
-2 the command line or the golden file can't be right.";
+Without a golden file only this is checked: results are finite, the same twice,
+and the same whatever else is in the batch.
+
+Exit codes: 0 all is within tolerance, 1 something is not or the model can't be
+loaded, 2 the command line or the golden file is wrong.";
 
 pub(crate) fn run(mut args: VerifyArgs) -> Result<(), CliError> {
     // The golden file first: it is small, and the model is not.
     let given = args.against.as_ref().map(Golden::open).transpose().map_err(Error::from)?;
+    let common = &mut args.model.common;
     if let Some(dir) = args.dir.take() {
-        args.common.model.set_model(dir);
+        common.model.set_model(dir);
     }
-    let found = if args.reranker || args.common.model.is_reranker()? {
-        args.common.refuse_vectors()?;
-        let reranker = args.common.model.load_reranker()?;
-        let golden = given.map_or_else(|| reranker.golden(), |golden| Ok(Some(golden)));
-        reranker.verify(golden.map_err(Error::from)?.as_ref())?
-    } else {
-        let kind = args.common.kind(args.kind)?;
-        match args.common.load_kind(kind, None)? {
-            Encoder::Vector(Model { embedder, .. }) => {
-                let golden = given.map_or_else(|| embedder.golden(), |golden| Ok(Some(golden)));
-                embedder.verify(golden.map_err(Error::from)?.as_ref())?
-            }
-            Encoder::Sparse(embedder, _) => {
-                let golden = given.map_or_else(|| embedder.golden(), |golden| Ok(Some(golden)));
-                embedder.verify(golden.map_err(Error::from)?.as_ref())?
-            }
-            Encoder::Tokens(embedder, ..) => {
-                let golden = given.map_or_else(|| embedder.golden(), |golden| Ok(Some(golden)));
-                embedder.verify(golden.map_err(Error::from)?.as_ref())?
-            }
-        }
-    };
-    report::print(args.json, &found, text)?;
-    let notes = args.common.model.notes();
+    let notes = common.model.notes();
+    let model = args.model.load()?;
+    let golden = given.map_or_else(|| model.golden(), |golden| Ok(Some(golden)))?;
+    let found = model.verify(golden.as_ref())?;
+    report::print(args.model.json, &found, text)?;
     match &found.against {
         None => notes.say("without a golden file nothing was compared with a reference (--against FILE)"),
         Some(Against { same_weights: false, .. }) => {
