@@ -12,11 +12,11 @@ use crate::options::Model;
 /// What is wanted of each text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// One vector
+    /// One vector for each text
     Vector,
-    /// Weights of tokens: SPLADE, bge-m3
+    /// Weights of the vocabulary's tokens: SPLADE, bge-m3
     Sparse,
-    /// A vector a token: ColBERT, bge-m3
+    /// One vector for each token: ColBERT, bge-m3
     Tokens,
 }
 

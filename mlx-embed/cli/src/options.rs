@@ -34,7 +34,7 @@ pub(crate) struct ModelArgs {
     #[arg(skip)]
     found: OnceCell<PathBuf>,
 
-    /// Cut texts to this many tokens, with all that is put around them [default: the model's limit]
+    /// Longest text in tokens, prompt and special tokens included; longer ones are cut [default: the model's limit]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_tokens: Option<NonZeroUsize>,
 
@@ -42,7 +42,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_text_bytes: Option<NonZeroUsize>,
 
-    /// Tokens that run at once, padding included: more takes more memory [default: 4096 on a GPU, 512 on the CPU]
+    /// Most tokens in a batch, padding included; larger batches take more memory [default: 4096 on a GPU, 512 on the CPU]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_tokens: Option<NonZeroUsize>,
 
@@ -50,8 +50,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = one_of(Device::ALL))]
     device: Device,
 
-    /// NVIDIA GPUs, counted from 0: one, several with commas between, or `all`. On each of several the whole model is
-    /// loaded, and they share the work
+    /// NVIDIA GPUs, counted from 0: one, several separated by commas, or `all`. Several share the work, and each loads the
+    /// whole model
     #[arg(long, value_name = "N,..", default_value_t = Gpus::default())]
     gpu: Gpus,
 
@@ -59,28 +59,29 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<NonZeroUsize>,
 
-    /// How closely models are followed on the CPU: `exact` rounds what is multiplied with weights of 2 to 8 bits to 16
-    /// bits, `fast` mostly to 8, and with it dense weights. On an NVIDIA GPU models of f32 and f16 are computed in f32
-    /// (f16's products in TF32), or with `fast` in bf16
+    /// How much is rounded. On the CPU, with weights of 2 to 8 bits, `exact` rounds activations to 16 bits and `fast` mostly
+    /// to 8; `fast` rounds dense weights to 8 bits, too. On an NVIDIA GPU, `exact` computes f32 and f16 models in f32 (the
+    /// products of f16 models in TF32), `fast` in bf16
     #[arg(long, value_name = "HOW", default_value = "exact", value_parser = one_of(Precision::ALL))]
     precision: Precision,
 
-    /// Kernels: on the CPU amx-int8, avx512-vnni, avx512, avx2-vnni, avx2, neon-dotprod, neon or portable, on an NVIDIA GPU
-    /// cuda, or mlx for MLX's own [default: the fastest that the machine runs]
+    /// Kernels that compute. On the CPU: amx-int8, avx512-vnni, avx512, avx2-vnni, avx2, neon-dotprod, neon or portable; on
+    /// an NVIDIA GPU: cuda; on both: mlx, for MLX's own [default: the fastest that the machine has]
     #[arg(long, value_name = "NAME", env = "MLX_EMBED_KERNELS", hide_env = true)]
     kernels: Option<String>,
 
-    /// How an NVIDIA GPU multiplies with 4-bit matrices: `auto` as it measured when the model was first loaded, `packed` as
-    /// they are, `dequantized` to bf16 each time, `resident` with dequantised ones kept in memory
+    /// How an NVIDIA GPU multiplies with 4-bit weights: `packed` uses them as they are, `dequantized` converts them to bf16
+    /// for each product, `resident` keeps them in memory as bf16, `auto` takes what was fastest when the model was first
+    /// loaded
     #[arg(long, value_name = "HOW", default_value = "auto", value_parser = one_of(MatmulPolicy::ALL))]
     matmul: MatmulPolicy,
 
-    /// Load a checkpoint that holds what this program doesn't know, and leave that out: vectors may be other ones than
-    /// its maker's
+    /// Load a checkpoint in spite of settings or tensors that this program doesn't know. They are left out, so vectors may
+    /// differ from those of the model's authors
     #[arg(long)]
     lenient: bool,
 
-    /// No notes and no progress bar on stderr
+    /// Print no notes and no progress bar to stderr
     #[arg(short, long)]
     quiet: bool,
 }
@@ -97,7 +98,7 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_name = "HOW", value_parser = pooling)]
     pooling: Option<Pooling>,
 
-    /// Text put before each text, as it is; "" for none [default: the checkpoint's]
+    /// Prompt: a string that is put before each text, unchanged; "" for none [default: the checkpoint's]
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_name")]
     prompt: Option<String>,
 
@@ -117,8 +118,8 @@ pub(crate) struct CommonArgs {
     #[arg(long, overrides_with = "normalize")]
     no_normalize: bool,
 
-    /// What ends each text: `auto`, `tokenizer` (what the tokenizer appends, nothing else) or a token of the
-    /// vocabulary; `auto` sees to it that last-token pooling has one
+    /// Token at the end of each text: a token of the vocabulary, `tokenizer` for what the tokenizer appends and nothing
+    /// else, or `auto`, which adds one where last-token pooling needs it
     #[arg(long, value_name = "TOKEN", default_value = "auto", value_parser = end_token)]
     end_token: EndToken,
 }

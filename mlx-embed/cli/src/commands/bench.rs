@@ -19,13 +19,13 @@ use crate::report;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BenchArgs {
-    /// Texts and tokens of each, as BATCHxTOKENS
+    /// Shapes to measure: number of texts, and tokens of each, as BATCHxTOKENS
     ///
     /// [default: 1x8,1x16,10x16,1x128,1x512]
     #[arg(long, value_name = "SHAPES", value_delimiter = ',')]
     shapes: Option<Vec<Shape>>,
 
-    /// Times that each shape is measured, after one that isn't
+    /// Timed passes of each shape, after one that isn't timed
     #[arg(long, value_name = "N", default_value = "15", value_parser = at_least_one)]
     rounds: NonZeroUsize,
 
@@ -33,7 +33,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     json: bool,
 
-    /// Measure one pass for each JSON line {"batch": B, "tokens": T} on standard input, and answer with a line
+    /// Time one pass for each JSON line {"batch": B, "tokens": T} on standard input, and answer each with a line
     #[arg(long, conflicts_with_all = ["shapes", "rounds", "json"])]
     stdin: bool,
 
@@ -47,9 +47,9 @@ Examples:
   mlx-embed bench --model DIR --shapes 1x16,32x128 --rounds 7 --threads 2
   mlx-embed bench --model DIR --precision fast --json
 
-A pass goes from token ids to vectors, both in the program's memory; ids are
-random, and others each time. Shapes take turns, so that what disturbs the
-machine disturbs them alike. Options about texts change nothing here.";
+A pass goes from token ids to vectors, without tokenising; the ids are random,
+and others each time. Shapes are measured in turn, so that whatever else the
+machine does disturbs all alike. Options about texts change nothing here.";
 
 /// Shapes that are measured unless others are asked for.
 const SHAPES: [[usize; 2]; 5] = [[1, 8], [1, 16], [10, 16], [1, 128], [1, 512]];

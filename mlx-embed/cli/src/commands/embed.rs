@@ -20,15 +20,15 @@ pub(crate) struct EmbedArgs {
     #[command(flatten)]
     input: InputArgs,
 
-    /// What to do about a text that can't be read or embedded
+    /// What to do with a text that can't be read or embedded
     #[arg(long, value_name = "HOW", default_value = "stop")]
     on_error: OnError,
 
-    /// What each text gets [default: what the checkpoint's files say, else vector]
+    /// What is computed of each text [default: what the checkpoint's files say, else vector]
     #[arg(long, value_name = "KIND")]
     kind: Option<Kind>,
 
-    /// What the texts are to a model that gives a vector a token [default: document]
+    /// Whether texts are queries or documents, for --kind tokens [default: document]
     #[arg(long, value_name = "ROLE")]
     role: Option<RoleArg>,
 
@@ -44,25 +44,26 @@ Examples:
   mlx-embed embed --input notes.txt --output vectors.npy
   mlx-embed embed --input notes.txt --output vectors.safetensors --dtype int8
   mlx-embed embed --input docs.jsonl --field body > vectors.jsonl
-  mlx-embed embed --input docs.parquet --field body --keep id,url \
-      --output vectors.parquet
+  mlx-embed embed --input docs.parquet --field body --keep id,url \\
+    --output vectors.parquet
   mlx-embed embed --prompt-name query \"where do cats sleep?\"
   cut -f2 table.tsv | mlx-embed embed --dims 256
   mlx-embed embed --model SPLADE \"where do cats sleep?\"
   mlx-embed embed --model COLBERT --role query \"where do cats sleep?\"
   mlx-embed embed --model BGE-M3 --kind sparse --input docs.jsonl
 
-Input has one text a line; an empty line is an empty text, so that line numbers
-and results stay in step. A JSONL result is a line like
+Input has one text a line. An empty line is an empty text, so that line numbers
+and results stay in step; a blank line of JSONL input has no result. Results are
+written in order, as they come. A JSONL result is a line such as
   {\"index\":0,\"tokens\":7,\"truncated\":false,\"embedding\":[0.012,...]}
-whose index is the text's line or argument, from 0. In place of the embedding
-there are the \"indices\" (token ids) and \"values\" of a sparse vector, or the
-\"token_ids\" and \"embeddings\" of tokens. A blank line of JSONL input has no
-result. Results are written as they come, in order. Where a text fails,
-the results before it are written; with --on-error skip those behind it too.
-FILE is written beside, as FILE.partial, and takes its name once the job ends:
-a job that is killed leaves FILE as it was. One that writes Parquet leaves what
-is done in FILE.parts, and the same command goes on from there.";
+whose index is the text's line or argument, counted from 0. Sparse vectors have
+\"indices\" (token ids) and \"values\" in place of the embedding, vectors of tokens
+\"token_ids\" and \"embeddings\".
+
+Where a text fails, the results before it are written; with --on-error skip, also
+those after it. FILE is written as FILE.partial and gets its name once the job
+ends: a job that is killed leaves FILE as it was. A Parquet job that is killed
+leaves what is done in FILE.parts, and the same command goes on from there.";
 
 /// Text in a window for each token of a batch: enough for about four batches.
 const WINDOW_BYTES_PER_TOKEN: usize = 16;

@@ -17,7 +17,7 @@ pub(crate) struct ModelsArgs {
     #[arg(long)]
     json: bool,
 
-    /// No notes on stderr
+    /// Print no notes to stderr
     #[arg(short, long)]
     quiet: bool,
 }
@@ -27,9 +27,10 @@ Examples:
   mlx-embed models
   mlx-embed models --json | jq -r '.[] | select(.runs) | .folder'
 
-A line a commit of a model in the cache (HF_HOME, by default
-~/.cache/huggingface), with the branches and tags that it was when the hub was
-last asked, else its hash. Files are opened and checked; no model is loaded.";
+Prints a line for each commit of a model in the cache (HF_HOME, by default
+~/.cache/huggingface). A commit is named by a branch or tag that led to it when
+the hub was last asked, else by its hash. Files are opened and checked; no model
+is loaded.";
 
 /// A model, and what becomes of it here.
 #[derive(Debug, Serialize)]

@@ -13,11 +13,11 @@ use crate::hub::bar::Bar;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct PullArgs {
-    /// What models are called on the hub: owner/name, or owner/name@revision
+    /// Names of models on the hub: owner/name, or owner/name@revision
     #[arg(value_name = "NAME", required = true)]
     names: Vec<ModelName>,
 
-    /// No notes and no progress bar on stderr
+    /// Print no notes and no progress bar to stderr
     #[arg(short, long)]
     quiet: bool,
 }
@@ -28,13 +28,13 @@ Examples:
   mlx-embed pull owner/name@v1.5 owner/another
   HF_HUB_OFFLINE=1 mlx-embed embed --model owner/name \"a text\"
 
-Prints each model's folder. Fetched is what a checkpoint needs: safetensors
-weights, config.json, the files of tokenizer and modules. What breaks off is
-gone on with by the same command; a file counts once its hash is right.
+Prints each model's folder. Only what a checkpoint needs is fetched: safetensors
+weights, config.json, the files of tokenizer and modules. If a download breaks
+off, the same command goes on with it. A file is used once its hash is right.
 
-HF_ENDPOINT is the hub's address, HF_HOME where models are kept (by default
-~/.cache/huggingface), HF_TOKEN for models that not everybody may have. The
-cache is that of the hub's Python library: models that it fetched are found.";
+HF_ENDPOINT is the hub's address. HF_HOME is where models are kept, by default
+~/.cache/huggingface. HF_TOKEN is for gated and private models. The hub's Python
+library has the same cache: models that it fetched are found.";
 
 pub(crate) fn run(args: &PullArgs) -> Result<(), CliError> {
     let bar = Bar::new(args.quiet);

@@ -19,11 +19,11 @@ use crate::stdout;
 #[command(after_help = EXAMPLES)]
 #[command(mut_arg("texts", |documents| documents
     .value_name("DOCUMENT")
-    .help("Documents; without any, they are read from standard input")))]
+    .help("Documents [default: a document a line on standard input]")))]
 #[command(mut_arg("input", |input| input
     .help("File with one document a line, or JSONL; `-` is standard input")))]
 pub(crate) struct RerankArgs {
-    /// What the documents are to answer
+    /// Query that each document is scored against
     #[arg(value_name = "QUERY")]
     query: String,
 
@@ -34,19 +34,19 @@ pub(crate) struct RerankArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     top_n: Option<NonZeroUsize>,
 
-    /// What is judged, as Qwen3-Reranker was trained to be told [default: the checkpoint's]
+    /// Instruction of a Qwen3-Reranker: what makes a document a good answer [default: the checkpoint's]
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_name")]
     instruction: Option<String>,
 
-    /// One of the checkpoint's prompts in its place; `inspect` lists them
+    /// One of the checkpoint's prompts as the instruction; `inspect` lists them
     #[arg(long, value_name = "NAME")]
     prompt_name: Option<String>,
 
-    /// Show logits, not what the checkpoint makes of them
+    /// Show logits, without the checkpoint's activation
     #[arg(long)]
     raw: bool,
 
-    /// Print {"query": ..., "results": [{"index": ..., "score": ...}, ...]}, not a table
+    /// Print {"query": ..., "results": [{"index": ..., "score": ...}, ...]} instead of a table
     #[arg(long)]
     json: bool,
 
@@ -63,10 +63,10 @@ Examples:
     \"segfault at exit\" --input commits.jsonl --field message
 
 DIR holds a reranker: a sequence classifier of BERT, RoBERTa, XLM-RoBERTa or
-ModernBERT with one label, or a Qwen3-Reranker. More is better; by default most
-give numbers between 0 and 1. An index is the document's line or argument, from
-0; the table counts from 1. A pair that is too long loses the end of its
-document.";
+ModernBERT with one label, or a Qwen3-Reranker. A higher score is better; most
+models give numbers between 0 and 1. An index is the document's line or argument,
+counted from 0; the table counts from 1. Of a pair that is too long, the end of
+the document is cut.";
 
 /// Columns of a document in the table.
 const LABEL: usize = 60;

@@ -19,11 +19,11 @@ use crate::waiting::Waiting;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ServeArgs {
-    /// YAML file with address, limits and models; flags go before what it says
+    /// YAML file with address, limits and models; flags override it
     #[arg(long, value_name = "FILE", env = "MLX_EMBED_SERVE_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 
-    /// Say whether the configuration can be used, and end
+    /// Check the configuration, print its models, and end
     #[arg(long)]
     check_config: bool,
 
@@ -31,7 +31,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS", env = "MLX_EMBED_SERVE_LISTEN", hide_env_values = true)]
     listen: Option<String>,
 
-    /// File with an API key a line, which clients then have to send
+    /// File with one API key a line; clients must send one of them
     #[arg(long, value_name = "FILE", env = "MLX_EMBED_SERVE_API_KEYS_FILE", hide_env_values = true)]
     api_keys_file: Option<PathBuf>,
 
@@ -39,27 +39,27 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", env = "MLX_EMBED_SERVE_TIMEOUT_MS", hide_env_values = true)]
     timeout_ms: Option<NonZeroU64>,
 
-    /// Requests that are worked on at once [default: 512]
+    /// Most requests at once [default: 512]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     #[arg(env = "MLX_EMBED_SERVE_CONCURRENT_REQUESTS", hide_env_values = true)]
     concurrent_requests: Option<NonZeroUsize>,
 
-    /// Connections that are open at once [default: 4096]
+    /// Most open connections [default: 4096]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     #[arg(env = "MLX_EMBED_SERVE_CONNECTIONS", hide_env_values = true)]
     connections: Option<NonZeroUsize>,
 
-    /// Texts of a request [default: 2048]
+    /// Most texts in a request [default: 2048]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     #[arg(env = "MLX_EMBED_SERVE_INPUTS", hide_env_values = true)]
     inputs: Option<NonZeroUsize>,
 
-    /// Bytes of a request's body [default: 8388608]
+    /// Most bytes in a request's body [default: 8388608]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     #[arg(env = "MLX_EMBED_SERVE_BODY_BYTES", hide_env_values = true)]
     body_bytes: Option<NonZeroUsize>,
 
-    /// Bytes of the weights of all models in memory, more than which unloads those of load: first-use [default: no limit]
+    /// Most bytes of weights in memory; beyond, models with `load: first-use` are unloaded [default: no limit]
     #[arg(long, value_name = "N", env = "MLX_EMBED_SERVE_MODEL_BYTES", hide_env_values = true)]
     model_bytes: Option<NonZeroU64>,
 
@@ -77,7 +77,7 @@ struct ModelArgs {
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
 
-    /// What requests call it [default: the directory's name, or owner/name]
+    /// The model's name in requests [default: the directory's name, or owner/name]
     #[arg(long)]
     name: Option<String>,
 
@@ -89,11 +89,11 @@ struct ModelArgs {
     #[arg(long, value_name = "WHERE", value_parser = one_of(Device::ALL))]
     device: Option<Device>,
 
-    /// NVIDIA GPUs: a number, several with commas between, or `all` [default: 0]
+    /// NVIDIA GPUs: a number, several separated by commas, or `all` [default: 0]
     #[arg(long, value_name = "N,..")]
     gpu: Option<Gpus>,
 
-    /// How closely 4- and 8-bit checkpoints are followed on the CPU [default: exact]
+    /// How much is rounded; `mlx-embed embed --help` says what [default: exact]
     #[arg(long, value_name = "HOW", value_parser = one_of(Precision::ALL))]
     precision: Option<Precision>,
 
@@ -105,7 +105,7 @@ struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_tokens: Option<NonZeroUsize>,
 
-    /// Most tokens that run at once
+    /// Most tokens in a batch [default: 4096 on a GPU, 512 on the CPU]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_tokens: Option<NonZeroUsize>,
 }
@@ -132,11 +132,14 @@ serve.yaml:
     - {name: ranker, path: models/bge-reranker, kind: reranker,
        load: first-use, idle-seconds: 600}
 
-Endpoints: /v1/embeddings and /v1/models as OpenAI's, /embed, /rerank, /tokenize
-and /info as text-embeddings-inference's, /v1/rerank as Cohere's and Jina's, /health,
-/ready, /metrics, /openapi.json, and a page to try them at /. SIGTERM, SIGHUP and
-Ctrl-C end the service once the requests that it has taken are answered; a second
-one ends it at once.";
+Endpoints:
+  /v1/embeddings, /v1/models           as OpenAI's
+  /embed, /rerank, /tokenize, /info    as text-embeddings-inference's
+  /v1/rerank                           as Cohere's and Jina's
+  /health, /ready, /metrics, /openapi.json, and / is a page to try them
+
+SIGTERM, SIGHUP and Ctrl-C end the service once the requests that it has taken
+are answered. A second signal ends it at once.";
 
 pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     let check_only = args.check_config;

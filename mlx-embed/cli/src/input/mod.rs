@@ -35,16 +35,16 @@ const FIELD: &str = "text";
 /// What becomes of a job when one of its texts can't be read or embedded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnError {
-    /// It ends there
+    /// End there
     Stop,
-    /// It goes on without; what was wrong is told on stderr, and the exit code is 3
+    /// Leave it out, say why on stderr, and end with exit code 3
     Skip,
 }
 
 /// Where texts come from.
 #[derive(Debug, Args)]
 pub(crate) struct InputArgs {
-    /// Texts; without any, they are read from standard input
+    /// Texts [default: a text a line on standard input]
     #[arg(value_name = "TEXT", conflicts_with_all = ["input", "field"])]
     texts: Vec<String>,
 
@@ -52,8 +52,8 @@ pub(crate) struct InputArgs {
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
 
-    /// The column of CSV or Parquet that has the text, or the field of JSONL, which other input then is [default for
-    /// .jsonl, .ndjson, CSV and Parquet: text]
+    /// Where the text is: a column of CSV or Parquet, or a field of JSONL; with this option, other input is read as JSONL
+    /// [default for .jsonl, .ndjson, CSV and Parquet: text]
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
 }

@@ -44,8 +44,8 @@ const ROW_GROUP: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not 0");
 /// Where results go, and how.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
-    /// File for the results; until they are complete it is FILE.partial, for Parquet with FILE.parts [default: standard
-    /// output]
+    /// File for the results. Until they are complete they are in FILE.partial; Parquet has a folder FILE.parts, too
+    /// [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -53,39 +53,39 @@ pub(crate) struct OutputArgs {
     #[arg(short, long)]
     format: Option<Format>,
 
-    /// Repeat each text in its JSONL line, or in a column `text` of Parquet
+    /// Write the text beside its result: in its JSONL line, or in a column `text` of Parquet
     #[arg(long)]
     with_text: bool,
 
-    /// Columns of the input that Parquet has before the vectors, with their types and commas between their names
+    /// Columns of the input that Parquet keeps, with their types, before the vectors; names are separated by commas
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     keep: Vec<String>,
 
-    /// Rows of a row group of Parquet. A job that is killed goes on behind the last that was done [default: 4096]
+    /// Rows in each row group of Parquet. A job that was killed goes on after its last whole row group [default: 4096]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     row_group: Option<NonZeroUsize>,
 
-    /// Type of a vector's numbers in npy, safetensors and Parquet
+    /// Type of the numbers in npy, safetensors and Parquet
     #[arg(long, value_name = "TYPE", default_value = "f32", hide_default_value = true)]
     dtype: Dtype,
 
-    /// For int8 the ranges of this file, which --dtype int8 has written as safetensors or Parquet: queries need those of
-    /// the documents [default: of the first window's texts, some hundred; of Parquet's first row group]
+    /// Ranges for int8: those of a safetensors or Parquet file that --dtype int8 has written. Queries need the ranges of
+    /// their documents [default: ranges of the first few hundred texts; for Parquet, of the first row group]
     #[arg(long, value_name = "FILE")]
     ranges: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// {"index", "text"?, "tokens", "truncated", "embedding"}; in place of the last "indices" and "values" of weights of
-    /// tokens, or "token_ids" and "embeddings" of a vector a token
+    /// {"index", "text"?, "tokens", "truncated", "embedding"}; --kind sparse has "indices" and "values" in place of the last,
+    /// --kind tokens "token_ids" and "embeddings"
     Jsonl,
-    /// NumPy: [texts, dims]; needs --output
+    /// NumPy, an array [texts, dims]; needs --output
     Npy,
-    /// embeddings [texts, dims], tokens u32, truncated bool; needs --output
+    /// Tensors: embeddings [texts, dims], tokens [texts] u32, truncated [texts] bool; needs --output
     Safetensors,
-    /// Columns that are kept, then `embedding`, a list of fixed size, null where the text is; needs --output. A job that
-    /// was killed goes on where it was
+    /// The columns of --keep, then `embedding`, a list of fixed size, null where the text is null; needs --output. A job
+    /// that was killed goes on where it was
     Parquet,
 }
 

@@ -27,11 +27,11 @@ const FEW: usize = 100;
 pub(super) enum Dtype {
     #[default]
     F32,
-    /// Half the room; a number is off by 0.0005 of itself at most
+    /// Half the size; numbers are off by 0.05 % at most
     F16,
-    /// A byte a number, within the ranges of --ranges or of the first window's texts; as sentence-transformers
+    /// One byte a number, scaled to each dimension's range (--ranges), as sentence-transformers does
     Int8,
-    /// A bit a number, its sign; as sentence-transformers
+    /// One bit a number, its sign, as sentence-transformers does
     Binary,
 }
 

@@ -29,19 +29,19 @@ use sentences::Sentences;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct LoadArgs {
-    /// Requests a second; with --search the first rate that is tried
+    /// Requests a second; with --search, the first rate to try
     #[arg(short, long, value_name = "R", default_value = "10", value_parser = rate)]
     rate: f64,
 
-    /// Texts of each request; they are generated and all different
+    /// Texts in each request; they are generated, and all different
     #[arg(long, value_name = "N", default_value = "1", value_parser = texts)]
     texts: NonZeroUsize,
 
-    /// Length of the run, with --search of each step
+    /// Length of the run in seconds; with --search, of each step
     #[arg(short, long, value_name = "S", default_value = "10", value_parser = seconds)]
     seconds: f64,
 
-    /// Give requests up that are not done this long after their intended start
+    /// Give up requests that are not done this long after they were due
     #[arg(short, long, value_name = "MS", value_parser = milliseconds)]
     timeout: Option<Duration>,
 
@@ -49,15 +49,15 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "HOW", default_value = "poisson")]
     arrivals: Arrivals,
 
-    /// Parts of the run as FACTORxSECONDS, the rate times FACTOR in each, such as 1x5,4x5,1x5
+    /// Parts of the run, each FACTORxSECONDS at the rate times FACTOR, such as 1x5,4x5,1x5
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "seconds")]
     phases: Vec<Phase>,
 
-    /// What P95 should stay under, for --search and for the time that --phases take to recover
+    /// Limit on P95 of the waiting time, for --search and for when --phases counts as recovered
     #[arg(long, value_name = "MS", default_value = "25", value_parser = milliseconds)]
     limit: Duration,
 
-    /// Find the highest rate with every request done and P95 under --limit
+    /// Find the highest rate at which every request is done and P95 is under --limit
     #[arg(long, conflicts_with = "phases")]
     search: bool,
 
@@ -75,23 +75,22 @@ Examples:
   mlx-embed load --rate 100 --timeout 50 --phases 1x5,4x5,1x5
   mlx-embed load --model DIR --texts 10 --search --limit 100
 
-Requests start when they are meant to, whether or not earlier ones are answered,
-and latency counts from the intended start. Gaps are exponential unless
---arrivals says constant: callers don't keep in step, and equal gaps would hide
-what happens when two come at once. Runs have the same gaps each time, and
-as many requests as rate times seconds.
+Requests start when they are due, whether or not earlier ones are answered, and
+latency counts from then. Gaps are exponential unless --arrivals says constant:
+callers don't keep in step, and equal gaps would hide what happens when two come
+at once. Each run has the same gaps, and as many requests as rate times seconds.
 
-Latency is made of lag (start to call: how late this program was), queue (call
+Latency has four parts: lag (how late this program called), queue (from the call
 to the start of the last text's batch, tokenising included), device (that batch)
-and overhead (the rest: the result's way back). Submit is the part of queue that
-the caller's thread is kept. A request is late if its timeout passed or could
-not be met, refused if too many texts waited. More than 64 texts a request stand
-in the bulk lane.
+and overhead (the rest: the result's way back). Submit is the part of queue in
+which the caller's thread is busy. A request is late if its timeout passed or
+could not be met, and refused if too many texts waited. Requests of more than 64
+texts go to the bulk lane.
 
---phases tells how long after a phase with a higher rate than the next requests
-needed until those of one second had P95 under --limit, late and refused ones
-counted as over it. --search doubles or halves the rate, then halves the gap
-down to 5 %.";
+--phases tells how long it took to recover from a phase with a higher rate than
+the next: until P95 of one second's requests was under --limit, where late and
+refused ones count as over it. --search doubles or halves the rate, then halves
+the gap down to 5 %.";
 
 /// Requests a second that one thread can still send.
 const MOST_RATE: f64 = 100_000.0;

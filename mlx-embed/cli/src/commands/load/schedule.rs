@@ -11,7 +11,7 @@ use crate::random::Random;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Arrivals {
-    /// Exponential, as callers make who know nothing of each other
+    /// Exponential, as those of independent callers
     Poisson,
     /// Equal
     Constant,
