@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::thread;
 
-use mlx_embed::{Device, Embedder, Embedding, LoadOptions, Precision};
+use mlx_embed::{Device, EmbedOptions, Embedder, Embedding, LoadOptions, Precision};
 use mlx_embed_tests::compare::max_abs;
 use mlx_embed_tests::golden::{self, Golden};
 
@@ -72,6 +72,33 @@ fn an_equal_length_batch_does_not_change_a_row() {
         for (text, expected) in texts.iter().zip(alone(&embedder, &texts)) {
             let copies = vec![text; 7];
             assert_same(case, &embedder.embed(&copies).unwrap(), &vec![expected; 7]);
+        }
+    }
+}
+
+/// On an NVIDIA GPU batches of one shape are launched kernel by kernel at first, and then as one.
+#[test]
+fn the_first_batches_of_a_shape_have_the_bits_of_later_ones() {
+    const ROUNDS: u32 = 24;
+    for case in CASES {
+        let round = |round: u32| -> Vec<Vec<u32>> {
+            let text = |length: u32| (0..length).map(|i| (7 * round + 3 * length + i) % 50).collect();
+            [5, 9, 12].map(text).to_vec()
+        };
+        let in_order = |rounds: &mut dyn Iterator<Item = u32>| -> Vec<(u32, Vec<Embedding>)> {
+            let embedder = golden::load(case);
+            rounds
+                .map(|number| {
+                    (number, embedder.embed_token_ids(round(number), &EmbedOptions::default()).unwrap())
+                })
+                .collect()
+        };
+        let forwards = in_order(&mut (0..ROUNDS));
+        let backwards = in_order(&mut (0..ROUNDS).rev());
+        for ((number, first), (_, second)) in forwards.iter().zip(backwards.iter().rev()) {
+            for (a, b) in first.iter().zip(second) {
+                assert_eq!(a.vector, b.vector, "{case}, round {number}");
+            }
         }
     }
 }

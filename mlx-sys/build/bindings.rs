@@ -28,7 +28,7 @@ pub(crate) fn generate(sources: &Sources) -> Result<()> {
         .clang_arg("-DMLX_HALF_H")
         .allowlist_function("_?mlx_.*|mlxsys_.*")
         .allowlist_type("mlx_.*|mlxsys_.*")
-        .allowlist_var("MLX_.*")
+        .allowlist_var("MLX_.*|MLXSYS_.*")
         // libc's, so that its fopen() serves.
         .blocklist_type("FILE|_IO_.*|__sFILE.*|__off.*_t")
         .formatter(bindgen::Formatter::Prettyplease)

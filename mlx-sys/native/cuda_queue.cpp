@@ -37,6 +37,13 @@ struct MlxsysDriver_ {
   int (*stream_create)(void**, unsigned);
   int (*stream_destroy)(void*);
   int (*stream_synchronize)(void*);
+  int (*capture_begin)(void*, int);
+  int (*capture_end)(void*, void**);
+  int (*graph_instantiate)(void**, void*, unsigned long long);
+  int (*graph_destroy)(void*);
+  int (*graph_upload)(void*, void*);
+  int (*graph_launch)(void*, void*);
+  int (*graph_exec_destroy)(void*);
   int (*module_load)(void**, const void*);
   int (*module_unload)(void*);
   int (*module_function)(void**, void*, const char*);
@@ -98,6 +105,13 @@ struct MlxsysDriver_ {
     library.find(stream_create, "cuStreamCreate");
     library.find(stream_destroy, "cuStreamDestroy_v2");
     library.find(stream_synchronize, "cuStreamSynchronize");
+    library.find(capture_begin, "cuStreamBeginCapture_v2");
+    library.find(capture_end, "cuStreamEndCapture");
+    library.find(graph_instantiate, "cuGraphInstantiateWithFlags");
+    library.find(graph_destroy, "cuGraphDestroy");
+    library.find(graph_upload, "cuGraphUpload");
+    library.find(graph_launch, "cuGraphLaunch");
+    library.find(graph_exec_destroy, "cuGraphExecDestroy");
     library.find(module_load, "cuModuleLoadData");
     library.find(module_unload, "cuModuleUnload");
     library.find(module_function, "cuModuleGetFunction");
@@ -230,6 +244,29 @@ struct MlxsysProduct_ {
   }
 };
 
+// Memory of the host that the GPU copies from by itself.
+struct MlxsysPinned_ {
+  char* memory{nullptr};
+  size_t size{0};
+
+  void reserve(size_t bytes) {
+    release();
+    auto& driver = MlxsysDriver_::get();
+    void* found = nullptr;
+    driver.check(driver.host_alloc(&found, bytes, 0), "no memory of the host");
+    memory = static_cast<char*>(found);
+    size = bytes;
+  }
+
+  void release() {
+    if (memory) {
+      MlxsysDriver_::get().host_free(memory);
+      memory = nullptr;
+      size = 0;
+    }
+  }
+};
+
 struct MlxsysQueue_ {
   void* context{nullptr};
   void* stream{nullptr};
@@ -237,10 +274,15 @@ struct MlxsysQueue_ {
   int major{0};
   int multiprocessors{0};
   std::vector<void*> modules;
-  // Memory that the GPU copies from and to by itself. What lies before `used` may be under way.
-  char* staging{nullptr};
-  size_t size{0};
+  // What lies before `used` may be under way.
+  MlxsysPinned_ staging;
   size_t used{0};
+  // What graphs write, those of one pass behind one another. Passes take turns.
+  MlxsysPinned_ of_graphs;
+  bool graphs_run{false};
+  // While what is launched becomes a graph instead: how much of it lies before the next write.
+  bool records{false};
+  size_t recorded{0};
   void* blas{nullptr};
   std::map<std::array<int, 5>, std::unique_ptr<MlxsysProduct_>> products;
 
@@ -266,9 +308,8 @@ struct MlxsysQueue_ {
     for (auto* module : modules) {
       driver.module_unload(module);
     }
-    if (staging) {
-      driver.host_free(staging);
-    }
+    staging.release();
+    of_graphs.release();
     driver.stream_destroy(stream);
     // The context is the process's, as MLX uses it too.
   }
@@ -294,29 +335,31 @@ struct MlxsysQueue_ {
     auto& driver = MlxsysDriver_::get();
     driver.check(driver.stream_synchronize(stream), "a kernel failed");
     used = 0;
+    graphs_run = false;
   }
 
+  static constexpr size_t line = 256;
+
   char* stage(size_t bytes) {
-    constexpr size_t line = 256;
-    if (used + bytes > size) {
+    if (used + bytes > staging.size) {
       synchronize();
-      if (bytes > size) {
-        auto& driver = MlxsysDriver_::get();
-        if (staging) {
-          driver.check(driver.host_free(staging), "no memory");
-          staging = nullptr;
-          size = 0;
-        }
-        const size_t larger = (2 * bytes + 0xffff) / 0x10000 * 0x10000;
-        void* memory = nullptr;
-        driver.check(driver.host_alloc(&memory, larger, 0), "no memory of the host");
-        staging = static_cast<char*>(memory);
-        size = larger;
+      if (bytes > staging.size) {
+        staging.reserve((2 * bytes + 0xffff) / 0x10000 * 0x10000);
       }
     }
-    char* at = staging + used;
+    char* at = staging.memory + used;
     used += (bytes + line - 1) / line * line;
-    used = used < size ? used : size;
+    used = used < staging.size ? used : staging.size;
+    return at;
+  }
+
+  // Where a graph that is being recorded will find what it writes next.
+  char* stage_recorded(size_t bytes) {
+    if (recorded + bytes > of_graphs.size) {
+      throw std::runtime_error("[mlxsys_cuda_graph] it writes too much");
+    }
+    char* at = of_graphs.memory + recorded;
+    recorded += bytes;
     return at;
   }
 };
@@ -520,8 +563,10 @@ extern "C" int mlxsys_cuda_queue_write(mlxsys_cuda_queue queue, uint64_t to, con
     auto& q = mlxsys_queue_(queue);
     auto& driver = MlxsysDriver_::get();
     driver.check(driver.context_set(q.context), "no context");
-    char* staged = q.stage(size);
-    std::memcpy(staged, from, size);
+    char* staged = q.records ? q.stage_recorded(size) : q.stage(size);
+    if (!q.records) {
+      std::memcpy(staged, from, size);
+    }
     driver.check(driver.copy_in(to, staged, size, q.stream), "a copy to the GPU");
     return 0;
   } catch (std::exception& e) {
@@ -586,6 +631,78 @@ extern "C" int mlxsys_cuda_queue_matmul(
   } catch (std::exception& e) {
     mlx_error(e.what());
     return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_graph_begin(mlxsys_cuda_queue queue, size_t offset) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    auto& driver = MlxsysDriver_::get();
+    driver.check(driver.context_set(q.context), "no context");
+    if (!q.of_graphs.memory) {
+      q.of_graphs.reserve(MLXSYS_CUDA_GRAPH_WRITES);
+    }
+    // Other threads, and MLX on other streams, go on allocating memory meanwhile.
+    constexpr int relaxed = 2;
+    driver.check(driver.capture_begin(q.stream, relaxed), "a graph");
+    q.records = true;
+    q.recorded = offset;
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_graph_end(mlxsys_cuda_graph* res, mlxsys_cuda_queue queue) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    auto& driver = MlxsysDriver_::get();
+    q.records = false;
+    void* graph = nullptr;
+    driver.check(driver.capture_end(q.stream, &graph), "a graph");
+    void* made = nullptr;
+    const int code = driver.graph_instantiate(&made, graph, 0);
+    driver.graph_destroy(graph);
+    driver.check(code, "a graph");
+    res->ctx = made;
+    driver.check(driver.graph_upload(made, q.stream), "a graph");
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" int mlxsys_cuda_graph_launch(
+    mlxsys_cuda_graph graph,
+    mlxsys_cuda_queue queue,
+    size_t offset,
+    const void* written,
+    size_t size) {
+  try {
+    auto& q = mlxsys_queue_(queue);
+    auto& driver = MlxsysDriver_::get();
+    driver.check(driver.context_set(q.context), "no context");
+    if (!graph.ctx || offset > q.of_graphs.size || size > q.of_graphs.size - offset) {
+      throw std::invalid_argument("[mlxsys_cuda_graph] no graph of this queue");
+    }
+    if (offset == 0 && size > 0 && q.graphs_run) {
+      q.synchronize();
+    }
+    std::memcpy(q.of_graphs.memory + offset, written, size);
+    q.graphs_run = true;
+    driver.check(driver.graph_launch(graph.ctx, q.stream), "a launch");
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}
+
+extern "C" void mlxsys_cuda_graph_free(mlxsys_cuda_graph graph) {
+  if (graph.ctx) {
+    MlxsysDriver_::get().graph_exec_destroy(graph.ctx);
   }
 }
 

@@ -283,6 +283,46 @@ int mlxsys_cuda_queue_matmul(
 int mlxsys_cuda_queue_synchronize(mlxsys_cuda_queue queue);
 
 /**
+ * What was launched, written and multiplied on a queue, to be launched again as one.
+ */
+typedef struct mlxsys_cuda_graph_ {
+  void* ctx;
+} mlxsys_cuda_graph;
+
+/**
+ * How much a queue's graphs may write between two waits, in bytes.
+ */
+#define MLXSYS_CUDA_GRAPH_WRITES 4096
+
+/**
+ * From here on launches, writes and products on this queue become a graph instead of being done. It must be ended, whatever
+ * they return, before anything else is asked of the queue.
+ *
+ * @param offset What graphs write that are launched before it and with it, in bytes.
+ */
+int mlxsys_cuda_graph_begin(mlxsys_cuda_queue queue, size_t offset);
+
+/**
+ * Makes the graph. Free it before the queue; `res` has to be freed also where this fails and `ctx` was set.
+ */
+int mlxsys_cuda_graph_end(mlxsys_cuda_graph* res, mlxsys_cuda_queue queue);
+
+/**
+ * Does all of it, behind what was launched before. One that writes at an offset of 0 waits for graphs that still run.
+ *
+ * @param offset As it was made with.
+ * @param written What it writes this time, one write's bytes behind the other's.
+ */
+int mlxsys_cuda_graph_launch(
+    mlxsys_cuda_graph graph,
+    mlxsys_cuda_queue queue,
+    size_t offset,
+    const void* written,
+    size_t size);
+
+void mlxsys_cuda_graph_free(mlxsys_cuda_graph graph);
+
+/**
  * Gives memory that is free in the GPU's default pool back to the driver.
  */
 int mlxsys_cuda_queue_trim(mlxsys_cuda_queue queue);

@@ -61,6 +61,7 @@ pub type mlxsys_host_kernel_func = ::core::option::Option<
 pub type mlxsys_cuda_queue = mlxsys_cuda_queue_;
 pub type mlxsys_cuda_tiles = mlxsys_cuda_tiles_;
 pub type mlxsys_cuda_numbers_ = ::core::ffi::c_uint;
+pub type mlxsys_cuda_graph = mlxsys_cuda_graph_;
 #[derive(PartialEq, Copy, Clone, Hash, Debug, Default)]
 #[repr(C)]
 pub struct __BindgenComplex<T> {
@@ -344,6 +345,12 @@ pub struct mlxsys_cuda_tiles_ {
     pub columns: ::core::ffi::c_int,
     pub tile_rows: ::core::ffi::c_int,
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct mlxsys_cuda_graph_ {
+    pub ctx: *mut ::core::ffi::c_void,
+}
+pub const MLXSYS_CUDA_GRAPH_WRITES: u32 = 4096;
 pub const mlx_dtype__MLX_BOOL: mlx_dtype_ = 0;
 pub const mlx_dtype__MLX_UINT8: mlx_dtype_ = 1;
 pub const mlx_dtype__MLX_UINT16: mlx_dtype_ = 2;
@@ -4012,6 +4019,22 @@ unsafe extern "C" {
         workspace_size: usize,
     ) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_queue_synchronize(queue: mlxsys_cuda_queue) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_graph_begin(
+        queue: mlxsys_cuda_queue,
+        offset: usize,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_graph_end(
+        res: *mut mlxsys_cuda_graph,
+        queue: mlxsys_cuda_queue,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_graph_launch(
+        graph: mlxsys_cuda_graph,
+        queue: mlxsys_cuda_queue,
+        offset: usize,
+        written: *const ::core::ffi::c_void,
+        size: usize,
+    ) -> ::core::ffi::c_int;
+    pub fn mlxsys_cuda_graph_free(graph: mlxsys_cuda_graph);
     pub fn mlxsys_cuda_queue_trim(queue: mlxsys_cuda_queue) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_array_pointer(
         res: *mut u64,

@@ -64,6 +64,11 @@ fn what_is_not_there_is_a_message() {
             0,
             0,
         ));
+        let mut graph = sys::mlxsys_cuda_graph { ctx: ptr::null_mut() };
+        none(sys::mlxsys_cuda_graph_begin(no_queue, 0));
+        none(sys::mlxsys_cuda_graph_end(&mut graph, no_queue));
+        none(sys::mlxsys_cuda_graph_launch(graph, no_queue, 0, ptr::null(), 0));
+        sys::mlxsys_cuda_graph_free(graph);
         none(sys::mlxsys_cuda_queue_trim(no_queue));
         none(sys::mlxsys_cuda_queue_synchronize(no_queue));
 

@@ -3,15 +3,34 @@
 //! Fields go by name. Where a name, its place or its size differs between the two, the kernel does not compile.
 
 use std::fmt::Write;
+use std::mem::offset_of;
 
 /// Where something lies in the GPU's memory; 0 for nothing.
 pub(super) type Address = u64;
+
+/// What has bytes that mean it.
+pub(super) trait Bytes {
+    /// Writes them. Those between a struct's fields stay as they are.
+    fn put(&self, to: &mut [u8]);
+}
+
+macro_rules! bytes_of {
+    ($($type:ty),*) => {
+        $(impl Bytes for $type {
+            fn put(&self, to: &mut [u8]) {
+                to.copy_from_slice(&self.to_ne_bytes());
+            }
+        })*
+    };
+}
+
+bytes_of!(u64, i32, f32);
 
 /// A struct that a kernel's source has, too.
 ///
 /// # Safety
 /// `FIELDS` are the name and size of every field, in order, and it is laid out as C does it.
-pub(super) unsafe trait Twin: Copy + 'static {
+pub(super) unsafe trait Twin: Bytes + Copy + 'static {
     /// What the source calls it.
     const NAME: &'static str;
     const FIELDS: &'static [(&'static str, usize)];
@@ -77,6 +96,12 @@ macro_rules! twin {
         #[derive(Debug, Clone, Copy, Default)]
         pub(super) struct $name { $(pub(super) $field: $type),* }
 
+        impl Bytes for $name {
+            fn put(&self, to: &mut [u8]) {
+                $(self.$field.put(&mut to[offset_of!(Self, $field)..][..size_of::<$type>()]);)*
+            }
+        }
+
         // SAFETY: the list is made of the fields.
         unsafe impl Twin for $name {
             const NAME: &'static str = $twin;
@@ -105,6 +130,14 @@ macro_rules! arguments {
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Map(pub(super) [u64; 16]);
+
+impl Bytes for Map {
+    fn put(&self, to: &mut [u8]) {
+        for (word, to) in self.0.iter().zip(to.chunks_exact_mut(size_of::<u64>())) {
+            word.put(to);
+        }
+    }
+}
 
 twin! {
     /// A norm, or none: see `norms.cuh`.
@@ -219,6 +252,12 @@ arguments! {
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct WideAttentionArguments(pub(super) AttentionArguments);
+
+impl Bytes for WideAttentionArguments {
+    fn put(&self, to: &mut [u8]) {
+        self.0.put(to);
+    }
+}
 
 // SAFETY: it is the struct whose list this is.
 unsafe impl Twin for WideAttentionArguments {
@@ -340,6 +379,20 @@ mod tests {
         ] {
             assert!(checks.lines().any(|found| found == line), "{line} is not in\n{checks}");
         }
+    }
+
+    #[test]
+    fn bytes_lie_where_the_fields_do() {
+        let map = |first: u64| Map(std::array::from_fn(|i| first + i as u64));
+        let after = AfterArguments { squares: 7, head_eps: 0.5, ..Default::default() };
+        let arguments = DenseArguments { a_map: map(1), w_map: map(100), tokens: 3, n: 4, inputs: 5, after };
+        let mut bytes = vec![0; size_of::<DenseArguments>()];
+        arguments.put(&mut bytes);
+        // SAFETY: as many bytes as the struct has, of fields that may be anything.
+        let back: DenseArguments = unsafe { bytes.as_ptr().cast::<DenseArguments>().read_unaligned() };
+        assert_eq!((back.a_map.0, back.w_map.0), (arguments.a_map.0, arguments.w_map.0));
+        assert_eq!([back.tokens, back.n, back.inputs], [3, 4, 5]);
+        assert_eq!((back.after.squares, back.after.x, back.after.head_eps), (7, 0, 0.5));
     }
 
     /// The names of the fields of a struct in a source.

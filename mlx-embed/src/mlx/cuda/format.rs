@@ -4,7 +4,7 @@ use crate::mlx::dtype::Dtype;
 use crate::mlx::ops::QuantMode;
 
 /// What activations are, and what of them products multiply; sums are of f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Numbers {
     Bf16,
     F32,

@@ -6,8 +6,9 @@
 //! The functions check their arguments' shapes and types, as the kernels can't.
 //!
 //! They are launched at once, on a queue of their own: an operation of MLX's lazy graph costs the host more than ten
-//! microseconds, a launch two, and a batch of few tokens is hundreds of kernels of a few microseconds each. MLX loads the
-//! weights and owns all memory; its streams and this queue are not ordered, so each waits for what it takes from the other.
+//! microseconds, a launch four, and a batch of few tokens is hundreds of kernels of a few microseconds each. Those of batches
+//! whose like came before are launched together, as CUDA graphs (`recorder`). MLX loads the weights and owns all memory;
+//! its streams and this queue are not ordered, so each waits for what it takes from the other.
 
 mod apart;
 mod arguments;
@@ -20,6 +21,7 @@ mod packing;
 mod plan;
 mod program;
 mod queue;
+mod recorder;
 mod tiles;
 
 pub(crate) use apart::{Rotate, Sum};

@@ -302,6 +302,16 @@ impl Ops {
         self.queue.trim()
     }
 
+    /// From here on passes that recur are launched as one.
+    pub(crate) fn record(&self) {
+        self.queue.record();
+    }
+
+    /// A pass begins: what is launched until a result is read.
+    pub(crate) fn begin(&self) {
+        self.queue.begin();
+    }
+
     /// Waits for all that was launched.
     pub(crate) fn synchronize(&self) -> Result<(), MlxError> {
         self.queue.synchronize()

@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use mlx_sys as sys;
@@ -11,6 +12,7 @@ use mlx_sys as sys;
 use super::arguments::{Arguments, Map};
 use super::format::Numbers;
 use super::program::Program;
+use super::recorder::{End, Launch, Matmul, Recorder, Step, Steps, Todo};
 use crate::mlx::array::Array;
 use crate::mlx::device::wait_without_turn;
 use crate::mlx::dtype::{Dtype, Element};
@@ -57,6 +59,18 @@ pub(super) struct Queue {
     raw: sys::mlxsys_cuda_queue,
     multiprocessors: i32,
     pool: Rc<Pool>,
+    recorder: RefCell<Recorder<Graph>>,
+}
+
+/// Steps that are launched as one. It belongs to its queue.
+#[derive(Debug)]
+struct Graph(sys::mlxsys_cuda_graph);
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made by the queue, which lives, and freed once.
+        unsafe { sys::mlxsys_cuda_graph_free(self.0) };
+    }
 }
 
 /// Memory that is not in use, by its role. It is MLX's, so that its counters know of it.
@@ -66,6 +80,14 @@ struct Pool([RefCell<Vec<Memory>>; ROLES]);
 impl Pool {
     fn of(&self, role: Role) -> &RefCell<Vec<Memory>> {
         &self.0[role as usize]
+    }
+
+    /// Of what is not in use the first that is large enough, or else the first. Passes that ask for the same get the same,
+    /// whatever ran between.
+    fn take(&self, role: Role, needed: usize) -> Option<Memory> {
+        let mut unused = self.of(role).borrow_mut();
+        let first = (0..unused.len()).min_by_key(|&i| (unused[i].size < needed, unused[i].pointer))?;
+        Some(unused.swap_remove(first))
     }
 }
 
@@ -131,7 +153,7 @@ impl Queue {
         let mut raw = sys::mlxsys_cuda_queue { ctx: std::ptr::null_mut() };
         // SAFETY: stores a new queue in `raw`.
         check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_new(&mut raw, gpu) })?;
-        let mut queue = Self { raw, multiprocessors: 0, pool: Rc::default() };
+        let mut queue = Self { raw, multiprocessors: 0, pool: Rc::default(), recorder: RefCell::default() };
         // SAFETY: a live queue; stores a number.
         check("cuda_queue", unsafe {
             sys::mlxsys_cuda_queue_multiprocessors(&mut queue.multiprocessors, queue.raw)
@@ -179,8 +201,7 @@ impl Queue {
     ) -> Result<Tensor, MlxError> {
         let elements = shape.iter().map(|&n| n.max(0) as usize).product::<usize>();
         let needed = (elements * dtype.size()).max(LEAST);
-        let unused = self.pool.of(role).borrow_mut().pop();
-        let memory = match unused {
+        let memory = match self.pool.take(role, needed) {
             Some(memory) if memory.size >= needed => memory,
             too_small => {
                 // What was launched may still use it, and a failure of that must not be found by MLX: see `Array::drop`.
@@ -206,18 +227,144 @@ impl Queue {
         arguments: &A,
         blocks: [i32; 3],
     ) -> Result<(), MlxError> {
-        // SAFETY: a live queue and its function, whose parameter is this struct; the rest is the caller's promise.
-        let code = unsafe {
-            sys::mlxsys_cuda_queue_launch(
-                self.raw,
-                function.raw,
-                std::ptr::from_ref(arguments).cast(),
-                blocks.as_ptr(),
-                function.threads,
-                function.shared_memory,
-            )
+        let step = Step::Launch(Launch {
+            function: function.raw as usize,
+            blocks,
+            threads: function.threads,
+            shared_memory: function.shared_memory,
+        });
+        let mut bytes = vec![0; size_of::<A>()];
+        arguments.put(&mut bytes);
+        self.ask(step, &bytes)
+    }
+
+    /// From here on passes that recur are launched as one.
+    pub(super) fn record(&self) {
+        self.recorder.borrow_mut().set(true);
+    }
+
+    /// A pass begins, which [`Queue::read`] ends. One that failed is forgotten: what it named may be gone.
+    pub(super) fn begin(&self) {
+        self.recorder.borrow_mut().begin();
+    }
+
+    /// Runs a step, unless the recorder holds it back.
+    fn ask(&self, step: Step, bytes: &[u8]) -> Result<(), MlxError> {
+        let mut recorder = self.recorder.borrow_mut();
+        if !recorder.records() {
+            return self.run(&step, bytes);
+        }
+        match (recorder.push(step, bytes), recorder.steps()) {
+            (Todo::Run(which), Some(steps)) => self.run_all(steps, which),
+            (Todo::Launch(graph, which), Some(steps)) => {
+                let (offset, written) = (steps.written(0..which.start).len(), steps.written(which));
+                // SAFETY: a live queue and its graph, which takes so many bytes; of what its steps name the same holds as in
+                // `run`.
+                let code = unsafe {
+                    sys::mlxsys_cuda_graph_launch(
+                        recorder.graph(graph).0,
+                        self.raw,
+                        offset,
+                        written.as_ptr().cast(),
+                        written.len(),
+                    )
+                };
+                check("cuda_graph", code)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn run_all(&self, steps: &Steps, which: Range<usize>) -> Result<(), MlxError> {
+        steps.iter().skip(which.start).take(which.len()).try_for_each(|(step, bytes)| self.run(step, bytes))
+    }
+
+    fn run(&self, step: &Step, bytes: &[u8]) -> Result<(), MlxError> {
+        // SAFETY of all: steps come from `launch`, `write` and `matmul`, whose callers promised that what they name stays
+        // until the queue has been waited for. Waiting runs what was held back before.
+        let code = match step {
+            Step::Launch(Launch { function, blocks, threads, shared_memory }) => {
+                // SAFETY: a live queue and its function, whose parameter has these bytes.
+                unsafe {
+                    sys::mlxsys_cuda_queue_launch(
+                        self.raw,
+                        *function as *mut c_void,
+                        bytes.as_ptr().cast(),
+                        blocks.as_ptr(),
+                        *threads,
+                        *shared_memory,
+                    )
+                }
+            }
+            Step::Write { to, size } => {
+                // SAFETY: there is room for the bytes, which are copied before the call returns.
+                unsafe { sys::mlxsys_cuda_queue_write(self.raw, *to, bytes.as_ptr().cast(), *size) }
+            }
+            Step::Matmul(Matmul { numbers, a, w, out, sizes, workspace }) => {
+                let numbers = match numbers {
+                    Numbers::Bf16 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_BF16,
+                    Numbers::F32 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_F32,
+                    Numbers::Tf32 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_TF32,
+                };
+                let [tokens, outputs, inputs, width] = *sizes;
+                // SAFETY: sizes were checked where the product was asked for.
+                unsafe {
+                    sys::mlxsys_cuda_queue_matmul(
+                        self.raw,
+                        numbers,
+                        *a,
+                        *w,
+                        *out,
+                        tokens,
+                        outputs,
+                        inputs,
+                        width,
+                        *workspace,
+                        WORKSPACE as usize,
+                    )
+                }
+            }
         };
         check("cuda_queue", code)
+    }
+
+    /// Runs what was held back. The pass is not one that becomes a graph.
+    fn run_held_back(&self) -> Result<(), MlxError> {
+        let held_back = self.recorder.borrow_mut().give_up();
+        held_back.map_or(Ok(()), |(steps, which)| self.run_all(&steps, which))
+    }
+
+    /// Runs the pass that was begun to its end, if there is one. Steps that should become graphs are given back.
+    fn end(&self) -> Result<Option<Steps>, MlxError> {
+        let Some(End { steps, rest, recurs }) = self.recorder.borrow_mut().end() else { return Ok(None) };
+        self.run_all(&steps, rest)?;
+        Ok(recurs.then_some(steps))
+    }
+
+    /// Makes graphs of these steps for when they come again. Where that can't be done they go on as they are.
+    fn keep(&self, steps: Steps) {
+        if steps.written(0..steps.len()).len() > sys::MLXSYS_CUDA_GRAPH_WRITES as usize {
+            return;
+        }
+        let graph = |piece: Range<usize>| Ok((piece.clone(), self.graph(&steps, piece)?));
+        match steps.pieces().into_iter().map(graph).collect::<Result<_, MlxError>>() {
+            Ok(pieces) => self.recorder.borrow_mut().keep(steps, pieces),
+            Err(error) => {
+                tracing::debug!(%error, "passes that recur are launched kernel by kernel");
+                self.recorder.borrow_mut().set(false);
+            }
+        }
+    }
+
+    fn graph(&self, steps: &Steps, piece: Range<usize>) -> Result<Graph, MlxError> {
+        let offset = steps.written(0..piece.start).len();
+        // SAFETY: a live queue.
+        check("cuda_graph", unsafe { sys::mlxsys_cuda_graph_begin(self.raw, offset) })?;
+        let recorded = self.run_all(steps, piece);
+        let mut graph = Graph(sys::mlxsys_cuda_graph { ctx: std::ptr::null_mut() });
+        // SAFETY: as above; stores a graph.
+        let made = check("cuda_graph", unsafe { sys::mlxsys_cuda_graph_end(&mut graph.0, self.raw) });
+        recorded.and(made).map(|()| graph)
     }
 
     /// `a w^T`: `a` `[T, inputs]`, of the type that activations have with `numbers`. The result are columns of `out`,
@@ -241,38 +388,22 @@ impl Queue {
             return Err(MlxError::new("cuda_queue", message));
         }
         let workspace = self.tensor(Role::Workspace, [1, WORKSPACE / 4], Dtype::U32, stream)?;
-        let numbers = match numbers {
-            Numbers::Bf16 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_BF16,
-            Numbers::F32 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_F32,
-            Numbers::Tf32 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_TF32,
-        };
-        // SAFETY: sizes were checked above; the weights are the caller's promise.
-        let code = unsafe {
-            sys::mlxsys_cuda_queue_matmul(
-                self.raw,
-                numbers,
-                a.pointer(),
-                w,
-                out.pointer() + (first as usize * out.dtype().size()) as u64,
-                tokens,
-                outputs,
-                inputs,
-                width,
-                workspace.pointer(),
-                WORKSPACE as usize,
-            )
-        };
-        check("cuda_queue", code)
+        let out = out.pointer() + (first as usize * out.dtype().size()) as u64;
+        let sizes = [tokens, outputs, inputs, width];
+        let (a, workspace) = (a.pointer(), workspace.pointer());
+        self.ask(Step::Matmul(Matmul { numbers, a, w, out, sizes, workspace }), &[])
     }
 
     /// Gives memory that MLX freed back to the driver, which keeps it for the process otherwise.
     pub(super) fn trim(&self) -> Result<(), MlxError> {
+        self.run_held_back()?;
         // SAFETY: a live queue.
         check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_trim(self.raw) })
     }
 
     /// Waits for all that was launched.
     pub(super) fn synchronize(&self) -> Result<(), MlxError> {
+        self.run_held_back()?;
         // SAFETY: a live queue.
         let code = wait_without_turn(|| unsafe { sys::mlxsys_cuda_queue_synchronize(self.raw) });
         check("cuda_queue", code)
@@ -289,26 +420,20 @@ impl Queue {
         let rows = if columns > 0 { numbers.len() as i32 / columns } else { 0 };
         let tensor = self.tensor(role, [rows, columns], T::DTYPE, stream)?;
         let numbers = &numbers[..(rows * columns) as usize];
-        // SAFETY: the tensor has room for the numbers, whose bytes are copied before the call returns.
-        let code = unsafe {
-            sys::mlxsys_cuda_queue_write(
-                self.raw,
-                tensor.pointer(),
-                numbers.as_ptr().cast(),
-                size_of_val(numbers),
-            )
-        };
-        check("cuda_queue", code)?;
+        // SAFETY: numbers have no bytes that mean nothing.
+        let bytes = unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) };
+        self.ask(Step::Write { to: tensor.pointer(), size: bytes.len() }, bytes)?;
         Ok(tensor)
     }
 
-    /// The numbers of a matrix of f32.
+    /// The numbers of a matrix of f32. The pass is over.
     pub(super) fn read(&self, tensor: &Tensor) -> Result<Vec<f32>, MlxError> {
         if tensor.dtype() != Dtype::F32 {
             return Err(MlxError::new("cuda_queue", format!("{:?} is not f32", tensor.dtype())));
         }
         let [rows, columns] = tensor.shape().map(|n| n as usize);
         let mut numbers = vec![0.0_f32; rows * columns];
+        let recurs = self.end()?;
         // SAFETY: the tensor holds as many numbers as there is room for.
         let code = wait_without_turn(|| unsafe {
             sys::mlxsys_cuda_queue_read(
@@ -319,6 +444,9 @@ impl Queue {
             )
         });
         check("cuda_queue", code)?;
+        if let Some(steps) = recurs {
+            self.keep(steps);
+        }
         Ok(numbers)
     }
 
@@ -337,6 +465,9 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
+        // SAFETY: a live queue. A failure was told when it was waited for, or nobody waits.
+        unsafe { sys::mlxsys_cuda_queue_synchronize(self.raw) };
+        self.recorder.get_mut().set(false);
         // SAFETY: made by `new` and freed once. It waits for what was launched.
         unsafe { sys::mlxsys_cuda_queue_free(self.raw) };
     }

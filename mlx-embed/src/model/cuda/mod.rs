@@ -275,7 +275,9 @@ impl Backend for Cuda {
             self.wait()
         })?;
         // What the weights were made of; batches have memory of their own.
-        self.trim()
+        self.trim()?;
+        self.ops.record();
+        Ok(())
     }
 
     fn packs(&self) -> bool {
@@ -295,6 +297,7 @@ impl Backend for Cuda {
         let positions = plan.positions();
         let all_angles = self.ropes.iter().map(|rotation| rotation.of(positions));
         let all_angles = all_angles.collect::<Result<_, _>>()?;
+        self.ops.begin();
         let meta = self.ops.meta(&plan, &self.stream)?;
         let fused = self.form.geometry.fused && (self.ops.fuses() || self.is_packed(plan.tokens()));
         Ok(Pass {
