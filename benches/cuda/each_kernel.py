@@ -230,7 +230,8 @@ def candidates(kind: str, after: int) -> list:
             add(tokens, warps, groups, stages, prefetch, 1, blocks)
         for warps, blocks in itertools.product((4, 8, 16), (1, 2)):
             add(128, warps, 1, 4, 2, 1, blocks)
-    return [one for one in found if one.fits()]
+    rows = DEFINES["BITS"] == 16  # which products of four warps can't take from memory
+    return [one for one in found if one.fits() and not (kind == "packed" and rows and one.tile["WGMMA"])]
 
 
 def quantised(outputs: int, inputs: int) -> tuple:
@@ -252,8 +253,13 @@ class Product:
 
     def __init__(self, name: str, pack: Kernel):
         self.after, self.outputs, self.inputs = PRODUCTS[name]
-        parts = quantised(self.outputs, self.inputs)
         self.packed, self.dense = [], []
+        if DEFINES["BITS"] == 16:
+            dense = (0.02 * torch.randn(self.outputs, self.inputs, device="cuda")).to(BF16)
+            self.dense = [torch.roll(dense, 17 * layer, 0).contiguous() for layer in range(LAYERS)]
+            self.packed = [(rows, 0) for rows in self.dense]
+            return
+        parts = quantised(self.outputs, self.inputs)
         for layer in range(LAYERS):
             words, scales, biases, dense = (torch.roll(part, 17 * layer, 0).contiguous() for part in parts)
             packed = torch.empty_like(words)
@@ -325,7 +331,7 @@ def products(kind: str, tokens_list: list, best: int) -> int:
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda how: build(
             "product" if kind == "packed" else "dense", {**how.tile, "AFTER": how.after}), itertools.chain(*ways.values())))
-    pack, wrong = Kernel("pack", {}), 0
+    pack, wrong = None if DEFINES["BITS"] == 16 else Kernel("pack", {}), 0
     for name, hows in ways.items():
         product = Product(name, pack)
         for how in hows:
@@ -406,9 +412,10 @@ def main() -> int:
                         help="packed, dense or attention [default: all]")
     parser.add_argument("--tokens", default="1,16,40,160,512,4096", help="[default: %(default)s]")
     parser.add_argument("--best", type=int, default=4, help="tiles to print for each [default: 4]")
-    parser.add_argument("--bits", type=int, choices=(2, 4, 8), default=4, help="of packed weights [default: 4]")
+    parser.add_argument("--bits", type=int, choices=(2, 4, 8, 16), default=4,
+                        help="of packed weights; 16 is rows of bf16 [default: 4]")
     arguments = parser.parse_args()
-    DEFINES["BITS"] = arguments.bits
+    DEFINES.update(BITS=arguments.bits, CODE=3 if arguments.bits == 16 else 0)
     torch.manual_seed(0)
     torch.zeros(1, device="cuda")
     FOLDER.mkdir(exist_ok=True)

@@ -11,7 +11,8 @@ A RULE says which; its parts are separated by commas and a later one wins:
 KIND is all, qkv, o, gateup or down, LAYERS a range (negative ones count from the end). SETTING:
 
     x        unrounded
-    1 or 2   that many limbs; 1g32: one limb, groups of 32; 1row: one, a whole row
+    1 or 2   that many limbs; 1gN: one limb, groups of N; 1row: one, a whole row
+    fN       floats of 8 bits (E4M3), groups of N; fgN: with N bits of mantissa, whatever their exponent
     tN       two limbs where the group's max|x| > N * rms(row), else one
     aN       two limbs where the group's max|x| > N
     eN       two limbs for the largest groups of a row, until the error that is to be expected
@@ -155,6 +156,21 @@ def limbs(x: np.ndarray, steps: int, group: int) -> np.ndarray:
     return (np.rint(groups / scale) * scale).reshape(x.shape)
 
 
+def floats(x: np.ndarray, mantissa: int, least: float) -> np.ndarray:
+    """x rounded to so many bits behind the first, in steps of `least` at the smallest."""
+    _, exponents = np.frexp(x)
+    step = np.maximum(np.exp2(exponents.astype(np.float32) - 1 - mantissa), np.float32(least))
+    return np.rint(x / step) * step
+
+
+def e4m3(x: np.ndarray, group: int) -> np.ndarray:
+    """x [rows, inputs] as floats of 8 bits, scaled a group at a time so that the largest is the format's."""
+    groups = x.reshape(len(x), -1, group)
+    scale = np.abs(groups).max(-1, keepdims=True) / np.float32(448)
+    scale[scale == 0] = 1
+    return (floats(groups / scale, 3, 2**-9) * scale).reshape(x.shape)
+
+
 @dataclass
 class Rounding:
     rule: str
@@ -185,8 +201,12 @@ class Rounding:
             return x
         if setting == "1row":
             return limbs(x, 127, x.shape[1])
-        if setting == "1g32":
-            return limbs(x, 127, 32)
+        if setting.startswith("1g"):
+            return limbs(x, 127, int(setting[2:]))
+        if setting.startswith("fg"):
+            return floats(x, int(setting[2:]), 0)
+        if setting.startswith("f"):
+            return e4m3(x, x.shape[1] if setting == "frow" else int(setting[1:]))
         setting, _, start = setting.partition("+p")
         two = self.chosen(x, setting)
         if start:

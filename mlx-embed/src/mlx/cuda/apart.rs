@@ -71,22 +71,22 @@ impl Ops {
         for (first, w) in matrices {
             let [outputs, inputs] = w.shape();
             expect_tensor(what, a, [tokens, inputs], numbers.dtype())?;
-            match (w, w.numbers(numbers.dtype())) {
+            match (self.by_product(After::Nothing, tokens, w), w.numbers(numbers.dtype())) {
                 // SAFETY: `outputs` by `inputs` numbers, in an array of the model's that was checked when it was made, or in
                 // a tensor.
-                (_, Some(pointer)) => unsafe {
+                (None, Some(pointer)) => unsafe {
                     self.queue.matmul(numbers, a, (pointer, outputs), (&out, *first), stream)?
                 },
-                (Matrix::Packed(w), _) => {
+                (Some((format, [weight, factors])), _) => {
                     if *first < 0 || *first + outputs > width || (first | outputs | width) % 2 != 0 {
                         let message = format!("{outputs} outputs from column {first} of {width}");
                         return Err(wrong(what, message));
                     }
-                    let (tile, function) = self.packed(w.format, After::Nothing, tokens)?;
+                    let (tile, function) = self.packed(format, After::Nothing, tokens)?;
                     let mut arguments = ProductArguments {
                         a: a.pointer(),
-                        weight: w.weight.pointer,
-                        factors: w.factors.pointer,
+                        weight,
+                        factors,
                         tokens,
                         n: outputs,
                         inputs,
@@ -95,10 +95,10 @@ impl Ops {
                     arguments.after.out = out.pointer() + *first as u64 * 2;
                     arguments.after.width = width;
                     // SAFETY: blocks cover tokens and outputs, and the kernel leaves out what is beyond either; `w` was
-                    // packed for its sizes, and its columns of the result were checked above.
+                    // made for its sizes, and its columns of the result were checked above.
                     unsafe { self.queue.launch(function, &arguments, grid(tile, tokens, outputs))? };
                 }
-                (_, None) => return Err(wrong(what, "the matrix has no form".into())),
+                (None, None) => return Err(wrong(what, "the matrix has no form".into())),
             }
         }
         Ok(out)

@@ -1,7 +1,8 @@
 //! What differs between NVIDIA's chips.
 
+use super::format::Format;
 use super::program::Architecture;
-use super::tiles::{After, Tiles, by_warps, hopper};
+use super::tiles::{After, Tiles, by_warps, hopper, no_rows, of_format, rows_of_hopper};
 
 /// A row of the table.
 #[derive(Debug)]
@@ -15,16 +16,18 @@ pub(super) struct Chip {
     pub(super) warpgroups: bool,
     /// The tiles of products of packed weights.
     pub(super) packed: fn(After) -> Tiles,
+    /// Those of products of few tokens with rows of bf16, where they were measured to pay.
+    pub(super) rows: fn(After) -> Tiles,
 }
 
 /// By compute capability. What has no row of its own runs as the row before.
 pub(super) const CHIPS: [Chip; 6] = [
-    Chip { from: (8, 0), shared_memory: 163, warpgroups: false, packed: by_warps },
-    Chip { from: (8, 6), shared_memory: 99, warpgroups: false, packed: by_warps },
-    Chip { from: (8, 9), shared_memory: 99, warpgroups: false, packed: by_warps },
-    Chip { from: (9, 0), shared_memory: 227, warpgroups: true, packed: hopper },
-    Chip { from: (10, 0), shared_memory: 227, warpgroups: false, packed: by_warps },
-    Chip { from: (12, 0), shared_memory: 99, warpgroups: false, packed: by_warps },
+    Chip { from: (8, 0), shared_memory: 163, warpgroups: false, packed: by_warps, rows: no_rows },
+    Chip { from: (8, 6), shared_memory: 99, warpgroups: false, packed: by_warps, rows: no_rows },
+    Chip { from: (8, 9), shared_memory: 99, warpgroups: false, packed: by_warps, rows: no_rows },
+    Chip { from: (9, 0), shared_memory: 227, warpgroups: true, packed: hopper, rows: rows_of_hopper },
+    Chip { from: (10, 0), shared_memory: 227, warpgroups: false, packed: by_warps, rows: no_rows },
+    Chip { from: (12, 0), shared_memory: 99, warpgroups: false, packed: by_warps, rows: no_rows },
 ];
 
 /// The variable that makes a GPU run what those without kernels of their own run, to compare the two or to get around one.
@@ -36,6 +39,11 @@ impl Chip {
         let Architecture { major, minor, .. } = *architecture;
         let row = CHIPS.iter().rfind(|chip| chip.from <= (major, minor));
         row.map(|row| if std::env::var_os(GENERIC_VARIABLE).is_some() { &CHIPS[1] } else { row })
+    }
+
+    /// The tiles of products of matrices of this format.
+    pub(super) fn tiles(&self, format: Format, after: After) -> Tiles {
+        if format.is_packed() { of_format((self.packed)(after), format) } else { (self.rows)(after) }
     }
 }
 
@@ -68,7 +76,7 @@ mod tests {
             let tiles = (chip.packed)(after);
             assert_eq!(tiles.last().unwrap().0, i32::MAX, "{after:?}: some number of tokens has none");
             assert!(tiles.windows(2).all(|pair| pair[0].0 < pair[1].0), "{after:?}: out of order");
-            for (_, tile) in tiles {
+            for (_, tile) in tiles.into_iter().chain((chip.rows)(after)) {
                 assert!(tile.stages >= 3 && tile.prefetch % 2 == 0, "{tile:?}");
                 assert!(tile.tokens.count_ones() == 1 && tile.tokens >= 8, "{tile:?}");
                 assert!(!tile.wgmma || (chip.warpgroups && tile.output_warps % 4 == 0), "{tile:?}");

@@ -23,16 +23,20 @@ impl Numbers {
     }
 }
 
-/// One of MLX's formats of packed matrices.
+/// How `product.cu` reads a matrix: in one of MLX's formats, packed, or as rows of bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Format {
-    mode: QuantMode,
+    /// Of packed ones.
+    mode: Option<QuantMode>,
     bits: i32,
     /// Numbers that share a scale.
     group: i32,
 }
 
 impl Format {
+    /// bf16, row after row. Inputs are a multiple of 64.
+    pub(crate) const ROWS: Self = Self { mode: None, bits: 16, group: 64 };
+
     /// `None` where the kernels don't know it.
     pub(crate) fn new(mode: QuantMode, bits: i32, group: i32) -> Option<Self> {
         let known = match mode {
@@ -41,7 +45,11 @@ impl Format {
             QuantMode::Mxfp8 => (bits, group) == (8, 32),
             QuantMode::Nvfp4 => (bits, group) == (4, 16),
         };
-        known.then_some(Self { mode, bits, group })
+        known.then_some(Self { mode: Some(mode), bits, group })
+    }
+
+    pub(super) fn is_packed(self) -> bool {
+        self.mode.is_some()
     }
 
     pub(super) fn bits(self) -> i32 {
@@ -58,16 +66,17 @@ impl Format {
     }
 
     pub(super) fn has_biases(self) -> bool {
-        self.mode == QuantMode::Affine
+        self.mode == Some(QuantMode::Affine)
     }
 
     /// What `formats.cuh` and `pack.cu` are compiled with.
     pub(super) fn defines(self) -> Vec<(&'static str, i32)> {
         let (code, scales) = match self.mode {
-            QuantMode::Affine => (0, 0),
-            QuantMode::Mxfp4 => (1, 1),
-            QuantMode::Mxfp8 => (2, 1),
-            QuantMode::Nvfp4 => (1, 2),
+            Some(QuantMode::Affine) => (0, 0),
+            Some(QuantMode::Mxfp4) => (1, 1),
+            Some(QuantMode::Mxfp8) => (2, 1),
+            Some(QuantMode::Nvfp4) => (1, 2),
+            None => (3, 0),
         };
         vec![("BITS", self.bits), ("GROUP", self.group), ("CODE", code), ("SCALES", scales)]
     }

@@ -19,7 +19,7 @@ use super::chips::Chip;
 use super::format::{Format, Numbers};
 use super::plan::Plan;
 use super::program::{Architecture, Program, Source};
-use super::tiles::{After, DENSE_TILES, DenseTile, Tile, of_format, up};
+use super::tiles::{After, DENSE_TILES, DenseTile, Tile, up};
 use crate::file::hex;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -251,12 +251,18 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         let of = format.defines();
         all.add::<PackArguments>(Name::Pack(format), "pack", &of, threads, 0);
         all.add::<DequantizeArguments>(Name::Dequantize(format), "dequantize", &of, threads, 0);
-        for &after in afters(geometry) {
-            for (_, tile) in of_format((chip.packed)(after), format) {
-                let more = [&of_heads[..], &of, &inner, &tile.defines(after)].concat();
-                let name = Name::Product(format, after, tile);
-                all.add::<ProductArguments>(name, "product", &more, tile.threads(), tile.shared_memory());
-            }
+    }
+    let rows = (!geometry.numbers.is_wide()).then_some(Format::ROWS);
+    for (format, &after) in formats
+        .iter()
+        .copied()
+        .chain(rows)
+        .flat_map(|format| afters(geometry).iter().map(move |after| (format, after)))
+    {
+        for (_, tile) in chip.tiles(format, after) {
+            let more = [&of_heads[..], &format.defines(), &inner, &tile.defines(after)].concat();
+            let name = Name::Product(format, after, tile);
+            all.add::<ProductArguments>(name, "product", &more, tile.threads(), tile.shared_memory());
         }
     }
     all.sources
@@ -355,7 +361,7 @@ impl Kernels {
 
     /// The highest number of tokens that a tile is for.
     pub(super) fn most_tokens(&self, format: Format, after: After, tile: Tile) -> i32 {
-        let tiles = of_format((self.chip.packed)(after), format);
+        let tiles = self.chip.tiles(format, after);
         tiles.into_iter().find(|(_, other)| *other == tile).map_or(0, |(most, _)| most)
     }
 

@@ -210,19 +210,21 @@ impl Ops {
         found.map(|(_, pack, dequantize)| (pack, dequantize)).ok_or_else(none)
     }
 
-    /// The kernel for a product of so many tokens.
+    /// The kernel of `product.cu` for so many tokens.
     pub(super) fn packed(
         &self,
         format: Format,
         after: After,
         tokens: i32,
     ) -> Result<(Tile, &Function<ProductArguments>), MlxError> {
-        let found = self
-            .packed
-            .iter()
-            .find(|(of, then, most, ..)| *of == format && *then == after && tokens <= *most);
         let none = || wrong("product", format!("no kernel for {tokens} tokens and {format:?}"));
-        found.map(|(_, _, _, tile, function)| (*tile, function)).ok_or_else(none)
+        self.find(format, after, tokens).ok_or_else(none)
+    }
+
+    fn find(&self, format: Format, after: After, tokens: i32) -> Option<(Tile, &Function<ProductArguments>)> {
+        let suits = |of: Format, then, most| of == format && then == after && tokens <= most;
+        let found = self.packed.iter().find(|(of, then, most, ..)| suits(*of, *then, *most));
+        found.map(|(_, _, _, tile, function)| (*tile, function))
     }
 
     pub(super) fn apart(&self) -> Result<&Apart, MlxError> {
@@ -238,10 +240,21 @@ impl Ops {
     /// In how many pieces the outputs of a product are, of which each has its own sums of squares.
     fn parts(&self, after: After, tokens: i32, w: &Matrix<'_>) -> Result<i32, MlxError> {
         let [outputs, inputs] = w.shape();
-        Ok(match w {
-            Matrix::Packed(w) => grid(self.packed(w.format, after, tokens)?.0, tokens, outputs)[0],
-            _ => up(outputs, self.tile(after, [tokens, outputs, inputs])?.0.outputs),
+        Ok(match self.by_product(after, tokens, w) {
+            Some((format, _)) => grid(self.packed(format, after, tokens)?.0, tokens, outputs)[0],
+            None => up(outputs, self.tile(after, [tokens, outputs, inputs])?.0.outputs),
         })
+    }
+
+    /// How `product.cu` reads a matrix of which it computes a product, and where weights and factors lie: packed ones, and
+    /// those of bf16 where there is a kernel for so few tokens.
+    pub(super) fn by_product(&self, after: After, tokens: i32, w: &Matrix<'_>) -> Option<(Format, [u64; 2])> {
+        if let Matrix::Packed(w) = w {
+            return Some((w.format, [w.weight.pointer, w.factors.pointer]));
+        }
+        let ([outputs, inputs], rows) = (w.shape(), Format::ROWS);
+        let suits = inputs % 64 == 0 && outputs % 2 == 0 && self.find(rows, after, tokens).is_some();
+        w.numbers(Dtype::Bf16).filter(|_| suits).map(|numbers| (rows, [numbers, 0]))
     }
 
     /// The kernel for a product of a matrix of bf16.
@@ -272,12 +285,11 @@ impl Ops {
     ) -> Result<(), MlxError> {
         let ([n, inputs], [tokens, _]) = (w.shape(), a.shape());
         expect_tensor("product", a, [tokens, inputs], Dtype::Bf16)?;
-        if let Matrix::Packed(w) = w {
-            let (tile, function) = self.packed(w.format, after, tokens)?;
-            let (weight, factors) = (w.weight.pointer, w.factors.pointer);
+        if let Some((format, [weight, factors])) = self.by_product(after, tokens, w) {
+            let (tile, function) = self.packed(format, after, tokens)?;
             let arguments =
                 ProductArguments { a: a.pointer(), weight, factors, tokens, n, inputs, after: then };
-            // SAFETY: blocks cover tokens and outputs, and the kernels leave out what is beyond either; `w` was packed for
+            // SAFETY: blocks cover tokens and outputs, and the kernels leave out what is beyond either; `w` was made for
             // its sizes. The rest is the caller's promise.
             return unsafe { self.queue.launch(function, &arguments, grid(tile, tokens, n)) };
         }

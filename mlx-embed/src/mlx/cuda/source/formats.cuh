@@ -4,6 +4,7 @@
 //   0  an integer without sign
 //   1  a float of 4 bits (E2M1), whose bias is 0
 //   2  a float of 8 bits (E4M3), likewise
+//   3  bf16 itself, of 16 bits, not packed: matrices as they are, row after row, without scales
 //
 // A lane has 32 codes of each 64 inputs, so BITS words: of four steps of 16 inputs, four pairs of neighbours each, one of a
 // pair in the lower half of a word and one in the upper. Codes of 3, 5 and 6 bits are cut in parts of 1, 2 and 4, each in
@@ -35,6 +36,15 @@ __device__ __forceinline__ void read_words(u32 (&out)[BITS], const u32* unit, in
   if constexpr (BITS % 2 == 1) out[BITS - 1] = __ldcs(unit + (BITS - 1) * 32 + lane);
 }
 
+// The same of two rows of bf16, `width` numbers wide, from the lane's first number on; `inside` says which of them exist.
+__device__ __forceinline__ void read_rows(u32 (&out)[BITS], const u16* first, int width, const bool (&inside)[2]) {
+#pragma unroll
+  for (int i = 0; i < BITS; ++i) {
+    const int row = i & 1, column = i / 4 * 16 + (i >> 1 & 1) * 8;
+    out[i] = inside[row] ? __ldg((const u32*)(first + (u64)row * 8 * width + column)) : 0;
+  }
+}
+
 // Parts of WIDTH bits that begin with bit TO of a code and with word FIRST of a lane; pair `i` of 16.
 template <int WIDTH, int FIRST, int TO>
 __device__ __forceinline__ u32 part_of_pair(const u32 (&words)[BITS], int i) {
@@ -46,6 +56,7 @@ __device__ __forceinline__ u32 part_of_pair(const u32 (&words)[BITS], int i) {
 
 // Pair `i` of 16, a code in each half.
 __device__ __forceinline__ u32 codes_of_pair(const u32 (&words)[BITS], int i) {
+  if constexpr (BITS == 16) return words[i];
   if constexpr (BITS == 8) return part_of_pair<8, 0, 0>(words, i);
   if constexpr (BITS == 6) return part_of_pair<4, 0, 0>(words, i) | part_of_pair<2, 4, 4>(words, i);
   if constexpr (BITS == 5) return part_of_pair<4, 0, 0>(words, i) | part_of_pair<1, 4, 4>(words, i);
@@ -57,7 +68,9 @@ __device__ __forceinline__ u32 codes_of_pair(const u32 (&words)[BITS], int i) {
 // What the codes of a pair stand for, exactly.
 __device__ __forceinline__ u32 values_of_pair(u32 codes) {
   constexpr u32 ONE = 0x3f803f80u;
-  if constexpr (CODE == 1) {
+  if constexpr (CODE == 3) {
+    return codes;
+  } else if constexpr (CODE == 1) {
     // Exponent and mantissa in place make a bf16 that is too small by 2^126.
     return fma2((codes & 0x00070007u) << 6 | (codes & 0x00080008u) << 12, 0x7e807e80u, 0);
   } else if constexpr (CODE == 2) {
@@ -78,6 +91,9 @@ __device__ __forceinline__ void dequantize(u32 (&out)[4], const u32 (&words)[BIT
   for (int i = 0; i < 4; ++i) {
     const u32 both = i & 1 ? factors.y : factors.x;
     const u32 values = values_of_pair(codes_of_pair(words, 4 * k + i));
-    out[i] = fma2(values, __byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232));
+    if constexpr (CODE == 3)
+      out[i] = values;
+    else
+      out[i] = fma2(values, __byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232));
   }
 }

@@ -25,10 +25,12 @@ constexpr int BATCH = TOKENS / WARPS < 1 ? 1 : TOKENS / WARPS < 4 ? TOKENS / WAR
 
 static_assert(TOKENS % WIDTH == 0 && PREFETCH % 2 == 0 && STAGES >= 3, "sizes that the loops below can't do");
 static_assert(!WGMMA || OUTPUT_WARPS % 4 == 0, "a product of four warps has 64 outputs");
+// Seen with CUDA 13.0: they read registers that a load writes at the wrong time, but those that anything else computed right.
+static_assert(!WGMMA || CODE != 3, "a product of four warps takes no weights straight from memory");
 
 struct Arguments {
   const u16* a;          // [T, inputs]
-  const u32* weight;     // as `pack` writes it
+  const u32* weight;     // as `pack` writes it, or rows of bf16
   const uint2* factors;  // as `pack` writes it
   int tokens, n, inputs;
   After after;
@@ -78,14 +80,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(const __gri
   const u32* units_at = p.weight + (u64)(sixteen / 4 * all_steps * 4 + sixteen % 4) * UNIT;
   const uint2* factors_at = p.factors + (sixteen / 4 * (inputs / GROUP) * 4 + sixteen % 4) * 8 + (lane >> 2);
   const bool inside = sixteen * 16 < n;
+  const u16* rows_at = (const u16*)p.weight + (u64)(sixteen * 16 + (lane >> 2)) * inputs + (lane & 3) * 2;
+  const bool rows_inside[2] = {sixteen * 16 + (lane >> 2) < n, sixteen * 16 + (lane >> 2) + 8 < n};
   u32 words[PREFETCH][BITS];
   uint2 scales[PREFETCH][FACTORS];
   auto load = [&](int slot, int step) {
     const int own = step * INPUT_GROUPS + input_group;
     if (inside && own < all_steps) {
-      read_words(words[slot], units_at + own * (4 * UNIT), lane);
+      if constexpr (CODE == 3) {
+        read_rows(words[slot], rows_at + own * STEP, inputs, rows_inside);
+      } else {
+        read_words(words[slot], units_at + own * (4 * UNIT), lane);
 #pragma unroll
-      for (int f = 0; f < FACTORS; ++f) scales[slot][f] = factors_at[(own * STEP / GROUP + f) * 32];
+        for (int f = 0; f < FACTORS; ++f) scales[slot][f] = factors_at[(own * STEP / GROUP + f) * 32];
+      }
     } else {
 #pragma unroll
       for (int i = 0; i < BITS; ++i) words[slot][i] = 0;
