@@ -11,8 +11,9 @@ use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_
 use ballista_scheduler::cluster::BallistaCluster;
 use ballista_scheduler::config::SchedulerConfig;
 use ballista_scheduler::scheduler_process::start_server;
-use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
 use mlx_embed::{Checkpoint, Embedder, LoadOptions, Precision, Reranker};
 use mlx_embed_datafusion::ballista::{ModelId, executor, remote, scheduler, wait_for};
@@ -174,6 +175,32 @@ async fn a_table_becomes_a_file_on_a_cluster() {
     );
     assert_eq!(written.num_rows(), 200);
     assert!(written.columns() == asked.columns());
+}
+
+/// A message of gRPC holds 16 MiB; 8,192 vectors of 1,024 numbers are 32.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_larger_than_a_message_arrives() {
+    let (docs, work) =
+        (tempfile::tempdir().unwrap(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    write_docs(docs.path()).await;
+    let port = start_scheduler(scheduler).await;
+    work.iter().for_each(|work| start_executor(port, work, EMBEDDER, false));
+    let cluster = remote(&format!("127.0.0.1:{port}"), id(EMBEDDER), None).await.unwrap().enable_url_table();
+    // Rows are wide instead of many: the model takes long for many in a test's build.
+    let query = format!(
+        "SELECT id, embed(body) AS v, repeat(chr(65 + id % 26), 600000) AS wide FROM '{}/' ORDER BY id",
+        docs.path().display()
+    );
+    let found = ask(&cluster, &query).await;
+    assert_eq!(found.num_rows(), 200);
+    assert!(found.get_array_memory_size() > 100 << 20);
+    let wide = found.column_by_name("wide").unwrap();
+    let wide = datafusion::arrow::compute::cast(wide, &DataType::LargeUtf8).unwrap();
+    let wide = wide.as_string::<i64>();
+    for row in 0..200 {
+        let letter = char::from(b'A' + (row % 26) as u8);
+        assert!(wide.value(row).len() == 600_000 && wide.value(row).chars().all(|c| c == letter), "{row}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
