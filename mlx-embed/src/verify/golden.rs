@@ -1,11 +1,11 @@
 //! Golden files: what a reference implementation computes with a checkpoint.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 
 use crate::error::{GOLDEN_VERSION, GoldenError};
@@ -23,6 +23,7 @@ const FILE_BYTES: u64 = 4 << 30;
 /// What a golden file says of itself.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Facts {
+    version: u64,
     /// What computed it.
     pub(super) reference: String,
     pub(super) model: Geometry,
@@ -225,7 +226,7 @@ impl Golden {
         Self::read(files, Path::new(FILE_NAME)).map(Some)
     }
 
-    /// The head first, so that of a large file that is something else little is read.
+    /// The head first, so that of a large file that is something else little is read; then a tensor at a time.
     fn read(files: &Files, name: &Path) -> Result<Self, GoldenError> {
         let fail = |source| GoldenError::Io { path: files.path(name), source };
         let invalid = |reason: String| GoldenError::Invalid { path: files.path(name), reason };
@@ -240,7 +241,15 @@ impl Golden {
         if let Some(foreign) = Foreign::of(&head) {
             return Err(invalid(foreign.to_string()));
         }
-        let golden = Self::parse(files.path(name), &head, || file.part(0..file.len()).map_err(fail))?;
+        let header = safetensors_header(&head).map_err(|error| invalid(error.to_string()))?;
+        let described = head.len() + header.data_len();
+        if described != file.len() {
+            return Err(invalid(format!(
+                "its header describes {described} bytes but the file has {}",
+                file.len()
+            )));
+        }
+        let golden = Self::parse(&Tensors { header, start: head.len(), file: &file })?;
         file.check_unchanged().map_err(fail)?;
         Ok(golden)
     }
@@ -319,22 +328,16 @@ impl Golden {
         })
     }
 
-    /// Of a file by what stands before its tensors, and all of it.
-    fn parse<'a>(
-        path: PathBuf,
-        head: &[u8],
-        whole: impl FnOnce() -> Result<Cow<'a, [u8]>, GoldenError>,
-    ) -> Result<Self, GoldenError> {
+    /// Of an open file, whose header and length go together.
+    fn parse(tensors: &Tensors<'_>) -> Result<Self, GoldenError> {
+        let path = tensors.file.path().to_owned();
         let invalid = |reason: String| GoldenError::Invalid { path: path.clone(), reason };
-        let header = safetensors_header(head).map_err(|error| invalid(error.to_string()))?;
-        let json = header.metadata().as_ref().and_then(|metadata| metadata.get("golden"));
+        let json = tensors.header.metadata().as_ref().and_then(|metadata| metadata.get("golden"));
         let json = json.ok_or_else(|| invalid("its header says nothing of texts".into()))?;
-        let version =
-            serde_json::from_str::<Versioned>(json).map_err(|error| invalid(error.to_string()))?.version;
-        if version == 0 || version > GOLDEN_VERSION {
-            return Err(GoldenError::Version { path, found: version });
-        }
-        let facts: Facts = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;
+        let facts = Facts::parse(json).map_err(|error| match error {
+            FactsError::Version(found) => GoldenError::Version { path: path.clone(), found },
+            FactsError::Json(error) => invalid(error.to_string()),
+        })?;
         let Geometry { hidden_size, vocab_size, .. } = facts.model;
         let holds = |what: Holds| facts.outputs.iter().any(|output| output == what.name());
         if !Holds::ALL.into_iter().any(holds) {
@@ -347,15 +350,12 @@ impl Golden {
         {
             return Err(invalid("it has no texts, no poolings or no width".into()));
         }
-        let bytes = whole()?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| invalid(error.to_string()))?;
-        let tensors = Tensors { path: &path, file };
-        let directions = match tensors.file.tensor("directions") {
-            Ok(tensor) => {
-                let count = tensor.shape().first().copied().unwrap_or_default();
+        let directions = match tensors.header.info("directions") {
+            Some(tensor) => {
+                let count = tensor.shape.first().copied().unwrap_or_default();
                 tensors.floats("directions", &[count, hidden_size])?
             }
-            Err(_) => Vec::new(),
+            None => Vec::new(),
         };
         let count = directions.len() / hidden_size;
         let (mut embeddings, mut scores, mut hidden, mut sketches) =
@@ -418,32 +418,60 @@ struct Versioned {
     version: u64,
 }
 
+impl Facts {
+    fn parse(json: &str) -> Result<Self, FactsError> {
+        let is_known = |version: u64| (1..=GOLDEN_VERSION).contains(&version);
+        match serde_json::from_str::<Self>(json) {
+            Ok(facts) if is_known(facts.version) => Ok(facts),
+            Ok(facts) => Err(FactsError::Version(facts.version)),
+            // Another version may have another form.
+            Err(error) => Err(match serde_json::from_str(json) {
+                Ok(Versioned { version }) if !is_known(version) => FactsError::Version(version),
+                _ => FactsError::Json(error),
+            }),
+        }
+    }
+}
+
+/// Why what a file says of itself can't be used.
+enum FactsError {
+    Version(u64),
+    Json(serde_json::Error),
+}
+
+/// The tensors of an open file, which are read one at a time.
 struct Tensors<'a> {
-    path: &'a Path,
-    file: SafeTensors<'a>,
+    header: Metadata,
+    /// Where they begin in the file.
+    start: usize,
+    file: &'a OpenFile,
 }
 
 impl Tensors<'_> {
     /// Rows, as many as there are, and their width.
     fn rows(&self, name: &str) -> Result<(Vec<f32>, usize), GoldenError> {
-        match self.file.tensor(name).as_ref().map(|tensor| tensor.shape()) {
-            Ok(&[rows, width]) if width > 0 => Ok((self.floats(name, &[rows, width])?, width)),
+        match self.header.info(name).map(|tensor| &tensor.shape[..]) {
+            Some(&[rows, width]) if width > 0 => Ok((self.floats(name, &[rows, width])?, width)),
             _ => Ok((self.floats(name, &[0, 1])?, 1)),
         }
     }
 
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, GoldenError> {
         let wrong = |reason: String| GoldenError::Tensor {
-            path: self.path.to_owned(),
+            path: self.file.path().to_owned(),
             tensor: name.to_owned(),
             reason,
         };
-        let tensor = self.file.tensor(name).map_err(|error| wrong(error.to_string()))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
-            let (dtype, found) = (tensor.dtype(), tensor.shape());
+        let tensor = self.header.info(name).ok_or_else(|| wrong("is not there".into()))?;
+        let TensorInfo { dtype, shape: found, data_offsets: (from, to) } = tensor;
+        if *dtype != Dtype::F32 || found != shape {
             return Err(wrong(format!("is {dtype:?} {found:?}, where F32 {shape:?} is expected")));
         }
-        let numbers = tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        let bytes = self
+            .file
+            .part(self.start + from..self.start + to)
+            .map_err(|source| GoldenError::Io { path: self.file.path().to_owned(), source })?;
+        let numbers = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
         let numbers: Vec<f32> = numbers.collect();
         if numbers.iter().all(|number| number.is_finite()) {
             Ok(numbers)
