@@ -58,8 +58,11 @@ fn a_checkpoint_s_hash_changes_with_each_of_these_files_and_no_other() {
     for name in ["README.md", "eval_results.json", "onnx.bin"] {
         fs::write(same.file(name), "{}").unwrap();
     }
+    let beside = |scratch: &Scratch| Checkpoint::sha256_beside_weights(scratch.path()).unwrap();
     assert_eq!(hash(&same), hash(&model), "what is not read doesn't count");
-    let mut hashes = BTreeSet::from([hash(&model)]);
+    assert_eq!(beside(&same), beside(&model));
+    let (mut hashes, mut without_weights) =
+        (BTreeSet::from([hash(&model)]), BTreeSet::from([beside(&model)]));
     let files =
         ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", "model.safetensors"];
     for name in files {
@@ -71,6 +74,7 @@ fn a_checkpoint_s_hash_changes_with_each_of_these_files_and_no_other() {
         }
         fs::write(other.file(name), bytes).unwrap();
         assert!(hashes.insert(hash(&other)), "{name} is part of it");
+        assert_eq!(without_weights.insert(beside(&other)), name != "model.safetensors", "{name}");
     }
     assert_eq!(Checkpoint::open(model.path()).unwrap().dimensions(None).unwrap(), 32);
 }

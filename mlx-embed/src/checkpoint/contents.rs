@@ -1,11 +1,12 @@
 //! Which files say what a checkpoint is, and one hash of them all.
 
 use std::io;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, CheckpointError, sentence_transformers};
-use crate::file::{OpenFile, hex};
+use super::{Checkpoint, CheckpointError, directory, sentence_transformers};
+use crate::file::{Files, OpenFile, hex};
 
 /// What is read beside weights, or changes which model they are, where there is such a file.
 const BESIDE: [&str; 12] = [
@@ -55,27 +56,43 @@ impl Checkpoint {
     /// When a file can't be read, or weights were written to since they were opened.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
         let mut all = Sha256::new();
-        let mut add = |name: &str, hash: io::Result<String>| match hash {
-            Ok(hash) => {
-                all.update(format!("{hash}  {name}\n"));
-                Ok(())
-            }
-            Err(source) => Err(CheckpointError::Io { path: self.place.path(name), source }),
-        };
         for (name, file) in self.weights_files().iter().zip(self.open_weights()) {
-            add(name, file.sha256())?;
+            add(&mut all, &self.place, name, file.sha256())?;
         }
-        let beside = beside().chain(HEADS.into_iter().flatten()).map(str::to_owned);
-        let modules = sentence_transformers::folders(&self.place)?.into_iter().flat_map(|(folder, _)| {
-            let folder = folder.trim_end_matches('/').to_owned();
-            OF_MODULE.map(|file| format!("{folder}/{file}"))
-        });
-        for name in beside.chain(modules) {
-            match OpenFile::of(&self.place, &name) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                opened => add(&name, opened.and_then(|file| file.sha256()))?,
-            }
-        }
+        add_beside(&mut all, &self.place)?;
         Ok(hex(&all.finalize()))
     }
+
+    /// As [`Checkpoint::sha256`], of the files in `dir` without the model's weights: configuration, tokenizer, and modules
+    /// with the weights that they have of their own. It takes milliseconds.
+    ///
+    /// # Errors
+    /// When there is no such directory, or a file can't be read.
+    pub fn sha256_beside_weights(dir: impl AsRef<Path>) -> Result<String, CheckpointError> {
+        let mut all = Sha256::new();
+        add_beside(&mut all, &directory(dir.as_ref())?)?;
+        Ok(hex(&all.finalize()))
+    }
+}
+
+fn add_beside(all: &mut Sha256, place: &Files) -> Result<(), CheckpointError> {
+    let beside = beside().chain(HEADS.into_iter().flatten()).map(str::to_owned);
+    let modules = sentence_transformers::folders(place)?.into_iter().flat_map(|(folder, _)| {
+        let folder = folder.trim_end_matches('/').to_owned();
+        OF_MODULE.map(|file| format!("{folder}/{file}"))
+    });
+    for name in beside.chain(modules) {
+        match OpenFile::of(place, &name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => add(all, place, &name, opened.and_then(|file| file.sha256()))?,
+        }
+    }
+    Ok(())
+}
+
+/// Adds a file by its hash and its name.
+fn add(all: &mut Sha256, place: &Files, name: &str, hash: io::Result<String>) -> Result<(), CheckpointError> {
+    let hash = hash.map_err(|source| CheckpointError::Io { path: place.path(name), source })?;
+    all.update(format!("{hash}  {name}\n"));
+    Ok(())
 }

@@ -22,7 +22,7 @@ use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use tempfile::tempdir;
 
-use crate::support::{Row, on, rows, run, run_on};
+use crate::support::{Row, golden, on, rows, run, run_on};
 
 /// Texts of which no two are the same.
 fn text(row: usize) -> String {
@@ -525,6 +525,12 @@ fn parts_of_another_job_are_not_gone_on_with() {
         .arg(&output))
     .failed(1, &["parts of another job"]);
     assert_eq!(finished(&output), left, "nothing is lost");
+    // As jobs were before their facts had a form.
+    let facts = parts(&output).join("job.json");
+    let begun = fs::read_to_string(&facts).unwrap();
+    fs::write(&facts, begun.replace("\"form\": 2,", "")).unwrap();
+    job(&[]).failed(1, &["parts of another job", "another version of mlx-embed began it"]);
+    fs::write(&facts, begun).unwrap();
 
     let ran = job(&["--on-error", "skip"]);
     ran.failed(3, &["200 results are in", "1 of 251 texts"]);
@@ -535,6 +541,25 @@ fn parts_of_another_job_are_not_gone_on_with() {
     fs::remove_dir_all(parts(&output)).unwrap();
     assert_eq!(job(&[]).code, 0);
     assert_eq!(Table::read(&output).batch.num_rows(), 251);
+}
+
+#[test]
+fn a_job_goes_on_with_the_model_it_was_begun_with() {
+    let dir = tempdir().unwrap();
+    let (input, output, model) =
+        (dir.path().join("docs.csv"), dir.path().join("vectors.parquet"), dir.path().join("model"));
+    fs::write(&input, format!("id,body\n{}a,b,c\n", "1,a text\n".repeat(150))).unwrap();
+    let copy = Command::new("cp").arg("-rL").arg(golden("st-mean")).arg(&model).status().unwrap();
+    assert!(copy.success());
+    let job = || run(embed(&input, &output).arg("--model").arg(&model).args(["--row-group", "100"]));
+    job().failed(1, &["the 100 results before it are written to"]);
+    let settings = model.join("modules.json");
+    let sound = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, format!("{sound}\n")).unwrap();
+    job().failed(1, &["`model_files_sha256` is", "parts of another job"]);
+    fs::write(&settings, sound).unwrap();
+    fs::write(model.join("notes.txt"), "no part of the model").unwrap();
+    job().failed(1, &["the 100 results before it are written to"]);
 }
 
 #[test]

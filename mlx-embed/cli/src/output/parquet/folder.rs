@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::super::new_file::{NewFile, in_the_way, is_named, try_lock};
 use super::batch::Layout;
-use super::job::Job;
+use super::job::{FORM, Job};
 use super::value;
 
 /// What the metadata of a part call what was made of its records.
@@ -113,6 +113,11 @@ impl Folder {
             return Err(
                 self.refused("the input of this job is no file by name, so that it can't be gone on with")
             );
+        }
+        if begun.get(FORM) != job.facts.get(FORM) {
+            return Err(self.refused(
+                "another version of mlx-embed began it, and only that one can go on with it, as it tells by another hash whether a model's files are the same",
+            ));
         }
         let keys = begun.keys().chain(job.facts.keys());
         let changed = keys.into_iter().find(|&key| begun.get(key) != job.facts.get(key));

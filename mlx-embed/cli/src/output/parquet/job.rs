@@ -6,17 +6,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use mlx_embed::{Info, Prompt};
+use mlx_embed::{Checkpoint, Error, Info, Prompt};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::error::CliError;
 use crate::input::Input;
 use crate::options::Model;
 use crate::row::Column;
 
-/// Files beside the weights with more bytes are none that a checkpoint needs.
-const LONGEST: u64 = 64 << 20;
+/// The form of the facts. The first, which has no number, had another hash of the files beside the weights.
+pub(super) const FORM: &str = "form";
 
 /// A job that makes Parquet.
 #[derive(Debug)]
@@ -155,9 +154,9 @@ fn prompt(info: &Info, prompt: &Prompt) -> String {
 /// What else decides a vector's bits.
 fn facts_of_model(info: &Info, has_files: bool) -> Result<Map<String, Value>, CliError> {
     let mut facts = Map::new();
+    facts.insert(FORM.to_owned(), json!(2));
     if has_files {
-        let hash = hash_of_files(&info.model)
-            .map_err(|source| CliError::Read { name: info.model.display().to_string(), source })?;
+        let hash = Checkpoint::sha256_beside_weights(&info.model).map_err(Error::from)?;
         facts.insert("model_files_sha256".to_owned(), json!(hash));
     }
     facts.insert("backend".to_owned(), json!(info.backend.to_string()));
@@ -165,34 +164,6 @@ fn facts_of_model(info: &Info, has_files: bool) -> Result<Map<String, Value>, Cl
     facts.insert("precision".to_owned(), json!(info.precision.map(|precision| precision.to_string())));
     facts.insert("end_token".to_owned(), json!(info.end_token));
     Ok(facts)
-}
-
-/// One hash of what stands beside the weights: configuration, tokenizer, modules.
-fn hash_of_files(dir: &Path) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    for path in small_files(dir, 2)? {
-        hash.update(path.strip_prefix(dir).unwrap_or(&path).as_os_str().as_encoded_bytes());
-        hash.update([0]);
-        hash.update(Sha256::digest(fs::read(&path)?));
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn small_files(dir: &Path, depth: usize) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        // A link that leads nowhere is no file.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
-        let is_text = path.extension().is_some_and(|end| end == "json" || end == "txt" || end == "metadata");
-        if metadata.is_dir() && depth > 1 {
-            files.extend(small_files(&path, depth - 1)?);
-        } else if metadata.is_file() && is_text && metadata.len() <= LONGEST {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 /// Two rows, the least and the largest number of each dimension.
