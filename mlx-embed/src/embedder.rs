@@ -18,8 +18,8 @@ use crate::warm_up::WarmUp;
 
 /// Turns texts into vectors.
 ///
-/// A handle: cloning is cheap and every clone shares one model, which lives on a thread of its own with a queue before
-/// it. Use it from as many threads and tasks as you like.
+/// It is a handle: cloning is cheap, and all clones share one model, which has a thread of its own with a queue before it.
+/// Use it from as many threads and tasks as you like.
 ///
 /// # Calls
 ///
@@ -32,20 +32,21 @@ use crate::warm_up::WarmUp;
 /// | any number | [`embed_iter`](Self::embed_iter) | [`embed_stream`](Self::embed_stream), a stream | drawn as fast as they are embedded |
 ///
 /// # What runs when
-/// A request that finds the model idle starts at once. Requests that come while it is busy leave together, up to
-/// [`batch_tokens`](LoadOptions::batch_tokens); none of them waits for a window of time to pass. Queries go before bulk
-/// ([`Lane`](crate::Lane)); between two batches of a bulk job a query gets in, and of eight batches bulk gets one.
-/// Texts are tokenised on the caller's side, never on the model's thread; of a long one no more is read than its first
-/// [`Info::max_tokens`] tokens depend on, where the tokenizer allows it. Identical texts that wait together are
-/// computed once. A request that fails does so alone.
-///
-/// A prompt that comes again is not computed again: its keys and values are kept ([`LoadOptions::prompt_cache`]), and
-/// texts behind it cost their own tokens only.
+/// - A request that finds the model idle starts at once. Requests that come while it is busy run together in the next batch,
+///   up to [`batch_tokens`](LoadOptions::batch_tokens). No request waits for a window of time to pass.
+/// - Queries go before bulk ([`Lane`](crate::Lane)): a query gets in between two batches of a bulk job, and of eight batches
+///   at least one is bulk's.
+/// - Texts are tokenised on the caller's side, never on the model's thread. Of a long text only so much is read as its first
+///   [`Info::max_tokens`] tokens depend on, where the tokenizer allows it.
+/// - Identical texts that wait together are computed once.
+/// - A request that fails does so alone.
+/// - A prompt is computed once: its keys and values are kept ([`LoadOptions::prompt_cache`]), and later texts behind it cost
+///   their own tokens only.
 ///
 /// # Ends
-/// The model is freed when the last handle is gone, and every [`Pending`] with it; [`Embedder::shut_down`] does it
-/// earlier. If the model's thread dies, which takes a panic or a lost device, every request ends with
-/// [`Error::Stopped`] and [`Embedder::state`] says so.
+/// The model is freed when the last handle and the last [`Pending`] are gone; [`Embedder::shut_down`] frees it earlier. If
+/// the model's thread dies, after a panic or with its device, every request ends with [`Error::Stopped`], and
+/// [`Embedder::state`] says so.
 ///
 /// # What can be seen
 /// Spans and events of [`tracing`](https://docs.rs/tracing): a span `mlx_embed.batch` follows from the spans of the
@@ -84,8 +85,8 @@ pub struct Embedder {
 /// What becomes of queued requests at [`Embedder::shut_down`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
-    /// They are embedded: all texts of calls that were taken, also where they are still being tokenised or sent. Of an
-    /// [`EmbedIter`], what it has drawn.
+    /// They are embedded: all texts of calls that were accepted, also those that are still being tokenised or sent, and the
+    /// texts that an [`EmbedIter`] has drawn.
     Finish,
     /// They end with [`Error::Stopped`]; only the batch that runs is finished.
     Return,
@@ -124,7 +125,7 @@ impl Embedder {
         Self::load(hub::fetch(name)?)
     }
 
-    /// As [`Embedder::load_with`], on a thread of its own, with progress to look at.
+    /// As [`Embedder::load_with`], on a thread of its own; the result tells how far it is.
     ///
     /// ```no_run
     /// use mlx_embed::{Embedder, LoadOptions};
@@ -160,8 +161,8 @@ impl Embedder {
         Self::default_model_with(LoadOptions::default())
     }
 
-    /// As [`Embedder::default_model`], with options. Where no device is asked for it runs on the CPU, if this build of MLX
-    /// has one: a text takes a millisecond there, and a process's first on a GPU most of a second.
+    /// As [`Embedder::default_model`], with options. Unless a device is asked for, it runs on the CPU, if this build of MLX
+    /// has one: a text takes a millisecond there, while a process's first text on a GPU takes most of a second.
     ///
     /// # Errors
     /// As [`Embedder::default_model`]; also when an option doesn't fit the model or the machine.
@@ -186,7 +187,7 @@ impl Embedder {
         &self.shared.info
     }
 
-    /// Numbers of a vector, unless [`EmbedOptions::dims`] asks for fewer.
+    /// How many numbers a vector has, unless [`EmbedOptions::dims`] asks for fewer.
     pub fn dimensions(&self) -> usize {
         self.shared.info.embedding_size
     }
@@ -196,14 +197,14 @@ impl Embedder {
         self.shared.engine.state()
     }
 
-    /// Texts that wait in the query lane and in the bulk lane, from the call on; those that run are not counted.
+    /// How many texts wait, in the query lane and in the bulk lane. A text counts from the call until it runs.
     pub fn queued(&self) -> [usize; 2] {
         self.shared.engine.queued()
     }
 
-    /// The SHA-256 of each weights file, by name: what `sha256sum` printed when it was loaded, and what model hubs show.
-    /// The files are read now, at about a second a gigabyte. They are those in use, also where others have taken their
-    /// names since.
+    /// The SHA-256 of each weights file, by name: as `sha256sum` prints it, and as model hubs show it. The files are read
+    /// through, which takes about a second a gigabyte. They are the files in use, also where others have taken their names
+    /// since.
     ///
     /// # Errors
     /// When a file was written to since it was loaded, or can't be read any more.
@@ -211,7 +212,7 @@ impl Embedder {
         self.shared.weights_sha256()
     }
 
-    /// Holds options against the model, before there is anything to embed.
+    /// Checks whether options fit the model, before there is anything to embed.
     ///
     /// # Errors
     /// When one doesn't fit; the message says what would.
@@ -219,7 +220,7 @@ impl Embedder {
         self.shared.plan(options, 1, false).map(|_| ())
     }
 
-    /// Embeds texts with the checkpoint's own settings; one result a text, in order. Slices, arrays and `Vec`s of them do.
+    /// Embeds texts with the checkpoint's own settings: a vector for each, in order. Takes slices, arrays and `Vec`s.
     ///
     /// A text's vector does not depend on the others in the call.
     ///
@@ -261,9 +262,9 @@ impl Embedder {
         self.shared.embed_each(texts, options)
     }
 
-    /// Embeds an iterator's texts, in order. They are drawn as fast as they are embedded, so that a stream of any length
-    /// takes little memory; meanwhile the model is kept busy. They stand in the bulk lane unless the options say
-    /// [`Lane::Query`](crate::Lane::Query), and [`EmbedOptions::timeout`] holds for a few hundred texts at a time.
+    /// Embeds an iterator's texts, in order. Texts are drawn as fast as they are embedded, so that an iterator of any length
+    /// takes little memory while the model is kept busy. They wait in the bulk lane unless the options say
+    /// [`Lane::Query`](crate::Lane::Query). [`EmbedOptions::timeout`] holds for a few hundred texts at a time.
     ///
     /// ```no_run
     /// use std::io::BufRead;
@@ -286,7 +287,7 @@ impl Embedder {
     }
 
     /// As [`Embedder::embed_iter`], for async code: a [`Stream`](futures_core::Stream), which needs no particular runtime.
-    /// Polling it draws texts and sends them on their way; dropping it takes back what is not running.
+    /// Polling it draws texts and queues them. Dropping it takes back the texts that are not running yet.
     pub fn embed_stream<T, I>(&self, texts: I, options: &EmbedOptions) -> EmbedStream<I::IntoIter>
     where
         T: AsRef<str>,
@@ -295,10 +296,11 @@ impl Embedder {
         self.shared.embed_stream(texts, options)
     }
 
-    /// Sends texts on their way and returns at once; the result is awaited, or waited for. Whatever is wrong with the
-    /// options or the queue comes as the result, too.
+    /// Queues texts and returns at once. The result can be awaited, or waited for; errors of the options and of the queue
+    /// come as the result, too.
     ///
-    /// Up to two kilobytes of text are tokenised here, more on other threads, which requests share text by text.
+    /// Up to two kilobytes of text are tokenised on this thread, more of it on other threads, which take turns between
+    /// requests, a text at a time.
     pub fn submit<T: AsRef<str>>(&self, texts: &[T], options: &EmbedOptions) -> Pending<Vec<Embedding>> {
         self.shared.submit(texts, options, all)
     }
@@ -325,8 +327,8 @@ impl Embedder {
         self.shared.token_ids(text, options)
     }
 
-    /// A text's tokens with their places in prompt and text together. Nothing is cut, and a text may have none; those that
-    /// are put around it are left out unless `special` asks for them.
+    /// A text's tokens with their places in prompt and text together. Nothing is cut, and an empty text may have no tokens.
+    /// Special tokens around the text are among them only if `special` is set.
     ///
     /// # Errors
     /// When the text has too many bytes, or there is no such prompt.
@@ -334,8 +336,8 @@ impl Embedder {
         self.shared.tokenize_text(text, prompt, special)
     }
 
-    /// Embeds token ids, for callers with a tokenizer of their own. Nothing is added to the ids, no prompt either, and
-    /// nothing cut.
+    /// Embeds token ids, for callers with a tokenizer of their own. The ids are taken as they are: no prompt and no special
+    /// token is added, and nothing is cut.
     ///
     /// # Errors
     /// When a text has no ids, more than [`Info::max_tokens`] or one outside the vocabulary; else as [`Embedder::embed_with`].

@@ -26,13 +26,13 @@ pub enum Source {
     Default,
 }
 
-/// The token that ends every text.
+/// The token at the end of every text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct EndTokenInfo {
     /// Its id.
     pub id: u32,
-    /// Its written form.
+    /// Its text, such as `<|endoftext|>`.
     pub token: String,
     /// Who appends it.
     pub appended_by: EndTokenSource,
@@ -42,14 +42,15 @@ pub struct EndTokenInfo {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RerankerInfo {
-    /// How a query and a document become one text: `tokenizer`, by tokenizer.json's template of a pair, or
-    /// `qwen3-reranker`, by the conversation that this model was trained with.
+    /// How a query and a document become one text: `tokenizer` for the template of a pair in tokenizer.json, or
+    /// `qwen3-reranker` for the conversation that this model was trained with.
     pub pairs: &'static str,
     /// What goes before the query unless a call says otherwise.
     pub instruction: Option<String>,
-    /// The tokens whose logits make the score, the right answer last; empty where a label's logit does.
+    /// The tokens whose logits make the score, that for "yes" last. Empty where the logit of a label makes it.
     pub answers: Vec<String>,
-    /// What becomes of a pair's logit, or of the difference of its answers' logits, unless a call says otherwise.
+    /// The function of a pair's logit, or of the difference of its answers' logits, that gives the score, unless a call says
+    /// otherwise.
     pub activation: DenseActivation,
 }
 
@@ -82,20 +83,20 @@ pub struct Info {
     pub model: PathBuf,
     /// The decoder's geometry.
     pub config: ModelConfig,
-    /// Parameters that embedding uses.
+    /// Number of parameters that embedding uses.
     pub parameters: u64,
     /// Bytes of the weights files.
     pub weights_bytes: u64,
     /// Their names; [`Embedder::weights_sha256`](crate::Embedder::weights_sha256) has their hashes.
     pub weights_files: Vec<String>,
-    /// For each kind of matrix, how its matrices are stored and how many are stored so.
+    /// How matrices are stored: for each kind of matrix, the number of matrices in each form.
     pub storage: BTreeMap<String, BTreeMap<String, usize>>,
     /// How hidden states become a vector.
     pub pooling: Pooling,
-    /// Who says so.
+    /// What decided that.
     pub pooling_source: Source,
-    /// Numbers of a vector: what the last module behind pooling gives, or the hidden size once for
-    /// each way of pooling.
+    /// Numbers in a vector: as many as the last module behind pooling gives, or the hidden size once for each way of
+    /// pooling.
     pub embedding_size: usize,
     /// Of a [`Reranker`](crate::Reranker), how pairs become scores; its pooling and what stands behind that are its
     /// head's. `None` for an embedder.
@@ -106,37 +107,37 @@ pub struct Info {
     pub normalize: bool,
     /// Pooling, prompts and limits of the sentence-transformers files.
     pub sentence_transformers: SentenceTransformers,
-    /// What of the checkpoint was left out though it may change vectors: with
-    /// [`LoadOptions::lenient`](crate::LoadOptions::lenient) only.
+    /// What was left out of the checkpoint though it may change vectors, which only happens with
+    /// [`LoadOptions::lenient`](crate::LoadOptions::lenient).
     pub warnings: Vec<Doubt>,
-    /// Fields of `config.json` that nobody here knows, and that look harmless.
+    /// Fields of `config.json` that this crate doesn't know, and that by their names change nothing.
     pub unknown_fields: Vec<String>,
-    /// For every setting of the model and its vectors, what decided it: a file of the checkpoint with its fields, the
-    /// caller, or a default.
+    /// What decided each setting of the model and its vectors: a file of the checkpoint with its fields, the caller, or a
+    /// default.
     pub decided_by: BTreeMap<&'static str, String>,
-    /// The token that ends every text.
+    /// The token at the end of every text, if there is one.
     pub end_token: Option<EndTokenInfo>,
     /// Longest input in tokens, end token included; longer ones are cut, and their results say so.
     pub max_tokens: usize,
-    /// Who sets that limit: the caller, or a field of one of the checkpoint's files.
+    /// What set that limit: the caller, or a field of one of the checkpoint's files.
     pub max_tokens_source: String,
     /// The side on which longer ones are cut.
     pub truncation_side: TruncationSide,
-    /// Tokens that texts are searched for, though `tokenizer.json` doesn't have them as such.
+    /// Tokens that the files beside `tokenizer.json` add to it.
     pub added_tokens: Vec<AddedTokenInfo>,
     /// Most bytes that a text may have, prompt included; longer ones are errors.
     pub max_text_bytes: usize,
-    /// Most tokens that run at once.
+    /// Most tokens in a batch.
     pub batch_tokens: usize,
-    /// What runs the model.
+    /// The kind of device that runs the model.
     pub backend: Backend,
     /// The family of kernels that computes, or `mlx` for MLX's own operations.
     pub kernels: &'static str,
-    /// What was compiled for them; `None` where nothing is.
+    /// Which kernels were compiled at run time; `None` where none are.
     pub compiled: Option<CompiledKernels>,
-    /// How closely this crate's kernels follow the checkpoint; `None` where they don't run.
+    /// How much this crate's kernels round; `None` where they don't run.
     pub precision: Option<Precision>,
-    /// What is rounded for that.
+    /// What they round, and to how many bits.
     pub rounding: Rounding,
     /// Version of the MLX core.
     pub mlx_version: String,

@@ -1,5 +1,5 @@
-//! Text embeddings, reranking and sparse and token vectors, as the reference Python computes them, from checkpoints in
-//! MLX's and Hugging Face's formats: on CPUs and NVIDIA GPUs by kernels of this crate, on Apple GPUs by MLX.
+//! Text embeddings, reranking, sparse vectors and vectors of tokens, from checkpoints in MLX's and Hugging Face's formats.
+//! Results are those of the reference Python code. CPUs and NVIDIA GPUs run kernels of this crate, Apple GPUs run MLX.
 //!
 //! ```
 //! # #[cfg(feature = "default-model")]
@@ -33,10 +33,10 @@
 //! | `bench` | where the time of a forward pass goes: the module `bench` |
 //!
 //! # What it does
-//! It maps a safetensors checkpoint, dense or in any of MLX's quantisations, reads from its files what the model is, and
-//! returns the vectors that the reference returns (mlx-lm, transformers, sentence-transformers), within the tolerance that
-//! its golden tests hold. What it can't compute as they do it refuses, with file, key and remedy. Nothing is fetched at
-//! run time, unless the feature `hub` is on and a model is named.
+//! It opens a safetensors checkpoint, dense or in any of MLX's quantisations, and reads from its files what the model is. The
+//! vectors are those of the reference (mlx-lm, transformers or sentence-transformers), within the tolerance of the golden
+//! tests. A checkpoint that can't be computed as the reference does it is refused, and the error names file, key and
+//! remedy. Nothing is fetched at run time, unless the feature `hub` is on and a model is named.
 //!
 //! # In tests of your own
 //! [`Embedding::new`] and [`Pending::ready`] make results without a model:
@@ -70,8 +70,9 @@
 //!
 //! # In a server
 //! [`Embedder`] is a handle to share: between callers and the model stands a queue with two lanes, bounds and timeouts.
-//! [`Embedder::submit`] returns a future that needs no particular runtime; [`Embedder::embed_iter`] and
-//! [`Embedder::embed_stream`] take any number of texts. [`Embedder`]'s own page says what runs when, and what can be seen of it from outside.
+//! [`Embedder::submit`] returns a future that needs no particular runtime. [`Embedder::embed_iter`] and
+//! [`Embedder::embed_stream`] take any number of texts. The page of [`Embedder`] says what runs when, and which metrics and
+//! spans it has.
 //!
 //! # Layers
 //!
@@ -82,8 +83,8 @@
 //! | [`SparseEmbedder`] | text in, weights of the vocabulary's tokens out: SPLADE |
 //! | [`MultiVectorEmbedder`] | text in, a vector a token out: late interaction, ColBERT |
 //! | `hub` | models by name, fetched into the cache that Python has too (feature `hub`) |
-//! | [`vectors`] | what is done with vectors: cosines, the best k, fewer bits |
-//! | [`verify`] | whether a checkpoint computes here what it computes elsewhere, layer by layer |
+//! | [`vectors`] | cosines, the nearest k, vectors in fewer bits |
+//! | [`verify`] | a checkpoint's results beside a reference's, layer by layer |
 //! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
 //! | [`json`] | JSON as Python writes it |
 //! | [`mlx`] | safe MLX arrays and operations, for one thread |

@@ -20,8 +20,9 @@ use crate::stream::EmbedIter;
 use crate::text::Side;
 use crate::warm_up::WarmUp;
 
-/// Turns queries and documents into a vector for each of their tokens, which are compared by [`TokenVectors::maxsim`]: late
-/// interaction, or multi-vector retrieval (Khattab and Zaharia, 2020). For PyLate's checkpoints, ColBERT's own and bge-m3.
+/// Turns queries and documents into a vector for each token, which [`TokenVectors::maxsim`] compares: late interaction, or
+/// multi-vector retrieval (Khattab and Zaharia, 2020). For checkpoints of PyLate, of sentence-transformers 6, of ColBERT
+/// itself, and for bge-m3.
 ///
 /// A handle on an engine like [`Embedder`](crate::Embedder)'s, whose page says what runs when, and how it ends.
 ///
@@ -46,12 +47,12 @@ pub struct MultiVectorEmbedder {
     shared: Arc<Shared>,
 }
 
-/// What a text is to late interaction.
+/// Whether a text is a query or a document: late interaction reads them differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// What is looked for.
+    /// A query, which documents are searched for.
     Query,
-    /// What is looked through.
+    /// A document, which queries are compared with.
     Document,
 }
 
@@ -61,19 +62,19 @@ pub enum Role {
 pub struct TokenVectors {
     /// f32 `[vectors, dims]`, row after row, in the order of the tokens.
     pub vectors: Vec<f32>,
-    /// Numbers of a vector.
+    /// Numbers in each vector.
     pub dims: usize,
-    /// The token of each vector.
+    /// The token id that each vector belongs to, `[vectors]`.
     pub token_ids: Vec<u32>,
     /// Tokens that the model saw, with markers, mask tokens and those that have no vector.
     pub tokens: usize,
     /// Whether the text was longer than the limit, so that its end was cut.
     pub truncated: bool,
-    /// Whether the vectors were at hand: from the cache, or because an identical text had just been computed.
+    /// Whether the vectors were not computed for this call, but came from the cache or from an identical text's computation.
     pub cached: bool,
     /// From the call until the text's batch began, tokenisation included.
     pub queue_time: Duration,
-    /// How long its batch ran; zero if the vectors were at hand.
+    /// How long its batch ran; zero if `cached`.
     pub device_time: Duration,
 }
 
@@ -83,8 +84,8 @@ impl TokenVectors {
         self.vectors.chunks_exact(self.dims)
     }
 
-    /// How well a document answers this query: the sum over the query's vectors of their largest dot product with one of
-    /// the document's. 0 where one of the two has no vectors.
+    /// How well a document answers this query: for each vector of the query its largest dot product with a vector of the
+    /// document, summed up. 0 where one of the two has no vectors.
     ///
     /// # Panics
     /// When the two have vectors of different widths.
@@ -135,11 +136,13 @@ impl Reply for TokenVectors {
 }
 
 impl MultiVectorEmbedder {
-    /// Loads a checkpoint directory, as [`Embedder::load`](crate::Embedder::load) does: one whose `modules.json` has a
-    /// Transformer and Dense modules alone, as PyLate writes it, one that sentence-transformers calls a `MultiVectorEncoder`,
-    /// whose markers are its prompts, one whose `config.json` names `HF_ColBERT`, or one with
-    /// `colbert_linear.pt` or `colbert_linear.safetensors` beside it, as bge-m3, where queries and documents are read alike
-    /// and the first token has no vector.
+    /// Loads a checkpoint directory, as [`Embedder::load`](crate::Embedder::load) does. It is one of these:
+    ///
+    /// - PyLate's: `modules.json` has a Transformer and Dense modules alone.
+    /// - sentence-transformers' `MultiVectorEncoder`, whose markers are its prompts.
+    /// - ColBERT's own: `config.json` names `HF_ColBERT`.
+    /// - bge-m3's: there is a `colbert_linear.pt` or `colbert_linear.safetensors`. Queries and documents are read alike, and
+    ///   the first token has no vector.
     ///
     /// # Errors
     /// As there; also when the checkpoint is no model of late interaction, or a marker is no token of its tokenizer.
@@ -197,7 +200,7 @@ impl MultiVectorEmbedder {
         self.plan(role, 1, options, false).map(|_| ())
     }
 
-    /// Vectors of texts; one result a text, in order. It does not depend on the others in the call.
+    /// Embeds texts: a vector for each token of each text, in order. A text's vectors do not depend on the others in the call.
     ///
     /// # Errors
     /// When a text has no tokens, or the model fails. No number is ever NaN or infinite.

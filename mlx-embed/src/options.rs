@@ -19,12 +19,13 @@ use crate::text::{EndToken, Prompt};
 pub struct LoadOptions {
     /// Where the model runs. Default: the GPU if there is one, else the CPU.
     pub device: Device,
-    /// Which of several NVIDIA GPUs. On more than one each has the whole model, and batches of one queue go to whichever is
-    /// free: more requests, not a faster one. Default: the first.
+    /// Which of several NVIDIA GPUs. Each of them has the whole model, and each batch goes to one that is free: several answer
+    /// more requests, not one request faster. Default: the first.
     pub gpus: Gpus,
     /// Threads on the CPU, at most 1024. Default: every core.
     pub threads: Option<NonZeroUsize>,
-    /// How closely a checkpoint is followed on the CPU. A GPU computes in the checkpoint's own type, f32 and f16 as this says.
+    /// How much is rounded on the CPU. A GPU computes in the checkpoint's own type, or for f32 and f16 checkpoints as this
+    /// says.
     pub precision: Precision,
     /// The kernels, by name: on the CPU the family `amx-int8`, `avx512-vnni`, `avx512`, `avx2-vnni`, `avx2`, `neon-dotprod`,
     /// `neon` or `portable`; on an NVIDIA GPU `cuda`; or `mlx` for MLX's own operations. Default: as the environment variable
@@ -34,44 +35,44 @@ pub struct LoadOptions {
     pub matmul: MatmulPolicy,
     /// How hidden states become a vector. Default: as the checkpoint says, else the last token.
     pub pooling: Option<Pooling>,
-    /// Which token ends a text.
+    /// Which token stands at the end of a text.
     pub end_token: EndToken,
-    /// Longest input in tokens. Default: as sentence-transformers has it: `max_seq_length` of its files, else the less of
-    /// the tokenizer's `model_max_length` and the model's `max_position_embeddings`.
+    /// Longest input in tokens, prompt and special tokens included; longer texts are cut. Default, as in
+    /// sentence-transformers: `max_seq_length` of its files, else the smaller of the tokenizer's `model_max_length` and the
+    /// model's `max_position_embeddings`.
     pub max_tokens: Option<usize>,
-    /// Leave out what the checkpoint holds and this crate doesn't know (tensors, keys, code of its own), and say so in
-    /// [`Info::warnings`](crate::Info::warnings). The vectors may then be other ones than the checkpoint's maker has.
-    /// Default: loading fails with [`CheckpointError::UnknownTensor`](crate::CheckpointError::UnknownTensor) or
+    /// Leave out what this crate doesn't know of a checkpoint (tensors, keys, code of its own), and list it in
+    /// [`Info::warnings`](crate::Info::warnings). Vectors may then differ from those of the model's authors. Default:
+    /// loading fails with [`CheckpointError::UnknownTensor`](crate::CheckpointError::UnknownTensor) or
     /// [`CheckpointError::UnknownField`](crate::CheckpointError::UnknownField).
     pub lenient: bool,
-    /// Most tokens that run at once, padding included; a longer text runs alone. Default: 4096 on a GPU; 512 on the
-    /// CPU, where more take memory and save no time.
+    /// Most tokens in a batch, padding included; a longer text runs alone. Default: 4096 on a GPU; 512 on the CPU, where
+    /// larger batches take more memory and save no time.
     pub batch_tokens: Option<NonZeroUsize>,
-    /// How long a batch should take while other requests wait and in the bulk lane, where a query may come any time:
-    /// batches are cut to that, though not below 64 tokens. Default: 25 ms.
+    /// How long a batch should take at most while other requests wait, and in the bulk lane, where a query may come at any
+    /// time. Batches are made so small, but not smaller than 64 tokens. Default: 25 ms.
     pub batch_time: Option<Duration>,
-    /// Texts that may wait in each lane, those that are being tokenised included; see [`WhenFull`]. Default: 4096.
+    /// Most texts that wait in each lane, those that are being tokenised included; see [`WhenFull`]. Default: 4096.
     pub queue_texts: Option<NonZeroUsize>,
-    /// Bytes of the texts that may wait in each lane: their text until they are tokenised, then their token ids.
-    /// Default: 64 MiB.
+    /// Most bytes of texts that wait in each lane: of the text until it is tokenised, then of its token ids. Default:
+    /// 64 MiB.
     pub queue_bytes: Option<NonZeroUsize>,
-    /// Bytes that a text may have, prompt included; a longer one is an error
+    /// Most bytes of a text, prompt included; a longer one is an error
     /// ([`InputError::TooManyBytes`](crate::InputError::TooManyBytes)). It bounds what one text can cost where a tokenizer
-    /// has to read it whole, which is about a second and 300 bytes of memory a byte for a million of them. Default:
-    /// 1 MiB, some 250,000 tokens, which is more than any model here takes.
+    /// has to read it whole: about a second and 300 MB of memory for a megabyte. Default: 1 MiB, some 250,000 tokens, which
+    /// is more than any model here takes.
     pub max_text_bytes: Option<NonZeroUsize>,
-    /// Bytes of vectors to keep for texts that come again. Default: 0, since whoever embeds documents asks for each
-    /// once and a vector database keeps what it gets. Identical texts that wait at the same time are computed once in
-    /// any case.
+    /// Bytes of vectors to keep for texts that come again. Default: 0, since documents are mostly embedded once and kept in a
+    /// database. Identical texts that wait at the same time are computed once in any case.
     pub vector_cache: usize,
-    /// Bytes of keys and values to keep for the beginnings that prompts give texts, so that only what follows is
-    /// computed. 0 for none. Default: 64 MiB.
+    /// Bytes of keys and values to keep of prompts, so that only the text behind a known prompt is computed. 0 keeps none.
+    /// Default: 64 MiB.
     pub prompt_cache: Option<usize>,
     /// Bytes that MLX keeps for reuse; a setting of the whole process. Default: 64 MiB on the CPU and for this crate's
     /// kernels on a GPU, 256 MiB for MLX's own there.
     pub cache_limit: Option<usize>,
-    /// Bytes that MLX tries to stay within; a setting of the whole process. Default: on an NVIDIA GPU what is in use plus
-    /// twice the weights (six times where they stay dequantised) and 512 MiB, elsewhere MLX's own.
+    /// Memory that MLX tries to stay within, in bytes; a setting of the whole process. Default: on an NVIDIA GPU what is in
+    /// use, twice the weights (six times where they stay dequantised) and 512 MiB together; elsewhere MLX's own.
     pub memory_limit: Option<usize>,
 }
 
@@ -93,18 +94,16 @@ pub struct LoadOptions {
 pub struct EmbedOptions {
     /// What goes before each text.
     pub prompt: Prompt,
-    /// Keep only the first so many numbers of each vector (Matryoshka), before normalising.
+    /// Keep only so many numbers of each vector, the first ones (Matryoshka), before normalising. Default: all.
     pub dims: Option<NonZeroUsize>,
     /// Scale vectors to length 1. Default: as the checkpoint says, else yes.
     pub normalize: Option<bool>,
-    /// Which line the request stands in.
+    /// Which lane of the queue the request waits in.
     pub lane: Lane,
-    /// Give the request up this long after the call, also while its texts are being tokenised. What is not running by then is not run, and neither is what
-    /// could not be done in time, which keeps a model that gets more than it can do useful: it answers what it can.
-    /// Default: never.
+    /// Give the request up this long after the call, also while its texts are being tokenised. Texts that can't be done by
+    /// then are not run: a model that gets more requests than it can do still answers those that it can. Default: never.
     pub timeout: Option<Duration>,
-    /// What to do when too many texts wait already. Default: calls that block wait too, submitted requests are
-    /// refused.
+    /// What to do when too many texts wait already. Default: calls that block wait, too; submitted requests are refused.
     pub when_full: Option<WhenFull>,
 }
 
@@ -122,15 +121,15 @@ pub struct EmbedOptions {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RerankOptions {
-    /// What is judged: the instruction of Qwen3-Reranker, where an empty one is the model's own, and text before the query
-    /// for others, of which few were trained with one. Default: the checkpoint's.
+    /// What makes a document a good answer: the instruction of a Qwen3-Reranker, where an empty one is the model's own. Other
+    /// rerankers get it as text before the query; few were trained with one. Default: the checkpoint's.
     pub instruction: Prompt,
-    /// Only so many of the best. Default: all.
+    /// How many documents to return, the best first. Default: all.
     pub top_n: Option<NonZeroUsize>,
     /// What becomes of a pair's logit: [`DenseActivation::Identity`] leaves it as it is. Default: as the checkpoint says,
     /// else [`DenseActivation::Sigmoid`].
     pub activation: Option<DenseActivation>,
-    /// Which line the request stands in.
+    /// Which lane of the queue the request waits in.
     pub lane: Lane,
     /// As [`EmbedOptions::timeout`].
     pub timeout: Option<Duration>,
@@ -142,23 +141,23 @@ pub struct RerankOptions {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Ranked {
-    /// Which of the call's documents.
+    /// Its place among the call's documents, counted from 0.
     pub index: usize,
-    /// How well it answers the query: more is better.
+    /// How well it answers the query: higher is better.
     pub score: f32,
     /// Tokens of the pair that the model saw.
     pub tokens: usize,
     /// Whether the pair was longer than the limit, so that the document was cut.
     pub truncated: bool,
-    /// Whether the logit was at hand: from the cache, or because an identical pair had just been computed.
+    /// Whether the logit was not computed for this call, but came from the cache or from an identical pair's computation.
     pub cached: bool,
     /// From the call until the pair's batch began, tokenisation included.
     pub queue_time: Duration,
-    /// How long its batch ran; zero if the logit was at hand.
+    /// How long its batch ran; zero if `cached`.
     pub device_time: Duration,
 }
 
-/// Which line a request stands in. Queries go before bulk; bulk gets every eighth batch at least.
+/// Which lane of the queue a request waits in. Queries go before bulk; of eight batches at least one is bulk's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -166,9 +165,9 @@ pub enum Lane {
     /// [`Lane::Query`] for up to 64 texts, [`Lane::Bulk`] for more.
     #[default]
     Auto,
-    /// Someone waits.
+    /// Somebody waits for the answer.
     Query,
-    /// Nobody waits for any one of them.
+    /// A large job, of which nobody waits for a single text.
     Bulk,
 }
 
@@ -201,7 +200,7 @@ impl FromStr for Lane {
 pub enum WhenFull {
     /// Fail with [`Error::QueueFull`](crate::Error::QueueFull).
     Refuse,
-    /// Stand in line all the same.
+    /// Wait in the lane all the same.
     Wait,
 }
 
@@ -215,16 +214,16 @@ pub struct Embedding {
     pub tokens: usize,
     /// Whether the text was longer than the limit, so that its end was cut.
     pub truncated: bool,
-    /// Whether the vector was at hand: from the cache, or because an identical text had just been computed.
+    /// Whether the vector was not computed for this call, but came from the cache or from an identical text's computation.
     pub cached: bool,
     /// From the call until the text's batch began, tokenisation included.
     pub queue_time: Duration,
-    /// How long its batch ran; zero if the vector was at hand.
+    /// How long its batch ran; zero if `cached`.
     pub device_time: Duration,
 }
 
 impl Embedding {
-    /// A vector without a model, for tests of what uses one: of no tokens, at no time.
+    /// A vector without a model, for tests of code that uses vectors. Tokens and times are 0.
     pub fn new(vector: Vec<f32>) -> Self {
         Self {
             vector,

@@ -14,9 +14,10 @@ use crate::options::{EmbedOptions, LoadOptions};
 use crate::request::{Finish, Pending, Reply, Shared, all};
 use crate::stream::EmbedIter;
 
-/// Turns texts into sparse vectors, with SPLADE's checkpoints: the head of a masked language model, and of each
-/// token of the vocabulary the largest `log(1 + relu(logit))` over the text's tokens (Formal et al., 2021). Or with bge-m3,
-/// which gives a weight to each token that the text has.
+/// Turns texts into sparse vectors: weights of the vocabulary's tokens.
+///
+/// SPLADE's checkpoints have the head of a masked language model: a token's weight is the largest `log(1 + relu(logit))`
+/// over the text's tokens (Formal et al., 2021). bge-m3 gives a weight to each token that the text has.
 ///
 /// A handle on an engine like [`Embedder`](crate::Embedder)'s, whose page says what runs when, and how it ends.
 ///
@@ -40,22 +41,22 @@ pub struct SparseEmbedder {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SparseVector {
-    /// Token ids and their weights, which are above 0, by rising ids.
+    /// Token ids and their weights, in rising order of ids. Weights are above 0; all other tokens have 0.
     pub weights: Vec<(u32, f32)>,
     /// Tokens that the model saw, prompt included.
     pub tokens: usize,
     /// Whether the text was longer than the limit, so that its end was cut.
     pub truncated: bool,
-    /// Whether the vector was at hand: from the cache, or because an identical text had just been computed.
+    /// Whether the vector was not computed for this call, but came from the cache or from an identical text's computation.
     pub cached: bool,
     /// From the call until the text's batch began, tokenisation included.
     pub queue_time: Duration,
-    /// How long its batch ran; zero if the vector was at hand.
+    /// How long its batch ran; zero if `cached`.
     pub device_time: Duration,
 }
 
 impl SparseVector {
-    /// The sum of products of the weights that both have, by which such vectors are compared.
+    /// The dot product of two sparse vectors, by which they are compared.
     pub fn dot(&self, other: &Self) -> f32 {
         let (mut a, mut b) = (self.weights.iter().peekable(), other.weights.iter().peekable());
         let mut sum = 0.0;
@@ -134,7 +135,7 @@ impl SparseEmbedder {
         self.shared.plan(options, 1, false).map(|_| ())
     }
 
-    /// Sparse vectors of texts; one result a text, in order. It does not depend on the others in the call.
+    /// Embeds texts: a sparse vector for each, in order. A text's vector does not depend on the others in the call.
     ///
     /// # Errors
     /// When a text has no tokens, or the model fails. No weight is ever NaN or infinite.
