@@ -579,16 +579,15 @@ pub(super) unsafe fn dense_tile<S: Simd, const M: usize, T: Number>(
     inputs: usize,
     out: *mut f32,
 ) {
-    // Blocks whose weights stay in the first-level cache while panel after panel passes by.
+    if S::PANELS == 2 {
+        return dense_block::<S, M, 2, T>(a, b, inputs, true, out);
+    }
+    // Blocks whose weights stay in the first-level cache for the second panel.
     for first in (0..inputs).step_by(DENSE_BLOCK) {
         let count = DENSE_BLOCK.min(inputs - first);
         let (a, b) = (a.add(first * M), b.add(first * PAIR));
-        if S::PANELS == 2 {
-            dense_block::<S, M, 2, T>(a, b, count, first == 0, out);
-        } else {
-            dense_block::<S, M, 1, T>(a, b, count, first == 0, out);
-            dense_block::<S, M, 1, T>(a, b.add(LANES), count, first == 0, out.add(LANES));
-        }
+        dense_block::<S, M, 1, T>(a, b, count, first == 0, out);
+        dense_block::<S, M, 1, T>(a, b.add(LANES), count, first == 0, out.add(LANES));
     }
 }
 
