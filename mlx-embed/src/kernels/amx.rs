@@ -17,7 +17,7 @@ use std::mem::MaybeUninit;
 
 use super::family::{AVX512_VNNI, Family, TileFns};
 use super::packed::PAIR;
-use super::product::{PairWeights, TileRows, all_rows, load_sums, scales, spread, store_sums};
+use super::product::{PairWeights, TileRows, WORDS, all_rows, load_sums, scales, spread, store_sums};
 use super::round::MAX_ROWS;
 use super::simd::avx512::Avx512;
 use super::simd::{LANES, Simd};
@@ -176,11 +176,11 @@ macro_rules! family {
             low_apart: false,
             session: $session,
             tiles: &[$(TileFns {
-                // In the order of the forms, of which words are none here.
+                // In the order of the forms. Words are multiplied in vectors.
                 tile: [
                     by_scales!($unit, $m, true), by_scales!($unit, $m, false), by_scales!($unit, $m, false),
                     by_scales!($unit, $m, false), by_scales!($unit, $m, true), by_scales!($unit, $m, false),
-                    by_scales!($unit, $m, false),
+                    AVX512_VNNI.tiles[$m - 1].tile[WORDS as usize],
                 ],
                 ..AVX512_VNNI.tiles[$m - 1]
             }),*],

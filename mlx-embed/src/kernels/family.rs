@@ -167,7 +167,7 @@ macro_rules! family {
                     by_scales!($module, $m, form_on::<$simd>(BYTES)),
                     by_scales!($module, $m, form_on::<$simd>(NIBBLE_WORDS)),
                     by_scales!($module, $m, form_on::<$simd>(BYTE_WORDS)),
-                    [$module::tile::<$m, { form_on::<$simd>(WORDS) }, false>; 2],
+                    [$module::tile::<$m, WORDS, false>; 2],
                 ],
                 low: [
                     $module::low::<$m, NIBBLES>,

@@ -1,5 +1,10 @@
 //! Weights as whole numbers: `scale * level + bias`, a scale and a bias a group.
+//!
+//! Small floats of a wide range become words before a product, of 16 bits with a sign: a product with them takes as long as
+//! one with two limbs, and they hold groups of several scales.
 
+use super::round::TWO;
+use super::simd::FP4_TWICE;
 use super::source::{Floats, Scales, Source, e4m3, e8m0, value};
 
 /// Twice the values of a 4-bit float (E2M1), and 12 more, so that none is below zero.
@@ -8,12 +13,15 @@ const FP4: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0
 /// Most inputs of a group.
 pub(super) const MAX_GROUP: usize = 128;
 
+/// Inputs of a group that have a factor, where there are any.
+pub(super) const FACTOR_INPUTS: usize = 16;
+
 /// Which matrices become whole numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
-    /// Those that are so as they are.
+    /// Those that are so as they are, and small floats by way of words.
     Exact,
-    /// All whose inputs make whole groups: the others are rounded to 8 bits.
+    /// All whose inputs make whole groups: the others are rounded to 8 bits, and so are those that would become words.
     Nearest,
 }
 
@@ -23,7 +31,7 @@ pub(super) struct Levels<'a> {
     pub(super) source: Source<'a>,
     pub(super) form: Form,
     pub(super) inputs: usize,
-    /// Whether they are the nearest to the matrix's numbers rather than these themselves.
+    /// Whether they are the nearest of 8 bits to the matrix's numbers rather than these themselves.
     pub(super) rounded: bool,
 }
 
@@ -34,21 +42,36 @@ pub(super) struct Form {
     pub(super) bits: usize,
     /// Whether levels of 8 bits are below 128.
     pub(super) small: bool,
+    /// Whether levels are codes of small floats, which become words.
+    pub(super) floats: bool,
     pub(super) group_size: usize,
     /// Whether scales and biases are bf16; else they are f32.
     pub(super) bf16: bool,
 }
 
 impl Form {
-    /// Of a matrix of which a few rows are given, and whether its numbers are rounded to that. `None` if `fit` leaves the
+    /// Of a matrix of which a few rows are given, and whether its numbers are rounded to 8 bits. `None` if `fit` leaves the
     /// matrix as it is, or the inputs make no whole groups.
     pub(super) fn new(source: &Source<'_>, inputs: usize, fit: Fit) -> Option<(Self, bool)> {
-        let exact = Self::exact(source);
-        let form = match fit {
-            Fit::Exact => exact?,
-            Fit::Nearest => exact.unwrap_or_else(|| Self::nearest(inputs)),
+        let floats = Self::floats(source, inputs);
+        let (form, rounded) = match (Self::exact(source), fit) {
+            (exact, Fit::Exact) => (floats.or(exact)?, false),
+            (Some(exact), Fit::Nearest) if floats.is_none() => (exact, false),
+            (_, Fit::Nearest) => (Self::nearest(inputs), true),
         };
-        inputs.is_multiple_of(form.group_size).then_some((form, exact.is_none()))
+        inputs.is_multiple_of(form.group_size).then_some((form, rounded))
+    }
+
+    /// Of small floats whose scales are so many, or whose range so wide, that they become words.
+    fn floats(source: &Source<'_>, inputs: usize) -> Option<Self> {
+        let Source::Quantized { bits, scales, .. } = source else { return None };
+        let sizes: &[usize] = match scales {
+            Scales::Mxfp8(_) => &[32],
+            Scales::Nvfp4(_) => &[64, 32],
+            Scales::Affine { .. } | Scales::Mxfp4(_) => &[],
+        };
+        let group_size = *sizes.iter().find(|&&size| inputs.is_multiple_of(size))?;
+        Some(Self { bits: *bits, small: false, floats: true, group_size, bf16: true })
     }
 
     /// Of a matrix whose numbers are exactly so.
@@ -63,7 +86,8 @@ impl Form {
             Scales::Mxfp8(_) => return None,
         };
         let narrow = bits <= 4 && matches!(scales, Scales::Affine { .. });
-        let form = Self { bits: if narrow { 4 } else { 8 }, small: bits < 8, group_size, bf16 };
+        let form =
+            Self { bits: if narrow { 4 } else { 8 }, small: bits < 8, floats: false, group_size, bf16 };
         matches!(group_size, 16 | 32 | 64 | 128).then_some(form)
     }
 
@@ -73,7 +97,7 @@ impl Form {
     fn nearest(inputs: usize) -> Self {
         let fits = |size: usize| inputs.is_multiple_of(size) && (size < 128 || inputs >= 3 * size);
         let group_size = [128, 64].into_iter().find(|&size| fits(size)).unwrap_or(32);
-        Self { bits: 8, small: false, group_size, bf16: true }
+        Self { bits: 8, small: false, floats: false, group_size, bf16: true }
     }
 }
 
@@ -115,6 +139,43 @@ impl Levels<'_> {
             }
             each(group, levels, scale, bias);
         }
+    }
+
+    /// The codes of every group of a row, the factors of each sixteen of them, and the scale of the words that they become.
+    /// Codes of 8 bits have no factors. Returns whether the words are all that the row is.
+    pub(super) fn floats(&self, row: usize, mut each: impl FnMut(usize, &[u8], &[i16], f32)) -> bool {
+        let Source::Quantized { words, bits, scales, .. } = self.source else { return false };
+        let size = self.form.group_size;
+        let mut numbers = vec![0.0; self.inputs];
+        self.source.row(row, &mut numbers);
+        let words = &words[row * self.inputs * bits / 32..(row + 1) * self.inputs * bits / 32];
+        let first_factor = row * self.inputs / FACTOR_INPUTS;
+        let mut codes = [0_u8; MAX_GROUP];
+        let mut factors = [0_i16; MAX_GROUP / FACTOR_INPUTS];
+        let mut whole = true;
+        for (group, numbers) in numbers.chunks_exact(size).enumerate() {
+            let codes = &mut codes[..size];
+            let (factors, scale) = match scales {
+                Scales::Nvfp4(scales) => {
+                    let factors = &mut factors[..size / FACTOR_INPUTS];
+                    let halves =
+                        scales[first_factor + group * factors.len()..].iter().map(|&x| e4m3(x) / 2.0);
+                    for (i, code) in codes.iter_mut().enumerate() {
+                        *code = value(words, bits, group * size + i) as u8;
+                    }
+                    let scale = nearest_factors(numbers, halves, factors);
+                    (&*factors, scale)
+                }
+                _ => (&[][..], nearest_words(numbers, codes)),
+            };
+            let word = |i: usize| match factors {
+                [] => float_word(codes[i]),
+                _ => i16::from(FP4_TWICE[usize::from(codes[i])]) * factors[i / FACTOR_INPUTS],
+            };
+            whole &= numbers.iter().enumerate().all(|(i, &x)| scale * f32::from(word(i)) == x);
+            each(group, codes, factors, scale);
+        }
+        whole
     }
 
     fn rounded_row(&self, row: usize, mut each: impl FnMut(usize, &[u8], f32, f32)) {
@@ -167,6 +228,73 @@ fn nearest(numbers: &[f32], levels: &mut [u8]) -> (f32, f32) {
     (scale, bias)
 }
 
+/// Largest sum of the magnitudes of a group's words: times the largest of rounded activations it fits the 32 bits in which
+/// products are added.
+const MOST_WORDS: f64 = (i32::MAX / TWO as i32) as f64;
+
+/// The step of words of such magnitudes, which is a bf16: the least power of two with which their sum fits, though rounding
+/// adds up to `more` to it, and none is above `largest`. Where a magnitude is infinite or none, so is the step.
+fn step(magnitudes: impl Iterator<Item = f64> + Clone, more: f64, largest: f64) -> f32 {
+    let sum: f64 = magnitudes.clone().sum();
+    if !sum.is_finite() {
+        return f32::NAN;
+    }
+    let least = (sum / (MOST_WORDS - more)).max(magnitudes.fold(0.0, f64::max) / largest);
+    power_above(least.max(f32::MIN_POSITIVE.into())) as f32
+}
+
+/// Rounds a group to words in equal steps, which it returns, and these to codes, which have room for all that numbers of four
+/// bits round to.
+///
+/// A number is off by at most a 65,700th of the sum of its group's magnitudes, or a 32,767th of the largest where that is
+/// more, and by nothing if it is a whole number of steps.
+fn nearest_words(numbers: &[f32], codes: &mut [u8]) -> f32 {
+    let magnitudes = numbers.iter().map(|x| f64::from(x.abs()));
+    let step = step(magnitudes, numbers.len() as f64 / 2.0, i16::MAX.into());
+    for (code, x) in codes.iter_mut().zip(numbers) {
+        // None becomes zero, whose product with no number is none.
+        *code = float_code((x / step).round_ties_even() as i16);
+    }
+    step
+}
+
+/// Rounds half the scales of a group of 4-bit floats to factors in equal steps, which it returns.
+///
+/// A number is off by at most a 5400th of the sum of its group's magnitudes, or a 2700th of the largest where that is more, and
+/// by nothing if half of its scale is a whole number of steps: those of neighbours are, unless one is a tenth of another.
+fn nearest_factors(numbers: &[f32], halves: impl Iterator<Item = f32>, factors: &mut [i16]) -> f32 {
+    const LARGEST: i16 = FP4_TWICE[7] as i16;
+    let magnitudes = numbers.iter().map(|x| f64::from(x.abs()));
+    let more = numbers.len() as f64 / 2.0 * f64::from(LARGEST);
+    let step = step(magnitudes, more, f64::from(i16::MAX / LARGEST) * f64::from(LARGEST));
+    for (factor, half) in factors.iter_mut().zip(halves) {
+        *factor = (half / step).round_ties_even() as i16;
+    }
+    step
+}
+
+/// The code of a word with four bits at most between its first and its last one; see
+/// [`Simd::float_words`](super::simd::Simd::float_words).
+fn float_code(word: i16) -> u8 {
+    let magnitude = word.unsigned_abs();
+    let exponent = (u16::BITS - magnitude.leading_zeros()).saturating_sub(3);
+    let mantissa = magnitude >> exponent.saturating_sub(1) & 7;
+    u8::from(word < 0) << 7 | (exponent as u8) << 3 | mantissa as u8
+}
+
+/// The word of a code.
+fn float_word(code: u8) -> i16 {
+    let (exponent, mantissa) = (code >> 3 & 15, i16::from(code & 7));
+    let magnitude = if exponent == 0 { mantissa } else { (8 + mantissa) << (exponent - 1) };
+    if code >> 7 == 1 { -magnitude } else { magnitude }
+}
+
+/// The least power of two that is not below a number that is one at least of the normal ones.
+fn power_above(x: f64) -> f64 {
+    const FRACTION: u64 = (1 << (f64::MANTISSA_DIGITS - 1)) - 1;
+    f64::from_bits((x.to_bits() + FRACTION) & !FRACTION)
+}
+
 /// The least bf16 that is not below a number without a sign.
 fn bf16_above(x: f32) -> f32 {
     f32::from_bits((x.to_bits() + 0xffff) & 0xffff_0000)
@@ -207,6 +335,19 @@ mod tests {
                 assert!([scale, bias].iter().all(|x| x.to_bits() & 0xffff == 0), "{scale} {bias}");
                 let off = (scale * f32::from(level) + bias - x).abs();
                 assert!(off <= scale * 0.5001, "{x}: {level} of {scale} and {bias}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_stand_for_all_words_that_numbers_of_four_bits_round_to() {
+        let values = (0..=255).map(e4m3).filter(|x| x.is_finite());
+        for x in values {
+            for exponent in -9..=2 {
+                let word = (x / 2.0_f32.powi(exponent)).round_ties_even();
+                if word.abs() <= f32::from(i16::MAX) {
+                    assert_eq!(f32::from(float_word(float_code(word as i16))), word, "{x} by 2^{exponent}");
+                }
             }
         }
     }

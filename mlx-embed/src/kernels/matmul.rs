@@ -181,7 +181,8 @@ impl Engine {
                 Weights::Packed(packed) => {
                     assert_eq!(packed.layout.inputs, input.inputs);
                     let group_size = packed.layout.group_size;
-                    let words = self.family.words && (packed.layout.bits == 8 || input.limbs == Limbs::Two);
+                    let own = packed.layout.bits == 8 || input.limbs == Limbs::Two;
+                    let words = packed.layout.floats || (self.family.words && own);
                     let rounded = match rounded {
                         Some(rounded) if rounded.group_size == group_size && rounded.words == words => {
                             rounded
@@ -258,7 +259,9 @@ impl Engine {
         let chunk = (CHUNK_BYTES / tile_bytes).max(1);
         let chunks = tiles.count().div_ceil(chunk);
         let chunk = tiles.count().div_ceil(chunks);
-        let unpack = (layout.bits == 4 || rounded.words) && chunk >= UNPACK_TILES;
+        let pays = (layout.bits == 4 || rounded.words) && chunk >= UNPACK_TILES;
+        // Floats are multiplied as words alone.
+        let unpack = layout.floats || pays;
         let form = match (layout.bits, rounded.words, unpack) {
             (_, true, true) => WORDS,
             (4, true, false) => NIBBLE_WORDS,
@@ -270,7 +273,7 @@ impl Engine {
         };
         // A single tile reads its weights once.
         let group_bytes = unpacked_bytes(&layout, 1, rounded.words).0;
-        let block = if chunk == 1 { groups } else { (BLOCK_BYTES / group_bytes).min(groups) };
+        let block = if chunk == 1 && !unpack { groups } else { (BLOCK_BYTES / group_bytes).min(groups) };
         let tasks = layout.pairs * chunks;
         let work = |task: usize| {
             let (chunk_index, pair_index) = (task / layout.pairs, task % layout.pairs);

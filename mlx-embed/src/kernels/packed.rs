@@ -2,13 +2,14 @@
 //!
 //! Outputs go in pairs of panels of sixteen, and a pair is one run of memory: for each group of inputs the values, then
 //! the scales. A step of four inputs takes 64 bytes a panel, four a lane; in 4 bits two steps share a byte, the first
-//! in the low nibbles.
+//! in the low nibbles. Behind the values of floats of 4 bits are the factors of every sixteen inputs, a word a lane.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::buffer::Weights;
-use super::levels::{Fit, Form, Levels};
+use super::levels::{FACTOR_INPUTS, Fit, Form, Levels};
 use super::pool::Pool;
 use super::rows::{ByRows, PackError, RowBuffer};
 use super::simd::LANES;
@@ -26,12 +27,12 @@ pub(crate) enum PackedOrder {
     Interleaved,
 }
 
-/// A matrix of whole numbers of 4 or 8 bits with scales and biases, `[outputs, inputs]`.
+/// A matrix of whole numbers with scales and biases, `[outputs, inputs]`.
 #[derive(Debug)]
 pub(crate) struct Packed {
     memory: Weights,
     pub(super) layout: Layout,
-    rounded: bool,
+    rounded_to: Option<u32>,
 }
 
 /// Where things are in [`Packed`].
@@ -43,6 +44,8 @@ pub(super) struct Layout {
     pub(super) bits: usize,
     /// Whether values of 8 bits are below 128.
     pub(super) small: bool,
+    /// Whether values are small floats, which become words of 16 bits.
+    pub(super) floats: bool,
     pub(super) group_size: usize,
     /// Whether a scale and its bias share a word as two bf16, else they are two f32.
     pub(super) bf16: bool,
@@ -54,9 +57,15 @@ impl Layout {
         self.inputs / self.group_size
     }
 
+    /// Bytes of a group's values in a pair, without factors.
+    pub(super) fn levels_bytes(&self) -> usize {
+        PAIR * self.group_size * self.bits / 8
+    }
+
     /// Bytes of a group's values in a pair.
     pub(super) fn values_bytes(&self) -> usize {
-        PAIR * self.group_size * self.bits / 8
+        let factors = if self.floats && self.bits == 4 { self.group_size / FACTOR_INPUTS } else { 0 };
+        self.levels_bytes() + factors * PAIR * size_of::<i16>()
     }
 
     /// Bytes of a group's scales and biases in a pair.
@@ -93,22 +102,31 @@ impl Packed {
         let mut memory = Weights::zeroed(layout.pairs * layout.pair_bytes()).map_err(PackError::Memory)?;
         let start = Start(memory.as_mut_ptr());
         let bytes = layout.pair_bytes();
+        let inexact = AtomicBool::new(false);
         each_band(matrices, order, [layout.pairs, bytes], pool, &|matrix, source, places| {
             let (start, (form, rounded)) = (&start, forms[matrix]);
             let levels = Levels { source, form, inputs, rounded };
             for (row, (pair, lane)) in places.enumerate() {
                 // SAFETY: the memory holds `pairs` pairs and each band writes its own rows.
-                unsafe { pack_row(&layout, &levels, row, start.0.add(pair * bytes), lane) };
+                unsafe {
+                    let pair = start.0.add(pair * bytes);
+                    if !layout.floats {
+                        pack_row(&layout, &levels, row, pair, lane);
+                    } else if !pack_floats(&layout, &levels, row, pair, lane) {
+                        inexact.store(true, Ordering::Relaxed);
+                    }
+                }
             }
         })
         .map_err(PackError::Rows)?;
-        let rounded = forms.iter().any(|&(_, rounded)| rounded);
-        Ok(Some(Self { memory, layout, rounded }))
+        let rounded = inexact.into_inner() || forms.iter().any(|&(_, rounded)| rounded);
+        let bits = if layout.floats { 16 } else { 8 };
+        Ok(Some(Self { memory, layout, rounded_to: rounded.then_some(bits) }))
     }
 
-    /// Whether the numbers of any matrix were rounded.
-    pub(crate) fn is_rounded(&self) -> bool {
-        self.rounded
+    /// Bits to which the numbers of any matrix were rounded.
+    pub(crate) fn rounded_to(&self) -> Option<u32> {
+        self.rounded_to
     }
 
     pub(super) fn pair(&self, pair: usize) -> *const u8 {
@@ -125,14 +143,16 @@ pub(super) struct Start(pub(super) *mut u8);
 unsafe impl Sync for Start {}
 
 fn plan(forms: &[(Form, bool)], rows: &[usize], inputs: usize, order: PackedOrder) -> Option<Layout> {
-    let &(Form { bits, small, group_size, .. }, _) = forms.first()?;
-    let same = |form: &Form| form.bits == bits && form.small == small && form.group_size == group_size;
+    let &(Form { bits, small, floats, group_size, .. }, _) = forms.first()?;
+    let same = |form: &Form| {
+        (form.bits, form.small, form.floats, form.group_size) == (bits, small, floats, group_size)
+    };
     if !forms.iter().all(|(form, _)| same(form)) {
         return None;
     }
     let bf16 = forms.iter().all(|(form, _)| form.bf16);
     let pairs = pairs(rows, order)?;
-    Some(Layout { inputs, outputs: rows.iter().sum(), bits, small, group_size, bf16, pairs })
+    Some(Layout { inputs, outputs: rows.iter().sum(), bits, small, floats, group_size, bf16, pairs })
 }
 
 /// Pairs that matrices of so many rows take; `None` where they don't go together.
@@ -205,22 +225,11 @@ fn place(rows: &[usize], order: PackedOrder, matrix: usize, row: usize) -> (usiz
 /// `pair` must point to `layout.pair_bytes()` bytes that nobody else uses meanwhile; `lane` is below [`PAIR`].
 unsafe fn pack_row(layout: &Layout, matrix: &Levels<'_>, row: usize, pair: *mut u8, lane: usize) {
     matrix.row(row, |group, levels, scale, bias| {
-        // SAFETY: group and word are within the pair: a group's values are a word of 32 lanes for every four levels, or
-        // eight of 4 bits, and its scales follow them.
+        // SAFETY: the caller's promise; scales follow a group's values.
         unsafe {
-            let start = pair.add(group * layout.group_bytes()).cast::<u32>();
-            if layout.bits == 4 {
-                for (step, levels) in levels.as_chunks::<8>().0.iter().enumerate() {
-                    let [a, b, c, d, e, f, g, h] = *levels;
-                    let word = u32::from_le_bytes([a, b, c, d]) | u32::from_le_bytes([e, f, g, h]) << 4;
-                    start.add(step * PAIR + lane).write(word);
-                }
-            } else {
-                for (step, &levels) in levels.as_chunks::<4>().0.iter().enumerate() {
-                    start.add(step * PAIR + lane).write(u32::from_le_bytes(levels));
-                }
-            }
-            let scales = start.byte_add(layout.values_bytes());
+            let start = pair.add(group * layout.group_bytes());
+            pack_levels(layout.bits, levels, start.cast(), lane);
+            let scales = start.add(layout.values_bytes()).cast::<u32>();
             if layout.bf16 {
                 // Either is a bf16 already.
                 scales.add(lane).write(scale.to_bits() & 0xffff_0000 | bias.to_bits() >> 16);
@@ -230,4 +239,42 @@ unsafe fn pack_row(layout: &Layout, matrix: &Levels<'_>, row: usize, pair: *mut 
             }
         }
     });
+}
+
+/// [`pack_row`] of floats. Returns whether what they become is all that the row is.
+///
+/// # Safety
+/// As there.
+unsafe fn pack_floats(layout: &Layout, matrix: &Levels<'_>, row: usize, pair: *mut u8, lane: usize) -> bool {
+    matrix.floats(row, |group, codes, factors, scale| {
+        // SAFETY: the caller's promise; factors follow a group's levels, and scales both.
+        unsafe {
+            let start = pair.add(group * layout.group_bytes());
+            pack_levels(layout.bits, codes, start.cast(), lane);
+            let to = start.add(layout.levels_bytes()).cast::<i16>();
+            for (i, &factor) in factors.iter().enumerate() {
+                to.add(i * PAIR + lane).write(factor);
+            }
+            start.add(layout.values_bytes()).cast::<u32>().add(lane).write(scale.to_bits());
+        }
+    })
+}
+
+/// # Safety
+/// `start` points to the values of a group of a pair, which nobody else uses meanwhile; `lane` is below [`PAIR`].
+unsafe fn pack_levels(bits: usize, levels: &[u8], start: *mut u32, lane: usize) {
+    // SAFETY: a group's values are a word of 32 lanes for every four levels, or eight of 4 bits.
+    unsafe {
+        if bits == 4 {
+            for (step, levels) in levels.as_chunks::<8>().0.iter().enumerate() {
+                let [a, b, c, d, e, f, g, h] = *levels;
+                let word = u32::from_le_bytes([a, b, c, d]) | u32::from_le_bytes([e, f, g, h]) << 4;
+                start.add(step * PAIR + lane).write(word);
+            }
+        } else {
+            for (step, &levels) in levels.as_chunks::<4>().0.iter().enumerate() {
+                start.add(step * PAIR + lane).write(u32::from_le_bytes(levels));
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@
 
 use half::{bf16, f16};
 
+use super::levels::FACTOR_INPUTS;
 use super::packed::{Layout, PAIR};
 use super::round::MAX_ROWS;
 use super::simd::{LANES, PAIR_STEPS, Simd};
@@ -49,19 +50,18 @@ pub(super) const BYTES: u8 = 3;
 pub(super) const NIBBLE_WORDS: u8 = 4;
 /// Bytes that become words.
 pub(super) const BYTE_WORDS: u8 = 5;
-/// Words.
+/// Words, for rows in words.
 pub(super) const WORDS: u8 = 6;
 /// How many forms there are.
 pub(super) const FORMS: usize = 7;
 
-/// The form whose kernel stands for `form` on an instruction set: rows are words where it has no products of four bytes
-/// ([`Simd::FOURS`]), and limbs where it has.
+/// The form whose kernel stands for `form` on an instruction set: beside weights of 8 bits rows are words where it has no
+/// products of four bytes ([`Simd::FOURS`]), and limbs where it has.
 pub(super) const fn form_on<S: Simd>(form: u8) -> u8 {
     match form {
         SMALL | BYTES if !S::FOURS => BYTE_WORDS,
         NIBBLE_WORDS if S::FOURS => NIBBLES,
         BYTE_WORDS if S::FOURS => BYTES,
-        WORDS if S::FOURS => SPREAD,
         _ => form,
     }
 }
@@ -478,7 +478,7 @@ pub(super) unsafe fn spread<S: Simd>(from: *const u8, to: *mut u8, size: usize) 
     }
 }
 
-/// [`unpack`] of 4- or 8-bit panels with one value a word.
+/// [`unpack`] of 4- or 8-bit panels, or of small floats, with one value a word.
 ///
 /// # Safety
 /// As there.
@@ -491,9 +491,10 @@ pub(super) unsafe fn unpack_words<S: Simd>(
     scales_to: *mut u8,
 ) -> PairWeights {
     let values_stride = layout.group_size * PAIR * 2;
-    let steps = layout.values_bytes() / (2 * STEP_BYTES);
+    let steps = layout.levels_bytes() / (2 * STEP_BYTES);
     for group in 0..groups {
         let from = pair.add(group * layout.group_bytes());
+        let factors = from.add(layout.levels_bytes()).cast::<i16>();
         let to = values.add(group * values_stride);
         for step in 0..steps {
             for panel in 0..2 {
@@ -501,10 +502,18 @@ pub(super) unsafe fn unpack_words<S: Simd>(
                 let to = to.add(step * (values_stride / steps) + panel * STEP_BYTES);
                 S::prefetch(from.wrapping_add(AHEAD));
                 let bytes = S::load_bytes(from);
-                if layout.bits == 4 {
-                    store_words::<S, 4>(to, S::nibble_words(bytes));
-                } else {
-                    store_words::<S, 2>(to, S::byte_words(bytes));
+                match (layout.bits, layout.floats) {
+                    (4, false) => store_words::<S, 4>(to, S::nibble_words(bytes)),
+                    (4, true) => {
+                        // Eight inputs a step.
+                        let factors = factors.add(8 * step / FACTOR_INPUTS * PAIR + panel * LANES);
+                        store_words::<S, 4>(to, small_floats::<S>(bytes, S::lane_words(factors)));
+                    }
+                    (_, false) => store_words::<S, 2>(to, S::byte_words(bytes)),
+                    (_, true) => {
+                        let [first, second] = S::byte_words(bytes);
+                        store_words::<S, 2>(to, [S::float_words(first), S::float_words(second)]);
+                    }
                 }
             }
         }
@@ -512,6 +521,16 @@ pub(super) unsafe fn unpack_words<S: Simd>(
         unpack_scales::<S>(layout.bf16, scales, scales_to.add(group * SCALES_STRIDE));
     }
     PairWeights { values, values_stride, scales: scales_to, scales_stride: SCALES_STRIDE }
+}
+
+/// The numbers of four bits of each lane, times its factor.
+#[inline(always)]
+unsafe fn small_floats<S: Simd>(bytes: S::B, factors: S::W) -> [S::W; 4] {
+    let mut words = S::nibble_words(bytes);
+    for word in &mut words {
+        *word = S::fp4_words(*word, factors);
+    }
+    words
 }
 
 /// Bytes of a group's unpacked scales and biases.

@@ -94,7 +94,7 @@ pub(super) const MAX_ROWS: usize = 12;
 
 /// Largest magnitude of one limb, and of two: the low one spans -128 to 127.
 const ONE: f32 = 127.0;
-const TWO: f32 = 127.0 * 256.0 + 127.0;
+pub(super) const TWO: f32 = 127.0 * 256.0 + 127.0;
 
 /// Rounds the groups `groups` of tile `index`.
 ///

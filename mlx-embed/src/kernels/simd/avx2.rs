@@ -8,7 +8,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{FP4_TWICE, Simd};
 
 /// `VNNI` says whether the VEX form of `vpdpbusd` is there.
 #[derive(Clone, Copy)]
@@ -25,6 +25,36 @@ impl<const VNNI: bool> Avx2<VNNI> {
         let mask = _mm256_set1_epi8(15);
         (_mm256_and_si256(a, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(a), mask))
     }
+}
+
+/// [`Simd::float_words`] of half a vector.
+#[inline(always)]
+unsafe fn float_words(codes: __m256i) -> __m256i {
+    // Two to the exponent less one: its lower byte where that is below 8, else its upper one.
+    let lower = _mm256_setr_epi8(
+        1, 1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0,
+        0, 0,
+    );
+    let upper = _mm256_setr_epi8(
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 0, 0, 0,
+    );
+    let exponent = _mm256_and_si256(_mm256_srli_epi16::<3>(codes), _mm256_set1_epi16(15));
+    let eight = _mm256_slli_epi16::<3>(_mm256_min_epi16(exponent, _mm256_set1_epi16(1)));
+    let mantissa = _mm256_or_si256(_mm256_and_si256(codes, _mm256_set1_epi16(7)), eight);
+    let low = _mm256_and_si256(_mm256_shuffle_epi8(lower, exponent), _mm256_set1_epi16(255));
+    let high = _mm256_shuffle_epi8(upper, _mm256_slli_epi16::<8>(exponent));
+    let magnitude = _mm256_mullo_epi16(mantissa, _mm256_or_si256(low, high));
+    let negative = _mm256_srai_epi16::<15>(_mm256_slli_epi16::<8>(codes));
+    _mm256_sub_epi16(_mm256_xor_si256(magnitude, negative), negative)
+}
+
+/// [`Simd::fp4_words`] of half a vector.
+#[inline(always)]
+unsafe fn fp4_words(codes: __m256i, factors: __m256i) -> __m256i {
+    let values = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_TWICE.as_ptr().cast()));
+    // In the upper bytes, above zeros, so that a shift extends their signs.
+    let values = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(values, _mm256_slli_epi16::<8>(codes)));
+    _mm256_mullo_epi16(values, factors)
 }
 
 /// A function that adds products of weights with what all lanes share, by an instruction that multiplies and one that
@@ -303,6 +333,20 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         [halves!(_mm256_and_si256(a, mask)), [_mm256_srli_epi16::<8>(a[0]), _mm256_srli_epi16::<8>(a[1])]]
     }
     #[inline(always)]
+    unsafe fn lane_words(from: *const i16) -> Self::W {
+        let words = Self::widen(from.cast());
+        let upper = [_mm256_slli_epi32::<16>(words[0]), _mm256_slli_epi32::<16>(words[1])];
+        halves!(_mm256_or_si256(words, upper))
+    }
+    #[inline(always)]
+    unsafe fn float_words(codes: Self::W) -> Self::W {
+        halves!(float_words(codes))
+    }
+    #[inline(always)]
+    unsafe fn fp4_words(codes: Self::W, factors: Self::W) -> Self::W {
+        halves!(fp4_words(codes, factors))
+    }
+    #[inline(always)]
     unsafe fn load_words(from: *const u8) -> Self::W {
         Self::load_bytes(from)
     }
@@ -312,7 +356,13 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     unsafe fn dot_words(sum: Self::I, w: Self::W, x: *const i16) -> Self::I {
-        add_word_products(sum, w, _mm256_set1_epi32(x.cast::<i32>().read_unaligned()))
+        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+        if VNNI {
+            let x = [x; 2];
+            halves!(_mm256_dpwssd_avx_epi32(sum, w, x))
+        } else {
+            add_word_products(sum, w, x)
+        }
     }
     #[inline(always)]
     unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {

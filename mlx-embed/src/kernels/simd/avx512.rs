@@ -7,7 +7,43 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{FP4_TWICE, Simd};
+
+/// For each sign and exponent of [`Simd::float_words`]'s codes what a step of the mantissa is, and the first word.
+static FLOATS: ([i16; 32], [i16; 32]) = {
+    let (mut steps, mut firsts) = ([1; 32], [0; 32]);
+    let mut exponent = 1;
+    while exponent <= 12 {
+        steps[exponent] = 1 << (exponent - 1);
+        firsts[exponent] = 8 << (exponent - 1);
+        exponent += 1;
+    }
+    let mut i = 0;
+    while i < 16 {
+        steps[16 + i] = -steps[i];
+        firsts[16 + i] = -firsts[i];
+        i += 1;
+    }
+    (steps, firsts)
+};
+
+/// [`FP4_TWICE`], twice.
+static FP4: [i16; 32] = {
+    let mut words = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        words[i] = FP4_TWICE[i % 16] as i16;
+        i += 1;
+    }
+    words
+};
+
+/// # Safety
+/// AVX-512 is enabled.
+#[inline(always)]
+unsafe fn load_table(words: &[i16; 32]) -> __m512i {
+    _mm512_loadu_si512(words.as_ptr().cast())
+}
 
 /// `VNNI` says whether `vpdpbusd` is there.
 #[derive(Clone, Copy)]
@@ -188,6 +224,24 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
         [_mm512_and_si512(a, _mm512_set1_epi16(255)), _mm512_srli_epi16::<8>(a)]
     }
     #[inline(always)]
+    unsafe fn lane_words(from: *const i16) -> __m512i {
+        let words = Self::widen(from.cast());
+        _mm512_or_si512(words, _mm512_slli_epi32::<16>(words))
+    }
+    #[inline(always)]
+    unsafe fn float_words(codes: __m512i) -> __m512i {
+        // By sign and exponent.
+        let upper = _mm512_srli_epi16::<3>(codes);
+        let step = _mm512_permutexvar_epi16(upper, load_table(&FLOATS.0));
+        let first = _mm512_permutexvar_epi16(upper, load_table(&FLOATS.1));
+        let mantissa = _mm512_and_si512(codes, _mm512_set1_epi16(7));
+        _mm512_add_epi16(first, _mm512_mullo_epi16(mantissa, step))
+    }
+    #[inline(always)]
+    unsafe fn fp4_words(codes: __m512i, factors: __m512i) -> __m512i {
+        _mm512_mullo_epi16(_mm512_permutexvar_epi16(codes, load_table(&FP4)), factors)
+    }
+    #[inline(always)]
     unsafe fn load_words(from: *const u8) -> __m512i {
         Self::load_bytes(from)
     }
@@ -198,7 +252,7 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     unsafe fn dot_words(sum: __m512i, w: __m512i, x: *const i16) -> __m512i {
         let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-        _mm512_add_epi32(sum, _mm512_madd_epi16(w, x))
+        if VNNI { _mm512_dpwssd_epi32(sum, w, x) } else { _mm512_add_epi32(sum, _mm512_madd_epi16(w, x)) }
     }
     #[inline(always)]
     unsafe fn dot4(sum: __m512i, w: __m512i, x: *const i8) -> __m512i {

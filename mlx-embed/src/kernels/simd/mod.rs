@@ -14,6 +14,9 @@ pub(super) mod portable;
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
 
+/// Twice the values of a 4-bit float (E2M1).
+pub(super) const FP4_TWICE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
 /// Steps whose sums of pairs fit sixteen bits: each adds at most 2 * 15 * 128.
 pub(super) const PAIR_STEPS: usize = 8;
 
@@ -111,6 +114,13 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn nibble_words(a: Self::B) -> [Self::W; 4];
     /// The bytes of each lane as words: 0 and 2, then 1 and 3.
     unsafe fn byte_words(a: Self::B) -> [Self::W; 2];
+    /// In both words of each lane its number of sixteen.
+    unsafe fn lane_words(from: *const i16) -> Self::W;
+    /// The words that codes of a sign, four bits of exponent and three of mantissa stand for: the mantissa where the exponent
+    /// is zero, else eight more, times two for each step above one. No exponent is above 12.
+    unsafe fn float_words(codes: Self::W) -> Self::W;
+    /// The entries of [`FP4_TWICE`] at `codes`, times factors.
+    unsafe fn fp4_words(codes: Self::W, factors: Self::W) -> Self::W;
     /// Words that [`Simd::store_words`] wrote.
     unsafe fn load_words(from: *const u8) -> Self::W;
     /// Writes 64 bytes.

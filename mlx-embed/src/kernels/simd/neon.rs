@@ -8,7 +8,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Simd;
+use super::{FP4_TWICE, Simd};
 
 /// `DOT` says whether `sdot` is there.
 #[derive(Clone, Copy)]
@@ -60,6 +60,26 @@ unsafe fn masked<const SHIFT: i32>(a: [uint32x4_t; 4], mask: u16) -> [[int16x4_t
     let down = |lanes: uint32x4_t, by: i32| vshlq_u32(lanes, vdupq_n_s32(-by));
     let words = |lanes| [narrow(down(lanes, SHIFT)), narrow(down(lanes, SHIFT + 16))];
     [words(a[0]), words(a[1]), words(a[2]), words(a[3])]
+}
+
+/// [`Simd::float_words`] of four words.
+#[inline(always)]
+unsafe fn float_words(codes: int16x4_t) -> int16x4_t {
+    let exponent = vand_s16(vshr_n_s16::<3>(codes), vdup_n_s16(15));
+    let eight = vshl_n_s16::<3>(vmin_s16(exponent, vdup_n_s16(1)));
+    let mantissa = vorr_s16(vand_s16(codes, vdup_n_s16(7)), eight);
+    let magnitude = vshl_s16(mantissa, vmax_s16(vsub_s16(exponent, vdup_n_s16(1)), vdup_n_s16(0)));
+    let negative = vshr_n_s16::<15>(vshl_n_s16::<8>(codes));
+    vsub_s16(veor_s16(magnitude, negative), negative)
+}
+
+/// [`Simd::fp4_words`] of four words.
+#[inline(always)]
+unsafe fn fp4_words(codes: int16x4_t, factors: int16x4_t) -> int16x4_t {
+    // In the upper bytes, above zeros, so that a shift extends their signs.
+    let upper = vreinterpret_u8_s16(vshl_n_s16::<8>(codes));
+    let values = vreinterpret_s16_s8(vqtbl1_s8(vld1q_s8(FP4_TWICE.as_ptr()), upper));
+    vmul_s16(vshr_n_s16::<8>(values), factors)
 }
 
 /// [`sdot`] where there is none, for pairs of products whose sum 16 bits can hold.
@@ -279,6 +299,20 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     unsafe fn byte_words(a: Self::B) -> [Self::W; 2] {
         let a = quarters!(vreinterpretq_u32_u8(a));
         [masked::<0>(a, 255), masked::<8>(a, 255)]
+    }
+    #[inline(always)]
+    unsafe fn lane_words(from: *const i16) -> Self::W {
+        in_a_row!(vld1_s16(from, 4)).map(|words| [words, words])
+    }
+    #[inline(always)]
+    unsafe fn float_words(codes: Self::W) -> Self::W {
+        let both = |[a, b]: [int16x4_t; 2]| [float_words(a), float_words(b)];
+        [both(codes[0]), both(codes[1]), both(codes[2]), both(codes[3])]
+    }
+    #[inline(always)]
+    unsafe fn fp4_words(codes: Self::W, factors: Self::W) -> Self::W {
+        let both = |i: usize| [0, 1].map(|k| fp4_words(codes[i][k], factors[i][k]));
+        [both(0), both(1), both(2), both(3)]
     }
     #[inline(always)]
     unsafe fn load_words(from: *const u8) -> Self::W {

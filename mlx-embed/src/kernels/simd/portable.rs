@@ -5,7 +5,7 @@
     reason = "each method is the intrinsics of one operation, under the contract of the trait"
 )]
 
-use super::Simd;
+use super::{FP4_TWICE, Simd};
 
 /// A vector, lane by lane: a loop in place. `array::from_fn` and `map` are functions of core, which a compiler inlines or
 /// not as it likes; behind a call vectors go through memory.
@@ -17,6 +17,20 @@ macro_rules! lanes {
         }
         lanes
     }};
+}
+
+/// Two words of a lane.
+#[inline(always)]
+fn both(first: i16, second: i16) -> u32 {
+    u32::from(first as u16) | u32::from(second as u16) << 16
+}
+
+/// One of [`Simd::float_words`].
+#[inline(always)]
+fn float_word(code: u32) -> i16 {
+    let (exponent, mantissa) = (code >> 3 & 15, code & 7);
+    let magnitude = if exponent == 0 { mantissa } else { (8 + mantissa) << (exponent - 1) } as i16;
+    if code >> 7 & 1 == 1 { -magnitude } else { magnitude }
 }
 
 #[derive(Clone, Copy)]
@@ -189,6 +203,21 @@ unsafe impl Simd for Portable {
         [lanes!(i: a[i] & 0x00ff_00ff), lanes!(i: a[i] >> 8 & 0x00ff_00ff)]
     }
     #[inline(always)]
+    unsafe fn lane_words(from: *const i16) -> [u32; 16] {
+        let words = from.cast::<[u16; 16]>().read_unaligned();
+        lanes!(i: both(words[i] as i16, words[i] as i16))
+    }
+    #[inline(always)]
+    unsafe fn float_words(codes: [u32; 16]) -> [u32; 16] {
+        lanes!(i: both(float_word(codes[i] & 0xffff), float_word(codes[i] >> 16)))
+    }
+    #[inline(always)]
+    unsafe fn fp4_words(codes: [u32; 16], factors: [u32; 16]) -> [u32; 16] {
+        let word =
+            |code: u32, factor: u32| i16::from(FP4_TWICE[code as usize & 15]).wrapping_mul(factor as i16);
+        lanes!(i: both(word(codes[i] & 0xffff, factors[i]), word(codes[i] >> 16, factors[i] >> 16)))
+    }
+    #[inline(always)]
     unsafe fn load_words(from: *const u8) -> [u32; 16] {
         from.cast::<[u32; 16]>().read_unaligned()
     }
@@ -200,7 +229,7 @@ unsafe impl Simd for Portable {
     unsafe fn dot_words(sum: [i32; 16], w: [u32; 16], x: *const i16) -> [i32; 16] {
         let x = [i32::from(x.read_unaligned()), i32::from(x.add(1).read_unaligned())];
         // As in `dot4`: SSE2 multiplies numbers of sixteen bits.
-        lanes!(i: sum[i].wrapping_add((w[i] & 0xffff) as i32 * x[0] + (w[i] >> 16) as i32 * x[1]))
+        lanes!(i: sum[i].wrapping_add(i32::from(w[i] as i16) * x[0] + (w[i] as i32 >> 16) * x[1]))
     }
     #[inline(always)]
     unsafe fn dot4(sum: [i32; 16], w: [u32; 16], x: *const i8) -> [i32; 16] {

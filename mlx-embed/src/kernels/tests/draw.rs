@@ -26,6 +26,11 @@ impl Draw {
         first + self.below(last - first + 1)
     }
 
+    /// As good as normally distributed.
+    pub(super) fn normal(&mut self) -> f32 {
+        (0..12).map(|_| self.below(1 << 20) as f32 / (1 << 20) as f32).sum::<f32>() - 6.0
+    }
+
     pub(super) fn one_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
     }

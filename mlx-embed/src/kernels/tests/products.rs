@@ -283,12 +283,18 @@ impl Case {
                 Some(_) => largest / 32_639.0,
             };
             let first = group * group_size.unwrap_or(0);
+            let off = match &factor.held {
+                Held::Packed(packed) if packed.rounded_to().is_some() => {
+                    words_off(matrix, (0..x.len()).map(|k| matrix.value(output, first + k)))
+                }
+                _ => 0.0,
+            };
             for (k, x) in x.iter().enumerate() {
                 let (weight, magnitude) = matrix.parts(output, first + k);
                 sum += x * weight;
                 // Half a step of rounding, and f32's own errors: of some sums a group, or of one an input.
                 let eps = if group_size.is_some() { 2e-6 } else { 1e-7 * self.inputs as f64 };
-                most += 0.502 * step * weight.abs() + eps * x.abs() * magnitude;
+                most += 0.502 * step * weight.abs() + off * x.abs() + eps * x.abs() * magnitude;
             }
         }
         (sum, most)
@@ -299,6 +305,14 @@ impl Case {
         let (rows, inputs, kind, times) = (self.rows, self.inputs, self.kind, self.rule.times);
         format!("{:?}: {rows} rows of {inputs}, {kind:?}, {times:?}, {factors:?}", engine.family)
     }
+}
+
+/// How far a word may be from one of these weights, its group: a factor is rounded where there are any, and times 12 at most.
+fn words_off(matrix: &Matrix, weights: impl Iterator<Item = f64>) -> f64 {
+    let (sum, largest) = weights
+        .fold((0.0, 0.0_f64), |(sum, largest), weight| (sum + weight.abs(), largest.max(weight.abs())));
+    let times = if matrix.group_size == 16 { 12.0 } else { 1.0 };
+    times * (sum / 65_400.0).max(largest / 32_760.0)
 }
 
 #[test]
@@ -403,6 +417,98 @@ fn the_largest_digits_and_weights_overflow_nothing() {
     });
 }
 
+/// The same of words, whose sum is what must not be too large.
+#[test]
+fn the_largest_digits_and_words_overflow_nothing() {
+    for_cases(40, |engines, draw| {
+        let (rows, outputs) = (draw.within(1, 13), draw.within(1, 40));
+        let (mut matrix, inputs) = match draw.one_in(2) {
+            true => (draw.mxfp8(outputs, 32), 32),
+            false => (draw.nvfp4(outputs, 64, 1), 64),
+        };
+        // The largest numbers of either sign, of bytes and of nibbles.
+        let words: &[u32] =
+            if inputs == 32 { &[0x7e7e_7e7e, 0xfefe_fefe, 0x7efe_fe7e] } else { &[0x7777_7777, 0xffff_ffff] };
+        let one = [draw.one_of(words)];
+        let words = if draw.one_in(2) { &one } else { words };
+        matrix.fill_from(draw, words);
+        let extremes = [32_639.0, -32_639.0];
+        let one = draw.one_of(&extremes);
+        let x: Vec<f32> =
+            (0..rows * inputs).map(|_| if draw.one_in(2) { one } else { draw.one_of(&extremes) }).collect();
+        let factor = pack(vec![matrix], inputs, PackedOrder::Stacked);
+        assert!(matches!(&factor.held, Held::Packed(packed) if packed.rounded_to().is_none()));
+        for engine in engines {
+            let mut out = unwritten(rows * outputs);
+            let output = Output::Store(&mut out);
+            engine.project(&x, None, inputs, Limbs::Two, &[factor.part()], output);
+            for (i, &got) in out.iter().enumerate() {
+                let (row, output) = (i / outputs, i % outputs);
+                let terms =
+                    (0..inputs).map(|k| f64::from(x[row * inputs + k]) * factor.matrices[0].value(output, k));
+                let want: f64 = terms.sum();
+                assert_eq!(got, want as f32, "{:?}: {:?}: {row}, {output}", engine.family, factor.matrices);
+            }
+        }
+    });
+}
+
+/// What words add to the error of rounded activations is small.
+#[test]
+fn products_with_small_floats_err_by_less_than_3e_5_of_their_size() {
+    for_cases(6, |engines, draw| {
+        let [rows, outputs, inputs] = if cfg!(miri) { [2, 32, 64] } else { [8, 64, 512] };
+        let matrix = match draw.one_in(2) {
+            true => draw.normal_mxfp8(outputs, inputs),
+            false => draw.nvfp4(outputs, inputs, 24),
+        };
+        let x: Vec<f32> = (0..rows * inputs).map(|_| draw.normal()).collect();
+        let factor = pack(vec![matrix], inputs, PackedOrder::Stacked);
+        for engine in engines {
+            let mut out = unwritten(rows * outputs);
+            engine.project(&x, None, inputs, Limbs::Two, &[factor.part()], Output::Store(&mut out));
+            let (mut error, mut size) = (0.0, 0.0);
+            for (i, &got) in out.iter().enumerate() {
+                let terms = (0..inputs).map(|k| {
+                    f64::from(x[i / outputs * inputs + k]) * factor.matrices[0].value(i % outputs, k)
+                });
+                let want: f64 = terms.sum();
+                error += (f64::from(got) - want).powi(2);
+                size += want.powi(2);
+            }
+            let share = (error / size).sqrt();
+            assert!(share < 3e-5, "{:?}: {:?}: {share:e}", engine.family, factor.matrices);
+        }
+    });
+}
+
+/// Scales of nvfp4 that are near each other lose nothing; where they are not, as where numbers of mxfp8 are not, it says so.
+#[test]
+fn words_that_are_not_the_numbers_say_so() {
+    for_cases(40, |_, draw| {
+        let (rows, inputs) = (draw.within(1, 70), 64 * draw.within(1, 4));
+        let rounded_to = |matrix| match pack(vec![matrix], inputs, PackedOrder::Stacked).held {
+            Held::Packed(packed) => (packed.layout.floats, packed.rounded_to()),
+            Held::Dense(_) => (false, None),
+        };
+        assert_eq!(rounded_to(draw.nvfp4(rows, inputs, 24)), (true, None));
+        let matrix = draw.nvfp4(rows, inputs, 126);
+        let off = (0..rows * inputs).any(|i| {
+            let (row, column) = (i / inputs, i % inputs);
+            let group = (0..64).map(|k| matrix.value(row, column / 64 * 64 + k));
+            let least = matrix.value(row, column).abs();
+            least > 0.0 && least < group.map(f64::abs).sum::<f64>() / 262_144.0
+        });
+        if off {
+            assert_eq!(rounded_to(matrix), (true, Some(16)));
+        }
+        let mut matrix = draw.mxfp8(rows, inputs);
+        assert_eq!(rounded_to(matrix.clone()), (true, Some(16)));
+        matrix.fill(0x7e70_6860);
+        assert_eq!(rounded_to(matrix), (true, None));
+    });
+}
+
 /// Whole numbers are multiplied as limbs on some instruction sets and as words on others: sums of either are exact, and
 /// what follows is the same arithmetic on all that have the registers of one processor.
 #[test]
@@ -411,8 +517,12 @@ fn words_and_limbs_give_the_same_bits() {
         let (width, group_size) = (draw.one_of(&BITS), draw.one_of(&[32, 64, 128]));
         let (rows, outputs, inputs) =
             (draw.within(1, 40), draw.within(1, 70), group_size * draw.within(1, 9));
-        let factor =
-            pack(vec![draw.affine(outputs, inputs, width, group_size)], inputs, PackedOrder::Stacked);
+        let matrix = match draw.below(6) {
+            0 => draw.mxfp8(outputs, inputs),
+            1 => draw.nvfp4(outputs, inputs, 126),
+            _ => draw.affine(outputs, inputs, width, group_size),
+        };
+        let factor = pack(vec![matrix], inputs, PackedOrder::Stacked);
         let x: Vec<f32> = (0..rows * inputs).map(|_| draw.number()).collect();
         let mut known: Vec<(&str, Vec<u32>)> = Vec::new();
         for engine in engines {

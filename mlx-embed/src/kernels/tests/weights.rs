@@ -98,34 +98,57 @@ impl Draw {
         let sizes: Vec<usize> =
             [32, 64, 128].into_iter().filter(|size| inputs.is_multiple_of(*size)).collect();
         let group_size = self.one_of(&sizes);
-        let count = rows * inputs;
-        // Powers of two within reason; and none of the two patterns of an E4M3 that are no numbers.
-        let powers = |draw: &mut Self, count| (0..count).map(|_| draw.within(117, 130) as u8).collect();
         match self.below(10) {
             kind @ 0..=2 => self.dense(rows, inputs, kind),
             3 => {
-                let form = Form::Mxfp4(powers(self, count / 32));
+                let form = Form::Mxfp4(self.powers(rows * inputs / 32));
                 self.quantized(rows, inputs, 4, 32, form)
             }
-            4 => {
-                let form = Form::Mxfp8(powers(self, count / 32));
-                let mut matrix = self.quantized(rows, inputs, 8, 32, form);
-                for word in &mut matrix.words {
-                    *word = u32::from_le_bytes(
-                        word.to_le_bytes().map(|x| if x & 127 == 127 { x - 1 } else { x }),
-                    );
-                }
-                matrix
-            }
-            5 => {
-                let form = Form::Nvfp4((0..count / 16).map(|_| self.below(126) as u8).collect());
-                self.quantized(rows, inputs, 4, 16, form)
-            }
+            4 => self.mxfp8(rows, inputs),
+            5 => self.nvfp4(rows, inputs, 126),
             _ => {
                 let bits = self.one_of(&[2, 3, 4, 5, 6, 8]);
                 self.affine(rows, inputs, bits, group_size)
             }
         }
+    }
+
+    /// Powers of two within reason.
+    fn powers(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.within(117, 130) as u8).collect()
+    }
+
+    /// None of the two patterns of an E4M3 that are no numbers.
+    pub(super) fn mxfp8(&mut self, rows: usize, inputs: usize) -> Matrix {
+        let form = Form::Mxfp8(self.powers(rows * inputs / 32));
+        let mut matrix = self.quantized(rows, inputs, 8, 32, form);
+        for word in &mut matrix.words {
+            *word = u32::from_le_bytes(word.to_le_bytes().map(|x| if x & 127 == 127 { x - 1 } else { x }));
+        }
+        matrix
+    }
+
+    /// Of numbers as trained weights have them.
+    pub(super) fn normal_mxfp8(&mut self, rows: usize, inputs: usize) -> Matrix {
+        let mut matrix = self.mxfp8(rows, inputs);
+        let far = |code: u32, number: f32| (small_float(code, 4, 3) - f64::from(number.abs())).abs();
+        for word in &mut matrix.words {
+            let codes = [(); 4].map(|()| {
+                let number = 100.0 * self.normal();
+                let nearest = (0..127).min_by(|&a, &b| far(a, number).total_cmp(&far(b, number))).unwrap();
+                nearest as u8 | u8::from(number < 0.0) << 7
+            });
+            *word = u32::from_le_bytes(codes);
+        }
+        matrix
+    }
+
+    /// With scales whose patterns are some neighbouring ones of the first 126.
+    pub(super) fn nvfp4(&mut self, rows: usize, inputs: usize, some: usize) -> Matrix {
+        let first = self.below(127 - some);
+        let scales = (0..rows * inputs / 16).map(|_| (first + self.below(some)) as u8);
+        let form = Form::Nvfp4(scales.collect());
+        self.quantized(rows, inputs, 4, 16, form)
     }
 
     fn quantized(
@@ -145,6 +168,11 @@ impl Matrix {
     /// All values the same bits.
     pub(super) fn fill(&mut self, word: u32) {
         self.words.fill(word);
+    }
+
+    /// Every word one of these.
+    pub(super) fn fill_from(&mut self, draw: &mut Draw, words: &[u32]) {
+        self.words.iter_mut().for_each(|word| *word = draw.one_of(words));
     }
 
     /// All scales one and all biases zero.

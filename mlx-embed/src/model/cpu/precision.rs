@@ -17,16 +17,17 @@ use crate::model::backend::{Place, Role};
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Precision {
-    /// Weights are the checkpoint's. What is multiplied with those of 2 to 8 bits is rounded to 16 bits: a product differs
-    /// from the one in f32 by some 3e-5 of its size. Beside f32, f16, bf16 and mxfp8 nothing is rounded.
+    /// Weights are the checkpoint's, but for those of mxfp8 and nvfp4 that are too small beside their neighbours for 16 bits.
+    /// What is multiplied with weights of 2 to 8 bits is rounded to 16 bits: a product differs from the one in f32 by some
+    /// 3e-5 of its size. Beside f32, f16 and bf16 nothing is rounded.
     #[default]
     Exact,
     /// To 8 bits, and to 16 where a group stands out of its row: nearly twice as fast. Vectors differ from the exact
     /// ones by what `tools/trained` measures for a trained model.
     ///
-    /// Where the processor adds products of bytes (AVX-512 VNNI, AVX-VNNI, NEON's dot products), weights of f32, f16, bf16
-    /// and mxfp8 are rounded to 8 bits at load, 128, 64 or 32 inputs at a time: a bit more than a byte of memory each. Those of
-    /// causal attention are not, nor those of matrices whose inputs are no multiple of 32.
+    /// Where the processor adds products of bytes (AVX-512 VNNI, AVX-VNNI, NEON's dot products), weights of f32, f16, bf16,
+    /// mxfp8 and nvfp4 are rounded to 8 bits at load, 128, 64 or 32 inputs at a time: a bit more than a byte of memory each.
+    /// Those of causal attention are not, nor those of matrices whose inputs are no multiple of 32.
     ///
     /// Causal models of Gemma's kind, which norm what attention and feed-forward part give, are computed as with `exact`.
     Fast,

@@ -153,7 +153,7 @@ impl Projection {
     pub(super) fn rounding(&self) -> Rounding {
         let of_part = |part: &OwnPart| match &part.weights {
             OwnWeights::Packed(packed) => {
-                Rounding { activations: Some(self.rule.bits()), weights: packed.is_rounded().then_some(8) }
+                Rounding { activations: Some(self.rule.bits()), weights: packed.rounded_to() }
             }
             OwnWeights::Dense(_) => Rounding::default(),
         };
