@@ -214,7 +214,7 @@ impl Matrix {
             u32::from(self.words[bit / 32] >> (bit % 32) & 1 == 1) << i
         });
         let q: u32 = bits.sum();
-        let power = |bits: u8| 2.0_f64.powi(i32::from(bits) - 127);
+        let power = |bits: u8| power_of_two(i32::from(bits) - 127);
         let number = match &self.form {
             Form::Dense(numbers) => numbers.get(index),
             Form::Affine { scales, biases } => {
@@ -233,13 +233,18 @@ impl Matrix {
     }
 }
 
+/// 2^exponent, of a normal number. Miri has `powi` and `exp2` err by a last place or two.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023) as u64) << 52)
+}
+
 /// A float of a sign, some bits of exponent, and some of mantissa.
 fn small_float(bits: u32, exponent_bits: u32, mantissa_bits: u32) -> f64 {
     let field = |from: u32, count: u32| f64::from(bits >> from & ((1 << count) - 1));
     let fraction = field(0, mantissa_bits) / f64::from(1 << mantissa_bits);
-    let exponent = field(mantissa_bits, exponent_bits) - f64::from((1 << (exponent_bits - 1)) - 1);
+    let exponent = field(mantissa_bits, exponent_bits) as i32 - ((1 << (exponent_bits - 1)) - 1);
     let subnormal = field(mantissa_bits, exponent_bits) == 0.0;
-    let magnitude =
-        if subnormal { fraction * 2.0 * exponent.exp2() } else { (1.0 + fraction) * exponent.exp2() };
+    let power = power_of_two(exponent);
+    let magnitude = if subnormal { fraction * 2.0 * power } else { (1.0 + fraction) * power };
     if field(mantissa_bits + exponent_bits, 1) == 1.0 { -magnitude } else { magnitude }
 }
