@@ -12,7 +12,7 @@ KIND is all, qkv, o, gateup or down, LAYERS a range (negative ones count from th
 
     x        unrounded
     1 or 2   that many limbs; 1gN: one limb, groups of N; 1row: one, a whole row
-    fN       floats of 8 bits (E4M3), groups of N; fgN: with N bits of mantissa, whatever their exponent
+    fN       floats of 8 bits (E4M3), groups of N; frow: a whole row; fgN: with N bits of mantissa, whatever their exponent
     tN       two limbs where the group's max|x| > N * rms(row), else one
     aN       two limbs where the group's max|x| > N
     eN       two limbs for the largest groups of a row, until the error that is to be expected

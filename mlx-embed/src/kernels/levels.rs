@@ -4,11 +4,11 @@
 //! one with two limbs, and they hold groups of several scales.
 
 use super::round::TWO;
-use super::simd::FP4_TWICE;
+use super::simd::{FP4_TWICE, float_word};
 use super::source::{Floats, Scales, Source, e4m3, e8m0, value};
 
-/// Twice the values of a 4-bit float (E2M1), and 12 more, so that none is below zero.
-const FP4: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+/// What [`FP4_TWICE`] is raised by to be levels, none of which is below zero.
+const FP4_RAISED: i8 = 12;
 
 /// Most inputs of a group.
 pub(super) const MAX_GROUP: usize = 128;
@@ -135,7 +135,9 @@ impl Levels<'_> {
                 Scales::Mxfp8(_) => return,
             };
             if !matches!(scales, Scales::Affine { .. }) {
-                levels.iter_mut().for_each(|level| *level = FP4[usize::from(*level & 15)]);
+                levels
+                    .iter_mut()
+                    .for_each(|level| *level = (FP4_TWICE[usize::from(*level & 15)] + FP4_RAISED) as u8);
             }
             each(group, levels, scale, bias);
         }
@@ -160,9 +162,7 @@ impl Levels<'_> {
                     let factors = &mut factors[..size / FACTOR_INPUTS];
                     let halves =
                         scales[first_factor + group * factors.len()..].iter().map(|&x| e4m3(x) / 2.0);
-                    for (i, code) in codes.iter_mut().enumerate() {
-                        *code = value(words, bits, group * size + i) as u8;
-                    }
+                    unpack(words, bits, group * size, codes);
                     let scale = nearest_factors(numbers, halves, factors);
                     (&*factors, scale)
                 }
@@ -282,13 +282,6 @@ fn float_code(word: i16) -> u8 {
     u8::from(word < 0) << 7 | (exponent as u8) << 3 | mantissa as u8
 }
 
-/// The word of a code.
-fn float_word(code: u8) -> i16 {
-    let (exponent, mantissa) = (code >> 3 & 15, i16::from(code & 7));
-    let magnitude = if exponent == 0 { mantissa } else { (8 + mantissa) << (exponent - 1) };
-    if code >> 7 == 1 { -magnitude } else { magnitude }
-}
-
 /// The least power of two that is not below a number that is one at least of the normal ones.
 fn power_above(x: f64) -> f64 {
     const FRACTION: u64 = (1 << (f64::MANTISSA_DIGITS - 1)) - 1;
@@ -300,7 +293,7 @@ fn bf16_above(x: f32) -> f32 {
     f32::from_bits((x.to_bits() + 0xffff) & 0xffff_0000)
 }
 
-/// Scale and bias of [`FP4`]'s levels.
+/// Scale and bias of levels of 4-bit floats.
 fn halved(scale: f32) -> (f32, f32) {
     (scale / 2.0, -6.0 * scale)
 }

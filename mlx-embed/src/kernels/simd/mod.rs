@@ -17,6 +17,14 @@ pub(super) const LANES: usize = 16;
 /// Twice the values of a 4-bit float (E2M1).
 pub(super) const FP4_TWICE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
+/// The word of a code; see [`Simd::float_words`].
+#[inline(always)]
+pub(super) fn float_word(code: u8) -> i16 {
+    let (exponent, mantissa) = (code >> 3 & 15, i16::from(code & 7));
+    let magnitude = if exponent == 0 { mantissa } else { (8 + mantissa) << (exponent - 1) };
+    if code >> 7 == 1 { -magnitude } else { magnitude }
+}
+
 /// Steps whose sums of pairs fit sixteen bits: each adds at most 2 * 15 * 128.
 pub(super) const PAIR_STEPS: usize = 8;
 

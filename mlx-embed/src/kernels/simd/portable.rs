@@ -5,7 +5,7 @@
     reason = "each method is the intrinsics of one operation, under the contract of the trait"
 )]
 
-use super::{FP4_TWICE, Simd};
+use super::{FP4_TWICE, Simd, float_word};
 
 /// A vector, lane by lane: a loop in place. `array::from_fn` and `map` are functions of core, which a compiler inlines or
 /// not as it likes; behind a call vectors go through memory.
@@ -23,14 +23,6 @@ macro_rules! lanes {
 #[inline(always)]
 fn both(first: i16, second: i16) -> u32 {
     u32::from(first as u16) | u32::from(second as u16) << 16
-}
-
-/// One of [`Simd::float_words`].
-#[inline(always)]
-fn float_word(code: u32) -> i16 {
-    let (exponent, mantissa) = (code >> 3 & 15, code & 7);
-    let magnitude = if exponent == 0 { mantissa } else { (8 + mantissa) << (exponent - 1) } as i16;
-    if code >> 7 & 1 == 1 { -magnitude } else { magnitude }
 }
 
 #[derive(Clone, Copy)]
@@ -209,7 +201,7 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn float_words(codes: [u32; 16]) -> [u32; 16] {
-        lanes!(i: both(float_word(codes[i] & 0xffff), float_word(codes[i] >> 16)))
+        lanes!(i: both(float_word(codes[i] as u8), float_word((codes[i] >> 16) as u8)))
     }
     #[inline(always)]
     unsafe fn fp4_words(codes: [u32; 16], factors: [u32; 16]) -> [u32; 16] {

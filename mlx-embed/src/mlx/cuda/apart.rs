@@ -9,7 +9,7 @@ use super::arguments::{
 use super::format::Numbers;
 use super::kernels::{Geometry, Heads, expect, grid, wrong};
 use super::matrix::{Dense, Fixed, Matrix, Norm, address};
-use super::ops::{Mlm, Ops, expect_tensor, of_width};
+use super::ops::{ByProduct, Mlm, Ops, expect_tensor, of_width};
 use super::plan::Plan;
 use super::queue::{Function, Role, Tensor};
 use super::tiles::{After, up};
@@ -71,18 +71,16 @@ impl Ops {
         for (first, w) in matrices {
             let [outputs, inputs] = w.shape();
             expect_tensor(what, a, [tokens, inputs], numbers.dtype())?;
-            match (self.by_product(After::Nothing, tokens, w), w.numbers(numbers.dtype())) {
+            // The kernel writes two outputs at once.
+            let fits = *first >= 0 && *first + outputs <= width && (first | outputs | width) % 2 == 0;
+            let by_product = self.by_product(After::Nothing, tokens, w)?.filter(|_| fits);
+            match (by_product, w.numbers(numbers.dtype())) {
                 // SAFETY: `outputs` by `inputs` numbers, in an array of the model's that was checked when it was made, or in
                 // a tensor.
                 (None, Some(pointer)) => unsafe {
                     self.queue.matmul(numbers, a, (pointer, outputs), (&out, *first), stream)?
                 },
-                (Some((format, [weight, factors])), _) => {
-                    if *first < 0 || *first + outputs > width || (first | outputs | width) % 2 != 0 {
-                        let message = format!("{outputs} outputs from column {first} of {width}");
-                        return Err(wrong(what, message));
-                    }
-                    let (tile, function) = self.packed(format, After::Nothing, tokens)?;
+                (Some(ByProduct { tile, function, weight, factors }), _) => {
                     let mut arguments = ProductArguments {
                         a: a.pointer(),
                         weight,
@@ -98,7 +96,10 @@ impl Ops {
                     // made for its sizes, and its columns of the result were checked above.
                     unsafe { self.queue.launch(function, &arguments, grid(tile, tokens, outputs))? };
                 }
-                (None, None) => return Err(wrong(what, "the matrix has no form".into())),
+                (None, None) => {
+                    let message = format!("{outputs} outputs from column {first} of {width}");
+                    return Err(wrong(what, message));
+                }
             }
         }
         Ok(out)

@@ -253,16 +253,13 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         all.add::<DequantizeArguments>(Name::Dequantize(format), "dequantize", &of, threads, 0);
     }
     let rows = (!geometry.numbers.is_wide()).then_some(Format::ROWS);
-    for (format, &after) in formats
-        .iter()
-        .copied()
-        .chain(rows)
-        .flat_map(|format| afters(geometry).iter().map(move |after| (format, after)))
-    {
-        for (_, tile) in chip.tiles(format, after) {
-            let more = [&of_heads[..], &format.defines(), &inner, &tile.defines(after)].concat();
-            let name = Name::Product(format, after, tile);
-            all.add::<ProductArguments>(name, "product", &more, tile.threads(), tile.shared_memory());
+    for format in formats.iter().copied().chain(rows) {
+        for &after in afters(geometry) {
+            for (_, tile) in chip.tiles(format, after) {
+                let more = [&of_heads[..], &format.defines(), &inner, &tile.defines(after)].concat();
+                let name = Name::Product(format, after, tile);
+                all.add::<ProductArguments>(name, "product", &more, tile.threads(), tile.shared_memory());
+            }
         }
     }
     all.sources

@@ -57,6 +57,16 @@ enum Attention {
     F32(Function<WideAttentionArguments>),
 }
 
+/// A kernel of `product.cu` and the matrix that it reads.
+#[derive(Debug)]
+pub(super) struct ByProduct<'a> {
+    pub(super) tile: Tile,
+    pub(super) function: &'a Function<ProductArguments>,
+    /// Where they lie.
+    pub(super) weight: u64,
+    pub(super) factors: u64,
+}
+
 /// Kernels for what follows a product.
 #[derive(Debug)]
 pub(super) struct Apart {
@@ -210,23 +220,6 @@ impl Ops {
         found.map(|(_, pack, dequantize)| (pack, dequantize)).ok_or_else(none)
     }
 
-    /// The kernel of `product.cu` for so many tokens.
-    pub(super) fn packed(
-        &self,
-        format: Format,
-        after: After,
-        tokens: i32,
-    ) -> Result<(Tile, &Function<ProductArguments>), MlxError> {
-        let none = || wrong("product", format!("no kernel for {tokens} tokens and {format:?}"));
-        self.find(format, after, tokens).ok_or_else(none)
-    }
-
-    fn find(&self, format: Format, after: After, tokens: i32) -> Option<(Tile, &Function<ProductArguments>)> {
-        let suits = |of: Format, then, most| of == format && then == after && tokens <= most;
-        let found = self.packed.iter().find(|(of, then, most, ..)| suits(*of, *then, *most));
-        found.map(|(_, _, _, tile, function)| (*tile, function))
-    }
-
     pub(super) fn apart(&self) -> Result<&Apart, MlxError> {
         let fused = || wrong("cuda", "what follows a product is part of it on this GPU".into());
         self.apart.as_ref().ok_or_else(fused)
@@ -240,21 +233,33 @@ impl Ops {
     /// In how many pieces the outputs of a product are, of which each has its own sums of squares.
     fn parts(&self, after: After, tokens: i32, w: &Matrix<'_>) -> Result<i32, MlxError> {
         let [outputs, inputs] = w.shape();
-        Ok(match self.by_product(after, tokens, w) {
-            Some((format, _)) => grid(self.packed(format, after, tokens)?.0, tokens, outputs)[0],
+        Ok(match self.by_product(after, tokens, w)? {
+            Some(by) => grid(by.tile, tokens, outputs)[0],
             None => up(outputs, self.tile(after, [tokens, outputs, inputs])?.0.outputs),
         })
     }
 
-    /// How `product.cu` reads a matrix of which it computes a product, and where weights and factors lie: packed ones, and
-    /// those of bf16 where there is a kernel for so few tokens.
-    pub(super) fn by_product(&self, after: After, tokens: i32, w: &Matrix<'_>) -> Option<(Format, [u64; 2])> {
-        if let Matrix::Packed(w) = w {
-            return Some((w.format, [w.weight.pointer, w.factors.pointer]));
+    /// How `product.cu` computes a product of so many tokens: with packed matrices, and with those of bf16 where there is a
+    /// kernel for so few tokens.
+    pub(super) fn by_product(
+        &self,
+        after: After,
+        tokens: i32,
+        w: &Matrix<'_>,
+    ) -> Result<Option<ByProduct<'_>>, MlxError> {
+        let (format, [weight, factors]) = match (w, w.numbers(Dtype::Bf16)) {
+            (Matrix::Packed(w), _) => (w.format, [w.weight.pointer, w.factors.pointer]),
+            (_, Some(numbers)) if w.shape()[1] % 64 == 0 => (Format::ROWS, [numbers, 0]),
+            _ => return Ok(None),
+        };
+        let suits = |of: Format, then, most| of == format && then == after && tokens <= most;
+        match self.packed.iter().find(|(of, then, most, ..)| suits(*of, *then, *most)) {
+            Some((_, _, _, tile, function)) => Ok(Some(ByProduct { tile: *tile, function, weight, factors })),
+            None if format.is_packed() => {
+                Err(wrong("product", format!("no kernel for {tokens} tokens and {format:?}")))
+            }
+            None => Ok(None),
         }
-        let ([outputs, inputs], rows) = (w.shape(), Format::ROWS);
-        let suits = inputs % 64 == 0 && outputs % 2 == 0 && self.find(rows, after, tokens).is_some();
-        w.numbers(Dtype::Bf16).filter(|_| suits).map(|numbers| (rows, [numbers, 0]))
     }
 
     /// The kernel for a product of a matrix of bf16.
@@ -285,8 +290,7 @@ impl Ops {
     ) -> Result<(), MlxError> {
         let ([n, inputs], [tokens, _]) = (w.shape(), a.shape());
         expect_tensor("product", a, [tokens, inputs], Dtype::Bf16)?;
-        if let Some((format, [weight, factors])) = self.by_product(after, tokens, w) {
-            let (tile, function) = self.packed(format, after, tokens)?;
+        if let Some(ByProduct { tile, function, weight, factors }) = self.by_product(after, tokens, w)? {
             let arguments =
                 ProductArguments { a: a.pointer(), weight, factors, tokens, n, inputs, after: then };
             // SAFETY: blocks cover tokens and outputs, and the kernels leave out what is beyond either; `w` was made for

@@ -228,7 +228,7 @@ impl Queue {
         blocks: [i32; 3],
     ) -> Result<(), MlxError> {
         let step = Step::Launch(Launch {
-            function: function.raw as usize,
+            function: function.raw,
             blocks,
             threads: function.threads,
             shared_memory: function.shared_memory,
@@ -288,7 +288,7 @@ impl Queue {
                 unsafe {
                     sys::mlxsys_cuda_queue_launch(
                         self.raw,
-                        *function as *mut c_void,
+                        *function,
                         bytes.as_ptr().cast(),
                         blocks.as_ptr(),
                         *threads,

@@ -8,6 +8,7 @@
 //! are alike. The first graph of a pass is short, for the GPU to begin while the host still says the rest.
 
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
@@ -41,7 +42,7 @@ pub(super) enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Launch {
     /// Where the driver has it.
-    pub(super) function: usize,
+    pub(super) function: *mut c_void,
     pub(super) blocks: [i32; 3],
     pub(super) threads: i32,
     pub(super) shared_memory: i32,
@@ -285,13 +286,14 @@ mod tests {
     use super::*;
 
     fn launch(function: usize) -> Step {
+        let function = std::ptr::without_provenance_mut(function);
         Step::Launch(Launch { function, blocks: [1, 1, 1], threads: 32, shared_memory: 0 })
     }
 
     /// A step's kernel, or 0.
     fn kernel(step: &Step) -> usize {
         match step {
-            Step::Launch(launch) => launch.function,
+            Step::Launch(launch) => launch.function.addr(),
             _ => 0,
         }
     }
