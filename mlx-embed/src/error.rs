@@ -16,14 +16,14 @@ pub(crate) use golden::VERSION as GOLDEN_VERSION;
 pub use word::UnknownWord;
 pub(crate) use word::of_word;
 
-/// Why there is no embedder or no vector. A message holds those of its causes, and `source` gives none that was told.
+/// Why there is no model, or no result. A message includes those of its causes, so `source` returns none of them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The checkpoint can't be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The model is not to be had from a hub.
+    /// The model can't be fetched from a hub.
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] crate::hub::HubError),
@@ -36,7 +36,7 @@ pub enum Error {
     /// MLX failed.
     #[error(transparent)]
     Mlx(#[from] MlxError),
-    /// An option has a value that makes no sense for this model.
+    /// An option doesn't fit this model or this machine.
     #[error("{option} {reason}")]
     Option {
         /// The option.
@@ -44,10 +44,10 @@ pub enum Error {
         /// What is wrong, and what would do.
         reason: String,
     },
-    /// One of the texts has no vector.
+    /// A text has no result.
     #[error("text {index}: {source}")]
     Input {
-        /// Which of the call's texts.
+        /// The text's place in the call, counted from 0.
         index: usize,
         /// Why.
         r#source: InputError,
@@ -58,7 +58,7 @@ pub enum Error {
         /// Why.
         r#source: InputError,
     },
-    /// The weights file changed while it was in use.
+    /// A weights file was changed while it was in use.
     #[error("{path}: {reason}; load the checkpoint again")]
     WeightsChanged {
         /// The file.
@@ -66,24 +66,25 @@ pub enum Error {
         /// How.
         reason: String,
     },
-    /// Too many texts wait already, or too much text.
+    /// Too many texts wait already, or too many bytes of text.
     #[error(
         "the queue is full: {queued} texts of {bytes} bytes wait; try again later, send less at once, or load the \
          model with a larger queue_texts or queue_bytes"
     )]
     QueueFull {
-        /// Texts in the lane.
+        /// Number of texts in the lane.
         queued: usize,
-        /// Bytes of them.
+        /// Their size in bytes.
         bytes: usize,
     },
-    /// The request was not done in its time, or could not have been. What of it was not running yet was not run.
+    /// The request was not done within its timeout, or could not have been. Texts that were not running yet were not
+    /// run.
     #[error("the request's timeout has passed or can't be met; it waited {waited:.1?}")]
     DeadlineExceeded {
-        /// How long.
+        /// Time from the call to this error.
         waited: Duration,
     },
-    /// The call would wait for the thread that makes it: the model's own, which runs wakers, recorders of metrics and
+    /// The call would wait for its own thread, the model's: that thread runs wakers, recorders of metrics and
     /// subscribers of tracing.
     #[error(
         "the call would wait for the model's own thread, which makes it: from a waker, recorder or subscriber, await the \

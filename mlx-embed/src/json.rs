@@ -11,11 +11,12 @@ const NO_LIMIT: f64 = 1e20;
 /// What stands behind a backslash and `u` in place of a surrogate without its other half.
 const REPLACEMENT: &[u8; 4] = b"FFFD";
 
-/// The same JSON without what Python's `json` module writes beyond the standard.
+/// The same JSON without what Python's `json` module adds to the standard.
 ///
-/// Outside strings `NaN`, `Infinity`, `-Infinity` and numbers beyond f64, which Python reads as infinite, become
-/// `[{"float":"NaN"}]` and so on: whoever takes such a field for a number, a text or a list of texts gets an error, and
-/// one that nobody reads does no harm. In strings, surrogates without their other half become U+FFFD, as no UTF-8 holds them. Everything else stays as it is,
+/// Outside strings, `NaN`, `Infinity`, `-Infinity` and numbers beyond f64, which Python reads as infinite, become
+/// `[{"float":"NaN"}]` and its like. A reader that takes such a field for a number, a text or a list of texts gets an
+/// error; a field that nobody reads does no harm. In strings, a surrogate without its other half becomes U+FFFD, since
+/// UTF-8 has none. All else stays as it is, errors included.
 /// mistakes included.
 pub fn from_python(json: &[u8]) -> Cow<'_, [u8]> {
     let mut fixed = Fixed { json, copied: 0, out: Vec::new() };

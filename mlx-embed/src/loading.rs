@@ -44,13 +44,13 @@ const QUEUE_BYTES: usize = 64 << 20;
 const MAX_TEXT_BYTES: usize = 1 << 20;
 const PROMPT_CACHE_BYTES: usize = 64 << 20;
 
-/// How far loading has come.
+/// How far loading is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadProgress {
-    /// Layers of the model that are loaded.
+    /// Layers of the model that are loaded by now.
     pub layers: usize,
-    /// All of them; 0 until the checkpoint is opened.
+    /// Layers that the model has; 0 until the checkpoint is opened.
     pub of: usize,
 }
 
@@ -67,9 +67,23 @@ impl Steps {
     }
 }
 
-/// An [`Embedder`] or a [`Reranker`](crate::Reranker) that is being loaded on a thread of its own: a future, or something
-/// to wait for on this thread. [`Embedder::load_in_background`] makes it. Dropping it lets the load end and frees what it
-/// made.
+/// A model that is being loaded on a thread of its own, an [`Embedder`] or another handle. It is a future, and can be
+/// waited for without a runtime, too. [`Embedder::load_in_background`] makes it.
+///
+/// Dropping it does not stop the loading: the thread loads to the end, and then frees the model.
+///
+/// ```no_run
+/// use mlx_embed::{Embedder, LoadOptions};
+///
+/// let loading = Embedder::load_in_background("path/to/a/checkpoint", LoadOptions::default());
+/// while !loading.is_done() {
+///     let progress = loading.progress();
+///     println!("{} of {} layers", progress.layers, progress.of);
+///     std::thread::sleep(std::time::Duration::from_millis(100));
+/// }
+/// let embedder = loading.wait()?;
+/// # Ok::<(), mlx_embed::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Loading<T = Embedder> {
     ticket: Arc<Ticket<T, Error>>,
@@ -98,7 +112,7 @@ impl<T: Send + 'static> Loading<T> {
         loading
     }
 
-    /// How far it has come.
+    /// How far it is.
     pub fn progress(&self) -> LoadProgress {
         LoadProgress {
             layers: self.steps.layers.load(Ordering::Relaxed),
@@ -106,15 +120,15 @@ impl<T: Send + 'static> Loading<T> {
         }
     }
 
-    /// Whether the model, or the reason why there is none, is there.
+    /// Whether it has ended, with a model or with an error. Neither [`Loading::wait`] nor `await` waits then.
     pub fn is_done(&self) -> bool {
         self.ticket.is_done()
     }
 
-    /// Waits for the model.
+    /// Blocks until the model is loaded.
     ///
     /// # Errors
-    /// As [`Embedder::load_with`].
+    /// As the handle's own `load_with`, such as [`Embedder::load_with`].
     pub fn wait(self) -> Result<T, Error> {
         // Without a deadline there always is a result.
         only(self.ticket.wait(None).unwrap_or_else(|| Ok(Vec::new())))

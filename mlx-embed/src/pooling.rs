@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
 
-/// One way in which a text's hidden states become one vector.
+/// One way in which a text's hidden states, `[tokens, hidden]`, become one vector, `[hidden]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PoolingMode {
-    /// The last token's, which under causal attention is the only one that has seen the whole text.
+    /// The hidden state of the last token. Under causal attention no other token has seen the whole text.
     LastToken,
-    /// The mean over all tokens, or over those behind the prompt where the checkpoint says so.
+    /// The mean of all tokens' hidden states. Tokens of the prompt are left out where the checkpoint says so.
     Mean,
-    /// The first token's.
+    /// The hidden state of the first token.
     Cls,
-    /// Of each component the largest over all tokens.
+    /// The largest value over all tokens, for each component by itself.
     Max,
     /// The sum over all tokens, divided by the square root of their number.
     MeanSqrtLen,
-    /// The mean over all tokens, in which the n-th has the weight n.
+    /// The mean over all tokens, in which token `n`, counted from 1, has the weight `n`.
     WeightedMean,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for PoolingMode {
 
 /// How a text's hidden states become one vector: in one way, or in several, whose vectors are concatenated.
 ///
-/// A [`PoolingMode`] converts into it. Written, also in JSON, it is `mean`, or `cls+mean` for several.
+/// A [`PoolingMode`] converts into it. Its text, in JSON too, is `mean` for one way, or `cls+mean` for several.
 ///
 /// ```
 /// use mlx_embed::{Pooling, PoolingMode};
@@ -67,10 +67,10 @@ pub struct Pooling {
 }
 
 impl Pooling {
-    /// Several ways, whose vectors are concatenated in this order.
+    /// Several ways, whose vectors are concatenated in this order. The vector has `[modes * hidden]` numbers.
     ///
     /// # Errors
-    /// Where there is none, or one twice.
+    /// When `modes` is empty, or names one way twice.
     pub fn joined(modes: &[PoolingMode]) -> Result<Self, PoolingError> {
         let mut all = [None; PoolingMode::ALL.len()];
         for (index, mode) in modes.iter().enumerate() {
@@ -151,7 +151,7 @@ impl Pooling {
     }
 }
 
-/// What is no pooling, and why.
+/// Why something names no pooling.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("pooling {0}")]
 pub struct PoolingError(String);

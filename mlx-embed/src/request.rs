@@ -220,10 +220,10 @@ impl Sending {
     }
 }
 
-/// A request on its way: a future, or something to wait for on this thread.
+/// A request that was queued. It is a future, and can be waited for without a runtime, too.
 ///
-/// Dropping it takes back what is not running yet. As a future it needs no particular runtime; it is woken when its
-/// timeout has passed, whatever runs then.
+/// As a future it needs no particular runtime: it wakes its task when the result is there or its timeout has passed.
+/// Dropping it takes back the texts that are not running yet.
 ///
 /// ```no_run
 /// # async fn example(embedder: mlx_embed::Embedder) -> Result<(), mlx_embed::Error> {
@@ -257,7 +257,7 @@ struct Sent<R> {
 }
 
 impl<R> Pending<R> {
-    /// A result that is there already, for tests of what awaits one.
+    /// A result that is there already, for tests of code that awaits one.
     ///
     /// ```
     /// use mlx_embed::{Embedding, Pending};
@@ -270,13 +270,13 @@ impl<R> Pending<R> {
         Self(Answer::Here(Some(result)))
     }
 
-    /// Waits for the result.
+    /// Blocks until the result is there.
     ///
     /// # Errors
-    /// As the call that made this request.
+    /// Those of the call that made the request, such as [`Embedder::embed_with`](crate::Embedder::embed_with).
     ///
     /// # Panics
-    /// When it was polled until it was ready.
+    /// When it was polled to its end before: the result has been taken.
     pub fn wait(self) -> Result<R, Error> {
         match self.0 {
             Answer::ToCome(sent) => sent.wait(),
@@ -284,7 +284,7 @@ impl<R> Pending<R> {
         }
     }
 
-    /// Whether the result is there.
+    /// Whether the result is there, so that waiting for it takes no time.
     pub fn is_done(&self) -> bool {
         match &self.0 {
             Answer::ToCome(sent) => sent.caller.ticket.is_done(),

@@ -16,14 +16,14 @@ use crate::request::{
 };
 use crate::warm_up::WarmUp;
 
-/// Scores how well documents answer a query: a cross-encoder, which reads both together.
+/// Scores how well documents answer a query. Its model is a cross-encoder, which reads query and document together.
 ///
-/// A handle as [`Embedder`](crate::Embedder) is, on the same engine: what that says of clones, of what runs when, of ends
-/// and of metrics holds here, with a pair where that has a text. What all documents of a query have in front is computed
-/// once where attention is causal.
+/// It is a handle as [`Embedder`](crate::Embedder) is, on the same engine. What is said there of clones, of what runs
+/// when, of ends and of metrics holds here for pairs of query and document. Where attention is causal, the beginning
+/// that all pairs of a query share is computed once.
 ///
 /// A pair that is longer than [`Info::max_tokens`] loses the end of its document, and its result says so. A query that
-/// leaves no room for a document is an error; an empty document has a score.
+/// leaves no room for a document is an error. An empty document has a score.
 ///
 /// # Calls
 ///
@@ -49,13 +49,13 @@ pub struct Reranker {
     shared: Arc<Shared>,
 }
 
-/// What a reranker's model sees of a pair.
+/// The tokens of a pair, as the model sees them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PairTokens {
-    /// Token ids.
+    /// Token ids of query and document in one sequence, special tokens included.
     pub ids: Vec<u32>,
-    /// The type of each: 1 in the second part of a pair where the model tells the parts apart, else 0.
+    /// The type of each token: 1 in the second part of the pair where the model tells the parts apart, else 0.
     pub types: Vec<u32>,
     /// Whether the document was cut to fit the limit.
     pub truncated: bool,
@@ -64,25 +64,26 @@ pub struct PairTokens {
 impl Reranker {
     /// Loads a checkpoint directory: one of transformers' sequence classifiers with one label, or a Qwen3-Reranker.
     ///
-    /// A `Qwen3ForCausalLM` is taken for a reranker, as nothing in its config tells; an embedder's `modules.json` beside it
-    /// is an error.
+    /// A `Qwen3ForCausalLM` is taken for a reranker, since its config can't tell one from a chat model. Beside an
+    /// embedder's `modules.json` that is an error.
     ///
     /// # Errors
-    /// When a file is missing, damaged or of a kind that isn't supported, an embedder's among them; the message names it.
+    /// When a file is missing or damaged, or the model is of a kind that isn't supported, such as an embedder. The
+    /// message names the file.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self, Error> {
         Self::load_with(dir, LoadOptions::default())
     }
 
-    /// As [`Reranker::load`], with options. [`LoadOptions::pooling`] and [`LoadOptions::end_token`] are not a caller's to
-    /// choose here.
+    /// As [`Reranker::load`], with options. [`LoadOptions::pooling`] and [`LoadOptions::end_token`] can't be chosen
+    /// here: they belong to the reranker.
     ///
     /// # Errors
-    /// As [`Reranker::load`]; also when an option doesn't fit the model or the machine.
+    /// As [`Reranker::load`], and when an option doesn't fit the model or the machine.
     pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
         Self::of_checkpoint(Checkpoint::open_reranker(dir)?, &options, Arc::default())
     }
 
-    /// As [`Reranker::load_with`], on a thread of its own, with progress to look at.
+    /// As [`Reranker::load_with`], on a thread of its own; the result tells how far it is.
     pub fn load_in_background(dir: impl Into<PathBuf>, options: LoadOptions) -> Loading<Self> {
         let dir = dir.into();
         Loading::start(move |steps| Self::of_checkpoint(Checkpoint::open_reranker(dir)?, &options, steps))
@@ -96,7 +97,7 @@ impl Reranker {
         Ok(Self { shared: Arc::new(loading::load(checkpoint, options, steps)?) })
     }
 
-    /// What this reranker is made of.
+    /// What this reranker is made of: geometry, device, limits, and how a pair becomes a score.
     pub fn info(&self) -> &Info {
         &self.shared.info
     }
@@ -106,7 +107,7 @@ impl Reranker {
         self.shared.engine.state()
     }
 
-    /// Pairs that wait in the query lane and in the bulk lane, from the call on; those that run are not counted.
+    /// How many pairs wait, in the query lane and in the bulk lane. A pair counts from the call until it runs.
     pub fn queued(&self) -> [usize; 2] {
         self.shared.engine.queued()
     }
@@ -119,20 +120,21 @@ impl Reranker {
         self.shared.weights_sha256()
     }
 
-    /// Holds options against the model, before there is anything to rerank.
+    /// Checks whether options fit the model, before there is anything to rerank.
     ///
     /// # Errors
-    /// When one doesn't fit; the message says what would.
+    /// When an option doesn't fit; the message says what would.
     pub fn check_options(&self, options: &RerankOptions) -> Result<(), Error> {
         self.plan("", 1, options, false).map(|_| ())
     }
 
-    /// The scores of documents with the checkpoint's own settings, the best first.
+    /// Scores documents with the checkpoint's own settings, the best first. [`Ranked::index`] is the document's place in
+    /// the call.
     ///
     /// A document's score does not depend on the others in the call.
     ///
     /// # Errors
-    /// When there is no document, the query leaves no room for one, or the model fails.
+    /// When there are no documents, the query leaves no room for one, or the model fails.
     pub fn rerank<T: AsRef<str>>(&self, query: &str, documents: &[T]) -> Result<Vec<Ranked>, Error> {
         self.rerank_with(query, documents, &RerankOptions::default())
     }
@@ -140,7 +142,7 @@ impl Reranker {
     /// As [`Reranker::rerank`], with options.
     ///
     /// # Errors
-    /// As [`Reranker::rerank`]; also when an option doesn't fit the model, the queue is full, or the time is over.
+    /// As [`Reranker::rerank`], and when an option doesn't fit the model, the queue is full, or the timeout has passed.
     pub fn rerank_with<T: AsRef<str>>(
         &self,
         query: &str,
@@ -150,12 +152,12 @@ impl Reranker {
         sorted(self.rerank_each(query, documents, options)?, options.top_n)
     }
 
-    /// As [`Reranker::rerank_with`], but a document that can't be scored fails alone: each has its own result, in the
-    /// documents' order. [`RerankOptions::top_n`] is not looked at.
+    /// As [`Reranker::rerank_with`], but each document has a result of its own, in the documents' order: one that can't
+    /// be scored fails alone. [`RerankOptions::top_n`] is ignored.
     ///
     /// # Errors
-    /// When there is no document, the query leaves no room for one, an option doesn't fit the model, the model fails as a
-    /// whole, the queue is full, or the time is over.
+    /// When there are no documents, the query leaves no room for one, an option doesn't fit the model, the model fails
+    /// as a whole, the queue is full, or the timeout has passed.
     pub fn rerank_each<T: AsRef<str>>(
         &self,
         query: &str,
@@ -166,8 +168,8 @@ impl Reranker {
         self.shared.call(documents, plan, options.timeout).map(numbered)
     }
 
-    /// Sends pairs on their way and returns at once; the result is awaited, or waited for. Whatever is wrong with the query,
-    /// the options or the queue comes as the result, too.
+    /// Queues pairs and returns at once. The result can be awaited, or waited for. Errors of the query, of the options
+    /// and of the queue come as the result, too.
     pub fn submit<T: AsRef<str>>(
         &self,
         query: &str,
@@ -178,8 +180,8 @@ impl Reranker {
         self.shared.send(documents, plan, Sending::later(options.timeout), best)
     }
 
-    /// As [`Reranker::submit`], but a document that can't be scored fails alone: each has its own result, in the documents'
-    /// order.
+    /// As [`Reranker::submit`], but each document has a result of its own, in the documents' order: one that can't be
+    /// scored fails alone.
     pub fn submit_each<T: AsRef<str>>(
         &self,
         query: &str,
@@ -190,7 +192,7 @@ impl Reranker {
         self.shared.send(documents, plan, Sending::later(options.timeout), each)
     }
 
-    /// What the model sees of a pair.
+    /// The tokens of a pair, as the model sees them.
     ///
     /// # Errors
     /// When the query leaves no room for a document, or one of the two can't be tokenised.
@@ -207,12 +209,12 @@ impl Reranker {
         Ok(PairTokens { types, ids: tokens.ids, truncated: tokens.truncated })
     }
 
-    /// Every hidden state on the way of one pair, as [`Embedder::hidden_states`](crate::Embedder::hidden_states) has them
-    /// of a text.
+    /// All hidden states of one pair, f32 `[tokens, hidden]` each: after the embedding, after each layer and after the
+    /// final norm, as [`Embedder::hidden_states`](crate::Embedder::hidden_states) has them for a text.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, or there are no ids, more than [`Info::max_tokens`], or other types than the
-    /// model has; or the model fails.
+    /// When there are no ids or more than [`Info::max_tokens`], an id is outside the vocabulary, a type is one that the
+    /// model does not have, or the model fails.
     pub fn hidden_states(&self, pair: &PairTokens) -> Result<Vec<Vec<f32>>, Error> {
         self.shared.hidden_states(pair.marked(&self.shared)?)
     }
@@ -225,8 +227,8 @@ impl Reranker {
         self.shared.warm_up()
     }
 
-    /// Takes no more requests, on this handle or any other, and returns when the model is freed. Meant for a thread
-    /// that may block.
+    /// Takes no more requests, on this handle or any other, and returns when the model is freed. It blocks, so call it
+    /// from a thread that may.
     pub fn shut_down(&self, queued: Shutdown) {
         self.shared.shut_down(queued);
     }

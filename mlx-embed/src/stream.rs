@@ -27,10 +27,10 @@ const WINDOW_BYTES_PER_TOKEN: usize = 8;
 /// Windows that are under way at once: one runs, one waits, one is tokenised.
 const WINDOWS: usize = 3;
 
-/// The results of an iterator's texts, in order; [`Embedder::embed_iter`](crate::Embedder::embed_iter) makes it.
+/// The embeddings of an iterator's texts, in order. [`Embedder::embed_iter`](crate::Embedder::embed_iter) makes it.
 ///
-/// Texts are drawn only as fast as they are embedded: a few hundred are held at a time. After an error that concerns
-/// one text ([`Error::Input`]) it goes on with the next; after any other it ends.
+/// Texts are drawn only as fast as they are embedded, so a few hundred are held at a time. After an error of one text
+/// ([`Error::Input`], which has its index) it goes on with the next text. After any other error it ends.
 #[derive(Debug)]
 pub struct EmbedIter<I, R = Embedding> {
     windows: Windows<I, R>,
@@ -61,8 +61,9 @@ impl<I, R> EmbedIter<I, R> {
     }
 }
 
-/// The results of an iterator's texts, in order, as a stream; [`Embedder::embed_stream`](crate::Embedder::embed_stream)
-/// makes it. It draws texts and goes on after errors as [`EmbedIter`] does.
+/// The embeddings of an iterator's texts, in order, as a stream.
+/// [`Embedder::embed_stream`](crate::Embedder::embed_stream) makes it. It draws texts, and goes on after errors, as
+/// [`EmbedIter`] does.
 #[derive(Debug)]
 pub struct EmbedStream<I, R = Embedding>(EmbedIter<I, R>);
 

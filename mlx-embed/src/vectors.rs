@@ -1,4 +1,4 @@
-//! What is done with vectors once they are there: compared, put in order, made smaller.
+//! What is done with vectors once they are there: comparing them, finding the nearest, storing them in fewer bytes.
 //!
 //! ```
 //! use mlx_embed::{Embedding, vectors};
@@ -8,23 +8,24 @@
 //! assert_eq!(vectors::top_k(&query, &documents, 2), [(2, 1.0), (0, 0.8)]);
 //! ```
 //!
-//! Products are summed in f64, so that the order of thousands of numbers does not show.
+//! Products are summed in f64, so that rounding does not grow with the length of a vector.
 
 use half::f16;
 
 use crate::options::Embedding;
 
-/// The dot product of two vectors. Of vectors of length 1, as most models', it is the cosine.
+/// The dot product of two vectors, `sum(a[i] * b[i])`. For vectors of length 1, which most models give, it is the
+/// cosine.
 ///
 /// # Panics
-/// When one has more numbers than the other.
+/// When the vectors differ in the number of their components.
 pub fn dot(a: impl AsRef<[f32]>, b: impl AsRef<[f32]>) -> f64 {
     let (a, b) = (a.as_ref(), b.as_ref());
     assert_eq!(a.len(), b.len(), "vectors of different models, or of different dims, can't be compared");
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
-/// The cosine of the angle between two vectors, from -1 to 1; NaN where a vector has no length.
+/// The cosine of the angle between two vectors, `dot(a, b) / (|a| * |b|)`: from -1 to 1. NaN if a vector is all zeros.
 ///
 /// # Panics
 /// As [`dot`].
@@ -33,10 +34,13 @@ pub fn cosine(a: impl AsRef<[f32]>, b: impl AsRef<[f32]>) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// The `k` vectors with the largest [`dot`] products with `query`, the largest first: their places and products. Of equal
-/// ones those that come first; fewer than `k` where there are no more. Products that are NaN come last.
+/// The `k` nearest vectors: those with the largest [`dot`] product with `query`, the largest first. Each comes as its
+/// place, counted from 0, and its product.
 ///
-/// It looks at every vector: for some 100,000 that takes milliseconds. For millions there are index structures.
+/// There are fewer than `k` where there are no more vectors. Of equal products the first comes first, and NaN comes
+/// last.
+///
+/// It computes the product of every vector, which takes milliseconds for 100,000. For millions use an index.
 ///
 /// # Panics
 /// As [`dot`].
@@ -60,30 +64,29 @@ pub fn top_k<V: AsRef<[f32]>>(
     found
 }
 
-/// The vectors one after the other, f32 `[embeddings, dims]` in row-major order, as matrix libraries and databases take
-/// them.
+/// All vectors in one, f32 `[embeddings, dims]` in row-major order, as matrix libraries and databases take them.
 pub fn flat(embeddings: &[Embedding]) -> Vec<f32> {
     embeddings.iter().flat_map(|embedding| &embedding.vector).copied().collect()
 }
 
-/// The vector in half the memory: each number to the nearest f16. Of a vector of length 1 a number changes by at most
-/// 2^-11 of itself where it is above 2^-14, and by 2^-25 below.
+/// The vector in half the memory: each number as the nearest f16. Of a vector of length 1, a number above 2^-14 changes
+/// by at most 2^-11 of itself, and a smaller one by at most 2^-25.
 pub fn to_f16(vector: impl AsRef<[f32]>) -> Vec<f16> {
     vector.as_ref().iter().map(|&number| f16::from_f32(number)).collect()
 }
 
-/// A vector in a quarter of the memory: whole numbers times a scale.
+/// A vector in a quarter of the memory: whole numbers of 8 bits, and a scale. [`to_int8`] makes it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Int8Vector {
-    /// From -127 to 127.
+    /// The numbers divided by the scale and rounded: from -127 to 127.
     pub values: Vec<i8>,
-    /// What they are multiplied with to get the vector, to half of this in each number.
+    /// `values[i] * scale` is the vector's number, off by at most half a scale.
     pub scale: f32,
 }
 
 impl Int8Vector {
-    /// The [`dot`] product with another vector.
+    /// The dot product with another vector, as [`dot`] has it.
     ///
     /// # Panics
     /// As [`dot`].
@@ -98,8 +101,15 @@ impl Int8Vector {
     }
 }
 
-/// The vector in 8 bits a number, with a scale of its own: nothing is to be calibrated. Numbers that are not finite count
-/// as 0.
+/// The vector in 8 bits a number. The scale is its largest absolute value divided by 127, so nothing has to be
+/// calibrated. Numbers that are not finite count as 0.
+///
+/// ```
+/// use mlx_embed::vectors::{dot, to_int8};
+///
+/// let (a, b) = ([0.6, 0.8], [0.8, 0.6]);
+/// assert!((to_int8(a).dot(&to_int8(b)) - dot(a, b)).abs() < 0.01);
+/// ```
 pub fn to_int8(vector: impl AsRef<[f32]>) -> Int8Vector {
     let vector = vector.as_ref();
     let finite = |&number: &f32| if number.is_finite() { number } else { 0.0 };

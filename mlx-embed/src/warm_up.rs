@@ -1,4 +1,4 @@
-//! Batches that are run before anyone waits for one.
+//! Batches that are run before a request comes.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ pub struct WarmUp {
     pub texts: usize,
     /// Tokens of each.
     pub tokens: usize,
-    /// How long it took the first time, whatever had to be compiled, allocated or read included.
+    /// Time of the first run, with everything that had to be compiled, allocated or read.
     pub first: Duration,
-    /// How long it took the second time.
+    /// Time of the second run.
     pub again: Duration,
 }
 

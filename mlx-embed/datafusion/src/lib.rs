@@ -18,13 +18,15 @@
 //! | `rerank(query, text)` | how well the text answers the query, f32: more is better |
 //! | `cosine(a, b)` | the cosine of two vectors, f64: lists of f16, f32, f64 or whole numbers. NaN where one has no length |
 //!
-//! Null gives null. A text that can't be embedded ends the query with an error that names the function and its argument.
+//! Null gives null. A text that can't be embedded ends the query with an error, which names the function and its
+//! argument.
 //!
-//! All partitions of a query, and all queries of a context, end in the one engine of the model that was registered: it
-//! makes batches of what they ask for at the same time. It is asked for a few hundred texts at a time, so that memory stays
-//! flat; a query that is dropped takes back what is not running.
+//! All partitions and all queries of a context use the one model that was registered, and it runs together what they ask
+//! for at the same time. A partition asks for a few hundred texts at a time, so memory does not grow with the table.
+//! Dropping a query takes back the texts that are not running yet.
 //!
-//! DataFusion computes functions like these in SELECT and WHERE. For ORDER BY and GROUP BY give them a name in SELECT.
+//! DataFusion computes functions like these in SELECT and WHERE only. For ORDER BY and GROUP BY, give the result a name
+//! in SELECT.
 #![deny(unsafe_code)]
 
 #[cfg(feature = "ballista")]
@@ -42,13 +44,13 @@ use datafusion::logical_expr::async_udf::AsyncScalarUDF;
 use datafusion::prelude::SessionContext;
 use mlx_embed::{Embedder, Reranker};
 
-/// Adds `embed` and `cosine` to the functions of `ctx`.
+/// Adds `embed`, which asks `embedder`, and `cosine` to the functions of `ctx`.
 pub fn register(ctx: &SessionContext, embedder: Embedder) {
     ctx.register_udf(embed_function(embedder));
     ctx.register_udf(cosine_function());
 }
 
-/// Adds `rerank` to the functions of `ctx`.
+/// Adds `rerank`, which asks `reranker`, to the functions of `ctx`.
 pub fn register_reranker(ctx: &SessionContext, reranker: Reranker) {
     ctx.register_udf(rerank_function(reranker));
 }

@@ -1,4 +1,4 @@
-//! What the service is told: a YAML file, or a program's own values.
+//! The service's configuration: a YAML file, or a program's own values.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,64 +35,65 @@ const FILE_BYTES: u64 = 8 << 20;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
-    /// Address and port.
+    /// Address and port to listen on. Default: 127.0.0.1:8080.
     pub listen: String,
-    /// A file with an API key a line; without one nobody is asked for a key.
+    /// A file with one API key a line. Without it no request needs a key.
     pub api_keys_file: Option<PathBuf>,
-    /// What a request may cost.
+    /// Limits of requests and connections.
     pub limits: Limits,
-    /// The models, the first of which answers requests that name none.
+    /// The models. The first one answers requests that name none.
     pub models: Vec<ModelConfig>,
 }
 
-/// What a request may cost.
+/// Limits of requests, connections and memory.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Limits {
-    /// Bytes of a request's body.
+    /// Most bytes of a request's body. Default: 8 MiB.
     pub body_bytes: usize,
-    /// Texts, or documents, of a request.
+    /// Most texts of a request, or documents. Default: 2048.
     pub inputs: usize,
-    /// Requests that are worked on at once, from their head until their answer is sent; others are told to come again.
+    /// Most requests at a time, each from its head until its answer is sent. More get status 429. Default: 512.
     pub concurrent_requests: usize,
-    /// Connections that are open at once; others wait until one is closed.
+    /// Most open connections. More wait until one is closed. Default: 4096.
     pub connections: usize,
-    /// Bytes of the weights of all models in memory, as their files have them. Where another model wouldn't fit, those that
-    /// are loaded at their first use are unloaded, first the one that nobody has asked for longest. Without it there is no
-    /// limit.
+    /// Most bytes of weights in memory, over all models, as their files have them. Without it there is no limit.
+    ///
+    /// If another model wouldn't fit, models that were loaded by their first request are unloaded, beginning with the
+    /// one unused for longest.
     pub model_bytes: Option<u64>,
-    /// Milliseconds after which a request is given up, the time that its body takes to come included. The header
-    /// `x-request-timeout-ms` asks for less.
+    /// Milliseconds after which a request is given up, counted from its head. The header `x-request-timeout-ms` may ask
+    /// for less. Default: 30,000.
     pub timeout_ms: u64,
 }
 
-/// A model, and how it is run. What is left out is the library's default.
+/// A model, and how to run it. Options that are left out have the library's defaults.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ModelConfig {
-    /// What requests call it.
+    /// The model's name in requests.
     pub name: String,
-    /// The checkpoint's directory, or, with the feature `hub`, the name that a hub has for it, `owner/name[@revision]`, if
-    /// there is no such directory: it is fetched when the model is loaded. Without a path it is the built-in model.
+    /// The checkpoint's directory. With the feature `hub` it may be a hub's name, `owner/name[@revision]`, if there is
+    /// no such directory; the model is then fetched when it is loaded. Without a path it is the built-in model.
     pub path: Option<PathBuf>,
-    /// Whether it makes vectors or scores.
+    /// Whether it is an embedder or a reranker.
     #[serde(default)]
     pub kind: Kind,
     /// When it is loaded.
     #[serde(default)]
     pub load: Load,
-    /// Seconds without a request after which it is unloaded until the next one.
+    /// Seconds without a request after which it is unloaded. The next request loads it again.
     pub idle_seconds: Option<u64>,
     /// `auto`, `cpu` or `gpu`.
     #[serde(default)]
     pub device: Device,
-    /// NVIDIA GPUs that share its work: a number, a list of them, or `all`.
+    /// NVIDIA GPUs that share the work: a number, a list of numbers, or `all`.
     #[serde(default, deserialize_with = "gpus")]
     pub gpu: Gpus,
     /// `exact` or `fast`.
     #[serde(default)]
     pub precision: Precision,
-    /// Threads on the CPU.
+    /// Number of threads on the CPU.
     pub threads: Option<NonZeroUsize>,
     /// As [`LoadOptions::max_tokens`].
     pub max_tokens: Option<NonZeroUsize>,
@@ -110,24 +111,25 @@ pub struct ModelConfig {
     /// As [`LoadOptions::lenient`].
     #[serde(default)]
     pub lenient: bool,
-    /// Prompts by name, which go before the checkpoint's own of that name.
+    /// Prompts by name. They replace the checkpoint's of the same name.
     #[serde(default)]
     pub prompts: BTreeMap<String, String>,
-    /// The prompt of requests that name none: one of these or of the checkpoint's. Without it, the checkpoint's default.
+    /// Name of the prompt for requests that name none: one of these, or of the checkpoint's. Without it the checkpoint's
+    /// default.
     pub default_prompt: Option<String>,
-    /// Which line requests stand in that don't say so by the header `x-lane`.
+    /// The queue's lane for requests that don't name one in the header `x-lane`.
     #[serde(default)]
     pub lane: Lane,
 }
 
-/// What a model is for.
+/// What a model computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Texts to vectors.
+    /// Vectors of texts.
     #[default]
     Embedder,
-    /// Queries and documents to scores.
+    /// Scores of documents for a query.
     Reranker,
 }
 
@@ -144,14 +146,14 @@ impl Kind {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Load {
-    /// Before the first request is taken. The service does not start without it.
+    /// Before the first request is accepted. If it can't be loaded, the service does not start.
     #[default]
     AtStart,
     /// With the first request for it, which waits.
     FirstUse,
 }
 
-/// Why a configuration can't be used.
+/// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -163,15 +165,15 @@ pub enum ConfigError {
         /// Why.
         r#source: std::io::Error,
     },
-    /// It is no YAML, or says what nobody understands.
+    /// It is no YAML, or has a key or value that is unknown.
     #[error("{name}: {message}")]
     Syntax {
         /// The file.
         name: String,
-        /// What is wrong, and where.
+        /// What is wrong, and in which line.
         message: String,
     },
-    /// A value makes no sense.
+    /// A value can't be used.
     #[error("{key} {reason}")]
     Value {
         /// Its key.
@@ -228,7 +230,7 @@ fn gpus<'de, D: Deserializer<'de>>(from: D) -> Result<Gpus, D::Error> {
 }
 
 impl ModelConfig {
-    /// A model with the library's defaults; without a directory the built-in one.
+    /// A model with the library's defaults; the built-in one without a path.
     pub fn new(name: impl Into<String>, path: Option<PathBuf>) -> Self {
         Self {
             name: name.into(),
@@ -281,11 +283,11 @@ impl ModelConfig {
 }
 
 impl Config {
-    /// Reads a file, and takes its paths as beginning where it lies.
+    /// Reads a YAML file. Relative paths in it start from its folder.
     ///
     /// # Errors
-    /// When it can't be read, is no YAML, has a key that isn't known, or a value that makes no sense; the message names
-    /// the line.
+    /// When the file can't be read, is no YAML, or has an unknown key or an impossible value. The message names the
+    /// line.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let mut config = parse(&path.display().to_string(), &read_text(path)?)?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -299,7 +301,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads YAML.
+    /// Reads YAML text.
     ///
     /// # Errors
     /// As [`Config::from_file`].
@@ -307,10 +309,10 @@ impl Config {
         parse("configuration", text)
     }
 
-    /// Whether its values make sense.
+    /// Checks its values.
     ///
     /// # Errors
-    /// When there is no model, two have the same name, or a limit is nothing.
+    /// When there is no model, two have the same name, or a limit is 0.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong =
             |key: &str, reason: &str| Err(ConfigError::Value { key: key.into(), reason: reason.into() });

@@ -8,8 +8,8 @@
 //! | `GET /health`, `GET /ready`, `GET /metrics` | those who look after it |
 //! | `GET /openapi.json`, `GET /` | OpenAPI, and a page to try it |
 //!
-//! [`Config`] is what a YAML file says; [`Models`] holds the models that it names; [`router`] answers requests with them
-//! and may be mounted in a server of one's own.
+//! [`Config`] is what a YAML file has. [`Models`] holds the models that it names. [`router`] answers requests with them;
+//! mount it in a server of your own, or let [`serve`] do it all.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,4 +1,4 @@
-//! The models that the service has, each loaded at start or with its first request, and unloaded when nobody asks.
+//! The service's models: loaded at start or by the first request, and unloaded when idle.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,20 +14,20 @@ use crate::config::{Config, Kind, Load, ModelConfig};
 use crate::error::ApiError;
 use crate::memory::{Room, weights_bytes};
 
-/// Every model of a configuration.
+/// The models of a configuration.
 #[derive(Debug)]
 pub struct Models {
     slots: Vec<Arc<Slot>>,
     room: Room,
 }
 
-/// Why a model is not there.
+/// Why a model can't be loaded.
 #[derive(Debug, thiserror::Error)]
 #[error("model {name:?}: {reason}")]
 pub struct LoadError {
     /// The model's name in the configuration.
     pub name: String,
-    /// What the library says.
+    /// The library's error.
     pub reason: String,
 }
 
@@ -219,7 +219,7 @@ fn died(error: &JoinError) -> String {
 }
 
 impl Models {
-    /// Loads those that are to be there from the start, and starts to look after those that may go.
+    /// Loads the models that are to be there from the start, and starts unloading idle ones.
     ///
     /// # Errors
     /// When one of them can't be loaded.
@@ -295,7 +295,7 @@ impl Models {
         }
     }
 
-    /// Answers what was taken and frees every model. Blocks; to be called after the last request.
+    /// Answers the requests that were accepted, and frees all models. It blocks. Call it after the last request.
     pub fn shut_down(&self) {
         for slot in &self.slots {
             let model = slot.peek();

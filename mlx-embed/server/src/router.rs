@@ -29,12 +29,12 @@ pub(crate) struct App {
     pub(crate) started: u64,
 }
 
-/// Where `/metrics` gets its text from, such as `PrometheusHandle::render` of `metrics-exporter-prometheus`.
+/// The function that gives `/metrics` its text, such as `PrometheusHandle::render` of `metrics-exporter-prometheus`.
 #[derive(Clone)]
 pub struct Metrics(Arc<dyn Fn() -> String + Send + Sync>);
 
 impl Metrics {
-    /// By this function.
+    /// Takes the function.
     pub fn new(render: impl Fn() -> String + Send + Sync + 'static) -> Self {
         Self(Arc::new(render))
     }
@@ -79,10 +79,10 @@ async fn traced(request: Request, next: Next) -> Response {
     .await
 }
 
-/// The service's routes over `models`, to be served or mounted in a router of one's own.
+/// The service's routes over `models`, to be served by itself or mounted in another router.
 ///
 /// # Errors
-/// When the file of API keys can't be read or has none.
+/// When the file of API keys can't be read, or has no key.
 pub fn router(models: Arc<Models>, config: &Config, metrics: Option<Metrics>) -> Result<Router, ConfigError> {
     let keys = config.api_keys_file.as_deref().map(Keys::from_file).transpose()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());

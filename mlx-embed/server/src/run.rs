@@ -10,7 +10,7 @@ use crate::connections;
 use crate::models::{LoadError, Models};
 use crate::router::{Metrics, router};
 
-/// Why a service did not start, or ended.
+/// Why a service did not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -20,7 +20,7 @@ pub enum ServeError {
     /// A model can't be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The address can't be listened on.
+    /// The service can't listen on the address.
     #[error("listen: {address}: {source}")]
     Listen {
         /// The address.
@@ -28,19 +28,22 @@ pub enum ServeError {
         /// Why.
         r#source: std::io::Error,
     },
-    /// The system refuses to go on.
+    /// The system no longer lets it serve.
     #[error("the service ended: {0}")]
     Ended(std::io::Error),
 }
 
-/// Loads the models, listens, tells `listening` where, and answers until `stop` resolves. Requests that were taken by
-/// then are answered, if they come and are read within [`Limits::timeout_ms`](crate::Limits), then the models are freed.
-/// If it resolves before, nothing is listened for; a model that is being fetched or loaded then is dropped once it is
-/// there, on a thread that the runtime waits for unless it is told not to
-/// ([`Runtime::shutdown_background`](tokio::runtime::Runtime::shutdown_background)).
+/// Loads the models, listens, calls `listening` with the address, and answers requests until `stop` resolves.
+///
+/// Requests that were accepted by then are answered, if they arrive and are read within
+/// [`Limits::timeout_ms`](crate::Limits). Then the models are freed.
+///
+/// If `stop` resolves before the models are loaded, the service never listens. A model that is being fetched or loaded
+/// then is dropped once it is there. That happens on a thread for which the runtime waits, unless it ends by
+/// [`Runtime::shutdown_background`](tokio::runtime::Runtime::shutdown_background).
 ///
 /// # Errors
-/// When the configuration can't be used, a model can't be loaded, or the address can't be listened on.
+/// When the configuration can't be used, a model can't be loaded, or the address is taken or forbidden.
 pub async fn serve(
     config: &Config,
     metrics: Option<Metrics>,

@@ -1,9 +1,8 @@
 //! Where the time of a forward pass goes, operation by operation (feature `bench`).
 //!
-//! A [`Bench`] runs an [`Embedder`]'s own passes and times what they are made of, so that there is no second model to
-//! keep in step: the decoder tells where its operations begin and end, and what kernels compute at once is measured and
-//! named as one operation. It also measures what the device could do at best ([`Roofline`]), so that each time can be
-//! held against it.
+//! A [`Bench`] runs an [`Embedder`]'s own passes and times their operations: there is no second model to keep in step.
+//! An operation is what is computed at once: one part of the decoder, or several where a kernel fuses them. A [`Roofline`]
+//! has the most that the device can do, measured too, so that each time can be compared with the least possible.
 //!
 //! ```no_run
 //! use mlx_embed::Embedder;
@@ -20,19 +19,19 @@
 //! ```
 //!
 //! # What is timed
-//! - **Operations** ([`Level::Operations`]): each is built and computed before the next one is. Kernels that compute
-//!   several parts at once are timed as one operation.
+//! - **Operations** ([`Level::Operations`]): each is computed before the next one is built.
 //! - **Layers** ([`Level::Layers`]) and the **model** ([`Level::Model`]) are computed at once, as users' passes are.
-//!   They take less than the sum of their operations.
-//! - **Host** time is spent building the graph; **device** time computing it. A GPU's operations are computed one at a
-//!   time here, so the time of asking for nothing at all ([`Bench::waiting`]) is taken off each.
-//! - Before each pass more memory is read than caches hold, and a pass reads each layer's weights once: weights come
-//!   from memory, as they do on a machine that has other things to do. A small model that is asked again and again
-//!   is faster than that.
+//!   They take less time than the sum of their operations.
+//! - **Host** time goes into building the graph, **device** time into computing it. A GPU's operations are computed one
+//!   at a time here, so each has the time of an empty request ([`Bench::waiting`]) taken off.
+//! - Weights come from memory, not from caches. Before each pass more memory is read than the caches hold, and a pass
+//!   reads each layer's weights once. A small model that is used again and again is faster than that.
 //!
 //! # What is counted
-//! [`Work::operations`] counts a multiply and an add as two, and in attention the pairs that the causal mask leaves.
-//! [`Work::bytes`] is the least that has to move: weights as the checkpoint stores them, once, and what an operation
+//! - [`Work::operations`] counts a multiply and an add as two. Of attention it counts the pairs of tokens that the mask
+//!   leaves.
+//! - [`Work::bytes`] is the least that has to be moved: weights once, as the checkpoint stores them, and the inputs and
+//!   outputs of the operation. Those of a small shape stay in the caches.
 //! reads and writes, of which a small shape's stays in caches.
 
 mod work;
@@ -58,12 +57,12 @@ use work::Geometry;
 /// caches hold.
 const READ_WORDS: usize = 64 << 20;
 
-/// So many texts of so many tokens each.
+/// The size of a batch: so many texts of so many tokens each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Shape {
-    /// Texts in the batch.
+    /// Number of texts.
     pub texts: usize,
-    /// Tokens of each.
+    /// Tokens of each text.
     pub tokens: usize,
 }
 
@@ -73,20 +72,20 @@ impl fmt::Display for Shape {
     }
 }
 
-/// What runs at once.
+/// What is computed at once: one part of the decoder, or several where a kernel fuses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Operation {
     parts: &'static [Part],
 }
 
 impl Operation {
-    /// The parts of the decoder that it computes.
+    /// The parts of the decoder, in order.
     pub fn parts(&self) -> &'static [Part] {
         self.parts
     }
 }
 
-/// As people write it: `RMSNorm + q/k/v`.
+/// Names of the parts, such as `RMSNorm + q/k/v`.
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, part) in self.parts.iter().enumerate() {
@@ -97,55 +96,55 @@ impl fmt::Display for Operation {
     }
 }
 
-/// What an operation has to do at least.
+/// The least that an operation has to do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Work {
-    /// Multiplies and adds, by what is multiplied.
+    /// Number of multiplies and adds, for each type of number that is multiplied.
     pub operations: Vec<(Arithmetic, f64)>,
-    /// Bytes read and written.
+    /// Bytes to be read and written.
     pub bytes: f64,
 }
 
 impl Work {
-    /// Multiplies and adds of all kinds.
+    /// Number of multiplies and adds of all types together.
     pub fn total_operations(&self) -> f64 {
         // An empty sum of floats is -0.
         self.operations.iter().map(|(_, count)| count).fold(0.0, |sum, count| sum + count)
     }
 }
 
-/// A time that was measured.
+/// The measured time of an operation.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// Of what.
+    /// The operation.
     pub operation: Operation,
-    /// The layer that it belongs to; `None` outside the layers.
+    /// The decoder layer that it belongs to, counted from 0; `None` outside the layers.
     pub layer: Option<usize>,
-    /// Building its part of the graph. Zero for what is inside a kernel.
+    /// Time for building its part of the graph. Zero inside a kernel.
     pub host: Duration,
-    /// Computing it.
+    /// Time for computing it.
     pub device: Duration,
-    /// What it had to do.
+    /// The work that it had to do.
     pub work: Work,
 }
 
-/// What the device does at best, measured.
+/// The most that the device can do, as measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Roofline {
     /// Operations a second on f32.
     pub f32: Option<f64>,
-    /// On f16 or bf16, as the checkpoint has them; GPUs only.
+    /// Operations a second on f16 or bf16, whichever the checkpoint has; GPUs only.
     pub half: Option<f64>,
-    /// On 16-bit integers; CPUs only.
+    /// Operations a second on 16-bit integers; CPUs only.
     pub int16: Option<f64>,
-    /// On 8-bit integers; CPUs only.
+    /// Operations a second on 8-bit integers; CPUs only.
     pub int8: Option<f64>,
-    /// Bytes a second from memory, and on a GPU from and to it. Infinite where weights stay in the caches.
+    /// Bytes a second: read from memory on a CPU, read and written on a GPU. Infinite after [`Bench::keep_caches`].
     pub bytes: f64,
 }
 
 impl Roofline {
-    /// The higher of each roof: what disturbs a measurement only ever lowers it.
+    /// Takes the higher of each value. A busy machine only ever makes a measurement lower.
     pub fn raise(&mut self, other: &Self) {
         let higher = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         self.f32 = higher(self.f32, other.f32);
@@ -155,7 +154,7 @@ impl Roofline {
         self.bytes = self.bytes.max(other.bytes);
     }
 
-    /// Operations a second of one kind.
+    /// Operations a second on this type of number; `None` if that was not measured.
     pub fn operations(&self, arithmetic: Arithmetic) -> Option<f64> {
         match arithmetic {
             Arithmetic::F32 => self.f32,
@@ -165,8 +164,8 @@ impl Roofline {
         }
     }
 
-    /// The least time that the device could do `work` in, with memory and arithmetic side by side; `None` where a roof
-    /// was not measured.
+    /// The least time in which the device could do `work`, if memory and arithmetic run side by side. `None` if one of
+    /// the values was not measured.
     pub fn least_time(&self, work: &Work) -> Option<Duration> {
         let mut computing = 0.0;
         for &(arithmetic, count) in &work.operations {
@@ -175,7 +174,7 @@ impl Roofline {
         Duration::try_from_secs_f64(f64::max(computing, work.bytes / self.bytes)).ok()
     }
 
-    /// Whether reading and writing rather than computing takes that least time.
+    /// Whether moving bytes takes longer than computing, in [`Roofline::least_time`].
     pub fn memory_bound(&self, work: &Work) -> bool {
         let computing = |&(arithmetic, count): &(Arithmetic, f64)| {
             count / self.operations(arithmetic).unwrap_or(f64::INFINITY)
@@ -184,7 +183,7 @@ impl Roofline {
     }
 }
 
-/// Measures the passes of one embedder.
+/// Measures the passes of an embedder.
 #[derive(Debug)]
 pub struct Bench {
     embedder: Embedder,
@@ -203,10 +202,10 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Takes 512 MiB of memory on the CPU, and runs a token through the model to see what its kernels are.
+    /// Takes 512 MiB of memory on the CPU, and runs one token through the model to learn what its kernels are.
     ///
     /// # Errors
-    /// When the model fails, its files have gone, or threads can't be started.
+    /// When the model fails, its files are gone, or threads can't be started.
     pub fn new(embedder: &Embedder) -> Result<Self, Error> {
         let shared = embedder.shared();
         let (threads, gpu, waiting) = shared.engine.ask(|model| {
@@ -247,26 +246,25 @@ impl Bench {
         Ok(bench)
     }
 
-    /// From now on leaves in the caches what an earlier pass brought there, as when a small model is asked again and again;
-    /// asks for the same tokens each time, since [`Precision::Fast`](crate::Precision::Fast) does more for some than for
-    /// others; and sets no roof for memory.
+    /// Measures from now on as if the model were used again and again: weights stay in the caches. Each pass then has
+    /// the same tokens, since [`Precision::Fast`](crate::Precision::Fast) does more work for some tokens than for
+    /// others. The roofline has no limit for memory.
     pub fn keep_caches(&mut self) {
         self.keeps_caches = true;
     }
 
-    /// Threads that compute on the CPU.
+    /// Number of threads that compute on the CPU.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// How long the device takes to be asked for next to nothing. On a GPU it is taken off each operation's and layer's
-    /// time.
+    /// The time of a request that computes nothing. On a GPU it is taken off the time of each operation and each layer.
     pub fn waiting(&self) -> Duration {
         self.waiting
     }
 
-    /// Measures the device's roofs once, in some tens of milliseconds on the CPU. Call it several times between other
-    /// measurements and [`raise`](Roofline::raise) the roofs, so that a busy moment doesn't lower them.
+    /// Measures the most that the device can do, in some tens of milliseconds on a CPU. Call it several times between
+    /// other measurements and [`raise`](Roofline::raise) the result, so that a busy moment doesn't count.
     ///
     /// # Errors
     /// When the model's thread has ended.
@@ -293,17 +291,17 @@ impl Bench {
         })
     }
 
-    /// Runs one pass and returns the time of everything in it, in order.
+    /// Runs one pass and returns the times of all its operations, in order.
     ///
     /// # Errors
-    /// When the shape is empty or longer than the model's limit, or the model fails.
+    /// When the shape is empty or has more tokens than the model takes, or the model fails.
     pub fn pass(&mut self, shape: Shape, level: Level) -> Result<Vec<Sample>, Error> {
         self.samples(shape, level, 0..self.geometry.layers)
     }
 
-    /// Runs the next `count` layers or fewer, to the last one at most, and returns the time of what is in them. The
-    /// first layer follows the last, so that calls for one layer after the other read each one's weights in turn.
-    /// Behind the last layer comes what follows it.
+    /// Runs the next `count` layers, or as many as are left, and returns the times of their operations. Calls go through
+    /// the layers in turn and begin again with the first one, so each call reads other weights. After the last layer
+    /// comes what follows it.
     ///
     /// # Errors
     /// As [`Bench::pass`].
@@ -314,7 +312,7 @@ impl Bench {
         self.samples(shape, level, range)
     }
 
-    /// Runs the last layer with what is before the first and behind the last, and returns the time of everything in it.
+    /// Runs what is before the first layer, the last layer, and what follows it. Returns the times of all operations.
     ///
     /// # Errors
     /// As [`Bench::pass`].

@@ -9,41 +9,41 @@ use super::json::JsonObject;
 use super::rope::{QueryGrowth, RopeScaling};
 use super::{rope_fields, sight};
 
-/// Families of models that this crate builds. They are parameters of one description, not separate models.
+/// Families of models. All are run by one decoder, as settings of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Architecture {
-    /// Qwen2: biases on q, k and v.
+    /// Qwen2: Llama with biases on the query, key and value projections.
     Qwen2,
-    /// Qwen3: RMSNorm on each head of q and k.
+    /// Qwen3: Llama with an RMSNorm on each head of queries and keys.
     Qwen3,
-    /// Qwen3 whose tokens all see each other, as in pplx-embed.
+    /// Qwen3 without the causal mask, as in pplx-embed.
     PplxQwen3,
-    /// Llama: neither.
+    /// Llama.
     Llama,
-    /// Llama whose tokens all see each other, as in llama-nemotron-embed.
+    /// Llama without the causal mask, as in llama-nemotron-embed.
     LlamaBidirectional,
-    /// EuroBERT, which is the same.
+    /// EuroBERT: Llama without the causal mask.
     EuroBert,
-    /// Mistral: Llama with a window.
+    /// Mistral: Llama with sliding-window attention.
     Mistral,
-    /// Ministral 3: Mistral whose queries grow with their position, as in Nemotron-3-Embed.
+    /// Ministral 3: Mistral with queries that grow with their position, as in Nemotron-3-Embed.
     Ministral3,
-    /// Gemma 3's text model, EmbeddingGemma among them: four norms a layer, GeGLU, sliding layers.
+    /// Gemma 3's text model, which EmbeddingGemma has: four norms a layer, GeGLU, sliding windows.
     Gemma3,
-    /// EmbeddingGemma 2's text model: wider heads in layers without a window, inputs of each layer.
+    /// EmbeddingGemma 2's text model: wider heads in layers without a window, and an input of each layer's own.
     EmbeddingGemma2,
-    /// BERT: absolute positions, norms of sums, GELU.
+    /// BERT: absolute positions, norms after the residual connections, GELU.
     Bert,
     /// RoBERTa and XLM-RoBERTa: BERT with positions counted from the padding id.
     Roberta,
     /// DistilBERT: BERT without token types.
     DistilBert,
-    /// MPNet: BERT whose scores have a number for the distance besides, and positions as RoBERTa's.
+    /// MPNet: BERT with a bias by distance in its scores, and positions as RoBERTa's.
     MpNet,
-    /// ModernBERT: norms before each half, rotary embedding, GeGLU, local layers.
+    /// ModernBERT: norms before attention and feed-forward part, rotary positions, GeGLU, sliding windows.
     ModernBert,
-    /// nomic-bert: BERT with rotary embedding and SwiGLU.
+    /// nomic-bert: BERT with rotary positions and SwiGLU.
     NomicBert,
 }
 
@@ -110,25 +110,25 @@ impl Serialize for Architecture {
 pub struct ModelConfig {
     /// The family.
     pub architecture: Architecture,
-    /// Width of the residual stream, and of the vectors.
+    /// Width of the hidden states.
     pub hidden_size: i32,
     /// Number of decoder layers.
     pub layers: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: i32,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: i32,
-    /// Key and value heads; divides `heads`. Layers of EmbeddingGemma 2 without a window have their own.
+    /// Number of key and value heads; it divides `heads`. Layers of EmbeddingGemma 2 without a window have another.
     pub kv_heads: i32,
-    /// Width of a head; not always `hidden_size / heads`. Layers of EmbeddingGemma 2 without a window have their own.
+    /// Width of a head; not always `hidden_size / heads`. Layers of EmbeddingGemma 2 without a window have another.
     pub head_dim: i32,
     /// Rows of the embedding table.
     pub vocab_size: i32,
     /// Longest input that the model was made for, in tokens.
     pub max_position_embeddings: usize,
-    /// Whether a token sees those before it only. Otherwise all tokens of a text see each other.
+    /// Whether a token sees only those before it. Otherwise all tokens of a text see each other.
     pub causal: bool,
-    /// For each layer how many tokens a token sees, itself included; `None` means no limit. In a window of `w` the
+    /// For each layer, how many tokens a token sees, itself included; `None` means no limit. With a window of `w` the
     /// token at position `i` sees those at `j` with `i - w < j <= i`.
     pub layer_windows: Vec<Option<usize>>,
     /// Whether the projections of queries, keys and values have a bias, in all layers.
@@ -139,21 +139,21 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// Whether each head of queries and keys has an RMSNorm, in all layers.
     pub head_norms: bool,
-    /// Epsilon of every norm.
+    /// Epsilon of all norms.
     pub norm_eps: f32,
-    /// Base of the rotary frequencies, where positions are rotations.
+    /// Base of the rotary frequencies; `None` for models without rotary positions.
     pub rope_theta: Option<f32>,
-    /// The same in layers with a window, where it is another.
+    /// The base in layers with a window; `None` if it is `rope_theta`.
     pub rope_local_theta: Option<f32>,
-    /// Scores of attention are divided by the square root of this, where it isn't `head_dim`.
+    /// Scores of attention are divided by the square root of this number; `None` if that is `head_dim`.
     pub query_pre_attn_scalar: Option<f32>,
-    /// What queries grow by with their position.
+    /// How queries grow with their position; `None` if they don't.
     pub query_growth: Option<QueryGrowth>,
-    /// Whether rotary embedding pairs neighbours, as in the paper, rather than halves.
+    /// Whether rotary positions pair neighbours, as in the paper, rather than halves.
     pub rope_traditional: bool,
-    /// Changes to the rotary frequencies for longer inputs.
+    /// How rotary frequencies change for longer texts.
     pub rope_scaling: RopeScaling,
-    /// Token that ends a text, where the config names one.
+    /// The token that ends a text; `None` if the config names none.
     pub eos_token_id: Option<u32>,
 }
 

@@ -49,8 +49,9 @@ pub(crate) const HEADS: [[&str; 2]; 2] =
 const OF_MODULE: [&str; 3] = ["config.json", "model.safetensors", "pytorch_model.bin"];
 
 impl Checkpoint {
-    /// One SHA-256 of all the files that say which model it is: weights, configuration, tokenizer, modules. Two folders
-    /// with one hash hold one model, whatever else is in them. The weights are read through, at about a second a gigabyte.
+    /// One SHA-256 of all files that decide which model it is: weights, configuration, tokenizer, modules. Two folders
+    /// with the same hash hold the same model, whatever other files they have. The weights are read through, which takes
+    /// about a second a gigabyte.
     ///
     /// # Errors
     /// When a file can't be read, or weights were written to since they were opened.
@@ -63,8 +64,8 @@ impl Checkpoint {
         Ok(hex(&all.finalize()))
     }
 
-    /// As [`Checkpoint::sha256`], of the files in `dir` without the model's weights: configuration, tokenizer, and modules
-    /// with the weights that they have of their own. It takes milliseconds.
+    /// As [`Checkpoint::sha256`], for the files in `dir` except the model's weights: configuration, tokenizer, and
+    /// modules with weights of their own. It takes milliseconds.
     ///
     /// # Errors
     /// When there is no such directory, or a file can't be read.

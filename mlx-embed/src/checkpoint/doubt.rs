@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::CheckpointError;
 
-/// Something in a checkpoint that this crate leaves out and that may change vectors. Loading fails on it, or with
-/// [`LoadOptions::lenient`](crate::LoadOptions::lenient) goes on without it.
+/// Something in a checkpoint that this crate leaves out, though it may change vectors. Loading fails, unless
+/// [`LoadOptions::lenient`](crate::LoadOptions::lenient) is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Doubt {
@@ -15,9 +15,9 @@ pub struct Doubt {
     pub file: PathBuf,
     /// The tensor or field that is left out.
     pub name: String,
-    /// Why.
+    /// Why it may change vectors.
     pub reason: String,
-    /// Whether it is a tensor.
+    /// Whether it is a tensor; otherwise it is a field.
     pub tensor: bool,
 }
 

@@ -32,14 +32,14 @@ pub enum CheckpointError {
         /// Where it comes from.
         hint: &'static str,
     },
-    /// The weights are there in a format that this crate does not read.
+    /// The weights have a format that this crate does not read.
     #[error("{}: the folder holds {format}, and no safetensors; {remedy}", path.display())]
     WeightsFormat {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The format.
         format: &'static str,
-        /// What would do.
+        /// What to do instead.
         remedy: &'static str,
     },
     /// A JSON file can't be parsed.
@@ -58,7 +58,7 @@ pub enum CheckpointError {
         /// The field; dots separate levels.
         field: String,
     },
-    /// A field has a value that makes no sense.
+    /// A field's value makes no sense, or asks for something that this crate does not do.
     #[error("{}: `{field}` {reason}", path.display())]
     InvalidField {
         /// The file.
@@ -68,12 +68,12 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The model is of a kind that this crate does not build.
+    /// The model is of a family that this crate does not have.
     #[error("{}: model_type `{model_type}` is not supported; supported are {}", path.display(), supported_types())]
     UnsupportedArchitecture {
         /// The file.
         path: PathBuf,
-        /// The kind it names.
+        /// The family's name in the file.
         model_type: String,
     },
     /// The weights file is not safetensors, or its header is broken.
@@ -84,7 +84,7 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// A file of torch.save is damaged, or holds something else than a state dict of plain tensors.
+    /// A file of torch.save is damaged, or holds something other than a state dict of plain tensors.
     #[error("{}: {reason}; save its tensors as safetensors instead, with safetensors.torch.save_file(torch.load(FILE, weights_only=True), FILE)", path.display())]
     NotStateDict {
         /// The file.
@@ -92,7 +92,7 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// The system has no memory for a matrix.
+    /// There is not enough memory for a matrix.
     #[error("{}: no memory to pack {tensor}: {source}", path.display())]
     Memory {
         /// The checkpoint.
@@ -102,17 +102,17 @@ pub enum CheckpointError {
         /// The system's reason.
         r#source: io::Error,
     },
-    /// The weights file ends too early, or goes on too long.
+    /// The weights file is shorter or longer than its header says.
     #[error("{}: the header describes {expected} bytes but the file has {found}; it is truncated or damaged, fetch it again", path.display())]
     WrongLength {
         /// The file.
         path: PathBuf,
-        /// Length by the header.
+        /// Length by the header, in bytes.
         expected: u64,
-        /// Length on disk.
+        /// Length on disk, in bytes.
         found: u64,
     },
-    /// The header describes a tensor in an impossible way.
+    /// The header describes a tensor that can't be.
     #[error("{}: tensor `{tensor}`: {reason}", path.display())]
     InvalidTensor {
         /// The file.
@@ -130,16 +130,16 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
     },
-    /// A tensor's shape is not what the config asks for.
+    /// A tensor's shape is not the one that the config asks for.
     #[error("{}: tensor `{tensor}` has shape {found:?}, the config asks for {expected:?}", path.display())]
     WrongShape {
         /// The file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// By the config.
+        /// Shape by the config.
         expected: Vec<usize>,
-        /// In the file.
+        /// Shape in the file.
         found: Vec<usize>,
     },
     /// A tensor's element type can't be used.
@@ -149,12 +149,12 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// What would do.
+        /// Types that can be used.
         expected: &'static str,
-        /// In the file.
+        /// Type in the file.
         found: String,
     },
-    /// A quantisation that MLX does not have, or that contradicts the weights.
+    /// A quantisation that MLX does not have, or one that contradicts the weights.
     #[error("{}: quantisation of `{tensor}`: {reason}", path.display())]
     UnsupportedQuantization {
         /// The config or weights file.
@@ -164,17 +164,17 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// The weights hold a tensor that this crate does not compute with.
+    /// The weights have a tensor that this crate does not use.
     #[error("{}: tensor `{tensor}` is not part of the model that config.json describes: it looks like {looks_like}; leaving it out may give other vectors, which {LENIENT} would do", path.display())]
     UnknownTensor {
         /// The file.
         path: PathBuf,
         /// The tensor, as the file names it.
         tensor: String,
-        /// What it may be, and what would do.
+        /// What it may be, and what to do.
         looks_like: String,
     },
-    /// A file says something that this crate does not do, and that may change vectors.
+    /// A file asks for something that this crate does not do, and that may change vectors.
     #[error("{}: `{field}` {reason}; leaving it out may give other vectors, which {LENIENT} would do", path.display())]
     UnknownField {
         /// The file.
@@ -184,7 +184,7 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The index names a weights file that isn't there.
+    /// The index names a weights file that doesn't exist.
     #[error("{}: names the shard {shard}, which is missing", path.display())]
     MissingShard {
         /// The index.
@@ -192,7 +192,7 @@ pub enum CheckpointError {
         /// The shard's file name.
         shard: String,
     },
-    /// MLX could not take a tensor.
+    /// MLX could not make an array of a tensor.
     #[error("{}: tensor `{tensor}`: {source}", path.display())]
     Mlx {
         /// The file.

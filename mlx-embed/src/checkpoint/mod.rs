@@ -88,7 +88,19 @@ pub(crate) enum Purpose {
     TokenVectors,
 }
 
-/// An opened checkpoint.
+/// A checkpoint directory that was opened and checked, without running its model.
+///
+/// ```
+/// # #[cfg(feature = "default-model")]
+/// # fn main() -> Result<(), mlx_embed::CheckpointError> {
+/// let checkpoint = mlx_embed::Checkpoint::default_model()?; // or Checkpoint::open("path/to/a/checkpoint")?
+/// let config = checkpoint.config();
+/// println!("{} layers of width {}, {} parameters", config.layers, config.hidden_size, checkpoint.parameters()?);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "default-model"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug)]
 pub struct Checkpoint {
     place: Files,
@@ -121,8 +133,8 @@ fn directory(dir: &Path) -> Result<Files, CheckpointError> {
 }
 
 impl Checkpoint {
-    /// Opens a directory that holds `config.json` and safetensors weights, or else a `pytorch_model.bin` as torch.save
-    /// writes it since version 1.6: a state dict of plain tensors, of which no code is run.
+    /// Opens a directory with `config.json` and safetensors weights. Without those it takes a `pytorch_model.bin` that
+    /// torch.save wrote since version 1.6, if it is a state dict of plain tensors. No code in it is run.
     ///
     /// # Errors
     /// [`CheckpointError`] says which file is missing or damaged, and where.
@@ -133,13 +145,13 @@ impl Checkpoint {
     /// As [`Checkpoint::open`], with a reranker's head.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`], and for a checkpoint that is no reranker.
+    /// As [`Checkpoint::open`], and when the checkpoint is no reranker.
     pub fn open_reranker(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         Self::open_for(dir, Purpose::Scores)
     }
 
-    /// Whether the files of a directory say that it is a reranker: the class of its model, the files of
-    /// sentence-transformers, or the chat template. The first ones of Qwen3-Reranker don't.
+    /// Whether the files of a directory say that it is a reranker: by the class of its model, the files of
+    /// sentence-transformers, or the chat template. The first releases of Qwen3-Reranker have none of these.
     ///
     /// # Errors
     /// When a file is missing or damaged.
@@ -151,8 +163,8 @@ impl Checkpoint {
         }
     }
 
-    /// Whether the files of sentence-transformers in a directory say that it is a sparse encoder. bge-m3, which gives sparse
-    /// vectors beside others, is none.
+    /// Whether the sentence-transformers files of a directory say that it is a sparse encoder. For bge-m3, which gives
+    /// sparse vectors beside others, the answer is no.
     ///
     /// # Errors
     /// When there is no such directory, or a file is damaged.
@@ -160,8 +172,8 @@ impl Checkpoint {
         sentence_transformers::says(&directory(dir.as_ref())?, Purpose::Sparse)
     }
 
-    /// Whether the files of a directory say that it is a model of late interaction: PyLate's, or the class of its model.
-    /// bge-m3, which gives vectors of tokens beside others, is none.
+    /// Whether the files of a directory say that it is a model of late interaction: by PyLate's files, or the class of
+    /// its model. For bge-m3, which gives vectors of tokens beside others, the answer is no.
     ///
     /// # Errors
     /// When there is no such directory, or a file is damaged.
@@ -174,8 +186,8 @@ impl Checkpoint {
         Ok(is_colbert || sentence_transformers::says(&files, Purpose::TokenVectors)?)
     }
 
-    /// As [`Checkpoint::open`], for what the directory's files say that it is: a reranker, a sparse encoder, a model of
-    /// late interaction, or else an embedder.
+    /// Opens a directory as what its files say that it is: a reranker, a sparse encoder, a model of late interaction, or
+    /// else an embedder.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
@@ -198,10 +210,10 @@ impl Checkpoint {
         Self::read(directory(dir.as_ref())?, purpose)
     }
 
-    /// The model that this crate carries.
+    /// The built-in model.
     ///
     /// # Errors
-    /// None that a build of this crate which passes its tests can have; the files are checked as any others.
+    /// None in a build that passes this crate's tests. The files are checked as any others.
     #[cfg(feature = "default-model")]
     pub fn default_model() -> Result<Self, CheckpointError> {
         Self::read(Files::Embedded(&crate::default_model::FILES), Purpose::Vectors)
@@ -262,7 +274,7 @@ impl Checkpoint {
         })
     }
 
-    /// The directory, or what stands for it in messages where the checkpoint is part of the program.
+    /// The directory. For the built-in model it is a name that messages show instead.
     pub fn dir(&self) -> &Path {
         self.place.root()
     }
@@ -315,14 +327,14 @@ impl Checkpoint {
         &self.sentence_transformers
     }
 
-    /// What the checkpoint holds and this crate leaves out, where that may change vectors. Loading refuses it unless
-    /// [`LoadOptions::lenient`](crate::LoadOptions::lenient) says otherwise.
+    /// What this crate leaves out of the checkpoint, though it may change vectors. Loading refuses such a checkpoint
+    /// unless [`LoadOptions::lenient`](crate::LoadOptions::lenient) is set.
     pub fn doubts(&self) -> &[Doubt] {
         &self.doubts
     }
 
-    /// Fields of `config.json` that this crate does not know, and that neither turn anything on nor have a name that a
-    /// model's arithmetic might.
+    /// Fields of `config.json` that this crate does not know and takes for harmless: they turn nothing on, and their
+    /// names are not about a model's arithmetic.
     pub fn unknown_fields(&self) -> &[String] {
         &self.unknown_fields
     }
@@ -357,8 +369,8 @@ impl Checkpoint {
         self.weights.files.iter().map(|file| name(file.path())).collect()
     }
 
-    /// How matrices of each kind are stored: for every kind (`q_proj`, `embed_tokens`, ..) each storage and how many
-    /// matrices have it. Vectors are left out.
+    /// How matrices are stored: for each kind of matrix (`q_proj`, `embed_tokens`, ..), the number of matrices in each
+    /// form. Vectors are left out.
     ///
     /// # Errors
     /// When weights and `quantization` contradict each other.
@@ -379,7 +391,7 @@ impl Checkpoint {
         Ok(kinds)
     }
 
-    /// Number of parameters that the embedder uses; scales and biases of quantised groups are not parameters.
+    /// Number of parameters that the embedder uses. Scales and biases of quantised groups don't count.
     ///
     /// # Errors
     /// When weights and `quantization` contradict each other.

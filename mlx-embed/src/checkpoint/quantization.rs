@@ -9,13 +9,13 @@ use super::CheckpointError;
 use super::json::JsonObject;
 use crate::mlx::ops::QuantMode;
 
-/// How one matrix is quantised.
+/// How a matrix is quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[non_exhaustive]
 pub struct Quantization {
-    /// Bits a value takes.
+    /// Bits of a value.
     pub bits: i32,
-    /// Consecutive inputs that share a scale.
+    /// Number of consecutive inputs that share a scale.
     pub group_size: i32,
     /// How a group is scaled.
     pub mode: QuantMode,

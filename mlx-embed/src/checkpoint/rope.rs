@@ -2,26 +2,26 @@
 
 use serde::Serialize;
 
-/// How rotary frequencies are stretched; the kinds and their formulas are those of transformers and, for text, mlx-lm.
+/// How rotary frequencies change for longer texts. Kinds and formulas are those of transformers and, for text, mlx-lm.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum RopeScaling {
-    /// Not at all.
+    /// They don't.
     None,
     /// Positions divided by `factor`.
     Linear {
         /// The divisor.
         factor: f32,
     },
-    /// The base grows with inputs longer than `max_position_embeddings` (NTK-aware).
+    /// The base grows for texts longer than `max_position_embeddings` (NTK-aware).
     Dynamic {
-        /// The growth.
+        /// How fast it grows.
         factor: f32,
     },
-    /// Llama 3.1's: long wavelengths stretched, short ones kept, a ramp between.
+    /// As in Llama 3.1: long wavelengths are stretched, short ones are kept, with a ramp between.
     Llama3 {
-        /// The stretch.
+        /// How much is stretched.
         factor: f32,
         /// Wavelengths above `original / low` are stretched in full.
         low_freq_factor: f32,
@@ -32,39 +32,39 @@ pub enum RopeScaling {
     },
     /// YaRN (Peng et al., 2023).
     Yarn {
-        /// The stretch.
+        /// How much is stretched.
         factor: f32,
         /// Context length before stretching.
         original_max_position_embeddings: f32,
-        /// Rotations above which a frequency is kept.
+        /// A frequency with more rotations than this over the original context is kept.
         beta_fast: f32,
-        /// Rotations below which a frequency is stretched in full.
+        /// A frequency with fewer rotations than this is stretched in full.
         beta_slow: f32,
-        /// Whether the bounds between which frequencies are stretched in part are whole numbers.
+        /// Whether the bounds of the ramp are rounded to whole numbers.
         truncate: bool,
-        /// Scale of queries and keys; where given, it takes the place of the two below.
+        /// Factor of queries and keys; if it is there, the two numbers below don't count.
         attention_factor: Option<f32>,
-        /// Scale of queries and keys, numerator.
+        /// Numerator of the factor of queries and keys.
         mscale: f32,
-        /// Scale of queries and keys, denominator.
+        /// Denominator of the factor of queries and keys.
         mscale_all_dim: f32,
     },
-    /// LongRoPE: a factor for each frequency.
+    /// LongRoPE: a factor for each frequency (Ding et al., 2024).
     LongRope {
         /// Context length before stretching.
         original_max_position_embeddings: f32,
-        /// For texts of up to that many tokens: one for each of the `head_dim / 2` frequencies.
+        /// Factors of the `head_dim / 2` frequencies, for texts of up to `original_max_position_embeddings` tokens.
         short_factor: Vec<f32>,
-        /// The same for longer texts.
+        /// Factors for longer texts.
         long_factor: Vec<f32>,
-        /// Scale of queries and keys.
+        /// Factor of queries and keys.
         attention_factor: f32,
     },
     /// Only the first of the frequencies rotate.
     Proportional {
-        /// Share of the head that rotates.
+        /// Share of the head that rotates, from 0 to 1.
         partial_rotary_factor: f32,
-        /// The stretch.
+        /// How much is stretched.
         factor: f32,
     },
 }
@@ -85,14 +85,14 @@ pub(crate) struct RopeSpec {
     pub(crate) query_growth: Option<QueryGrowth>,
 }
 
-/// Queries at position `p` are multiplied with `1 + beta * ln(1 + floor(p / original))`, so that scores of long texts
-/// stay sharp: Llama 4's attention temperature.
+/// Queries at position `p` are multiplied with `1 + beta * ln(1 + floor(p / original))`, so that attention in long texts
+/// stays sharp. Llama 4 calls it temperature tuning.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct QueryGrowth {
-    /// How fast they grow.
+    /// How fast queries grow.
     pub beta: f32,
-    /// Tokens of a text before they do.
+    /// Number of tokens before they begin to grow.
     pub original: f32,
 }
 

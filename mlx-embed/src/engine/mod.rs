@@ -204,15 +204,15 @@ pub(crate) type TextQueue<S> = Queue<Text, Task<S>>;
 pub enum State {
     /// It takes requests.
     Running,
-    /// It takes requests, but of several GPUs not all work any more. Load the model anew to have them all.
+    /// It takes requests, but not all of its GPUs work any more. Load the model again to use those that do again.
     Degraded {
-        /// What became of each GPU that is lost.
+        /// What happened to each lost GPU.
         lost: Vec<String>,
     },
     /// It was shut down.
     ShutDown,
-    /// Its thread has died, after a panic, because the device stopped working or because the files of its weights were written to.
-    /// Load the model anew.
+    /// Its thread has died: after a panic, because the device stopped working, or because its weights files were written
+    /// to. Load the model again.
     Dead {
         /// Why.
         reason: String,
@@ -220,7 +220,7 @@ pub enum State {
 }
 
 impl State {
-    /// Whether requests are answered.
+    /// Whether it takes requests.
     #[must_use]
     pub fn takes_requests(&self) -> bool {
         matches!(self, Self::Running | Self::Degraded { .. })

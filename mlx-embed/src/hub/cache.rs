@@ -95,19 +95,19 @@ pub(super) fn create_folder_of(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)
 }
 
-/// A commit of a model in the cache.
+/// A model in the cache, at one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CachedModel {
-    /// `owner/name`
+    /// The model's name, `owner/name`.
     pub repository: String,
     /// The commit's hash.
     pub commit: String,
-    /// Branches and tags that were this commit when they were last asked for.
+    /// Branches and tags that pointed at this commit when they were last asked for.
     pub revisions: Vec<String>,
-    /// Its folder, which every handle loads; [`check`](crate::check) says whether one could.
+    /// Its folder, which can be loaded as a path; [`check`](crate::check) says whether it is a model that can.
     pub folder: PathBuf,
-    /// Bytes of its files. Files that several commits have count for each, and are there once.
+    /// Bytes of its files. A file that several commits share is counted for each of them, and stored once.
     pub bytes: u64,
 }
 

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use crate::checkpoint::CheckpointError;
 
-/// Why a model is not to be had from a hub. `at` is the model, and the file where there is one: `owner/name:
-/// tokenizer.json`.
+/// Why a model can't be fetched from a hub. `at` names the model and, where there is one, the file:
+/// `owner/name: tokenizer.json`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// That is no name.
+    /// The text is no model's name.
     #[error("{name:?} names no model of a hub: {reason}; write owner/name or owner/name@revision")]
     Name {
         /// What was given.
@@ -18,10 +18,10 @@ pub enum HubError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// Nothing says where models are kept.
+    /// There is no place for the cache.
     #[error("there is no folder to keep models in; set HF_HOME")]
     NoCache,
-    /// The model is not in the cache, and no hub is known.
+    /// The model is not in the cache, and no hub's address is set.
     #[error(
         "{model} is no folder here and not whole in {}; to fetch it from a hub, set HF_ENDPOINT to the hub's address",
         cache.display()
@@ -32,7 +32,7 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
-    /// The model is not in the cache, and nothing may be fetched.
+    /// The model is not in the cache, and fetching is switched off.
     #[error(
         "{model} is no folder here and not whole in {}; HF_HUB_OFFLINE forbids to fetch it: unset it, or copy the model \
          there",
@@ -44,7 +44,7 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
-    /// The hub's address is none.
+    /// The hub's address is no URL.
     #[error("HF_ENDPOINT is {endpoint:?}, but has to begin with https:// or http:// and name a host")]
     Endpoint {
         /// The address.
@@ -55,38 +55,38 @@ pub enum HubError {
     NotFound {
         /// The model, and the file.
         at: String,
-        /// What is not there.
+        /// Which of these is missing.
         what: &'static str,
-        /// What to look at.
+        /// What to check.
         remedy: &'static str,
     },
-    /// The hub doesn't give it to everybody.
+    /// The hub refuses access.
     #[error("{at}: the hub refuses it ({status}): {remedy}")]
     Refused {
         /// The model, and the file.
         at: String,
-        /// HTTP's status.
+        /// The HTTP status.
         status: u16,
         /// What would help.
         remedy: &'static str,
     },
-    /// The hub has too much to do, or was asked too often.
+    /// The hub is overloaded, or was asked too often.
     #[error("{at}: the hub was asked too often (429){}", again(*.seconds))]
     Busy {
         /// The model, and the file.
         at: String,
-        /// When to come again.
+        /// Seconds after which to try again, if the hub says so.
         seconds: Option<u64>,
     },
-    /// The hub fails.
+    /// The hub failed.
     #[error("{at}: the hub answers with status {status}; try again later")]
     Failing {
         /// The model, and the file.
         at: String,
-        /// HTTP's status.
+        /// The HTTP status.
         status: u16,
     },
-    /// The hub says what can't be used.
+    /// The hub's answer can't be used.
     #[error("{at}: the hub's answer can't be used: {reason}; is HF_ENDPOINT the address of a hub?")]
     Answer {
         /// The model, and the file.
@@ -102,7 +102,7 @@ pub enum HubError {
         /// How it failed.
         reason: String,
     },
-    /// Who answers doesn't prove to be the hub.
+    /// The server's certificate is not trusted.
     #[error(
         "{at}: {reason}; if a proxy of yours answers in the hub's place, set SSL_CERT_FILE to the file of certificates \
          that has the proxy's"
@@ -110,10 +110,10 @@ pub enum HubError {
     Untrusted {
         /// The model, and the file.
         at: String,
-        /// Why not.
+        /// What is wrong with it.
         reason: String,
     },
-    /// What came is not what the hub says that it is. It was deleted.
+    /// The file's hash is not what the hub says. The file was deleted.
     #[error(
         "{at}: what came has the hash {found}, but the hub says {expected}; it is deleted. Do the same again; if it comes \
          again, something between here and the hub changes files"
@@ -121,9 +121,9 @@ pub enum HubError {
     WrongHash {
         /// The model, and the file.
         at: String,
-        /// By the hub, in hexadecimal.
+        /// The hash by the hub, in hexadecimal.
         expected: String,
-        /// Of what came.
+        /// The hash of the file that came, in hexadecimal.
         found: String,
     },
     /// The cache can't be written.
@@ -133,7 +133,7 @@ pub enum HubError {
         at: String,
         /// The file in the cache.
         path: PathBuf,
-        /// Why.
+        /// The system's reason.
         r#source: io::Error,
     },
     /// The cache can't be read.
@@ -141,15 +141,15 @@ pub enum HubError {
     Cache {
         /// The cache.
         path: PathBuf,
-        /// Why.
+        /// The system's reason.
         r#source: io::Error,
     },
-    /// The model's files are none that this crate reads.
+    /// This crate can't read the model's files.
     #[error("{model}: {source}")]
     Unusable {
         /// The model.
         model: String,
-        /// Why.
+        /// What is wrong with the files.
         r#source: CheckpointError,
     },
 }

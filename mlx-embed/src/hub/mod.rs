@@ -1,4 +1,4 @@
-//! Models by name: fetched from a hub into the cache that the hub's Python library has too (feature `hub`).
+//! Models by name, fetched from a hub into the cache that the hub's Python library uses too (feature `hub`).
 //!
 //! ```no_run
 //! use mlx_embed::{Embedder, Reranker, hub};
@@ -9,17 +9,19 @@
 //! # Ok::<(), mlx_embed::Error>(())
 //! ```
 //!
-//! Fetched is what a checkpoint needs and nothing else: safetensors weights with their index, `config.json`, the
-//! tokenizer's and sentence-transformers' files with the folders of modules, and the `.pt` heads of bge-m3. A file lies
-//! under its final name only once its length and hash are those that the hub gives, and the name of a revision points at a
-//! commit only once all of the commit's files are there. What breaks off is gone on with the next time.
+//! # What is fetched
+//! Only what a checkpoint needs: safetensors weights and their index, `config.json`, the files of the tokenizer and of
+//! sentence-transformers with the folders of its modules, and the `.pt` heads of bge-m3.
 //!
-//! Nothing is fetched unless a name is given, and no address of a hub is part of this crate. [`Hub::from_env`] says which
-//! environment variables decide.
+//! A file gets its final name only once its length and hash are what the hub says. A revision's name points at a commit
+//! only once all files of the commit are there. A download that breaks off continues the next time.
+//!
+//! Nothing is fetched unless a name is given, and this crate contains no hub's address. [`Hub::from_env`] lists the
+//! environment variables that set it.
 //!
 //! # Why not the crate `hf-hub`
-//! Version 1.0.0 begins a broken download anew, checks no hash, and brings some 225 crates along. This is `ureq` with what
-//! the hub's protocol needs on top.
+//! Version 1.0.0 starts a broken download from the beginning, checks no hash, and brings about 225 crates along. This
+//! module is `ureq` with the part of the hub's protocol that it needs.
 
 mod cache;
 mod download;
@@ -40,7 +42,7 @@ pub use name::ModelName;
 use cache::Repo;
 use http::Client;
 
-/// A hub, and where what it gives is kept.
+/// A hub's address, and the cache where fetched models are kept.
 ///
 /// ```no_run
 /// use mlx_embed::hub::{Hub, Progress};
@@ -57,15 +59,17 @@ use http::Client;
 /// ```
 #[derive(Clone)]
 pub struct Hub {
-    /// Where models are kept: a folder `models--OWNER--NAME` each.
+    /// The cache: a folder that has one folder `models--OWNER--NAME` for each model.
     pub cache: PathBuf,
     /// The hub's address, `https://HOST`. Without one nothing is fetched.
     pub endpoint: Option<String>,
-    /// Who asks, for models that not everybody may have. It is sent to the endpoint only, not where that redirects to.
+    /// Access token, for models that are not public. It is sent to the endpoint only, not to addresses that it redirects
+    /// to.
     pub token: Option<String>,
-    /// Fetch nothing: a model is in the cache or an error.
+    /// Fetch nothing: a model that is not in the cache is an error.
     pub offline: bool,
-    /// How often a request that fails is made again without a byte of progress. Default: 5.
+    /// How many times a failed request is repeated before it counts as an error. A byte of progress starts the count
+    /// anew. Default: 5.
     pub retries: u32,
     progress: Option<Arc<Tell>>,
 }
@@ -73,34 +77,34 @@ pub struct Hub {
 /// Who is told how far a model is.
 type Tell = dyn Fn(Progress<'_>) + Send + Sync;
 
-/// What happens while a model is fetched.
+/// What happens while a model is fetched, for [`Hub::on_progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress<'a> {
-    /// Bytes come.
+    /// Data arrives.
     Fetching {
-        /// Of this file.
+        /// Name of the file that is being fetched.
         file: &'a str,
-        /// Bytes that are there, of all files that are known to be needed by now.
+        /// Bytes that are there, over all files known to be needed so far.
         done: u64,
-        /// Their sizes.
+        /// Size of those files in bytes.
         of: u64,
     },
-    /// Another process fetches this file; its end is waited for.
+    /// Another process is fetching this file, and this one waits for it to end.
     Waiting {
-        /// The file.
+        /// Name of the file.
         file: &'a str,
     },
-    /// A request failed and will be made again.
+    /// A request failed and will be repeated.
     Retrying {
-        /// How it failed.
+        /// Why it failed.
         reason: &'a str,
-        /// Seconds until then, rounded up.
+        /// Seconds until it is repeated, rounded up.
         seconds: u64,
     },
-    /// The hub can't be asked for news; the model is taken as it is in the cache.
+    /// The hub can't be reached, so the model is used as it is in the cache.
     FromCache {
-        /// Why.
+        /// Why the hub can't be reached.
         reason: &'a str,
     },
 }
@@ -117,18 +121,18 @@ impl fmt::Debug for Hub {
     }
 }
 
-/// The folder of the model with this name, `owner/name` or `owner/name@revision`, fetched if need be, by
-/// [`Hub::from_env`].
+/// The folder of a model named `owner/name` or `owner/name@revision`, fetched if it is not in the cache. The settings
+/// are those of [`Hub::from_env`].
 ///
 /// # Errors
-/// As [`Hub::fetch`], and when that is no name.
+/// As [`Hub::fetch`], and when `name` is no such name.
 pub fn fetch(name: &str) -> Result<PathBuf, HubError> {
     Hub::from_env()?.fetch(&name.parse()?)
 }
 
-/// What a user calls `model`: a path that there is, else the folder of the model with that name, fetched if need be, by
-/// [`Hub::from_env`]; `tell` is told how far it is. What is neither comes back as it is, for a loader to say what is wrong
-/// with it.
+/// The folder that a user means by `model`, a path or a hub's name. An existing path comes back as it is. For a name it
+/// is the model's folder in the cache, fetched if need be with the settings of [`Hub::from_env`]; `tell` is called with
+/// the progress. What is neither comes back as it is, so that loading it gives the error.
 ///
 /// # Errors
 /// As [`Hub::fetch`].
@@ -140,7 +144,7 @@ pub fn find(model: &Path, tell: impl Fn(Progress<'_>) + Send + Sync + 'static) -
 }
 
 impl Hub {
-    /// Tells this function how far a model is.
+    /// Calls this function with the progress while a model is fetched.
     #[must_use]
     pub fn on_progress(mut self, tell: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(tell));
@@ -153,11 +157,13 @@ impl Hub {
         }
     }
 
-    /// The model's folder in the cache. The hub is asked what the revision is now, and for the files that are missing; of a
-    /// whole commit hash that is there nothing is asked. Where the hub can't be reached, a model that is there is taken.
+    /// The model's folder in the cache; missing files are fetched first.
+    ///
+    /// The hub is asked which commit a branch or tag is now. For a full commit hash that is in the cache it isn't asked.
+    /// If the hub can't be reached, a model that is in the cache is used as it is.
     ///
     /// # Errors
-    /// When the model is neither there nor to be had; the message names it, the file and what would help.
+    /// When the model is not in the cache and can't be fetched. The message names the model, the file, and what to do.
     pub fn fetch(&self, name: &ModelName) -> Result<PathBuf, HubError> {
         let repo = Repo::of(&self.cache, name);
         let cached = repo.commit_of(name.revision()).map(|commit| repo.snapshot(&commit));
@@ -201,10 +207,10 @@ impl Hub {
         Ok(folder)
     }
 
-    /// The models in the cache, by name, a commit each.
+    /// The models in the cache, sorted by name, with one entry for each commit.
     ///
     /// # Errors
-    /// When the cache can't be read. One that isn't there has no models.
+    /// When the cache can't be read. A cache that doesn't exist is empty.
     pub fn cached(&self) -> Result<Vec<CachedModel>, HubError> {
         let at = |source| HubError::Cache { path: self.cache.clone(), source };
         match fs::read_dir(&self.cache) {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::HubError;
 
-/// What a model is called on a hub, with or without a revision: a branch, a tag or a commit.
+/// A model's name on a hub, `owner/name`, with or without a revision: a branch, a tag or a commit.
 ///
 /// ```
 /// use mlx_embed::hub::ModelName;
@@ -26,12 +26,12 @@ pub struct ModelName {
 const LONGEST: usize = 96;
 
 impl ModelName {
-    /// `owner/name`
+    /// The name without the revision, `owner/name`.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The revision; `main` where none is named.
+    /// The revision; `main` if the name has none.
     pub fn revision(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
@@ -41,7 +41,7 @@ impl ModelName {
         is_commit(self.revision())
     }
 
-    /// The name that a user means by `model`, unless there is a file or folder of that name.
+    /// `model` as a hub's name, if it has that form and no file or folder has that path.
     ///
     /// ```
     /// use std::path::Path;

@@ -20,21 +20,21 @@ fn folder(name: &str) -> Option<PathBuf> {
 }
 
 impl Hub {
-    /// As the hub's Python library has it:
+    /// Settings from the environment variables of the hub's Python library:
     ///
     /// | variable | meaning |
     /// | --- | --- |
     /// | `HF_ENDPOINT` | the hub's address |
-    /// | `HF_HOME` | folder of cache and token; `huggingface` in `XDG_CACHE_HOME` or `~/.cache` without it |
-    /// | `HF_HUB_CACHE` | the cache; `hub` in `HF_HOME` without it |
-    /// | `HF_TOKEN` | the token; else what the file `HF_TOKEN_PATH` has, or `token` in `HF_HOME` |
-    /// | `HF_HUB_OFFLINE` | with `1`, `on`, `yes` or `true`: fetch nothing |
+    /// | `HF_HOME` | folder of cache and token. Default: `huggingface` in `XDG_CACHE_HOME` or in `~/.cache` |
+    /// | `HF_HUB_CACHE` | the cache. Default: `hub` in `HF_HOME` |
+    /// | `HF_TOKEN` | the access token. Default: what the file `HF_TOKEN_PATH` holds, or `token` in `HF_HOME` |
+    /// | `HF_HUB_OFFLINE` | fetch nothing if this is `1`, `on`, `yes` or `true` |
     ///
-    /// Without `HF_ENDPOINT` it is the address that the program was built with (`MLX_EMBED_HF_ENDPOINT`), if any.
-    /// `HTTPS_PROXY` and `NO_PROXY` count, too, and certificates are checked by what the system trusts.
+    /// Without `HF_ENDPOINT` the address is the one that the program was built with (`MLX_EMBED_HF_ENDPOINT`), if any.
+    /// `HTTPS_PROXY` and `NO_PROXY` are heeded. Certificates are checked against those that the system trusts.
     ///
     /// # Errors
-    /// When none of the variables says where the cache is, nor `HOME`.
+    /// When no variable says where the cache is, and there is no home directory.
     pub fn from_env() -> Result<Self, HubError> {
         let home = folder("HF_HOME").or_else(|| {
             let caches = folder("XDG_CACHE_HOME").or_else(|| Some(env::home_dir()?.join(".cache")))?;

@@ -7,11 +7,12 @@ use crate::checkpoint::{Checkpoint, Doubt};
 use crate::error::Error;
 use crate::text::{EndToken, TextEncoder};
 
-/// Whether a folder could be loaded as what its files say that it is: an embedder, a reranker, a sparse encoder or a model
-/// of late interaction. Its files are opened and checked, the tokenizer's too; of weights the headers are read.
+/// Whether a folder could be loaded as what its files say that it is: an embedder, a reranker, a sparse encoder or a
+/// model of late interaction. All its files are opened and checked, the tokenizer's too. Of the weights only the headers
+/// are read.
 ///
 /// # Errors
-/// As loading it with the handle of that kind.
+/// The error that loading the folder would give.
 pub fn check(dir: impl AsRef<Path>) -> Result<Checkpoint, Error> {
     let checkpoint = Checkpoint::open_any(dir)?;
     if let Some(error) = Doubt::error(checkpoint.doubts()) {

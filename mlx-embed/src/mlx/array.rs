@@ -8,10 +8,10 @@ use super::error::{MlxError, check, last_error};
 use super::shape;
 use super::stream::Streams;
 
-/// An n-dimensional array on MLX's lazy graph.
+/// An n-dimensional array in MLX's lazy graph.
 ///
-/// Operations (see [`ops`](super::ops)) only build the graph; [`Array::eval`] or reading the data runs it.
-/// Cloning shares the array. An `Array` belongs to the thread of the streams it is used with:
+/// Operations (see [`ops`](super::ops)) only build the graph; [`Array::eval`], or reading the elements, computes it. A
+/// clone shares the array's memory. An `Array` can't leave the thread of the streams that it is used with:
 ///
 /// ```compile_fail,E0277
 /// fn sendable<T: Send>() {}
@@ -34,16 +34,16 @@ impl Array {
     /// Copies `data`, in row-major order, into a new array.
     ///
     /// # Errors
-    /// When the shape does not hold `data.len()` elements, or memory runs out.
+    /// When the shape doesn't have `data.len()` elements, or memory runs out.
     pub fn from_slice<T: Element>(data: &[T], shape: &[i32]) -> Result<Self, MlxError> {
         // SAFETY: a slice of `T` is `size_of_val` initialised bytes of the matching MLX type.
         unsafe { Self::copy_from(data.as_ptr().cast(), size_of_val(data), shape, T::DTYPE) }
     }
 
-    /// Copies raw little-endian `bytes`, as a safetensors file holds them, into a new array.
+    /// Copies raw little-endian `bytes` into a new array, in row-major order, as a safetensors file has them.
     ///
     /// # Errors
-    /// When the shape does not need exactly `bytes.len()` bytes, or memory runs out.
+    /// When the shape doesn't take exactly `bytes.len()` bytes, or memory runs out.
     pub fn from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Self, MlxError> {
         if dtype == Dtype::Bool {
             return Err(MlxError::new("array_new_data", "raw bytes can't become bools"));
@@ -138,22 +138,23 @@ impl Array {
         unsafe { mlx_sys::mlx_array_size(self.own.raw) }
     }
 
-    /// Bytes that the elements take.
+    /// Size of the elements in bytes.
     pub fn nbytes(&self) -> usize {
         // SAFETY: `raw` is a live array.
         unsafe { mlx_sys::mlx_array_nbytes(self.own.raw) }
     }
 
-    /// Element type; `None` for MLX types that this crate has no use for.
+    /// Element type; `None` for MLX's types that this crate doesn't use.
     pub fn dtype(&self) -> Option<Dtype> {
         // SAFETY: `raw` is a live array.
         Dtype::from_raw(unsafe { mlx_sys::mlx_array_dtype(self.own.raw) })
     }
 
-    /// Runs the graph up to this array and waits for it.
+    /// Computes the graph up to this array, and waits for it.
     ///
     /// # Errors
-    /// When an operation in the graph fails; and within a kernel ([`host`](super::host)), for which it might wait.
+    /// When an operation in the graph fails. Also when called from a kernel ([`host`](super::host)), which might wait
+    /// for itself.
     pub fn eval(&self) -> Result<(), MlxError> {
         // SAFETY: `raw` is a live array.
         self.own.streams.compute(|| unsafe { mlx_sys::mlx_array_eval(self.own.raw) })

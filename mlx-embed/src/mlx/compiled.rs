@@ -2,15 +2,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// What loading compiled for an NVIDIA GPU. Compiled code is kept: in the folder that the environment variable
-/// `MLX_EMBED_CACHE` names, else in `mlx-embed` below the user's cache folder.
+/// What loading a model compiled for an NVIDIA GPU. Compiled code is kept for the next time, in the folder that the
+/// environment variable `MLX_EMBED_CACHE` names, else in `mlx-embed` below the user's cache folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CompiledKernels {
-    /// Kernels that were compiled now.
+    /// Kernels that were compiled this time.
     pub anew: usize,
-    /// All kernels of the model.
+    /// Kernels that the model has.
     pub of: usize,
-    /// How long it took to compile or to read them.
+    /// Time for compiling them, or for reading them from the folder.
     pub time: Duration,
 }

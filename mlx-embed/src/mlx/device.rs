@@ -9,12 +9,12 @@ use super::error::{MlxError, check, install_handler};
 use super::memory;
 use super::process::Process;
 
-/// What MLX's core was built for. One build holds the CPU and at most one GPU backend.
+/// The kind of device that MLX was built for. A build has the CPU and at most one kind of GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Backend {
-    /// Plain CPU.
+    /// The CPU.
     Cpu,
     /// Apple GPUs.
     Metal,
@@ -107,8 +107,8 @@ pub(crate) fn loss() -> Option<String> {
     GPU.try_with(Cell::get).ok().flatten().and_then(loss_of)
 }
 
-/// NVIDIA GPUs that have failed for good, by their numbers, with what CUDA said. A process can't use them any more, nor load
-/// a model there: it is to be started anew.
+/// NVIDIA GPUs that have failed for good, each with its number and CUDA's message. This process can't use them any more,
+/// nor load a model there. Only a new process can.
 pub fn lost_gpus() -> Vec<(usize, String)> {
     lost().iter().map(|(gpu, message)| (usize::try_from(*gpu).unwrap_or_default(), message.clone())).collect()
 }
@@ -188,7 +188,7 @@ impl std::fmt::Display for Backend {
     }
 }
 
-/// The GPU backend that this process can use, if there is one.
+/// The kind of GPU that this process can use, if there is one.
 pub fn gpu_backend() -> Option<Backend> {
     install_handler();
     let available = |query: unsafe extern "C" fn(*mut bool) -> std::ffi::c_int| {

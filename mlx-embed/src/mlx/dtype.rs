@@ -11,7 +11,7 @@ pub enum Dtype {
     Bool,
     /// Unsigned 8-bit integer.
     U8,
-    /// Unsigned 32-bit integer; MLX packs quantised weights into these.
+    /// Unsigned 32-bit integer. MLX packs quantised weights into these.
     U32,
     /// Signed 32-bit integer.
     I32,
@@ -24,7 +24,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes an element takes.
+    /// Size of an element in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::Bool | Self::U8 => 1,
@@ -75,7 +75,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// Rust types that can go into and come out of an [`Array`](super::Array).
+/// Rust types that an [`Array`](super::Array) can be made from and read as.
 pub trait Element: sealed::Sealed + Copy + 'static {
     /// The matching MLX type.
     const DTYPE: Dtype;

@@ -1,4 +1,4 @@
-//! MLX's memory counters and limits. They are the process's, not a model's: MLX has one allocator.
+//! MLX's memory counters and limits. They hold for the whole process, not for one model: MLX has one allocator.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,7 +17,7 @@ fn read(operation: &'static str, call: unsafe extern "C" fn(*mut usize) -> std::
     Ok(bytes)
 }
 
-/// Bytes in arrays that are alive. Weights that lie in a mapped file are not counted.
+/// Bytes of the arrays that exist. Weights in a mapped file are not counted.
 ///
 /// # Errors
 /// When MLX's allocator can't be reached.
@@ -25,7 +25,7 @@ pub fn active() -> Result<usize> {
     read("get_active_memory", mlx_sys::mlx_get_active_memory)
 }
 
-/// Highest value of [`active`] since the start or the last [`reset_peak`].
+/// The highest value of [`active`] since the start of the process or the last [`reset_peak`].
 ///
 /// # Errors
 /// When MLX's allocator can't be reached.
@@ -41,7 +41,7 @@ pub fn cached() -> Result<usize> {
     read("get_cache_memory", mlx_sys::mlx_get_cache_memory)
 }
 
-/// Starts [`peak`] anew.
+/// Lets [`peak`] start again.
 ///
 /// # Errors
 /// When MLX's allocator can't be reached.
@@ -55,7 +55,8 @@ pub fn reset_peak() -> Result<()> {
 /// nothing.
 ///
 /// # Errors
-/// When MLX's allocator can't be reached, or from within a kernel ([`host`](super::host)), as it waits for all streams.
+/// When MLX's allocator can't be reached. Also when called from a kernel ([`host`](super::host)), since it waits for all
+/// streams.
 pub fn clear_cache() -> Result<()> {
     start()?;
     check_outside("clear_cache")?;
@@ -78,11 +79,12 @@ fn is_off() -> MutexGuard<'static, bool> {
     IS_OFF.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bounds what MLX keeps for reuse; returns the bound before. In a fork of a process that has used MLX the bound stays
-/// what it was. A process that has used several NVIDIA GPUs keeps nothing, whatever the bound.
+/// Sets the most bytes that MLX keeps for reuse, and returns the limit before. In a fork of a process that has used MLX
+/// the limit stays what it was. A process that has used several NVIDIA GPUs keeps nothing, whatever the limit.
 ///
 /// # Errors
-/// When MLX's allocator can't be reached, or from within a kernel ([`host`](super::host)), as it waits for all streams.
+/// When MLX's allocator can't be reached. Also when called from a kernel ([`host`](super::host)), since it waits for all
+/// streams.
 pub fn set_cache_limit(bytes: usize) -> Result<usize> {
     start()?;
     check_outside("set_cache_limit")?;
@@ -133,7 +135,7 @@ fn set_cache_limit_of_mlx(bytes: usize) -> Result<usize> {
     Ok(before)
 }
 
-/// Sets the memory that evaluation tries to stay within; returns the limit before.
+/// Sets the bytes of memory that MLX tries to stay within, and returns the limit before.
 ///
 /// # Errors
 /// When MLX's allocator can't be reached.

@@ -1,7 +1,7 @@
 //! Safe MLX: arrays, streams, errors and memory, as far as an embedder needs them.
 //!
-//! This is the room where `unsafe` is allowed. Each function states what it relies on; everything above it is free of
-//! `unsafe`, and the compiler holds it to that.
+//! `unsafe` is allowed in this module, and each block states what it relies on. The code above it has none, which the
+//! compiler enforces.
 //!
 //! ```
 //! use mlx_embed::mlx::{Array, Stream, ops};
@@ -20,13 +20,13 @@
 //! [`host`] makes Rust code an operation like those in [`ops`].
 //!
 //! # Safety
-//! No safe call here is undefined behaviour, whatever it is given, on the CPU or on a GPU, from any thread, and also while
-//! the process ends; short of another process that changes a mapped weights file. A file that is cut short while it is
-//! read ends the process with SIGBUS.
+//! No safe call here is undefined behaviour, whatever its arguments, on the CPU or on a GPU, from any thread, and also
+//! while the process ends. There is one exception: another process that changes a mapped weights file. A mapped file
+//! that is cut short while it is read ends the process with SIGBUS.
 //!
 //! # Fork
-//! A child of the C library's `fork` has none of its parent's threads. There, streams are made anew, and arrays that were
-//! to be computed on streams of the parent's fail. With a GPU, fork before MLX is first used.
+//! A child of the C library's `fork` has none of its parent's threads. Streams have to be made anew there: arrays that
+//! were to be computed on the parent's streams fail. With a GPU, fork before MLX is first used.
 #![allow(unsafe_code)]
 
 mod array;
@@ -62,7 +62,7 @@ pub use stream::Stream;
 #[cfg(feature = "bench")]
 pub(crate) use waiting::Building;
 
-/// Version of mlx-c that this crate is built with, such as `0.7.0`.
+/// Version of mlx-c that this crate was built with, such as `0.7.0`.
 pub const C_VERSION: &str = mlx_sys::MLXC_VERSION;
 
 /// Version of the MLX core that this process runs on, such as `0.32.2`.

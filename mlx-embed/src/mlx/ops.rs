@@ -1,11 +1,12 @@
-//! The MLX operations that the decoder is made of. Each adds a node to the lazy graph of `stream`.
+//! MLX's operations, as far as a decoder needs them. Each adds a node to the lazy graph of `stream`.
 //!
-//! Whatever these functions are given, they fail or do what they say: what MLX takes on trust is checked here. An array
-//! has at most 2^31 - 1 elements and 32 dimensions, empty ones as if each size of 0 were 1.
+//! Whatever the arguments, each function does what it says or fails: what MLX doesn't check is checked here. An array
+//! has at most 2^31 - 1 elements and 32 dimensions. For this limit a size of 0 counts as 1.
 //!
 //! # Errors
-//! Every function fails, at times with MLX's own message, when shapes or types don't fit. Nothing is computed yet at that
-//! point, but for two: [`take`] looks at its indices, and [`view`] at where the elements lie if they are to become wider.
+//! Every function fails if shapes or types don't fit; some errors have MLX's own message. Nothing has been computed at
+//! that point, with three exceptions: [`eval`] computes, [`take`] reads its indices, and [`view`] finds out where the
+//! elements lie if they are to become wider.
 #![allow(clippy::missing_errors_doc, reason = "said once, above, for all of them")]
 
 use mlx_sys as sys;
@@ -69,15 +70,18 @@ simple_ops! {
     multiply(a, b) = mlx_multiply;
     /// `1 / (1 + exp(-a))`.
     sigmoid(a) = mlx_sigmoid;
-    /// The error function.
+    /// The error function, `2 / sqrt(pi) * integral of exp(-t^2) from 0 to a`.
     erf(a) = mlx_erf;
     /// The hyperbolic tangent.
     tanh(a) = mlx_tanh;
-    /// The larger of each pair, broadcast.
+    /// The larger of each two elements, broadcast.
     maximum(a, b) = mlx_maximum;
 }
 
 /// Matrix product over the last two dimensions, broadcast over the others.
+///
+/// # Shape
+/// `a` `[.., M, K]`, `b` `[.., K, N]`, result `[.., M, N]`.
 pub fn matmul(a: &Array, b: &Array, stream: &Stream) -> Result<Array> {
     let product = checks::matmul(a, b)?;
     if product.contains(&0) {
@@ -106,7 +110,7 @@ pub fn contiguous(a: &Array, stream: &Stream) -> Result<Array> {
     Ok(in_rows.permuted(false))
 }
 
-/// `a` with elements of another type.
+/// `a` with its elements converted to another type.
 pub fn astype(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
     node("astype", [a], stream, |out, stream| {
         // SAFETY: live handles; mlx-c stores a new array in `out`.
@@ -114,10 +118,10 @@ pub fn astype(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
     })
 }
 
-/// The same bytes as elements of another type; the last dimension scales with the element's size. Where they lie
-/// aligned for it, nothing is copied.
+/// The same bytes as elements of another type; the size of the last dimension changes with the element's. Nothing is
+/// copied if the bytes are aligned for it.
 ///
-/// Bytes can't become bools. An array whose elements are to become wider ones is computed at once.
+/// Bytes can't become bools. If elements become wider, the array is computed at once.
 pub fn view(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
     const VIEW: &str = "view";
     let Some(from) = a.dtype() else {
@@ -166,7 +170,7 @@ fn view_in_place(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
     })
 }
 
-/// `a` in another shape; one dimension may be -1.
+/// `a` in another shape with as many elements; one dimension may be -1, which stands for what is left.
 pub fn reshape(a: &Array, shape: &[i32], stream: &Stream) -> Result<Array> {
     let shape = checks::reshaped(a, shape)?;
     // MLX (0.32.2) goes on taking what lies in columns for such in its new shape, where it doesn't copy.
@@ -178,7 +182,7 @@ pub fn reshape(a: &Array, shape: &[i32], stream: &Stream) -> Result<Array> {
     })
 }
 
-/// Permutes the dimensions.
+/// Permutes the dimensions: dimension `i` of the result is dimension `axes[i]` of `a`.
 pub fn transpose(a: &Array, axes: &[i32], stream: &Stream) -> Result<Array> {
     let transposed = node("transpose", [a], stream, |out, stream| {
         // SAFETY: live handles and axes of the given length; mlx-c stores a new array in `out`.
@@ -214,7 +218,7 @@ pub fn flat_slice(a: &Array, offset: usize, len: i32, stream: &Stream) -> Result
     })
 }
 
-/// `a[start..stop]` along `axis`. As in Python, negative numbers count from the end, and what lies outside is left out.
+/// `a[start..stop]` along `axis`. As in Python, negative numbers count from the end, and what is outside is left out.
 pub fn slice_axis(a: &Array, axis: usize, start: i32, stop: i32, stream: &Stream) -> Result<Array> {
     let mut starts = vec![0; a.ndim()];
     let mut stops = a.shape().to_vec();
@@ -246,7 +250,7 @@ pub fn slice_axis(a: &Array, axis: usize, start: i32, stop: i32, stream: &Stream
 
 /// `a[indices]` along `axis`. Negative indices count from the end.
 ///
-/// MLX takes indices on trust when it computes, so they are computed now and looked at.
+/// MLX doesn't check indices when it computes, so they are computed and checked here.
 pub fn take(a: &Array, indices: &Array, axis: i32, stream: &Stream) -> Result<Array> {
     let from_front = checks::axis("take", a, axis)?;
     indices.eval()?;
@@ -259,7 +263,7 @@ pub fn take(a: &Array, indices: &Array, axis: i32, stream: &Stream) -> Result<Ar
     })
 }
 
-/// `a` repeated, without a copy, to fill `shape`: along dimensions where it has size 1.
+/// `a` repeated without a copy to fill `shape`, along dimensions where it has size 1.
 pub fn broadcast_to(a: &Array, shape: &[i32], stream: &Stream) -> Result<Array> {
     node("broadcast_to", [a], stream, |out, stream| {
         // SAFETY: live handles and a shape of the given length; mlx-c stores a new array in `out`.
@@ -290,7 +294,7 @@ pub fn concatenate(arrays: &[Array], axis: i32, stream: &Stream) -> Result<Array
     })
 }
 
-/// Runs the graph up to all of `arrays` and waits for them.
+/// Computes the graph up to all of `arrays`, and waits for them.
 pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     let arrays: Vec<&Array> = arrays.into_iter().collect();
     let vector = ArrayVec::new(arrays.iter().copied())?;
@@ -372,6 +376,9 @@ pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Resu
 }
 
 /// Dequantises a quantised matrix to `dtype`.
+///
+/// # Shape
+/// `w` `[rows, columns]` by its packed values (see [`QuantizedRef`]), result the same.
 pub fn dequantize(w: QuantizedRef<'_>, dtype: Dtype, stream: &Stream) -> Result<Array> {
     checks::quantized("dequantize", &w)?;
     if !dtype.is_float() {
@@ -397,7 +404,7 @@ pub fn dequantize(w: QuantizedRef<'_>, dtype: Dtype, stream: &Stream) -> Result<
     })
 }
 
-/// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang and Sennrich, 2019).
+/// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang and Sennrich, 2019). `weight` is `[D]`.
 pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32, stream: &Stream) -> Result<Array> {
     node("rms_norm", [Some(x), weight].into_iter().flatten(), stream, |out, stream| {
         // SAFETY: live handles (the weight may be empty); mlx-c stores a new array in `out`.
@@ -405,7 +412,8 @@ pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32, stream: &Stream) ->
     })
 }
 
-/// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension (Ba et al., 2016).
+/// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension (Ba et al., 2016). `weight` and `bias`
+/// are `[D]`.
 pub fn layer_norm(
     x: &Array,
     weight: &Array,
@@ -423,10 +431,10 @@ pub fn layer_norm(
     })
 }
 
-/// Where RoPE takes its angular frequencies from.
+/// The angular frequencies of [`rope`].
 #[derive(Debug, Clone, Copy)]
 pub enum RopeFrequencies<'a> {
-    /// `base^(-2i / dims)`.
+    /// `base^(-2i / dims)` for pair `i`.
     Base(f32),
     /// Reciprocals of the frequencies, f32 `[dims / 2]`.
     Periods(&'a Array),
@@ -435,22 +443,22 @@ pub enum RopeFrequencies<'a> {
 /// Settings of [`rope`].
 #[derive(Debug, Clone, Copy)]
 pub struct RopeSettings<'a> {
-    /// How many of the last dimension's elements rotate.
+    /// Number of the last dimension's elements that are rotated, from the first on.
     pub dims: i32,
-    /// Whether neighbours are paired, as in the paper, rather than halves.
+    /// Whether element `2i` is paired with `2i + 1`, as in the paper, or element `i` with `i + dims / 2`.
     pub traditional: bool,
     /// Angular frequencies.
     pub frequencies: RopeFrequencies<'a>,
-    /// Factor on positions.
+    /// Factor of all positions.
     pub scale: f32,
-    /// First position.
+    /// Position of the first token.
     pub offset: i32,
 }
 
-/// Rotary position embedding (Su et al., 2021).
+/// Rotary position embedding (Su et al., 2021). Token `t` is rotated by `scale * (offset + t)` times the frequencies.
 ///
 /// # Shape
-/// `x` `[B, H, L, E]`; positions are `offset + 0..L`, each multiplied by `scale`.
+/// `x` `[B, H, L, E]`, result the same.
 pub fn rope(x: &Array, settings: RopeSettings<'_>, stream: &Stream) -> Result<Array> {
     let RopeSettings { dims, traditional, frequencies, scale, offset } = settings;
     let [_, _, tokens, width] = *x.shape() else {

@@ -4,18 +4,18 @@ use std::ffi::CStr;
 
 use super::array::Array;
 
-/// How groups of quantised weights are scaled.
+/// How a group of quantised weights is scaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum QuantMode {
-    /// `scale * q + bias` for each group.
+    /// `scale * q + bias`, with whole numbers `q` and a bias for each group.
     Affine,
-    /// OCP microscaling, 4-bit floats, groups of 32.
+    /// 4-bit floats in groups of 32, as OCP microscaling has them.
     Mxfp4,
-    /// OCP microscaling, 8-bit floats, groups of 32.
+    /// 8-bit floats in groups of 32, as OCP microscaling has them.
     Mxfp8,
-    /// NVIDIA's 4-bit floats, groups of 16.
+    /// 4-bit floats in groups of 16, as NVIDIA has them.
     Nvfp4,
 }
 
@@ -40,15 +40,15 @@ impl std::fmt::Display for QuantMode {
 /// A quantised matrix as MLX stores it.
 #[derive(Debug, Clone, Copy)]
 pub struct QuantizedRef<'a> {
-    /// Packed values, u32 `[rows, columns * bits / 32]`; to dequantise, also with more dimensions before these.
+    /// Packed values, u32 `[rows, columns * bits / 32]`. To dequantise, more dimensions may stand before these.
     pub weight: &'a Array,
-    /// `[rows, columns / group_size]`.
+    /// A scale for each group, `[rows, columns / group_size]`.
     pub scales: &'a Array,
-    /// As `scales`; for [`QuantMode::Affine`] only.
+    /// A bias for each group, of the shape of `scales`; for [`QuantMode::Affine`] only.
     pub biases: Option<&'a Array>,
-    /// Consecutive columns that share a scale.
+    /// Number of consecutive columns that share a scale.
     pub group_size: i32,
-    /// Bits a value takes.
+    /// Bits of a value.
     pub bits: i32,
     /// How a group is scaled.
     pub mode: QuantMode,

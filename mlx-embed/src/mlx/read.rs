@@ -9,10 +9,10 @@ use super::ops;
 use super::stream::Stream;
 
 impl Array {
-    /// Runs the graph and copies the elements, in row-major order.
+    /// Computes the graph, and copies the elements in row-major order.
     ///
     /// # Errors
-    /// When the graph fails or the elements are not of type `T`.
+    /// When the graph fails, or the elements are not of type `T`.
     pub fn to_vec<T: Element>(&self, stream: &Stream) -> Result<Vec<T>, MlxError> {
         if self.dtype() != Some(T::DTYPE) {
             return Err(MlxError::new(
@@ -23,11 +23,11 @@ impl Array {
         ops::contiguous(self, stream)?.as_slice().map(<[T]>::to_vec)
     }
 
-    /// Runs the graph and returns the elements where they lie, in row-major order.
+    /// Computes the graph, and returns the elements where they lie, in row-major order.
     ///
     /// # Errors
-    /// When the graph fails, or the elements are not of type `T` or don't lie in row-major order, as after a transpose
-    /// (see [`ops::contiguous`]).
+    /// When the graph fails, the elements are not of type `T`, or they don't lie in row-major order, as after a
+    /// transpose (see [`ops::contiguous`]).
     pub fn as_slice<T: Element>(&self) -> Result<&[T], MlxError> {
         if self.dtype() != Some(T::DTYPE) {
             return Err(MlxError::new(

@@ -12,23 +12,23 @@ use super::host::check_outside;
 use super::process::Process;
 use super::waiting::waiting;
 
-/// A queue of operations on one device, and the handle that every operation takes.
+/// A queue of operations on one device. Every operation takes one.
 ///
-/// MLX wants a stream used by one thread at a time, so a `Stream` can't leave its thread:
+/// MLX wants a stream to be used by one thread at a time. So a `Stream` can't be sent to another thread:
 ///
 /// ```compile_fail,E0277
 /// fn sendable<T: Send>() {}
 /// sendable::<mlx_embed::mlx::Stream>();
 /// ```
 ///
-/// nor be shared:
+/// Nor can it be shared:
 ///
 /// ```compile_fail,E0277
 /// fn shareable<T: Sync>() {}
 /// shareable::<mlx_embed::mlx::Stream>();
 /// ```
 ///
-/// Arrays hold the streams that they are computed on: a `Stream` may be dropped before them.
+/// An array keeps the streams that it is computed on: a `Stream` may be dropped before its arrays.
 #[derive(Debug)]
 pub struct Stream {
     queue: Rc<Queue>,
@@ -160,10 +160,10 @@ impl Drop for Queue {
 }
 
 impl Stream {
-    /// A stream on the CPU. A process has 1024 of them at a time.
+    /// A stream on the CPU. A process can have 1024 of them at a time.
     ///
     /// # Errors
-    /// When all are in use, by other streams and by arrays that were computed on them.
+    /// When all are in use, by other streams or by arrays that are computed on them.
     pub fn cpu() -> Result<Self, MlxError> {
         Self::new(Backend::Cpu, 0)
     }
@@ -218,12 +218,12 @@ impl Stream {
         Ok(())
     }
 
-    /// The backend that runs this stream's operations.
+    /// The kind of device that runs this stream's operations.
     pub fn backend(&self) -> Backend {
         self.queue.backend
     }
 
-    /// Waits until everything on this stream is done.
+    /// Waits until all operations on this stream are done.
     ///
     /// # Errors
     /// When an operation on the stream failed.

@@ -2,16 +2,16 @@
 
 use serde::Serialize;
 
-/// What this crate's kernels round in products with the matrices of the layers, beside what a checkpoint's own type does;
-/// everything else is as the checkpoint has it, or f32. Of MLX's operations it says nothing.
+/// What this crate's kernels round in products with the matrices of layers, beyond what the checkpoint's own type does.
+/// Everything else is computed in the checkpoint's type, or in f32. It says nothing of MLX's operations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Rounding {
-    /// Bits of what is multiplied with a matrix, a group of inputs at a time: the fewest that any product has. `None` where
-    /// none rounds. On an NVIDIA GPU it is the precision of floats: 11 of TF32, 8 of bf16.
+    /// Bits of the activations that enter a product, rounded in groups of inputs: the fewest of any product. `None` if
+    /// no product rounds them. On an NVIDIA GPU it is the precision of floats: 11 for TF32, 8 for bf16.
     pub activations: Option<u32>,
-    /// Bits of weights that were rounded at load, a group of inputs at a time. `None` where all are the checkpoint's own. On
-    /// an NVIDIA GPU it is the precision of floats, of which quantised weights have scales alone.
+    /// Bits of weights that were rounded at load, in groups of inputs. `None` if all are the checkpoint's own. On an
+    /// NVIDIA GPU it is the precision of floats; of quantised weights only the scales have one.
     pub weights: Option<u32>,
 }
 

@@ -69,9 +69,9 @@ impl Device {
     }
 }
 
-/// NVIDIA GPUs, counted from 0 as `CUDA_VISIBLE_DEVICES` leaves them.
+/// NVIDIA GPUs, numbered from 0 as `CUDA_VISIBLE_DEVICES` leaves them.
 ///
-/// Read from a string it is `all`, a number, or several with commas between.
+/// As text it is `all`, a number, or several numbers with commas between.
 ///
 /// ```
 /// use mlx_embed::Gpus;
@@ -82,9 +82,9 @@ impl Device {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gpus {
-    /// Those with these numbers, each once.
+    /// The GPUs with these numbers, each once.
     At(Vec<usize>),
-    /// All that the process sees.
+    /// All GPUs that the process sees.
     All,
 }
 

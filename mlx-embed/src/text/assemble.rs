@@ -16,15 +16,15 @@ use super::side_files::invalid;
 use super::tokenizer::guarded;
 use crate::file::Files;
 
-/// A token that a text is searched for, though `tokenizer.json` doesn't have it as one.
+/// A token that is looked for in texts though `tokenizer.json` doesn't list it as one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AddedTokenInfo {
     /// Its id.
     pub id: u32,
-    /// Its written form.
+    /// Its text.
     pub token: String,
-    /// The file that says so.
+    /// The file that lists it.
     pub file: String,
 }
 
@@ -33,9 +33,9 @@ pub struct AddedTokenInfo {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TruncationSide {
-    /// The beginning goes.
+    /// The beginning is cut.
     Left,
-    /// The end goes.
+    /// The end is cut.
     Right,
 }
 

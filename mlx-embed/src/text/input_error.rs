@@ -1,6 +1,6 @@
 //! Why a text has no vector.
 
-/// Why a text has no vector. The other texts of its call are not concerned.
+/// Why a text has no result. The other texts of its call are not affected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InputError {
@@ -10,42 +10,42 @@ pub enum InputError {
         /// The tokenizer library's reason.
         reason: String,
     },
-    /// Nothing is left of the text, so there is nothing to embed.
+    /// The text is empty, or nothing of it is left to embed.
     #[error("it is empty and this model adds no token of its own; leave it out")]
     Empty,
-    /// More text than one text may have.
+    /// The text has too many bytes.
     #[error(
         "it has {bytes} bytes, prompt included, but the limit is {max_bytes}; split it, or load the model with a larger \
          max_text_bytes"
     )]
     TooManyBytes {
-        /// Its bytes.
+        /// Its size in bytes, prompt included.
         bytes: usize,
         /// The limit.
         max_bytes: usize,
     },
-    /// A query leaves no room for a document.
+    /// The query leaves no room for a document.
     #[error(
         "it takes {tokens} tokens with what stands around a pair, and the limit is {max_tokens}, so that none is left \
          for a document; shorten it, or load the model with a larger max_tokens"
     )]
     NoRoom {
-        /// Tokens of a pair without its document.
+        /// Tokens of a pair with an empty document.
         tokens: usize,
         /// The limit.
         max_tokens: usize,
     },
-    /// More token ids than the model takes. Texts are cut; ids that somebody else made are not.
+    /// There are more token ids than the model takes. Texts are cut to the limit; ids that a caller gives are not.
     #[error(
         "it has {tokens} token ids, but the limit is {max_tokens}; cut it, or load the model with a larger max_tokens"
     )]
     TooLong {
-        /// Its token ids.
+        /// Number of token ids.
         tokens: usize,
         /// The limit.
         max_tokens: usize,
     },
-    /// The tokenizer knows more tokens than the model.
+    /// A token id is outside the model's vocabulary.
     #[error(
         "token {token} is outside the model's vocabulary of {vocab_size}; tokenizer.json belongs to another model"
     )]
@@ -55,7 +55,7 @@ pub enum InputError {
         /// Rows of the model's embedding table.
         vocab_size: u32,
     },
-    /// The vector came out with NaN or infinity in it. It is not handed out.
+    /// The vector has NaN or infinity in it, so it is not returned.
     #[error(
         "the model produced a vector that is not finite; the weights are damaged, or their type overflows"
     )]

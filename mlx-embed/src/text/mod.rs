@@ -28,8 +28,7 @@ pub use spans::TextToken;
 pub use tokenizer::{EndToken, EndTokenSource};
 pub(crate) use tokenizer::{TextEncoder, Tokens};
 
-/// Why texts can't be turned into tokens at all. What is wrong with a single text is an
-/// [`InputError`](crate::InputError).
+/// Why no text can be turned into tokens. For what is wrong with a single text see [`InputError`](crate::InputError).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
@@ -63,7 +62,7 @@ pub enum TextError {
         /// Where and why.
         r#source: serde_json::Error,
     },
-    /// A field of a file beside the tokenizer makes no sense, or asks for what this crate does not do.
+    /// A field of a file beside the tokenizer makes no sense, or asks for something that this crate does not do.
     #[error("{}: `{field}` {reason}", path.display())]
     InvalidField {
         /// The file.
@@ -73,18 +72,18 @@ pub enum TextError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The wanted end token isn't in the vocabulary.
+    /// The end token that was asked for isn't in the vocabulary.
     #[error("the end token `{token}` is not in the tokenizer's vocabulary")]
     UnknownEndToken {
         /// The token.
         token: String,
     },
-    /// No prompt of this name.
+    /// There is no prompt of this name.
     #[error("the model has no prompt `{name}`; it has: {known}")]
     UnknownPrompt {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// Names of the prompts that there are.
         known: String,
     },
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::TextError;
 
-/// What goes before each text, as it is and with nothing between.
+/// What goes before each text, as it is and without a space.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Prompt {
-    /// The checkpoint's default prompt; most have none.
+    /// The checkpoint's default prompt, if it has one; most have none.
     #[default]
     Default,
     /// Nothing.

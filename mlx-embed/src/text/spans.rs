@@ -8,19 +8,19 @@ use tokenizers::OffsetType;
 use super::input_error::InputError;
 use super::tokenizer::{TextEncoder, guarded};
 
-/// A token, and where it stands.
+/// A token, and its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TextToken {
     /// Its id.
     pub id: u32,
-    /// Its written form in the vocabulary.
+    /// Its text in the vocabulary.
     pub token: String,
-    /// Its part of the text; its written form if none of that is its.
+    /// Its part of the text; its text in the vocabulary if it has no part.
     pub text: String,
-    /// Whether it is put around the text.
+    /// Whether it is a special token that was put around the text.
     pub special: bool,
-    /// Its bytes in the text, the prompt before it included; `None` if none of them are its.
+    /// Its bytes in prompt and text together; `None` if it has none.
     pub bytes: Option<Range<usize>>,
 }
 

@@ -24,20 +24,20 @@ use super::{TextError, limits};
 use crate::file::Files;
 use crate::panics::panic_message;
 
-/// Which token ends a text. Last-token pooling reads the vector off it.
+/// Which token ends a text. With last-token pooling the vector is this token's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndToken {
-    /// What the tokenizer appends; if it appends none and pooling is last-token, the model's own end token.
+    /// The one that the tokenizer appends. If it appends none and pooling is last-token, the model's own end token.
     #[default]
     Auto,
-    /// What the tokenizer appends and nothing else.
+    /// The one that the tokenizer appends, if any.
     TokenizerOnly,
     /// This token, unless the tokenizer has appended it already.
     Token(String),
 }
 
-/// Who appends the end token.
+/// What appends the end token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

@@ -98,34 +98,34 @@ impl Geometry {
     }
 }
 
-/// One text of a golden file.
+/// A text of a golden file, or a pair.
 #[derive(Debug, Clone, Deserialize)]
 #[non_exhaustive]
 pub struct GoldenText {
-    /// The text, without its prompt.
+    /// The text, without its prompt. Of a pair, the document.
     pub text: String,
-    /// Name of the checkpoint's prompt before it, if it has one.
+    /// Name of the checkpoint's prompt that goes before the text; `None` for no prompt.
     pub prompt_name: Option<String>,
-    /// Token ids by the reference's tokenizer, prompt and end token included.
+    /// Token ids by the reference's tokenizer, prompt and special tokens included.
     pub ids: Vec<u32>,
-    /// Tokens whose hidden states are there whole.
+    /// Places of the tokens whose whole hidden states the file has, counted from 0.
     pub rows: Vec<usize>,
-    /// Of a pair the query; the text is the document then.
+    /// Of a pair, the query.
     #[serde(default)]
     pub query: Option<String>,
-    /// Types of the tokens, where not all are 0.
+    /// The type of each token; `None` if all are 0.
     #[serde(default)]
     pub token_type_ids: Option<Vec<u32>>,
-    /// Of late interaction, `query` or `document`.
+    /// With late interaction, how the text is read: `query` or `document`.
     #[serde(default)]
     pub side: Option<String>,
-    /// For each token 1, or 0 where none attends to it; of late interaction, where not all are 1.
+    /// With late interaction, 1 for each token that others attend to, else 0; `None` if all are 1.
     #[serde(default)]
     pub attention_mask: Option<Vec<u32>>,
 }
 
 impl GoldenText {
-    /// Its prompt, as [`EmbedOptions`](crate::EmbedOptions) takes it.
+    /// The text's prompt, as [`EmbedOptions`](crate::EmbedOptions) takes it.
     pub fn prompt(&self) -> Prompt {
         self.prompt_name.clone().map_or(Prompt::None, Prompt::Named)
     }
@@ -179,8 +179,8 @@ impl GoldenText {
     }
 }
 
-/// A golden file: texts, and what a reference implementation computes with a checkpoint on them. `tools/golden/make.py`
-/// makes it, and `tools/golden/README.md` describes its form.
+/// A golden file: texts, and what a reference implementation computes for them with a checkpoint. `tools/golden/make.py`
+/// makes it, and `tools/golden/README.md` describes its format.
 #[derive(Debug, Clone)]
 pub struct Golden {
     path: PathBuf,
@@ -212,7 +212,7 @@ impl Golden {
     /// Reads and checks a golden file.
     ///
     /// # Errors
-    /// When it can't be read, is no golden file, is cut short, or of another version.
+    /// When the file can't be read, is no golden file, is cut short, or has a version that this crate doesn't know.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GoldenError> {
         Self::read(&Files::Directory(PathBuf::new()), path.as_ref())
     }
@@ -254,12 +254,12 @@ impl Golden {
         Ok(golden)
     }
 
-    /// What computed it, in words.
+    /// Which implementation computed it, with versions and number type.
     pub fn reference(&self) -> &str {
         &self.facts.reference
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -269,31 +269,31 @@ impl Golden {
         &self.facts.texts
     }
 
-    /// Ways of pooling that it has vectors for.
+    /// The ways of pooling for which it has vectors.
     pub fn poolings(&self) -> &[Pooling] {
         &self.facts.poolings
     }
 
-    /// The reference's vector of text `index` by `pooling`, f32, as the checkpoint's last module gives it; `None` if it
-    /// isn't there.
+    /// The reference's vector of text `index` by this pooling, f32, as the checkpoint's last module gives it; `None` if
+    /// the file doesn't have it.
     pub fn embedding(&self, index: usize, pooling: impl Into<Pooling>) -> Option<&[f32]> {
         let pooling = pooling.into();
         let place = self.facts.poolings.iter().position(|&each| each == pooling)?;
         self.embeddings.get(index)?.chunks_exact(self.facts.model.width()).nth(place)
     }
 
-    /// The reference's score of pair `index`; `None` if it isn't there.
+    /// The reference's score of pair `index`; `None` if the file doesn't have it.
     pub fn score(&self, index: usize) -> Option<f32> {
         self.scores.get(index).copied()
     }
 
-    /// The reference's vectors of text `index`'s tokens, those that have one, `[vectors, width]`, and the width; `None` if
-    /// they aren't there.
+    /// The reference's vectors of text `index`'s tokens and their width: f32 `[vectors, width]`, for tokens that have a
+    /// vector. `None` if the file doesn't have them.
     pub fn token_vectors(&self, index: usize) -> Option<(&[f32], usize)> {
         self.tokens.get(index).map(|(vectors, width)| (&vectors[..], *width))
     }
 
-    /// The reference's weights of all tokens of the vocabulary for text `index`; `None` if they aren't there.
+    /// The reference's weights for text `index`, f32 `[vocabulary]`; `None` if the file doesn't have them.
     pub fn token_weights(&self, index: usize) -> Option<&[f32]> {
         self.sparse.get(index).map(|weights| &weights[..])
     }
@@ -303,8 +303,8 @@ impl Golden {
         Holds::ALL.into_iter().filter(|what| self.facts.outputs.iter().any(|output| output == what.name()))
     }
 
-    /// The reference's hidden states of text `index`, those of [`GoldenText::rows`]: one f32 `[rows, hidden]` after the
-    /// embedding, each layer and the final norm. Empty where the file has none.
+    /// The reference's hidden states of text `index`: f32 `[rows, hidden]` after the embedding, after each layer and
+    /// after the final norm. The rows are those of [`GoldenText::rows`]. Empty if the file has none.
     pub fn hidden_states(&self, index: usize) -> Vec<&[f32]> {
         match self.hidden.get(index) {
             Some(hidden) if !hidden.is_empty() => {

@@ -1,11 +1,15 @@
-//! Does a checkpoint compute here what a reference implementation computes with it? Layer by layer.
+//! Does a checkpoint give here what a reference implementation computes with it? Layer by layer.
 //!
-//! [`Embedder::verify`](crate::Embedder::verify) runs texts through a model and looks at every hidden state on the way,
-//! [`MultiVectorEmbedder::verify`](crate::MultiVectorEmbedder::verify) and
-//! [`SparseEmbedder::verify`](crate::SparseEmbedder::verify) too, and [`Reranker::verify`](crate::Reranker::verify) pairs.
-//! With a [`Golden`] file, which `tools/golden/make.py` makes of any checkpoint with mlx-lm or transformers in f64, it
-//! compares each of them with the reference's and names the first layer that leaves its [`Tolerance`]. With or without
-//! one it asks what needs no reference: are hidden states finite, the same bits twice, and the same in any company.
+//! [`Embedder::verify`](crate::Embedder::verify) runs texts through a model and looks at every hidden state on the way.
+//! So do [`MultiVectorEmbedder::verify`](crate::MultiVectorEmbedder::verify),
+//! [`SparseEmbedder::verify`](crate::SparseEmbedder::verify) and, with pairs,
+//! [`Reranker::verify`](crate::Reranker::verify).
+//!
+//! - With a [`Golden`] file each hidden state is compared with the reference's. The report names the first layer that is
+//!   beyond its [`Tolerance`]. `tools/golden/make.py` makes such a file for any checkpoint, with mlx-lm or transformers
+//!   in f64.
+//! - With or without one, three things are checked that need no reference. Hidden states are finite. The same text gives
+//!   the same bits twice. A text's result does not depend on the texts beside it.
 //!
 //! ```no_run
 //! use mlx_embed::Embedder;
@@ -63,18 +67,19 @@ impl Embedder {
     /// The golden file beside the checkpoint, `golden.safetensors`, if there is one. The built-in model has one.
     ///
     /// # Errors
-    /// When it is there and can't be used; the message says why.
+    /// When the file is there and can't be used; the message says why.
     pub fn golden(&self) -> Result<Option<Golden>, GoldenError> {
         Golden::beside(&self.shared().place)
     }
 
-    /// Runs texts through the model and looks at every hidden state: beside the reference's where there is a golden
-    /// file, and by itself. See [`verify`](crate::verify).
+    /// Runs texts through the model and checks every hidden state: by itself, and against the reference's if there is a
+    /// golden file. The texts are the golden file's, or else a dozen that this crate brings. See
+    /// [`verify`](crate::verify).
     ///
-    /// Each text runs some eight times. What is found to be off is no error but in the result.
+    /// Each text runs about eight times. A difference that is found is no error: it is in the result.
     ///
     /// # Errors
-    /// When the golden file is another model's, or the model fails.
+    /// When the golden file is of another model, or the model fails.
     pub fn verify(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
         let tokens = |text: &GoldenText| {
             let options = EmbedOptions { prompt: text.prompt(), ..Default::default() };

@@ -102,15 +102,15 @@ impl MultiVectorEmbedder {
     /// The golden file beside the checkpoint, `golden.safetensors`, if there is one.
     ///
     /// # Errors
-    /// When it is there and can't be used; the message says why.
+    /// When the file is there and can't be used; the message says why.
     pub fn golden(&self) -> Result<Option<Golden>, GoldenError> {
         Golden::beside(&self.shared().place)
     }
 
-    /// As [`Embedder::verify`](crate::Embedder::verify), with vectors of tokens for vectors of texts.
+    /// As [`Embedder::verify`](crate::Embedder::verify), with a vector for each token instead of one for each text.
     ///
     /// # Errors
-    /// When the golden file is another model's, or the model fails.
+    /// When the golden file is of another model, or the model fails.
     pub fn verify(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
         let read = |text: &str, role| self.tokens(text, role, &EmbedOptions::default());
         let tokens = |text: &GoldenText| read(&text.text, role(text));
@@ -125,15 +125,16 @@ impl SparseEmbedder {
     /// The golden file beside the checkpoint, `golden.safetensors`, if there is one.
     ///
     /// # Errors
-    /// When it is there and can't be used; the message says why.
+    /// When the file is there and can't be used; the message says why.
     pub fn golden(&self) -> Result<Option<Golden>, GoldenError> {
         Golden::beside(&self.shared().place)
     }
 
-    /// As [`Embedder::verify`](crate::Embedder::verify), with weights of the vocabulary's tokens for vectors.
+    /// As [`Embedder::verify`](crate::Embedder::verify), with a weight for each token of the vocabulary instead of a
+    /// vector.
     ///
     /// # Errors
-    /// When the golden file is another model's, or the model fails.
+    /// When the golden file is of another model, or the model fails.
     pub fn verify(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
         let read = |text: &str, options: &EmbedOptions| self.token_ids(text, options);
         let tokens = |text: &GoldenText| {

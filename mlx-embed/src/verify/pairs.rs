@@ -14,15 +14,15 @@ impl Reranker {
     /// The golden file beside the checkpoint, `golden.safetensors`, if there is one.
     ///
     /// # Errors
-    /// When it is there and can't be used; the message says why.
+    /// When the file is there and can't be used; the message says why.
     pub fn golden(&self) -> Result<Option<Golden>, GoldenError> {
         Golden::beside(&self.shared().place)
     }
 
-    /// As [`Embedder::verify`](crate::Embedder::verify), with pairs for texts and scores for vectors.
+    /// As [`Embedder::verify`](crate::Embedder::verify), with pairs instead of texts and scores instead of vectors.
     ///
     /// # Errors
-    /// When the golden file is another model's, or the model fails.
+    /// When the golden file is of another model, or the model fails.
     pub fn verify(&self, golden: Option<&Golden>) -> Result<Verification, Error> {
         let options = RerankOptions::default();
         let marked =

@@ -10,15 +10,15 @@ use crate::model::Precision;
 
 use super::Tolerance;
 
-/// A place in the decoder whose result is looked at, in the order of the data's way. As JSON a decoder layer is its
-/// number, counted from 0 as in the tensors' names; the others are `"embed_tokens"` and `"norm"`.
+/// A place in the decoder whose result is checked, in the order in which data passes them. In JSON a decoder layer is
+/// its number, counted from 0 as in the tensors' names; the others are `"embed_tokens"` and `"norm"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
-    /// The embedding table.
+    /// After the embedding table.
     EmbedTokens,
-    /// The decoder layer of this number: the residual stream behind it.
+    /// After the decoder layer of this number: the residual stream.
     Decoder(usize),
-    /// The final norm.
+    /// After the final norm.
     Norm,
 }
 
@@ -52,36 +52,37 @@ impl Serialize for Layer {
     }
 }
 
-/// What [`Embedder::verify`](crate::Embedder::verify) or [`Reranker::verify`](crate::Reranker::verify) found. Numbers that are not finite are `null` in JSON.
+/// What [`Embedder::verify`](crate::Embedder::verify) found, or its like of another handle. In JSON, numbers that are
+/// not finite are `null`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Verification {
-    /// Whether nothing is off.
+    /// Whether everything is within its tolerance.
     pub passed: bool,
-    /// The first layer whose results are off: beyond their tolerance, not finite, not the same twice or not the same in
-    /// company. `None` also where only vectors or token ids are off.
+    /// The first layer whose results are beyond their tolerance, not finite, not the same twice, or not the same in a
+    /// batch. `None` if there is none, also where only vectors or token ids differ.
     pub first_divergent_layer: Option<Layer>,
-    /// What is off, in words.
+    /// What failed, a sentence each.
     pub failures: Vec<String>,
     /// The checkpoint directory.
     pub model: PathBuf,
-    /// What ran it.
+    /// The device's kind.
     pub backend: Backend,
-    /// The family of kernels, or `mlx` for MLX's own operations.
+    /// The family of kernels that ran, or `mlx` for MLX's own operations.
     pub kernels: &'static str,
-    /// How closely this crate's kernels follow the checkpoint; `None` where they don't run.
+    /// How closely this crate's kernels follow the checkpoint; `None` if MLX's operations ran.
     pub precision: Option<Precision>,
-    /// Type of the hidden states.
+    /// Element type of the hidden states.
     pub activation: Dtype,
-    /// Texts that were run.
+    /// How many texts were run.
     pub texts: usize,
-    /// Their tokens.
+    /// How many tokens they have together.
     pub tokens: usize,
-    /// What is allowed.
+    /// The tolerance that was applied.
     pub tolerance: Tolerance,
-    /// The comparison with a golden file; `None` if there was none.
+    /// The comparison with the golden file; `None` without one.
     pub against: Option<Against>,
-    /// What needs no golden file.
+    /// The checks that need no golden file.
     pub checks: Vec<Check>,
 }
 
@@ -89,19 +90,19 @@ pub struct Verification {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Against {
-    /// The golden file.
+    /// Path of the golden file.
     pub file: PathBuf,
-    /// What computed it.
+    /// Which implementation computed it.
     pub reference: String,
-    /// Whether the weights files are those that it was made with.
+    /// Whether the golden file was made with these weights files, by their hashes.
     pub same_weights: bool,
     /// Texts whose token ids differ from the reference's.
     pub other_tokens: Vec<OtherTokens>,
-    /// One for each hidden state, in order.
+    /// One comparison for each hidden state, in order.
     pub layers: Vec<LayerComparison>,
-    /// The vectors; `None` if the file has none for this pooling.
+    /// The comparison of vectors; `None` if the file has none for this pooling.
     pub vectors: Option<VectorComparison>,
-    /// Of a reranker, the pairs' scores; `None` for an embedder.
+    /// Of a reranker, the comparison of scores; `None` for other handles.
     pub scores: Option<ScoreComparison>,
 }
 
@@ -111,26 +112,26 @@ pub struct Against {
 pub struct LayerComparison {
     /// The layer.
     pub layer: Layer,
-    /// Lowest cosine of a token's state to the reference's, over tokens whose states the file holds whole.
+    /// Lowest cosine between a token's state and the reference's, over the tokens whose whole states the file has.
     pub cosine: f64,
-    /// Largest difference of a component, over the same tokens.
+    /// Largest absolute difference of a component, over the same tokens.
     pub max_abs: f64,
-    /// Largest error of a token: length of the difference over length of the reference's state. Exact where the file
-    /// holds the state whole, else estimated from its projections.
+    /// Largest error of a token: `|found - reference| / |reference|`, in Euclidean norms. It is exact for tokens whose
+    /// whole states the file has, and else estimated from projections.
     pub error: f64,
     /// The median of the tokens' errors.
     pub median_error: f64,
-    /// What is allowed of the largest error, but for some tokens; see [`Tolerance::strays`].
+    /// The largest error that is allowed. A few tokens may exceed it; see [`Tolerance::strays`].
     pub allowed_error: f64,
-    /// What is allowed of the median.
+    /// The largest median that is allowed.
     pub allowed_median_error: f64,
-    /// Tokens whose error is beyond what is allowed.
+    /// How many tokens have an error above the allowed one.
     pub beyond: usize,
-    /// The text with the largest error.
+    /// The text with the largest error, counted from 0.
     pub text: usize,
-    /// The token of it.
+    /// The token with the largest error, counted from 0 in its text.
     pub token: usize,
-    /// Whether the median is allowed and no more tokens are beyond than may be.
+    /// Whether the median is within its tolerance, and no more tokens exceed theirs than may.
     pub passed: bool,
 }
 
@@ -138,16 +139,16 @@ pub struct LayerComparison {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct VectorComparison {
-    /// Lowest cosine.
+    /// Lowest cosine of a vector and the reference's.
     pub cosine: f64,
     /// The mean of the cosines.
     pub mean_cosine: f64,
-    /// Largest difference of a component, over the length of the reference's vector; where vectors are rounded to whole
-    /// numbers, beyond one.
+    /// Largest absolute difference of a component, divided by the length of the reference's vector. Where vectors are
+    /// rounded to whole numbers, 1 is taken off the difference first.
     pub max_abs: f64,
-    /// The text with the lowest cosine.
+    /// The text with the lowest cosine, counted from 0.
     pub text: usize,
-    /// Whether cosine and largest difference are within their tolerance.
+    /// Whether cosine and largest difference are within their tolerances.
     pub passed: bool,
 }
 
@@ -155,23 +156,23 @@ pub struct VectorComparison {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ScoreComparison {
-    /// Largest difference.
+    /// Largest absolute difference of a score.
     pub max_abs: f64,
-    /// The pair that has it.
+    /// The pair with the largest difference, counted from 0.
     pub pair: usize,
     /// Whether it is within [`Tolerance::max_abs`].
     pub passed: bool,
 }
 
-/// A text that the reference's tokenizer reads otherwise.
+/// A text for which this tokenizer gives other token ids than the reference's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct OtherTokens {
-    /// Which text.
+    /// The text, counted from 0.
     pub text: usize,
     /// The reference's ids.
     pub expected: Vec<u32>,
-    /// This embedder's; none where it can't read the text or has no such prompt.
+    /// The ids found here. Empty if the text can't be tokenised or its prompt is unknown.
     pub found: Vec<u32>,
 }
 
@@ -184,11 +185,11 @@ pub enum Question {
     Finite,
     /// Does the same text give the same bits twice?
     Determinism,
-    /// Is a text among longer and shorter ones what it is alone?
+    /// Does a text have the same result alone and padded, in a batch with longer and shorter texts?
     Padded,
-    /// Is a text among others of its length what it is alone?
+    /// Does a text have the same result alone and in a batch of texts of its length?
     EqualLengths,
-    /// Does each text of a shuffled call get the vector that it gets alone?
+    /// Do texts that are sent in another order get the vectors that they get alone?
     Shuffled,
 }
 
@@ -208,17 +209,17 @@ impl fmt::Display for Question {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Check {
-    /// What was asked.
+    /// The question.
     pub question: Question,
-    /// Largest error of a token or vector, as in [`LayerComparison::error`]; 0 for the same bits.
+    /// Largest error of a token or a vector, as in [`LayerComparison::error`]; 0 if all bits are the same.
     pub error: f64,
-    /// What is allowed; 0 asks for the same bits.
+    /// The error that is allowed; 0 means that all bits have to be the same.
     pub tolerance: f64,
-    /// The first layer beyond the tolerance.
+    /// The first layer whose error is above the tolerance.
     pub first_divergent_layer: Option<Layer>,
-    /// The text with the largest error.
+    /// The text with the largest error, counted from 0; `None` if there is no error.
     pub text: Option<usize>,
-    /// The answer.
+    /// Whether the error is within the tolerance.
     pub passed: bool,
 }
 

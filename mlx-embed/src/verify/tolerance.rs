@@ -8,13 +8,15 @@ use crate::model::Precision;
 
 use super::Layer;
 
-/// How far from a reference results may be.
+/// How far results may be from a reference's.
 ///
-/// Errors of hidden states are relative: length of the difference over length of the reference's state, for each token
-/// by itself, since single tokens of trained decoders have massive activations (Sun et al., 2024) that would hide all
-/// others. Each layer adds `step` to the median token's error; what independent errors of `n` layers come to is at most
-/// `step * sqrt(n)`, and three times that is allowed. A token on its way to become an attention sink amplifies what came
-/// before it, tenfold on SmolLM2-135M, so that a single token may err by ten times the median's tolerance.
+/// The error of a hidden state is relative: the length of the difference divided by the length of the reference's state.
+/// Each token is measured by itself, since single tokens of trained decoders have massive activations (Sun et al., 2024)
+/// that would hide all others.
+///
+/// Each layer adds up to `step` to the median token's error. Independent errors of `n` layers add up to
+/// `step * sqrt(n)`; three times that is allowed. A token that becomes an attention sink amplifies errors, tenfold on
+/// SmolLM2-135M. So a single token may have ten times the error that the median may have.
 ///
 /// | hidden states | `step` | where it comes from |
 /// | --- | --- | --- |
@@ -24,23 +26,23 @@ use super::Layer;
 /// | f32 or f16 on a GPU otherwise | 6e-4 | ten roundings to 10 bits of mantissa (f32 is multiplied through TF32), 3e-4 each at most |
 /// | bf16, and [`Precision::Fast`] on a GPU | 5e-3 | ten roundings to 7 bits of mantissa, eight times as much |
 ///
-/// Where `step` is above 1e-4, what some tokens become hangs on a hair: whether they are attention sinks or not. One
-/// token in fifty may then be anything.
+/// Where `step` is above 1e-4, a rounding error decides whether some tokens become attention sinks. Two percent of the
+/// tokens may then have any error.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Tolerance {
-    /// What a layer may add to the median error.
+    /// How much a layer may add to the median error.
     pub step: f64,
-    /// Share of the tokens whose error may be beyond [`Tolerance::error`].
+    /// Share of the tokens whose error may exceed [`Tolerance::error`], from 0 to 1.
     pub strays: f64,
-    /// Lowest cosine of a vector.
+    /// Lowest cosine of a vector and the reference's.
     pub cosine: f64,
-    /// Largest difference of a score, or of a vector's component as a share of the vector's length: an error of the states
-    /// is one of a direction, and vectors that nothing normalises have any length.
+    /// Largest absolute difference of a score, or of a vector's component divided by the vector's length. Vectors that
+    /// are not normalised have any length, so the difference is taken relative to it.
     pub max_abs: f64,
-    /// Largest error of a token's hidden state or of a vector between a text alone and in company. 0 asks for the same
-    /// bits, which this crate's kernels for the CPU give; MLX's and a GPU's sum in another order where a batch has another
-    /// shape.
+    /// Largest error between a text alone and in a batch, of a token's hidden state or of a vector. 0 means that all
+    /// bits have to be the same, which this crate's kernels for the CPU give. MLX and GPUs add in another order where a
+    /// batch has another shape.
     pub company: f64,
 }
 
@@ -54,7 +56,7 @@ const AMPLIFIED: f64 = 10.0;
 const COARSE: f64 = 1e-4;
 
 impl Tolerance {
-    /// The tolerance for what an embedder is made of and its hidden states' type.
+    /// The tolerance for an embedder and the element type of its hidden states.
     pub fn of(info: &Info, activation: Dtype) -> Self {
         let rounded = info.rounding.activations;
         let (step, cosine, max_abs) = match (info.backend, activation, info.precision) {
@@ -74,7 +76,7 @@ impl Tolerance {
         tolerance
     }
 
-    /// Largest median of the tokens' errors behind `layer` of a decoder with `layers`.
+    /// Largest median of the tokens' errors that is allowed after `layer` of a decoder with `layers` layers.
     pub fn median_error(&self, layer: Layer, layers: usize) -> f64 {
         let before = match layer {
             Layer::EmbedTokens => 1,
@@ -84,7 +86,8 @@ impl Tolerance {
         MARGIN * self.step * (before as f64).sqrt()
     }
 
-    /// Largest error of a token behind `layer` of a decoder with `layers`, but for [`Tolerance::strays`].
+    /// Largest error of a token that is allowed after `layer` of a decoder with `layers` layers, [`Tolerance::strays`]
+    /// aside.
     pub fn error(&self, layer: Layer, layers: usize) -> f64 {
         AMPLIFIED * self.median_error(layer, layers)
     }

@@ -27,15 +27,15 @@ pub enum Part {
     PostAttentionNorm,
     /// The gate and up projections.
     GateUp,
-    /// The activation, and its product with up where it is of a gate.
+    /// The activation, multiplied with the up projection where there is a gate.
     SwiGlu,
     /// The down projection, added to the residual stream.
     Down,
-    /// What all layers take in of the first hidden state, projected and normed.
+    /// The inputs of all layers that come from the first hidden state, projected and normed.
     LayerInputs,
-    /// What a layer takes in, gated, projected and added to the residual stream.
+    /// A layer's own input, gated, projected and added to the residual stream.
     LayerInput,
-    /// The RMSNorm behind the last layer.
+    /// The norm after the last layer.
     FinalNorm,
     /// Hidden states to one vector a text.
     Pooling,
@@ -46,7 +46,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// As people write it.
+    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gather => "embedding gather",
@@ -70,7 +70,7 @@ impl Part {
     }
 }
 
-/// The numbers that an operation multiplies, which decide how fast a device could.
+/// The type of the numbers that an operation multiplies, which limits how fast a device can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -79,21 +79,21 @@ pub enum Arithmetic {
     F32,
     /// f16 or bf16.
     Half,
-    /// 16-bit integers, as two limbs of 8 bits or at once.
+    /// 16-bit integers, at once or as two halves of 8 bits.
     Int16,
     /// 8-bit integers.
     Int8,
 }
 
-/// How finely a pass is watched.
+/// How finely a pass is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Each operation is computed by itself.
+    /// Each operation by itself.
     Operations,
-    /// Each layer is computed by itself.
+    /// Each layer by itself.
     Layers,
-    /// The whole pass is computed at once, as users' passes are.
+    /// The whole pass at once, as users' passes are.
     Model,
 }
 

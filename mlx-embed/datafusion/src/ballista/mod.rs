@@ -1,7 +1,7 @@
 //! Queries on many machines, by [Ballista](https://datafusion.apache.org/ballista/) (feature `ballista`).
 //!
-//! A client plans a query and sends it to a scheduler; that cuts it into stages and tasks, and executors run them. Three
-//! programs, or three functions for programs of one's own:
+//! A client plans a query and sends it to a scheduler. The scheduler cuts the plan into stages and tasks, which
+//! executors run. There are three programs, and a function for each that programs of your own can call:
 //!
 //! | program | function | has models |
 //! | --- | --- | --- |
@@ -21,12 +21,12 @@
 //! # }
 //! ```
 //!
-//! Ballista's own scheduler refuses such a query: it turns the client's plan into DataFusion's types, for which it needs each
-//! function's. [`scheduler`] gives it functions that have types and no model; all else of it is as it comes.
+//! Ballista's own scheduler refuses such a query. It turns the client's plan into DataFusion's types, for which it needs
+//! each function's types. [`scheduler`] gives it functions that have types and no model.
 //!
-//! On an executor `embed` and `rerank` are the same asynchronous functions as in one process: DataFusion sends the node of a
-//! plan that waits for them, with each function by its name, and bytes of ours beside it, which say of which model it is.
-//! An executor whose model is another one refuses the query and names both.
+//! On an executor `embed` and `rerank` are the same asynchronous functions as in one process. A plan names them, and
+//! carries bytes that say which model each asks. An executor with another model refuses the query; the error names both
+//! models.
 
 mod codec;
 mod functions;
@@ -62,10 +62,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Returns once somebody answers at a scheduler's address, and asks at least once.
+/// Returns once a scheduler answers at `address`. It asks at least once.
 ///
 /// # Errors
-/// When nobody does for as long as `patience`.
+/// When none has answered after `patience`.
 pub async fn wait_for(address: &str, patience: Duration) -> Result<()> {
     let start = Instant::now();
     loop {
@@ -82,11 +82,11 @@ pub async fn wait_for(address: &str, patience: Duration) -> Result<()> {
     }
 }
 
-/// A context whose queries run on the cluster of the scheduler at `address`, such as `10.0.0.1:50050`. `embed` asks
-/// `embedder` there, `rerank` `reranker`.
+/// A context whose queries run on the cluster of the scheduler at `address`, such as `10.0.0.1:50050`. `embed` asks the
+/// model `embedder` there, and `rerank` the model `reranker`.
 ///
 /// # Errors
-/// When nobody answers at `address`.
+/// When no scheduler answers at `address`.
 pub async fn remote(address: &str, embedder: ModelId, reranker: Option<ModelId>) -> Result<SessionContext> {
     wait_for(address, Duration::ZERO).await?;
     let functions = Arc::new(Functions::standing_in());
@@ -103,8 +103,8 @@ pub async fn remote(address: &str, embedder: ModelId, reranker: Option<ModelId>)
     Ok(context)
 }
 
-/// Settings of Ballista's scheduler, with these functions: for [`start_server`]. Executors ask it for tasks; where a scheduler
-/// hands them out, an executor's reason to refuse one is lost on the way.
+/// Settings for Ballista's scheduler with these functions, to be run by [`start_server`]. Executors ask the scheduler
+/// for tasks. (If it hands tasks out, an executor's reason for refusing one gets lost.)
 ///
 /// [`start_server`]: ballista_scheduler::scheduler_process::start_server
 pub fn scheduler(config: SchedulerConfig) -> SchedulerConfig {
@@ -118,12 +118,12 @@ pub fn scheduler(config: SchedulerConfig) -> SchedulerConfig {
     }
 }
 
-/// Settings of Ballista's executor, with these functions: for [`start_executor_process`].
+/// Settings for Ballista's executor with these functions, to be run by [`start_executor_process`].
 ///
 /// [`start_executor_process`]: ballista_executor::executor_process::start_executor_process
 ///
 /// # Errors
-/// None that Ballista's default settings have.
+/// None with Ballista's default settings.
 pub fn executor(
     config: ExecutorProcessConfig,
     embedder: (ModelId, Embedder),

@@ -5,10 +5,10 @@ use std::fmt;
 use mlx_embed::{Checkpoint, EndToken, Error, LoadOptions};
 use serde::{Deserialize, Serialize};
 
-/// Which model a function asks, and how that is loaded, without the model. The plan of a query carries it, and an executor
-/// whose own is another one refuses the query: else rows of one result would have vectors of two models.
+/// Which model a function asks, and how it is loaded, without the model itself. A query's plan carries it. An executor
+/// with another model refuses the query: else one result would have vectors of two models.
 ///
-/// Two are equal where vectors are comparable. The device is no part of it: CPU and GPU differ by what they round.
+/// Two are equal if their vectors can be compared. The device doesn't count: CPU and GPU differ by rounding only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelId {
@@ -22,8 +22,8 @@ pub struct ModelId {
 }
 
 impl ModelId {
-    /// The model of an opened checkpoint, as it is loaded with `options`. The checkpoint's files are read through, at about a
-    /// second a gigabyte.
+    /// The model of an opened checkpoint, loaded with `options`. The checkpoint's files are read through, which takes
+    /// about a second a gigabyte.
     ///
     /// # Errors
     /// When a file can't be read, or was changed since the checkpoint was opened.

@@ -90,28 +90,28 @@ const SETTINGS: &str = "config.json";
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SentenceTransformers {
-    /// How hidden states become one vector; `None` where no file says so.
+    /// How hidden states become one vector; `None` if no file says so.
     pub pooling: Option<Pooling>,
-    /// That file.
+    /// The file that says so.
     pub pooling_file: Option<String>,
-    /// Whether the prompt's tokens are part of what is pooled.
+    /// Whether pooling includes the prompt's tokens.
     pub include_prompt: bool,
-    /// What the pooled vector goes through before it is cut and scaled.
+    /// The modules after pooling, in order. Cutting and scaling come after them.
     pub behind: Vec<ModuleSpec>,
-    /// Whether vectors are scaled to length 1; `None` where no file says so.
+    /// Whether vectors are scaled to length 1; `None` if no file says so.
     pub normalize: Option<bool>,
-    /// Most weights that a sparse vector keeps, the largest; `None` where no file says so.
+    /// How many weights a sparse vector keeps at most, the largest ones; `None` if no file says so.
     pub max_active_dims: Option<usize>,
     /// Whether a sparse vector's weights are `log(1 + log(1 + x))` rather than `log(1 + x)`.
     #[serde(skip)]
     pub(crate) logs_twice: bool,
-    /// Prompts by name, each put before the text as it is.
+    /// Prompts by name. A prompt goes before the text as it is.
     pub prompts: BTreeMap<String, String>,
-    /// The prompt that texts get when the caller names none.
+    /// Name of the prompt for texts whose caller names none.
     pub default_prompt_name: Option<String>,
-    /// Longest input in tokens; `None` where no file says so, or says that there is no limit.
+    /// Longest input in tokens; `None` if no file says so, or a file says that there is no limit.
     pub max_seq_length: Option<usize>,
-    /// Whether texts are put into lower case.
+    /// Whether texts are lower-cased.
     pub do_lower_case: bool,
     /// Further settings that go to the tokenizer, over those of its own files; and their file and field.
     #[serde(skip)]

@@ -34,8 +34,8 @@ impl<'a> HostInput<'a> {
         unsafe { slice(self.raw.shape, self.raw.ndim) }
     }
 
-    /// Elements from one index to the next of each dimension; 0 where an array was broadcast, negative where it was
-    /// turned round.
+    /// How many elements apart neighbours of each dimension are: 0 where an array was broadcast, negative where it was
+    /// reversed.
     pub fn strides(&self) -> &'a [i64] {
         // SAFETY: as `new` was promised.
         unsafe { slice(self.raw.strides, self.raw.ndim) }
@@ -46,7 +46,7 @@ impl<'a> HostInput<'a> {
         self.raw.size
     }
 
-    /// Element type; `None` for MLX types that this crate has no use for.
+    /// Element type; `None` for MLX's types that this crate doesn't use.
     pub fn dtype(&self) -> Option<Dtype> {
         Dtype::from_raw(self.raw.dtype)
     }
@@ -59,7 +59,7 @@ impl<'a> HostInput<'a> {
     /// All elements in row order, where they lie.
     ///
     /// # Errors
-    /// When they are of another type, don't lie in row order, or are in an output's place.
+    /// When they are of another type, don't lie in row order, or have become an output's.
     pub fn as_slice<T: Element>(&self) -> Result<&'a [T], MlxError> {
         self.check::<T>()?;
         if !self.raw.row_contiguous && self.raw.size > 0 {
@@ -76,12 +76,12 @@ impl<'a> HostInput<'a> {
         unsafe { elements(OPERATION, self.raw.data, self.raw.size) }
     }
 
-    /// The last dimension at an index of all others: for strided inputs whose rows have no gaps, such as the heads of
-    /// `[B, L, H, E]` seen as `[B, H, L, E]`.
+    /// The last dimension, at an index of all dimensions before it. It is for strided inputs whose rows have no gaps,
+    /// such as the heads of `[B, L, H, E]` seen as `[B, H, L, E]`.
     ///
     /// # Errors
-    /// When the elements are of another type, have gaps within a row, or are in an output's place, or the index is not
-    /// in the shape.
+    /// When the elements are of another type, have gaps within a row, or have become an output's, or the index is
+    /// outside the shape.
     pub fn row<T: Element>(&self, index: &[usize]) -> Result<&'a [T], MlxError> {
         self.check::<T>()?;
         let (Some((&len, outer)), Some(&stride)) = (self.shape().split_last(), self.strides().last()) else {
@@ -99,10 +99,10 @@ impl<'a> HostInput<'a> {
         }
     }
 
-    /// One element, wherever it lies.
+    /// One element, at any strides.
     ///
     /// # Errors
-    /// When the elements are of another type or in an output's place, or the index is not in the shape.
+    /// When the elements are of another type or have become an output's, or the index is outside the shape.
     pub fn get<T: Element>(&self, index: &[usize]) -> Result<T, MlxError> {
         self.check::<T>()?;
         let start = self.offset(index, self.shape())?;
@@ -112,10 +112,10 @@ impl<'a> HostInput<'a> {
         Ok(element[0])
     }
 
-    /// A copy of all elements in row order, also of a strided input.
+    /// A copy of all elements in row order, at any strides.
     ///
     /// # Errors
-    /// When they are of another type or in an output's place.
+    /// When they are of another type or have become an output's.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>, MlxError> {
         if self.raw.row_contiguous || self.raw.size == 0 {
             return self.as_slice().map(<[T]>::to_vec);
@@ -157,7 +157,7 @@ impl<'a> HostInput<'a> {
     }
 }
 
-/// An output of a kernel while it runs. It lies in row order without gaps.
+/// An output of a kernel while it runs. Its elements lie in row order without gaps.
 #[derive(Debug)]
 pub struct HostOutput<'a> {
     raw: sys::mlxsys_host_output,
@@ -194,7 +194,7 @@ impl HostOutput<'_> {
         Dtype::from_raw(self.raw.dtype)
     }
 
-    /// The input that the output is in place of, if any.
+    /// Number of the input whose elements the output starts with, if any.
     pub fn in_place_of(&self) -> Option<usize> {
         usize::try_from(self.raw.in_place_of).ok()
     }
@@ -210,7 +210,8 @@ impl HostOutput<'_> {
         self.written = true;
     }
 
-    /// The elements: those of the input in whose place they are, those written so far, or else zeros.
+    /// The elements: the input's where the output is in place of one, else those written so far, and zeros for the
+    /// others.
     ///
     /// # Errors
     /// When they are of another type.
@@ -230,8 +231,8 @@ impl HostOutput<'_> {
         }
     }
 
-    /// The elements as memory to write to. Whatever they were is lost; once all are written,
-    /// [`HostOutput::assume_written`] says so, and without it the kernel fails.
+    /// The elements as memory to write to. What was there before is lost. Call [`HostOutput::assume_written`] once all
+    /// are written: without it the kernel fails.
     ///
     /// # Errors
     /// When they are of another type.
@@ -249,18 +250,19 @@ impl HostOutput<'_> {
         Ok(unsafe { std::slice::from_raw_parts_mut(data, self.raw.size) })
     }
 
-    /// Says that all elements have been written.
+    /// Declares that all elements have been written.
     ///
     /// # Safety
-    /// Since the last [`HostOutput::as_uninit_slice`], each element has been written with a value of the output's type.
+    /// Since the last call of [`HostOutput::as_uninit_slice`], each element has been written with a value of the
+    /// output's type.
     pub unsafe fn assume_written(&mut self) {
         self.written = true;
     }
 
-    /// Lets `write` fill all elements: it is given them as memory to write to, and gives them back written.
+    /// Fills all elements by a function, which is given them as memory to write to and gives them back written.
     ///
     /// # Errors
-    /// When they are of another type, or what comes back is not all of them.
+    /// When they are of another type, or the function does not give back all of them.
     pub fn fill_with<T: Element>(
         &mut self,
         write: impl for<'a> FnOnce(&'a mut [MaybeUninit<T>]) -> &'a mut [T],
@@ -276,7 +278,7 @@ impl HostOutput<'_> {
         Ok(())
     }
 
-    /// Writes each element as a function of its position in row order.
+    /// Writes each element as a function of its place in row order.
     ///
     /// # Errors
     /// When the elements are of another type.
@@ -291,7 +293,7 @@ impl HostOutput<'_> {
     /// Writes all elements, given in row order.
     ///
     /// # Errors
-    /// When they are of another type or number.
+    /// When they are of another type, or there are more or fewer.
     pub fn copy_from_slice<T: Element>(&mut self, values: &[T]) -> Result<(), MlxError> {
         if values.len() != self.raw.size {
             return Err(MlxError::new(

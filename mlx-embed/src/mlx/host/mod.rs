@@ -1,8 +1,8 @@
-//! Operations of your own that run on the CPU: Rust code as a node of MLX's graph.
+//! Operations of your own on the CPU: Rust code as a node of MLX's graph.
 //!
-//! MLX lets a program bring kernels for Metal and for CUDA; this is the sibling for the CPU. A [`HostKernel`] says what
-//! to compute, [`host_kernel`] puts it into the graph, and from there on it is an operation as any other: lazy, in
-//! order with its neighbours on the stream, its memory from MLX's allocator.
+//! MLX takes kernels of a program's own for Metal and for CUDA; this is the same for the CPU. A [`HostKernel`] says what
+//! to compute, and [`host_kernel`] puts it into the graph. There it is an operation like any other: it is lazy, runs in
+//! order with the others on its stream, and has its memory from MLX's allocator.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -34,31 +34,32 @@
 //! ```
 //!
 //! # What a kernel is given
-//! - **Inputs** lie as MLX has them: transposed and sliced arrays come with strides and without a copy. A kernel that
-//!   wants rows without gaps asks for them by [`HostInput::as_slice`], which fails on anything else; the caller puts
-//!   [`ops::contiguous`](super::ops::contiguous) before the kernel, which copies only where it must. Addresses are
-//!   aligned for the element type and for nothing more.
-//! - **Outputs** lie in row order without gaps, in fresh memory that starts on a cache line (64 bytes). It is zeroed on
-//!   the first [`HostOutput::as_mut_slice`]; [`HostOutput::write_with`], [`HostOutput::copy_from_slice`] and
-//!   [`HostOutput::as_uninit_slice`] do without.
-//! - **In place**: an output may start with an input's elements ([`OutputSpec::in_place`]). MLX hands the input's memory
-//!   over if nobody else refers to it, and copies otherwise. Either way the kernel finds the elements in the output
-//!   only, so it never sees one memory under two names. Weights in a mapped file are held by their checkpoint and
-//!   so are copied, not overwritten.
+//! - **Inputs** lie where MLX has them: transposed and sliced arrays have strides, and are not copied. A kernel that
+//!   needs rows without gaps asks for them with [`HostInput::as_slice`], which fails for other inputs. Its caller puts
+//!   [`ops::contiguous`](super::ops::contiguous) before it, which copies only if it must. Addresses are aligned for the
+//!   element type and for nothing more.
+//! - **Outputs** lie in row order without gaps, in new memory that starts at a cache line (64 bytes).
+//!   [`HostOutput::as_mut_slice`] fills it with zeros the first time. [`HostOutput::write_with`],
+//!   [`HostOutput::copy_from_slice`] and [`HostOutput::as_uninit_slice`] don't.
+//! - **In place**: an output may start with the elements of an input ([`OutputSpec::in_place`]). MLX hands over the
+//!   input's memory if nobody else uses it, and copies it otherwise. The kernel finds the elements in the output only,
+//!   so it never has two names for one memory. Weights in a mapped file are used by their checkpoint, so they are always
+//!   copied.
 //!
 //! # Where it runs
-//! On the thread behind the stream, with kernels of other streams at the same time. The arrays' memory is held until
-//! the kernel has returned. A kernel may use threads of its own. It can't compute with MLX, which is an error, and must
-//! not wait for others who do: they may wait for it.
+//! On the thread of the stream, while kernels of other streams run on theirs. The arrays' memory stays until the kernel
+//! has returned. A kernel may use threads of its own. It can't compute with MLX, which is an error. It must not wait for
+//! code that does: that may be waiting for the kernel.
 //!
 //! # Failure
-//! What [`HostKernel::run`] returns as an error, and a panic in it, become the [`MlxError`] of the evaluation. Kernels
-//! that were queued behind are skipped, MLX's own operations run on with zeros in place of the results, and the stream
-//! goes on working. The arrays that the failed evaluation was to compute have no meaning: drop them. There are no
-//! derivatives.
+//! An error that [`HostKernel::run`] returns, or a panic in it, becomes the [`MlxError`] of the evaluation. Kernels
+//! queued behind it are skipped. MLX's own operations go on with zeros for the results, and the stream goes on working.
+//! Drop the arrays that the failed evaluation was to compute: their elements mean nothing.
+//!
+//! There are no derivatives.
 //!
 //! # Cost
-//! A few microseconds a node, mostly MLX's own (`cargo run --release --example host_kernel` measures it).
+//! A few microseconds for each node, most of them MLX's own. `cargo run --release --example host_kernel` measures it.
 
 mod arrays;
 
@@ -79,45 +80,46 @@ use super::dtype::Dtype;
 use super::error::{Failure, MlxError, check};
 use super::ops::{ArrayVec, held};
 
-/// What a kernel may fail with: any error, or a string.
+/// An error of a kernel: any error type, or a string.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Work for the CPU that [`host_kernel`] makes a node of MLX's graph.
+/// Rust code that [`host_kernel`] makes a node of MLX's graph.
 pub trait HostKernel: Send + Sync + 'static {
-    /// What messages call it.
+    /// Name of the kernel in messages.
     fn name(&self) -> &str;
 
     /// Computes all elements of all outputs.
     ///
     /// # Errors
-    /// When it can't; also by leaving an output unwritten, which the caller takes for an error.
+    /// Any error of the kernel's own. Leaving an output unwritten is an error of the evaluation, too.
     fn run(&self, inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]) -> Result<(), HostError>;
 }
 
-/// What an output of a kernel will be.
+/// Shape, type and memory of a kernel's output.
 #[derive(Debug, Clone, Copy)]
 pub struct OutputSpec<'a> {
     /// Sizes of the dimensions.
     pub shape: &'a [i32],
     /// Element type.
     pub dtype: Dtype,
-    /// The input, of the same shape and type, whose elements the output starts with.
+    /// Number of the input whose elements the output starts with, if any. It has the output's shape and type.
     pub in_place_of: Option<usize>,
 }
 
 impl<'a> OutputSpec<'a> {
-    /// An output in fresh memory.
+    /// An output in new memory.
     pub fn new(shape: &'a [i32], dtype: Dtype) -> Self {
         Self { shape, dtype, in_place_of: None }
     }
 
-    /// An output that starts with the elements of input number `input`, and has its memory if nobody else needs it.
+    /// An output that starts with the elements of input number `input`. It takes over the input's memory if nobody else
+    /// uses it.
     pub fn in_place(input: usize, shape: &'a [i32], dtype: Dtype) -> Self {
         Self { shape, dtype, in_place_of: Some(input) }
     }
 }
 
-/// Adds `kernel` to the graph of `stream` and returns its outputs.
+/// Adds `kernel` to the graph of `stream`, and returns its outputs.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -146,8 +148,8 @@ impl<'a> OutputSpec<'a> {
 /// ```
 ///
 /// # Errors
-/// When the stream is not the CPU's, there is no output, a shape is negative or too large, or an output is in place of
-/// an input that is not there, has another shape or type, or serves another output already.
+/// When the stream is not on the CPU, there is no output, or a shape is negative or too large. Also when an output is in
+/// place of an input that doesn't exist, has another shape or type, or is another output's already.
 pub fn host_kernel<K: HostKernel + ?Sized, const N: usize>(
     kernel: Arc<K>,
     inputs: &[&Array],

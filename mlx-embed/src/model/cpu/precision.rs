@@ -6,30 +6,33 @@ use crate::error::{UnknownWord, of_word};
 use crate::kernels::{Engine, Fit, Limbs};
 use crate::model::backend::{Place, Role};
 
-/// How closely this crate's kernels for the CPU follow a checkpoint computed in f32.
+/// How closely this crate's kernels follow a checkpoint that is computed in f32.
 ///
-/// What is rounded are the numbers that enter a product with a matrix, a group of inputs at a time, and with `fast` dense
-/// weights. Everything else is f32 in either case. [`Info::rounding`](crate::Info::rounding) says what was rounded.
+/// On a CPU, the activations that enter a product with a matrix may be rounded, a group of inputs at a time. With `fast`,
+/// dense weights may be rounded, too. Everything else is f32. [`Info::rounding`](crate::Info::rounding) says what was
+/// rounded.
 ///
-/// On an NVIDIA GPU it matters to checkpoints of f32 and f16: [`Precision::Exact`] computes them in f32, but for f16's
-/// products, which are of TF32, and [`Precision::Fast`] as if their floats were bf16.
+/// On an NVIDIA GPU it matters for checkpoints of f32 and f16. [`Precision::Exact`] computes them in f32, and products
+/// of f16 in TF32. [`Precision::Fast`] computes them as if their floats were bf16.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Precision {
-    /// Weights are the checkpoint's, but for those of mxfp8 and nvfp4 that are too small beside their neighbours for 16 bits.
-    /// What is multiplied with weights of 2 to 8 bits is rounded to 16 bits: a product differs from the one in f32 by some
-    /// 3e-5 of its size. Beside f32, f16 and bf16 nothing is rounded.
+    /// Weights are the checkpoint's. (Those of mxfp8 and nvfp4 that are too small beside their neighbours for 16 bits
+    /// are the exception.) What is multiplied with weights of 2 to 8 bits is rounded to 16 bits, so a product differs
+    /// from f32's by about 3e-5 of its size. Nothing is rounded for weights of f32, f16 and bf16.
     #[default]
     Exact,
-    /// To 8 bits, and to 16 where a group stands out of its row: nearly twice as fast. Vectors differ from the exact
-    /// ones by what `tools/trained` measures for a trained model.
+    /// Activations are rounded to 8 bits, and to 16 where a group stands out of its row. It is nearly twice as fast.
+    /// `tools/trained` measures how much vectors of a trained model differ from the exact ones.
     ///
-    /// Where the processor adds products of bytes (AVX-512 VNNI, AVX-VNNI, NEON's dot products), weights of f32, f16, bf16,
-    /// mxfp8 and nvfp4 are rounded to 8 bits at load, 128, 64 or 32 inputs at a time: a bit more than a byte of memory each.
-    /// Those of causal attention are not, nor those of matrices whose inputs are no multiple of 32.
+    /// Some processors add products of bytes: with AVX-512 VNNI, AVX-VNNI or NEON's dot products. There weights of f32,
+    /// f16, bf16, mxfp8 and nvfp4 are rounded to 8 bits at load, in groups of 128, 64 or 32 inputs. They take a little
+    /// more than a byte each. Weights of causal attention are not rounded, nor matrices whose number of inputs is no
+    /// multiple of 32.
     ///
-    /// Causal models of Gemma's kind, which norm what attention and feed-forward part give, are computed as with `exact`.
+    /// Causal models of Gemma's kind are computed as with `exact`: they have norms after attention and the feed-forward
+    /// part.
     Fast,
 }
 

@@ -15,16 +15,15 @@ use crate::mlx::cuda::write_whole;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MatmulPolicy {
-    /// On packed weights for few tokens, on dequantised ones for many. Where one overtakes the other is measured when a
-    /// model is loaded, and remembered for this machine.
+    /// Packed weights for few tokens, dequantised weights for many. The crossover is measured when a model is loaded,
+    /// and remembered for this machine.
     #[default]
     Auto,
-    /// Always on packed weights.
+    /// Packed weights, always.
     Packed,
-    /// Always on weights that are dequantised to bf16 for each product.
+    /// Weights that are dequantised to bf16 for each product, always.
     Dequantized,
-    /// As [`MatmulPolicy::Auto`], with dequantised weights that stay in memory: two bytes a parameter beside the packed
-    /// ones.
+    /// As [`MatmulPolicy::Auto`], but dequantised weights stay in memory: two bytes a parameter beside the packed ones.
     Resident,
 }
 
