@@ -143,7 +143,7 @@ pub enum CheckpointError {
         found: Vec<usize>,
     },
     /// A tensor's element type can't be used.
-    #[error("{}: tensor `{tensor}` is of type {found}, needed is {expected}", path.display())]
+    #[error("{}: tensor `{tensor}` is of type {found}, but has to be {expected}", path.display())]
     WrongDtype {
         /// The file.
         path: PathBuf,
@@ -165,7 +165,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// The weights have a tensor that this crate does not use.
-    #[error("{}: tensor `{tensor}` is not part of the model that config.json describes: it looks like {looks_like}; leaving it out may give other vectors, which {LENIENT} would do", path.display())]
+    #[error("{}: tensor `{tensor}` is not part of the model that config.json describes: it looks like {looks_like}; {LENIENT} leaves it out, which may change the vectors", path.display())]
     UnknownTensor {
         /// The file.
         path: PathBuf,
@@ -175,7 +175,7 @@ pub enum CheckpointError {
         looks_like: String,
     },
     /// A file asks for something that this crate does not do, and that may change vectors.
-    #[error("{}: `{field}` {reason}; leaving it out may give other vectors, which {LENIENT} would do", path.display())]
+    #[error("{}: `{field}` {reason}; {LENIENT} leaves it out, which may change the vectors", path.display())]
     UnknownField {
         /// The file.
         path: PathBuf,

@@ -23,7 +23,8 @@ pub enum HubError {
     NoCache,
     /// The model is not in the cache, and no hub's address is set.
     #[error(
-        "{model} is no folder here and not whole in {}; to fetch it from a hub, set HF_ENDPOINT to the hub's address",
+        "{model} is not a folder, and not complete in the cache {}; to fetch it from a hub, set HF_ENDPOINT to the \
+         hub's address",
         cache.display()
     )]
     NoEndpoint {
@@ -34,8 +35,8 @@ pub enum HubError {
     },
     /// The model is not in the cache, and fetching is switched off.
     #[error(
-        "{model} is no folder here and not whole in {}; HF_HUB_OFFLINE forbids to fetch it: unset it, or copy the model \
-         there",
+        "{model} is not a folder, and not complete in the cache {}; HF_HUB_OFFLINE forbids fetching it: unset \
+         that, or copy the model there",
         cache.display()
     )]
     Offline {
@@ -95,7 +96,7 @@ pub enum HubError {
         reason: String,
     },
     /// The connection can't be made, or broke.
-    #[error("{at}: {reason}; what has come is kept: see to the network and do the same again")]
+    #[error("{at}: {reason}; what was fetched is kept: check the network and try again")]
     Connection {
         /// The model, and the file.
         at: String,
@@ -115,8 +116,8 @@ pub enum HubError {
     },
     /// The file's hash is not what the hub says. The file was deleted.
     #[error(
-        "{at}: what came has the hash {found}, but the hub says {expected}; it is deleted. Do the same again; if it comes \
-         again, something between here and the hub changes files"
+        "{at}: the fetched file has the hash {found}, but the hub says {expected}; it is deleted. Try again; if it \
+         happens again, something between here and the hub changes files"
     )]
     WrongHash {
         /// The model, and the file.
@@ -169,8 +170,8 @@ fn again(seconds: Option<u64>) -> String {
 fn why_not_kept(source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!(
-            "{source}; what has come is kept: make room, or set HF_HOME to a folder on a larger disk, and do the same again"
+            "{source}; what was fetched is kept: make room, or set HF_HOME to a folder on a larger disk, and try again"
         ),
-        _ => format!("{source}; see to the folder's permissions, or set HF_HOME to another one"),
+        _ => format!("{source}; check the folder's permissions, or set HF_HOME to another folder"),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::simd::FP4_TWICE;
+
 /// Floating-point numbers in the type that the file has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Floats<'a> {
@@ -74,9 +76,10 @@ pub(crate) enum Source<'a> {
     },
 }
 
-/// E2M1: the sixteen values of a 4-bit float.
-const E2M1: [f32; 16] =
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+/// E2M1: the value of a 4-bit float.
+fn e2m1(bits: u32) -> f32 {
+    f32::from(FP4_TWICE[bits as usize & 15]) / 2.0
+}
 
 /// E8M0: a power of two.
 pub(super) fn e8m0(bits: u8) -> f32 {
@@ -162,7 +165,7 @@ impl<'a> Source<'a> {
                         }
                         Scales::Mxfp4(scales) => {
                             let scale = e8m0(scales[group]);
-                            out.iter_mut().zip(values).for_each(|(x, q)| *x = scale * E2M1[q as usize & 15]);
+                            out.iter_mut().zip(values).for_each(|(x, q)| *x = scale * e2m1(q));
                         }
                         Scales::Mxfp8(scales) => {
                             let scale = e8m0(scales[group]);
@@ -170,7 +173,7 @@ impl<'a> Source<'a> {
                         }
                         Scales::Nvfp4(scales) => {
                             let scale = e4m3(scales[group]);
-                            out.iter_mut().zip(values).for_each(|(x, q)| *x = scale * E2M1[q as usize & 15]);
+                            out.iter_mut().zip(values).for_each(|(x, q)| *x = scale * e2m1(q));
                         }
                     }
                 }

@@ -26,8 +26,8 @@ pub enum InputError {
     },
     /// The query leaves no room for a document.
     #[error(
-        "it takes {tokens} tokens with what stands around a pair, and the limit is {max_tokens}, so that none is left \
-         for a document; shorten it, or load the model with a larger max_tokens"
+        "it takes {tokens} tokens with a pair's special tokens, and the limit is {max_tokens}, so none is left for a \
+         document; shorten it, or load the model with a larger max_tokens"
     )]
     NoRoom {
         /// Tokens of a pair with an empty document.

@@ -1,7 +1,9 @@
 //! Hidden states beside those that they should be: what is collected over texts, and what it comes to.
 
+use crate::vectors::cosine;
+
 use super::golden::Golden;
-use super::measure::{cosine, larger, max_abs, median, project, relative_error, smaller};
+use super::measure::{larger, max_abs, median, project, relative_error, smaller};
 use super::{Check, Layer, LayerComparison, Question, Tolerance};
 
 /// Adds what the states of one text differ by from the golden file's, each to its layer.

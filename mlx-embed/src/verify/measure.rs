@@ -1,5 +1,7 @@
 //! How far numbers are from those that they should be.
 
+use crate::vectors::dot;
+
 /// The larger one; not a number if either isn't.
 pub(super) fn larger(a: f64, b: f64) -> f64 {
     if a.is_nan() || a > b { a } else { b }
@@ -8,15 +10,6 @@ pub(super) fn larger(a: f64, b: f64) -> f64 {
 /// The smaller one; not a number if either isn't.
 pub(super) fn smaller(a: f64, b: f64) -> f64 {
     if a.is_nan() || a < b { a } else { b }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-}
-
-/// Cosine of two vectors; not a number where one is zero.
-pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 /// Length of a vector.

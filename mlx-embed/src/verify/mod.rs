@@ -46,11 +46,12 @@ use crate::options::{EmbedOptions, Embedding};
 use crate::request::{Finish, Shared};
 use crate::runner::HiddenStates;
 use crate::text::TextError;
+use crate::vectors::cosine;
 
 use company::{SHUFFLES, batches, equals_of, shuffle};
 use compare::{Differences, Worst, compare_states};
 use golden::{Geometry, Holds};
-use measure::{cosine, larger, length, max_abs, relative_error, smaller};
+use measure::{larger, length, max_abs, relative_error, smaller};
 use outputs::{Embed, embed};
 use report::failures;
 
@@ -409,9 +410,10 @@ impl Verifier<'_> {
         if !expected.is_empty() && found == expected {
             return (1.0, 0.0);
         }
-        // Nothing where there should be a vector has no cosine.
         let beyond = larger(max_abs(found, expected) - self.rounding(), 0.0);
-        (cosine(found, expected), beyond / length(expected))
+        // Nothing where there should be a vector has no cosine.
+        let cosine = if found.len() == expected.len() { cosine(found, expected) } else { f64::NAN };
+        (cosine, beyond / length(expected))
     }
 }
 

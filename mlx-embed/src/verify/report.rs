@@ -198,9 +198,9 @@ impl fmt::Display for Question {
         f.write_str(match self {
             Self::Finite => "every hidden state is finite",
             Self::Determinism => "the same text gives the same bits twice",
-            Self::Padded => "a text among longer and shorter ones is what it is alone",
-            Self::EqualLengths => "a text among others of its length is what it is alone",
-            Self::Shuffled => "each text of a shuffled call gets the vector that it gets alone",
+            Self::Padded => "a text has the same result alone and padded in a batch",
+            Self::EqualLengths => "a text has the same result alone and among others of its length",
+            Self::Shuffled => "texts in another order have the same vectors as alone",
         })
     }
 }

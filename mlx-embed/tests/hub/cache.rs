@@ -133,7 +133,7 @@ fn a_hub_that_is_away_leaves_what_is_there() {
     assert_eq!(away.fetch(&MODEL.parse().unwrap()).unwrap(), folder);
     assert!(told.lock().unwrap().contains("127.0.0.1:1"), "{told:?}");
     let error = away.fetch(&"owner/other".parse().unwrap()).unwrap_err().to_string();
-    assert!(error.contains("owner/other") && error.contains("see to the network"), "{error}");
+    assert!(error.contains("owner/other") && error.contains("check the network"), "{error}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn a_connection_that_stays_broken_is_an_error_and_what_came_is_kept() {
     server.fault("GET", WEIGHTS, What::Break(1000), 1);
     let error = hub.fetch(&MODEL.parse().unwrap()).unwrap_err();
     assert!(matches!(error, HubError::Connection { .. }), "{error}");
-    for part in [MODEL, "model.safetensors", "1000 of", "do the same again"] {
+    for part in [MODEL, "model.safetensors", "1000 of", "try again"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
     assert_eq!(weights(cache.path()), (false, Some(1000)));

@@ -245,11 +245,11 @@ impl Report {
         let part = if files.include_prompt { "" } else { " without the prompt's tokens" };
         lines.add("pooling", format!("{}{part}{}", info.pooling, self.by("pooling")));
         for module in &files.behind {
-            lines.add("behind pooling", module.to_string());
+            lines.add("after pooling", module.to_string());
         }
         let normalised = if info.normalize { "yes" } else { "no" };
         lines.add("normalised", format!("{normalised}{}", self.by("normalize")));
-        lines.add("numbers a vector", self.dims.to_string());
+        lines.add("dimensions", self.dims.to_string());
         let end = match &info.end_token {
             None => format!("none{}", self.by("end_token")),
             Some(end) => {
@@ -270,7 +270,7 @@ impl Report {
             lines.add("weight", "log(1 + relu(largest logit)) of the head for masked tokens".to_owned());
         }
         for module in behind {
-            lines.add("behind each token", module.to_string());
+            lines.add("for each token", module.to_string());
         }
     }
 
@@ -282,7 +282,7 @@ impl Report {
         };
         let filled = match (late.expands_queries, late.attends_to_expansion) {
             (false, _) => "",
-            (true, false) => ", filled up with mask tokens that none attends to",
+            (true, false) => ", filled up with mask tokens that no token attends to",
             (true, true) => ", filled up with mask tokens",
         };
         let skipped = match late.skipped_tokens {
@@ -293,9 +293,9 @@ impl Report {
         lines.add("queries", format!("{}{filled}", side(&late.query_marker, late.query_tokens)));
         lines.add("documents", format!("{}{skipped}", side(&late.document_marker, late.document_tokens)));
         for module in &self.info.sentence_transformers.behind {
-            lines.add("behind each token", module.to_string());
+            lines.add("for each token", module.to_string());
         }
-        lines.add("numbers a vector", self.dims.to_string());
+        lines.add("dimensions", self.dims.to_string());
     }
 
     fn scores(&self, reranker: &RerankerInfo, lines: &mut Lines) {
@@ -310,12 +310,12 @@ impl Report {
         }
         lines.add("pooling", format!("{}{}", info.pooling, self.by("pooling")));
         for module in &info.sentence_transformers.behind {
-            lines.add("behind pooling", module.to_string());
+            lines.add("after pooling", module.to_string());
         }
         match &reranker.answers[..] {
             [] => lines.add("logit", "the label's".to_owned()),
             [right] => lines.add("logit", format!("{right:?}")),
-            answers => lines.add("logit", format!("{:?} less {:?}", answers[1], answers[0])),
+            answers => lines.add("logit", format!("{:?} minus {:?}", answers[1], answers[0])),
         }
         lines.add("score", format!("{:?} of it{}", reranker.activation, self.by("activation")));
     }
@@ -325,10 +325,10 @@ impl Report {
         let cut = if info.truncation_side == TruncationSide::Left { "beginning" } else { "end" };
         lines.add(
             if info.reranker.is_some() { "longest pair" } else { "longest text" },
-            format!("{} tokens{}; of longer ones the {cut} is cut", info.max_tokens, self.by("max_tokens")),
+            format!("{} tokens{}; longer ones lose their {cut}", info.max_tokens, self.by("max_tokens")),
         );
         if files.do_lower_case {
-            lines.add("lower case", "texts are put into it, as sentence_bert_config.json says".to_owned());
+            lines.add("lower case", "yes, by sentence_bert_config.json".to_owned());
         }
         for token in &info.added_tokens {
             lines.add("added token", format!("{:?} ({}), by {}", token.token, token.id, token.file));
@@ -345,7 +345,7 @@ impl Report {
 }
 
 fn sees(config: &ModelConfig) -> &'static str {
-    if config.causal { "the tokens before, causal" } else { "all tokens, bidirectional" }
+    if config.causal { "the tokens before it, causal" } else { "all tokens, bidirectional" }
 }
 
 /// What products round.

@@ -102,9 +102,9 @@ fn every_setting_names_what_decided_it() {
     }
     let text = run(&mut on("inspect", "llama-biases-f32")).stdout;
     for line in [
-        "  sees             the tokens before, causal, by the family, llama",
+        "  sees             the tokens before it, causal, by the family, llama",
         "  biases           queries, keys and values, attention's output, feed-forward part, by config.json",
-        "longest text       512 tokens, by config.json (max_position_embeddings); of longer ones the end is cut",
+        "longest text       512 tokens, by config.json (max_position_embeddings); longer ones lose their end",
         "normalised         yes, by default",
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line:?} is not in\n{text}");
