@@ -35,7 +35,8 @@ pub(super) fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
 /// Products of each row of `x` `[.., D]` with each direction `[K, D]`: `[.., K]`.
 pub(super) fn project(x: &[f32], directions: &[f32], width: usize) -> Vec<f32> {
     let rows = x.chunks_exact(width);
-    rows.flat_map(|row| directions.chunks_exact(width).map(|direction| dot(row, direction) as f32)).collect()
+    rows.flat_map(|row| directions.chunks_exact(width).map(move |direction| dot(row, direction) as f32))
+        .collect()
 }
 
 /// The middle one; not a number if any isn't.
