@@ -60,8 +60,8 @@ whose index is the text's line or argument, counted from 0. Sparse vectors have
 \"indices\" (token ids) and \"values\" in place of the embedding, vectors of tokens
 \"token_ids\" and \"embeddings\".
 
-Where a text fails, the results before it are written; with --on-error skip, also
-those after it. FILE is written as FILE.partial and gets its name once the job
+If a text fails, the results before it are written; with --on-error skip, those
+after it, too. FILE is written as FILE.partial and gets its name once the job
 ends: a job that is killed leaves FILE as it was. A Parquet job that is killed
 leaves what is done in FILE.parts, and the same command goes on from there.";
 
