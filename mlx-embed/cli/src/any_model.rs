@@ -5,7 +5,8 @@ use mlx_embed::verify::{Golden, Verification};
 use mlx_embed::{Error, Info, Reranker};
 
 use crate::error::CliError;
-use crate::found::{Encoder, Kind};
+use crate::found::Encoder;
+use crate::kind::Kind;
 use crate::options::CommonArgs;
 
 /// Which model is looked at, what it is taken for, and how that is told.

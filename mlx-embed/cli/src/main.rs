@@ -15,6 +15,7 @@ mod error;
 mod found;
 mod hub;
 mod input;
+mod kind;
 mod label;
 mod notes;
 mod options;

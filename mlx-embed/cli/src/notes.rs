@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use mlx_embed::{EndTokenSource, Info, Source};
 
-use crate::found::Kind;
+use crate::kind::Kind;
 
 /// Says remarks, unless told to be quiet.
 #[derive(Debug, Clone, Copy)]

@@ -14,8 +14,9 @@ use mlx_embed::{
 };
 
 use crate::error::CliError;
-use crate::found::{Encoder, Kind, RoleArg};
+use crate::found::Encoder;
 use crate::hub;
+use crate::kind::{Kind, RoleArg};
 use crate::notes::Notes;
 
 /// The library's own default.

@@ -24,21 +24,9 @@ const BESIDE: [&str; 12] = [
     "chat_template.jinja",
 ];
 
-/// The file of how sentence-transformers calls the model, by all of its names, of which the first that is there counts; the
-/// old ones were the model's kind.
-pub(super) const CALLS: [&str; 7] = [
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
-
 /// Every file that may stand beside weights in a checkpoint's own folder, but for heads.
 pub(crate) fn beside() -> impl Iterator<Item = &'static str> {
-    BESIDE.into_iter().chain(CALLS)
+    BESIDE.into_iter().chain(sentence_transformers::TRANSFORMER_FILES)
 }
 
 /// The heads of bge-m3, of which the first that is there is read.

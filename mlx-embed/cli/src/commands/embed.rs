@@ -5,8 +5,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::error::CliError;
-use crate::found::{Kind, RoleArg};
 use crate::input::{Input, InputArgs, OnError};
+use crate::kind::{Kind, RoleArg};
 use crate::options::CommonArgs;
 use crate::output::{Done, OutputArgs, Target};
 use crate::progress::Progress;

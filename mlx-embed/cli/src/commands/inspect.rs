@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use crate::any_model::{AnyModel, AnyModelArgs};
 use crate::error::CliError;
-use crate::found::{Encoder, Kind};
+use crate::found::Encoder;
+use crate::kind::Kind;
 use crate::options::{CommonArgs, Model};
 use crate::process::Resident;
 use crate::report;

@@ -8,8 +8,8 @@ use mlx_embed::{DenseActivation, Error, Prompt, Ranked, RerankOptions};
 use serde::Serialize;
 
 use crate::error::CliError;
-use crate::found::Kind;
 use crate::input::{Input, InputArgs};
+use crate::kind::Kind;
 use crate::label::label;
 use crate::options::{ModelArgs, at_least_one};
 use crate::stdout;

@@ -7,8 +7,8 @@ use mlx_embed::{Embedding, vectors};
 use unicode_width::UnicodeWidthStr;
 
 use crate::error::CliError;
-use crate::found::Kind;
 use crate::input::{Input, InputArgs};
+use crate::kind::Kind;
 use crate::label::label;
 use crate::options::CommonArgs;
 use crate::stdout;

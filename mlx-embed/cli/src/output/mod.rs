@@ -26,8 +26,9 @@ use clap::{Args, ValueEnum};
 use crate::error::CliError;
 #[cfg(not(feature = "parquet"))]
 use crate::error::WITHOUT_PARQUET;
-use crate::found::{Encoder, Kind};
+use crate::found::Encoder;
 use crate::input::Input;
+use crate::kind::Kind;
 use crate::options::{CommonArgs, at_least_one};
 use crate::row::Row;
 use crate::waiting::Waiting;

@@ -25,7 +25,9 @@ pub(crate) use cross_encoder::CrossEncoder;
 pub(super) use late::mask_settings;
 use modules::Module;
 use transformer::Calls;
-pub(super) use transformer::{FILE as TRANSFORMER_FILE, settings as transformer_settings};
+pub(super) use transformer::{
+    FILE as TRANSFORMER_FILE, FILES as TRANSFORMER_FILES, settings as transformer_settings,
+};
 
 const FILE: &str = "config_sentence_transformers.json";
 const MODULES: &str = "modules.json";

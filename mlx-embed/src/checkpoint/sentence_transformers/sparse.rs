@@ -8,9 +8,6 @@ use crate::checkpoint::CheckpointError;
 use crate::checkpoint::json::{self, JsonObject};
 use crate::file::Files;
 
-/// What a Transformer makes logits of masked tokens for.
-pub(super) const FILL_MASK: &str = "fill-mask";
-
 /// Whether SpladePooling takes the logarithm `log(1 + x)` of the largest `relu(logit)` twice. Modules that are not a sparse
 /// encoder's are refused; without a file there is nothing to refuse.
 pub(super) fn logs_twice(files: &Files) -> Result<bool, CheckpointError> {
@@ -25,7 +22,8 @@ pub(super) fn logs_twice(files: &Files) -> Result<bool, CheckpointError> {
     for (module, expected) in modules.iter().zip(["MLMTransformer", "SpladePooling"]) {
         // Version 6 has one class for all models, and says in its settings that it makes logits of masked tokens.
         let is_head = || expected == "MLMTransformer" && own(module) == "Transformer";
-        if own(module) != expected && !(is_head() && transformer::task(files)?.as_deref() == Some(FILL_MASK))
+        if own(module) != expected
+            && !(is_head() && transformer::task(files)?.as_deref() == Some(transformer::FILL_MASK))
         {
             let reason = format!(
                 "is `{}` where a sparse encoder has `{expected}`; a model with Transformer and Pooling gives one dense \

@@ -4,13 +4,26 @@ use serde_json::{Map, Value};
 
 use super::SentenceTransformers;
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::contents::CALLS;
 use crate::checkpoint::json::JsonObject;
 use crate::file::Files;
 use crate::json;
 
-/// The file's name.
+/// All names of the file, of which the first that is there counts. The old ones were the model's kind.
+pub(in crate::checkpoint) const FILES: [&str; 7] = [
+    FILE,
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// The file's name today.
 pub(in crate::checkpoint) const FILE: &str = "sentence_bert_config.json";
+
+/// What a Transformer makes logits of masked tokens for.
+pub(super) const FILL_MASK: &str = "fill-mask";
 
 /// How the model is loaded, with no say in what it computes.
 const LOADING: [&str; 19] = [
@@ -60,7 +73,7 @@ impl Calls {
     pub(super) const TOKEN_VECTORS: Self =
         Self { besides: &["query_length", "document_length", "query_expansion"], ..Self::VECTORS };
     pub(super) const LOGITS: Self = Self {
-        tasks: &[super::sparse::FILL_MASK],
+        tasks: &[FILL_MASK],
         outputs: &["token_embeddings"],
         of_model: "logits",
         messages: false,
@@ -151,7 +164,7 @@ impl SentenceTransformers {
 pub(in crate::checkpoint) fn settings(
     files: &Files,
 ) -> Result<Option<(&'static str, JsonObject)>, CheckpointError> {
-    for name in CALLS {
+    for name in FILES {
         if let Some(config) = JsonObject::open(files, name)?.filter(|config| !config.is_empty()) {
             return Ok(Some((name, config)));
         }
