@@ -63,7 +63,7 @@ fn a_part_of_a_model_is_made_whole_and_not_taken_for_it() {
     // As where a program asked for the configuration alone.
     lay_out(cache.path(), COMMIT, &["config.json", "tokenizer.json"]);
     let error = offline(cache.path()).fetch(&MODEL.parse().unwrap()).unwrap_err().to_string();
-    assert!(error.contains("not whole"), "{error}");
+    assert!(error.contains("not complete in the cache"), "{error}");
     let server = Server::of(published());
     let hub = online(cache.path(), &server.address);
     let folder = hub.fetch(&MODEL.parse().unwrap()).unwrap();
