@@ -9,7 +9,7 @@
 )]
 
 use super::layout::{Attention, Distances, Heads, KEYS, MAX_HEAD_DIM, Span, Text};
-use super::product::{float_tile, load_sums, store_sums};
+use super::product::{load_sums, store_sums};
 use super::simd::{LANES, Simd, copy, exp};
 
 /// Keys whose scores a tile holds at once.
@@ -42,7 +42,7 @@ unsafe fn score<S: Simd, const M: usize, const PANELS: usize>(
     out: *mut f32,
 ) {
     let mut dots = [[S::splat(0.0); PANELS]; M];
-    float_tile::<S, M, PANELS, 1, MAX_HEAD_DIM, f32>(queries, keys, KEYS, head_dim, &mut dots);
+    S::fma_steps::<M, PANELS, MAX_HEAD_DIM>(&mut dots, keys, KEYS, queries, head_dim);
     store_sums::<S, M, PANELS>(out, BLOCK, &dots);
 }
 
@@ -56,7 +56,7 @@ unsafe fn mix<S: Simd, const M: usize, const PANELS: usize>(
     sums: *mut f32,
 ) {
     let mut mixed = load_sums::<S, M, PANELS>(sums, value_width);
-    float_tile::<S, M, PANELS, 1, BLOCK, f32>(scores, values, value_width, count, &mut mixed);
+    S::fma_steps::<M, PANELS, BLOCK>(&mut mixed, values, value_width, scores, count);
     store_sums::<S, M, PANELS>(sums, value_width, &mixed);
 }
 

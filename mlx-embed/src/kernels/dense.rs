@@ -7,11 +7,13 @@ use half::f16;
 use super::Engine;
 use super::buffer::Weights;
 use super::emit::Sink;
+use super::matmul::prefetch;
 use super::packed::{PAIR, PackedOrder, Start, each_band, pairs};
 use super::pool::Pool;
 use super::product::Products;
 use super::round::{Laid, MAX_ROWS};
 use super::rows::{self, ByRows, PackError, RowBuffer};
+use super::simd::FloatType;
 use super::source::{Floats, Scales, Source};
 
 /// Bytes of rows that a thread goes over pair after pair. They should stay in its second-level cache beside a pair.
@@ -21,22 +23,14 @@ const CHUNK_BYTES: usize = 512 << 10;
 #[derive(Debug)]
 pub(crate) struct Dense {
     memory: Weights,
-    number: Number,
+    number: FloatType,
     inputs: usize,
     /// Outputs of all matrices; what fills up the last pair is zero.
     outputs: usize,
     pairs: usize,
 }
 
-/// The type of the numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Number {
-    F32,
-    Bf16,
-    F16,
-}
-
-impl Number {
+impl FloatType {
     /// A type that holds every number of a matrix. Infinities and what is no number have no place in an f16.
     fn of<R: ByRows>(matrix: &R, pool: &Pool) -> Result<Self, R::Error> {
         let mut buffer = RowBuffer::default();
@@ -74,9 +68,9 @@ impl Dense {
         order: PackedOrder,
         pool: &Pool,
     ) -> Result<Option<Self>, PackError<R::Error>> {
-        let numbers: Vec<Number> = matrices
+        let numbers: Vec<FloatType> = matrices
             .iter()
-            .map(|matrix| Number::of(matrix, pool))
+            .map(|matrix| FloatType::of(matrix, pool))
             .collect::<Result<_, _>>()
             .map_err(PackError::Rows)?;
         let rows: Vec<usize> = matrices.iter().map(ByRows::count).collect();
@@ -93,13 +87,13 @@ impl Dense {
         inputs: usize,
         pool: &Pool,
     ) -> Result<Self, PackError<R::Error>> {
-        let number = Number::of(matrix, pool).map_err(PackError::Rows)?;
+        let number = FloatType::of(matrix, pool).map_err(PackError::Rows)?;
         let pairs = matrix.count().div_ceil(PAIR);
         Self::fill(number, std::slice::from_ref(matrix), [inputs, pairs], PackedOrder::Stacked, pool)
     }
 
     fn fill<R: ByRows>(
-        number: Number,
+        number: FloatType,
         matrices: &[R],
         [inputs, pairs]: [usize; 2],
         order: PackedOrder,
@@ -113,12 +107,12 @@ impl Dense {
             // SAFETY: the memory holds `pairs` pairs of numbers of this type, and each band writes its own rows.
             unsafe {
                 match number {
-                    Number::F32 => pack_rows(rows, start.0.cast::<f32>(), places, |x| x),
+                    FloatType::F32 => pack_rows(rows, start.0.cast::<f32>(), places, |x| x),
                     // Either has room for the number as it is.
-                    Number::Bf16 => {
+                    FloatType::Bf16 => {
                         pack_rows(rows, start.0.cast::<u16>(), places, |x| (x.to_bits() >> 16) as u16);
                     }
-                    Number::F16 => pack_rows(rows, start.0.cast::<f16>(), places, f16::from_f32),
+                    FloatType::F16 => pack_rows(rows, start.0.cast::<f16>(), places, f16::from_f32),
                 }
             }
         })
@@ -138,7 +132,11 @@ impl Dense {
     fn pair(&self, pair: usize) -> *const u8 {
         assert!(pair < self.pairs);
         // SAFETY: the memory holds `pairs` pairs.
-        unsafe { self.memory.as_ptr().add(pair * self.inputs * PAIR * self.number.bytes()) }
+        unsafe { self.memory.as_ptr().add(pair * self.pair_bytes()) }
+    }
+
+    fn pair_bytes(&self) -> usize {
+        self.inputs * PAIR * self.number.bytes()
     }
 }
 
@@ -175,9 +173,14 @@ impl Engine {
         self.pool.run(tasks, &|task| {
             let mut out = Products([0.0; MAX_ROWS * PAIR]);
             let (first, pair) = (task / dense.pairs * chunk, task % dense.pairs);
-            for index in first..tiles.count().min(first + chunk) {
+            let range = first..tiles.count().min(first + chunk);
+            // Threads do neighbouring tasks, so the next pair is likely to be this one's, and is asked for in parts.
+            let next = dense.pair((pair + 1) % dense.pairs);
+            let share = dense.pair_bytes().div_ceil(range.len());
+            for index in range.clone() {
                 let tile = tiles.get(index);
                 sink.prefetch(tile, pair);
+                prefetch(next.wrapping_add((index - range.start) * share), share);
                 // SAFETY: the family was detected; rows and pair have as many inputs; the sink's tiles and pair are this
                 // task's.
                 unsafe {

@@ -15,11 +15,11 @@ use super::norm::{self, Norm};
 use super::packed::Layout;
 use super::prepare;
 use super::product::{
-    self, BYTE_WORDS, BYTES, FORMS, NIBBLE_WORDS, NIBBLES, Number, PairWeights, Products, SMALL, SPREAD,
-    TileRows, WORDS, form_on,
+    self, BYTE_WORDS, BYTES, FORMS, NIBBLE_WORDS, NIBBLES, PairWeights, Products, SMALL, SPREAD, TileRows,
+    WORDS, form_on,
 };
 use super::round::{self, Input, Laid, Rounded};
-use super::simd::{self, LANES};
+use super::simd::{self, LANES, Number};
 use super::tiles::Tile;
 
 /// A tile product; see [`product::tile`].
@@ -154,7 +154,7 @@ macro_rules! family {
         pub(super) const $table: Family = Family {
             name: $name,
             detect: $detect,
-            bytes_pay: <$simd as simd::Simd>::FOURS,
+            bytes_pay: <$simd as simd::Simd>::BYTES_PAY,
             words: !<$simd as simd::Simd>::FOURS,
             run: LANES,
             low_apart: true,

@@ -27,7 +27,7 @@ const BLOCK_BYTES: usize = 16 << 10;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Asks for `bytes` bytes from `from` on, which will be read soon. Any address will do.
-fn prefetch(from: *const u8, bytes: usize) {
+pub(super) fn prefetch(from: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..bytes).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -5,12 +5,10 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
-use half::{bf16, f16};
-
 use super::levels::FACTOR_INPUTS;
 use super::packed::{Layout, PAIR};
 use super::round::MAX_ROWS;
-use super::simd::{LANES, PAIR_STEPS, Simd};
+use super::simd::{LANES, Number, PAIR_STEPS, STEP_OF_PAIR, Simd, float_steps};
 
 /// How a tile product finds a pair's weights.
 #[derive(Clone, Copy)]
@@ -172,9 +170,12 @@ unsafe fn words<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
     group_size: usize,
     dots: &mut [[S::I; PANELS]; M],
 ) {
+    if FORM == WORDS {
+        return S::dot_words_runs::<M, PANELS>(dots, values, x, group_size / LANES);
+    }
     for first in (0..group_size).step_by(LANES) {
         let x = x.add(first * M);
-        // Sixteen inputs take a step of each panel for every two, four or eight.
+        // Sixteen inputs take a step of each panel for every four or eight.
         if FORM == NIBBLE_WORDS {
             for step in 0..2 {
                 let from = values.add((first / 8 + step) * 2 * STEP_BYTES);
@@ -187,7 +188,7 @@ unsafe fn words<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
                     word_step::<S, M, PANELS, 4>(&w, k, x.add(8 * step + 2 * k), dots);
                 }
             }
-        } else if FORM == BYTE_WORDS {
+        } else {
             for step in 0..4 {
                 let from = values.add((first / 4 + step) * 2 * STEP_BYTES);
                 ahead::<S, PANELS>(from);
@@ -198,15 +199,6 @@ unsafe fn words<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
                 for k in 0..2 {
                     word_step::<S, M, PANELS, 2>(&w, k, x.add(4 * step + 2 * k), dots);
                 }
-            }
-        } else {
-            for step in 0..8 {
-                let from = values.add((first / 2 + step) * 2 * STEP_BYTES);
-                let mut w = [[S::load_words(from)]; PANELS];
-                for p in 1..PANELS {
-                    w[p] = [S::load_words(from.add(p * STEP_BYTES))];
-                }
-                word_step::<S, M, PANELS, 1>(&w, 0, x.add(2 * step), dots);
             }
         }
     }
@@ -287,7 +279,7 @@ unsafe fn low_panels<S: Simd, const N: usize, const PANELS: usize, const FORM: u
 
 /// Bytes of a panel's weights for a step of four inputs, or for two in nibbles. A step of one panel follows that of the
 /// other.
-const STEP_BYTES: usize = 64;
+const STEP_BYTES: usize = STEP_OF_PAIR / 2;
 
 /// How far ahead packed weights are asked for, in bytes: a pair's groups follow each other, and pairs do. Left to itself
 /// the hardware stops at every page. Few rows go through less than that before memory has answered.
@@ -555,37 +547,6 @@ unsafe fn store_words<S: Simd, const COUNT: usize>(to: *mut u8, words: [S::W; CO
     }
 }
 
-/// A number that a panel can hold.
-pub(super) trait Number: Copy {
-    /// Sixteen of them.
-    ///
-    /// # Safety
-    /// The instruction set of `S` is enabled; `from` points to as many.
-    unsafe fn load<S: Simd>(from: *const Self) -> S::F;
-}
-
-impl Number for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const Self) -> S::F {
-        S::load(from)
-    }
-}
-
-impl Number for bf16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const Self) -> S::F {
-        S::bits_to_float(S::shift_left::<16>(S::widen(from.cast())))
-    }
-}
-
-impl Number for f16 {
-    /// Finite ones only.
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const Self) -> S::F {
-        S::load_f16(from.cast())
-    }
-}
-
 /// A tile of laid rows times a pair of panels, into `out` `[M, 32]`.
 ///
 /// # Safety
@@ -599,41 +560,27 @@ pub(super) unsafe fn dense_tile<S: Simd, const M: usize, T: Number>(
     out: *mut f32,
 ) {
     if S::PANELS == 2 {
-        return dense_block::<S, M, 2, T>(a, b, inputs, true, out);
-    }
-    // Blocks whose weights stay in the first-level cache for the second panel.
-    for first in (0..inputs).step_by(DENSE_BLOCK) {
-        let count = DENSE_BLOCK.min(inputs - first);
-        let (a, b) = (a.add(first * M), b.add(first * PAIR));
-        dense_block::<S, M, 1, T>(a, b, count, first == 0, out);
-        dense_block::<S, M, 1, T>(a, b.add(LANES), count, first == 0, out.add(LANES));
+        dense_panels::<S, M, 2, T>(a, b, inputs, out);
+    } else {
+        dense_panels::<S, M, 1, T>(a, b, inputs, out);
+        dense_panels::<S, M, 1, T>(a, b.add(LANES), inputs, out.add(LANES));
     }
 }
 
-/// Inputs whose weights are read again panel by panel.
-const DENSE_BLOCK: usize = 128;
-
-/// A block of [`dense_tile`], for `PANELS` panels, added to what is there unless it is the first.
+/// [`dense_tile`] for `PANELS` panels.
 #[inline(always)]
-unsafe fn dense_block<S: Simd, const M: usize, const PANELS: usize, T: Number>(
+unsafe fn dense_panels<S: Simd, const M: usize, const PANELS: usize, T: Number>(
     a: *const f32,
     b: *const T,
-    count: usize,
-    first: bool,
+    inputs: usize,
     out: *mut f32,
 ) {
     let mut sums = [[S::splat(0.0); PANELS]; M];
-    if !first {
-        sums = load_sums::<S, M, PANELS>(out, PAIR);
-    }
-    let whole = count / LANES * LANES;
-    for k in (0..whole).step_by(LANES) {
-        // A number of steps that the compiler knows.
-        float_tile::<S, M, PANELS, 1, LANES, T>(a.add(k * M), b.add(k * PAIR), PAIR, LANES, &mut sums);
-    }
-    if whole < count {
+    let whole = inputs / LANES * LANES;
+    S::fma_runs::<T, M, PANELS>(&mut sums, b, a, whole / LANES);
+    if whole < inputs {
         let (a, b) = (a.add(whole * M), b.add(whole * PAIR));
-        float_tile::<S, M, PANELS, 1, LANES, T>(a, b, PAIR, count - whole, &mut sums);
+        float_steps::<S, T, M, PANELS, LANES>(&mut sums, b, PAIR, a, inputs - whole);
     }
     store_sums::<S, M, PANELS>(out, PAIR, &sums);
 }
@@ -670,45 +617,5 @@ pub(super) unsafe fn store_sums<S: Simd, const M: usize, const PANELS: usize>(
         for p in 0..PANELS {
             S::store(to.add(m * stride + p * LANES), sums[m][p]);
         }
-    }
-}
-
-/// `M` rows of f32 times panels, added to `sums`: `sums[m] += a[k, m] * b[k]` over `k`.
-///
-/// `a` has `K_STRIDE` numbers from one `k` to the next and `M_STRIDE` from one row to the next; `b` has `b_stride`.
-///
-/// # Safety
-/// The instruction set of `S` is enabled and the pointers are valid for these strides and `count` steps.
-#[inline(always)]
-pub(super) unsafe fn float_tile<
-    S: Simd,
-    const M: usize,
-    const PANELS: usize,
-    const K_STRIDE: usize,
-    const M_STRIDE: usize,
-    T: Number,
->(
-    a: *const f32,
-    b: *const T,
-    b_stride: usize,
-    count: usize,
-    sums: &mut [[S::F; PANELS]; M],
-) {
-    let mut b = b;
-    let mut a = a;
-    for _ in 0..count {
-        let mut panels = [T::load::<S>(b); PANELS];
-        for p in 1..PANELS {
-            panels[p] = T::load::<S>(b.add(p * LANES));
-        }
-        for m in 0..M {
-            let x = S::splat(*a.add(m * M_STRIDE));
-            for p in 0..PANELS {
-                sums[m][p] = S::fma(x, panels[p], sums[m][p]);
-            }
-        }
-        // After the last step both may be past the end of what they point into.
-        a = a.wrapping_add(K_STRIDE);
-        b = b.wrapping_add(b_stride);
     }
 }

@@ -8,7 +8,10 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{FP4_TWICE, Simd};
+use super::{FP4_TWICE, FloatType, LANES, Number, STEP_OF_PAIR, Simd, float_runs, float_steps, word_runs};
+
+/// Rows of a tile whose sums, with what else a step needs, fit sixteen registers.
+const TILE_ROWS: usize = 5;
 
 /// `VNNI` says whether the VEX form of `vpdpbusd` is there.
 #[derive(Clone, Copy)]
@@ -56,6 +59,124 @@ unsafe fn fp4_words(codes: __m256i, factors: __m256i) -> __m256i {
     let values = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(values, _mm256_slli_epi16::<8>(codes)));
     _mm256_mullo_epi16(values, factors)
 }
+
+/// Adds to the sums of rows the products of several runs of steps.
+///
+/// A tile's sums, its weights and two more take all sixteen registers. Left to itself a compiler reads ahead and holds
+/// several products at once, more than there is room for, and keeps sums on the stack.
+macro_rules! add_runs {
+    (
+        $sums:ident, $w:ident, $stride:ident, $x:ident, $runs:ident, [$load:ident $spread:literal $add:ident $($scratch:ident)?],
+        [$($m:literal $low:ident $high:ident $offset:ident),*]
+    ) => {
+        // SAFETY: writes nothing but registers, all of which are declared; the caller's numbers can be read.
+        unsafe {
+            asm!(
+                "2:",
+                ".rept {steps}",
+                $load!("low_w", "0", "0"),
+                $load!("high_w", "16", "32"),
+                $(
+                    concat!($spread, " {shared}, dword ptr [{x} + {", stringify!($offset), "}]"),
+                    $add!($low, "low_w"),
+                    $add!($high, "high_w"),
+                )*
+                "add {w}, {stride}",
+                "add {x}, 4",
+                ".endr",
+                "add {x}, {skip}",
+                "dec {runs}",
+                "jnz 2b",
+                shared = out(ymm_reg) _,
+                low_w = out(ymm_reg) _,
+                high_w = out(ymm_reg) _,
+                $($scratch = out(ymm_reg) _,)?
+                w = inout(reg) $w => _,
+                stride = in(reg) $stride,
+                x = inout(reg) $x => _,
+                runs = inout(reg) $runs => _,
+                $(
+                    $low = inout(ymm_reg) $sums[$m][0][0],
+                    $high = inout(ymm_reg) $sums[$m][0][1],
+                    $offset = const 4 * STRIDE * $m,
+                )*
+                steps = const STEPS,
+                skip = const if STEPS == STRIDE { 4 * STRIDE * (M - 1) } else { 0 },
+                options(nostack)
+            );
+        }
+    };
+}
+macro_rules! add_floats {
+    ($sum:ident, $w:literal) => {
+        concat!("vfmadd231ps {", stringify!($sum), "}, {", $w, "}, {shared}")
+    };
+}
+macro_rules! add_words {
+    ($sum:ident, $w:literal) => {
+        concat!(
+            "vpmaddwd {product}, {",
+            $w,
+            "}, {shared}\n",
+            "vpaddd {",
+            stringify!($sum),
+            "}, {",
+            stringify!($sum),
+            "}, {product}"
+        )
+    };
+}
+/// Eight weights of 32 bits, some bytes from `w` on: so many if they are 16 bits there, so many if they are 32.
+macro_rules! load_whole {
+    ($w:literal, $narrow:literal, $wide:literal) => {
+        concat!("vmovups {", $w, "}, ymmword ptr [{w} + ", $wide, "]")
+    };
+}
+macro_rules! load_bf16 {
+    ($w:literal, $narrow:literal, $wide:literal) => {
+        concat!("vpmovzxwd {", $w, "}, xmmword ptr [{w} + ", $narrow, "]\nvpslld {", $w, "}, {", $w, "}, 16")
+    };
+}
+macro_rules! load_f16 {
+    ($w:literal, $narrow:literal, $wide:literal) => {
+        concat!("vcvtph2ps {", $w, "}, xmmword ptr [{w} + ", $narrow, "]")
+    };
+}
+/// A function that adds to the sums of `M` rows, at most [`TILE_ROWS`], the products of `runs` times `STEPS` steps with one
+/// panel. The weights of a step are `stride` bytes behind those of the step before. What a row has for a step, 32 bits, is
+/// `4 * STRIDE` bytes behind what the row before has, and 4 behind what it has for the step before; where a run is all
+/// that lies side by side, the next one is behind the last row's.
+macro_rules! runs_of_rows {
+    ($name:ident, $register:ty, $how:tt) => {
+        /// # Safety
+        /// AVX2, FMA and F16C are enabled; the pointers are valid for so many steps; there is a run.
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn $name<const M: usize, const P: usize, const STRIDE: usize, const STEPS: usize>(
+            sums: &mut [[[$register; 2]; P]; M],
+            w: *const u8,
+            stride: usize,
+            x: *const u8,
+            runs: usize,
+        ) {
+            match M {
+                1 => add_runs!(sums, w, stride, x, runs, $how, [0 a b at0]),
+                2 => add_runs!(sums, w, stride, x, runs, $how, [0 a b at0, 1 c d at1]),
+                3 => add_runs!(sums, w, stride, x, runs, $how, [0 a b at0, 1 c d at1, 2 e f at2]),
+                4 => add_runs!(sums, w, stride, x, runs, $how, [0 a b at0, 1 c d at1, 2 e f at2, 3 g h at3]),
+                TILE_ROWS => add_runs!(
+                    sums, w, stride, x, runs, $how,
+                    [0 a b at0, 1 c d at1, 2 e f at2, 3 g h at3, 4 i j at4]
+                ),
+                _ => unreachable!("a tile of {M} rows"),
+            }
+        }
+    };
+}
+runs_of_rows!(add_f32_runs, __m256, [load_whole "vbroadcastss" add_floats]);
+runs_of_rows!(add_bf16_runs, __m256, [load_bf16 "vbroadcastss" add_floats]);
+runs_of_rows!(add_f16_runs, __m256, [load_f16 "vbroadcastss" add_floats]);
+runs_of_rows!(add_word_runs, __m256i, [load_whole "vpbroadcastd" add_words product]);
 
 /// A function that adds products of weights with what all lanes share, by an instruction that multiplies and one that
 /// adds.
@@ -127,6 +248,8 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const PANELS: usize = 1;
     const PAIRS: bool = !VNNI;
     const FOURS: bool = VNNI;
+    // Two instructions for sixteen products, on three or four ports, where f32 has one for eight on two.
+    const BYTES_PAY: bool = true;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::F {
@@ -173,6 +296,43 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         halves!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    unsafe fn fma_steps<const M: usize, const P: usize, const STRIDE: usize>(
+        sums: &mut [[Self::F; P]; M],
+        w: *const f32,
+        w_stride: usize,
+        x: *const f32,
+        count: usize,
+    ) {
+        let fours = if P == 1 && M <= TILE_ROWS { count / 4 } else { 0 };
+        if fours > 0 {
+            add_f32_runs::<M, P, STRIDE, 4>(sums, w.cast(), 4 * w_stride, x.cast(), fours);
+        }
+        let done = 4 * fours;
+        if done < count {
+            let (w, x) = (w.add(done * w_stride), x.add(done));
+            float_steps::<Self, f32, M, P, STRIDE>(sums, w, w_stride, x, count - done);
+        }
+    }
+    #[inline(always)]
+    unsafe fn fma_runs<T: Number, const M: usize, const P: usize>(
+        sums: &mut [[Self::F; P]; M],
+        w: *const T,
+        x: *const f32,
+        runs: usize,
+    ) {
+        if P > 1 || M > TILE_ROWS {
+            return float_runs::<Self, T, M, P>(sums, w, x, runs);
+        }
+        if runs > 0 {
+            let add = match T::TYPE {
+                FloatType::F32 => add_f32_runs::<M, P, LANES, LANES>,
+                FloatType::Bf16 => add_bf16_runs::<M, P, LANES, LANES>,
+                FloatType::F16 => add_f16_runs::<M, P, LANES, LANES>,
+            };
+            add(sums, w.cast(), 2 * LANES * size_of::<T>(), x.cast(), runs);
+        }
     }
     #[inline(always)]
     unsafe fn reduce_add(a: Self::F) -> f32 {
@@ -362,6 +522,20 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
             halves!(_mm256_dpwssd_avx_epi32(sum, w, x))
         } else {
             add_word_products(sum, w, x)
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_words_runs<const M: usize, const P: usize>(
+        sums: &mut [[Self::I; P]; M],
+        w: *const u8,
+        x: *const i16,
+        runs: usize,
+    ) {
+        if VNNI || P > 1 || M > TILE_ROWS {
+            return word_runs::<Self, M, P>(sums, w, x, runs);
+        }
+        if runs > 0 {
+            add_word_runs::<M, P, { LANES / 2 }, { LANES / 2 }>(sums, w, STEP_OF_PAIR, x.cast(), runs);
         }
     }
     #[inline(always)]

@@ -60,6 +60,7 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const PANELS: usize = 2;
     const PAIRS: bool = !VNNI;
     const FOURS: bool = VNNI;
+    const BYTES_PAY: bool = VNNI;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> __m512 {

@@ -3,6 +3,8 @@
 //! A kernel is written once over [`Simd`] and compiled once for each family. Sixteen lanes everywhere keep packed
 //! weights and rounded activations the same on all of them: a family with shorter registers holds several a vector.
 
+use half::{bf16, f16};
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -13,6 +15,9 @@ pub(super) mod portable;
 
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
+
+/// Bytes from one step's weights of a panel to the next's: those of the pair's other panel lie between.
+pub(super) const STEP_OF_PAIR: usize = 128;
 
 /// Twice the values of a 4-bit float (E2M1).
 pub(super) const FP4_TWICE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -53,6 +58,8 @@ pub(super) unsafe trait Simd: Copy + 'static {
     /// Whether an instruction adds four products of bytes to a lane, so that weights of 8 bits beat those of 32. Where
     /// none does, two limbs are one number of 16 bits, and so are weights of 8.
     const FOURS: bool;
+    /// Whether products with weights of 8 bits take less time than those with f32, be it as words.
+    const BYTES_PAY: bool;
 
     unsafe fn load(from: *const f32) -> Self::F;
     unsafe fn store(to: *mut f32, x: Self::F);
@@ -68,6 +75,29 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn abs(a: Self::F) -> Self::F;
     /// `a * b + c`, in one rounding where the instruction set has that.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `sums[m][p] += x[k + m * STRIDE] * w[k * w_stride + p * 16 ..]` over `k` below `count`, as [`Simd::fma`] has it.
+    #[inline(always)]
+    unsafe fn fma_steps<const M: usize, const P: usize, const STRIDE: usize>(
+        sums: &mut [[Self::F; P]; M],
+        w: *const f32,
+        w_stride: usize,
+        x: *const f32,
+        count: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { float_steps::<Self, f32, M, P, STRIDE>(sums, w, w_stride, x, count) }
+    }
+    /// The same of `runs` times sixteen inputs: of rows whose numbers of a run lie side by side, with a panel of a pair.
+    #[inline(always)]
+    unsafe fn fma_runs<T: Number, const M: usize, const P: usize>(
+        sums: &mut [[Self::F; P]; M],
+        w: *const T,
+        x: *const f32,
+        runs: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { float_runs::<Self, T, M, P>(sums, w, x, runs) }
+    }
     unsafe fn reduce_add(a: Self::F) -> f32;
     unsafe fn reduce_max(a: Self::F) -> f32;
     /// The larger of each lane of `max`, the bits of a magnitude, and the bits of `|a|`. NaN counts as larger than any
@@ -135,6 +165,18 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn store_words(to: *mut u8, a: Self::W);
     /// Adds to each lane the dot product of its two words with the two at `x`.
     unsafe fn dot_words(sum: Self::I, w: Self::W, x: *const i16) -> Self::I;
+    /// [`Simd::dot_words`] of `runs` times sixteen inputs: of rows whose words of a run lie side by side, with words that were
+    /// stored, those of a step [`STEP_OF_PAIR`] bytes behind those of the step before.
+    #[inline(always)]
+    unsafe fn dot_words_runs<const M: usize, const P: usize>(
+        sums: &mut [[Self::I; P]; M],
+        w: *const u8,
+        x: *const i16,
+        runs: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { word_runs::<Self, M, P>(sums, w, x, runs) }
+    }
     /// Adds to each lane the dot product of its four unsigned bytes, none above 127, with the four signed ones at `x`.
     /// Not where [`Simd::PAIRS`] are.
     unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
@@ -146,6 +188,130 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn add_pairs(sum: Self::I, pairs: Self::P) -> Self::I;
     /// As [`Simd::dot4`] for bytes up to 255. Only where [`Simd::FOURS`] are.
     unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
+}
+
+/// The types of [`Number`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FloatType {
+    F32,
+    Bf16,
+    F16,
+}
+
+/// A number that a panel can hold.
+pub(super) trait Number: Copy {
+    const TYPE: FloatType;
+
+    /// Sixteen of them.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is enabled; `from` points to as many.
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F;
+}
+
+impl Number for f32 {
+    const TYPE: FloatType = FloatType::F32;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(from) }
+    }
+}
+
+impl Number for bf16 {
+    const TYPE: FloatType = FloatType::Bf16;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::bits_to_float(S::shift_left::<16>(S::widen(from.cast()))) }
+    }
+}
+
+impl Number for f16 {
+    const TYPE: FloatType = FloatType::F16;
+
+    /// Finite ones only.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_f16(from.cast()) }
+    }
+}
+
+/// Products of `count` steps, as [`Simd::fma_steps`] has them.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+#[expect(unsafe_op_in_unsafe_fn, reason = "intrinsics throughout, under the contract of the function")]
+pub(super) unsafe fn float_steps<S: Simd, T: Number, const M: usize, const P: usize, const STRIDE: usize>(
+    sums: &mut [[S::F; P]; M],
+    w: *const T,
+    w_stride: usize,
+    x: *const f32,
+    count: usize,
+) {
+    for k in 0..count {
+        let w = w.add(k * w_stride);
+        let mut panels = [T::load::<S>(w); P];
+        for p in 1..P {
+            panels[p] = T::load::<S>(w.add(p * LANES));
+        }
+        for m in 0..M {
+            let x = S::splat(*x.add(k + m * STRIDE));
+            for p in 0..P {
+                sums[m][p] = S::fma(x, panels[p], sums[m][p]);
+            }
+        }
+    }
+}
+
+/// [`Simd::fma_runs`], step by step.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+#[expect(unsafe_op_in_unsafe_fn, reason = "intrinsics throughout, under the contract of the function")]
+unsafe fn float_runs<S: Simd, T: Number, const M: usize, const P: usize>(
+    sums: &mut [[S::F; P]; M],
+    w: *const T,
+    x: *const f32,
+    runs: usize,
+) {
+    for run in 0..runs {
+        let (w, x) = (w.add(run * LANES * 2 * LANES), x.add(run * LANES * M));
+        float_steps::<S, T, M, P, LANES>(sums, w, 2 * LANES, x, LANES);
+    }
+}
+
+/// [`Simd::dot_words_runs`], step by step.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+#[expect(unsafe_op_in_unsafe_fn, reason = "intrinsics throughout, under the contract of the function")]
+unsafe fn word_runs<S: Simd, const M: usize, const P: usize>(
+    sums: &mut [[S::I; P]; M],
+    w: *const u8,
+    x: *const i16,
+    runs: usize,
+) {
+    for run in 0..runs {
+        for step in 0..LANES / 2 {
+            let (w, x) = (w.add((run * LANES / 2 + step) * STEP_OF_PAIR), x.add(run * LANES * M + 2 * step));
+            let mut panels = [S::load_words(w); P];
+            for p in 1..P {
+                panels[p] = S::load_words(w.add(p * STEP_OF_PAIR / 2));
+            }
+            for m in 0..M {
+                for p in 0..P {
+                    sums[m][p] = S::dot_words(sums[m][p], panels[p], x.add(LANES * m));
+                }
+            }
+        }
+    }
 }
 
 /// `e^x` to about two units in the last place; 0 below -87 and clamped above 88.

@@ -113,6 +113,7 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     const PANELS: usize = 2;
     const PAIRS: bool = false;
     const FOURS: bool = DOT;
+    const BYTES_PAY: bool = DOT;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::F {

@@ -42,6 +42,7 @@ unsafe impl Simd for Portable {
     const PANELS: usize = 2;
     const PAIRS: bool = false;
     const FOURS: bool = false;
+    const BYTES_PAY: bool = false;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [f32; 16] {
