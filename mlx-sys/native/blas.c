@@ -11,6 +11,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <string.h>
 
 #define MLXSYS_TEXT_(name) #name
 #define MLXSYS_TEXT(name) MLXSYS_TEXT_(name)
@@ -58,9 +59,23 @@ static void in_fork(void) {
   pthread_mutex_init(&lock, NULL);
 }
 
+/*
+ * Wheels of OpenBLAS 0.3.34 for arm64 Linux choose kernels for SME where the processor has it, and were built without
+ * them: products are whatever was in memory. OPENBLAS_CORETYPE chooses others, which are right.
+ */
+static int computes(void* library) {
+  char* (*core)(void);
+  *(void**)&core = dlsym(library, MLXSYS_IN_BLAS("openblas_get_corename"));
+  const char* name = core ? core() : NULL;
+  return !name || strcmp(name, "armv9sme") != 0;
+}
+
 static void load(void) {
   pthread_mutex_lock(&lock);
   void* library = dlopen(MLXSYS_BLAS, RTLD_NOW | RTLD_LOCAL);
+  if (library && !computes(library)) {
+    library = NULL;
+  }
   sgemm = library ? dlsym(library, MLXSYS_IN_BLAS("cblas_sgemm")) : NULL;
   dgemm = library ? dlsym(library, MLXSYS_IN_BLAS("cblas_dgemm")) : NULL;
   cgemm = library ? dlsym(library, MLXSYS_IN_BLAS("cblas_cgemm")) : NULL;
