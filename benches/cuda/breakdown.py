@@ -43,7 +43,7 @@ def main() -> int:
         sums, product = {}, 0
         for kernel, time in kernels(bench(program, model, [(batch, tokens)] * 2, metrics)):
             kind = re.sub(r"^mlx_embed_|_[0-9a-f]{16}$", "", kernel)
-            if kind in ("product", "dense"):
+            if kind in ("product", "product_hopper", "dense"):
                 kind = f"{PRODUCTS[product % 4]} ({kind})"
                 product += 1
             count, total = sums.get(kind, (0, 0.0))

@@ -11,6 +11,7 @@ Exits with 1 where a result is off by more than 6e-3 (bf16's last place is 4e-3)
 
 import argparse
 import ctypes
+import hashlib
 import itertools
 import math
 import re
@@ -31,7 +32,8 @@ EPS = 1e-6
 # What follows the product, outputs, inputs.
 PRODUCTS = {"qkv": (0, QKV, HIDDEN), "o": (1, HIDDEN, HEADS * HEAD_DIM), "gate_up": (2, 2 * INTERMEDIATE, HIDDEN),
             "down": (1, HIDDEN, INTERMEDIATE)}
-PARTS = {"product": ("common", "wgmma", "formats", "after"), "dense": ("common", "wgmma", "tma", "after"),
+PARTS = {"product": ("common", "wgmma", "formats", "after", "end"),
+         "product_hopper": ("common", "wgmma", "tma", "formats", "after", "end"), "dense": ("common", "wgmma", "tma", "after"),
          "attention": ("common",), "attention_hopper": ("common", "wgmma", "tma"), "pack": ("common", "formats")}
 DEFINES = {"HEAD_DIM": HEAD_DIM, "TRADITIONAL": 0, "HAS_BIAS": 0, "HAS_HEAD_NORMS": 1, "ACTIVATION": 0, "GATED": 1,
            "BITS": 4, "CODE": 0, "SCALES": 0, "GROUP": GROUP}
@@ -80,7 +82,7 @@ class Tiles(ctypes.Structure):
 
 
 def text(name: str) -> str:
-    return "".join((SOURCE / f"{part}.cuh").read_text() for part in PARTS[name]) + (SOURCE / f"{name}.cu").read_text()
+    return "".join((SOURCE / f"{part}.cuh").read_text() for part in PARTS[name] if (SOURCE / f"{part}.cuh").exists()) + (SOURCE / f"{name}.cu").read_text()
 
 
 def structure(source: str, name: str) -> type:
@@ -99,8 +101,11 @@ def structure(source: str, name: str) -> type:
 
 
 def build(name: str, defines: dict) -> Path:
-    tag = "_".join([name, *(f"{key}{value}" for key, value in defines.items())])
+    digest = hashlib.sha256(f"{text(name)} {DEFINES}".encode()).hexdigest()[:12]
+    tag = "_".join([name, *(f"{key}{value}" for key, value in defines.items()), digest])
     source, binary = FOLDER / f"{tag}.cu", FOLDER / f"{tag}.cubin"
+    if binary.exists():
+        return binary
     source.write_text(text(name))
     macros = [f"-D{key}={value}" for key, value in {**DEFINES, **defines, "KERNEL": "kernel"}.items()]
     subprocess.run(["nvcc", "-cubin", "-std=c++20", "-gencode", "arch=compute_90a,code=sm_90a", *macros, "-o",
@@ -157,6 +162,11 @@ def off(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found.float() - expected).norm() / expected.norm()).item()
 
 
+def kept_bytes() -> int:
+    """Of 16 outputs and 64 inputs."""
+    return 128 * DEFINES["BITS"] + max(64 // GROUP, 1) * 64
+
+
 class Packed:
     """product.cu with one tile."""
 
@@ -182,6 +192,32 @@ class Packed:
         blocks = (up(product.outputs, self.outputs), up(made["a"].shape[0], self.tile["TOKENS"]), 1)
         weight, factors = product.packed[layer]
         return self.kernel, blocks, self.threads, {"a": made["a"], "weight": weight, "factors": factors}
+
+
+class Hopper:
+    """product_hopper.cu with one tile."""
+
+    def __init__(self, after: int, tile: dict):
+        self.after, self.tile, self.outputs = after, tile, 64 * tile["OUTPUT_GROUPS"]
+        groups, tokens, row = tile["INPUT_GROUPS"], tile["TOKENS"], 4 * (self.outputs + 4)
+        buffers = tile["STAGES"] * groups * (tokens * 128 + tile["OUTPUT_GROUPS"] * 4 * kept_bytes())
+        received = (tile["SPLITS"] - 1) * tokens // tile["SPLITS"] * row
+        self.memory = 1024 + max(buffers, groups * tokens * row) + received + 16 + 16 * tile["STAGES"]
+        self.threads = 128 * tile["OUTPUT_GROUPS"] * groups
+
+    def fits(self) -> bool:
+        blocks = self.tile["BLOCKS"]
+        return (self.threads <= 1024 and self.memory * blocks <= (227 if blocks == 1 else 226) << 10
+                and self.threads * blocks <= 2048 and (self.after != 0 or self.outputs % HEAD_DIM == 0))
+
+    def load(self) -> None:
+        self.kernel = Kernel("product_hopper", {**self.tile, "AFTER": self.after}, self.memory)
+
+    def launch(self, product, made: dict, layer: int) -> tuple:
+        tokens = self.tile["TOKENS"]
+        blocks = (up(product.outputs, self.outputs), up(made["a"].shape[0], tokens), self.tile["SPLITS"])
+        weight, factors = product.packed[layer]
+        return self.kernel, blocks, self.threads, {"a_map": Tiles(made["a"], tokens), "weight": weight, "factors": factors}
 
 
 class Dense:
@@ -303,7 +339,7 @@ class Product:
         error = off(made["out"], self.expected(made))
         if self.after == 1:
             error = max(error, off(made["scaled"], made["out"].float() * made["scale"].float()))
-            parts = self.outputs // (how.outputs if isinstance(how, Packed) else how.tile["OUTPUTS"])
+            parts = self.outputs // (how.outputs if hasattr(how, "outputs") else how.tile["OUTPUTS"])
             squares = made["squares_out"][:tokens * parts].view(tokens, parts).sum(1)
             error = max(error, off(squares, made["out"].float().pow(2).sum(1)))
         return error
@@ -366,7 +402,7 @@ def parts(lengths: list, pairs: bool) -> torch.Tensor:
         else:
             found += [(-min(query + 64, length), start, length, query) for query in range(0, length, 64)]
         start += length
-    return torch.tensor([[*part[1:], 0] for part in sorted(found)], dtype=torch.int32, device="cuda")
+    return torch.tensor([[*part[1:], part[2]] for part in sorted(found)], dtype=torch.int32, device="cuda")
 
 
 def attention() -> int:

@@ -3,13 +3,11 @@
 
 use std::ops::Range;
 
-use super::arguments::{
-    ActivateArguments, LargestArguments, ProductArguments, RotateArguments, SumArguments,
-};
+use super::arguments::{ActivateArguments, AfterArguments, LargestArguments, RotateArguments, SumArguments};
 use super::format::Numbers;
-use super::kernels::{Geometry, Heads, expect, grid, wrong};
+use super::kernels::{Geometry, Heads, expect, wrong};
 use super::matrix::{Dense, Fixed, Matrix, Norm, address};
-use super::ops::{ByProduct, Mlm, Ops, expect_tensor, of_width};
+use super::ops::{Mlm, Ops, expect_tensor, of_width};
 use super::plan::Plan;
 use super::queue::{Function, Role, Tensor};
 use super::tiles::{After, up};
@@ -80,21 +78,11 @@ impl Ops {
                 (None, Some(pointer)) => unsafe {
                     self.queue.matmul(numbers, a, (pointer, outputs), (&out, *first), stream)?
                 },
-                (Some(ByProduct { tile, function, weight, factors }), _) => {
-                    let mut arguments = ProductArguments {
-                        a: a.pointer(),
-                        weight,
-                        factors,
-                        tokens,
-                        n: outputs,
-                        inputs,
-                        ..Default::default()
-                    };
-                    arguments.after.out = out.pointer() + *first as u64 * 2;
-                    arguments.after.width = width;
-                    // SAFETY: blocks cover tokens and outputs, and the kernel leaves out what is beyond either; `w` was
-                    // made for its sizes, and its columns of the result were checked above.
-                    unsafe { self.queue.launch(function, &arguments, grid(tile, tokens, outputs))? };
+                (Some(by), _) => {
+                    let out = out.pointer() + *first as u64 * 2;
+                    let then = AfterArguments { out, width, ..Default::default() };
+                    // SAFETY: the columns of the result were checked above.
+                    unsafe { by.launch(&self.queue, a, then)? };
                 }
                 (None, None) => {
                     let message = format!("{outputs} outputs from column {first} of {width}");

@@ -88,6 +88,7 @@ const FORMATS: &str = include_str!("source/formats.cuh");
 const WGMMA: &str = include_str!("source/wgmma.cuh");
 const TMA: &str = include_str!("source/tma.cuh");
 const TEXTS: &str = include_str!("source/texts.cuh");
+const END: &str = include_str!("source/end.cuh");
 
 macro_rules! twin {
     ($(#[$about:meta])* $name:ident as $twin:literal { $($field:ident: $type:ty),* $(,)? }) => {
@@ -210,8 +211,21 @@ arguments! {
 }
 
 arguments! {
-    ProductArguments of "product.cu" with [header(WGMMA), header(FORMATS), after()] {
+    ProductArguments of "product.cu" with [header(WGMMA), header(FORMATS), after(), header(END)] {
         a: Address,
+        weight: Address,
+        factors: Address,
+        tokens: i32,
+        n: i32,
+        inputs: i32,
+        after: AfterArguments,
+    }
+}
+
+arguments! {
+    HopperProductArguments of "product_hopper.cu"
+    with [header(WGMMA), header(TMA), header(FORMATS), after(), header(END)] {
+        a_map: Map,
         weight: Address,
         factors: Address,
         tokens: i32,
@@ -424,6 +438,7 @@ mod tests {
         of_source::<PackArguments>();
         of_source::<DequantizeArguments>();
         of_source::<ProductArguments>();
+        of_source::<HopperProductArguments>();
         of_source::<DenseArguments>();
         of_source::<AttentionArguments>();
         of_source::<WideAttentionArguments>();

@@ -2,7 +2,10 @@
 
 use super::format::Format;
 use super::program::Architecture;
-use super::tiles::{After, Tiles, by_warps, hopper, no_rows, of_format, rows_of_hopper};
+use super::tiles::{
+    After, HopperTiles, Tiles, by_warps, hopper, no_rows, no_splits, of_format, rows_of_hopper,
+    splits_of_hopper, within,
+};
 
 /// A row of the table.
 #[derive(Debug)]
@@ -16,18 +19,62 @@ pub(super) struct Chip {
     pub(super) warpgroups: bool,
     /// The tiles of products of packed weights.
     pub(super) packed: fn(After) -> Tiles,
+    /// Those of products of packed weights that come by the copy engine, which are taken first.
+    pub(super) splits: fn(After) -> HopperTiles,
     /// Those of products of few tokens with rows of bf16, where they were measured to pay.
     pub(super) rows: fn(After) -> Tiles,
 }
 
 /// By compute capability. What has no row of its own runs as the row before.
 pub(super) const CHIPS: [Chip; 6] = [
-    Chip { from: (8, 0), shared_memory: 163, warpgroups: false, packed: by_warps, rows: no_rows },
-    Chip { from: (8, 6), shared_memory: 99, warpgroups: false, packed: by_warps, rows: no_rows },
-    Chip { from: (8, 9), shared_memory: 99, warpgroups: false, packed: by_warps, rows: no_rows },
-    Chip { from: (9, 0), shared_memory: 227, warpgroups: true, packed: hopper, rows: rows_of_hopper },
-    Chip { from: (10, 0), shared_memory: 227, warpgroups: false, packed: by_warps, rows: no_rows },
-    Chip { from: (12, 0), shared_memory: 99, warpgroups: false, packed: by_warps, rows: no_rows },
+    Chip {
+        from: (8, 0),
+        shared_memory: 163,
+        warpgroups: false,
+        packed: by_warps,
+        splits: no_splits,
+        rows: no_rows,
+    },
+    Chip {
+        from: (8, 6),
+        shared_memory: 99,
+        warpgroups: false,
+        packed: by_warps,
+        splits: no_splits,
+        rows: no_rows,
+    },
+    Chip {
+        from: (8, 9),
+        shared_memory: 99,
+        warpgroups: false,
+        packed: by_warps,
+        splits: no_splits,
+        rows: no_rows,
+    },
+    Chip {
+        from: (9, 0),
+        shared_memory: 227,
+        warpgroups: true,
+        packed: hopper,
+        splits: splits_of_hopper,
+        rows: rows_of_hopper,
+    },
+    Chip {
+        from: (10, 0),
+        shared_memory: 227,
+        warpgroups: false,
+        packed: by_warps,
+        splits: no_splits,
+        rows: no_rows,
+    },
+    Chip {
+        from: (12, 0),
+        shared_memory: 99,
+        warpgroups: false,
+        packed: by_warps,
+        splits: no_splits,
+        rows: no_rows,
+    },
 ];
 
 /// The variable that makes a GPU run what those without kernels of their own run, to compare the two or to get around one.
@@ -44,6 +91,15 @@ impl Chip {
     /// The tiles of products of matrices of this format.
     pub(super) fn tiles(&self, format: Format, after: After) -> Tiles {
         if format.is_packed() { of_format((self.packed)(after), format) } else { (self.rows)(after) }
+    }
+
+    /// The same of those that come by the copy engine.
+    pub(super) fn splits(&self, format: Format, after: After) -> HopperTiles {
+        if format.is_packed() {
+            within((self.splits)(after), format, self.shared_memory << 10)
+        } else {
+            Vec::new()
+        }
     }
 }
 
@@ -85,6 +141,19 @@ mod tests {
                 assert!(after != After::Rotate || tile.outputs() >= 128, "{tile:?}");
                 let shared = tile.shared_memory() * tile.blocks;
                 assert!(shared <= chip.shared_memory << 10, "{tile:?}: {shared}");
+            }
+            for (tokens, tile) in (chip.splits)(after) {
+                assert!(chip.warpgroups && !tokens.is_empty(), "{tile:?}");
+                assert!(tile.tokens % 8 == 0 && tile.tokens % tile.splits == 0, "{tile:?}");
+                assert!(tile.threads() <= 1024 && [1, 2, 4, 8].contains(&tile.splits), "{tile:?}");
+                assert!(tile.suits(after, 128), "{tile:?}");
+                let most = chip.shared_memory << 10;
+                for format in Format::all() {
+                    for (_, tile) in within(vec![(tokens.clone(), tile)], format, most) {
+                        let shared = tile.shared_memory(format) * tile.blocks;
+                        assert!(tile.stages >= 2 && shared <= most, "{tile:?}, {format:?}: {shared}");
+                    }
+                }
             }
         }
     }

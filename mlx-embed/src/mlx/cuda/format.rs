@@ -83,6 +83,19 @@ impl Format {
 }
 
 #[cfg(test)]
+impl Format {
+    /// All packed ones.
+    pub(super) fn all() -> Vec<Self> {
+        let affine = [2, 3, 4, 5, 6, 8]
+            .into_iter()
+            .flat_map(|bits| [32, 64, 128].map(|group| Self::new(QuantMode::Affine, bits, group)));
+        let floats = [(QuantMode::Mxfp4, 4, 32), (QuantMode::Mxfp8, 8, 32), (QuantMode::Nvfp4, 4, 16)]
+            .map(|(mode, bits, group)| Self::new(mode, bits, group));
+        affine.chain(floats).flatten().collect()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -2,6 +2,7 @@
 
 use std::any::TypeId;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -12,14 +13,14 @@ use sha2::{Digest, Sha256};
 use super::super::CompiledKernels;
 use super::arguments::{
     ActivateArguments, Arguments, AttentionArguments, DenseArguments, DequantizeArguments, EmbedArguments,
-    FinishArguments, HopperAttentionArguments, LargestArguments, MeanArguments, PackArguments,
-    ProductArguments, RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
+    FinishArguments, HopperAttentionArguments, HopperProductArguments, LargestArguments, MeanArguments,
+    PackArguments, ProductArguments, RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
 };
 use super::chips::Chip;
 use super::format::{Format, Numbers};
 use super::plan::Plan;
 use super::program::{Architecture, Program, Source};
-use super::tiles::{After, DENSE_TILES, DenseTile, Tile, up};
+use super::tiles::{After, DENSE_TILES, DenseTile, HopperTile, Tile, up};
 use crate::file::hex;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -158,6 +159,7 @@ pub(super) enum Name {
     Pack(Format),
     Dequantize(Format),
     Product(Format, After, Tile),
+    HopperProduct(Format, After, HopperTile),
     Dense(After, DenseTile),
 }
 
@@ -260,6 +262,15 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
                 let name = Name::Product(format, after, tile);
                 all.add::<ProductArguments>(name, "product", &more, tile.threads(), tile.shared_memory());
             }
+            for (_, tile) in chip.splits(format, after) {
+                if tile.suits(after, geometry.heads.head_dim) {
+                    let more = [&of_heads[..], &format.defines(), &inner, &tile.defines(after)].concat();
+                    let (name, memory) =
+                        (Name::HopperProduct(format, after, tile), tile.shared_memory(format));
+                    let file = "product_hopper";
+                    all.add::<HopperProductArguments>(name, file, &more, tile.threads(), memory);
+                }
+            }
         }
     }
     all.sources
@@ -360,6 +371,17 @@ impl Kernels {
     pub(super) fn most_tokens(&self, format: Format, after: After, tile: Tile) -> i32 {
         let tiles = self.chip.tiles(format, after);
         tiles.into_iter().find(|(_, other)| *other == tile).map_or(0, |(most, _)| most)
+    }
+
+    /// The numbers of tokens that a tile is for.
+    pub(super) fn tokens_of(
+        &self,
+        format: Format,
+        after: After,
+        tile: HopperTile,
+    ) -> Option<RangeInclusive<i32>> {
+        let tiles = self.chip.splits(format, after);
+        tiles.into_iter().find(|(_, other)| *other == tile).map(|(tokens, _)| tokens)
     }
 
     pub(super) fn program(&self, name: Name) -> Result<&Program, MlxError> {
@@ -512,22 +534,14 @@ mod tests {
         [vec![DECODER, biases, gemma, two_widths, encoder, large], of_f32.to_vec()].concat()
     }
 
-    fn formats() -> Vec<Format> {
-        let affine = [2, 3, 4, 5, 6, 8]
-            .into_iter()
-            .flat_map(|bits| [32, 64, 128].map(|group| Format::new(QuantMode::Affine, bits, group)));
-        let floats = [(QuantMode::Mxfp4, 4, 32), (QuantMode::Mxfp8, 8, 32), (QuantMode::Nvfp4, 4, 16)]
-            .map(|(mode, bits, group)| Format::new(mode, bits, group));
-        affine.chain(floats).map(Option::unwrap).collect()
-    }
-
     /// Every format for one model, and for the others those that take fewest and most registers.
     fn all_sources(chip: &Chip) -> Vec<(Name, Source)> {
         let of = |mode, bits, group| Format::new(mode, bits, group).unwrap();
         let few = [of(QuantMode::Affine, 4, 64), of(QuantMode::Nvfp4, 4, 16)];
-        let mut all = sources(&DECODER, &formats(), chip);
+        let mut all = sources(&DECODER, &Format::all(), chip);
         let wide = Geometry { numbers: Numbers::F32, fused: false, ..DECODER };
-        for (table, decoder) in formats().into_iter().flat_map(|table| [(table, DECODER), (table, wide)]) {
+        for (table, decoder) in Format::all().into_iter().flat_map(|table| [(table, DECODER), (table, wide)])
+        {
             all.extend(sources(&Geometry { table: Some(table), ..decoder }, &[], chip));
         }
         for geometry in geometries() {

@@ -1,20 +1,21 @@
 //! The kernels with checked arguments, launched at once: what every model runs, and layers whose norms, rotation, residual
 //! connections and activation are part of the products.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use super::arguments::{
     ActivateArguments, AfterArguments, AttentionArguments, DenseArguments, DequantizeArguments,
-    EmbedArguments, FinishArguments, HopperAttentionArguments, LargestArguments, MeanArguments,
-    PackArguments, ProductArguments, RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
+    EmbedArguments, FinishArguments, HopperAttentionArguments, HopperProductArguments, LargestArguments,
+    MeanArguments, PackArguments, ProductArguments, RotateArguments, RowsArguments, SumArguments,
+    WideAttentionArguments,
 };
 use super::format::Format;
 use super::kernels::{Geometry, Heads, Kernels, Name, expect, grid, wrong};
 use super::matrix::{Fixed, Matrix, Norm, address};
 use super::plan::{Division, Plan};
 use super::queue::{Function, Queue, Role, Tensor, pointer, tiles};
-use super::tiles::{After, DenseTile, Tile, up};
+use super::tiles::{After, DenseTile, HopperTile, Tile, up};
 use crate::mlx::Stream;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -45,6 +46,8 @@ pub(crate) struct Ops {
     packing: Vec<(Format, Function<PackArguments>, Function<DequantizeArguments>)>,
     /// With the highest number of tokens that each is for, in order.
     packed: Vec<(Format, After, i32, Tile, Function<ProductArguments>)>,
+    /// With the numbers of tokens that each is for.
+    splits: Vec<(Format, After, RangeInclusive<i32>, HopperTile, Function<HopperProductArguments>)>,
     dense: Vec<(After, DenseTile, Function<DenseArguments>)>,
     /// Last, as functions are its.
     pub(super) queue: Queue,
@@ -57,14 +60,63 @@ enum Attention {
     F32(Function<WideAttentionArguments>),
 }
 
-/// A kernel of `product.cu` and the matrix that it reads.
+/// A kernel of `product.cu` or `product_hopper.cu`, and the matrix that it reads.
 #[derive(Debug)]
 pub(super) struct ByProduct<'a> {
-    pub(super) tile: Tile,
-    pub(super) function: &'a Function<ProductArguments>,
+    way: Way<'a>,
     /// Where they lie.
-    pub(super) weight: u64,
-    pub(super) factors: u64,
+    weight: u64,
+    factors: u64,
+    outputs: i32,
+    inputs: i32,
+}
+
+#[derive(Debug)]
+enum Way<'a> {
+    Any(Tile, &'a Function<ProductArguments>),
+    Hopper(HopperTile, &'a Function<HopperProductArguments>),
+}
+
+impl ByProduct<'_> {
+    /// Blocks along outputs, tokens and inputs.
+    fn grid(&self, tokens: i32) -> [i32; 3] {
+        match self.way {
+            Way::Any(tile, _) => grid(tile, tokens, self.outputs),
+            Way::Hopper(tile, _) => tile.grid(tokens, self.outputs),
+        }
+    }
+
+    /// With `a` `[T, inputs]`.
+    ///
+    /// # Safety
+    /// What `after` names has the shapes that `after.cuh` gives, for the product's tokens and outputs.
+    pub(super) unsafe fn launch(
+        &self,
+        queue: &Queue,
+        a: &Tensor,
+        after: AfterArguments,
+    ) -> Result<(), MlxError> {
+        let Self { weight, factors, outputs: n, inputs, .. } = *self;
+        let ([tokens, _], what) = (a.shape(), "product");
+        expect_tensor(what, a, [tokens, inputs], Dtype::Bf16)?;
+        let blocks = self.grid(tokens);
+        // SAFETY of both: blocks cover tokens and outputs, and the kernels leave out what is beyond either; the matrix was made
+        // for its sizes. The rest is the caller's promise.
+        match self.way {
+            Way::Any(_, function) => {
+                let a = a.pointer();
+                let arguments = ProductArguments { a, weight, factors, tokens, n, inputs, after };
+                // SAFETY: see above.
+                unsafe { queue.launch(function, &arguments, blocks) }
+            }
+            Way::Hopper(tile, function) => {
+                let a_map = tiles(a.pointer(), [tokens, inputs], tile.tokens)?;
+                let arguments = HopperProductArguments { a_map, weight, factors, tokens, n, inputs, after };
+                // SAFETY: see above.
+                unsafe { queue.launch(function, &arguments, blocks) }
+            }
+        }
+    }
 }
 
 /// Kernels for what follows a product.
@@ -155,7 +207,8 @@ impl Ops {
     /// On the GPU with this index.
     pub(crate) fn new(kernels: &Arc<Kernels>, gpu: i32) -> Result<Self, MlxError> {
         let queue = Queue::new(gpu)?;
-        let (mut packing, mut packed, mut dense) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut packing, mut packed, mut splits, mut dense) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut attention, mut rotate) = (Vec::new(), Vec::new());
         for (name, program) in kernels.programs() {
             match name {
@@ -166,6 +219,11 @@ impl Ops {
                 Name::Product(format, after, tile) => {
                     let most = kernels.most_tokens(format, after, tile);
                     packed.push((format, after, most, tile, queue.load(program)?));
+                }
+                Name::HopperProduct(format, after, tile) => {
+                    if let Some(tokens) = kernels.tokens_of(format, after, tile) {
+                        splits.push((format, after, tokens, tile, queue.load(program)?));
+                    }
                 }
                 Name::Dense(after, tile) => dense.push((after, tile, queue.load(program)?)),
                 Name::Attention(width) => attention.push((width, Attention::Bf16(queue.load(program)?))),
@@ -205,6 +263,7 @@ impl Ops {
             mlm,
             packing,
             packed,
+            splits,
             dense,
             kernels: Arc::clone(kernels),
             queue,
@@ -234,13 +293,13 @@ impl Ops {
     fn parts(&self, after: After, tokens: i32, w: &Matrix<'_>) -> Result<i32, MlxError> {
         let [outputs, inputs] = w.shape();
         Ok(match self.by_product(after, tokens, w)? {
-            Some(by) => grid(by.tile, tokens, outputs)[0],
+            Some(by) => by.grid(tokens)[0],
             None => up(outputs, self.tile(after, [tokens, outputs, inputs])?.0.outputs),
         })
     }
 
-    /// How `product.cu` computes a product of so many tokens: with packed matrices, and with those of bf16 where there is a
-    /// kernel for so few tokens.
+    /// How `product.cu` or `product_hopper.cu` computes a product of so many tokens: with packed matrices, and with those of
+    /// bf16 where there is a kernel for so few tokens.
     pub(super) fn by_product(
         &self,
         after: After,
@@ -252,9 +311,22 @@ impl Ops {
             (_, Some(numbers)) if w.shape()[1] % 64 == 0 => (Format::ROWS, [numbers, 0]),
             _ => return Ok(None),
         };
+        let [outputs, inputs] = w.shape();
+        let by = |way| Ok(Some(ByProduct { way, weight, factors, outputs, inputs }));
+        // Splits are for where there are too few blocks without.
+        let room = |tile: &HopperTile| {
+            let blocks: i32 = tile.grid(tokens, outputs).into_iter().product();
+            blocks <= tile.blocks * self.queue.multiprocessors()
+        };
+        let split = self.splits.iter().find(|(of, then, suits, tile, _)| {
+            *of == format && *then == after && suits.contains(&tokens) && room(tile)
+        });
+        if let Some((_, _, _, tile, function)) = split {
+            return by(Way::Hopper(*tile, function));
+        }
         let suits = |of: Format, then, most| of == format && then == after && tokens <= most;
         match self.packed.iter().find(|(of, then, most, ..)| suits(*of, *then, *most)) {
-            Some((_, _, _, tile, function)) => Ok(Some(ByProduct { tile: *tile, function, weight, factors })),
+            Some((_, _, _, tile, function)) => by(Way::Any(*tile, function)),
             None if format.is_packed() => {
                 Err(wrong("product", format!("no kernel for {tokens} tokens and {format:?}")))
             }
@@ -290,12 +362,9 @@ impl Ops {
     ) -> Result<(), MlxError> {
         let ([n, inputs], [tokens, _]) = (w.shape(), a.shape());
         expect_tensor("product", a, [tokens, inputs], Dtype::Bf16)?;
-        if let Some(ByProduct { tile, function, weight, factors }) = self.by_product(after, tokens, w)? {
-            let arguments =
-                ProductArguments { a: a.pointer(), weight, factors, tokens, n, inputs, after: then };
-            // SAFETY: blocks cover tokens and outputs, and the kernels leave out what is beyond either; `w` was made for
-            // its sizes. The rest is the caller's promise.
-            return unsafe { self.queue.launch(function, &arguments, grid(tile, tokens, n)) };
+        if let Some(by) = self.by_product(after, tokens, w)? {
+            // SAFETY: the caller's promise.
+            return unsafe { by.launch(&self.queue, a, then) };
         }
         let form = || wrong("product", "the matrix has no form".into());
         let pointer = w.numbers(Dtype::Bf16).ok_or_else(form)?;

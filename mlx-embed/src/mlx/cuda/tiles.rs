@@ -1,5 +1,7 @@
 //! How a product is cut into pieces, by how many tokens it has.
 
+use std::ops::RangeInclusive;
+
 use super::format::Format;
 
 /// `count / each`, rounded up.
@@ -175,6 +177,121 @@ pub(super) fn rows_of_hopper(after: After) -> Tiles {
         After::Add | After::Nothing => vec![(24, tile(16, 1, 16, [4, 2]).by_warp())],
         After::Rotate | After::Gate => Vec::new(),
     }
+}
+
+/// The sizes that `product_hopper.cu` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HopperTile {
+    pub(super) tokens: i32,
+    pub(super) output_groups: i32,
+    pub(super) input_groups: i32,
+    pub(super) stages: i32,
+    /// Blocks that share the inputs of an output.
+    pub(super) splits: i32,
+    /// Blocks that a multiprocessor shall have room for.
+    pub(super) blocks: i32,
+}
+
+const fn hopper_tile(
+    tokens: i32,
+    [output_groups, input_groups]: [i32; 2],
+    stages: i32,
+    splits: i32,
+) -> HopperTile {
+    HopperTile { tokens, output_groups, input_groups, stages, splits, blocks: 1 }
+}
+
+impl HopperTile {
+    const fn twice(self) -> Self {
+        Self { blocks: 2, ..self }
+    }
+
+    pub(super) fn outputs(self) -> i32 {
+        64 * self.output_groups
+    }
+
+    pub(super) fn threads(self) -> i32 {
+        128 * self.output_groups * self.input_groups
+    }
+
+    /// Whether the tile has whole heads where they are needed.
+    pub(super) fn suits(self, after: After, head_dim: i32) -> bool {
+        after != After::Rotate || self.outputs() % head_dim == 0
+    }
+
+    pub(super) fn grid(self, tokens: i32, outputs: i32) -> [i32; 3] {
+        [up(outputs, self.outputs()), up(tokens, self.tokens), self.splits]
+    }
+
+    /// Bytes: the larger of buffers and sums, what other blocks send, barriers, and room to align them.
+    pub(super) fn shared_memory(self, format: Format) -> i32 {
+        // Of 64 outputs and inputs.
+        let weights = 64 * 64 / 8 * format.bits() + (64 / format.group()).max(1) * 64 * 4;
+        let buffers = self.stages * self.input_groups * (self.tokens * 64 * 2 + self.output_groups * weights);
+        let sums = self.tokens * (self.outputs() + 4) * 4;
+        let received = (self.splits - 1) * (sums / self.splits);
+        1024 + buffers.max(self.input_groups * sums) + received + 16 + 16 * self.stages
+    }
+
+    /// With as many buffers as fit into this many bytes a multiprocessor.
+    fn within(self, format: Format, bytes: i32) -> Self {
+        let fits = |tile: &Self| tile.shared_memory(format) * tile.blocks <= bytes;
+        (1..=self.stages).rev().map(|stages| Self { stages, ..self }).find(fits).unwrap_or(self)
+    }
+
+    pub(super) fn defines(self, after: After) -> Vec<(&'static str, i32)> {
+        vec![
+            ("AFTER", after as i32),
+            ("TOKENS", self.tokens),
+            ("OUTPUT_GROUPS", self.output_groups),
+            ("INPUT_GROUPS", self.input_groups),
+            ("STAGES", self.stages),
+            ("SPLITS", self.splits),
+            ("BLOCKS", self.blocks),
+        ]
+    }
+}
+
+/// For these numbers of tokens a tile; for others there is none.
+pub(super) type HopperTiles = Vec<(RangeInclusive<i32>, HopperTile)>;
+
+/// Of Hopper, measured on an H200 in passes of Qwen3-0.6B's geometry (`benches/cuda/in_a_pass.py`). Fewer tokens than
+/// the least have nothing to gain where a tile of [`hopper`] has all inputs in a block, more have enough blocks.
+pub(super) fn splits_of_hopper(after: After) -> HopperTiles {
+    match after {
+        After::Rotate => vec![
+            (1..=24, hopper_tile(16, [2, 1], 4, 4).twice()),
+            (25..=64, hopper_tile(32, [2, 2], 4, 2)),
+            (65..=160, hopper_tile(80, [2, 2], 4, 2)),
+            (161..=256, hopper_tile(128, [2, 1], 8, 2)),
+        ],
+        After::Add => vec![
+            (25..=64, hopper_tile(64, [1, 4], 3, 4)),
+            (65..=160, hopper_tile(40, [1, 4], 6, 2)),
+            (161..=256, hopper_tile(64, [1, 4], 5, 2)),
+        ],
+        After::Gate => vec![
+            (1..=24, hopper_tile(16, [2, 1], 4, 4).twice()),
+            (25..=64, hopper_tile(64, [1, 4], 4, 1)),
+            (65..=160, hopper_tile(80, [3, 1], 8, 2)),
+            (161..=256, hopper_tile(128, [3, 1], 7, 2)),
+        ],
+        After::Nothing => Vec::new(),
+    }
+}
+
+/// Other chips have no such kernels.
+pub(super) fn no_splits(_after: After) -> HopperTiles {
+    Vec::new()
+}
+
+/// A chip's tiles for matrices of this format, with so many bytes a multiprocessor. The fewest tokens gain nothing where
+/// weights or scales are large.
+pub(super) fn within(tiles: HopperTiles, format: Format, bytes: i32) -> HopperTiles {
+    let suits =
+        |tokens: &RangeInclusive<i32>| *tokens.start() > 1 || (format.bits() <= 4 && format.group() >= 64);
+    let tiles = tiles.into_iter().filter(|(tokens, _)| suits(tokens));
+    tiles.map(|(tokens, tile)| (tokens, tile.within(format, bytes))).collect()
 }
 
 /// Rows are cuBLASLt's or `dense.cu`'s.

@@ -31,13 +31,14 @@ struct Arguments {
 extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
   extern __shared__ __align__(128) unsigned char memory[];
   next_may_start();
-  after_previous();
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const u16* const qkv = p.qkv;
   const int heads = p.heads, kv_heads = p.kv_heads, cached = p.cached;
   const int head = blockIdx.y, kv_head = head / (heads / kv_heads);
   const int* tile = p.tiles + 4 * blockIdx.x;
   const int start = tile[0], length = tile[1], first = tile[2] + (WIDE ? blockIdx.z * QUERIES : 0), ends = tile[3];
+  // What the batch is was there before its first kernel.
+  after_previous();
   if (WIDE && first >= length) return;
   const int width = (heads + 2 * kv_heads) * HEAD_DIM;
   const u32 queries = shared_address(memory);
@@ -47,7 +48,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   const int first_step = max(cached + first - p.before, 0) / KEYS;
   const int steps = (keys + KEYS - 1) / KEYS;
 
-  for (int i = thread; i < QUERIES * CHUNKS; i += THREADS) {
+  // Rows beyond the next sixteen are looked at by nobody.
+  auto rows_of = [](int most, int left) { return min(most, (left + 15) / 16 * 16); };
+  for (int i = thread; i < rows_of(QUERIES, length - first) * CHUNKS; i += THREADS) {
     const int row = i / CHUNKS, chunk = i % CHUNKS;
     const bool valid = first + row < length;
     const u16* from = qkv + (u64)(start + (valid ? first + row : 0)) * width + head * HEAD_DIM + chunk * 8;
@@ -56,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   auto fetch = [&](int step) {
     if (step < steps) {
       const u32 buffer = buffers + step % 2 * 2 * TILE_BYTES;
-      for (int i = thread; i < KEYS * CHUNKS; i += THREADS) {
+      for (int i = thread; i < rows_of(KEYS, keys - step * KEYS) * CHUNKS; i += THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS, key = step * KEYS + row;
         const bool valid = key < keys;
         const u16 *k, *v;
@@ -124,6 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
       float higher[2] = {highest[0], highest[1]};
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) {
+        if (i / 2 * 16 >= seen) break;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int key = first_key + i * 8 + (lane & 3) * 2 + (j & 1);
@@ -147,12 +151,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
         }
       }
 #pragma unroll
-      for (int i = 0; i < KEYS / 8; ++i)
+      for (int i = 0; i < KEYS / 8; ++i) {
+        if (i / 2 * 16 >= seen) break;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           scores[i][j] = exp2f(scores[i][j] - highest[j >> 1]);
           sums[j >> 1] += scores[i][j];
         }
+      }
 #pragma unroll
       for (int i = 0; i < KEYS / 16; ++i) {
         if (i * 16 < seen) {

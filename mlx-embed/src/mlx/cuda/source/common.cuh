@@ -145,6 +145,12 @@ __device__ __forceinline__ uint4 read16(u32 from) {
   return out;
 }
 
+__device__ __forceinline__ uint2 read8(u32 from) {
+  uint2 out;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(out.x), "=r"(out.y) : "r"(from));
+  return out;
+}
+
 __device__ __forceinline__ u32 read4(u32 from) {
   u32 out;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(out) : "r"(from) : "memory");
@@ -186,20 +192,29 @@ struct Head {
     return TRADITIONAL ? first(lane, i) + 1 : first(lane, i) + HEAD_DIM / 2;
   }
 
-  // `weight` of E, which are ones where not Weighted.
-  template <bool Weighted = true>
-  __device__ __forceinline__ void normalise(const float* weight, float eps, int lane) {
-    float squares = 0.f;
+  // The lane's part of the sum of squares.
+  __device__ __forceinline__ float squares(int lane) const {
+    float sum = 0.f;
 #pragma unroll
     for (int i = 0; i < PAIRS; ++i)
-      if (has(lane, i)) squares += x[2 * i] * x[2 * i] + x[2 * i + 1] * x[2 * i + 1];
-    const float scale = rsqrtf(warp_sum(squares) / HEAD_DIM + eps);
+      if (has(lane, i)) sum += x[2 * i] * x[2 * i] + x[2 * i + 1] * x[2 * i + 1];
+    return sum;
+  }
+
+  // Times `factor` and `weight` of E, which are ones where not Weighted.
+  template <bool Weighted = true>
+  __device__ __forceinline__ void scale(const float* weight, float factor, int lane) {
 #pragma unroll
     for (int i = 0; i < PAIRS; ++i)
       if (has(lane, i)) {
-        x[2 * i] *= Weighted ? scale * weight[first(lane, i)] : scale;
-        x[2 * i + 1] *= Weighted ? scale * weight[second(lane, i)] : scale;
+        x[2 * i] *= Weighted ? factor * weight[first(lane, i)] : factor;
+        x[2 * i + 1] *= Weighted ? factor * weight[second(lane, i)] : factor;
       }
+  }
+
+  template <bool Weighted = true>
+  __device__ __forceinline__ void normalise(const float* weight, float eps, int lane) {
+    scale<Weighted>(weight, rsqrtf(warp_sum(squares(lane)) / HEAD_DIM + eps), lane);
   }
 
   // `turns` are the cosine and sine of each pair's angle.

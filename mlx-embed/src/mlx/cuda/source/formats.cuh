@@ -36,6 +36,21 @@ __device__ __forceinline__ void read_words(u32 (&out)[BITS], const u32* unit, in
   if constexpr (BITS % 2 == 1) out[BITS - 1] = __ldcs(unit + (BITS - 1) * 32 + lane);
 }
 
+// The same from shared memory.
+__device__ __forceinline__ void read_unit(u32 (&out)[BITS], u32 unit, int lane) {
+#pragma unroll
+  for (int i = 0; i < BITS / 4; ++i) {
+    const uint4 four = read16(unit + (i * 128 + lane * 4) * 4);
+    out[4 * i] = four.x, out[4 * i + 1] = four.y, out[4 * i + 2] = four.z, out[4 * i + 3] = four.w;
+  }
+  constexpr int DONE = BITS / 4 * 4;
+  if constexpr (BITS % 4 >= 2) {
+    const uint2 two = read8(unit + (DONE * 32 + lane * 2) * 4);
+    out[DONE] = two.x, out[DONE + 1] = two.y;
+  }
+  if constexpr (BITS % 2 == 1) out[BITS - 1] = read4(unit + ((BITS - 1) * 32 + lane) * 4);
+}
+
 // The same of two rows of bf16, `width` numbers wide, from the lane's first number on; `inside` says which of them exist.
 __device__ __forceinline__ void read_rows(u32 (&out)[BITS], const u16* first, int width, const bool (&inside)[2]) {
 #pragma unroll

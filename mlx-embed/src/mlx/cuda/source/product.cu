@@ -161,50 +161,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(const __gri
   }
 
   // What the end needs from memory is asked for before the last products are done.
-  const int last_token = tokens - 1;
-#if AFTER == 0
-  constexpr int HEADS = OUTPUTS / HEAD_DIM;
-  static_assert(HEADS >= 1, "a block has whole heads");
-  float turns[BATCH][2 * PAIRS], square_parts[BATCH][2];
-#elif AFTER == 1
-  constexpr int EACH = (OUTPUTS + 31) / 32;  // outputs of a lane
-  float before[BATCH][EACH], scales_after[EACH];
-#pragma unroll
-  for (int i = 0; i < EACH; ++i) scales_after[i] = p.after.scale[min(first_output + lane + 32 * i, n - 1)];
-#elif AFTER == 2
-  constexpr int EACH = (OUTPUTS + 63) / 64;
-  float square_parts[BATCH][2];
-#else
-  constexpr int EACH = (OUTPUTS + 63) / 64;  // pairs of outputs of a lane
-#endif
-  auto ask = [&](int local) {
-#pragma unroll
-    for (int i = 0; i < BATCH; ++i) {
-      const int token = min(first_token + local + i * WARPS, last_token);
-#if AFTER == 1
-#pragma unroll
-      for (int j = 0; j < EACH; ++j)
-        before[i][j] = to_float(p.after.x[(u64)token * n + min(first_output + lane + 32 * j, n - 1)]);
-#elif AFTER != 3
-#pragma unroll
-      for (int j = 0; j < 2; ++j)
-        square_parts[i][j] = lane + 32 * j < p.after.parts ? p.after.squares[token * p.after.parts + lane + 32 * j] : 0.f;
-#if AFTER == 0
-#pragma unroll
-      for (int j = 0; j < 2 * PAIRS; ++j)
-        turns[i][j] = p.after.angles[token * HEAD_DIM + (j & 1) * (HEAD_DIM / 2) + lane + j / 2 * 32];
-#endif
-#endif
-    }
-  };
-  ask(warp);
-#if AFTER == 0 || AFTER == 2
-  auto norm_of = [&](int i, int token) {
-    float square = square_parts[i][0] + square_parts[i][1];
-    for (int j = lane + 64; j < p.after.parts; j += 32) square += p.after.squares[token * p.after.parts + j];
-    return rsqrtf(warp_sum(square) / inputs + p.after.eps);
-  };
-#endif
+  End<OUTPUTS, WARPS, BATCH> ends{p.after, tokens, n, inputs, first_output, first_token, lane};
+  ends.begin(warp);
 
 #if WGMMA
   wgmma_wait<0>();
@@ -230,64 +188,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(const __gri
     return all;
   };
 
-  for (int first = warp; first < TOKENS && first_token + first < tokens; first += BATCH * WARPS) {
-    if (first != warp) ask(first);
-#pragma unroll
-    for (int b = 0; b < BATCH; ++b) {
-      const int local = first + b * WARPS, token = first_token + local;
-      if (local >= TOKENS || token >= tokens) break;
-#if AFTER == 0
-      const float norm = norm_of(b, token);
-#pragma unroll
-      for (int part = 0; part < HEADS; ++part) {
-        const int head = first_output / HEAD_DIM + part, at = head * HEAD_DIM;
-        if (at >= n) break;
-        Head values;
-#pragma unroll
-        for (int i = 0; i < 2 * PAIRS; ++i) {
-          const int element = i & 1 ? Head::second(lane, i / 2) : Head::first(lane, i / 2);
-          values.x[i] = total(local, part * HEAD_DIM + element) * norm;
-          if (HAS_BIAS) values.x[i] += p.after.bias[at + element];
-        }
-        if (head < p.after.rotated_heads) {
-          if (HAS_HEAD_NORMS) values.normalise(p.after.head_norm + (head < p.after.query_heads ? 0 : HEAD_DIM), p.after.head_eps, lane);
-          values.rotate(turns[b]);
-        }
-        values.write(p.after.out + (u64)token * p.after.width + at, lane);
-      }
-#elif AFTER == 1
-      float square = 0.f;
-#pragma unroll
-      for (int i = 0; i < EACH; ++i) {
-        const int output = lane + 32 * i, to = first_output + output;
-        if (output < OUTPUTS && to < n) {
-          const u64 at = (u64)token * n + to;
-          const float y = round_bf16(before[b][i] + total(local, output));
-          p.after.out[at] = to_bf16(y);
-          p.after.scaled[at] = to_bf16(y * scales_after[i]);
-          square += y * y;
-        }
-      }
-      square = warp_sum(square);
-      if (lane == 0) p.after.own_squares[token * gridDim.x + blockIdx.x] = square;
-#elif AFTER == 2
-      const float norm = norm_of(b, token);
-#pragma unroll
-      for (int i = 0; i < EACH; ++i) {
-        const int column = lane + 32 * i, at = column / 8 * 16 + column % 8;
-        if (at < OUTPUTS && first_output + at < n) {
-          const float gate = total(local, at) * norm, up = total(local, at + 8) * norm;
-          p.after.out[(u64)token * (n / 2) + first_output / 2 + column] = to_bf16(activation<ACTIVATION>(gate) * up);
-        }
-      }
-#else
-#pragma unroll
-      for (int i = 0; i < EACH; ++i) {
-        const int at = 2 * (lane + 32 * i);
-        if (at < OUTPUTS && first_output + at < n)
-          *(u32*)(p.after.out + (u64)token * p.after.width + first_output + at) = pair(total(local, at), total(local, at + 1));
-      }
-#endif
-    }
-  }
+  ends.run(warp, TOKENS, total);
 }

@@ -48,6 +48,32 @@ __device__ __forceinline__ void copy_tile(u32 to, const Map& map, int column, in
       : "memory");
 }
 
+// Copies bytes that lie side by side; so many is a multiple of 16.
+__device__ __forceinline__ void copy_bytes(u32 to, const void* from, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+               "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
+// The same from this block's shared memory to another's of the cluster, and the barrier is that one's.
+__device__ __forceinline__ void send_bytes(u32 to, u32 from, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "r"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
+// Where what lies here at `at` in shared memory lies in that of the cluster's block.
+__device__ __forceinline__ u32 shared_of_block(u32 at, u32 block) {
+  u32 out;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(out) : "r"(at), "r"(block));
+  return out;
+}
+
+// All threads of the cluster go on behind `cluster_arrived` once all of them came to `cluster_arrive`.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void cluster_arrived() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
 // A warpgroup gives registers back, or takes more; so many a thread.
 template <int N>
 __device__ __forceinline__ void registers_fewer() {

@@ -40,7 +40,9 @@ __device__ __forceinline__ void wgmma_sees_writes() { asm volatile("fence.proxy.
 #define NAMES_4 "%0, %1, %2, %3"
 #define NAMES_8 NAMES_4 ", %4, %5, %6, %7"
 #define NAMES_16 NAMES_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define NAMES_20 NAMES_16 ", %16, %17, %18, %19"
 #define NAMES_32 NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_40 NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define NAMES_64                                                                                                \
   NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                  \
            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
@@ -73,11 +75,29 @@ __device__ __forceinline__ void wgmma(float (&d)[16], const u32 (&a)[4], u64 b, 
 }
 
 template <int Transposed = 0>
+__device__ __forceinline__ void wgmma(float (&d)[20], const u32 (&a)[4], u64 b, bool add = true) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %25, 0; wgmma.mma_async.sync.aligned.m64n40k16.f32.bf16.bf16 "
+      "{" NAMES_20 "}, {%20, %21, %22, %23}, %24, p, 1, 1, %26;}"
+      : SUMS_16(0), SUMS_4(16)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
+}
+
+template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[32], const u32 (&a)[4], u64 b, bool add = true) {
   asm volatile(
       "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
       "{" NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;}"
       : SUMS_16(0), SUMS_16(16)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
+}
+
+template <int Transposed = 0>
+__device__ __forceinline__ void wgmma(float (&d)[40], const u32 (&a)[4], u64 b, bool add = true) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %45, 0; wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 "
+      "{" NAMES_40 "}, {%40, %41, %42, %43}, %44, p, 1, 1, %46;}"
+      : SUMS_16(0), SUMS_16(16), SUMS_4(32), SUMS_4(36)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
 }
 
