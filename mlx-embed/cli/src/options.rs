@@ -43,7 +43,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_text_bytes: Option<NonZeroUsize>,
 
-    /// Most tokens in a batch, padding included; larger batches take more memory [default: 4096 on a GPU, 512 on the CPU]
+    /// Most tokens in a batch, padding included; larger batches take more memory [default: 4096 on a GPU, 8192 there for
+    /// `embed`, 512 on the CPU]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_tokens: Option<NonZeroUsize>,
 
@@ -215,6 +216,14 @@ impl ModelArgs {
         match self.model_dir()? {
             Some(dir) => Ok(Checkpoint::is_reranker(dir).map_err(Error::from)?),
             None => Ok(false),
+        }
+    }
+
+    /// Many texts are to come, and nobody waits for a single one: fewer pauses between batches are worth more memory.
+    pub(crate) fn expect_bulk(&mut self) {
+        const TOKENS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8191);
+        if self.device != Device::Cpu && mlx_embed::mlx::gpu_backend().is_some() {
+            self.batch_tokens.get_or_insert(TOKENS);
         }
     }
 

@@ -68,7 +68,7 @@ leaves what is done in FILE.parts, and the same command goes on from there.";
 /// Text in a window for each token of a batch: enough for about four batches.
 const WINDOW_BYTES_PER_TOKEN: usize = 16;
 
-pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
+pub(crate) fn run(mut args: EmbedArgs) -> Result<(), CliError> {
     let mut input = Input::open(args.input, args.output.keep(), args.common.model.max_text_bytes())?;
     let target = Target::choose(args.output, &input, args.common.model.model_dir()?)?;
     let kind = args.common.kind(args.kind)?;
@@ -76,6 +76,7 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), CliError> {
     if target.is_stdout() {
         stdout::check_open()?;
     }
+    args.common.model.expect_bulk();
     let model = Arc::new(args.common.load_kind(kind, args.role)?);
     let info = model.info();
     let notes = args.common.model.notes();
