@@ -260,7 +260,7 @@ pub(super) type HopperTiles = Vec<(RangeInclusive<i32>, HopperTile)>;
 pub(super) fn splits_of_hopper(after: After) -> HopperTiles {
     match after {
         After::Rotate => vec![
-            (1..=24, hopper_tile(16, [2, 1], 4, 4).twice()),
+            (1..=16, hopper_tile(16, [2, 1], 4, 4).twice()),
             (25..=64, hopper_tile(32, [2, 2], 4, 2)),
             (65..=160, hopper_tile(80, [2, 2], 4, 2)),
             (161..=256, hopper_tile(128, [2, 1], 8, 2)),
@@ -271,7 +271,6 @@ pub(super) fn splits_of_hopper(after: After) -> HopperTiles {
             (161..=256, hopper_tile(64, [1, 4], 5, 2)),
         ],
         After::Gate => vec![
-            (1..=24, hopper_tile(16, [2, 1], 4, 4).twice()),
             (25..=64, hopper_tile(64, [1, 4], 4, 1)),
             (65..=160, hopper_tile(80, [3, 1], 8, 2)),
             (161..=256, hopper_tile(128, [3, 1], 7, 2)),
