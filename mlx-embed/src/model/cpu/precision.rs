@@ -26,9 +26,9 @@ pub enum Precision {
     /// Activations are rounded to 8 bits, and to 16 where a group stands out of its row. It is nearly twice as fast.
     /// `tools/trained` measures how much vectors of a trained model differ from the exact ones.
     ///
-    /// Some processors add products of bytes: with AVX-512 VNNI, AVX-VNNI or NEON's dot products. There weights of f32,
-    /// f16, bf16, mxfp8 and nvfp4 are rounded to 8 bits at load, in groups of 128, 64 or 32 inputs. They take a little
-    /// more than a byte each. Weights of causal attention are not rounded, nor matrices whose number of inputs is no
+    /// With AVX-512 VNNI, AVX2 or NEON's dot products weights of f32, f16, bf16, mxfp8 and nvfp4 are rounded to 8 bits at
+    /// load, in groups of 128, 64 or 32 inputs. They take a little more than a byte each. With AVX2 alone, activations
+    /// keep 16 bits beside weights of 8. Weights of causal attention are not rounded, nor matrices whose number of inputs is no
     /// multiple of 32.
     ///
     /// Causal models of Gemma's kind are computed as with `exact`: they have norms after attention and the feed-forward
