@@ -46,11 +46,21 @@ pub(crate) struct Ops {
     packing: Vec<(Format, Function<PackArguments>, Function<DequantizeArguments>)>,
     /// With the highest number of tokens that each is for, in order.
     packed: Vec<(Format, After, i32, Tile, Function<ProductArguments>)>,
-    /// With the numbers of tokens that each is for.
-    splits: Vec<(Format, After, RangeInclusive<i32>, HopperTile, Function<HopperProductArguments>)>,
+    splits: Vec<Split>,
     dense: Vec<(After, DenseTile, Function<DenseArguments>)>,
     /// Last, as functions are its.
     pub(super) queue: Queue,
+}
+
+/// A kernel of `product_hopper.cu`.
+#[derive(Debug)]
+struct Split {
+    format: Format,
+    after: After,
+    /// The numbers of tokens that it is for.
+    tokens: RangeInclusive<i32>,
+    tile: HopperTile,
+    function: Function<HopperProductArguments>,
 }
 
 /// For texts of any length, by the type of activations.
@@ -222,7 +232,7 @@ impl Ops {
                 }
                 Name::HopperProduct(format, after, tile) => {
                     if let Some(tokens) = kernels.tokens_of(format, after, tile) {
-                        splits.push((format, after, tokens, tile, queue.load(program)?));
+                        splits.push(Split { format, after, tokens, tile, function: queue.load(program)? });
                     }
                 }
                 Name::Dense(after, tile) => dense.push((after, tile, queue.load(program)?)),
@@ -318,11 +328,14 @@ impl Ops {
             let blocks: i32 = tile.grid(tokens, outputs).into_iter().product();
             blocks <= tile.blocks * self.queue.multiprocessors()
         };
-        let split = self.splits.iter().find(|(of, then, suits, tile, _)| {
-            *of == format && *then == after && suits.contains(&tokens) && room(tile)
+        let split = self.splits.iter().find(|split| {
+            split.format == format
+                && split.after == after
+                && split.tokens.contains(&tokens)
+                && room(&split.tile)
         });
-        if let Some((_, _, _, tile, function)) = split {
-            return by(Way::Hopper(*tile, function));
+        if let Some(split) = split {
+            return by(Way::Hopper(split.tile, &split.function));
         }
         let suits = |of: Format, then, most| of == format && then == after && tokens <= most;
         match self.packed.iter().find(|(of, then, most, ..)| suits(*of, *then, *most)) {
