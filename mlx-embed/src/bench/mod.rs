@@ -32,7 +32,6 @@
 //!   leaves.
 //! - [`Work::bytes`] is the least that has to be moved: weights once, as the checkpoint stores them, and the inputs and
 //!   outputs of the operation. Those of a small shape stay in the caches.
-//! reads and writes, of which a small shape's stays in caches.
 
 mod work;
 
