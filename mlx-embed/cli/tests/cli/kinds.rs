@@ -93,7 +93,10 @@ fn other_commands_know_these_kinds() {
         (SPLADE, ["weights of tokens of the vocabulary", "masked tokens"]),
         (
             COLBERT,
-            ["marker \"[Q] \", up to 16 tokens, filled up with mask tokens that no token attends to", "Dense 64 to 32"],
+            [
+                "marker \"[Q] \", up to 16 tokens, filled up with mask tokens that no token attends to",
+                "Dense 64 to 32",
+            ],
         ),
     ] {
         let verified = run(on("verify", case).arg("--json"));
