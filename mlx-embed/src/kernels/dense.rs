@@ -7,7 +7,7 @@ use half::f16;
 use super::Engine;
 use super::buffer::Weights;
 use super::emit::Sink;
-use super::matmul::prefetch;
+use super::matmul::prefetch_part;
 use super::packed::{PAIR, PackedOrder, Start, each_band, pairs};
 use super::pool::Pool;
 use super::product::Products;
@@ -176,11 +176,10 @@ impl Engine {
             let range = first..tiles.count().min(first + chunk);
             // Threads do neighbouring tasks, so the next pair is likely to be this one's, and is asked for in parts.
             let next = dense.pair((pair + 1) % dense.pairs);
-            let share = dense.pair_bytes().div_ceil(range.len());
             for index in range.clone() {
                 let tile = tiles.get(index);
                 sink.prefetch(tile, pair);
-                prefetch(next.wrapping_add((index - range.start) * share), share);
+                prefetch_part(next, dense.pair_bytes(), index - range.start, range.len());
                 // SAFETY: the family was detected; rows and pair have as many inputs; the sink's tiles and pair are this
                 // task's.
                 unsafe {

@@ -26,16 +26,18 @@ const BLOCK_BYTES: usize = 16 << 10;
 /// Bytes of rounded rows that a thread goes over pair after pair. They should stay in its second-level cache.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Asks for `bytes` bytes from `from` on, which will be read soon. Any address will do.
-pub(super) fn prefetch(from: *const u8, bytes: usize) {
+/// Asks for part `part` of `parts` equal ones of `bytes` bytes from `from` on, which will be read soon. Any address will do.
+pub(super) fn prefetch_part(from: *const u8, bytes: usize, part: usize, parts: usize) {
+    let share = bytes.div_ceil(parts);
+    let from = from.wrapping_add(part * share);
     #[cfg(target_arch = "x86_64")]
-    for line in (0..bytes).step_by(64) {
+    for line in (0..share).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch touches nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (from, bytes);
+    let _ = from;
 }
 
 /// A matrix of a projection.
@@ -319,11 +321,11 @@ impl Engine {
                     } else {
                         upcoming
                     };
-                    let share = (block * layout.group_bytes()).div_ceil(tile_range.len());
+                    let bytes = block * layout.group_bytes();
                     for (index, products) in tile_range.clone().zip(&mut *products) {
                         let tile = tiles.get(index);
                         if let (true, Some(next)) = (unpack, next) {
-                            prefetch(next.wrapping_add((index - tile_range.start) * share), share);
+                            prefetch_part(next, bytes, index - tile_range.start, tile_range.len());
                         }
                         let last = first_group + block == groups;
                         if last {

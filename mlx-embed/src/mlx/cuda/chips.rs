@@ -25,32 +25,18 @@ pub(super) struct Chip {
     pub(super) rows: fn(After) -> Tiles,
 }
 
+impl Chip {
+    /// One without Hopper's products and copies.
+    const fn by_warps(from: (usize, usize), shared_memory: i32) -> Self {
+        Self { from, shared_memory, warpgroups: false, packed: by_warps, splits: no_splits, rows: no_rows }
+    }
+}
+
 /// By compute capability. What has no row of its own runs as the row before.
 pub(super) const CHIPS: [Chip; 6] = [
-    Chip {
-        from: (8, 0),
-        shared_memory: 163,
-        warpgroups: false,
-        packed: by_warps,
-        splits: no_splits,
-        rows: no_rows,
-    },
-    Chip {
-        from: (8, 6),
-        shared_memory: 99,
-        warpgroups: false,
-        packed: by_warps,
-        splits: no_splits,
-        rows: no_rows,
-    },
-    Chip {
-        from: (8, 9),
-        shared_memory: 99,
-        warpgroups: false,
-        packed: by_warps,
-        splits: no_splits,
-        rows: no_rows,
-    },
+    Chip::by_warps((8, 0), 163),
+    Chip::by_warps((8, 6), 99),
+    Chip::by_warps((8, 9), 99),
     Chip {
         from: (9, 0),
         shared_memory: 227,
@@ -59,22 +45,8 @@ pub(super) const CHIPS: [Chip; 6] = [
         splits: splits_of_hopper,
         rows: rows_of_hopper,
     },
-    Chip {
-        from: (10, 0),
-        shared_memory: 227,
-        warpgroups: false,
-        packed: by_warps,
-        splits: no_splits,
-        rows: no_rows,
-    },
-    Chip {
-        from: (12, 0),
-        shared_memory: 99,
-        warpgroups: false,
-        packed: by_warps,
-        splits: no_splits,
-        rows: no_rows,
-    },
+    Chip::by_warps((10, 0), 227),
+    Chip::by_warps((12, 0), 99),
 ];
 
 /// The variable that makes a GPU run what those without kernels of their own run, to compare the two or to get around one.
