@@ -7,7 +7,7 @@ use half::f16;
 use super::Engine;
 use super::buffer::Weights;
 use super::emit::Sink;
-use super::matmul::prefetch_part;
+use super::matmul::Upcoming;
 use super::packed::{PAIR, PackedOrder, Start, each_band, pairs};
 use super::pool::Pool;
 use super::product::Products;
@@ -175,11 +175,11 @@ impl Engine {
             let (first, pair) = (task / dense.pairs * chunk, task % dense.pairs);
             let range = first..tiles.count().min(first + chunk);
             // Threads do neighbouring tasks, so the next pair is likely to be this one's, and is asked for in parts.
-            let next = dense.pair((pair + 1) % dense.pairs);
+            let next = Upcoming::new(dense.pair((pair + 1) % dense.pairs), dense.pair_bytes(), range.len());
             for index in range.clone() {
                 let tile = tiles.get(index);
                 sink.prefetch(tile, pair);
-                prefetch_part(next, dense.pair_bytes(), index - range.start, range.len());
+                next.prefetch(index - range.start);
                 // SAFETY: the family was detected; rows and pair have as many inputs; the sink's tiles and pair are this
                 // task's.
                 unsafe {

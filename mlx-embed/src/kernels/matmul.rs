@@ -26,18 +26,32 @@ const BLOCK_BYTES: usize = 16 << 10;
 /// Bytes of rounded rows that a thread goes over pair after pair. They should stay in its second-level cache.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Asks for part `part` of `parts` equal ones of `bytes` bytes from `from` on, which will be read soon. Any address will do.
-pub(super) fn prefetch_part(from: *const u8, bytes: usize, part: usize, parts: usize) {
-    let share = bytes.div_ceil(parts);
-    let from = from.wrapping_add(part * share);
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..share).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch touches nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast()) };
+/// What will be read soon, asked for in equal parts.
+#[derive(Clone, Copy)]
+pub(super) struct Upcoming {
+    from: *const u8,
+    part_bytes: usize,
+}
+
+impl Upcoming {
+    /// `bytes` bytes from `from` on, in `parts` parts. Any address will do.
+    pub(super) fn new(from: *const u8, bytes: usize, parts: usize) -> Self {
+        Self { from, part_bytes: bytes.div_ceil(parts) }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = from;
+
+    /// Asks for part `part`.
+    #[inline(always)]
+    pub(super) fn prefetch(self, part: usize) {
+        let from = self.from.wrapping_add(part * self.part_bytes);
+        #[cfg(target_arch = "x86_64")]
+        for line in (0..self.part_bytes).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: a prefetch touches nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = from;
+    }
 }
 
 /// A matrix of a projection.
@@ -312,7 +326,6 @@ impl Engine {
                             }
                         }
                     };
-                    // What is unpacked next, asked for in parts between the tiles.
                     let next = if first_group + block < groups {
                         // SAFETY: a group of the same pair.
                         Some(unsafe {
@@ -321,11 +334,14 @@ impl Engine {
                     } else {
                         upcoming
                     };
-                    let bytes = block * layout.group_bytes();
+                    // What is unpacked next, asked for in parts between the tiles.
+                    let next = next
+                        .filter(|_| unpack)
+                        .map(|next| Upcoming::new(next, block * layout.group_bytes(), tile_range.len()));
                     for (index, products) in tile_range.clone().zip(&mut *products) {
                         let tile = tiles.get(index);
-                        if let (true, Some(next)) = (unpack, next) {
-                            prefetch_part(next, bytes, index - tile_range.start, tile_range.len());
+                        if let Some(next) = next {
+                            next.prefetch(index - tile_range.start);
                         }
                         let last = first_group + block == groups;
                         if last {
