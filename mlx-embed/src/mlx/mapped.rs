@@ -1,5 +1,6 @@
 //! Files mapped into memory, and arrays that lie in them.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::io;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::array::{Array, dims};
+use super::cuda::Uploads;
 use super::device::Backend;
 use super::dtype::Dtype;
 use super::error::{MlxError, check, install_handler};
@@ -53,6 +55,8 @@ pub(crate) struct MappedArrays {
     base: Option<Array>,
     /// Bytes at the front of the file that the base array leaves out.
     skipped: usize,
+    /// Where tensors are copied to an NVIDIA GPU. Made when the first is.
+    uploads: RefCell<Option<Uploads>>,
 }
 
 impl MappedArrays {
@@ -63,12 +67,12 @@ impl MappedArrays {
         let bytes = Bytes::of(file).map_err(|error| MlxError::new("map", error.to_string()))?;
         let map = match &bytes {
             Bytes::Mapped(map) if can_map()? => Arc::clone(map),
-            _ => return Ok(Self { bytes, base: None, skipped: 0 }),
+            _ => return Ok(Self { bytes, base: None, skipped: 0, uploads: RefCell::default() }),
         };
         // Metal takes memory in place only where it starts on a page.
         let skipped = if stream.backend() == Backend::Cpu { CPU_BUFFER_HEADER } else { 0 };
         let base = Self::wrap(&map, skipped)?;
-        Ok(Self { bytes, base, skipped })
+        Ok(Self { bytes, base, skipped, uploads: RefCell::default() })
     }
 
     /// Lets go of the memory that pages of `range` took when they were read. The next look at them reads the file again.
@@ -128,6 +132,7 @@ impl MappedArrays {
             && nbytes.is_multiple_of(word)
             && nbytes > 0
             && let Ok(words) = i32::try_from(nbytes / word)
+            && i32::try_from(nbytes / dtype.size()).is_ok()
         {
             let words = ops::flat_slice(base, (offset - self.skipped) / word, words, stream)?;
             let flat = ops::view(&words, dtype, stream)?;
@@ -144,7 +149,20 @@ impl MappedArrays {
             .checked_add(nbytes)
             .and_then(|end| all.get(offset..end))
             .ok_or_else(|| MlxError::new("array_new_data", "the tensor lies outside its file"))?;
-        Array::from_bytes(bytes, shape, dtype)
+        if stream.backend() != Backend::Cuda || !Uploads::takes(nbytes, dtype) {
+            return Array::from_bytes(bytes, shape, dtype);
+        }
+        let mut uploads = self.uploads.borrow_mut();
+        let uploads = match &mut *uploads {
+            Some(uploads) => uploads,
+            none => none.insert(Uploads::new(stream.gpu_index())?),
+        };
+        uploads.array(bytes, shape, dtype, stream)
+    }
+
+    /// Lets go of the memory that tensors were copied through.
+    pub(crate) fn end_uploads(&self) {
+        self.uploads.take();
     }
 }
 

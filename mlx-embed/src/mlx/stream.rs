@@ -41,6 +41,7 @@ pub struct Stream {
 struct Queue {
     raw: mlx_sys::mlx_stream,
     backend: Backend,
+    gpu: i32,
     /// The process whose thread works the queue off.
     process: Process,
 }
@@ -191,7 +192,7 @@ impl Stream {
                 raw
             }
         };
-        let queue = Rc::new(Queue { raw, backend, process });
+        let queue = Rc::new(Queue { raw, backend, gpu, process });
         let held = Streams(Some(Rc::new([Rc::clone(&queue)])));
         let stream = Self { queue, held, _thread_bound: PhantomData };
         stream.make_default()?;
@@ -221,6 +222,11 @@ impl Stream {
     /// The kind of device that runs this stream's operations.
     pub fn backend(&self) -> Backend {
         self.queue.backend
+    }
+
+    /// Which of the GPUs it is.
+    pub(super) fn gpu_index(&self) -> i32 {
+        self.queue.gpu
     }
 
     /// Waits until all operations on this stream are done.

@@ -7,7 +7,7 @@
 //!
 //! They are launched at once, on a queue of their own: an operation of MLX's lazy graph costs the host more than ten
 //! microseconds, a launch four, and a batch of few tokens is hundreds of kernels of a few microseconds each. Those of batches
-//! whose like came before are launched together, as CUDA graphs (`recorder`). MLX loads the weights and owns all memory;
+//! whose like came before are launched together, as CUDA graphs (`recorder`). MLX owns all memory;
 //! its streams and this queue are not ordered, so each waits for what it takes from the other.
 
 mod apart;
@@ -23,6 +23,7 @@ mod program;
 mod queue;
 mod recorder;
 mod tiles;
+mod upload;
 
 pub(crate) use apart::{Rotate, Sum};
 pub(crate) use chips::LEAST_CAPABILITY;
@@ -33,3 +34,4 @@ pub(crate) use ops::{Attending, Embedding, Ops, Scaled, Seen};
 pub(crate) use plan::Plan;
 pub(crate) use program::{Architecture, cache_folder, write_whole};
 pub(crate) use queue::Tensor;
+pub(crate) use upload::Uploads;

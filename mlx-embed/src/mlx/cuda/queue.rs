@@ -50,6 +50,9 @@ pub(super) enum Role {
 
 const ROLES: usize = Role::Behind as usize + 1;
 
+/// Bytes that are copied to the GPU at once, while the host makes the next ones ready.
+const PIECE: usize = 2 << 20;
+
 /// What cuBLASLt may use for itself, in bytes.
 const WORKSPACE: i32 = 32 << 20;
 
@@ -280,7 +283,7 @@ impl Queue {
     }
 
     fn run(&self, step: &Step, bytes: &[u8]) -> Result<(), MlxError> {
-        // SAFETY of all: steps come from `launch`, `write` and `matmul`, whose callers promised that what they name stays
+        // SAFETY of all: steps come from `launch`, `write`, `copy` and `matmul`, whose callers promised that what they name stays
         // until the queue has been waited for. Waiting runs what was held back before.
         let code = match step {
             Step::Launch(Launch { function, blocks, threads, shared_memory }) => {
@@ -424,6 +427,17 @@ impl Queue {
         let bytes = unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) };
         self.ask(Step::Write { to: tensor.pointer(), size: bytes.len() }, bytes)?;
         Ok(tensor)
+    }
+
+    /// Copies the bytes to the GPU's memory, and waits for it.
+    ///
+    /// # Safety
+    /// There is room for them at `to`, which nobody else uses meanwhile.
+    pub(super) unsafe fn copy(&self, to: u64, bytes: &[u8]) -> Result<(), MlxError> {
+        for (index, piece) in bytes.chunks(PIECE).enumerate() {
+            self.run(&Step::Write { to: to + (index * PIECE) as u64, size: piece.len() }, piece)?;
+        }
+        self.synchronize()
     }
 
     /// The numbers of a matrix of f32. The pass is over.

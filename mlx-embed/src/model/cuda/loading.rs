@@ -19,7 +19,7 @@ impl Cuda {
     pub(super) fn rows_of(&self, weights: &Weights<'_>, spec: &TableSpec) -> Result<Fixed, CheckpointError> {
         let table = weights.table(spec)?;
         let rows = dense(&self.arrays.matrix(&table, &self.stream)?, self.activation(), &self.stream);
-        let fixed = rows.and_then(|rows| Fixed::new(on_gpu(&rows, &self.stream)?));
+        let fixed = rows.and_then(Fixed::new);
         self.arrays.release(&table);
         fixed.map_err(|source| self.arrays.error(&spec.path, source))
     }

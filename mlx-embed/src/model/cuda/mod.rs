@@ -178,8 +178,8 @@ impl Backend for Cuda {
             }
             (rows, _) => vec![dense(&rows, self.activation(), &self.stream).map_err(failed)?],
         };
-        let fixed = |array: Array| Fixed::new(on_gpu(&array, &self.stream)?);
-        let parts = parts.into_iter().map(|part| fixed(part).map_err(failed)).collect::<Result<_, _>>()?;
+        let parts =
+            parts.into_iter().map(|part| Fixed::new(part).map_err(failed)).collect::<Result<_, _>>()?;
         self.arrays.release(&table);
         let positions = match positions {
             Some(spec) => Some((self.rows_of(weights, &spec.table)?, Positions::new(spec))),
@@ -265,6 +265,7 @@ impl Backend for Cuda {
     }
 
     fn loaded(&self, decoder: &Decoder<Self>) -> Result<(), MlxError> {
+        self.arrays.loaded();
         let layers = 0..LAYERS_TO_MEASURE.min(decoder.layers());
         let vocabulary = self.form.geometry.vocab as u32;
         self.calibrate(|tokens| {

@@ -86,11 +86,7 @@ impl Weight {
             }
         }
         let Some(quantization) = quantization else {
-            // What was put together lies on the GPU already.
-            let floats = match &parts[0][..] {
-                [only] => on_gpu(only, stream)?,
-                several => concatenated(several, order, stream)?,
-            };
+            let floats = concatenated(&parts[0], order, stream)?;
             let dense = cuda::Dense::new(ops::astype(&floats, cuda.activation(), stream)?)?;
             return Ok(Self { packed: None, dense: Some(dense) });
         };

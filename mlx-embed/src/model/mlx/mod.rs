@@ -18,7 +18,7 @@ use crate::mlx::{Array, Backend as Device, Dtype, MlxError, Stream, ops};
 
 use super::backend::{Backend, Operations, Place, Positions, Then};
 use super::cache::LayerKvCache;
-use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlmHead, MlpLayer};
+use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlmHead, MlpLayer};
 use super::rope::{Frequencies, Rope};
 use attention::Masks;
 use linear::{Linear, gather};
@@ -222,6 +222,11 @@ impl Backend for Mlx {
             cached,
             masks: Masks::default(),
         })
+    }
+
+    fn loaded(&self, _decoder: &Decoder<Self>) -> Result<(), MlxError> {
+        self.arrays.loaded();
+        Ok(())
     }
 
     fn finish_cache(&self, layers: &[KeysValues]) -> Result<(), MlxError> {

@@ -109,6 +109,11 @@ impl Arrays {
         matrix.tensors().for_each(|tensor| self.files[tensor.index()].release(tensor.range()));
     }
 
+    /// All have been loaded.
+    pub(crate) fn loaded(&self) {
+        self.files.iter().for_each(MappedArrays::end_uploads);
+    }
+
     fn convert(&self, tensor: &Tensor, array: &Array, stream: &Stream) -> Result<Array, CheckpointError> {
         let converted = ops::astype(array, self.activation, stream)
             .and_then(|converted| converted.eval().map(|()| converted));
