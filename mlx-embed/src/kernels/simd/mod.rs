@@ -200,6 +200,10 @@ pub(super) enum FloatType {
 
 /// A number that a panel can hold.
 pub(super) trait Number: Copy {
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "only AVX2 has a kernel for each type")
+    )]
     const TYPE: FloatType;
 
     /// Sixteen of them.
