@@ -297,16 +297,15 @@ unsafe fn limb<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
     if S::PAIRS && FORM <= SPREAD {
         // Two times sixteen inputs are as many steps as sums of pairs hold.
         const { assert!(PAIR_STEPS == 8) };
+        let (values_stride, x_stride) = (2 * stride, 2 * LANES * M);
+        // As below.
+        if group_size == 64 {
+            add_pairs::<S, M, PANELS, FORM>(values, x, stride, dots);
+            add_pairs::<S, M, PANELS, FORM>(values.add(values_stride), x.add(x_stride), stride, dots);
+            return;
+        }
         for i in 0..group_size / (2 * LANES) {
-            let mut sums = Pairs::<S, M, PANELS>([[S::no_pairs(); PANELS]; M]);
-            let (values, x) = (values.add(2 * i * stride), x.add(2 * i * LANES * M));
-            sixteen::<S, M, PANELS, FORM>(values, x, &mut sums);
-            sixteen::<S, M, PANELS, FORM>(values.add(stride), x.add(LANES * M), &mut sums);
-            for m in 0..M {
-                for p in 0..PANELS {
-                    dots[m][p] = S::add_pairs(dots[m][p], sums.0[m][p]);
-                }
-            }
+            add_pairs::<S, M, PANELS, FORM>(values.add(i * values_stride), x.add(i * x_stride), stride, dots);
         }
         return;
     }
@@ -321,6 +320,25 @@ unsafe fn limb<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
     }
     for i in 0..group_size / LANES {
         sixteen::<S, M, PANELS, FORM>(values.add(i * stride), x.add(i * LANES * M), sums);
+    }
+}
+
+/// Adds the products of as many steps as sums of pairs hold.
+#[inline(always)]
+unsafe fn add_pairs<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
+    values: *const u8,
+    x: *const i8,
+    stride: usize,
+    dots: &mut [[S::I; PANELS]; M],
+) {
+    let mut sums = Pairs::<S, M, PANELS>(None);
+    sixteen::<S, M, PANELS, FORM>(values, x, &mut sums);
+    sixteen::<S, M, PANELS, FORM>(values.add(stride), x.add(LANES * M), &mut sums);
+    let Some(sums) = sums.0 else { return };
+    for m in 0..M {
+        for p in 0..PANELS {
+            dots[m][p] = S::add_pairs(dots[m][p], sums[m][p]);
+        }
     }
 }
 
@@ -351,16 +369,18 @@ impl<S: Simd, const M: usize, const PANELS: usize, const FORM: u8> Sums<S, PANEL
     }
 }
 
-/// Of two products, two of them a lane.
-struct Pairs<S: Simd, const M: usize, const PANELS: usize>([[S::P; PANELS]; M]);
+/// Of two products, two of them a lane. The first ones are not added to zeros.
+struct Pairs<S: Simd, const M: usize, const PANELS: usize>(Option<[[S::P; PANELS]; M]>);
 
 impl<S: Simd, const M: usize, const PANELS: usize> Sums<S, PANELS> for Pairs<S, M, PANELS> {
     #[inline(always)]
     unsafe fn step(&mut self, w: [S::B; PANELS], x: *const i8) {
+        let first = self.0.is_none();
+        let sums = self.0.get_or_insert([[S::pairs(w[0], x); PANELS]; M]);
         for m in 0..M {
             let x = x.add(LANES * m);
             for p in 0..PANELS {
-                self.0[m][p] = S::dot_pairs(self.0[m][p], w[p], x);
+                sums[m][p] = if first { S::pairs(w[p], x) } else { S::dot_pairs(sums[m][p], w[p], x) };
             }
         }
     }

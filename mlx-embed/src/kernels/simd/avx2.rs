@@ -545,8 +545,9 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         halves!(_mm256_dpbusd_avx_epi32(sum, w, x))
     }
     #[inline(always)]
-    unsafe fn no_pairs() -> Self::P {
-        [_mm256_setzero_si256(); 2]
+    unsafe fn pairs(w: Self::B, x: *const i8) -> Self::P {
+        let x = [_mm256_set1_epi32(x.cast::<i32>().read_unaligned()); 2];
+        halves!(_mm256_maddubs_epi16(w, x))
     }
     #[inline(always)]
     unsafe fn dot_pairs(sum: Self::P, w: Self::B, x: *const i8) -> Self::P {

@@ -261,13 +261,12 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
         _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
-    unsafe fn no_pairs() -> __m512i {
-        _mm512_setzero_si512()
+    unsafe fn pairs(w: __m512i, x: *const i8) -> __m512i {
+        _mm512_maddubs_epi16(w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
     unsafe fn dot_pairs(sum: __m512i, w: __m512i, x: *const i8) -> __m512i {
-        let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-        _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x))
+        _mm512_add_epi16(sum, Self::pairs(w, x))
     }
     #[inline(always)]
     unsafe fn add_pairs(sum: __m512i, pairs: __m512i) -> __m512i {

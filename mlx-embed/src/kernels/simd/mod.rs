@@ -180,9 +180,9 @@ pub(super) unsafe trait Simd: Copy + 'static {
     /// Adds to each lane the dot product of its four unsigned bytes, none above 127, with the four signed ones at `x`.
     /// Not where [`Simd::PAIRS`] are.
     unsafe fn dot4(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
-    unsafe fn no_pairs() -> Self::P;
-    /// Adds the products of two bytes each: unsigned ones, none above 15, with the four signed ones at `x`. A sum holds
-    /// [`PAIR_STEPS`] of these.
+    /// The products of two bytes each: unsigned ones, none above 15, with the four signed ones at `x`.
+    unsafe fn pairs(w: Self::B, x: *const i8) -> Self::P;
+    /// Adds these. A sum holds [`PAIR_STEPS`] of them.
     unsafe fn dot_pairs(sum: Self::P, w: Self::B, x: *const i8) -> Self::P;
     /// Adds both sums of a lane to it.
     unsafe fn add_pairs(sum: Self::I, pairs: Self::P) -> Self::I;

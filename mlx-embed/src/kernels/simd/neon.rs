@@ -341,8 +341,8 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
         if DOT { quarters!(sdot(sum, w, x)) } else { quarters!(dot_of_small(sum, w, x)) }
     }
     #[inline(always)]
-    unsafe fn no_pairs() -> Self::I {
-        Self::splat_int(0)
+    unsafe fn pairs(w: Self::B, x: *const i8) -> Self::I {
+        Self::dot4(Self::splat_int(0), w, x)
     }
     #[inline(always)]
     unsafe fn dot_pairs(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {

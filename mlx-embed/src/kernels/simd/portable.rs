@@ -235,8 +235,8 @@ unsafe impl Simd for Portable {
         })
     }
     #[inline(always)]
-    unsafe fn no_pairs() -> [i32; 16] {
-        Self::splat_int(0)
+    unsafe fn pairs(w: [u32; 16], x: *const i8) -> [i32; 16] {
+        Self::dot4(Self::splat_int(0), w, x)
     }
     #[inline(always)]
     unsafe fn dot_pairs(sum: [i32; 16], w: [u32; 16], x: *const i8) -> [i32; 16] {
