@@ -18,7 +18,7 @@ use crate::warm_up::WarmUp;
 
 /// Turns texts into vectors.
 ///
-/// It is a handle: cloning is cheap, and all clones share one model, which has a thread of its own with a queue before it.
+/// It is a handle: cloning is cheap, and all clones share one model, which runs on its own thread behind a queue.
 /// Use it from as many threads and tasks as you like.
 ///
 /// # Calls
@@ -32,23 +32,23 @@ use crate::warm_up::WarmUp;
 /// | any number | [`embed_iter`](Self::embed_iter) | [`embed_stream`](Self::embed_stream), a stream | drawn as fast as they are embedded |
 ///
 /// # What runs when
-/// - A request that finds the model idle starts at once. Requests that come while it is busy run together in the next batch,
-///   up to [`batch_tokens`](LoadOptions::batch_tokens). No request waits for a window of time to pass.
+/// - If the model is idle, a request starts at once. Requests that come while it is busy run together in the next batch, up
+///   to [`batch_tokens`](LoadOptions::batch_tokens). No request waits for a window of time to pass.
 /// - Queries go before bulk ([`Lane`](crate::Lane)): a query gets in between two batches of a bulk job, and of eight batches
 ///   at least one is bulk's.
-/// - Texts are tokenised on the caller's side, never on the model's thread. Of a long text only so much is read as its first
-///   [`Info::max_tokens`] tokens depend on, where the tokenizer allows it.
+/// - Texts are tokenised on the caller's side, never on the model's thread. If the tokenizer allows it, only the part of a
+///   long text is read on which its first [`Info::max_tokens`] tokens depend.
 /// - Identical texts that wait together are computed once.
 /// - A request that fails does so alone.
-/// - A prompt is computed once: its keys and values are kept ([`LoadOptions::prompt_cache`]), and later texts behind it cost
-///   their own tokens only.
+/// - A prompt is computed once: its keys and values are kept ([`LoadOptions::prompt_cache`]), and later texts with this prompt
+///   cost only their own tokens.
 ///
-/// # Ends
+/// # Shutdown
 /// The model is freed when the last handle and the last [`Pending`] are gone; [`Embedder::shut_down`] frees it earlier. If
 /// the model's thread dies, after a panic or with its device, every request ends with [`Error::Stopped`], and
 /// [`Embedder::state`] says so.
 ///
-/// # What can be seen
+/// # Observability
 /// Spans and events of [`tracing`](https://docs.rs/tracing): a span `mlx_embed.batch` follows from the spans of the
 /// requests in it. With a recorder of the [`metrics`](https://docs.rs/metrics) facade that is installed before loading,
 /// labelled with `model`:
@@ -119,13 +119,13 @@ impl Embedder {
     /// ```
     ///
     /// # Errors
-    /// As [`Embedder::load`]; also when the model is not to be had.
+    /// As [`Embedder::load`]; also when the model can't be fetched.
     #[cfg(feature = "hub")]
     pub fn from_hub(name: &str) -> Result<Self, Error> {
         Self::load(hub::fetch(name)?)
     }
 
-    /// As [`Embedder::load_with`], on a thread of its own; the result tells how far it is.
+    /// As [`Embedder::load_with`], on a thread of its own. The result tells how much is loaded.
     ///
     /// ```no_run
     /// use mlx_embed::{Embedder, LoadOptions};
@@ -144,7 +144,7 @@ impl Embedder {
         Loading::start(move |steps| Self::of_checkpoint(Checkpoint::open(dir)?, &options, steps))
     }
 
-    /// Loads the model that this crate carries: small, for English, 384 numbers a vector. Its card is
+    /// Loads the built-in model: small, for English, 384 numbers a vector. Its card is
     /// `models/default/README.md`.
     ///
     /// ```no_run
@@ -336,7 +336,7 @@ impl Embedder {
         self.shared.tokenize_text(text, prompt, special)
     }
 
-    /// Embeds token ids, for callers with a tokenizer of their own. The ids are taken as they are: no prompt and no special
+    /// Embeds token ids, for callers with their own tokenizer. The ids are taken as they are: no prompt and no special
     /// token is added, and nothing is cut.
     ///
     /// # Errors
@@ -354,7 +354,7 @@ impl Embedder {
         self.shared.embed_ids(texts, options, true)
     }
 
-    /// Every hidden state on the way of one text, for comparing with another implementation layer by layer: the
+    /// Every hidden state of one text, for comparing with another implementation layer by layer: the
     /// embeddings, the residual stream after each layer, the result of the final norm. f32 `[tokens, hidden]` each.
     ///
     /// # Errors

@@ -14,10 +14,9 @@ const REPLACEMENT: &[u8; 4] = b"FFFD";
 /// The same JSON without what Python's `json` module adds to the standard.
 ///
 /// Outside strings, `NaN`, `Infinity`, `-Infinity` and numbers beyond f64, which Python reads as infinite, become
-/// `[{"float":"NaN"}]` and its like. A reader that takes such a field for a number, a text or a list of texts gets an
-/// error; a field that nobody reads does no harm. In strings, a surrogate without its other half becomes U+FFFD, since
+/// `[{"float":"NaN"}]` and the like. A reader that expects a number, a text or a list of texts there gets an error; in a
+/// field that nobody reads it does no harm. In strings, a surrogate without its other half becomes U+FFFD, since
 /// UTF-8 has none. All else stays as it is, errors included.
-/// mistakes included.
 pub fn from_python(json: &[u8]) -> Cow<'_, [u8]> {
     let mut fixed = Fixed { json, copied: 0, out: Vec::new() };
     let mut at = 0;

@@ -1,5 +1,5 @@
-//! Text embeddings, reranking, sparse vectors and vectors of tokens, from checkpoints in MLX's and Hugging Face's formats.
-//! Results are those of the reference Python code. CPUs and NVIDIA GPUs run kernels of this crate, Apple GPUs run MLX.
+//! Text embeddings, reranking, sparse embeddings and late interaction, with models in MLX's and Hugging Face's formats.
+//! Results are those of the reference Python code. CPUs and NVIDIA GPUs run this crate's own kernels, Apple GPUs run MLX.
 //!
 //! ```
 //! # #[cfg(feature = "default-model")]
@@ -20,7 +20,7 @@
 //! [dependencies]
 //! mlx-embed = { version = "0.1", features = ["default-model"] }
 //!
-//! # Else a debug build of your program is a hundred times slower.
+//! # Without these two lines, a debug build of your program is a hundred times slower.
 //! [profile.dev.package.mlx-embed]
 //! opt-level = 3
 //! ```
@@ -28,17 +28,17 @@
 //! | feature | what it adds |
 //! | --- | --- |
 //! | `default-model` | the built-in English model, 7.9 MB: `Embedder::default_model` |
-//! | `hub` | models by name: `Embedder::from_hub`, the module `hub` |
+//! | `hub` | models by their name on a hub: `Embedder::from_hub`, the module `hub` |
 //! | `cuda-12`, `cuda-13` | NVIDIA GPUs, on Linux, by MLX's build for that CUDA |
 //! | `bench` | where the time of a forward pass goes: the module `bench` |
 //!
 //! # What it does
-//! It opens a safetensors checkpoint, dense or in any of MLX's quantisations, and reads from its files what the model is. The
+//! It opens a safetensors checkpoint, dense or in any of MLX's quantisations, and reads from its files which model it is. The
 //! vectors are those of the reference (mlx-lm, transformers or sentence-transformers), within the tolerance of the golden
-//! tests. A checkpoint that can't be computed as the reference does it is refused, and the error names file, key and
-//! remedy. Nothing is fetched at run time, unless the feature `hub` is on and a model is named.
+//! tests. A checkpoint that can't be computed as the reference does it is refused, with an error that names the file, the
+//! key and what to do. Nothing is fetched at run time, unless a model is given by its name on a hub.
 //!
-//! # In tests of your own
+//! # In your own tests
 //! [`Embedding::new`] and [`Pending::ready`] make results without a model:
 //!
 //! ```
@@ -69,10 +69,10 @@
 //! ```
 //!
 //! # In a server
-//! [`Embedder`] is a handle to share: between callers and the model stands a queue with two lanes, bounds and timeouts.
+//! [`Embedder`] is a handle to share. A queue with two lanes, bounds and timeouts stands between callers and the model.
 //! [`Embedder::submit`] returns a future that needs no particular runtime. [`Embedder::embed_iter`] and
-//! [`Embedder::embed_stream`] take any number of texts. The page of [`Embedder`] says what runs when, and which metrics and
-//! spans it has.
+//! [`Embedder::embed_stream`] take any number of texts. The page of [`Embedder`] says what runs when, and which metrics
+//! and spans there are.
 //!
 //! # Layers
 //!
@@ -81,11 +81,11 @@
 //! | [`Embedder`] | text in, vectors out; `Clone + Send + Sync` |
 //! | [`Reranker`] | a query and documents in, scores out; the same engine |
 //! | [`SparseEmbedder`] | text in, weights of the vocabulary's tokens out: SPLADE |
-//! | [`MultiVectorEmbedder`] | text in, a vector a token out: late interaction, ColBERT |
-//! | `hub` | models by name, fetched into the cache that Python has too (feature `hub`) |
+//! | [`MultiVectorEmbedder`] | text in, one vector per token out: late interaction, ColBERT |
+//! | `hub` | models by their name on a hub, in the cache that Python programs use too (feature `hub`) |
 //! | [`vectors`] | cosines, the nearest k, vectors in fewer bits |
-//! | [`verify`] | a checkpoint's results beside a reference's, layer by layer |
-//! | [`Checkpoint`] | a checkpoint directory, opened and checked, without running it |
+//! | [`verify`] | compares a checkpoint's results with a reference's, layer by layer |
+//! | [`Checkpoint`] | a checkpoint directory, opened and checked, but not run |
 //! | [`json`] | JSON as Python writes it |
 //! | [`mlx`] | safe MLX arrays and operations, for one thread |
 //! | `mlx_sys` | the raw C API |

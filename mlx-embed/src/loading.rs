@@ -44,7 +44,7 @@ const QUEUE_BYTES: usize = 64 << 20;
 const MAX_TEXT_BYTES: usize = 1 << 20;
 const PROMPT_CACHE_BYTES: usize = 64 << 20;
 
-/// How far loading is.
+/// How much of a model is loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadProgress {
@@ -112,7 +112,7 @@ impl<T: Send + 'static> Loading<T> {
         loading
     }
 
-    /// How far it is.
+    /// How much is loaded.
     pub fn progress(&self) -> LoadProgress {
         LoadProgress {
             layers: self.steps.layers.load(Ordering::Relaxed),

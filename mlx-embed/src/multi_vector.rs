@@ -145,7 +145,7 @@ impl MultiVectorEmbedder {
     ///   the first token has no vector.
     ///
     /// # Errors
-    /// As there; also when the checkpoint is no model of late interaction, or a marker is no token of its tokenizer.
+    /// As there; also when the checkpoint is no late-interaction model, or a marker is no token of its tokenizer.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self, Error> {
         Self::load_with(dir, LoadOptions::default())
     }
@@ -250,7 +250,7 @@ impl MultiVectorEmbedder {
         self.shared.iter(texts, plan, options.timeout)
     }
 
-    /// Sends texts on their way and returns at once, as [`Embedder::submit`](crate::Embedder::submit).
+    /// Queues texts and returns at once, as [`Embedder::submit`](crate::Embedder::submit).
     pub fn submit<T: AsRef<str>>(
         &self,
         texts: &[T],

@@ -176,7 +176,7 @@ impl SparseEmbedder {
         self.shared.embed_iter(texts, options)
     }
 
-    /// Sends texts on their way and returns at once, as [`Embedder::submit`](crate::Embedder::submit).
+    /// Queues texts and returns at once, as [`Embedder::submit`](crate::Embedder::submit).
     pub fn submit<T: AsRef<str>>(&self, texts: &[T], options: &EmbedOptions) -> Pending<Vec<SparseVector>> {
         self.shared.submit(texts, options, all)
     }

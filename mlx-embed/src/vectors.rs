@@ -1,4 +1,4 @@
-//! What is done with vectors once they are there: comparing them, finding the nearest, storing them in fewer bytes.
+//! Functions on vectors: comparing them, finding the nearest, storing them in fewer bytes.
 //!
 //! ```
 //! use mlx_embed::{Embedding, vectors};
