@@ -12,7 +12,7 @@
 //! # }
 //! ```
 //!
-//! | function | gives |
+//! | function | returns |
 //! | --- | --- |
 //! | `embed(text)`, `embed(text, prompt => 'query')` | the text's vector, a list of fixed size of f32; the prompt is one of the checkpoint's, by its name |
 //! | `rerank(query, text)` | how well the text answers the query, f32: more is better |
@@ -21,8 +21,8 @@
 //! Null gives null. A text that can't be embedded ends the query with an error, which names the function and its
 //! argument.
 //!
-//! All partitions and all queries of a context use the one model that was registered, and it runs together what they ask
-//! for at the same time. A partition asks for a few hundred texts at a time, so memory does not grow with the table.
+//! All partitions and all queries of a context use the one model that was registered. What they ask for at the same time
+//! runs in common batches. A partition asks for a few hundred texts at a time, so memory does not grow with the table.
 //! Dropping a query takes back the texts that are not running yet.
 //!
 //! DataFusion computes functions like these in SELECT and WHERE only. For ORDER BY and GROUP BY, give the result a name
