@@ -123,9 +123,8 @@ fn order_is_restored() {
 #[test]
 fn a_small_token_budget_only_makes_more_batches() {
     for batch_tokens in [1, 16, 100] {
-        let mut options = golden::load_options();
-        options.batch_tokens = NonZeroUsize::new(batch_tokens);
-        let embedder = Embedder::load_with(golden::directory("qwen3-f32"), options).unwrap();
+        let bounded = |options: &mut LoadOptions| options.batch_tokens = NonZeroUsize::new(batch_tokens);
+        let embedder = golden::load_with("qwen3-f32", bounded);
         let texts = texts("qwen3-f32");
         let expected = golden::load("qwen3-f32").embed(&texts).unwrap();
         assert_same("qwen3-f32", &embedder.embed(&texts).unwrap(), &expected);

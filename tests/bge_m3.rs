@@ -6,8 +6,8 @@ use std::fs;
 
 use mlx_embed::verify::Golden;
 use mlx_embed::{EmbedOptions, Embedder, LoadOptions, MultiVectorEmbedder, Role, SparseEmbedder};
-use mlx_embed_tests::compare::{cosine, max_abs};
-use mlx_embed_tests::golden;
+use mlx_embed_tests::compare::{cosine, max_abs, says};
+use mlx_embed_tests::golden::{self, own_limit};
 use mlx_embed_tests::scratch::Scratch;
 
 const CASES: [&str; 2] = ["bge-m3-pickled-heads", "bge-m3-safetensors-heads"];
@@ -18,12 +18,8 @@ fn expected(case: &str) -> Golden {
 
 fn ways() -> Vec<LoadOptions> {
     let families = if golden::on_gpu() { vec!["cuda"] } else { mlx_embed::kernel_families() };
-    let of = |name: &str| LoadOptions { kernels: Some(name.into()), ..options() };
+    let of = |name: &str| LoadOptions { kernels: Some(name.into()), ..own_limit() };
     families.into_iter().chain(["mlx"]).map(of).collect()
-}
-
-fn options() -> LoadOptions {
-    LoadOptions { max_tokens: None, ..golden::load_options() }
 }
 
 /// Least cosine and largest difference of a unit vector, as in `tests/golden.rs`.
@@ -93,8 +89,8 @@ fn vectors_of_tokens_are_the_references() {
 fn results_have_the_same_bits_in_any_company() {
     let folder = golden::directory("families/bge-m3-pickled-heads");
     let texts: Vec<String> = expected(CASES[0]).texts().iter().map(|text| text.text.clone()).collect();
-    let sparse = SparseEmbedder::load_with(&folder, options()).unwrap();
-    let vectors = MultiVectorEmbedder::load_with(&folder, options()).unwrap();
+    let sparse = SparseEmbedder::load_with(&folder, own_limit()).unwrap();
+    let vectors = MultiVectorEmbedder::load_with(&folder, own_limit()).unwrap();
     let (weights, rows) = (sparse.embed(&texts).unwrap(), vectors.embed(&texts, Role::Query).unwrap());
     for ((text, weights), rows) in texts.iter().zip(weights).zip(rows) {
         assert_eq!(sparse.embed(&[text]).unwrap()[0].weights, weights.weights, "{text}");
@@ -105,11 +101,11 @@ fn results_have_the_same_bits_in_any_company() {
 #[test]
 fn limits_and_prompts_are_those_of_the_embedder() {
     let folder = golden::directory("families/bge-m3-pickled-heads");
-    let plain = Embedder::load_with(&folder, options()).unwrap();
-    let vectors = MultiVectorEmbedder::load_with(&folder, options()).unwrap();
+    let plain = Embedder::load_with(&folder, own_limit()).unwrap();
+    let vectors = MultiVectorEmbedder::load_with(&folder, own_limit()).unwrap();
     assert_eq!(vectors.info().max_tokens, plain.info().max_tokens);
     assert_eq!(vectors.info().max_tokens_source, plain.info().max_tokens_source);
-    let cut = LoadOptions { max_tokens: Some(8), ..options() };
+    let cut = LoadOptions { max_tokens: Some(8), ..own_limit() };
     let vectors = MultiVectorEmbedder::load_with(&folder, cut).unwrap();
     let long = "roses in the garden in the morning";
     for role in [Role::Query, Role::Document] {
@@ -122,8 +118,8 @@ fn limits_and_prompts_are_those_of_the_embedder() {
 
 /// Why the heads can't be loaded, those that can't.
 fn refusals(copy: &Scratch) -> Vec<String> {
-    let sparse = SparseEmbedder::load_with(copy.path(), options()).map(drop);
-    let vectors = MultiVectorEmbedder::load_with(copy.path(), options()).map(drop);
+    let sparse = SparseEmbedder::load_with(copy.path(), own_limit()).map(drop);
+    let vectors = MultiVectorEmbedder::load_with(copy.path(), own_limit()).map(drop);
     [sparse, vectors].into_iter().filter_map(|loaded| Some(loaded.err()?.to_string())).collect()
 }
 
@@ -143,12 +139,12 @@ fn heads_that_are_missing_or_of_another_width_are_told() {
         let error = errors.iter().find(|error| error.contains(file)).unwrap_or_else(|| panic!("{errors:?}"));
         assert!(error.contains("weight") && error.contains(found), "{error}");
         // Then the next one is at fault.
-        fs::remove_file(copy.file(file)).unwrap();
+        copy.remove(file);
     }
     let errors = refusals(&copy);
     assert!(errors.len() == 2 && errors.iter().all(|error| error.contains("modules.json")), "{errors:?}");
     // The embedder needs neither.
-    Embedder::load_with(copy.path(), options()).unwrap();
+    Embedder::load_with(copy.path(), own_limit()).unwrap();
 }
 
 #[test]
@@ -182,7 +178,7 @@ fn files_of_torch_that_hold_more_than_tensors_are_refused_with_a_remedy() {
 fn a_dense_module_whose_file_of_torch_is_none_is_told() {
     let copy = Scratch::of("families/modules-dense-activations");
     copy.write("2_Dense/pytorch_model.bin", b"no archive");
-    fs::remove_file(copy.file("2_Dense/model.safetensors")).unwrap();
-    let error = Embedder::load_with(copy.path(), options()).unwrap_err().to_string();
-    assert!(error.contains("2_Dense/pytorch_model.bin") && error.contains("save_file"), "{error}");
+    copy.remove("2_Dense/model.safetensors");
+    let error = Embedder::load_with(copy.path(), own_limit()).unwrap_err();
+    says(error, &["2_Dense/pytorch_model.bin", "save_file"]);
 }

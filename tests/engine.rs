@@ -23,13 +23,11 @@ fn texts() -> Vec<String> {
 }
 
 fn load_with(change: impl FnOnce(&mut LoadOptions)) -> Embedder {
-    let mut options = golden::load_options();
-    change(&mut options);
-    Embedder::load_with(golden::directory(CASE), options).expect("a golden checkpoint loads")
+    golden::load_with(CASE, change)
 }
 
 fn load() -> Embedder {
-    load_with(|_| ())
+    golden::load(CASE)
 }
 
 fn assert_same(found: &[f32], expected: &[f32]) {
@@ -246,8 +244,8 @@ mod streams {
     #[test]
     fn a_text_that_fails_does_not_end_a_stream() {
         // A model that adds nothing, so that an empty text has no tokens.
-        let options = LoadOptions { pooling: Some(PoolingMode::Mean.into()), ..golden::load_options() };
-        let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
+        let mean = |options: &mut LoadOptions| options.pooling = Some(PoolingMode::Mean.into());
+        let embedder = golden::load_with("plain-tokenizer", mean);
         for found in both(&embedder, ["a", "", "b"].into_iter()) {
             let found: Vec<_> = found.collect();
             assert!(found.len() == 3 && found[0].is_ok() && found[2].is_ok());
@@ -333,10 +331,7 @@ mod prompts {
     /// Vectors of `texts` behind the instruction, each asked for alone and then all together, three times: the first
     /// computes the prompt, later ones continue it.
     fn vectors(case: &str, change: impl FnOnce(&mut LoadOptions)) -> Vec<Vec<f32>> {
-        let mut options = golden::load_options();
-        change(&mut options);
-        let embedder =
-            Embedder::load_with(golden::directory(case), options).expect("a golden checkpoint loads");
+        let embedder = golden::load_with(case, change);
         let options = EmbedOptions { prompt: Prompt::Text(INSTRUCTION.into()), ..Default::default() };
         let embed = |texts: &[&str]| {
             let found = embedder.embed_with(texts, &options).expect("texts are embedded");

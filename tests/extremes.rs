@@ -12,7 +12,7 @@ use mlx_embed::{
     EmbedOptions, Embedder, Error, Gpus, InputError, LoadOptions, MultiVectorEmbedder, Prompt, RerankOptions,
     Reranker, Role, SparseEmbedder, State, WhenFull,
 };
-use mlx_embed_tests::golden;
+use mlx_embed_tests::golden::{self, own_limit};
 use mlx_embed_tests::scratch::Scratch;
 use safetensors::{Dtype, SafeTensors};
 
@@ -38,11 +38,6 @@ fn times() -> [Duration; 4] {
 /// Whether the error is the option's.
 fn is_refused(error: &Error, option: &str) -> bool {
     matches!(error, Error::Option { option: named, .. } if *named == option)
-}
-
-/// With the checkpoint's own limit of tokens.
-fn options() -> LoadOptions {
-    LoadOptions { max_tokens: None, ..golden::load_options() }
 }
 
 #[test]
@@ -151,7 +146,7 @@ fn rerankers_take_any_text_for_query_and_document() {
         ["reranker-bert-sigmoid", "reranker-xlm-roberta", "reranker-modernbert-mean", "reranker-qwen3-tied"]
     {
         let folder = golden::directory("families").join(case);
-        let reranker = Reranker::load_with(folder, options()).unwrap();
+        let reranker = Reranker::load_with(folder, own_limit()).unwrap();
         let documents = hostile();
         let before = reranker.rerank("a cat", &["a feline", "stocks"]).unwrap();
         for query in &documents {
@@ -193,7 +188,7 @@ fn rerankers_take_any_text_for_query_and_document() {
 #[test]
 fn sparse_and_dense_embedders_take_any_text() {
     let folder = golden::directory("families/splade-bert");
-    let sparse = SparseEmbedder::load_with(folder, options()).unwrap();
+    let sparse = SparseEmbedder::load_with(folder, own_limit()).unwrap();
     let texts = hostile();
     for vector in sparse.embed_each(&texts, &EmbedOptions::default()).unwrap().into_iter().flatten() {
         assert!(vector.weights.iter().all(|(_, weight)| weight.is_finite() && *weight > 0.0));
@@ -215,26 +210,26 @@ fn sparse_and_dense_embedders_take_any_text() {
 type Numbers = fn(&Path) -> Result<(Result<Vec<f32>, Error>, State), Error>;
 
 const DENSE: Numbers = |folder| {
-    let embedder = Embedder::load_with(folder, options())?;
+    let embedder = Embedder::load_with(folder, own_limit())?;
     let numbers = embedder.embed(TEXTS).map(|found| found.into_iter().flat_map(|each| each.vector).collect());
     Ok((numbers, embedder.state()))
 };
 
 const SPARSE: Numbers = |folder| {
-    let embedder = SparseEmbedder::load_with(folder, options())?;
+    let embedder = SparseEmbedder::load_with(folder, own_limit())?;
     let weights = |each: mlx_embed::SparseVector| each.weights.into_iter().map(|(_, weight)| weight);
     let numbers = embedder.embed(&TEXTS).map(|found| found.into_iter().flat_map(weights).collect());
     Ok((numbers, embedder.state()))
 };
 
 const OF_TOKENS: Numbers = |folder| {
-    let embedder = MultiVectorEmbedder::load_with(folder, options())?;
+    let embedder = MultiVectorEmbedder::load_with(folder, own_limit())?;
     let numbers = embedder.embed(&TEXTS, Role::Document);
     Ok((numbers.map(|found| found.into_iter().flat_map(|each| each.vectors).collect()), embedder.state()))
 };
 
 const SCORES: Numbers = |folder| {
-    let reranker = Reranker::load_with(folder, options())?;
+    let reranker = Reranker::load_with(folder, own_limit())?;
     let numbers =
         reranker.rerank("a cat", &TEXTS).map(|found| found.into_iter().map(|each| each.score).collect());
     Ok((numbers, reranker.state()))

@@ -8,12 +8,14 @@ use mlx_embed::{
     Checkpoint, DenseActivation, EmbedOptions, Embedder, Error, InputError, LoadOptions, Prompt, Ranked,
     RerankOptions, Reranker,
 };
-use mlx_embed_tests::golden;
+use mlx_embed_tests::compare::says;
+use mlx_embed_tests::golden::{self, own_limit};
 use mlx_embed_tests::scratch::Scratch;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
 const WEIGHTS: &str = "model.safetensors";
+const SETTINGS: &str = "config_sentence_transformers.json";
 const QUERY: &str = "How long do roses in the garden stay open?";
 const DOCUMENTS: [&str; 5] = [
     "Crabs walk sideways.",
@@ -40,11 +42,6 @@ fn load(scratch: &Scratch) -> Reranker {
     load_with(scratch, LoadOptions::default())
 }
 
-/// Positions of some end below what other golden tests ask for.
-fn options() -> LoadOptions {
-    LoadOptions { max_tokens: None, ..golden::load_options() }
-}
-
 fn load_with(scratch: &Scratch, options: LoadOptions) -> Reranker {
     Reranker::load_with(scratch.path(), LoadOptions { device: golden::load_options().device, ..options })
         .unwrap()
@@ -56,42 +53,35 @@ fn scores(ranked: &[Ranked]) -> Vec<f32> {
     by_index.iter().map(|ranked| ranked.score).collect()
 }
 
-/// The error of loading it as a reranker, with each of `mentions` in its text.
-fn refused(scratch: &Scratch, mentions: &[&str]) {
-    let error = Reranker::load_with(scratch.path(), options()).unwrap_err().to_string();
-    mentions.iter().for_each(|mention| assert!(error.contains(mention), "{error:?} without {mention:?}"));
+/// Loading it as a reranker fails, and the message has these parts.
+#[track_caller]
+fn refused(scratch: &Scratch, parts: &[&str]) {
+    says(Reranker::load_with(scratch.path(), own_limit()).unwrap_err(), parts);
 }
 
 /// The same of loading it as an embedder.
-fn no_embedder(scratch: &Scratch, mentions: &[&str]) {
-    let error = Embedder::load_with(scratch.path(), options()).unwrap_err().to_string();
-    mentions.iter().for_each(|mention| assert!(error.contains(mention), "{error:?} without {mention:?}"));
+#[track_caller]
+fn no_embedder(scratch: &Scratch, parts: &[&str]) {
+    says(Embedder::load_with(scratch.path(), own_limit()).unwrap_err(), parts);
 }
 
 fn set(scratch: &Scratch, field: &str, value: Value) {
-    scratch.edit_json("config.json", |config| {
-        config.insert(field.into(), value);
-    });
+    scratch.set("config.json", json!({ field: value }));
 }
+
+/// sentence-transformers' own file.
+fn write_settings(scratch: &Scratch, settings: Value) {
+    scratch.write(SETTINGS, settings.to_string());
+}
+
+const TRANSFORMER: (&str, &str) = ("sentence_transformers.base.modules.transformer.Transformer", "");
 
 /// As sentence-transformers saves a Qwen3-Reranker.
 fn with_modules(scratch: &Scratch, answers: &Value) {
-    let base = "sentence_transformers";
-    let modules = json!([
-        {"idx": 0, "name": "0", "path": "", "type": format!("{base}.base.modules.transformer.Transformer")},
-        {"idx": 1, "name": "1", "path": "1_LogitScore",
-         "type": format!("{base}.cross_encoder.modules.logit_score.LogitScore")},
-    ]);
+    let scores = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore";
+    scratch.write_modules(&[TRANSFORMER, (scores, "1_LogitScore")]);
     std::fs::create_dir(scratch.file("1_LogitScore")).unwrap();
     scratch.write("1_LogitScore/config.json", answers.to_string());
-    scratch.write("modules.json", modules.to_string());
-}
-
-/// As sentence-transformers saves a sequence classifier.
-fn with_transformer(scratch: &Scratch) {
-    let class = "sentence_transformers.base.modules.transformer.Transformer";
-    let modules = json!([{"idx": 0, "name": "0", "path": "", "type": class}]);
-    scratch.write("modules.json", modules.to_string());
 }
 
 /// A program that writes Qwen3-Reranker's conversation, as a chat template is one.
@@ -111,6 +101,15 @@ Judge whether the Document meets the requirements based on the Query and the Ins
 
 // Scores.
 
+/// The same bits, or on a GPU about the same numbers.
+fn assert_same(case: &str, found: &[f32], expected: &[f32]) {
+    if golden::on_gpu() {
+        found.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 2e-2, "{case}: {a}, {b}"));
+    } else {
+        assert_eq!(found, expected, "{case}");
+    }
+}
+
 #[test]
 fn a_score_has_the_same_bits_whatever_is_beside_its_document() {
     for case in CASES {
@@ -118,11 +117,7 @@ fn a_score_has_the_same_bits_whatever_is_beside_its_document() {
         let together = scores(&reranker.rerank(QUERY, &DOCUMENTS).unwrap());
         let alone: Vec<f32> =
             DOCUMENTS.iter().map(|document| reranker.rerank(QUERY, &[document]).unwrap()[0].score).collect();
-        if golden::on_gpu() {
-            together.iter().zip(&alone).for_each(|(a, b)| assert!((a - b).abs() < 2e-2, "{case}: {a}, {b}"));
-        } else {
-            assert_eq!(together, alone, "{case}");
-        }
+        assert_same(case, &together, &alone);
     }
 }
 
@@ -133,11 +128,7 @@ fn what_a_query_puts_in_front_is_reused_without_changing_a_bit() {
         let reused = scores(&load(&scratch).rerank(QUERY, &DOCUMENTS).unwrap());
         let whole = load_with(&scratch, LoadOptions { prompt_cache: Some(0), ..Default::default() });
         let whole = scores(&whole.rerank(QUERY, &DOCUMENTS).unwrap());
-        if golden::on_gpu() {
-            reused.iter().zip(&whole).for_each(|(a, b)| assert!((a - b).abs() < 2e-2, "{case}: {a}, {b}"));
-        } else {
-            assert_eq!(reused, whole, "{case}");
-        }
+        assert_same(case, &reused, &whole);
     }
 }
 
@@ -187,16 +178,16 @@ fn the_activation_is_the_callers_then_the_files() {
     assert!((score(&load(&scratch)) - raw.tanh()).abs() < 1e-6);
     set(&scratch, "sentence_transformers", json!({"activation_fn": "torch.nn.modules.linear.Identity"}));
     assert_eq!(score(&load(&scratch)), raw);
-    let files = json!({"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Sigmoid"});
-    scratch.write("config_sentence_transformers.json", files.to_string());
+    let sigmoid = "torch.nn.modules.activation.Sigmoid";
+    write_settings(&scratch, json!({"model_type": "CrossEncoder", "activation_fn": sigmoid}));
     // Without modules.json that file's settings are not read.
     assert_eq!(score(&load(&scratch)), raw);
-    with_transformer(&scratch);
+    // As it saves a sequence classifier.
+    scratch.write_modules(&[TRANSFORMER]);
     assert_eq!(score(&load(&scratch)), score(&by_default));
 
-    let files = json!({"model_type": "CrossEncoder", "activation_fn": "own.Activation"});
-    scratch.write("config_sentence_transformers.json", files.to_string());
-    refused(&scratch, &["config_sentence_transformers.json", "activation_fn", "own.Activation", "Sigmoid"]);
+    write_settings(&scratch, json!({"model_type": "CrossEncoder", "activation_fn": "own.Activation"}));
+    refused(&scratch, &[SETTINGS, "activation_fn", "own.Activation", "Sigmoid"]);
 }
 
 /// The sigmoid of a difference of two logits is their softmax, so that one row, the difference of the two, makes a
@@ -238,8 +229,9 @@ fn answers_and_prompts_are_those_of_the_files() {
     assert!((a[0].score + b[0].score - 1.0).abs() < 1e-6, "{a:?} {b:?}");
 
     let instruction = "Find what is said of roses";
-    let files = json!({"model_type": "CrossEncoder", "prompts": {"roses": instruction}, "default_prompt_name": "roses"});
-    scratch.write("config_sentence_transformers.json", files.to_string());
+    let prompts = json!({"roses": instruction});
+    let named = json!({"model_type": "CrossEncoder", "prompts": prompts, "default_prompt_name": "roses"});
+    write_settings(&scratch, named);
     let own = load(&scratch);
     assert_eq!(own.info().reranker.as_ref().unwrap().instruction.as_deref(), Some(instruction));
     let tokens = |reranker: &Reranker, instruction| {
@@ -344,18 +336,11 @@ fn types_are_of_the_second_part_and_change_the_score() {
     let separator = pair.ids.iter().position(|&id| id == 3).unwrap();
     assert!(pair.types.iter().enumerate().all(|(at, &kind)| kind == u32::from(at > separator)), "{pair:?}");
     let with = reranker.rerank("cat", &["roses"]).unwrap()[0].score;
-    scratch.edit_json("tokenizer_config.json", |config| {
-        config.insert("model_input_names".into(), json!(["input_ids", "attention_mask"]));
-    });
+    let names = json!({"model_input_names": ["input_ids", "attention_mask"]});
+    scratch.set("tokenizer_config.json", names);
     let without = load(&scratch);
-    assert!(
-        without
-            .tokens("cat", "roses", &RerankOptions::default())
-            .unwrap()
-            .types
-            .iter()
-            .all(|&kind| kind == 0)
-    );
+    let pair = without.tokens("cat", "roses", &RerankOptions::default()).unwrap();
+    assert!(pair.types.iter().all(|&kind| kind == 0));
     assert_ne!(without.rerank("cat", &["roses"]).unwrap()[0].score, with);
 }
 
@@ -374,28 +359,22 @@ fn a_template_that_is_no_pairs_is_refused() {
 #[test]
 fn a_reranker_that_is_marked_is_no_embedder() {
     let classifier = scratch("reranker-modernbert-cls");
-    no_embedder(
-        &classifier,
-        &["config.json", "architectures", "ModernBertForSequenceClassification", "`Reranker`"],
-    );
+    let class = "ModernBertForSequenceClassification";
+    no_embedder(&classifier, &["config.json", "architectures", class, "`Reranker`"]);
 
     let qwen = scratch("reranker-qwen3-tied");
     assert!(Embedder::load_with(qwen.path(), golden::load_options()).is_ok());
     qwen.write("chat_template.jinja", TEMPLATE);
     no_embedder(&qwen, &["chat_template.jinja", "`Reranker`"]);
-    std::fs::remove_file(qwen.file("chat_template.jinja")).unwrap();
-    qwen.edit_json("tokenizer_config.json", |config| {
-        config.insert("chat_template".into(), json!(TEMPLATE));
-    });
+    qwen.remove("chat_template.jinja");
+    qwen.set("tokenizer_config.json", json!({"chat_template": TEMPLATE}));
     no_embedder(&qwen, &["tokenizer_config.json", "chat_template", "`Reranker`"]);
-    qwen.edit_json("tokenizer_config.json", |config| {
-        config.remove("chat_template");
-    });
+    qwen.unset("tokenizer_config.json", &["chat_template"]);
     with_modules(&qwen, &json!({"true_token_id": 258, "false_token_id": 256}));
     no_embedder(&qwen, &["modules.json", "LogitScore", "`Reranker`"]);
-    std::fs::remove_file(qwen.file("modules.json")).unwrap();
-    qwen.write("config_sentence_transformers.json", json!({"model_type": "CrossEncoder"}).to_string());
-    no_embedder(&qwen, &["config_sentence_transformers.json", "model_type", "`Reranker`"]);
+    qwen.remove("modules.json");
+    write_settings(&qwen, json!({"model_type": "CrossEncoder"}));
+    no_embedder(&qwen, &[SETTINGS, "model_type", "`Reranker`"]);
 }
 
 #[test]
@@ -404,8 +383,8 @@ fn an_embedder_is_no_reranker() {
     refused(&Scratch::of("st-last-token"), &["modules.json", "Pooling", "`Embedder`"]);
     refused(&Scratch::of("families/eurobert"), &["architectures", "`Embedder`"]);
     let qwen = scratch("reranker-qwen3-tied");
-    qwen.write("config_sentence_transformers.json", json!({"model_type": "SentenceTransformer"}).to_string());
-    refused(&qwen, &["config_sentence_transformers.json", "model_type", "`Embedder`"]);
+    write_settings(&qwen, json!({"model_type": "SentenceTransformer"}));
+    refused(&qwen, &[SETTINGS, "model_type", "`Embedder`"]);
 }
 
 #[test]
@@ -430,9 +409,7 @@ fn a_head_that_the_file_has_counts_whether_the_config_ties_it_or_not() {
 fn heads_that_are_not_those_of_the_config_are_refused() {
     let without = |case: &str, tensor: &str| {
         let scratch = scratch(case);
-        scratch.edit_tensors(WEIGHTS, |tensors| {
-            tensors.remove(tensor).unwrap();
-        });
+        scratch.remove_tensor(WEIGHTS, tensor);
         refused(&scratch, &[tensor.strip_prefix("bert.").unwrap_or(tensor), "no tensor"]);
     };
     without("reranker-bert-identity", "classifier.weight");
@@ -461,9 +438,7 @@ fn several_labels_are_no_score() {
     let scratch = scratch("reranker-bert-identity");
     set(&scratch, "id2label", json!({"0": "contradiction", "1": "entailment", "2": "neutral"}));
     refused(&scratch, &["config.json", "id2label", "3 labels"]);
-    scratch.edit_json("config.json", |config| {
-        config.remove("id2label");
-    });
+    scratch.unset("config.json", &["id2label"]);
     refused(&scratch, &["config.json", "num_labels", "2 labels"]);
     set(&scratch, "num_labels", json!(1));
     assert!(Checkpoint::open_reranker(scratch.path()).is_ok());
@@ -473,11 +448,8 @@ fn several_labels_are_no_score() {
 #[test]
 fn without_a_conversation_a_decoders_pair_is_one_text_behind_the_other() {
     let scratch = scratch("reranker-qwen3-tied");
-    let embedder = Embedder::load_with(
-        scratch.path(),
-        LoadOptions { end_token: mlx_embed::EndToken::TokenizerOnly, ..options() },
-    );
-    let embedder = embedder.unwrap();
+    let options = LoadOptions { end_token: mlx_embed::EndToken::TokenizerOnly, ..own_limit() };
+    let embedder = Embedder::load_with(scratch.path(), options).unwrap();
     let ids = |text: &str| embedder.token_ids(text, &EmbedOptions::default()).unwrap();
     let texts = json!({"modality_config": {"text": {"method": "forward", "method_output_name": "logits"}}});
     scratch.write("sentence_bert_config.json", texts.to_string());
@@ -495,9 +467,8 @@ fn another_conversation_is_refused() {
     scratch.write("chat_template.jinja", TEMPLATE.replace("Given a web search query", "Given a question"));
     refused(&scratch, &["chat_template.jinja", "default_prompt_name", "modules.json"]);
     with_modules(&scratch, &json!({"true_token_id": 258, "false_token_id": 256}));
-    let files =
-        json!({"prompts": {"query": "Given a question, find its answer"}, "default_prompt_name": "query"});
-    scratch.write("config_sentence_transformers.json", files.to_string());
+    let prompts = json!({"query": "Given a question, find its answer"});
+    write_settings(&scratch, json!({"prompts": prompts, "default_prompt_name": "query"}));
     assert!(Reranker::load_with(scratch.path(), golden::load_options()).is_ok());
     let messages = json!({"transformer_task": "text-generation", "module_output_name": "causal_logits", "modality_config": {
         "text": {"method": "forward", "method_output_name": "logits"},
@@ -515,10 +486,8 @@ fn options_of_texts_are_refused() {
         let error = Reranker::load_with(scratch.path(), options).unwrap_err().to_string();
         assert!(error.starts_with(option), "{error}");
     };
-    with(
-        LoadOptions { pooling: Some(mlx_embed::PoolingMode::Mean.into()), ..golden::load_options() },
-        "pooling",
-    );
+    let pooling = Some(mlx_embed::PoolingMode::Mean.into());
+    with(LoadOptions { pooling, ..golden::load_options() }, "pooling");
     let end_token = mlx_embed::EndToken::TokenizerOnly;
-    with(LoadOptions { end_token, max_tokens: None, ..golden::load_options() }, "end_token");
+    with(LoadOptions { end_token, ..own_limit() }, "end_token");
 }

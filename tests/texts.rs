@@ -4,8 +4,7 @@
 use std::num::NonZeroUsize;
 
 use mlx_embed::{
-    EmbedOptions, Embedder, EndToken, EndTokenSource, Error, InputError, LoadOptions, PoolingMode, Prompt,
-    TextError,
+    EmbedOptions, Embedder, EndToken, EndTokenSource, Error, InputError, PoolingMode, Prompt, TextError,
 };
 use mlx_embed_tests::compare::{cosine, max_abs};
 use mlx_embed_tests::golden::{self, Golden};
@@ -34,18 +33,16 @@ fn odd_texts_get_finite_unit_vectors() {
 
 #[test]
 fn a_text_without_tokens_is_an_error_that_says_which() {
-    let mut options = golden::load_options();
-    options.pooling = Some(PoolingMode::Mean.into());
-    let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
+    let embedder =
+        golden::load_with("plain-tokenizer", |options| options.pooling = Some(PoolingMode::Mean.into()));
     let error = embedder.embed(["something", ""]).unwrap_err();
     assert!(matches!(error, Error::Input { index: 1, source: InputError::Empty }), "{error:?}");
 }
 
 #[test]
 fn a_text_that_fails_fails_alone() {
-    let mut options = golden::load_options();
-    options.pooling = Some(PoolingMode::Mean.into());
-    let embedder = Embedder::load_with(golden::directory("plain-tokenizer"), options).unwrap();
+    let embedder =
+        golden::load_with("plain-tokenizer", |options| options.pooling = Some(PoolingMode::Mean.into()));
     let results = embedder.embed_each(&["something", "", "else"], &EmbedOptions::default()).unwrap();
     assert_eq!(results[1], Err(InputError::Empty));
     for (result, text) in [(&results[0], "something"), (&results[2], "else")] {
@@ -64,9 +61,7 @@ fn content_is_cut_before_the_end_token_and_the_result_says_so() {
     for (case, appended_by) in
         [("st-last-token", EndTokenSource::Tokenizer), ("plain-tokenizer", EndTokenSource::Embedder)]
     {
-        let mut options = golden::load_options();
-        options.max_tokens = Some(8);
-        let embedder = Embedder::load_with(golden::directory(case), options).unwrap();
+        let embedder = golden::load_with(case, |options| options.max_tokens = Some(8));
         let end = embedder.info().end_token.clone().unwrap();
         assert_eq!(end.appended_by, appended_by);
 
@@ -86,9 +81,7 @@ fn content_is_cut_before_the_end_token_and_the_result_says_so() {
 #[test]
 fn a_text_of_exactly_the_limit_is_not_cut() {
     let whole = golden::load("st-last-token").token_ids("exactly", &EmbedOptions::default()).unwrap();
-    let mut options = golden::load_options();
-    options.max_tokens = Some(whole.len());
-    let embedder = Embedder::load_with(golden::directory("st-last-token"), options).unwrap();
+    let embedder = golden::load_with("st-last-token", |options| options.max_tokens = Some(whole.len()));
     assert!(!embedder.embed(["exactly"]).unwrap()[0].truncated);
 }
 
@@ -109,9 +102,7 @@ fn the_limit_is_the_models_own_by_default() {
 /// Slow in MLX's scalar kernels with more layers or width; the point is that scores of 32,768 x 32,768 never exist.
 #[test]
 fn thirty_two_thousand_tokens_get_a_vector() {
-    let mut options = golden::load_options();
-    options.max_tokens = Some(32_768);
-    let embedder = Embedder::load_with(golden::directory("qwen3-affine-4bit-g32"), options).unwrap();
+    let embedder = golden::load_with("qwen3-affine-4bit-g32", |options| options.max_tokens = Some(32_768));
     let result = embedder.embed(&["many words ".repeat(32_768)]).unwrap().remove(0);
     assert_eq!(result.tokens, 32_768);
     assert!(result.truncated);
@@ -121,8 +112,7 @@ fn thirty_two_thousand_tokens_get_a_vector() {
 #[test]
 fn what_follows_a_token_does_not_change_it() {
     // 2,048 tokens take attention in several steps, 40 in one.
-    let options = LoadOptions { max_tokens: Some(2048), ..golden::load_options() };
-    let embedder = Embedder::load_with(golden::directory("qwen3-f32"), options).unwrap();
+    let embedder = golden::load_with("qwen3-f32", |options| options.max_tokens = Some(2048));
     let ids: Vec<u32> = (0..2048).map(|i| (i * 37 + 11) % 256).collect();
     let (long, short) = (embedder.hidden_states(&ids).unwrap(), embedder.hidden_states(&ids[..40]).unwrap());
     for (long, short) in long.iter().zip(&short) {
@@ -200,9 +190,8 @@ fn the_caller_may_choose_the_end_token() {
 fn pooling_is_the_checkpoints_unless_the_caller_chooses() {
     assert_eq!(golden::load("st-mean").info().pooling, PoolingMode::Mean);
     assert_eq!(golden::load("st-cls").info().pooling, PoolingMode::Cls);
-    let mut options = golden::load_options();
-    options.pooling = Some(PoolingMode::LastToken.into());
-    let embedder = Embedder::load_with(golden::directory("st-mean"), options).unwrap();
+    let embedder =
+        golden::load_with("st-mean", |options| options.pooling = Some(PoolingMode::LastToken.into()));
     assert_eq!(embedder.info().pooling, PoolingMode::LastToken);
     let golden = Golden::read("st-mean");
     assert!(cosine(one(&embedder, &golden.texts[5].text), golden.embedding(5)) < 0.9999);
@@ -222,10 +211,7 @@ fn token_ids_outside_the_vocabulary_are_an_error() {
 #[test]
 fn a_tokenizer_larger_than_the_model_is_an_error_not_a_wild_read() {
     let scratch = Scratch::of("qwen3-f32");
-    let tokenizer = scratch.file("tokenizer.json");
-    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&tokenizer).unwrap()).unwrap();
-    json["model"]["vocab"]["b"] = 9999.into();
-    scratch.write("tokenizer.json", json.to_string());
+    scratch.edit_json("tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["b"] = 9999.into());
     let embedder = Embedder::load_with(scratch.path(), golden::load_options()).unwrap();
     let error = embedder.embed(["ok", "b"]).unwrap_err();
     assert!(
@@ -261,8 +247,7 @@ fn a_text_on_which_the_tokenizers_regex_backtracks_without_end_fails_alone() {
 
 #[test]
 fn token_ids_beyond_the_limit_are_an_error() {
-    let options = LoadOptions { max_tokens: Some(8), ..golden::load_options() };
-    let embedder = Embedder::load_with(golden::directory("qwen3-f32"), options).unwrap();
+    let embedder = golden::load_with("qwen3-f32", |options| options.max_tokens = Some(8));
     let embed =
         |tokens| embedder.embed_token_ids(vec![vec![1; 8], vec![1; tokens]], &EmbedOptions::default());
     assert!(embed(8).is_ok());

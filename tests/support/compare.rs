@@ -1,4 +1,4 @@
-//! Comparing vectors.
+//! Comparing vectors, and messages with what they have to say.
 
 pub use mlx_embed::vectors::cosine;
 
@@ -14,4 +14,14 @@ pub fn max_abs(a: &[f32], b: &[f32]) -> f32 {
 /// Largest magnitude.
 pub fn magnitude(a: &[f32]) -> f32 {
     a.iter().fold(0.0, |largest, x| largest.max(x.abs()))
+}
+
+/// The text has each of the parts.
+///
+/// # Panics
+/// When it lacks one.
+#[track_caller]
+pub fn says(text: impl std::fmt::Display, parts: &[&str]) {
+    let text = text.to_string();
+    parts.iter().for_each(|part| assert!(text.contains(part), "{text:?} does not mention {part:?}"));
 }

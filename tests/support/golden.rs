@@ -57,6 +57,11 @@ pub fn load_options() -> LoadOptions {
     }
 }
 
+/// These options with the checkpoint's own limit on tokens: some families have fewer positions.
+pub fn own_limit() -> LoadOptions {
+    LoadOptions { max_tokens: None, ..load_options() }
+}
+
 /// These options with each of the families of kernels in both precisions, and with MLX's own operations.
 pub fn ways(options: &LoadOptions, families: &[&str]) -> Vec<LoadOptions> {
     let with = |kernels: &str, precision| LoadOptions {
@@ -80,5 +85,15 @@ pub fn on_gpu() -> bool {
 /// # Panics
 /// When it can't be loaded.
 pub fn load(case: &str) -> Embedder {
-    Embedder::load_with(directory(case), load_options()).unwrap_or_else(|error| panic!("{case}: {error}"))
+    load_with(case, |_| ())
+}
+
+/// The same, with some other options.
+///
+/// # Panics
+/// When it can't be loaded.
+pub fn load_with(case: &str, change: impl FnOnce(&mut LoadOptions)) -> Embedder {
+    let mut options = load_options();
+    change(&mut options);
+    Embedder::load_with(directory(case), options).unwrap_or_else(|error| panic!("{case}: {error}"))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::golden;
@@ -31,6 +31,16 @@ impl Scratch {
         Self { dir }
     }
 
+    /// A copy of a case in which a JSON file has these fields, too.
+    ///
+    /// # Panics
+    /// As [`Scratch::set`].
+    pub fn with(case: &str, name: &str, fields: Value) -> Self {
+        let copy = Self::of(case);
+        copy.set(name, fields);
+        copy
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -53,12 +63,51 @@ impl Scratch {
         self.write(name, value.to_string());
     }
 
+    /// Sets fields of a JSON file.
+    ///
+    /// # Panics
+    /// When it or `fields` is not a JSON object.
+    pub fn set(&self, name: &str, fields: Value) {
+        let Value::Object(fields) = fields else { panic!("no fields: {fields}") };
+        self.edit_json(name, |object| object.extend(fields));
+    }
+
+    /// Removes fields of a JSON file.
+    ///
+    /// # Panics
+    /// When one of them is not there.
+    pub fn unset(&self, name: &str, fields: &[&str]) {
+        self.edit_json(name, |object| {
+            for field in fields {
+                object.remove(*field).unwrap_or_else(|| panic!("no {field} in {name}"));
+            }
+        });
+    }
+
+    /// Removes a file.
+    ///
+    /// # Panics
+    /// When it can't be removed.
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.file(name)).expect("removable");
+    }
+
     /// Replaces a file.
     ///
     /// # Panics
     /// When it can't be written.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         fs::write(self.file(name), content).expect("writable");
+    }
+
+    /// Writes `modules.json` anew: classes of sentence-transformers or others', each with its folder.
+    ///
+    /// # Panics
+    /// As [`Scratch::write`].
+    pub fn write_modules(&self, modules: &[(&str, &str)]) {
+        let module = |(idx, (class, path)): (usize, &(&str, &str))| json!({"idx": idx, "name": idx.to_string(), "path": path, "type": class});
+        let modules: Vec<Value> = modules.iter().enumerate().map(module).collect();
+        self.write("modules.json", Value::from(modules).to_string());
     }
 
     /// Changes the header of a safetensors file, keeping its data.
@@ -108,6 +157,14 @@ impl Scratch {
         self.edit_tensors(name, |tensors| {
             tensors.insert(tensor.to_owned(), (Dtype::F32, shape.to_vec(), ones));
         });
+    }
+
+    /// Leaves a tensor out.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn remove_tensor(&self, name: &str, tensor: &str) {
+        self.edit_tensors(name, |tensors| drop(tensors.remove(tensor).expect("the tensor is there")));
     }
 
     /// Changes the bytes of one tensor in a safetensors file.
