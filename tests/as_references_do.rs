@@ -7,8 +7,9 @@ use mlx_embed::{EmbedOptions, Embedder, LoadOptions};
 use mlx_embed_tests::compare::max_abs;
 use mlx_embed_tests::golden::{self, Golden};
 use mlx_embed_tests::scratch::Scratch;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -19,28 +20,24 @@ fn gives(case: &str, scratch: &Scratch) -> Embedder {
 
 /// The same of a model that has its own limit of tokens.
 fn family_gives(case: &str, scratch: &Scratch) {
-    gives_with(LoadOptions { max_tokens: None, ..golden::load_options() }, case, scratch);
+    gives_with(golden::own_limit(), case, scratch);
 }
 
 fn gives_with(options: LoadOptions, case: &str, scratch: &Scratch) -> Embedder {
     let embedder = Embedder::load_with(scratch.path(), options).unwrap();
     let golden = Golden::read(case);
     for (index, text) in golden.texts.iter().enumerate() {
-        let vector = embedder
-            .embed_token_ids(vec![text.ids.clone()], &EmbedOptions::default())
-            .unwrap()
-            .remove(0)
-            .vector;
+        let ids = vec![text.ids.clone()];
+        let vector = embedder.embed_token_ids(ids, &EmbedOptions::default()).unwrap().remove(0).vector;
         let off = max_abs(&vector, &golden.embedding(index));
         assert!(off < 1e-4, "{case}, text {index}: off by {off}");
     }
     embedder
 }
 
-fn with(case: &str, edit: impl FnOnce(&mut Map<String, Value>)) -> Scratch {
-    let scratch = Scratch::of(case);
-    scratch.edit_json("config.json", edit);
-    scratch
+/// So does a copy of `case` with these fields in config.json.
+fn gives_by(case: &str, fields: Value) -> Embedder {
+    gives(case, &Scratch::with(case, CONFIG, fields))
 }
 
 #[test]
@@ -56,36 +53,28 @@ fn an_index_of_other_weights() {
 
 #[test]
 fn keys_that_nobody_computes_with() {
-    let scratch = with("families/bert-f32", |config| {
-        // What TensorFlow's pooler was like, in the configs of LaBSE and of many Chinese models.
-        let pooler = json!({"directionality": "bidi", "pooler_fc_size": 768, "pooler_num_attention_heads": 12,
-            "pooler_num_fc_layers": 3, "pooler_size_per_head": 128, "pooler_type": "first_token_transform"});
-        config.extend(pooler.as_object().unwrap().clone());
-    });
-    family_gives("families/bert-f32", &scratch);
+    // What TensorFlow's pooler was like, in the configs of LaBSE and of many Chinese models.
+    let pooler = json!({"directionality": "bidi", "pooler_fc_size": 768, "pooler_num_attention_heads": 12,
+        "pooler_num_fc_layers": 3, "pooler_size_per_head": 128, "pooler_type": "first_token_transform"});
+    family_gives("families/bert-f32", &Scratch::with("families/bert-f32", CONFIG, pooler));
     // As transformers 5 saves it, which has the other name for what pools a classifier's states.
-    let scratch = with("families/eurobert", |config| {
-        config.remove("clf_pooling");
-        config.insert("classifier_pooling".into(), json!("late"));
-    });
+    let scratch = Scratch::with("families/eurobert", CONFIG, json!({"classifier_pooling": "late"}));
+    scratch.unset(CONFIG, &["clf_pooling"]);
     family_gives("families/eurobert", &scratch);
 }
 
 #[test]
 fn null_is_false() {
     let case = "families/llama-is-causal-false";
-    family_gives(case, &with(case, |config| config["is_causal"] = Value::Null));
+    family_gives(case, &Scratch::with(case, CONFIG, json!({"is_causal": null})));
 }
 
 #[test]
 fn activations_by_the_shorter_of_their_names() {
     let case = "families/modules-dense-activations";
     let scratch = Scratch::of(case);
-    for (folder, activation) in [("2_Dense", "torch.nn.GELU"), ("3_Dense", "torch.nn.ReLU")] {
-        scratch.edit_json(&format!("{folder}/config.json"), |config| {
-            config["activation_function"] = json!(activation);
-        });
-    }
+    scratch.set("2_Dense/config.json", json!({"activation_function": "torch.nn.GELU"}));
+    scratch.set("3_Dense/config.json", json!({"activation_function": "torch.nn.ReLU"}));
     family_gives(case, &scratch);
 }
 
@@ -99,7 +88,7 @@ fn the_same_weights_in_another_precision_beside() {
     gives("qwen3-f32", &scratch);
 
     let sharded = Scratch::of("qwen3-sharded-bf16");
-    fs::remove_file(sharded.file(INDEX)).unwrap();
+    sharded.remove(INDEX);
     fs::copy(&other, sharded.file("model.fp16-00001-of-00001.safetensors")).unwrap();
     gives("qwen3-sharded-bf16", &sharded);
 }
@@ -107,7 +96,8 @@ fn the_same_weights_in_another_precision_beside() {
 #[test]
 fn a_quantisation_map_with_layers_missing() {
     let case = "qwen3-mixed-bits";
-    let scratch = with(case, |config| {
+    let scratch = Scratch::of(case);
+    scratch.edit_json(CONFIG, |config| {
         for name in ["quantization", "quantization_config"] {
             if let Some(Value::Object(entry)) = config.get_mut(name) {
                 entry.retain(|_, value| !value.is_object());
@@ -116,63 +106,43 @@ fn a_quantisation_map_with_layers_missing() {
     });
     gives(case, &scratch);
     // Nor do the defaults count where no matrix is stored so.
-    let case = "qwen3-affine-4bit-g64";
-    gives(
-        case,
-        &with(case, |config| {
-            config.insert("quantization".into(), json!({"group_size": 32, "bits": 8}));
-        }),
-    );
+    gives_by("qwen3-affine-4bit-g64", json!({"quantization": {"group_size": 32, "bits": 8}}));
 }
 
 #[test]
 fn names_of_a_packing_that_is_mlx_s() {
-    let case = "qwen3-affine-4bit-g64";
-    for method in ["mlx", "affine", "MLX-LM"] {
-        let scratch = with(case, |config| {
-            config.remove("quantization");
-            let entry = json!({"group_size": 64, "bits": 4, "quant_method": method});
-            config.insert("quantization_config".into(), entry);
-        });
+    let affine = |method: &str| json!({"group_size": 64, "bits": 4, "quant_method": method});
+    for (case, entry) in [
+        ("qwen3-affine-4bit-g64", affine("mlx")),
+        ("qwen3-affine-4bit-g64", affine("affine")),
+        ("qwen3-affine-4bit-g64", affine("MLX-LM")),
+        ("qwen3-mxfp4", json!({"quant_method": "mxfp4"})),
+    ] {
+        let scratch = Scratch::with(case, CONFIG, json!({"quantization_config": entry}));
+        scratch.unset(CONFIG, &["quantization"]);
         gives(case, &scratch);
     }
-    let case = "qwen3-mxfp4";
-    gives(
-        case,
-        &with(case, |config| {
-            config.remove("quantization");
-            config.insert("quantization_config".into(), json!({"quant_method": "mxfp4"}));
-        }),
-    );
 }
 
 #[test]
 fn sizes_that_follow_from_others() {
     for value in [None, Some(Value::Null)] {
-        let set = |config: &mut Map<String, Value>, field: &str| match &value {
-            Some(value) => config.insert(field.into(), value.clone()),
-            None => config.remove(field),
+        let without = |case: &str, fields: &[&str]| {
+            let scratch = Scratch::of(case);
+            scratch.edit_json(CONFIG, |config| {
+                for &field in fields {
+                    match &value {
+                        Some(value) => config.insert(field.into(), value.clone()),
+                        None => config.remove(field),
+                    };
+                }
+            });
+            gives(case, &scratch)
         };
-        let wide = gives(
-            "qwen3-head-dim-128-bf16",
-            &with("qwen3-head-dim-128-bf16", |config| {
-                set(config, "head_dim");
-            }),
-        );
+        let wide = without("qwen3-head-dim-128-bf16", &["head_dim"]);
         assert_eq!(wide.info().config.head_dim, 128);
-        gives(
-            "llama-defaults-bf16",
-            &with("llama-defaults-bf16", |config| {
-                set(config, "head_dim");
-                set(config, "num_key_value_heads");
-            }),
-        );
-        gives(
-            "qwen2-f32",
-            &with("qwen2-f32", |config| {
-                set(config, "head_dim");
-            }),
-        );
+        without("llama-defaults-bf16", &["head_dim", "num_key_value_heads"]);
+        without("qwen2-f32", &["head_dim"]);
     }
 }
 
@@ -185,89 +155,53 @@ fn windows_that_no_layer_has() {
         json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0}),
         json!({"layer_types": ["full_attention", "full_attention"], "use_sliding_window": true, "sliding_window": 2}),
     ] {
-        let scratch = with("qwen2-f32", |config| config.extend(fields.as_object().unwrap().clone()));
-        let embedder = gives("qwen2-f32", &scratch);
+        let embedder = gives_by("qwen2-f32", fields);
         assert_eq!(embedder.info().config.layer_windows, [None, None]);
         assert_eq!(embedder.info().max_tokens, 1024, "a window cuts no text");
     }
-    let scratch = with("llama-f32", |config| {
-        config.insert("sliding_window".into(), json!(2));
-    });
-    gives("llama-f32", &scratch);
+    gives_by("llama-f32", json!({"sliding_window": 2}));
 }
 
 #[test]
 fn the_same_said_twice() {
-    let scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
-    let mut twice = scaling.clone();
-    twice["type"] = json!("yarn");
-    twice["rope_theta"] = json!(1e6);
-    let scratch = with("qwen3-rope-yarn", |config| {
-        config.insert("rope_parameters".into(), twice);
-        config.insert("original_max_position_embeddings".into(), json!(16));
-        config.insert("partial_rotary_factor".into(), json!(1.0));
-        config.insert("architectures".into(), json!("Qwen3Model"));
-    });
-    gives("qwen3-rope-yarn", &scratch);
+    let twice = json!({"rope_type": "yarn", "type": "yarn", "rope_theta": 1e6, "factor": 4.0,
+        "original_max_position_embeddings": 16});
+    let fields = json!({"rope_parameters": twice, "original_max_position_embeddings": 16,
+        "partial_rotary_factor": 1.0, "architectures": "Qwen3Model"});
+    gives_by("qwen3-rope-yarn", fields);
 }
 
 /// As the configuration of google's EmbeddingGemma 2 has them, and as transformers reads an older or shorter one.
 #[test]
 fn layers_of_embedding_gemma_2_by_other_names() {
     let case = "families/embedding-gemma2-f32";
-    let text = |edit: fn(&mut Map<String, Value>)| {
-        with(case, |config| edit(config["text_config"].as_object_mut().unwrap()))
+    let text = |without: &[&str], fields: Value| {
+        let scratch = Scratch::of(case);
+        scratch.edit_json(CONFIG, |config| {
+            let text = config["text_config"].as_object_mut().unwrap();
+            without.iter().for_each(|field| drop(text.remove(*field)));
+            text.extend(fields.as_object().unwrap().clone());
+        });
+        gives(case, &scratch);
     };
-    gives(
-        case,
-        &text(|text| {
-            text.insert("per_layer_config".into(), json!({"01": {"head_dim": 32, "num_key_value_heads": 1}}));
-        }),
-    );
-    gives(
-        case,
-        &text(|text| {
-            text.remove("per_layer_config");
-            text.extend([
-                ("global_head_dim".into(), json!(32)),
-                ("num_global_key_value_heads".into(), json!(1)),
-            ]);
-        }),
-    );
+    text(&[], json!({"per_layer_config": {"01": {"head_dim": 32, "num_key_value_heads": 1}}}));
+    text(&["per_layer_config"], json!({"global_head_dim": 32, "num_global_key_value_heads": 1}));
     // The last layer sees all, whatever is said of it.
-    gives(
-        case,
-        &text(|text| {
-            text.insert("layer_types".into(), json!(["sliding_attention", "sliding_attention"]));
-        }),
-    );
-    gives(
-        case,
-        &text(|text| {
-            for field in
-                ["model_type", "layer_types", "num_key_value_heads", "hidden_activation", "rms_norm_eps"]
-            {
-                text.remove(field);
-            }
-            text.insert("sliding_window_pattern".into(), json!(2));
-        }),
-    );
+    text(&[], json!({"layer_types": ["sliding_attention", "sliding_attention"]}));
+    let defaults = ["model_type", "layer_types", "num_key_value_heads", "hidden_activation", "rms_norm_eps"];
+    text(&defaults, json!({"sliding_window_pattern": 2}));
 }
 
 #[test]
 fn a_ministral_3_with_all_layers_of_one_type() {
-    let sliding = json!(["sliding_attention", "sliding_attention"]);
-    let full = json!(["full_attention", "full_attention"]);
-    for (case, types) in [
-        ("families/ministral3-is-causal-false-window", sliding),
-        ("families/ministral3-is-causal-false", full),
+    for (case, kind) in [
+        ("families/ministral3-is-causal-false-window", "sliding_attention"),
+        ("families/ministral3-is-causal-false", "full_attention"),
     ] {
-        gives(
-            case,
-            &with(case, |config| {
-                config.insert("layer_types".into(), types);
-                config["rope_parameters"]["max_position_embeddings"] = json!(128);
-            }),
-        );
+        let scratch = Scratch::with(case, CONFIG, json!({"layer_types": [kind, kind]}));
+        scratch.edit_json(CONFIG, |config| {
+            config["rope_parameters"]["max_position_embeddings"] = json!(128);
+        });
+        gives(case, &scratch);
     }
 }

@@ -46,6 +46,16 @@ fn check(test: impl Fn() + Send + Sync + Clone + 'static) {
     shuttle::check_pct(test, SCHEDULES, 3);
 }
 
+/// Works on a thread of its own with something that others have as well.
+fn beside<S, T>(shared: &Arc<S>, work: impl FnOnce(&S) -> T + Send + 'static) -> thread::JoinHandle<T>
+where
+    S: Send + Sync + 'static,
+    T: Send + 'static,
+{
+    let shared = Arc::clone(shared);
+    thread::spawn(move || work(&shared))
+}
+
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
 struct Numbered(usize);
 
@@ -100,21 +110,15 @@ fn consume(queue: &Tasks) -> Vec<Numbered> {
 fn several_consumers_run_every_job_once_and_all_end() {
     check(|| {
         let queue = queue(100);
-        let consumers = [(); 2].map(|()| {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || consume(&queue))
+        let consumers = [(); 2].map(|()| beside(&queue, consume));
+        let producer = beside(&queue, |queue| {
+            push(queue, QueueLane::Query, &[0, 1, 2]).unwrap();
+            push(queue, QueueLane::Bulk, &[3]).unwrap();
+            // Room that comes back unused may be the last that the end waits for.
+            let room = queue.enter(&asks(QueueLane::Bulk, 1, 7)).unwrap();
+            queue.close(Ending::Finish);
+            queue.leave(room);
         });
-        let producer = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || {
-                push(&queue, QueueLane::Query, &[0, 1, 2]).unwrap();
-                push(&queue, QueueLane::Bulk, &[3]).unwrap();
-                // Room that comes back unused may be the last that the end waits for.
-                let room = queue.enter(&asks(QueueLane::Bulk, 1, 7)).unwrap();
-                queue.close(Ending::Finish);
-                queue.leave(room);
-            })
-        };
         producer.join().unwrap();
         let run = consumers.map(|consumer| consumer.join().unwrap()).concat();
         assert_eq!(sorted(run), [0, 1, 2, 3]);
@@ -130,27 +134,18 @@ fn sorted(mut jobs: Vec<Numbered>) -> Vec<usize> {
 fn every_job_is_run_or_taken_back_exactly_once() {
     check(|| {
         let queue = queue(100);
-        let consumer = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || consume(&queue))
-        };
-        let keeps = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || {
-                push(&queue, QueueLane::Query, &[0, 1]).unwrap();
-                push(&queue, QueueLane::Bulk, &[2]).unwrap();
-                queue.ask("task").unwrap();
-            })
-        };
-        let cancels = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || {
-                let id = push(&queue, QueueLane::Bulk, &[3, 4, 5]).unwrap();
-                let mut back = queue.cancel(id);
-                back.extend(queue.extract(|&job| job == Numbered(1)));
-                back
-            })
-        };
+        let consumer = beside(&queue, consume);
+        let keeps = beside(&queue, |queue| {
+            push(queue, QueueLane::Query, &[0, 1]).unwrap();
+            push(queue, QueueLane::Bulk, &[2]).unwrap();
+            queue.ask("task").unwrap();
+        });
+        let cancels = beside(&queue, |queue| {
+            let id = push(queue, QueueLane::Bulk, &[3, 4, 5]).unwrap();
+            let mut back = queue.cancel(id);
+            back.extend(queue.extract(|&job| job == Numbered(1)));
+            back
+        });
         keeps.join().unwrap();
         let mut all = cancels.join().unwrap();
         assert_eq!(queue.close(Ending::Finish), []);
@@ -164,20 +159,11 @@ fn every_job_is_run_or_taken_back_exactly_once() {
 fn a_request_that_meets_the_end_is_run_returned_or_refused() {
     check(|| {
         let queue = queue(100);
-        let consumer = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || consume(&queue))
-        };
-        let pushes = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || {
-                (0..3).filter(|&job| push(&queue, QueueLane::Query, &[job]).is_err()).collect()
-            })
-        };
-        let closes = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || queue.close(Ending::Return))
-        };
+        let consumer = beside(&queue, consume);
+        let pushes = beside(&queue, |queue| {
+            (0..3).filter(|&job| push(queue, QueueLane::Query, &[job]).is_err()).collect()
+        });
+        let closes = beside(&queue, |queue| queue.close(Ending::Return));
         let refused: Vec<usize> = pushes.join().unwrap();
         let mut all: Vec<Numbered> = refused.into_iter().map(Numbered).collect();
         all.extend(closes.join().unwrap());
@@ -190,12 +176,8 @@ fn a_request_that_meets_the_end_is_run_returned_or_refused() {
 fn the_bound_holds_however_many_push_at_once() {
     check(|| {
         let queue = queue(3);
-        let pushes: Vec<_> = (0..3)
-            .map(|job| {
-                let queue = Arc::clone(&queue);
-                thread::spawn(move || push(&queue, QueueLane::Query, &[job, job]))
-            })
-            .collect();
+        let push = |job| beside(&queue, move |queue| push(queue, QueueLane::Query, &[job, job]));
+        let pushes = [0, 1, 2].map(push);
         let refused = pushes.into_iter().map(|push| push.join().unwrap()).filter(Result::is_err);
         let refused: Vec<_> = refused.collect();
         assert_eq!(queue.depth(), [2, 0]);
@@ -239,12 +221,7 @@ fn requests_and_tasks_wake_whoever_works() {
 fn whoever_waits_is_woken() {
     check(|| {
         let ticket: Arc<Ticket<usize, &str>> = Arc::new(Ticket::new(2));
-        let settles: Vec<_> = (0..2)
-            .map(|slot| {
-                let ticket = Arc::clone(&ticket);
-                thread::spawn(move || ticket.settle(slot, 10 + slot))
-            })
-            .collect();
+        let settles = [0, 1].map(|slot| beside(&ticket, move |ticket| ticket.settle(slot, 10 + slot)));
         assert_eq!(ticket.wait(None), Some(Ok(vec![10, 11])));
         for settle in settles {
             settle.join().unwrap();
@@ -280,14 +257,8 @@ impl Wake for Bell {
 fn no_wake_up_of_a_future_is_lost_and_the_first_ending_counts() {
     check(|| {
         let ticket: Arc<Ticket<usize, &str>> = Arc::new(Ticket::new(1));
-        let settles = {
-            let ticket = Arc::clone(&ticket);
-            thread::spawn(move || ticket.settle(0, 7))
-        };
-        let fails = {
-            let ticket = Arc::clone(&ticket);
-            thread::spawn(move || ticket.fail("too late"))
-        };
+        let settles = beside(&ticket, |ticket| ticket.settle(0, 7));
+        let fails = beside(&ticket, |ticket| ticket.fail("too late"));
         let bell = StdArc::new(Bell::default());
         let waker = Waker::from(StdArc::clone(&bell));
         let result = loop {
@@ -332,28 +303,19 @@ fn bytes_that_are_taken_keep_to_their_bound_and_come_back() {
 fn an_end_waits_for_those_that_were_taken_and_for_no_others() {
     check(|| {
         let queue = queue(100);
-        let consumer = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || consume(&queue))
-        };
-        let makes = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || {
-                let Ok(hold) = queue.enter(&asks(QueueLane::Bulk, 0, 0)) else { return [0, 0] };
-                let held = Ask { held: true, ..asks(QueueLane::Bulk, 1, 3) };
-                // What belongs to a call that was taken is taken, whenever the end begins.
-                let room = queue.enter(&held).unwrap();
-                queue.push(room, request(&[1])).unwrap();
-                let unused = queue.enter(&held).unwrap();
-                queue.leave(unused);
-                queue.leave(hold);
-                [1, usize::from(push(&queue, QueueLane::Query, &[2]).is_ok())]
-            })
-        };
-        let closes = {
-            let queue = Arc::clone(&queue);
-            thread::spawn(move || assert_eq!(queue.close(Ending::Finish), []))
-        };
+        let consumer = beside(&queue, consume);
+        let makes = beside(&queue, |queue| {
+            let Ok(hold) = queue.enter(&asks(QueueLane::Bulk, 0, 0)) else { return [0, 0] };
+            let held = Ask { held: true, ..asks(QueueLane::Bulk, 1, 3) };
+            // What belongs to a call that was taken is taken, whenever the end begins.
+            let room = queue.enter(&held).unwrap();
+            queue.push(room, request(&[1])).unwrap();
+            let unused = queue.enter(&held).unwrap();
+            queue.leave(unused);
+            queue.leave(hold);
+            [1, usize::from(push(queue, QueueLane::Query, &[2]).is_ok())]
+        });
+        let closes = beside(&queue, |queue| assert_eq!(queue.close(Ending::Finish), []));
         let [first, second] = makes.join().unwrap();
         closes.join().unwrap();
         let run = consumer.join().unwrap();
@@ -380,15 +342,12 @@ fn what_is_due_is_handed_out_taken_back_or_returned_exactly_once() {
                 handed_out
             })
         };
-        let sets = {
-            let timer = Arc::clone(&timer);
-            thread::spawn(move || {
-                timer.set(now, 0);
-                let never = timer.set(now + Duration::from_secs(10_000), 7);
-                let perhaps = timer.set(now, 2);
-                [timer.take_back(never), timer.take_back(perhaps)]
-            })
-        };
+        let sets = beside(&timer, move |timer| {
+            timer.set(now, 0);
+            let never = timer.set(now + Duration::from_secs(10_000), 7);
+            let perhaps = timer.set(now, 2);
+            [timer.take_back(never), timer.take_back(perhaps)]
+        });
         let later = timer.set(now + Duration::from_secs(20_000), 9);
         timer.set(now, 1);
         // Whoever waits for what is far away is woken for what is near.
