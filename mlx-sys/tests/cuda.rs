@@ -3,27 +3,16 @@
 
 mod support;
 
-use std::cell::RefCell;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::c_int;
 use std::ptr;
 
 use mlx_sys as sys;
-use support::Array;
-
-thread_local! {
-    static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-extern "C" fn keep(message: *const c_char, _: *mut c_void) {
-    // SAFETY: mlx-c passes a string that lives during the call.
-    let message = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
-    MESSAGE.set(Some(message));
-}
+use support::{Array, keep_messages};
 
 /// That a call failed, and what it said.
 fn failure(code: c_int) -> String {
     assert_eq!(code, 1);
-    MESSAGE.take().expect("a message")
+    support::message().expect("a message")
 }
 
 /// Where the driver writes what it makes of tiles.
@@ -34,9 +23,9 @@ struct TensorMap([u64; 16]);
 fn what_is_not_there_is_a_message() {
     let no_queue = sys::mlxsys_cuda_queue { ctx: ptr::null_mut() };
     let (mut image, mut size, mut function, mut pointer) = (ptr::null_mut(), 0, ptr::null_mut(), 0);
+    keep_messages();
     // SAFETY: slots for results are live, and nothing is launched on a queue that is none.
     unsafe {
-        sys::mlx_set_error_handler(Some(keep), ptr::null_mut(), None);
         sys::mlxsys_cuda_queue_free(no_queue);
         sys::mlxsys_cuda_image_free(ptr::null_mut());
 
@@ -120,9 +109,9 @@ fn a_device_says_what_it_is() {
 fn a_machine_without_the_driver_or_the_compiler_says_so() {
     let (mut major, mut minor) = (0, 0);
     let mut queue = sys::mlxsys_cuda_queue { ctx: ptr::null_mut() };
+    keep_messages();
     // SAFETY: slots for results are live; a queue that was made is freed.
     unsafe {
-        sys::mlx_set_error_handler(Some(keep), ptr::null_mut(), None);
         if sys::mlxsys_cuda_compiler_version(&mut major, &mut minor) == 0 {
             assert!(major >= 12);
         }

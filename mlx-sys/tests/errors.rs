@@ -3,37 +3,16 @@
 
 mod support;
 
-use std::cell::RefCell;
-use std::ffi::{CStr, c_char, c_void};
-use std::ptr;
-use std::sync::Once;
-
 use mlx_sys as sys;
-use support::{Array, Stream};
-
-thread_local! {
-    static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-extern "C" fn keep(message: *const c_char, _: *mut c_void) {
-    // SAFETY: mlx-c passes a string that lives during the call.
-    let message = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
-    MESSAGE.set(Some(message));
-}
+use support::{Array, Stream, keep_messages};
 
 fn message() -> String {
-    MESSAGE.take().expect("no message")
-}
-
-fn install() {
-    static ONCE: Once = Once::new();
-    // SAFETY: `keep` needs no data and doesn't panic.
-    ONCE.call_once(|| unsafe { sys::mlx_set_error_handler(Some(keep), ptr::null_mut(), None) });
+    support::message().expect("no message")
 }
 
 #[test]
 fn a_shape_mismatch_is_a_return_code_and_a_message() {
-    install();
+    keep_messages();
     let stream = Stream::cpu();
     let (a, b) = (Array::noise(&[2, 3], 1), Array::noise(&[4, 5], 2));
     let mut out = Array::none();
@@ -47,7 +26,7 @@ fn a_shape_mismatch_is_a_return_code_and_a_message() {
 
 #[test]
 fn an_error_comes_to_the_thread_that_made_it() {
-    install();
+    keep_messages();
     std::thread::spawn(|| {
         let stream = Stream::cpu();
         let array = Array::noise(&[2, 3], 1);
@@ -58,12 +37,12 @@ fn an_error_comes_to_the_thread_that_made_it() {
     })
     .join()
     .unwrap();
-    assert!(MESSAGE.take().is_none());
+    assert!(support::message().is_none());
 }
 
 #[test]
 fn percent_signs_in_a_message_stand_for_themselves() {
-    install();
+    keep_messages();
     let stream = Stream::cpu();
     // SAFETY: the maps and the stream are live, the path is a C string.
     unsafe {
@@ -80,7 +59,7 @@ fn percent_signs_in_a_message_stand_for_themselves() {
 
 #[test]
 fn an_empty_handle_is_an_error() {
-    install();
+    keep_messages();
     let stream = Stream::cpu();
     let (none, mut out) = (Array::none(), Array::none());
     // SAFETY: empty handles are allowed arguments.
@@ -90,7 +69,7 @@ fn an_empty_handle_is_an_error() {
 
 #[test]
 fn no_threads_are_too_few_for_blas() {
-    install();
+    keep_messages();
     // SAFETY: takes a number.
     assert_ne!(unsafe { sys::mlxsys_blas_set_num_threads(0) }, 0);
     assert!(message().contains("at least one thread"));

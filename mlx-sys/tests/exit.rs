@@ -28,8 +28,7 @@ fn compute_for_ever() {
         for _ in 0..20 {
             x = call!(mlx_matmul(x.0, a.0, stream.0));
         }
-        // SAFETY: the array is live.
-        assert_eq!(unsafe { sys::mlx_array_eval(x.0) }, 0);
+        assert_eq!(x.eval(), 0);
         ROUNDS.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -126,36 +125,22 @@ fn streams_are_made_while_others_compute() {
     let threads: Vec<_> = (0..3)
         .map(|seed| {
             thread::spawn(move || {
-                let mut stream = sys::mlx_stream { ctx: std::ptr::null_mut() };
-                // SAFETY: stores a new handle.
-                assert_eq!(unsafe { sys::mlxsys_stream_new_cpu(&mut stream) }, 0);
-                let a = Array::noise(&[16], seed);
+                let (stream, a) = (Stream::own(), Array::noise(&[16], seed));
                 for _ in 0..300 {
-                    let sum = call!(mlx_add(a.0, a.0, stream));
-                    // SAFETY: the array is live.
-                    assert_eq!(unsafe { sys::mlx_array_eval(sum.0) }, 0);
+                    assert_eq!(call!(mlx_add(a.0, a.0, stream.0)).eval(), 0);
                 }
-                // SAFETY: the handle is ours and freed once.
-                unsafe { sys::mlx_stream_free(stream) };
             })
         })
         .collect();
     for _ in 0..2000 {
-        let mut stream = sys::mlx_stream { ctx: std::ptr::null_mut() };
-        // SAFETY: stores a new handle, which is freed once.
-        unsafe {
-            assert_eq!(sys::mlxsys_stream_new_cpu(&mut stream), 0);
-            sys::mlx_stream_free(stream);
-        }
+        drop(Stream::own());
     }
     threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
 #[test]
 fn an_allocation_that_fails_is_an_error() {
-    extern "C" fn quiet(_: *const std::ffi::c_char, _: *mut std::ffi::c_void) {}
-    // SAFETY: a handler that stays.
-    unsafe { sys::mlx_set_error_handler(Some(quiet), std::ptr::null_mut(), None) };
+    support::keep_messages();
     let stream = Stream::cpu();
     let one = Array::f32(&[1.0], &[1, 1]);
     let mut active = 0;
@@ -165,8 +150,7 @@ fn an_allocation_that_fails_is_an_error() {
     let shape = [i32::MAX, 1 << 20];
     let wide = call!(mlx_broadcast_to(one.0, shape.as_ptr(), support::len::<i32>(&shape) as usize, stream.0));
     let copy = call!(mlx_contiguous(wide.0, false, stream.0));
-    // SAFETY: the array is live.
-    assert_ne!(unsafe { sys::mlx_array_eval(copy.0) }, 0);
+    assert_ne!(copy.eval(), 0);
     let mut after = 0;
     // SAFETY: writes one number.
     assert_eq!(unsafe { sys::mlx_get_active_memory(&mut after) }, 0);

@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -19,8 +19,6 @@ const HANGS: Duration = Duration::from_secs(120);
 
 static BEGUN: AtomicUsize = AtomicUsize::new(0);
 static ENDED: AtomicUsize = AtomicUsize::new(0);
-
-extern "C" fn ignore(_: *const c_char, _: *mut c_void) {}
 
 unsafe extern "C" fn fails(
     _: *mut c_void,
@@ -38,7 +36,7 @@ unsafe extern "C" fn fails(
 }
 
 /// A node that fails, and takes its time at times.
-fn failing(input: &Array, stream: sys::mlx_stream) -> Array {
+fn failing(input: &Array, stream: &Stream) -> Array {
     let shape = [2];
     let spec = sys::mlxsys_host_output_spec {
         shape: shape.as_ptr(),
@@ -59,33 +57,22 @@ fn failing(input: &Array, stream: sys::mlx_stream) -> Array {
             Some(fails),
             ptr::null_mut(),
             None,
-            stream,
+            stream.0,
         )
     };
     assert_eq!(code, 0);
     out.get(0)
 }
 
-fn eval(array: &Array) -> c_int {
-    // SAFETY: the array is live.
-    unsafe { sys::mlx_array_eval(array.0) }
-}
-
-fn synchronize(stream: sys::mlx_stream) -> c_int {
-    // SAFETY: the stream is live and this thread's.
-    unsafe { sys::mlx_synchronize(stream) }
-}
-
-fn sum(x: &Array, stream: sys::mlx_stream) -> Array {
-    call!(mlx_add(x.0, x.0, stream))
+fn sum(x: &Array, stream: &Stream) -> Array {
+    call!(mlx_add(x.0, x.0, stream.0))
 }
 
 /// Runs a test's body on the thread that uses MLX first, and that alone.
 fn on_the_first_thread(body: impl FnOnce() + Send + 'static) {
     let (ended, end) = mpsc::channel();
     let thread = thread::spawn(move || {
-        // SAFETY: a function that stays.
-        unsafe { sys::mlx_set_error_handler(Some(ignore), ptr::null_mut(), None) };
+        support::keep_messages();
         body();
         ended.send(()).expect("somebody waits");
     });
@@ -98,29 +85,25 @@ fn on_the_first_thread(body: impl FnOnce() + Send + 'static) {
 #[test]
 fn failures_leave_no_task_behind_and_nobody_waiting() {
     on_the_first_thread(|| {
-        let (first, mut second) = (Stream::cpu(), sys::mlx_stream { ctx: ptr::null_mut() });
-        // SAFETY: stores a new handle.
-        assert_eq!(unsafe { sys::mlxsys_stream_new_cpu(&mut second) }, 0);
+        let (first, second) = (Stream::cpu(), Stream::own());
         let x = Array::f32(&[1.0, 2.0], &[2]);
         for round in 0..300 {
-            let mut failed = sum(&x, first.0);
+            let mut failed = sum(&x, &first);
             for node in 0..100 {
-                failed = failing(&failed, if node % 4 == 3 && round % 2 == 0 { second } else { first.0 });
-                failed = sum(&failed, first.0);
+                failed = failing(&failed, if node % 4 == 3 && round % 2 == 0 { &second } else { &first });
+                failed = sum(&failed, &first);
             }
-            assert_ne!(eval(&failed), 0, "round {round}");
+            assert_ne!(failed.eval(), 0, "round {round}");
             // Failures that nobody was told of.
-            let _ = (synchronize(first.0), synchronize(second));
+            let _ = (first.synchronize(), second.synchronize());
             let begun = BEGUN.load(Ordering::SeqCst);
             assert_eq!(begun, ENDED.load(Ordering::SeqCst), "round {round}: a task runs still");
             drop(failed);
             // Nothing is behind it either.
-            assert_eq!((synchronize(first.0), synchronize(second)), (0, 0), "round {round}");
+            assert_eq!((first.synchronize(), second.synchronize()), (0, 0), "round {round}");
             assert_eq!(begun, BEGUN.load(Ordering::SeqCst), "round {round}: a task was not waited for");
         }
-        let (a, b) = (sum(&x, first.0), sum(&x, second));
+        let (a, b) = (sum(&x, &first), sum(&x, &second));
         assert_eq!(call!(mlx_add(a.0, b.0, first.0)).to_f32(), [4.0, 8.0]);
-        // SAFETY: the handle is ours and freed once.
-        unsafe { sys::mlx_stream_free(second) };
     });
 }

@@ -78,8 +78,7 @@ fn data_pointers_show_the_elements_bytes() {
     let array = Array::f32(&[0.0, 1.0, 2.5], &[3]);
     let read = |dtype, at: &dyn Fn(sys::mlx_array) -> u32| {
         let cast = call!(mlx_astype(array.0, dtype, s.0));
-        // SAFETY: the array is live.
-        assert_eq!(unsafe { sys::mlx_array_eval(cast.0) }, 0);
+        assert_eq!(cast.eval(), 0);
         at(cast.0)
     };
     // SAFETY: in each case the array is evaluated and holds three elements of the type that is read.
@@ -122,11 +121,9 @@ fn views_move_no_element_out_of_place() {
 
     let bits = call!(mlx_view(array.0, sys::mlx_dtype__MLX_UINT32, s.0));
     let back = call!(mlx_view(bits.0, sys::mlx_dtype__MLX_FLOAT32, s.0));
-    // SAFETY: the arrays are live; `bits` is evaluated and holds six u32.
-    unsafe {
-        assert_eq!(sys::mlx_array_eval(bits.0), 0);
-        assert_eq!(*sys::mlx_array_data_uint32(bits.0), 1.0_f32.to_bits());
-    }
+    assert_eq!(bits.eval(), 0);
+    // SAFETY: `bits` is evaluated and holds six u32.
+    assert_eq!(unsafe { *sys::mlx_array_data_uint32(bits.0) }, 1.0_f32.to_bits());
     assert_eq!(back.to_f32(), array.to_f32());
 }
 

@@ -3,8 +3,7 @@
 
 mod support;
 
-use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
@@ -57,18 +56,8 @@ unsafe extern "C" fn release(payload: *mut c_void) {
     payload.released.fetch_add(1, Ordering::SeqCst);
 }
 
-thread_local! {
-    static MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-extern "C" fn remember(message: *const c_char, _: *mut c_void) {
-    // SAFETY: a string that lives during the call.
-    let message = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
-    MESSAGE.with(|slot| *slot.borrow_mut() = message);
-}
-
 fn message() -> String {
-    MESSAGE.with(|slot| std::mem::take(&mut *slot.borrow_mut()))
+    support::message().unwrap_or_default()
 }
 
 /// Shape, type and the input it is in place of.
@@ -96,9 +85,9 @@ fn node(
         .collect();
     let inputs = Arrays::new(inputs);
     let mut out = Arrays::new(&[]);
+    support::keep_messages();
     // SAFETY: live handles and specs; the payload is released once.
     let code = unsafe {
-        sys::mlx_set_error_handler(Some(remember), ptr::null_mut(), None);
         sys::mlxsys_host_kernel(
             &mut out.0,
             c"probe".as_ptr(),
@@ -124,16 +113,6 @@ fn one(
     let (code, out, _) = node(stream, inputs, &[spec], body);
     assert_eq!(code, 0, "{}", message());
     out.get(0)
-}
-
-fn eval(array: &Array) -> c_int {
-    // SAFETY: the array is live.
-    unsafe { sys::mlx_array_eval(array.0) }
-}
-
-fn synchronize(stream: &Stream) -> c_int {
-    // SAFETY: the stream is live and this thread's.
-    unsafe { sys::mlx_synchronize(stream.0) }
 }
 
 /// The elements of a row-contiguous f32 input.
@@ -200,7 +179,7 @@ fn inputs_come_as_they_lie() {
         write(&outputs[0])[0] = 1.0;
         Ok(())
     });
-    assert_eq!(eval(&out), 0, "{}", message());
+    assert_eq!(out.eval(), 0, "{}", message());
     assert_eq!(out.to_f32(), [1.0]);
 }
 
@@ -242,7 +221,7 @@ fn several_outputs_of_several_types() {
     // SAFETY: evaluated with its siblings, and one u32.
     assert_eq!(unsafe { *sys::mlx_array_data_uint32(at.0) }, 1);
     drop((best, at, sorted));
-    assert_eq!(synchronize(&s), 0);
+    assert_eq!(s.synchronize(), 0);
     assert_eq!(released.load(Ordering::SeqCst), 1);
 }
 
@@ -374,11 +353,11 @@ fn mapped_memory_is_not_written_while_its_base_lives() {
     assert_eq!(code, 0);
     let at = Arc::new(AtomicUsize::new(0));
     let view = call!(mlx_as_strided(base.0, [1024].as_ptr(), 1, [1].as_ptr(), 1, 0, s.0));
-    assert_eq!(eval(&view), 0);
+    assert_eq!(view.eval(), 0);
     let out = one(&s, &[&view], (&[1024], F32, 0), increment(&at));
     drop(view);
     assert_eq!(out.to_f32(), [2.0; 1024]);
-    assert_eq!(synchronize(&s), 0);
+    assert_eq!(s.synchronize(), 0);
     assert!(words[2..].iter().all(|x| *x == 1.0));
     drop(base);
 }
@@ -404,11 +383,11 @@ fn a_failure_is_the_evaluations_and_the_stream_goes_on() {
             }
         });
         drop(out);
-        assert_ne!(eval(&last), 0);
+        assert_ne!(last.eval(), 0);
         let message = message();
         assert!(message.starts_with(expected), "{message}");
         drop(last);
-        assert_eq!(synchronize(&s), 0, "the error was told once");
+        assert_eq!(s.synchronize(), 0, "the error was told once");
         assert!([0, 2].contains(&seen.load(Ordering::SeqCst)));
         assert_eq!(released.load(Ordering::SeqCst), 1);
 
@@ -420,7 +399,7 @@ fn a_failure_is_the_evaluations_and_the_stream_goes_on() {
 fn a_panic_stays_on_the_rust_side() {
     let s = Stream::cpu();
     let out = one(&s, &[], (&[1], F32, -1), |_, _| panic!("on purpose"));
-    assert_ne!(eval(&out), 0);
+    assert_ne!(out.eval(), 0);
     assert!(message().starts_with("[probe] on purpose"));
 }
 
@@ -447,7 +426,7 @@ fn the_callback_is_let_go_once() {
     let (_, out, released) = node(&s, &[&x], &[(&[1], F32, -1)], double);
     let out = out.get(0);
     assert_eq!(out.to_f32(), [2.0]);
-    assert_eq!(synchronize(&s), 0);
+    assert_eq!(s.synchronize(), 0);
     assert_eq!(released.load(Ordering::SeqCst), 1);
 }
 
@@ -494,9 +473,7 @@ fn a_thousand_nodes_in_a_row() {
     let mut x = Array::f32(&[0.0; 8], &[8]);
     for _ in 0..1000 {
         x = one(&s, &[&x], (&[8], F32, -1), |inputs, outputs| {
-            for (to, from) in write(&outputs[0]).iter_mut().zip(read(&inputs[0])) {
-                *to = from + 1.0;
-            }
+            write(&outputs[0]).iter_mut().zip(read(&inputs[0])).for_each(|(to, from)| *to = from + 1.0);
             Ok(())
         });
     }
@@ -505,15 +482,7 @@ fn a_thousand_nodes_in_a_row() {
 
 #[test]
 fn another_streams_results_arrive_and_so_do_its_failures() {
-    let (first, second) = (Stream::cpu(), {
-        // SAFETY: the device is live and freed once.
-        unsafe {
-            let device = sys::mlx_device_new_type(sys::mlx_device_type__MLX_CPU, 0);
-            let stream = Stream(sys::mlx_stream_new_device(device));
-            sys::mlx_device_free(device);
-            stream
-        }
-    });
+    let (first, second) = (Stream::cpu(), Stream::own());
     let x = Array::f32(&[1.0; 4096], &[4096]);
     let mid = one(&first, &[&x], (&[4096], F32, -1), double);
     let out = one(&second, &[&mid], (&[4096], F32, -1), double);
@@ -521,7 +490,7 @@ fn another_streams_results_arrive_and_so_do_its_failures() {
 
     let mid = one(&first, &[&x], (&[4096], F32, -1), |_, _| Err("first".to_owned()));
     let out = one(&second, &[&mid], (&[4096], F32, -1), double);
-    assert_ne!(eval(&out), 0);
+    assert_ne!(out.eval(), 0);
     assert!(message().starts_with("[probe] first"));
 }
 
@@ -550,9 +519,9 @@ fn compilation_keeps_it_and_derivatives_are_refused() {
     let x = Array::f32(&[1.0, 2.0], &[2]);
     let inputs = Arrays::new(&[&x]);
     let mut out = Arrays::new(&[]);
+    support::keep_messages();
     // SAFETY: handles are live and freed once; `calls` outlives the closures.
     unsafe {
-        sys::mlx_set_error_handler(Some(remember), ptr::null_mut(), None);
         let payload = ptr::from_ref(&calls).cast_mut().cast();
         let closure = sys::mlx_closure_new_func_payload(Some(graph), payload, None);
         let mut compiled = sys::mlx_closure_new();

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,14 +39,12 @@ extern "C" fn release(payload: *mut c_void) {
     memory.released.fetch_add(1, Ordering::SeqCst);
 }
 
-extern "C" fn quiet(_: *const c_char, _: *mut c_void) {}
-
 /// Maps all of `memory` and hands it over; the code and the array.
 fn map(memory: Box<Memory>, data: *const f32, shape: &[c_int]) -> (c_int, Array) {
     let mut out = Array::none();
+    support::keep_messages();
     // SAFETY: the memory holds the word before the data and what the shape says; the payload is released once.
     let code = unsafe {
-        sys::mlx_set_error_handler(Some(quiet), ptr::null_mut(), None);
         sys::mlxsys_array_new_mapped(
             &mut out.0,
             data.cast(),
@@ -74,21 +72,17 @@ fn the_array_lies_in_the_callers_memory() {
     let data = memory.data();
     let (code, array) = map(memory, data, &[2, 2]);
     assert_eq!(code, 0);
+    assert_eq!(array.eval(), 0);
     // SAFETY: the array is live.
-    unsafe {
-        assert_eq!(sys::mlx_array_eval(array.0), 0);
-        assert_eq!(sys::mlx_array_data_float32(array.0), data);
-    }
+    assert_eq!(unsafe { sys::mlx_array_data_float32(array.0) }, data);
     assert_eq!(array.to_f32(), [1.0, 2.0, 3.0, 4.0]);
 
     // A slice of it lies there too.
     let s = Stream::cpu();
     let row = call!(mlx_slice(array.0, [1, 0].as_ptr(), 2, [2, 2].as_ptr(), 2, [1, 1].as_ptr(), 2, s.0));
+    assert_eq!(row.eval(), 0);
     // SAFETY: the array is live, and its data lie in the memory, at element 2.
-    unsafe {
-        assert_eq!(sys::mlx_array_eval(row.0), 0);
-        assert_eq!(sys::mlx_array_data_float32(row.0), data.add(2));
-    }
+    unsafe { assert_eq!(sys::mlx_array_data_float32(row.0), data.add(2)) };
 }
 
 #[test]
@@ -99,15 +93,13 @@ fn the_memory_goes_once_and_with_the_last_view() {
     assert_eq!(code, 0);
     let s = Stream::cpu();
     let view = call!(mlx_reshape(array.0, [2, 2].as_ptr(), 2, s.0));
-    // SAFETY: the array is live.
-    assert_eq!(unsafe { sys::mlx_array_eval(view.0) }, 0);
+    assert_eq!(view.eval(), 0);
 
     drop(array);
     assert_eq!(released.load(Ordering::SeqCst), 0);
     assert_eq!(view.to_f32(), [1.0, 2.0, 3.0, 4.0]);
     drop(view);
-    // SAFETY: the stream is live and this thread's.
-    assert_eq!(unsafe { sys::mlx_synchronize(s.0) }, 0);
+    assert_eq!(s.synchronize(), 0);
     assert_eq!(released.load(Ordering::SeqCst), 1);
 }
 

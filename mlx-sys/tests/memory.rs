@@ -28,17 +28,14 @@ fn memory_is_counted_and_given_back() {
     let array = Array::noise(&[MIB as i32 / 4], 1);
     let stream = Stream::cpu();
     let sum = call!(mlx_add(array.0, array.0, stream.0));
-    // SAFETY: the array is live.
-    assert_eq!(unsafe { sys::mlx_array_eval(sum.0) }, 0);
+    assert_eq!(sum.eval(), 0);
     assert!(read(sys::mlx_get_active_memory) >= start + 2 * MIB);
     assert!(read(sys::mlx_get_peak_memory) >= 2 * MIB);
 
     drop((array, sum));
-    // SAFETY: the stream is live and this thread's; no precondition for the other.
-    unsafe {
-        assert_eq!(sys::mlx_synchronize(stream.0), 0);
-        assert_eq!(sys::mlx_clear_cache(), 0);
-    }
+    assert_eq!(stream.synchronize(), 0);
+    // SAFETY: no precondition.
+    assert_eq!(unsafe { sys::mlx_clear_cache() }, 0);
     assert_eq!(read(sys::mlx_get_active_memory), start);
     assert_eq!(read(sys::mlx_get_cache_memory), 0);
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use std::any::Any;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
@@ -37,16 +37,13 @@ extern "C" fn trampoline(
     }
 }
 
-extern "C" fn quiet(_: *const c_char, _: *mut c_void) {}
-
 /// Applies the closure, plain or compiled, and returns its code and its result.
 fn apply(callback: &mut Callback, compiled: bool) -> (c_int, Arrays) {
     let input = Arrays::new(&[&Array::f32(&[3.0], &[1])]);
     let mut out = Arrays::new(&[]);
+    support::keep_messages();
     // SAFETY: handles are live and freed once; `callback` outlives the closure.
     unsafe {
-        // The default handler would end the process.
-        sys::mlx_set_error_handler(Some(quiet), ptr::null_mut(), None);
         let mut closure =
             sys::mlx_closure_new_func_payload(Some(trampoline), ptr::from_mut(callback).cast(), None);
         if compiled {

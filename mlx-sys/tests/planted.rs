@@ -7,8 +7,7 @@ use support::{Array, call};
 
 fn four() -> Array {
     let array = Array::f32(&[1.0, 2.0, 3.0, 4.0], &[4]);
-    // SAFETY: the array lives.
-    assert_eq!(unsafe { sys::mlx_array_eval(array.0) }, 0);
+    assert_eq!(array.eval(), 0);
     array
 }
 
@@ -59,8 +58,7 @@ fn makes_streams_without_the_lock() {
         let (a, stream) = (four(), make());
         for _ in 0..20 {
             let sum = call!(mlx_add(a.0, a.0, stream));
-            // SAFETY: the array lives.
-            assert_eq!(unsafe { sys::mlx_array_eval(sum.0) }, 0);
+            assert_eq!(sum.eval(), 0);
         }
         // SAFETY: the handle is ours and freed once.
         unsafe { sys::mlx_stream_free(stream) };

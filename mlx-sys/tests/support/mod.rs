@@ -1,7 +1,9 @@
 //! Just enough ownership around the raw functions for tests to read well.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::ffi::c_int;
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
 
 use mlx_sys as sys;
 
@@ -41,6 +43,11 @@ impl Array {
     pub(crate) fn shape(&self) -> Vec<c_int> {
         // SAFETY: the array is live; MLX gives `ndim` dimensions.
         unsafe { copy(sys::mlx_array_shape(self.0), sys::mlx_array_ndim(self.0)) }
+    }
+
+    pub(crate) fn eval(&self) -> c_int {
+        // SAFETY: the array is live.
+        unsafe { sys::mlx_array_eval(self.0) }
     }
 
     /// The elements in row order, evaluated and copied out.
@@ -101,6 +108,19 @@ impl Stream {
         // SAFETY: no precondition.
         Self(unsafe { sys::mlx_default_cpu_stream_new() })
     }
+
+    /// One that nobody else has.
+    pub(crate) fn own() -> Self {
+        let mut stream = sys::mlx_stream { ctx: ptr::null_mut() };
+        // SAFETY: stores a new handle.
+        assert_eq!(unsafe { sys::mlxsys_stream_new_cpu(&mut stream) }, 0);
+        Self(stream)
+    }
+
+    pub(crate) fn synchronize(&self) -> c_int {
+        // SAFETY: the stream is live and this thread's.
+        unsafe { sys::mlx_synchronize(self.0) }
+    }
 }
 
 impl Drop for Stream {
@@ -108,6 +128,27 @@ impl Drop for Stream {
         // SAFETY: the handle is ours and freed once.
         unsafe { sys::mlx_stream_free(self.0) };
     }
+}
+
+thread_local! {
+    static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+extern "C" fn keep(message: *const c_char, _: *mut c_void) {
+    // SAFETY: mlx-c passes a string that lives during the call.
+    let message = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
+    MESSAGE.set(Some(message));
+}
+
+/// Keeps what MLX says of errors. The default handler would end the process.
+pub(crate) fn keep_messages() {
+    // SAFETY: `keep` stays, needs no data and doesn't panic.
+    unsafe { sys::mlx_set_error_handler(Some(keep), ptr::null_mut(), None) };
+}
+
+/// What it said last on this thread.
+pub(crate) fn message() -> Option<String> {
+    MESSAGE.take()
 }
 
 /// Calls a function whose first argument takes the array it makes, and insists on success.
