@@ -74,20 +74,3 @@ def edit_tensor(tensors: dict, change: dict) -> None:
             tensors[f"{name}_"] = value
         case "shape":
             tensors[name] = mx.concatenate([value, value], axis=0)
-
-
-def dequantise(folder: Path, dense: Path) -> None:
-    """A copy with the affine matrices of 4 bits in groups of 64 as f32, which transformers reads."""
-    shutil.copytree(folder, dense)
-    tensors = mx.load(str(folder / WEIGHTS))
-    for scales in [name for name in tensors if name.endswith(".scales")]:
-        path = scales.removesuffix(".scales")
-        parts = [tensors.pop(f"{path}.{part}").astype(mx.float32) if part != "weight"
-                 else tensors.pop(f"{path}.{part}") for part in ("weight", "scales", "biases")]
-        tensors[f"{path}.weight"] = mx.dequantize(*parts, group_size=64, bits=4)
-    mx.save_safetensors(str(dense / WEIGHTS), tensors, {"format": "pt"})
-    for index in dense.glob("*.index.json"):
-        index.unlink()
-    config = json.loads((dense / "config.json").read_text())
-    config = {key: value for key, value in config.items() if "quantization" not in key}
-    (dense / "config.json").write_text(json.dumps(config))

@@ -48,36 +48,35 @@ def token_ids(tokenizer: Path, model: Path, texts: list[str]) -> list[list[int]]
     return [tokenizer(text, **options)["input_ids"] for text in texts]
 
 
-def mean_by_transformers(folder: Path, ids: list[list[int]]) -> list[np.ndarray]:
-    """Of families of which transformers reads all that config.json says."""
+def load_whole(folder: Path):
     model, info = transformers.AutoModel.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
     wrong = {key: info[key] for key in ("missing_keys", "mismatched_keys", "error_msgs") if info.get(key)}
     if wrong:
         raise Refused(f"loads in part: {wrong}")
+    return model.eval()
+
+
+def mean_by_transformers(folder: Path, ids: list[list[int]]) -> list[np.ndarray]:
+    """Of families of which transformers reads all that config.json says."""
+    model = load_whole(folder)
     with torch.no_grad():
-        states = [model.eval()(input_ids=torch.tensor([text])).last_hidden_state for text in ids]
+        states = [model(input_ids=torch.tensor([text])).last_hidden_state for text in ids]
     return [unit(state[0].numpy().mean(0)) for state in states]
 
 
 def by_transformers(folder: Path, ids: list[list[int]], attention: str) -> list[np.ndarray]:
-    model, info = transformers.AutoModel.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
-    wrong = {key: info[key] for key in ("missing_keys", "mismatched_keys", "error_msgs") if info.get(key)}
-    if wrong:
-        raise Refused(f"loads in part: {wrong}")
-    vectors = []
+    model, vectors = load_whole(folder), []
     for text in ids:
         options = {}
         if attention == "bidirectional":
             options["attention_mask"] = torch.zeros(1, 1, len(text), len(text))
         with torch.no_grad():
-            states = model.eval()(torch.tensor([text]), use_cache=False, **options).last_hidden_state
+            states = model(torch.tensor([text]), use_cache=False, **options).last_hidden_state
         vectors.append(unit(states[0, -1].numpy()))
         # Dynamic RoPE remembers the longest text that it has seen.
         if "dynamic" in str(model.config.rope_parameters):
-            model = transformers.AutoModel.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation="eager")
+            model = load_whole(folder)
     return vectors
 
 

@@ -6,17 +6,14 @@ Activations that enter a linear layer are rounded a group of 64 at a time, for e
 one limb (int8, x = s q with s = max|x| / 127) or to two (x = s (256 hi + lo), s = max|x| / 32639).
 A RULE says which; its parts are separated by commas and a later one wins:
 
-    [LAYERS/][KIND:]SETTING       0-1/down:2   gateup:t8   t12,down:t6   all:e0.003
+    [LAYERS/][KIND:]SETTING       0-1/down:2   gateup:t8   t12,down:t6
 
 KIND is all, qkv, o, gateup or down, LAYERS a range (negative ones count from the end). SETTING:
 
     x        unrounded
-    1 or 2   that many limbs; 1gN: one limb, groups of N; 1row: one, a whole row
-    fN       floats of 8 bits (E4M3), groups of N; frow: a whole row; fgN: with N bits of mantissa, whatever their exponent
+    1 or 2   that many limbs
+    fN       floats of 8 bits (E4M3), groups of N; frow: a whole row
     tN       two limbs where the group's max|x| > N * rms(row), else one
-    aN       two limbs where the group's max|x| > N
-    eN       two limbs for the largest groups of a row, until the error that is to be expected
-             of the others is below N times the row's norm
     ..+pN    and two limbs for the first N tokens of each text
 
 For each rule it prints 1e4 * (1 - cosine) to the unrounded vectors, the worst and the mean of
@@ -156,19 +153,16 @@ def limbs(x: np.ndarray, steps: int, group: int) -> np.ndarray:
     return (np.rint(groups / scale) * scale).reshape(x.shape)
 
 
-def floats(x: np.ndarray, mantissa: int, least: float) -> np.ndarray:
-    """x rounded to so many bits behind the first, in steps of `least` at the smallest."""
-    _, exponents = np.frexp(x)
-    step = np.maximum(np.exp2(exponents.astype(np.float32) - 1 - mantissa), np.float32(least))
-    return np.rint(x / step) * step
-
-
 def e4m3(x: np.ndarray, group: int) -> np.ndarray:
     """x [rows, inputs] as floats of 8 bits, scaled a group at a time so that the largest is the format's."""
     groups = x.reshape(len(x), -1, group)
     scale = np.abs(groups).max(-1, keepdims=True) / np.float32(448)
     scale[scale == 0] = 1
-    return (floats(groups / scale, 3, 2**-9) * scale).reshape(x.shape)
+    scaled = groups / scale
+    _, exponents = np.frexp(scaled)
+    # Three bits behind the first, in steps of 2^-9 at the smallest.
+    step = np.maximum(np.exp2(exponents.astype(np.float32) - 4), np.float32(2**-9))
+    return (np.rint(scaled / step) * step * scale).reshape(x.shape)
 
 
 @dataclass
@@ -199,12 +193,6 @@ class Rounding:
         setting = self.setting(layer, kind)
         if setting == "x":
             return x
-        if setting == "1row":
-            return limbs(x, 127, x.shape[1])
-        if setting.startswith("1g"):
-            return limbs(x, 127, int(setting[2:]))
-        if setting.startswith("fg"):
-            return floats(x, int(setting[2:]), 0)
         if setting.startswith("f"):
             return e4m3(x, x.shape[1] if setting == "frow" else int(setting[1:]))
         setting, _, start = setting.partition("+p")
@@ -221,19 +209,8 @@ class Rounding:
         largest = np.abs(x.reshape(len(x), -1, GROUP)).max(-1)
         if setting in ("1", "2"):
             return np.full(largest.shape, setting == "2")
-        value = float(setting[1:])
-        if setting[0] == "a":
-            return largest > value
         if setting[0] == "t":
-            return largest > value * np.sqrt(np.mean(x * x, axis=1, keepdims=True))
-        if setting[0] == "e":
-            error = GROUP * (largest / 127) ** 2 / 12
-            order = np.argsort(error, axis=1)
-            below = np.cumsum(np.take_along_axis(error, order, 1), axis=1)
-            two = np.empty(largest.shape, bool)
-            allowed = value**2 * np.sum(x * x, axis=1, keepdims=True)
-            np.put_along_axis(two, order, below > allowed, 1)
-            return two
+            return largest > float(setting[1:]) * np.sqrt(np.mean(x * x, axis=1, keepdims=True))
         sys.exit(f"no such setting: {setting}")
 
     def count(self, two: np.ndarray, kind: str, inputs: int) -> None:

@@ -57,7 +57,7 @@ def make(folder: Path, model: str, name: str) -> tuple[Path, Path]:
         source, reference = checkpoint, "mlx-lm"
         if quantised and not MODELS[model].by_mlx_lm:
             source = Path(temporary)
-            subprocess.run([sys.executable, HERE / "dequantize.py", checkpoint, source], check=True)
+            subprocess.run([sys.executable, ROOT / "tools/golden/dequantize.py", checkpoint, source], check=True)
         if source != checkpoint or (not quantised and find_spec("torch")):
             reference = "transformers"
         command = [sys.executable, ROOT / "tools/golden/make.py", source, golden, "--reference", reference]

@@ -11,15 +11,13 @@ from pathlib import Path
 import mlx.core as mx
 
 
-def main() -> None:
-    source, to = Path(sys.argv[1]), Path(sys.argv[2])
-    mx.set_default_device(mx.cpu)
+def write(source: Path, to: Path) -> None:
     config = json.loads((source / "config.json").read_text())
     quantization = config.pop("quantization")
     config.pop("quantization_config", None)
     config["torch_dtype"] = "float32"
     tensors = {}
-    for path in sorted(source.glob("*.safetensors")):
+    for path in sorted(source.glob("model*.safetensors")):
         tensors |= mx.load(str(path))
     dense = {}
     for name, array in tensors.items():
@@ -39,4 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    mx.set_default_device(mx.cpu)
+    write(Path(sys.argv[1]), Path(sys.argv[2]))
