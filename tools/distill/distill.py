@@ -60,13 +60,6 @@ def stage_train(options):
         train(options.work, Pool(options.work, options.device), *settings(options), steps, "default")
 
 
-def stage_measure(options):
-    import run_measures
-
-    for end in ("dense", "4bit"):
-        run_measures.report(options.work, f"default-{end}", options.device)
-
-
 def stage_export(options):
     import export
 

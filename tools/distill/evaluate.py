@@ -6,33 +6,12 @@ evaluate.py [--work DIR] [--binary FILE] [--output FILE]
 """
 
 import argparse
-import json
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
-
-import numpy as np
 
 import measures
 from distill import MODEL, REPOSITORY
 from teacher import Teacher
-
-
-class CommandLine:
-    """`mlx-embed embed` as a function."""
-
-    def __init__(self, binary: Path, model: Path):
-        self.binary, self.model = binary, model
-
-    def embed(self, texts: list) -> np.ndarray:
-        with tempfile.TemporaryDirectory() as temporary:
-            lines, vectors = Path(temporary) / "texts.jsonl", Path(temporary) / "vectors.npy"
-            lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
-            command = [self.binary, "embed", "--quiet", "--device", "cpu", "--model", self.model,
-                       "--input", lines, "--output", vectors]  # fmt: skip
-            subprocess.run(command, check=True)
-            return np.load(vectors)
 
 
 def rows(teacher: dict, dense: dict, four: dict) -> list:
@@ -74,9 +53,10 @@ def main() -> int:
     parser.add_argument("--binary", type=Path, default=REPOSITORY / "target/release/mlx-embed")
     parser.add_argument("--output", type=Path, help="also write the table here")
     options = parser.parse_args()
+    students = lambda model: measures.Program(options.binary, model, "--device", "cpu")  # noqa: E731
     teacher = measures.measure(Teacher(options.work, "cpu").embed, options.work)
-    dense = measures.measure(CommandLine(options.binary, options.work / "dense").embed, options.work)
-    four = measures.measure(CommandLine(options.binary, MODEL).embed, options.work)
+    dense = measures.measure(students(options.work / "dense").embed, options.work)
+    four = measures.measure(students(MODEL).embed, options.work)
     lines = ["| measure | teacher | dense student | 4-bit model | at least | |", "| --- | --- | --- | --- | --- | --- |"]
     table = rows(teacher, dense, four)
     for what, t, a, b, least, reached in table:

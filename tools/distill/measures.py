@@ -2,12 +2,28 @@
 
 import json
 import re
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GENSIM = "sources/gensim/gensim/test/test_data"
+
+
+class Program:
+    """`mlx-embed embed` as a function."""
+
+    def __init__(self, binary: Path, model: Path, *options: str):
+        self.command = [binary, "embed", "--quiet", "--model", model, *options]
+
+    def embed(self, texts: list) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as temporary:
+            lines, vectors = Path(temporary) / "texts.jsonl", Path(temporary) / "vectors.npy"
+            lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+            subprocess.run([*self.command, "--input", lines, "--output", vectors], check=True)
+            return np.load(vectors)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -15,9 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import argparse
 import importlib.metadata
 import json
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -33,20 +31,6 @@ REFERENCE = HERE / "reference.json"
 DATA = "gensim/gensim/test/test_data"
 CLOSE = 1.0001e-4  # cosines are rounded to four digits, and may be so to either side
 VERSIONS = ("sentence-transformers", "transformers", "torch", "tokenizers")
-
-
-class Program:
-    """`mlx-embed embed` as a function."""
-
-    def __init__(self, binary: Path, model: Path, options: list[str]):
-        self.command = [binary, "embed", "--quiet", "--model", model, *options]
-
-    def embed(self, texts: list[str]) -> np.ndarray:
-        with tempfile.TemporaryDirectory() as temporary:
-            lines, vectors = Path(temporary) / "texts.jsonl", Path(temporary) / "vectors.npy"
-            lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
-            subprocess.run([*self.command, "--input", lines, "--output", vectors], check=True)
-            return np.load(vectors)
 
 
 class Reference:
@@ -100,7 +84,8 @@ def main() -> int:
     if options.record:
         return record(sources)
     arguments = ["--precision", options.precision, "--device", options.device]
-    ours = figures(Program(options.binary, sources / fetch.MINILM, arguments).embed, sources)
+    program = measures.Program(options.binary, sources / fetch.MINILM, *arguments)
+    ours = figures(program.embed, sources)
     theirs = json.loads(REFERENCE.read_text("utf-8"))["figures"]
     print("| | sentence-transformers | mlx-embed |\n| --- | ---: | ---: |")
     far = [name for name in theirs if abs(ours[name] - theirs[name]) > CLOSE]
