@@ -67,6 +67,15 @@ def pipeline(*modules: Module) -> tuple[Module, ...]:
     return Module("", "Transformer"), *modules
 
 
+CLS, MEAN, LAST = (pipeline(pooling(mode), normalize("2_Normalize"))
+                   for mode in ("cls_token", "mean_tokens", "lasttoken"))
+
+
+def affine(bits: int) -> dict:
+    """MLX's quantisation in the groups that most checkpoints have."""
+    return {"group_size": 64, "bits": bits, "mode": "affine"}
+
+
 @dataclass(frozen=True)
 class Case:
     name: str

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from family.case import DECODER, Case, Module, Tensors, normalize, pipeline, pooling
+from family.case import DECODER, LAST, MEAN, Case, Module, Tensors, affine, normalize, pipeline, pooling
 
 QUERY_PROMPTS = {"query": "Instruct: Given a web search query, retrieve relevant passages that "
                           "answer the query\nQuery:", "document": ""}
@@ -10,8 +10,6 @@ LENGTHS = (31, 32, 33, 70)
 WINDOW = 16
 AROUND_WINDOW = (15, 16, 17, 18, 33, 70, 150)
 PROJECTED = 96
-MEAN = pipeline(pooling("mean_tokens"), normalize("2_Normalize"))
-LAST = pipeline(pooling("lasttoken"), normalize("2_Normalize"))
 
 
 def config(model_type: str, architecture: str, without: tuple = (), **more) -> dict:
@@ -66,7 +64,7 @@ BIDIRECTIONAL = [
     Case("qwen3-is-causal-false-affine-4bit-g64", "the same of Qwen3, 4 bits",
          config("qwen3", "Qwen3Model", is_causal=False, intermediate_size=128), lengths=LENGTHS,
          modules=MEAN, dtype="bfloat16",
-         quantization={"group_size": 64, "bits": 4, "mode": "affine"}),
+         quantization=affine(4)),
     Case("qwen3-use-bidirectional-attention-linear",
          "voyage-4-nano: use_bidirectional_attention, linear.weight to num_labels behind the last "
          "norm, then the mean and a unit vector",

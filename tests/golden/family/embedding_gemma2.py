@@ -1,6 +1,6 @@
 """The text part of EmbeddingGemma 2."""
 
-from family.case import Case, Tensors, normalize, pipeline, pooling
+from family.case import Case, Tensors, affine, normalize, pipeline, pooling
 
 # sliding_window is a radius: eight tokens on each side.
 AROUND_WINDOW = (9, 10, 11, 17, 18, 33, 70, 150)
@@ -71,7 +71,7 @@ CASES = [
          dtype="bfloat16"),
     case("embedding-gemma2-affine-8bit-g64", "8 bits", config(
         hidden_size_per_layer_input=64, intermediate_size=128), dtype="bfloat16",
-         quantization={"group_size": 64, "bits": 8, "mode": "affine"}, lengths=(9, 10, 18, 70)),
+         quantization=affine(8), lengths=(9, 10, 18, 70)),
     wide_heads("embedding-gemma2-head-dim-512-f32", 16),
     wide_heads("embedding-gemma2-head-dim-512-bf16", 32, dtype="bfloat16"),
 ]

@@ -1,6 +1,6 @@
 """BERT, RoBERTa and XLM-RoBERTa: norms behind each half, absolute positions, biases."""
 
-from family.case import Case, dense, normalize, pipeline, pooling
+from family.case import CLS, MEAN, Case, affine, dense, normalize, pipeline, pooling
 
 BERT = dict(
     architectures=["BertModel"], model_type="bert", hidden_size=64, num_hidden_layers=2,
@@ -28,8 +28,6 @@ MPNET = BERT | dict(
 del MPNET["type_vocab_size"], MPNET["position_embedding_type"]
 # All positions of the table: 96 tokens.
 LENGTHS = (31, 33, 64, 95, 96)
-MEAN = pipeline(pooling("mean_tokens"), normalize("2_Normalize"))
-CLS = pipeline(pooling("cls_token"), normalize("2_Normalize"))
 PAD_INSIDE = ("the <pad> cat", "<mask> in the garden")
 
 
@@ -46,10 +44,6 @@ def old_names(tensors: dict) -> dict:
             name = name.replace("LayerNorm.bias", "LayerNorm.beta")
         renamed[f"bert.{name}"] = value
     return renamed
-
-
-def quantised(bits: int) -> dict:
-    return {"group_size": 64, "bits": bits, "mode": "affine"}
 
 
 def bert(name: str, about: str, config: dict | None = None, **fields) -> Case:
@@ -88,9 +82,9 @@ OF_BERT = [
          lengths=(33, 96),
          modules=pipeline(pooling("cls_token", width=128), normalize("2_Normalize"))),
     bert("bert-affine-4bit-g64", "MLX's 4 bits: linear layers and all three embeddings",
-         dtype="bfloat16", quantization=quantised(4), lengths=(31, 96)),
+         dtype="bfloat16", quantization=affine(4), lengths=(31, 96)),
     bert("bert-affine-8bit-g64", "8 bits, f32 scales, a dense word embedding", dtype="float32",
-         quantization=quantised(8), keeps=("word_embeddings",), lengths=(31, 96)),
+         quantization=affine(8), keeps=("word_embeddings",), lengths=(31, 96)),
 ]
 OF_XLM_ROBERTA = [
     xlm_roberta("xlm-roberta-f32", "as multilingual-e5: positions from the pad id on, <pad> in a "
@@ -99,7 +93,7 @@ OF_XLM_ROBERTA = [
     xlm_roberta("xlm-roberta-prefix-cls-bf16", "names with roberta., cls as bge-m3",
                 dtype="bfloat16", stored=prefixed("roberta."), modules=CLS, lengths=(33, 96)),
     xlm_roberta("xlm-roberta-affine-4bit-g64", "4 bits", dtype="bfloat16",
-                quantization=quantised(4), lengths=(33, 96)),
+                quantization=affine(4), lengths=(33, 96)),
     xlm_roberta("roberta-dense-tanh-bf16", "model_type roberta, byte-level BPE; a Dense with "
                 "bias and tanh, not normalised",
                 {"architectures": ["RobertaModel"], "model_type": "roberta", "vocab_size": 288},
@@ -129,12 +123,12 @@ OF_KIN = [
                modules=pipeline(pooling("mean_tokens"), dense("2_Dense", 64, 48, bias=True,
                                                               activation="Tanh"))),
     distilbert("distilbert-affine-4bit-g64", "4 bits, activation relu", {"activation": "relu"},
-               dtype="bfloat16", quantization=quantised(4)),
+               dtype="bfloat16", quantization=affine(4)),
     mpnet("mpnet-f32", "as all-mpnet-base-v2: numbers by distance on every score, positions from 2 "
           "on, <pad> in a text keeps row 1; a pooler beside; mean"),
     mpnet("mpnet-prefix-cls-f16", "names with mpnet., cls, head_dim 32, f16",
           {"num_attention_heads": 2}, dtype="float16", stored=prefixed("mpnet."), modules=CLS),
     mpnet("mpnet-affine-4bit-g64", "4 bits; the table of distances is too narrow and stays dense",
-          dtype="bfloat16", quantization=quantised(4), lengths=(33, 160)),
+          dtype="bfloat16", quantization=affine(4), lengths=(33, 160)),
 ]
 CASES = OF_BERT + OF_XLM_ROBERTA + OF_KIN

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from family.case import Case, Tensors, dense, normalize, pipeline, pooling
+from family.case import LAST, MEAN, Case, Tensors, affine, dense, normalize, pipeline, pooling
 
 WINDOW = 16
 # Causal layers see 16 tokens. Bidirectional ones see 8 on each side: half of the config's window.
@@ -41,8 +41,6 @@ def mlx_vector(final: np.ndarray, beside: Tensors) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-MEAN = pipeline(pooling("mean_tokens"), normalize("2_Normalize"))
-LAST = pipeline(pooling("lasttoken"), normalize("2_Normalize"))
 EMBEDDING_GEMMA = pipeline(pooling("mean_tokens"), dense("2_Dense", 64, 128),
                            dense("3_Dense", 128, 64), normalize("4_Normalize"))
 WITHOUT_DENSE_FILES = tuple(replace(module, config=None) if module.kind == "Dense" else module
@@ -69,7 +67,7 @@ CAUSAL = [
     Case("gemma3-causal-affine-4bit-g64", "4 bits, the embedding too",
          config("Gemma3ForCausalLM", TWO_BASES, sliding_window_pattern=2, intermediate_size=128),
          dtype="bfloat16", stored=prefixed, lengths=(16, 17, 70), modules=LAST, tokenizer="gemma",
-         quantization={"group_size": 64, "bits": 4, "mode": "affine"}),
+         quantization=affine(4)),
 ]
 BIDIRECTIONAL = [
     Case("embedding-gemma-f32", "as EmbeddingGemma 300M: bidirectional, layer_types with "
@@ -91,7 +89,7 @@ BIDIRECTIONAL = [
          ENCODER | {"layer_types": TYPES, "intermediate_size": 128}, dtype="bfloat16",
          stored=prefixed, more=DENSE_INSIDE, finish=mlx_vector, unit=True,
          lengths=AROUND_BIDIRECTIONAL, tokenizer="gemma",
-         quantization={"group_size": 64, "bits": 4, "mode": "affine"}),
+         quantization=affine(4)),
     Case("embedding-gemma-head-dim-256-bf16", "head_dim 256, one KV head, window of 64",
          ENCODER | {"head_dim": 256, "query_pre_attn_scalar": 256, "num_hidden_layers": 1,
                     "layer_types": TYPES[:1], "sliding_window": 64}, dtype="bfloat16",

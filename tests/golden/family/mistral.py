@@ -1,6 +1,6 @@
 """Mistral and Ministral 3: a window in every layer, queries scaled by position."""
 
-from family.case import DECODER, Case, normalize, pipeline, pooling
+from family.case import DECODER, LAST, MEAN, Case
 
 AROUND_WINDOW = (15, 16, 17, 18, 33, 70, 150)
 SHAPE = DECODER | dict(
@@ -17,8 +17,6 @@ MINISTRAL = dict(architectures=["Ministral3Model"], model_type="ministral3") | S
 del MINISTRAL["rope_theta"]
 INSTRUCT = {"web_search_query": "Instruct: Given a web search query, retrieve relevant passages that "
                                 "answer the query\nQuery: "}
-MEAN = pipeline(pooling("mean_tokens"), normalize("2_Normalize"))
-LAST = pipeline(pooling("lasttoken"), normalize("2_Normalize"))
 
 
 def case(name: str, about: str, config: dict, **fields) -> Case:

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from family.case import Case, normalize, pipeline, pooling
+from family.case import CLS, MEAN, Case, affine
 
 # local_attention 16: eight tokens on each side.
 LENGTHS = (9, 10, 11, 17, 18, 33, 70, 150)
@@ -21,8 +21,6 @@ MODERN = dict(
     initializer_range=0.02, mlp_dropout=0.0, reference_compile=False, repad_logits_with_grad=False,
     sparse_pred_ignore_index=-100, sparse_prediction=False,
 )
-MEAN = pipeline(pooling("mean_tokens"), normalize("2_Normalize"))
-CLS = pipeline(pooling("cls_token"), normalize("2_Normalize"))
 
 
 def modern(name: str, about: str, config: dict | None = None, without: tuple = (), **fields) -> Case:
@@ -94,7 +92,7 @@ OF_MODERN = [
     modern("modernbert-affine-4bit-g64", "4 bits, names with model.", {"intermediate_size": 128},
            dtype="bfloat16", modules=MEAN, lengths=(9, 10, 18, 70),
            stored=lambda tensors: {f"model.{name}": value for name, value in tensors.items()},
-           quantization={"group_size": 64, "bits": 4, "mode": "affine"}),
+           quantization=affine(4)),
 ]
 OF_NOMIC = [
     Case("nomic-bert-bf16", "nomic-embed v1.5's names with transformers' config: rotary BERT, SwiGLU, "

@@ -1,7 +1,7 @@
 """Rerankers: scores of pairs."""
 
-from family.case import DECODER, Case
-from family.encoders import BERT, DISTILBERT, MPNET, ROBERTA, quantised
+from family.case import DECODER, Case, affine
+from family.encoders import BERT, DISTILBERT, MPNET, ROBERTA
 from family.modernbert import MODERN
 
 ONE_LABEL = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -33,7 +33,7 @@ CASES = [
     classifier("reranker-bert-sigmoid", "the same without a word on the activation: sigmoid",
                OF_BERT, weights_of="reranker-bert-identity"),
     classifier("reranker-bert-affine-4bit-g64", "4 bits, pooler too; the classifier has one row",
-               OF_BERT, quantization=quantised(4)),
+               OF_BERT, quantization=affine(4)),
     classifier("reranker-xlm-roberta", "as bge-reranker-v2-m3: dense with tanh, then one label; "
                "</s></s> between", ROBERTA | SMALL | {
                    "architectures": ["XLMRobertaForSequenceClassification"]},
@@ -51,5 +51,5 @@ CASES = [
         "architectures": ["MPNetForSequenceClassification"]}, tokenizer="mpnet"),
     qwen3("reranker-qwen3-tied", "Qwen3-Reranker: yes and no at the last position, tied head"),
     qwen3("reranker-qwen3-untied-affine-4bit-g64", "an lm_head of its own, all in 4 bits",
-          {"tie_word_embeddings": False, "intermediate_size": 128}, quantization=quantised(4)),
+          {"tie_word_embeddings": False, "intermediate_size": 128}, quantization=affine(4)),
 ]

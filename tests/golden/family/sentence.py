@@ -7,12 +7,13 @@ from pathlib import Path
 import mlx.core as mx
 import torch
 
-from family.case import Case, Module, dense, layer_norm, normalize, pipeline, pooling
+from family.case import Case, Module, affine, dense, layer_norm, normalize, pipeline, pooling
 from family.draw import draw
-from family.encoders import BERT, DISTILBERT, MPNET, ROBERTA, quantised
+from family.encoders import BERT, DISTILBERT, MPNET, ROBERTA
 from family.modernbert import MODERN
 
 ONE_LAYER = BERT | {"num_hidden_layers": 1}
+TWO_LAYERS = MODERN | {"num_hidden_layers": 2, "global_attn_every_n_layers": 2}
 BASE = "modules-dense-activations"
 HIDDEN = 64
 TOKEN_WIDTH = 32
@@ -89,7 +90,7 @@ def bge_m3(name: str, about: str, suffix: str, **fields) -> Case:
                                                              normalize("2_Normalize")), **fields)
 
 
-def splade(config: dict, activation: str = "relu") -> tuple[Module, Module]:
+def splade_modules(config: dict, activation: str = "relu") -> tuple[Module, Module]:
     pooled = dict(pooling_strategy="max", activation_function=activation,
                   word_embedding_dimension=config["vocab_size"])
     own = "sentence_transformers.sparse_encoder.models"
@@ -100,7 +101,7 @@ def splade(config: dict, activation: str = "relu") -> tuple[Module, Module]:
 def of_version_6(config: dict) -> dict:
     """One class for all models, which says elsewhere that it makes logits of masked tokens."""
     own = "sentence_transformers.sparse_encoder.modules.splade_pooling"
-    first, second = splade(config)
+    first, second = splade_modules(config)
     return dict(
         modules=(replace(first, kind="Transformer",
                          namespace="sentence_transformers.base.modules.transformer"),
@@ -121,48 +122,38 @@ def embeddings_of_decoder(tensors: dict) -> dict:
 SPARSE_SETTINGS = {"config_sentence_transformers.json": {
     "model_type": "SparseEncoder", "prompts": {"query": "", "document": ""},
     "default_prompt_name": None, "similarity_fn_name": "dot"}}
+OF_BERT = ONE_LAYER | {"architectures": ["BertForMaskedLM"]}
+
+
+def splade(name: str, about: str, config: dict, **fields) -> Case:
+    defaults = dict(auto="AutoModelForMaskedLM", tokenizer="wordpiece", lengths=(33,), dtype="bfloat16",
+                    kind="splade", modules=splade_modules(config), files=SPARSE_SETTINGS)
+    return Case(name, about, config, **defaults | fields)
+
+
 SPARSE = [
     bge_m3("bge-m3-pickled-heads", "bge-m3's heads as upstream has them: .pt", ".pt"),
     bge_m3("bge-m3-safetensors-heads", "the same heads as safetensors", ".safetensors",
            weights_of="bge-m3-pickled-heads"),
-    Case("splade-bert", "SPLADE: the MLM head, max over tokens of log(1 + relu)",
-         ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
-         tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
-         modules=splade(BERT), files=SPARSE_SETTINGS),
-    Case("splade-bert-without-modules", "the same, with config.json and weights only",
-         ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
-         tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
-         weights_of="splade-bert"),
-    Case("splade-bert-version-6", "the same as sentence-transformers 6 saves it",
-         ONE_LAYER | {"architectures": ["BertForMaskedLM"]}, auto="AutoModelForMaskedLM",
-         tokenizer="wordpiece", lengths=(33,), dtype="bfloat16", kind="splade",
-         weights_of="splade-bert", **of_version_6(BERT)),
-    Case("splade-bert-untied", "the head has a last matrix of its own, and that a bias, which is not "
-         "the one beside it", ONE_LAYER | {"architectures": ["BertForMaskedLM"],
-                                           "tie_word_embeddings": False},
-         auto="AutoModelForMaskedLM", tokenizer="wordpiece", lengths=(33,), dtype="bfloat16",
-         kind="splade", modules=splade(BERT), files=SPARSE_SETTINGS),
-    Case("splade-xlm-roberta", "the head of XLM-RoBERTa: lm_head, whose bias is its own",
-         ROBERTA | {"architectures": ["XLMRobertaForMaskedLM"], "num_hidden_layers": 1},
-         auto="AutoModelForMaskedLM", tokenizer="unigram", lengths=(33,), dtype="bfloat16",
-         stored=embeddings_of_decoder, kind="splade", modules=splade(ROBERTA), files=SPARSE_SETTINGS),
-    Case("splade-distilbert-log1p", "as OpenSearch's: the head of DistilBERT, and the logarithm twice",
-         DISTILBERT | {"architectures": ["DistilBertForMaskedLM"], "n_layers": 1},
-         auto="AutoModelForMaskedLM", tokenizer="wordpiece", lengths=(33,), dtype="bfloat16",
-         kind="splade", modules=splade(DISTILBERT, "log1p_relu"), files=SPARSE_SETTINGS),
-    Case("splade-mpnet", "the head of MPNet, as RoBERTa's",
-         MPNET | {"architectures": ["MPNetForMaskedLM"], "num_hidden_layers": 1},
-         auto="AutoModelForMaskedLM", tokenizer="mpnet", lengths=(33,), dtype="bfloat16",
-         kind="splade", modules=splade(MPNET), files=SPARSE_SETTINGS),
-    Case("splade-modernbert", "the head of ModernBERT: no biases but the last matrix's, a local window",
-         MODERN | {"architectures": ["ModernBertForMaskedLM"], "num_hidden_layers": 2,
-                   "global_attn_every_n_layers": 2},
-         auto="AutoModelForMaskedLM", tokenizer="modernbert", lengths=(33,), dtype="bfloat16",
-         kind="splade", modules=splade(MODERN), files=SPARSE_SETTINGS),
-    Case("splade-bert-affine-4bit-g64", "the embedding table, which is the head's last matrix, and the "
-         "head's first in 4 bits", ONE_LAYER | {"architectures": ["BertForMaskedLM"]},
-         auto="AutoModelForMaskedLM", tokenizer="wordpiece", lengths=(33,), dtype="bfloat16",
-         kind="splade", quantization=quantised(4)),
+    splade("splade-bert", "SPLADE: the MLM head, max over tokens of log(1 + relu)", OF_BERT),
+    splade("splade-bert-without-modules", "the same, with config.json and weights only", OF_BERT,
+           weights_of="splade-bert", modules=(), files={}),
+    splade("splade-bert-version-6", "the same as sentence-transformers 6 saves it", OF_BERT,
+           weights_of="splade-bert", **of_version_6(BERT)),
+    splade("splade-bert-untied", "the head has a last matrix of its own, and that a bias, which is not "
+           "the one beside it", OF_BERT | {"tie_word_embeddings": False}),
+    splade("splade-xlm-roberta", "the head of XLM-RoBERTa: lm_head, whose bias is its own",
+           ROBERTA | {"architectures": ["XLMRobertaForMaskedLM"], "num_hidden_layers": 1},
+           tokenizer="unigram", stored=embeddings_of_decoder),
+    splade("splade-distilbert-log1p", "as OpenSearch's: the head of DistilBERT, and the logarithm twice",
+           DISTILBERT | {"architectures": ["DistilBertForMaskedLM"], "n_layers": 1},
+           modules=splade_modules(DISTILBERT, "log1p_relu")),
+    splade("splade-mpnet", "the head of MPNet, as RoBERTa's",
+           MPNET | {"architectures": ["MPNetForMaskedLM"], "num_hidden_layers": 1}, tokenizer="mpnet"),
+    splade("splade-modernbert", "the head of ModernBERT: no biases but the last matrix's, a local window",
+           TWO_LAYERS | {"architectures": ["ModernBertForMaskedLM"]}, tokenizer="modernbert"),
+    splade("splade-bert-affine-4bit-g64", "the embedding table, which is the head's last matrix, and the "
+           "head's first in 4 bits", OF_BERT, modules=(), files={}, quantization=affine(4)),
 ]
 
 
@@ -181,33 +172,32 @@ def late_dense(path: str, inputs: int, outputs: int, bias=False, use_residual=Fa
         activation_function="torch.nn.modules.linear.Identity"), namespace="pylate.models.Dense")
 
 
-LATE_MODULES = (
-    Module("", "Transformer"),
-    late_dense("1_Dense", HIDDEN, TOKEN_WIDTH),
-)
+LATE_MODULES = pipeline(late_dense("1_Dense", HIDDEN, TOKEN_WIDTH))
+
+
+def late(name: str, about: str, config: dict, **fields) -> Case:
+    defaults = dict(tokenizer="wordpiece-markers", lengths=(33,), dtype="bfloat16", kind="late",
+                    modules=LATE_MODULES)
+    return Case(name, about, config, **defaults | fields)
+
+
 LATE = [
-    Case("late-interaction-bert", "PyLate: markers of queries and documents, queries filled up with "
-         "[MASK] that none sees, punctuation skipped in documents", ONE_LAYER,
-         tokenizer="wordpiece-markers", lengths=(33,), dtype="bfloat16", kind="late",
-         modules=LATE_MODULES, files=pylate()),
-    Case("late-interaction-bert-attended", "the same, but [MASK] is seen", ONE_LAYER,
-         tokenizer="wordpiece-markers", dtype="bfloat16", kind="late", modules=LATE_MODULES,
+    late("late-interaction-bert", "PyLate: markers of queries and documents, queries filled up with "
+         "[MASK] that none sees, punctuation skipped in documents", ONE_LAYER, files=pylate()),
+    late("late-interaction-bert-attended", "the same, but [MASK] is seen", ONE_LAYER, lengths=(),
          files=pylate(attend_to_expansion_tokens=True), weights_of="late-interaction-bert"),
-    Case("late-interaction-modernbert", "ModernBERT, queries as they are (no expansion), no skip "
-         "list, texts longer than the local window",
-         MODERN | {"num_hidden_layers": 2, "global_attn_every_n_layers": 2},
-         tokenizer="modernbert-markers", lengths=(18, 33), dtype="bfloat16", kind="late",
-         modules=LATE_MODULES, files=pylate(do_query_expansion=False, skiplist_words=[],
-                                            query_length=48)),
-    Case("late-interaction-modernbert-expanded", "ModernBERT, [MASK] that none sees within the local "
+    late("late-interaction-modernbert", "ModernBERT, queries as they are (no expansion), no skip "
+         "list, texts longer than the local window", TWO_LAYERS,
+         tokenizer="modernbert-markers", lengths=(18, 33),
+         files=pylate(do_query_expansion=False, skiplist_words=[], query_length=48)),
+    late("late-interaction-modernbert-expanded", "ModernBERT, [MASK] that none sees within the local "
          "window, two Dense modules, the second with a residual of its own",
-         MODERN | {"num_hidden_layers": 2, "global_attn_every_n_layers": 2, "local_attention": 32},
-         tokenizer="modernbert-markers", lengths=(33,), dtype="bfloat16", kind="late",
+         TWO_LAYERS | {"local_attention": 32}, tokenizer="modernbert-markers",
          modules=(*LATE_MODULES[:1], late_dense("1_Dense", HIDDEN, 96, bias=True),
                   late_dense("2_Dense", 96, TOKEN_WIDTH, use_residual=True)), files=pylate()),
-    Case("late-interaction-colbert", "ColBERT's own layout: linear.weight beside the encoder, "
+    late("late-interaction-colbert", "ColBERT's own layout: linear.weight beside the encoder, "
          "[unused0] and [unused1], artifact.metadata", ONE_LAYER | {"architectures": ["HF_ColBERT"]},
-         tokenizer="wordpiece-unused", lengths=(33,), dtype="bfloat16", kind="late", loads=False,
+         tokenizer="wordpiece-unused", loads=False, modules=(),
          stored=lambda tensors: {f"bert.{name}": value for name, value in tensors.items()},
          more={"linear.weight": (TOKEN_WIDTH, HIDDEN)}, files={"artifact.metadata": {
              "query_token_id": "[unused0]", "doc_token_id": "[unused1]", "query_token": "[Q]",
@@ -254,19 +244,17 @@ def version_6(prompts: dict, **settings) -> dict:
 
 OWN_TRANSFORMER = Module("", "Transformer", namespace=f"{OWN}.transformer")
 LATE += [
-    Case("late-interaction-version-6", "sentence-transformers 6's own layout: markers in the "
+    late("late-interaction-version-6", "sentence-transformers 6's own layout: markers in the "
          "prompts, queries of one length, MultiVectorMask, Normalize", ONE_LAYER,
-         tokenizer="wordpiece-special-markers", lengths=(33,), dtype="bfloat16", kind="late",
-         weights_of="late-interaction-bert",
+         tokenizer="wordpiece-special-markers", weights_of="late-interaction-bert",
          modules=(OWN_TRANSFORMER, own_dense("1_Dense", HIDDEN, TOKEN_WIDTH),
                   own_mask("2_MultiVectorMask", *string.punctuation), own_normalize("3_Normalize")),
          files=version_6({"query": "[Q] ", "document": "[D] "}, document_length=48,
                          query_expansion={"strategy": "fixed", "length": 16})),
-    Case("late-interaction-version-6-min", "the same, but short queries are filled up with a seen "
+    late("late-interaction-version-6-min", "the same, but short queries are filled up with a seen "
          "[SEP], long ones are as they are; a skip list of both sides; Normalize between two Dense "
          "modules and none behind; no limit of documents", ONE_LAYER,
-         tokenizer="wordpiece", lengths=(18, 33), dtype="bfloat16", kind="late", max_tokens=64,
-         weights_of="late-interaction-bert",
+         tokenizer="wordpiece", lengths=(18, 33), max_tokens=64, weights_of="late-interaction-bert",
          modules=(OWN_TRANSFORMER, own_dense("1_Dense", HIDDEN, 48, bias=True),
                   own_normalize("2_Normalize"), own_dense("3_Dense", 48, TOKEN_WIDTH),
                   own_mask("4_MultiVectorMask", ",", ".", "no such token",
