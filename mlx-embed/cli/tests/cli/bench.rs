@@ -2,18 +2,14 @@
 
 use serde_json::Value;
 
-use crate::support::{Ran, binary, on, run, run_on};
+use crate::support::{binary, on, run, run_on};
 
 const CASE: &str = "qwen3-affine-4bit-g64";
 
-fn json(ran: &Ran) -> Value {
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout))
-}
-
 #[test]
 fn every_shape_is_measured_and_told() {
-    let report = json(&run(on("bench", CASE).args(["--shapes", "1x8,3x5", "--rounds", "3", "--json"])));
+    let report =
+        run(on("bench", CASE).args(["--shapes", "1x8,3x5", "--rounds", "3", "--json"])).done().json();
     let shapes = report["shapes"].as_array().unwrap();
     assert_eq!(shapes.len(), 2);
     for (shape, (batch, tokens)) in shapes.iter().zip([(1, 8), (3, 5)]) {
@@ -30,8 +26,7 @@ fn every_shape_is_measured_and_told() {
 
 #[test]
 fn the_table_has_a_line_a_shape() {
-    let ran = run(on("bench", CASE).args(["--shapes", "2x4", "--rounds", "1", "--precision", "fast"]));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = run(on("bench", CASE).args(["--shapes", "2x4", "--rounds", "1", "--precision", "fast"])).done();
     assert!(ran.stdout.lines().any(|line| line.trim_start().starts_with("2x4 ")), "{}", ran.stdout);
     assert!(ran.stdout.contains("fast"), "{}", ran.stdout);
 }
@@ -67,7 +62,7 @@ fn shapes_that_cannot_be_are_refused() {
 #[test]
 fn kernels_are_chosen_by_option_and_by_variable() {
     let bench = |command: &mut std::process::Command| {
-        json(&run(command.args(["--shapes", "1x2", "--rounds", "1", "--json"])))["kernels"].clone()
+        run(command.args(["--shapes", "1x2", "--rounds", "1", "--json"])).done().json()["kernels"].clone()
     };
     assert_eq!(bench(on("bench", CASE).args(["--kernels", "portable"])), "portable");
     assert_eq!(bench(on("bench", CASE).env("MLX_EMBED_KERNELS", "mlx")), "mlx");

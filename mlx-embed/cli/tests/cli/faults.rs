@@ -13,7 +13,7 @@ use std::thread;
 use tempfile::{TempDir, tempdir};
 
 use crate::reopen::{opened, opened_partial};
-use crate::support::{golden, on};
+use crate::support::{golden, on, with_end};
 
 const TEXTS: [&str; 3] = ["a cat", "a feline", "the stock market"];
 
@@ -226,8 +226,7 @@ fn a_job_that_is_killed_at_any_call_leaves_its_windows_in_a_file_that_opens() {
     let Some(faults) = Faults::new() else { return };
     for name in ["vectors.npy", "vectors.safetensors", "vectors.jsonl"] {
         let path = faults.path(name);
-        let mut partial = path.clone().into_os_string();
-        partial.push(".partial");
+        let partial = with_end(&path, ".partial");
         assert!(job_of_windows(&path).status().unwrap().success());
         let expected = opened(&path, &fs::read(&path).unwrap()).unwrap().vectors;
         for fault in ["kill:0", "torn:0"] {

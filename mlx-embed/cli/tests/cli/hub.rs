@@ -8,6 +8,8 @@ use std::process::Command;
 use tempfile::{TempDir, tempdir};
 
 use super::server::{COMMIT, MODEL, Server, What, files_of, sha256};
+#[cfg(feature = "serve")]
+use super::support::Started;
 use super::support::{assert_same, binary, golden, on, run};
 
 /// A model as its repository has it.
@@ -99,13 +101,8 @@ fn a_folder_of_that_name_wins_and_other_paths_are_not_asked_for() {
 #[test]
 fn pull_prints_the_folder_and_models_what_is_there() {
     let home = Home::new();
-    let pulled = run(&mut home.command(&["pull", MODEL]));
-    assert_eq!(
-        (pulled.code, pulled.stdout.trim()),
-        (0, home.snapshot().to_str().unwrap()),
-        "{}",
-        pulled.stderr
-    );
+    let pulled = run(&mut home.command(&["pull", MODEL])).done();
+    assert_eq!(pulled.stdout.trim(), home.snapshot().to_str().unwrap());
     let other = home.folder.path().join("hub/models--someone--speech/snapshots").join(COMMIT);
     fs::create_dir_all(&other).unwrap();
     fs::write(other.join("config.json"), r#"{"model_type": "whisper"}"#).unwrap();
@@ -116,8 +113,7 @@ fn pull_prints_the_folder_and_models_what_is_there() {
     for part in [&format!("someone/speech@{COMMIT}"), "does not run", "whisper"] {
         assert!(lines[1].contains(part), "{part}: {}", lines[1]);
     }
-    let listed = run(&mut home.without_hub(&["models", "--json"]));
-    let listed: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+    let listed = run(&mut home.without_hub(&["models", "--json"])).json();
     assert_eq!((listed[0]["repository"].as_str(), listed[0]["runs"].as_bool()), (Some(MODEL), Some(true)));
     assert_eq!(listed[1]["runs"], false);
     let nothing = run(home.without_hub(&["models"]).env("HF_HOME", "/nowhere"));
@@ -132,10 +128,10 @@ fn the_token_is_that_of_the_environment_or_of_its_file() {
         .failed(1, &[MODEL, "config.json", "accept the terms", "HF_TOKEN"]);
     fs::write(home.folder.path().join("token"), "secret\n").unwrap();
     run(home.command(&["pull", MODEL]).env("HF_TOKEN", "another")).failed(1, &["(403)"]);
-    assert_eq!(run(&mut home.command(&["pull", MODEL])).code, 0);
+    run(&mut home.command(&["pull", MODEL])).done();
     fs::remove_dir_all(home.model()).unwrap();
     fs::remove_file(home.folder.path().join("token")).unwrap();
-    assert_eq!(run(home.command(&["pull", MODEL]).env("HF_TOKEN", "secret")).code, 0);
+    run(home.command(&["pull", MODEL]).env("HF_TOKEN", "secret")).done();
 }
 
 #[test]
@@ -166,12 +162,7 @@ fn the_service_takes_names_as_well() {
     assert!(home.server.asked().is_empty());
 
     let mut service = home.command(&["serve", "--listen", "127.0.0.1:0", "--model", MODEL]);
-    let mut service = service.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(service.stderr.take().unwrap()), &mut line)
-        .unwrap();
-    service.kill().unwrap();
-    service.wait().unwrap();
+    let line = Started::of(&mut service).line();
     assert!(line.starts_with("listening on"), "{line}");
     home.check_files("served");
 }

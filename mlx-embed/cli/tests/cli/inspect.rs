@@ -4,12 +4,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{binary, golden, on, run};
+use crate::support::{binary, copy_of, golden, on, run};
 
 fn inspect(case: &str, arguments: &[&str]) -> Value {
-    let ran = run(on("inspect", case).arg("--json").args(arguments));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    serde_json::from_str(&ran.stdout).unwrap()
+    run(on("inspect", case).arg("--json").args(arguments)).done().json()
 }
 
 #[test]
@@ -69,8 +67,7 @@ fn options_show_in_what_is_reported() {
 
 #[test]
 fn text_tells_the_quantisation_of_each_kind_of_matrix() {
-    let ran = run(&mut on("inspect", "qwen3-mixed-modes"));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = run(&mut on("inspect", "qwen3-mixed-modes")).done();
     for line in [
         "architecture       qwen3, ",
         "  embed_tokens     1 x affine 6-bit, groups of 64",
@@ -79,11 +76,8 @@ fn text_tells_the_quantisation_of_each_kind_of_matrix() {
         "prompts            none",
         "device             cpu",
     ] {
-        assert!(
-            ran.stdout.lines().any(|found| found.starts_with(line)),
-            "{line:?} is not in\n{}",
-            ran.stdout
-        );
+        let text = &ran.stdout;
+        assert!(text.lines().any(|found| found.starts_with(line)), "{line:?} is not in\n{text}");
     }
     let yarn = run(&mut on("inspect", "qwen3-rope-yarn")).stdout;
     assert!(yarn.contains("scaled: type yarn factor"), "{yarn}");
@@ -113,10 +107,7 @@ fn every_setting_names_what_decided_it() {
 
 #[test]
 fn what_was_left_out_is_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    for file in ["model.safetensors", "tokenizer.json"] {
-        std::fs::copy(golden("qwen3-f32").join(file), dir.path().join(file)).unwrap();
-    }
+    let dir = copy_of("qwen3-f32", &["model.safetensors", "tokenizer.json"]);
     let config = std::fs::read(golden("qwen3-f32").join("config.json")).unwrap();
     let mut config: Value = serde_json::from_slice(&config).unwrap();
     config["embedding_multiplier"] = json!(12.0);
@@ -127,17 +118,11 @@ fn what_was_left_out_is_kept() {
         run(binary().args(["inspect", "--device", "cpu", "--model", model]).args(arguments))
     };
 
-    let strict = inspect(&[]);
-    assert_eq!(strict.code, 1, "{}", strict.stdout);
-    assert!(
-        strict.stderr.contains("embedding_multiplier") && strict.stderr.contains("--lenient"),
-        "{}",
-        strict.stderr
-    );
+    inspect(&[]).failed(1, &["embedding_multiplier", "--lenient"]);
     let text = inspect(&["--lenient"]).stdout;
     assert!(text.contains("left out") && text.contains("`embedding_multiplier`"), "{text}");
     assert!(text.contains("unknown fields     favourite_colour"), "{text}");
-    let report: Value = serde_json::from_str(&inspect(&["--lenient", "--json"]).stdout).unwrap();
+    let report = inspect(&["--lenient", "--json"]).json();
     assert_eq!(report["warnings"][0]["name"], "embedding_multiplier");
     assert_eq!(report["unknown_fields"], json!(["favourite_colour"]));
 }

@@ -74,8 +74,7 @@ fn formats_and_options_that_do_not_fit_a_kind_are_refused() {
             assert!(!file.exists());
         }
         let file = dir.path().join("rows.jsonl");
-        let ran = run(on("embed", case).arg("--output").arg(&file).arg("a text"));
-        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        run(on("embed", case).arg("--output").arg(&file).arg("a text")).done();
         assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 1);
         run(on("embed", case).args(["--pooling", "mean", "a text"])).failed(2, &["--pooling"]);
     }
@@ -99,16 +98,10 @@ fn other_commands_know_these_kinds() {
             ],
         ),
     ] {
-        let verified = run(on("verify", case).arg("--json"));
-        let found: Value = serde_json::from_str(&verified.stdout).unwrap();
-        assert!(
-            found["passed"] == true && found["against"]["vectors"]["passed"] == true,
-            "{}",
-            verified.stderr
-        );
+        let found = run(on("verify", case).arg("--json")).json();
+        assert!(found["passed"] == true && found["against"]["vectors"]["passed"] == true, "{found}");
         let inspected = run(&mut on("inspect", case));
         assert!(facts.iter().all(|fact| inspected.stdout.contains(fact)), "{}", inspected.stdout);
     }
-    let verified = run(on("verify", BGE).args(["--kind", "tokens"]));
-    assert_eq!(verified.code, 0, "{}", verified.stderr);
+    run(on("verify", BGE).args(["--kind", "tokens"])).done();
 }

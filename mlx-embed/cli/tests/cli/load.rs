@@ -16,7 +16,7 @@ fn json(arguments: &[&str]) -> Value {
 
 fn report(ran: &Ran) -> Value {
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{}", ran.stdout);
-    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout))
+    ran.json()
 }
 
 fn counts(report: &Value) -> [u64; 5] {
@@ -61,8 +61,7 @@ fn arrivals_change_the_gaps_and_not_the_number() {
 
 #[test]
 fn the_table_tells_it_too() {
-    let ran = load(&["--rate", "40", "--seconds", "0.2", "--arrivals", "constant"]);
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = load(&["--rate", "40", "--seconds", "0.2", "--arrivals", "constant"]).done();
     for part in ["8: 8 done, 0 refused, 0 late, 0 failed", "\nlatency ", "\n  overhead ", "tokens a text"] {
         assert!(ran.stdout.contains(part), "{part:?} is not in {}", ran.stdout);
     }
@@ -101,8 +100,7 @@ fn a_search_says_every_step() {
     let rates: Vec<f64> =
         report["steps"].as_array().unwrap().iter().map(|step| step["rate"].as_f64().unwrap()).collect();
     assert_eq!(rates, [50.0, 25.0, 12.5]);
-    let ran = load(&arguments);
-    assert_eq!(ran.code, 0);
+    let ran = load(&arguments).done();
     assert_eq!(ran.stderr.lines().count(), 4, "{}", ran.stderr);
     assert!(ran.stdout.contains("give a higher --limit"), "{}", ran.stdout);
 }

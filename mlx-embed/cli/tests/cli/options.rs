@@ -1,11 +1,10 @@
 //! Options, messages and exit codes.
 
-use std::fs;
 use std::path::Path;
 
 use tempfile::tempdir;
 
-use crate::support::{assert_close, binary, golden, golden_texts, norm, on, rows, run};
+use crate::support::{assert_close, binary, copy_of, golden, golden_texts, norm, on, rows, run};
 
 #[test]
 fn the_model_may_come_from_the_environment() {
@@ -21,11 +20,9 @@ fn without_a_model_the_one_inside_is_used() {
     let mut empty = binary();
     empty.env("MLX_EMBED_MODEL", "");
     for mut command in [unset, empty] {
-        let ran = run(command.args(arguments).args(texts));
-        assert_eq!(ran.code, 0, "{}", ran.stderr);
-        let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        let found = run(command.args(arguments).args(texts)).done().json();
         let cosine = |a: usize, b: usize| found["similarity"][a][b].as_f64().unwrap();
-        assert!(cosine(0, 1) > 0.5 && cosine(0, 2) < 0.3 && cosine(1, 2) < 0.3, "{}", ran.stdout);
+        assert!(cosine(0, 1) > 0.5 && cosine(0, 2) < 0.3 && cosine(1, 2) < 0.3, "{found}");
     }
     let ran = run(binary().args(["embed", "--device", "cpu", "a"]));
     assert_eq!(ran.rows()[0].embedding.len(), 384);
@@ -38,9 +35,7 @@ fn a_checkpoint_that_is_not_whole_is_named() {
     run(binary().args(["embed", "--model", "no/such/model", "a"])).failed(1, &["no/such/model"]);
     let dir = tempdir().unwrap();
     run(binary().args(["embed", "a", "--model"]).arg(dir.path())).failed(1, &["config.json: missing"]);
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(golden("qwen3-f32").join(file), dir.path().join(file)).unwrap();
-    }
+    let dir = copy_of("qwen3-f32", &["config.json", "model.safetensors"]);
     run(binary().args(["embed", "a", "--model"]).arg(dir.path())).failed(1, &["tokenizer.json: missing"]);
 }
 
@@ -163,8 +158,7 @@ fn batch_size_threads_and_end_token_are_heard() {
 
 #[test]
 fn version_names_mlx_and_mlx_c() {
-    let ran = run(binary().arg("--version"));
-    assert_eq!(ran.code, 0);
+    let ran = run(binary().arg("--version")).done();
     let start = format!("mlx-embed {} (MLX ", env!("CARGO_PKG_VERSION"));
     assert!(ran.stdout.starts_with(&start) && ran.stdout.contains(", mlx-c "), "{}", ran.stdout);
 }
@@ -173,8 +167,7 @@ fn version_names_mlx_and_mlx_c() {
 fn help_has_examples_for_every_command() {
     for command in ["embed", "similarity", "inspect", "verify", "bench", "load"] {
         for flag in ["--help", "-h"] {
-            let ran = run(binary().args([command, flag]));
-            assert_eq!(ran.code, 0);
+            let ran = run(binary().args([command, flag])).done();
             assert!(ran.stdout.contains("Examples:\n  mlx-embed "), "{}", ran.stdout);
             let widest = ran.stdout.lines().map(|line| line.chars().count()).max();
             assert!(widest.is_some_and(|widest| widest <= 80), "{widest:?}: {}", ran.stdout);

@@ -6,34 +6,20 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tempfile::{TempDir, tempdir};
 
 use crate::reopen::{Opened, opened, opened_partial};
-use crate::support::{binary, golden, on, run, run_on};
-
-/// Far beyond what anything here takes.
-const HANGS: Duration = Duration::from_secs(120);
+use crate::support::{binary, golden, on, run, run_on, until, with_end};
 
 /// Texts of which no two are the same, so short that 1024 are a window.
 fn lines(count: usize) -> String {
     (0..count).map(|line| format!("{line}\n")).collect()
 }
 
-/// Waits until `done`.
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < HANGS, "{what}");
-        sleep(Duration::from_millis(5));
-    }
-}
-
 fn partial(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
+    with_end(path, ".partial")
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -54,9 +40,9 @@ fn waiting(path: &Path, texts: &str) -> Child {
         .unwrap();
     child.stdin.as_mut().unwrap().write_all(texts.as_bytes()).unwrap();
     let count = texts.lines().count();
-    wait("the first window is written", || {
-        fs::read(partial(path))
-            .is_ok_and(|bytes| opened_partial(path, &bytes).is_ok_and(|file| file.rows == count))
+    until("the first window is written", || {
+        let file = opened_partial(path, &fs::read(partial(path)).ok()?).ok()?;
+        (file.rows == count).then_some(())
     });
     child
 }

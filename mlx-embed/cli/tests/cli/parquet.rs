@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Int8Type, Int32Type, Int64Type, UInt8Type};
@@ -22,7 +22,7 @@ use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use tempfile::tempdir;
 
-use crate::support::{Row, golden, on, rows, run, run_on};
+use crate::support::{Row, golden, on, rows, run, run_on, until, with_end};
 
 /// Texts of which no two are the same.
 fn text(row: usize) -> String {
@@ -103,9 +103,7 @@ fn embed(input: &Path, output: &Path) -> Command {
 }
 
 fn parts(output: &Path) -> PathBuf {
-    let mut name = output.as_os_str().to_owned();
-    name.push(".parts");
-    name.into()
+    with_end(output, ".parts")
 }
 
 fn is_part(path: &Path) -> bool {
@@ -134,13 +132,12 @@ fn expected(texts: &[String]) -> Vec<Row> {
 fn a_table_becomes_a_table_with_its_columns_and_their_types() {
     let dir = tempdir().unwrap();
     let (input, output) = (docs(dir.path(), 2500), dir.path().join("vectors.parquet"));
-    let ran = run(embed(&input, &output).args(["--keep", "id,url", "--row-group", "1000"]));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let (table, source) = (Table::read(&output), Table::read_columns(&input));
+    run(embed(&input, &output).args(["--keep", "id,url", "--row-group", "1000"])).done();
+    let (table, source) = (Table::read(&output), Table::read(&input));
     assert_eq!(table.names(), ["id", "url", "embedding"]);
     assert_eq!((table.batch.num_rows(), table.groups), (2500, 3));
     for name in ["id", "url"] {
-        assert_eq!(table.column(name), source.column_by_name(name).unwrap(), "{name}");
+        assert_eq!(table.column(name), source.column(name), "{name}");
     }
     let vectors = table.vectors();
     let texts: Vec<usize> = (0..2500).filter(|row| row % 1000 != 999).collect();
@@ -159,16 +156,6 @@ fn a_table_becomes_a_table_with_its_columns_and_their_types() {
     assert!(table.says("mlx_embed.weights_sha256").starts_with("{\"model.safetensors\":\""));
     assert!(!parts(&output).exists());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing unfinished stays");
-}
-
-impl Table {
-    /// A table of any kind.
-    fn read_columns(path: &Path) -> RecordBatch {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
-        let schema = Arc::clone(builder.schema());
-        let batches: Vec<RecordBatch> = builder.build().unwrap().map(Result::unwrap).collect();
-        arrow_select::concat::concat_batches(&schema, &batches).unwrap()
-    }
 }
 
 #[test]
@@ -216,7 +203,7 @@ fn every_input_becomes_parquet_and_parquet_becomes_every_output() {
         }
     }
     let arguments = path("arguments.parquet");
-    assert_eq!(run(on("embed", "st-mean").args(&texts).arg("--output").arg(&arguments)).code, 0);
+    run(on("embed", "st-mean").args(&texts).arg("--output").arg(&arguments)).done();
     assert_eq!(Table::read(&arguments).names(), ["embedding"]);
     assert_eq!(Table::read(&arguments).vectors()[39].as_ref(), Some(&lines[39].embedding));
 
@@ -224,8 +211,7 @@ fn every_input_becomes_parquet_and_parquet_becomes_every_output() {
     assert_eq!(back, lines, "the text is in the column `text`");
     // Whatever its name is.
     fs::rename(path("docs.csv.parquet"), path("part-00000")).unwrap();
-    let ran = run(on("similarity", "st-mean").arg("--input").arg(path("part-00000")));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    run(on("similarity", "st-mean").arg("--input").arg(path("part-00000"))).done();
 }
 
 #[test]
@@ -237,8 +223,7 @@ fn vectors_are_written_in_fewer_bits_and_ranges_are_taken_over() {
     let job = |output: &str, options: &[&str]| {
         let mut command = on("embed", "st-mean");
         command.arg("--input").arg(path("docs.txt")).arg("--output").arg(path(output)).args(options);
-        let ran = run(&mut command);
-        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        run(&mut command).done();
     };
     let data = |name: &str| {
         let bytes = fs::read(path(name)).unwrap();
@@ -599,11 +584,10 @@ fn of_two_writers_of_a_parquet_file_the_second_is_refused() {
     let (input, output) = (docs(dir.path(), 12_000), dir.path().join("vectors.parquet"));
     let mut first =
         embed(&input, &output).args(["--row-group", "200"]).stderr(Stdio::null()).spawn().unwrap();
-    let start = Instant::now();
-    while finished(&output).is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(120) && first.try_wait().unwrap().is_none());
-        sleep(Duration::from_millis(2));
-    }
+    until("a part is written", || {
+        assert!(first.try_wait().unwrap().is_none(), "it has ended");
+        (!finished(&output).is_empty()).then_some(())
+    });
     run(embed(&input, &output).args(["--row-group", "200"]))
         .failed(1, &["another program is writing this file"]);
     assert!(first.wait().unwrap().success());
@@ -630,8 +614,7 @@ fn a_table_without_rows_is_a_table_without_rows() {
     let dir = tempdir().unwrap();
     let (input, output) = (docs(dir.path(), 0), dir.path().join("vectors.parquet"));
     for dtype in ["f32", "int8"] {
-        let ran = run(embed(&input, &output).args(["--keep", "id", "--dtype", dtype]));
-        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        run(embed(&input, &output).args(["--keep", "id", "--dtype", dtype])).done();
         let table = Table::read(&output);
         assert_eq!(
             (table.batch.num_rows(), table.names()),

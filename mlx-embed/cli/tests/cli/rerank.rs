@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Ran, binary, golden, on, run, run_on};
+use crate::support::{binary, golden, on, run, run_on};
 
 const BERT: &str = "families/reranker-bert-identity";
 const QWEN3: &str = "families/reranker-qwen3-tied";
@@ -13,11 +13,6 @@ const DOCUMENTS: [&str; 3] = [
     "the other cat was sleeping in the sun, there is nothing better than reading in the morning",
 ];
 
-fn json(ran: &Ran) -> Value {
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout))
-}
-
 /// Index and score of each result, in the order that they are printed in.
 fn results(found: &Value) -> Vec<(usize, f64)> {
     let results = found["results"].as_array().unwrap().iter();
@@ -27,7 +22,7 @@ fn results(found: &Value) -> Vec<(usize, f64)> {
 #[test]
 fn scores_are_the_references_and_the_best_come_first() {
     for case in [BERT, QWEN3] {
-        let found = json(&run(on("rerank", case).args(["--json", QUERY]).args(DOCUMENTS)));
+        let found = run(on("rerank", case).args(["--json", QUERY]).args(DOCUMENTS)).done().json();
         assert_eq!(found["query"], QUERY);
         let reference = mlx_embed::verify::Golden::open(golden(case).join("golden.safetensors")).unwrap();
         let results = results(&found);
@@ -47,9 +42,9 @@ fn scores_are_the_references_and_the_best_come_first() {
 
 #[test]
 fn documents_come_from_files_and_pipes_as_texts_do() {
-    let arguments = json(&run(on("rerank", BERT).args(["--json", QUERY]).args(DOCUMENTS)));
+    let arguments = run(on("rerank", BERT).args(["--json", QUERY]).args(DOCUMENTS)).done().json();
     let piped = run_on(on("rerank", BERT).args(["--json", QUERY]), DOCUMENTS.join("\n").as_bytes());
-    assert_eq!(json(&piped), arguments);
+    assert_eq!(piped.done().json(), arguments);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("documents.jsonl");
     let lines = DOCUMENTS.map(|body| serde_json::json!({"id": 1, "body": body}).to_string());
@@ -58,15 +53,14 @@ fn documents_come_from_files_and_pipes_as_texts_do() {
     command.args(["--json", "--field", "body", QUERY, "--input"]).arg(&file);
     // Blank lines of JSONL count, and hold no document.
     let from_file: Vec<_> =
-        results(&json(&run(&mut command))).iter().map(|(at, score)| (at / 2, *score)).collect();
+        results(&run(&mut command).done().json()).iter().map(|(at, score)| (at / 2, *score)).collect();
     assert_eq!(from_file, results(&arguments));
 }
 
 #[test]
 fn the_table_has_a_line_a_document() {
-    let ran = run(on("rerank", BERT).args(["--top-n", "2", QUERY]).args(DOCUMENTS));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let best = results(&json(&run(on("rerank", BERT).args(["--json", QUERY]).args(DOCUMENTS))));
+    let ran = run(on("rerank", BERT).args(["--top-n", "2", QUERY]).args(DOCUMENTS)).done();
+    let best = results(&run(on("rerank", BERT).args(["--json", QUERY]).args(DOCUMENTS)).done().json());
     let lines: Vec<&str> = ran.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{}", ran.stdout);
     for (line, (index, score)) in lines.iter().zip(best) {
@@ -80,13 +74,16 @@ fn the_table_has_a_line_a_document() {
 #[test]
 fn options_reach_the_model() {
     let of = |arguments: &[&str]| {
-        results(&json(&run(on("rerank", QWEN3).args(["--json"]).args(arguments).args([QUERY, "roses"]))))
+        results(
+            &run(on("rerank", QWEN3).args(["--json"]).args(arguments).args([QUERY, "roses"])).done().json(),
+        )
     };
     let (score, raw) = (of(&[])[0].1, of(&["--raw"])[0].1);
     assert!((score - 1.0 / (1.0 + (-raw).exp())).abs() < 1e-6, "{score} of {raw}");
     assert_ne!(of(&["--instruction", "Find crabs"])[0].1, score);
-    let ran = run(on("rerank", QWEN3).args(["--json", "--max-tokens", "260", QUERY, &"roses ".repeat(100)]));
-    assert_eq!(json(&ran)["results"][0]["truncated"], true);
+    let ran =
+        run(on("rerank", QWEN3).args(["--json", "--max-tokens", "260", QUERY, &"roses ".repeat(100)])).done();
+    assert_eq!(ran.json()["results"][0]["truncated"], true);
     assert!(ran.stderr.contains("were cut"), "{}", ran.stderr);
 }
 
@@ -118,17 +115,17 @@ fn inspect_says_how_pairs_become_scores() {
     ] {
         assert!(ran.stdout.contains(part), "{part:?} is not in {}", ran.stdout);
     }
-    let found = json(&run(on("inspect", QWEN3).args(["--reranker", "--json"])));
+    let found = run(on("inspect", QWEN3).args(["--reranker", "--json"])).done().json();
     assert_eq!(found["reranker"]["answers"], serde_json::json!(["no", "yes"]));
     assert_eq!((&found["dims"], &found["pooling"]), (&Value::from(2), &Value::from("last-token")));
-    assert_eq!(json(&run(on("inspect", QWEN3).arg("--json")))["reranker"], Value::Null);
+    assert_eq!(run(on("inspect", QWEN3).arg("--json")).done().json()["reranker"], Value::Null);
     run(on("inspect", BERT).args(["--dims", "8"])).failed(2, &["--dims", "reranker"]);
 }
 
 #[test]
 fn verify_compares_scores() {
     for (case, arguments) in [(BERT, &[][..]), (QWEN3, &["--reranker"])] {
-        let found = json(&run(on("verify", case).arg("--json").args(arguments)));
+        let found = run(on("verify", case).arg("--json").args(arguments)).done().json();
         assert_eq!(
             (&found["passed"], &found["against"]["scores"]["passed"]),
             (&Value::Bool(true), &Value::Bool(true))

@@ -1,34 +1,25 @@
 //! `mlx-embed serve`, from its start to SIGTERM.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::support::{binary, golden, run};
+#[cfg(feature = "hub")]
+use super::support::until;
+use super::support::{Started, binary, golden, run};
 
-/// A service and where it listens. It is killed when it is dropped.
+/// A service and where it listens.
 struct Service {
-    process: Child,
+    process: Started,
     address: String,
 }
 
 impl Service {
     fn start(arguments: &[&str]) -> Self {
-        let mut process = binary()
-            .arg("serve")
-            .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").expect(&line).to_owned();
+        let mut process = Started::of(binary().args(["serve", "--listen", "127.0.0.1:0"]).args(arguments));
+        let address = process.address();
         Self { process, address }
     }
 
@@ -50,13 +41,6 @@ impl Service {
     }
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 fn without_a_file_the_built_in_model_answers_until_it_is_told_to_end() {
     let mut service = Service::start(&[]);
@@ -73,23 +57,10 @@ fn without_a_file_the_built_in_model_answers_until_it_is_told_to_end() {
     assert_eq!(terminate(&mut service.process), Some(0));
 }
 
-/// What comes within a minute.
-fn until<T>(mut ready: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = ready() {
-            return found;
-        }
-        assert!(Instant::now() < end, "nothing has happened within a minute");
-        sleep(Duration::from_millis(20));
-    }
-}
-
 /// Asks the process to end, and waits for that.
-fn terminate(process: &mut Child) -> Option<i32> {
-    let id = process.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-    until(|| process.try_wait().unwrap()).code()
+fn terminate(process: &mut Started) -> Option<i32> {
+    process.send("TERM");
+    process.ended().code()
 }
 
 /// From a hub that takes connections and says nothing.
@@ -102,26 +73,20 @@ fn sigterm_ends_a_service_that_waits_for_its_models() {
         let file = folder.path().join("serve.yaml");
         let models = format!("models: [{{name: m, path: nobody/nothing, load: {load}}}]");
         fs::write(&file, format!("limits: {{timeout-ms: 1000}}\n{models}\n")).unwrap();
-        let mut process = binary()
-            .args(["serve", "--listen", "127.0.0.1:0", "--config", file.to_str().unwrap()])
-            .env("HF_ENDPOINT", format!("http://{}", hub.local_addr().unwrap()))
-            .env("HF_HUB_CACHE", folder.path())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = binary();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--config", file.to_str().unwrap()]);
+        command.env("HF_ENDPOINT", format!("http://{}", hub.local_addr().unwrap()));
+        let mut process = Started::of(command.env("HF_HUB_CACHE", folder.path()));
         let mut asking = None;
         if load == "first-use" {
-            let mut line = String::new();
-            BufReader::new(process.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
-            let mut client =
-                TcpStream::connect(line.trim().strip_prefix("listening on http://").unwrap()).unwrap();
+            let mut client = TcpStream::connect(process.address()).unwrap();
             let (body, head) =
                 (r#"{"inputs": "a"}"#, "POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json");
             write!(client, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
             asking = Some(client);
         }
         hub.set_nonblocking(true).unwrap();
-        let _asked = until(|| hub.accept().ok());
+        let _asked = until("the hub is asked", || hub.accept().ok());
         assert_eq!(terminate(&mut process), Some(0), "{load}");
         drop(asking);
     }
@@ -138,8 +103,7 @@ fn a_file_names_several_models_and_flags_go_before_it() {
     );
     fs::write(&file, yaml).unwrap();
     let file = file.to_str().unwrap();
-    let checked = run(binary().args(["serve", "--check-config", "--config", file]));
-    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    let checked = run(binary().args(["serve", "--check-config", "--config", file])).done();
     assert!(checked.stdout.contains("small: built in"), "{}", checked.stdout);
 
     let service = Service::start(&["--config", file, "--inputs", "2"]);

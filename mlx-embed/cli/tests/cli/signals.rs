@@ -1,22 +1,19 @@
 //! Signals that people and systems end programs with, and pipes whose other end is late or never there.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::tempdir;
 
-use crate::support::{binary, on};
+use crate::support::{Started, binary, on};
 
 /// By which names and numbers `kill` and a process's status know them.
 const SIGNALS: [(&str, i32); 3] = [("HUP", 1), ("INT", 2), ("TERM", 15)];
-
-/// Far beyond what anything here takes.
-const HANGS: Duration = Duration::from_secs(120);
 
 /// The command with the signals as they are by default, whatever whoever started the tests has ignored.
 fn with_default_signals(command: &Command) -> Command {
@@ -36,35 +33,9 @@ fn through_env(command: &Command, option: &str) -> Command {
     env
 }
 
-fn send(child: &Child, signal: &str) {
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
-}
-
-fn ended(child: &mut Child) -> ExitStatus {
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if start.elapsed() > HANGS {
-            let _ = child.kill();
-            panic!("it has not ended");
-        }
-        sleep(Duration::from_millis(10));
-    }
-}
-
 fn pipe(path: &Path) -> PathBuf {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
     path.to_owned()
-}
-
-/// The first line on stderr.
-fn first_line(child: &mut Child) -> String {
-    let mut line = String::new();
-    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
-    line
 }
 
 #[test]
@@ -79,12 +50,8 @@ fn commands_end_by_the_signal_and_leave_what_was_there() {
         let mut bench = binary();
         bench.args(["bench", "--rounds", "1000000"]);
         for (command, waits) in [(embed, true), (bench, false)] {
-            let mut child = with_default_signals(&command)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
+            let mut command = with_default_signals(&command);
+            let mut child = Started::of(command.stdin(Stdio::piped()).stdout(Stdio::null()));
             // Held open, so that the job waits for more of it.
             let writer = waits.then(|| {
                 let mut writer = fs::OpenOptions::new().write(true).open(&texts).unwrap();
@@ -92,8 +59,8 @@ fn commands_end_by_the_signal_and_leave_what_was_there() {
                 writer
             });
             sleep(Duration::from_millis(300));
-            send(&child, name);
-            assert_eq!(ended(&mut child).signal(), Some(number), "{command:?}");
+            child.send(name);
+            assert_eq!(child.ended().signal(), Some(number), "{command:?}");
             drop(writer);
         }
         assert_eq!(fs::read_to_string(&output).unwrap(), "from before");
@@ -109,19 +76,13 @@ fn commands_end_by_the_signal_and_leave_what_was_there() {
 fn an_input_that_is_a_pipe_is_waited_for_with_a_word() {
     let dir = tempdir().unwrap();
     let texts = pipe(&dir.path().join("texts"));
-    let mut child = on("embed", "st-mean")
-        .arg("--input")
-        .arg(&texts)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let note = first_line(&mut child);
+    let mut child = Started::of(on("embed", "st-mean").arg("--input").arg(&texts).stdout(Stdio::piped()));
+    let note = child.line();
     assert!(note.contains("texts is a pipe: waiting until somebody writes to it"), "{note}");
     fs::write(&texts, "one\ntwo\n").unwrap();
     let mut said = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(ended(&mut child).success());
+    child.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(child.ended().success());
     assert_eq!(said.lines().count(), 2, "{said}");
 }
 
@@ -129,17 +90,11 @@ fn an_input_that_is_a_pipe_is_waited_for_with_a_word() {
 fn an_output_that_is_a_pipe_is_waited_for_with_a_word() {
     let dir = tempdir().unwrap();
     let vectors = pipe(&dir.path().join("vectors.jsonl"));
-    let mut child = on("embed", "st-mean")
-        .arg("--output")
-        .arg(&vectors)
-        .arg("a text")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let note = first_line(&mut child);
+    let mut child = Started::of(on("embed", "st-mean").arg("--output").arg(&vectors).arg("a text"));
+    let note = child.line();
     assert!(note.contains("vectors.jsonl is a pipe: waiting until somebody reads from it"), "{note}");
     assert_eq!(fs::read_to_string(&vectors).unwrap().lines().count(), 1);
-    assert!(ended(&mut child).success());
+    assert!(child.ended().success());
 }
 
 #[cfg(feature = "serve")]
@@ -149,10 +104,9 @@ mod serve {
     use super::*;
 
     /// A service, and where it listens.
-    fn listening(command: &mut Command) -> (Child, String) {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let line = first_line(&mut child);
-        let address = line.trim().strip_prefix("listening on http://").expect(&line).to_owned();
+    fn listening(command: &mut Command) -> (Started, String) {
+        let mut child = Started::of(command);
+        let address = child.address();
         (child, address)
     }
 
@@ -176,13 +130,13 @@ mod serve {
             let (mut child, address) = listening(&mut with_default_signals(&serve()));
             let mut client = begin(&address);
             sleep(Duration::from_millis(200));
-            send(&child, name);
+            child.send(name);
             sleep(Duration::from_millis(200));
             client.write_all(b"}").unwrap();
             let mut answer = String::new();
             client.read_to_string(&mut answer).unwrap();
             assert!(answer.starts_with("HTTP/1.1 200"), "{name}: {answer}");
-            assert_eq!(ended(&mut child).code(), Some(0), "{name}");
+            assert_eq!(child.ended().code(), Some(0), "{name}");
         }
     }
 
@@ -193,22 +147,22 @@ mod serve {
         let (mut child, address) = listening(&mut with_default_signals(&command));
         let _client = begin(&address);
         sleep(Duration::from_millis(200));
-        send(&child, "TERM");
+        child.send("TERM");
         sleep(Duration::from_millis(500));
-        assert_eq!(child.try_wait().unwrap(), None, "a request is under way");
-        send(&child, "INT");
-        assert_eq!(ended(&mut child).code(), Some(1));
+        assert_eq!(child.0.try_wait().unwrap(), None, "a request is under way");
+        child.send("INT");
+        assert_eq!(child.ended().code(), Some(1));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
         let (mut child, address) = listening(&mut through_env(&serve(), "--ignore-signal=HUP"));
-        send(&child, "HUP");
+        child.send("HUP");
         sleep(Duration::from_millis(500));
         TcpStream::connect(&address).expect("it still listens");
-        send(&child, "TERM");
-        assert_eq!(ended(&mut child).code(), Some(0));
+        child.send("TERM");
+        assert_eq!(child.ended().code(), Some(0));
     }
 
     #[test]
@@ -217,20 +171,20 @@ mod serve {
         let [config, keys] = ["config", "keys"].map(|name| pipe(&dir.path().join(name)));
         let mut command = serve();
         command.arg("--config").arg(&config);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let note = first_line(&mut child);
+        let mut child = Started::of(&mut command);
+        let note = child.line();
         assert!(
             note.contains("config is a pipe: waiting until the configuration is written to it"),
             "{note}"
         );
         fs::write(&config, "api-keys-file: keys\n").unwrap();
-        let note = first_line(&mut child);
+        let note = child.line();
         assert!(note.contains("keys is a pipe: waiting until the API keys are written to it"), "{note}");
         fs::write(&keys, "secret\n").unwrap();
-        let line = first_line(&mut child);
+        let line = child.line();
         assert!(line.starts_with("listening"), "{line}");
-        send(&child, "TERM");
-        assert_eq!(ended(&mut child).code(), Some(0));
+        child.send("TERM");
+        assert_eq!(child.ended().code(), Some(0));
     }
 
     #[test]
@@ -239,10 +193,10 @@ mod serve {
         let keys = pipe(&dir.path().join("keys"));
         let mut command = serve();
         command.arg("--api-keys-file").arg(&keys);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let note = first_line(&mut child);
+        let mut child = Started::of(&mut command);
+        let note = child.line();
         assert!(note.contains("keys is a pipe"), "{note}");
-        send(&child, "TERM");
-        assert_eq!(ended(&mut child).code(), Some(0));
+        child.send("TERM");
+        assert_eq!(child.ended().code(), Some(0));
     }
 }

@@ -5,9 +5,8 @@ use serde_json::Value;
 use crate::support::{assert_close, golden_texts, numbers, on, run, run_on};
 
 fn matrix(arguments: &[&str], texts: &[&str]) -> Vec<Vec<f32>> {
-    let ran = run(on("similarity", "st-last-token").arg("--json").args(arguments).args(texts));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let value: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let value =
+        run(on("similarity", "st-last-token").arg("--json").args(arguments).args(texts)).done().json();
     let named: Vec<&str> = value["texts"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(named, texts);
     value["similarity"].as_array().unwrap().iter().map(numbers).collect()
@@ -53,8 +52,7 @@ fn cosines_are_those_of_the_reference_vectors() {
 #[test]
 fn the_table_lines_up_and_shortens_labels() {
     let texts = ["a cat", "漢字と🦀", &"long ".repeat(40), "\u{1b}[31mred\ttab"];
-    let ran = run(on("similarity", "st-mean").arg("--").args(texts));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = run(on("similarity", "st-mean").arg("--").args(texts)).done();
     let lines: Vec<&str> = ran.stdout.lines().collect();
     assert_eq!(lines.len(), 5);
     let widths: Vec<usize> = lines.iter().map(|line| unicode_width::UnicodeWidthStr::width(*line)).collect();

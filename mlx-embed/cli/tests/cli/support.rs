@@ -1,10 +1,13 @@
 //! Running the binary, and what the reference says.
 
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// A golden checkpoint's directory.
 pub(crate) fn golden(case: &str) -> PathBuf {
@@ -39,13 +42,28 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// Fails unless the run succeeded; JSON objects that it printed, one a line.
+    /// Fails unless the run succeeded.
+    #[track_caller]
+    pub(crate) fn done(self) -> Self {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self
+    }
+
+    /// Fails unless the run succeeded; vectors that it printed, one a line.
+    #[track_caller]
     pub(crate) fn rows(&self) -> Vec<Row> {
         assert_eq!(self.code, 0, "{}", self.stderr);
         rows(&self.stdout)
     }
 
+    /// The JSON that it printed.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
     /// Fails unless the run ended with `code` and no panic, and said each of `parts`.
+    #[track_caller]
     pub(crate) fn failed(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, code, "{}", self.stderr);
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
@@ -82,6 +100,58 @@ pub(crate) fn run_on(command: &mut Command, input: &[u8]) -> Ran {
         code: output.status.code().expect("no signal"),
         stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
         stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
+    }
+}
+
+/// What comes; what takes longer hangs, also on a machine with other things to do.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = ready() {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "it takes for ever until {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process with its standard error, which is killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Started(pub(crate) Child);
+
+impl Started {
+    pub(crate) fn of(command: &mut Command) -> Self {
+        Self(command.stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// The next line of its standard error, which it writes a line at a time.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.0.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Where a service says that it listens.
+    pub(crate) fn address(&mut self) -> String {
+        let line = self.line();
+        line.trim().strip_prefix("listening on http://").expect(&line).to_owned()
+    }
+
+    pub(crate) fn send(&self, signal: &str) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+    }
+
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        until("the process ends", || self.0.try_wait().unwrap())
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -123,6 +193,22 @@ fn row(line: &str) -> Row {
 /// A JSON array as f32, read from its digits.
 pub(crate) fn numbers(array: &Value) -> Vec<f32> {
     array.as_array().unwrap().iter().map(|number| number.to_string().parse().unwrap()).collect()
+}
+
+/// A checkpoint's copy with just these files, which a test may change.
+pub(crate) fn copy_of(case: &str, files: &[&str]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in files {
+        std::fs::copy(golden(case).join(file), dir.path().join(file)).unwrap();
+    }
+    dir
+}
+
+/// The path with something behind its name.
+pub(crate) fn with_end(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
 }
 
 /// A text of a golden case, and what the reference made of it.

@@ -5,19 +5,15 @@ use std::fs;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::support::{Ran, binary, golden, on, run};
+use crate::support::{binary, copy_of, golden, on, run};
+
+const WHOLE: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
 
 const CASE: &str = "qwen3-affine-4bit-g64";
 
-fn json(ran: &Ran) -> Value {
-    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout))
-}
-
 #[test]
 fn a_sound_checkpoint_passes() {
-    let ran = run(on("verify", CASE).arg("--json"));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let found = json(&ran);
+    let found = run(on("verify", CASE).arg("--json")).done().json();
     assert_eq!((&found["passed"], &found["first_divergent_layer"]), (&Value::Bool(true), &Value::Null));
     let layers = found["against"]["layers"].as_array().unwrap();
     assert_eq!(layers.len(), 4);
@@ -39,10 +35,7 @@ fn a_sound_checkpoint_passes() {
 
 #[test]
 fn a_fault_ends_with_one_and_names_its_layer() {
-    let dir = tempdir().unwrap();
-    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-        fs::copy(golden("qwen3-f32").join(file), dir.path().join(file)).unwrap();
-    }
+    let dir = copy_of("qwen3-f32", &WHOLE);
     // Another case's weights of the same shapes would be off everywhere; half of these are.
     let path = dir.path().join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
@@ -60,7 +53,7 @@ fn a_fault_ends_with_one_and_names_its_layer() {
         let ran = run(&mut command);
         ran.failed(1, &["layers.1 is the first layer that is off", "the weights are not those"]);
         if json_wanted {
-            let found = json(&ran);
+            let found = ran.json();
             assert_eq!((&found["passed"], &found["first_divergent_layer"]), (&false.into(), &1.into()));
             assert!(!found["failures"].as_array().unwrap().is_empty());
         } else {
@@ -70,8 +63,7 @@ fn a_fault_ends_with_one_and_names_its_layer() {
     }
     // Sound by itself: what is zero is finite.
     let mut alone = binary();
-    let ran = run(alone.arg("verify").arg(dir.path()).args(["--device", "cpu"]));
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = run(alone.arg("verify").arg(dir.path()).args(["--device", "cpu"])).done();
     assert!(ran.stderr.contains("without a golden file"), "{}", ran.stderr);
 }
 
@@ -88,11 +80,9 @@ fn a_golden_file_that_cannot_be_right_ends_with_two() {
     verify(&golden(CASE).join("model.safetensors")).failed(2, &["not a golden file"]);
     verify(&golden("default-model").join("golden.safetensors")).failed(2, &["made for another model"]);
     // One beside the checkpoint, too.
-    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-        fs::copy(golden("qwen3-f32").join(file), dir.path().join(file)).unwrap();
-    }
-    fs::copy(&short, dir.path().join("golden.safetensors")).unwrap();
-    run(binary().args(["verify", "--device", "cpu"]).arg(dir.path())).failed(2, &["golden.safetensors"]);
+    let whole = copy_of("qwen3-f32", &WHOLE);
+    fs::copy(&short, whole.path().join("golden.safetensors")).unwrap();
+    run(binary().args(["verify", "--device", "cpu"]).arg(whole.path())).failed(2, &["golden.safetensors"]);
     run(binary().args(["verify", "no/such/model"])).failed(1, &["no/such/model"]);
     run(binary().args(["verify", "/dev/null"]))
         .failed(1, &["/dev/null: no checkpoint directory; pass the folder"]);
@@ -112,5 +102,5 @@ fn the_model_inside_is_verified_in_every_precision() {
 fn a_folder_on_the_command_line_goes_before_the_environment() {
     let mut command = binary();
     command.env("MLX_EMBED_MODEL", "no/such/model").args(["verify", "--device", "cpu"]).arg(golden(CASE));
-    assert_eq!(run(&mut command).code, 0);
+    run(&mut command).done();
 }
