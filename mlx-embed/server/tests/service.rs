@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 
-use support::{ask, bytes, checkpoint, get, numbers, post, service_of};
+use support::{answer, ask, bytes, checkpoint, get, message, numbers, post, service_of};
 
 fn config() -> Config {
     let mut reranker = ModelConfig::new("ranker", Some(checkpoint("reranker-bert-sigmoid")));
@@ -35,9 +35,8 @@ async fn vectors_are_the_librarys_in_each_form_that_clients_ask_for() {
     let expected: Vec<Vec<f32>> =
         embedder.embed(texts).unwrap().into_iter().map(|each| each.vector).collect();
 
-    let (status, body) =
-        ask(&router, post("/v1/embeddings", &json!({"model": "small", "input": texts}))).await;
-    assert_eq!(status, StatusCode::OK, "{body}");
+    let request = json!({"model": "small", "input": texts});
+    let body = answer(&router, "/v1/embeddings", request, StatusCode::OK).await;
     assert_eq!(body["model"], "small");
     for (index, expected) in expected.iter().enumerate() {
         assert_eq!(&numbers(&body["data"][index]["embedding"]), expected);
@@ -46,7 +45,7 @@ async fn vectors_are_the_librarys_in_each_form_that_clients_ask_for() {
     assert!(body["usage"]["prompt_tokens"].as_u64().unwrap() > 8, "{body}");
 
     let request = json!({"input": texts[0], "encoding_format": "base64", "dimensions": 64});
-    let (_, body) = ask(&router, post("/v1/embeddings", &request)).await;
+    let body = answer(&router, "/v1/embeddings", request, StatusCode::OK).await;
     let raw = BASE64_STANDARD.decode(body["data"][0]["embedding"].as_str().unwrap()).unwrap();
     let cut: Vec<f32> =
         raw.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
@@ -55,12 +54,12 @@ async fn vectors_are_the_librarys_in_each_form_that_clients_ask_for() {
 
     let ids = embedder.token_ids(texts[0], &Default::default()).unwrap();
     for input in [json!(ids), json!([ids])] {
-        let (_, body) = ask(&router, post("/v1/embeddings", &json!({"input": input}))).await;
+        let body = answer(&router, "/v1/embeddings", json!({"input": input}), StatusCode::OK).await;
         assert_eq!(numbers(&body["data"][0]["embedding"]), expected[0], "{input}");
     }
 
-    let (status, body) = ask(&router, post("/embed", &json!({"inputs": texts}))).await;
-    assert_eq!((status, body.as_array().unwrap().len()), (StatusCode::OK, 2));
+    let body = answer(&router, "/embed", json!({"inputs": texts}), StatusCode::OK).await;
+    assert_eq!(body.as_array().unwrap().len(), 2);
     assert_eq!(numbers(&body[1]), expected[1]);
 }
 
@@ -75,8 +74,7 @@ async fn documents_are_ranked_as_the_library_ranks_them() {
     let request = json!({"query": query, "documents": [documents[0], {"text": documents[1]}, documents[2]],
         "top_n": 2, "return_documents": true});
     for path in ["/v1/rerank", "/v2/rerank"] {
-        let (status, body) = ask(&router, post(path, &request)).await;
-        assert_eq!(status, StatusCode::OK, "{body}");
+        let body = answer(&router, path, request.clone(), StatusCode::OK).await;
         let results = body["results"].as_array().unwrap();
         assert_eq!(results.len(), 2);
         for (result, expected) in results.iter().zip(&expected) {
@@ -88,7 +86,7 @@ async fn documents_are_ranked_as_the_library_ranks_them() {
     }
 
     let request = json!({"query": query, "texts": documents, "raw_scores": true});
-    let (_, body) = ask(&router, post("/rerank", &request)).await;
+    let body = answer(&router, "/rerank", request, StatusCode::OK).await;
     let raw = body[0]["score"].as_f64().unwrap();
     let score = 1.0 / (1.0 + (-raw).exp());
     assert!((score - f64::from(expected[0].score)).abs() < 1e-6, "{body}");
@@ -122,9 +120,9 @@ async fn what_cannot_be_answered_is_an_error_that_says_why() {
         ("/nowhere", json!({}), 404, "no such endpoint"),
     ];
     for (path, body, status, part) in cases {
-        let (found, answer) = ask(&router, post(path, &body)).await;
-        let message = answer["error"]["message"].as_str().unwrap_or_default();
-        assert!(found.as_u16() == status && message.contains(part), "{path} {body}: {found} {answer}");
+        let status = StatusCode::from_u16(status).unwrap();
+        let answer = answer(&router, path, body, status).await;
+        assert!(message(&answer).contains(part), "{path}: {part}: {answer}");
     }
     let broken = Request::post("/embed").header("content-type", "application/json").body("{".into()).unwrap();
     assert_eq!(ask(&router, broken).await.0, StatusCode::BAD_REQUEST);
@@ -204,7 +202,7 @@ async fn too_many_at_once_are_told_to_come_again() {
     assert_eq!(refused.0, StatusCode::TOO_MANY_REQUESTS);
     assert!(refused.1.contains_key("retry-after"));
     assert_eq!(first.await.unwrap(), StatusCode::OK);
-    assert_eq!(ask(&router, post("/embed", &json!({"inputs": "a"}))).await.0, StatusCode::OK);
+    answer(&router, "/embed", json!({"inputs": "a"}), StatusCode::OK).await;
 }
 
 #[tokio::test]
@@ -240,12 +238,11 @@ async fn an_idle_model_goes_and_comes_back() {
     let mut config = config();
     config.models[1].idle_seconds = Some(1);
     let (models, router) = service_of(&config).await;
-    let request = json!({"query": "a", "documents": ["b"]});
-    let (status, first) = ask(&router, post("/v1/rerank", &request)).await;
-    assert_eq!(status, StatusCode::OK);
+    let again = || answer(&router, "/v1/rerank", json!({"query": "a", "documents": ["b"]}), StatusCode::OK);
+    let first = again().await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(ask(&router, get("/ready")).await.0, StatusCode::OK);
-    assert_eq!(ask(&router, post("/v1/rerank", &request)).await, (StatusCode::OK, first));
+    assert_eq!(again().await, first);
     // Blocks, as the library's does.
     tokio::task::spawn_blocking(move || models.shut_down()).await.unwrap();
     assert_eq!(ask(&router, get("/ready")).await.0, StatusCode::SERVICE_UNAVAILABLE);
@@ -259,9 +256,8 @@ async fn a_model_that_is_not_there_stops_the_start_or_its_request() {
     assert!(error.contains("gone") && error.contains("no/such/folder"), "{error}");
     config.models[0].load = Load::FirstUse;
     let (_, router) = service_of(&config).await;
-    let (status, body) = ask(&router, post("/embed", &json!({"inputs": "a"}))).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(body["error"]["message"].as_str().unwrap().contains("no/such/folder"), "{body}");
+    let body = answer(&router, "/embed", json!({"inputs": "a"}), StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(message(&body).contains("no/such/folder"), "{body}");
 }
 
 /// Over a socket: a client that goes away takes its request back, and the next one is answered.
@@ -317,7 +313,7 @@ async fn a_body_that_does_not_come_keeps_its_place_for_a_time_only() {
     *request.body_mut() = Body::new(Never);
     let (status, body) = ask(&router, request).await;
     assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{body}");
-    assert_eq!(ask(&router, post("/embed", &json!({"inputs": "a"}))).await.0, StatusCode::OK);
+    answer(&router, "/embed", json!({"inputs": "a"}), StatusCode::OK).await;
 }
 
 #[tokio::test]

@@ -43,6 +43,18 @@ pub(crate) async fn ask(router: &Router, request: Request<Body>) -> (StatusCode,
     (status, serde_json::from_slice(&body).unwrap_or_else(|_| panic!("no JSON: {body:?}")))
 }
 
+/// What this JSON sent to a path is answered with; the answer has to have the status.
+pub(crate) async fn answer(router: &Router, path: &str, body: Value, status: StatusCode) -> Value {
+    let (found, answer) = ask(router, post(path, &body)).await;
+    assert_eq!(found, status, "{path} {body:.1000}: {answer}");
+    answer
+}
+
+/// The words of an error.
+pub(crate) fn message(answer: &Value) -> &str {
+    answer["error"]["message"].as_str().unwrap_or_else(|| panic!("no error: {answer}"))
+}
+
 pub(crate) fn numbers(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
 }
