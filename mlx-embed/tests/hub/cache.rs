@@ -8,7 +8,7 @@ use mlx_embed::Embedder;
 use mlx_embed::hub::Progress;
 
 use crate::server::{COMMIT, MODEL, Server, etag, files_of};
-use crate::{empty, needed, offline, online, published};
+use crate::{fetched, hub_of, needed, offline, online, published};
 
 const LATER: &str = "ffeeddccbbaa99887766554433221100ffeeddcc";
 
@@ -43,8 +43,7 @@ fn what_python_fetched_is_found_without_a_hub() {
 
 #[test]
 fn what_is_fetched_lies_as_python_would_have_laid_it() {
-    let server = Server::of(published());
-    let (cache, hub) = empty(&server);
+    let (_server, cache, hub) = hub_of(published());
     hub.fetch(&MODEL.parse().unwrap()).unwrap();
     let python = tempfile::tempdir().unwrap();
     lay_out(python.path(), COMMIT, &[]);
@@ -66,8 +65,7 @@ fn a_part_of_a_model_is_made_whole_and_not_taken_for_it() {
     assert!(error.contains("not complete in the cache"), "{error}");
     let server = Server::of(published());
     let hub = online(cache.path(), &server.address);
-    let folder = hub.fetch(&MODEL.parse().unwrap()).unwrap();
-    assert_eq!(files_of(&folder), needed());
+    assert_eq!(fetched(&hub), needed());
     assert!(
         server
             .asked()
@@ -86,13 +84,12 @@ fn a_link_that_leads_nowhere_is_replaced() {
     assert!(offline(cache.path()).fetch(&MODEL.parse().unwrap()).is_err());
     let server = Server::of(published());
     let hub = online(cache.path(), &server.address);
-    assert_eq!(files_of(&hub.fetch(&MODEL.parse().unwrap()).unwrap()), needed());
+    assert_eq!(fetched(&hub), needed());
 }
 
 #[test]
 fn a_later_commit_costs_the_files_that_changed() {
-    let server = Server::of(published());
-    let (_cache, hub) = empty(&server);
+    let (server, _cache, hub) = hub_of(published());
     hub.fetch(&MODEL.parse().unwrap()).unwrap();
     server.asked();
     // One request says that nothing has changed.
@@ -117,8 +114,7 @@ fn a_later_commit_costs_the_files_that_changed() {
 
 #[test]
 fn a_hub_that_is_away_leaves_what_is_there() {
-    let server = Server::of(published());
-    let (cache, hub) = empty(&server);
+    let (_server, cache, hub) = hub_of(published());
     let folder = hub.fetch(&MODEL.parse().unwrap()).unwrap();
     let told = Arc::new(Mutex::new(String::new()));
     let listener = Arc::clone(&told);
@@ -138,8 +134,7 @@ fn a_hub_that_is_away_leaves_what_is_there() {
 
 #[test]
 fn models_say_why_they_are_not_run() {
-    let server = Server::of(published());
-    let (cache, hub) = empty(&server);
+    let (_server, cache, hub) = hub_of(published());
     assert!(hub.cached().unwrap().is_empty());
     hub.fetch(&MODEL.parse().unwrap()).unwrap();
     let other = cache.path().join("models--someone--speech/snapshots").join(LATER);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use mlx_embed::hub::{HubError, Progress};
 
-use crate::server::{MODEL, Server, What, files_of, sha256};
-use crate::{empty, needed, published};
+use crate::server::{MODEL, What, files_of, sha256};
+use crate::{fetched, hub_of, needed, published, says};
 
 const WEIGHTS: &str = "/blob/model.safetensors";
 
@@ -25,8 +25,7 @@ fn blob(cache: &Path) -> PathBuf {
 
 #[test]
 fn a_connection_that_breaks_is_gone_on_with_where_it_broke() {
-    let server = Server::of(published());
-    let (_cache, hub) = empty(&server);
+    let (server, _cache, hub) = hub_of(published());
     server.fault("GET", WEIGHTS, What::Break(1000), 3);
     let told = Arc::new(Mutex::new(Vec::new()));
     let listener = Arc::clone(&told);
@@ -35,8 +34,7 @@ fn a_connection_that_breaks_is_gone_on_with_where_it_broke() {
             listener.lock().unwrap().push((done, of));
         }
     });
-    let folder = hub.fetch(&MODEL.parse().unwrap()).unwrap();
-    assert_eq!(files_of(&folder), needed());
+    assert_eq!(fetched(&hub), needed());
     let ranges: Vec<_> = server.asked().into_iter().filter(|asked| asked.path == WEIGHTS).collect();
     let ranges: Vec<_> = ranges.iter().map(|asked| asked.headers.get("range").map(String::as_str)).collect();
     assert_eq!(ranges, [None, Some("bytes=1000-"), Some("bytes=2000-"), Some("bytes=3000-")]);
@@ -47,15 +45,12 @@ fn a_connection_that_breaks_is_gone_on_with_where_it_broke() {
 
 #[test]
 fn a_connection_that_stays_broken_is_an_error_and_what_came_is_kept() {
-    let server = Server::of(published());
-    let (cache, mut hub) = empty(&server);
+    let (server, cache, mut hub) = hub_of(published());
     hub.retries = 0;
     server.fault("GET", WEIGHTS, What::Break(1000), 1);
     let error = hub.fetch(&MODEL.parse().unwrap()).unwrap_err();
     assert!(matches!(error, HubError::Connection { .. }), "{error}");
-    for part in [MODEL, "model.safetensors", "1000 of", "try again"] {
-        assert!(error.to_string().contains(part), "{part}: {error}");
-    }
+    says(error, &[MODEL, "model.safetensors", "1000 of", "try again"]);
     assert_eq!(weights(cache.path()), (false, Some(1000)));
     assert!(hub.clone().fetch(&MODEL.parse().unwrap()).is_ok());
     let last = server.asked().pop().unwrap();
@@ -65,8 +60,7 @@ fn a_connection_that_stays_broken_is_an_error_and_what_came_is_kept() {
 
 #[test]
 fn a_server_without_ranges_begins_anew_and_one_with_others_is_refused() {
-    let server = Server::of(published());
-    let (cache, hub) = empty(&server);
+    let (server, cache, hub) = hub_of(published());
     server.fault("GET", WEIGHTS, What::Break(1000), 1);
     server.fault("GET", WEIGHTS, What::OtherRange, 1);
     let error = hub.fetch(&MODEL.parse().unwrap()).unwrap_err();
@@ -74,43 +68,40 @@ fn a_server_without_ranges_begins_anew_and_one_with_others_is_refused() {
     assert!(error.to_string().contains("from 1000 on, and gives others"), "{error}");
     assert_eq!(weights(cache.path()), (false, Some(1000)));
     server.fault("GET", WEIGHTS, What::Whole, 1);
-    assert_eq!(files_of(&hub.fetch(&MODEL.parse().unwrap()).unwrap()), needed());
+    assert_eq!(fetched(&hub), needed());
 }
 
 #[test]
 fn what_has_another_hash_is_an_error_and_deleted() {
     for path in [WEIGHTS, "/1_Pooling/config.json"] {
-        let server = Server::of(published());
-        let (cache, hub) = empty(&server);
+        let (server, cache, hub) = hub_of(published());
         server.fault("GET", path, What::Corrupt, 1);
         let error = hub.fetch(&MODEL.parse().unwrap()).unwrap_err();
         assert!(matches!(error, HubError::WrongHash { .. }), "{error}");
         let file = path.rsplit('/').next().unwrap();
         assert!(error.to_string().contains(MODEL) && error.to_string().contains(file), "{error}");
         assert_eq!(weights(cache.path()), (false, None));
-        assert_eq!(files_of(&hub.fetch(&MODEL.parse().unwrap()).unwrap()), needed());
+        assert_eq!(fetched(&hub), needed());
     }
 }
 
 #[test]
 fn a_wrong_part_from_another_time_is_not_gone_on_with_for_ever() {
-    let server = Server::of(published());
-    let (cache, hub) = empty(&server);
+    let (_server, cache, hub) = hub_of(published());
     let whole = needed()["model.safetensors"].len();
     // Shorter, as long, and longer than the file.
     for length in [10, whole, whole + 1] {
         let part = format!("{}.incomplete", blob(cache.path()).display());
         fs::create_dir_all(Path::new(&part).parent().unwrap()).unwrap();
         fs::write(part, vec![7; length]).unwrap();
-        assert_eq!(files_of(&hub.fetch(&MODEL.parse().unwrap()).unwrap()), needed(), "{length}");
+        assert_eq!(fetched(&hub), needed(), "{length}");
         fs::remove_dir_all(cache.path().join("models--owner--name")).unwrap();
     }
 }
 
 #[test]
 fn a_hub_that_is_busy_is_asked_again_when_it_says() {
-    let server = Server::of(published());
-    let (_cache, hub) = empty(&server);
+    let (server, _cache, hub) = hub_of(published());
     let waits = Arc::new(Mutex::new(Vec::new()));
     let listener = Arc::clone(&waits);
     let hub = hub.on_progress(move |progress| {
@@ -121,7 +112,7 @@ fn a_hub_that_is_busy_is_asked_again_when_it_says() {
     server.fault("HEAD", "/config.json", What::Status(429, &[("Retry-After", "1")]), 1);
     server.fault("GET", "/revision/main", What::Status(503, &[]), 1);
     server.fault("GET", WEIGHTS, What::Status(500, &[]), 1);
-    assert_eq!(files_of(&hub.fetch(&MODEL.parse().unwrap()).unwrap()), needed());
+    assert_eq!(fetched(&hub), needed());
     let waits = waits.lock().unwrap();
     assert_eq!(waits.iter().map(|(_, seconds)| *seconds).collect::<Vec<_>>(), [1, 1, 1]);
     assert!(waits[1].0.contains("(429); try again in 1 s"), "{waits:?}");
@@ -129,8 +120,7 @@ fn a_hub_that_is_busy_is_asked_again_when_it_says() {
 
 #[test]
 fn a_hub_that_stays_busy_is_an_error() {
-    let server = Server::of(published());
-    let (_cache, mut hub) = empty(&server);
+    let (server, _cache, mut hub) = hub_of(published());
     // Longer than anybody waits.
     server.fault("GET", "/revision/main", What::Status(429, &[("Retry-After", "3600")]), 1);
     let error = hub.fetch(&MODEL.parse().unwrap()).unwrap_err().to_string();
@@ -143,8 +133,7 @@ fn a_hub_that_stays_busy_is_an_error() {
 
 #[test]
 fn what_is_no_hub_is_found_out() {
-    let server = Server::of(published());
-    let (_cache, hub) = empty(&server);
+    let (server, _cache, hub) = hub_of(published());
     for (method, path, fault) in [
         ("GET", "/revision/main", What::Corrupt),
         ("GET", "/revision/main", What::Status(400, &[])),
@@ -164,8 +153,7 @@ fn what_is_no_hub_is_found_out() {
 
 #[test]
 fn two_that_fetch_the_same_get_it_once() {
-    let server = Server::of(published());
-    let (cache, hub) = empty(&server);
+    let (server, cache, hub) = hub_of(published());
     server.fault("GET", WEIGHTS, What::Late(Duration::from_millis(500)), 1);
     let waited = Arc::new(Mutex::new(0));
     let hubs = [(); 4].map(|()| {
@@ -192,13 +180,10 @@ fn two_that_fetch_the_same_get_it_once() {
 #[cfg(unix)]
 #[test]
 fn a_cache_that_cannot_be_written_is_named() {
-    let server = Server::of(published());
-    let (cache, mut hub) = empty(&server);
+    let (_server, cache, mut hub) = hub_of(published());
     fs::write(cache.path().join("file"), "no folder").unwrap();
     hub.cache = cache.path().join("file");
     let error = hub.fetch(&MODEL.parse().unwrap()).unwrap_err().to_string();
-    for part in [MODEL, "config.json", "file", "HF_HOME"] {
-        assert!(error.contains(part), "{part}: {error}");
-    }
+    says(error, &[MODEL, "config.json", "file", "HF_HOME"]);
     assert!(hub.cached().is_err());
 }

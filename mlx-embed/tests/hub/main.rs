@@ -46,11 +46,25 @@ fn published() -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// An empty cache, and the hub in front of it.
-fn empty(server: &Server) -> (TempDir, Hub) {
+/// The message has each of the parts.
+#[track_caller]
+fn says(error: impl std::fmt::Display, parts: &[&str]) {
+    let error = error.to_string();
+    parts.iter().for_each(|part| assert!(error.contains(part), "{part}: {error}"));
+}
+
+/// What fetching the model from this hub gives.
+#[track_caller]
+fn fetched(hub: &Hub) -> BTreeMap<String, Vec<u8>> {
+    files_of(&hub.fetch(&server::MODEL.parse().unwrap()).unwrap())
+}
+
+/// A hub of these files, an empty cache, and what fetches from the one into the other.
+fn hub_of(files: BTreeMap<String, Vec<u8>>) -> (Server, TempDir, Hub) {
+    let server = Server::of(files);
     let cache = tempfile::tempdir().unwrap();
     let hub = online(cache.path(), &server.address);
-    (cache, hub)
+    (server, cache, hub)
 }
 
 /// A cache with a hub.

@@ -4,15 +4,13 @@ use std::path::Path;
 
 use mlx_embed::hub::{self, HubError, ModelName};
 
-use crate::server::{COMMIT, MODEL, Server, files_of};
-use crate::{OTHERS, empty, needed, offline, online, published};
+use crate::server::{COMMIT, MODEL};
+use crate::{OTHERS, fetched, hub_of, needed, offline, online, published, says};
 
 #[test]
 fn what_a_checkpoint_needs_is_fetched_and_nothing_else() {
-    let server = Server::of(published());
-    let (_cache, hub) = empty(&server);
-    let folder = hub.fetch(&MODEL.parse().unwrap()).unwrap();
-    assert_eq!(files_of(&folder), needed());
+    let (server, _cache, hub) = hub_of(published());
+    assert_eq!(fetched(&hub), needed());
     for asked in server.asked() {
         assert!(OTHERS.iter().all(|other| !asked.path.ends_with(&format!("/{other}"))), "{asked:?}");
     }
@@ -43,9 +41,8 @@ fn heads_shards_and_folders_of_modules_are_needed() {
     {
         more.insert(other.into(), b"not needed".into());
     }
-    let server = Server::of(more);
-    let (_cache, hub) = empty(&server);
-    assert_eq!(files_of(&hub.fetch(&MODEL.parse().unwrap()).unwrap()), files);
+    let (_server, _cache, hub) = hub_of(more);
+    assert_eq!(fetched(&hub), files);
 }
 
 #[test]
@@ -62,33 +59,26 @@ fn without_safetensors_files_of_pytorch_are_needed() {
         files.insert(file.into(), bytes.into());
     }
     files.remove("1_Pooling/config.json");
-    let server = Server::of(files.clone());
-    let (_cache, hub) = empty(&server);
-    assert_eq!(files_of(&hub.fetch(&MODEL.parse().unwrap()).unwrap()), files);
+    let (_server, _cache, hub) = hub_of(files.clone());
+    assert_eq!(fetched(&hub), files);
 }
 
 #[test]
 fn a_model_without_weights_that_are_read_names_what_it_has() {
     let mut files = published();
     files.retain(|file, _| !file.ends_with(".safetensors") && !file.ends_with(".bin"));
-    let server = Server::of(files);
-    let (_cache, hub) = empty(&server);
+    let (_server, _cache, hub) = hub_of(files);
     let error = hub.fetch(&MODEL.parse().unwrap()).unwrap_err().to_string();
-    for part in [MODEL, "model.gguf", "GGUF", "safetensors"] {
-        assert!(error.contains(part), "{part}: {error}");
-    }
+    says(error, &[MODEL, "model.gguf", "GGUF", "safetensors"]);
 }
 
 #[test]
 fn the_token_is_for_the_hub_and_not_for_where_it_redirects_to() {
-    let server = Server::of(published());
+    let (server, _cache, mut hub) = hub_of(published());
     server.require("secret");
-    let (_cache, mut hub) = empty(&server);
     let gated = hub.fetch(&MODEL.parse().unwrap()).unwrap_err();
     assert!(matches!(gated, HubError::Refused { status: 401, .. }), "{gated}");
-    for part in [MODEL, "config.json", "accept the terms", "set HF_TOKEN"] {
-        assert!(gated.to_string().contains(part), "{part}: {gated}");
-    }
+    says(gated, &[MODEL, "config.json", "accept the terms", "set HF_TOKEN"]);
     hub.token = Some("another".into());
     let refused = hub.fetch(&MODEL.parse().unwrap()).unwrap_err().to_string();
     assert!(refused.contains("(403)") && refused.contains("has not let in"), "{refused}");
@@ -104,8 +94,7 @@ fn the_token_is_for_the_hub_and_not_for_where_it_redirects_to() {
 
 #[test]
 fn what_the_hub_has_not_is_told_apart() {
-    let server = Server::of(published());
-    let (_cache, hub) = empty(&server);
+    let (server, _cache, hub) = hub_of(published());
     let error = |name: &str| hub.fetch(&name.parse().unwrap()).unwrap_err().to_string();
     let unknown = error("owner/other");
     assert!(unknown.contains("owner/other") && unknown.contains("see to its spelling"), "{unknown}");
@@ -118,8 +107,7 @@ fn what_the_hub_has_not_is_told_apart() {
 
 #[test]
 fn nothing_is_asked_without_a_name_a_hub_or_leave() {
-    let server = Server::of(published());
-    let (cache, hub) = empty(&server);
+    let (server, cache, hub) = hub_of(published());
     // Folders win, and what is no name is a path.
     for path in ["src/hub", "Cargo.toml", "no/such/folder", "nothing", "/owner/name", "./owner/name"] {
         assert_eq!(hub::find(Path::new(path), |_| ()).unwrap(), Path::new(path));
@@ -143,8 +131,7 @@ fn nothing_is_asked_without_a_name_a_hub_or_leave() {
 
 #[test]
 fn every_revision_is_asked_for_by_its_own_name() {
-    let server = Server::of(published());
-    let (_cache, hub) = empty(&server);
+    let (server, _cache, hub) = hub_of(published());
     let _ = hub.fetch(&"owner/name@refs/pr/1".parse().unwrap());
     assert_eq!(server.asked()[0].path, "/api/models/owner/name/revision/refs%2Fpr%2F1");
     let commit = format!("{MODEL}@{COMMIT}").parse().unwrap();
