@@ -9,7 +9,7 @@ use super::*;
 #[test]
 fn a_text_that_is_dropped_without_a_result_ends_its_request() {
     let caller = Caller::new(2, None);
-    let texts = [0, 1].map(|slot| Text::new(&caller, slot, Arc::from([2]), Reading::default(), false, None));
+    let texts = [0, 1].map(|slot| one(&caller, slot));
     texts[0].settle(Err(InputError::NotFinite));
     assert!(!caller.ticket.is_done());
     drop(texts);
@@ -19,7 +19,7 @@ fn a_text_that_is_dropped_without_a_result_ends_its_request() {
 #[test]
 fn texts_that_have_their_results_may_go_while_others_wait() {
     let caller = Caller::new(2, None);
-    let texts = [0, 1].map(|slot| Text::new(&caller, slot, Arc::from([2]), Reading::default(), false, None));
+    let texts = [0, 1].map(|slot| one(&caller, slot));
     let [first, second] = texts;
     first.settle(Err(InputError::NotFinite));
     drop(first);
@@ -177,11 +177,7 @@ fn what_is_tokenised_at_the_end_is_finished_or_handed_back() {
             if runs {
                 assert!(!ends.is_finished(), "it waits for what was taken");
             }
-            engine.push(
-                &caller,
-                admission,
-                vec![Text::new(&caller, 0, Arc::from([2]), Reading::default(), false, None)],
-            );
+            engine.push(&caller, admission, vec![one(&caller, 0)]);
             assert_eq!(end(&caller).is_ok(), runs);
         });
         assert_eq!(lab.unloaded.load(Ordering::SeqCst), 1);
@@ -200,11 +196,7 @@ fn a_call_that_is_held_sends_its_last_part_after_the_end_has_begun() {
         let caller = Caller::new(1, None);
         let ask = queue::Ask { held: true, ..BULK.asks(1, 10) };
         let admission = engine.admit(&caller, &ask).unwrap();
-        engine.push(
-            &caller,
-            admission,
-            vec![Text::new(&caller, 0, Arc::from([2]), Reading::default(), false, None)],
-        );
+        engine.push(&caller, admission, vec![one(&caller, 0)]);
         assert_eq!(vectors(&caller), [[2.0]]);
         drop(hold);
     });

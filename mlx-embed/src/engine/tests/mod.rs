@@ -207,6 +207,11 @@ impl Ask {
     }
 }
 
+/// A text of one token.
+fn one(caller: &Arc<Caller>, slot: usize) -> Text {
+    Text::new(caller, slot, Arc::from([2]), Reading::default(), false, None)
+}
+
 /// A request of which the test has heard the end.
 fn end(caller: &Caller) -> Result<Vec<Outcome>, Error> {
     caller.ticket.wait(Some(Instant::now() + HANGS)).expect("the request ends")
@@ -363,11 +368,7 @@ fn a_caller_that_goes_before_its_texts_are_tokenised_leaves_nothing_behind() {
     let caller = Caller::new(1, None);
     let admission = engine.admit(&caller, &QUERY.asks(1, 10)).unwrap();
     engine.abandon(&caller);
-    engine.push(
-        &caller,
-        admission,
-        vec![Text::new(&caller, 0, Arc::from([2]), Reading::default(), false, None)],
-    );
+    engine.push(&caller, admission, vec![one(&caller, 0)]);
     assert_eq!(engine.queued(), [0, 0]);
     lab.release();
 }
@@ -584,23 +585,6 @@ fn a_waker_may_drop_the_engine_on_its_own_thread() {
     assert_eq!(vectors(&caller), [[2.0]]);
 }
 
-#[test]
-fn a_waker_that_panics_harms_nobody_else() {
-    struct Panics;
-    impl Wake for Panics {
-        fn wake(self: Arc<Self>) {
-            panic!("a waker of somebody's own");
-        }
-    }
-    let (lab, engine) = busy();
-    let caller = QUERY.send(&engine, &[&[2]]);
-    assert!(caller.ticket.poll(&mut Context::from_waker(&Waker::from(Arc::new(Panics)))).is_pending());
-    let other = QUERY.send(&engine, &[&[3]]);
-    lab.release();
-    assert_eq!(vectors(&other), [[3.0]]);
-    assert_eq!(engine.state(), State::Running);
-}
-
 /// Panics when it is dropped.
 struct Falls;
 
@@ -612,42 +596,34 @@ impl Drop for Falls {
     }
 }
 
-#[test]
-fn a_panic_that_panics_when_it_is_dropped_harms_nobody_else() {
-    struct Panics;
-    impl Wake for Panics {
-        fn wake(self: Arc<Self>) {
-            std::panic::panic_any(Falls);
-        }
+/// A waker of somebody's own, and what it does when it is woken.
+struct Own<T>(T, fn(Arc<Self>));
+
+impl<T: Send + Sync> Wake for Own<T> {
+    fn wake(self: Arc<Self>) {
+        (self.1)(self)
     }
-    let (lab, engine) = busy();
-    let caller = QUERY.send(&engine, &[&[2]]);
-    assert!(caller.ticket.poll(&mut Context::from_waker(&Waker::from(Arc::new(Panics)))).is_pending());
-    let other = QUERY.send(&engine, &[&[3]]);
-    lab.release();
-    assert_eq!(vectors(&other), [[3.0]]);
-    assert_eq!(engine.state(), State::Running);
 }
 
 #[test]
-fn a_waker_that_panics_when_it_is_dropped_harms_nobody_else() {
-    struct Panics(Falls);
-    impl Wake for Panics {
-        fn wake(self: Arc<Self>) {
-            std::mem::forget(self);
-        }
+fn a_waker_that_panics_harms_nobody_else() {
+    let wakers: [(&str, Waker); 3] = [
+        ("when it is woken", Arc::new(Own((), |_| panic!("a waker of somebody's own"))).into()),
+        ("with what panics when it is dropped", Arc::new(Own((), |_| std::panic::panic_any(Falls))).into()),
+        ("when it is dropped", Arc::new(Own(Falls, std::mem::forget)).into()),
+    ];
+    for (when, waker) in wakers {
+        let (lab, engine) = busy();
+        let caller = QUERY.send(&engine, &[&[2]]);
+        assert!(caller.ticket.poll(&mut Context::from_waker(&waker)).is_pending(), "{when}");
+        // What panics when it is dropped is the engine's to drop, and so is who asked.
+        drop(waker);
+        let _asks = (when != "when it is dropped").then_some(caller);
+        let other = QUERY.send(&engine, &[&[3]]);
+        lab.release();
+        assert_eq!(vectors(&other), [[3.0]], "{when}");
+        assert_eq!(engine.state(), State::Running, "{when}");
     }
-    let (lab, engine) = busy();
-    let caller = QUERY.send(&engine, &[&[2]]);
-    let waker = Waker::from(Arc::new(Panics(Falls)));
-    assert!(caller.ticket.poll(&mut Context::from_waker(&waker)).is_pending());
-    // From here on the engine has the last hold on both.
-    drop(waker);
-    drop(caller);
-    let other = QUERY.send(&engine, &[&[3]]);
-    lab.release();
-    assert_eq!(vectors(&other), [[3.0]]);
-    assert_eq!(engine.state(), State::Running);
 }
 
 #[test]
