@@ -24,7 +24,8 @@ fn family_gives(case: &str, scratch: &Scratch) {
 }
 
 fn gives_with(options: LoadOptions, case: &str, scratch: &Scratch) -> Embedder {
-    let embedder = Embedder::load_with(scratch.path(), options).unwrap();
+    let embedder =
+        Embedder::load_with(scratch.path(), options).unwrap_or_else(|error| panic!("{case}: {error}"));
     let golden = Golden::read(case);
     for (index, text) in golden.texts.iter().enumerate() {
         let ids = vec![text.ids.clone()];

@@ -53,7 +53,9 @@ fn refused(what: &str, dir: &Path, is: Is, parts: &[&str]) {
     let error = Embedder::load_with(dir, golden::load_options()).expect_err(what);
     assert!(is(&error), "{what}: {error:?}");
     let text = error.to_string();
-    parts.iter().for_each(|part| assert!(text.contains(part), "{what}: {text:?} does not mention {part:?}"));
+    for part in parts {
+        assert!(text.contains(part), "{what}: {text:?} does not mention {part:?}");
+    }
 }
 
 fn set(scratch: &Scratch, field: &str, value: Value) {

@@ -23,5 +23,7 @@ pub fn magnitude(a: &[f32]) -> f32 {
 #[track_caller]
 pub fn says(text: impl std::fmt::Display, parts: &[&str]) {
     let text = text.to_string();
-    parts.iter().for_each(|part| assert!(text.contains(part), "{text:?} does not mention {part:?}"));
+    for part in parts {
+        assert!(text.contains(part), "{text:?} does not mention {part:?}");
+    }
 }

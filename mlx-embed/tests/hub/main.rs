@@ -50,7 +50,9 @@ fn published() -> BTreeMap<String, Vec<u8>> {
 #[track_caller]
 fn says(error: impl std::fmt::Display, parts: &[&str]) {
     let error = error.to_string();
-    parts.iter().for_each(|part| assert!(error.contains(part), "{part}: {error}"));
+    for part in parts {
+        assert!(error.contains(part), "{part}: {error}");
+    }
 }
 
 /// What fetching the model from this hub gives.

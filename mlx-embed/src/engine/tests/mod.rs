@@ -613,6 +613,7 @@ fn a_waker_that_panics_harms_nobody_else() {
         ("when it is dropped", Arc::new(Own(Falls, std::mem::forget)).into()),
     ];
     for (when, waker) in wakers {
+        println!("{when}");
         let (lab, engine) = busy();
         let caller = QUERY.send(&engine, &[&[2]]);
         assert!(caller.ticket.poll(&mut Context::from_waker(&waker)).is_pending(), "{when}");
