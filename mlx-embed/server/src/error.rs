@@ -4,7 +4,8 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use mlx_embed::{Error, InputError, TextError};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,23 @@ impl From<JsonRejection> for ApiError {
     }
 }
 
+/// The body of an answer with an error.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Failure {
+    error: FailureDetail,
+    /// text-embeddings-inference's clients look for it here.
+    error_type: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct FailureDetail {
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'static str>,
+    code: u16,
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let kind = match self.status {
@@ -63,11 +81,9 @@ impl IntoResponse for ApiError {
             _ => "server_error",
         };
         let retry_after = self.retry_after();
-        // text-embeddings-inference's clients look for `error_type` beside the rest.
-        let body = json!({
-            "error": {"message": self.message, "type": kind, "param": self.param, "code": self.status.as_u16()},
-            "error_type": kind,
-        });
+        let error =
+            FailureDetail { message: self.message, kind, param: self.param, code: self.status.as_u16() };
+        let body = Failure { error, error_type: kind };
         let mut response = (self.status, Json(body)).into_response();
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);

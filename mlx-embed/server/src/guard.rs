@@ -16,8 +16,8 @@ use mlx_embed::{Lane, UnknownWord};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::app::App;
 use crate::error::ApiError;
-use crate::router::App;
 
 /// The header by which a client says how long it waits.
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";

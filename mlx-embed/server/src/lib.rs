@@ -23,6 +23,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod app;
 mod auth;
 mod config;
 mod connections;
@@ -36,11 +37,14 @@ mod openapi;
 mod rerank;
 mod router;
 mod run;
+mod slot;
 mod status;
 mod tei;
 mod tokenize;
 
+pub use app::Metrics;
 pub use config::{Config, ConfigError, Kind, Limits, Load, ModelConfig};
-pub use models::{LoadError, Models};
-pub use router::{Metrics, router};
+pub use models::Models;
+pub use router::router;
 pub use run::{ServeError, serve};
+pub use slot::LoadError;

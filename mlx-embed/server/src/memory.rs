@@ -1,14 +1,12 @@
 //! How much memory models take together.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mlx_embed::{Checkpoint, Error};
 use tokio::sync::Mutex;
 
 use crate::config::Load;
-use crate::models::Slot;
+use crate::slot::Slot;
 
 /// What a limit on the bytes of all models leaves.
 #[derive(Debug)]
@@ -16,18 +14,6 @@ pub(crate) struct Room {
     limit: Option<u64>,
     /// Held by whoever counts, so that two don't count on the same bytes.
     turn: Mutex<()>,
-}
-
-/// Bytes of a model's weights, as its files have them; without a folder, of the one that the library carries.
-pub(crate) fn weights_bytes(folder: Option<&Path>) -> Result<u64, Error> {
-    let checkpoint = match folder {
-        Some(folder) => Checkpoint::open_any(folder)?,
-        #[cfg(feature = "default-model")]
-        None => Checkpoint::default_model()?,
-        #[cfg(not(feature = "default-model"))]
-        None => return Ok(0),
-    };
-    Ok(checkpoint.weights_bytes())
 }
 
 impl Room {

@@ -6,10 +6,11 @@ use axum::extract::{Json, Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::app::App;
 use crate::config::{Kind, Load};
-use crate::error::ApiError;
-use crate::models::{Loaded, Slot, not_served};
-use crate::router::App;
+use crate::error::{ApiError, Failure};
+use crate::models::not_served;
+use crate::slot::{Loaded, Slot};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelList {
@@ -90,7 +91,7 @@ pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
 /// A model by its name
 #[utoipa::path(
     get, path = "/v1/models/{model}", params(("model" = String, Path)),
-    responses((status = 200, body = ModelObject), (status = 404, body = crate::openapi::Failure)),
+    responses((status = 200, body = ModelObject), (status = 404, body = Failure)),
 )]
 pub(crate) async fn model(
     State(app): State<Arc<App>>,

@@ -10,9 +10,9 @@ use mlx_embed::{EmbedOptions, Embedding};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::app::App;
+use crate::error::{ApiError, Failure};
 use crate::guard::{Terms, count};
-use crate::router::App;
 
 /// Texts to embed.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -154,7 +154,7 @@ pub(crate) async fn embed(app: &App, wanted: Wanted<'_>) -> Result<(String, Vec<
 /// Turn texts into vectors
 #[utoipa::path(
     post, path = "/v1/embeddings", request_body = EmbeddingsRequest,
-    responses((status = 200, body = EmbeddingsResponse), (status = "4XX", body = crate::openapi::Failure), (status = "5XX", body = crate::openapi::Failure)),
+    responses((status = 200, body = EmbeddingsResponse), (status = "4XX", body = Failure), (status = "5XX", body = Failure)),
 )]
 pub(crate) async fn embeddings(
     State(app): State<Arc<App>>,

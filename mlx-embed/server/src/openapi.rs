@@ -1,27 +1,9 @@
 //! What the endpoints take and give, for programs and for people.
 
 use axum::response::{Html, Json};
-use serde::Serialize;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::OpenApi;
 
 use crate::{model_list, openai, rerank, status, tei, tokenize};
-
-/// Why a request has no answer.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Failure {
-    error: FailureDetail,
-    error_type: String,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct FailureDetail {
-    message: String,
-    #[schema(rename = "type")]
-    #[serde(rename = "type")]
-    kind: String,
-    param: Option<String>,
-    code: Option<u16>,
-}
 
 #[derive(OpenApi)]
 #[openapi(

@@ -9,10 +9,10 @@ use mlx_embed::{DenseActivation, Ranked, RerankOptions};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::app::App;
+use crate::error::{ApiError, Failure};
 use crate::guard::{Terms, count};
 use crate::openai::Usage;
-use crate::router::App;
 
 /// Documents to sort by how well they answer a query.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -88,7 +88,7 @@ pub(crate) async fn rank(
 /// Sort documents by how well they answer a query
 #[utoipa::path(
     post, path = "/v1/rerank", request_body = RerankRequest,
-    responses((status = 200, body = RerankResponse), (status = "4XX", body = crate::openapi::Failure), (status = "5XX", body = crate::openapi::Failure)),
+    responses((status = 200, body = RerankResponse), (status = "4XX", body = Failure), (status = "5XX", body = Failure)),
 )]
 pub(crate) async fn rerank(
     State(app): State<Arc<App>>,

@@ -1,6 +1,5 @@
 //! The routes, and what stands before them.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,41 +13,12 @@ use tokio::sync::Semaphore;
 use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tracing::Instrument;
 
+use crate::app::{App, Metrics};
 use crate::auth::{self, Keys};
-use crate::config::{Config, ConfigError, Limits};
+use crate::config::{Config, ConfigError};
 use crate::error::ApiError;
 use crate::models::Models;
 use crate::{guard, model_list, openai, openapi, rerank, status, tei, tokenize};
-
-/// What every handler sees.
-pub(crate) struct App {
-    pub(crate) models: Arc<Models>,
-    pub(crate) limits: Limits,
-    pub(crate) metrics: Option<Metrics>,
-    /// In seconds since 1970.
-    pub(crate) started: u64,
-}
-
-/// The function that gives `/metrics` its text, such as `PrometheusHandle::render` of `metrics-exporter-prometheus`.
-#[derive(Clone)]
-pub struct Metrics(Arc<dyn Fn() -> String + Send + Sync>);
-
-impl Metrics {
-    /// Takes the function.
-    pub fn new(render: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self(Arc::new(render))
-    }
-
-    pub(crate) fn render(&self) -> String {
-        (self.0)()
-    }
-}
-
-impl fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Metrics")
-    }
-}
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

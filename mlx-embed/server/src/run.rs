@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
+use crate::app::Metrics;
 use crate::config::{Config, ConfigError};
 use crate::connections;
-use crate::models::{LoadError, Models};
-use crate::router::{Metrics, router};
+use crate::models::Models;
+use crate::router::router;
+use crate::slot::LoadError;
 
 /// Why a service did not start, or why it ended.
 #[derive(Debug, thiserror::Error)]

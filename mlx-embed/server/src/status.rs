@@ -8,14 +8,14 @@ use axum::response::{IntoResponse, Response};
 use mlx_embed::State as ModelState;
 use serde_json::{Map, Value, json};
 
+use crate::app::App;
 use crate::config::Load;
-use crate::error::ApiError;
-use crate::models::Slot;
-use crate::router::App;
+use crate::error::{ApiError, Failure};
+use crate::slot::Slot;
 
 /// Whether the process answers at all, and nothing is wrong that only a new one can mend: a model whose GPUs have failed for
 /// good
-#[utoipa::path(get, path = "/health", responses((status = 200), (status = 503, body = crate::openapi::Failure)))]
+#[utoipa::path(get, path = "/health", responses((status = 200), (status = 503, body = Failure)))]
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     let is_dead =
         |slot: &Arc<Slot>| slot.peek().is_some_and(|model| matches!(model.state(), ModelState::Dead { .. }));
@@ -41,7 +41,7 @@ fn trouble(slot: &Slot) -> Option<String> {
 }
 
 /// Whether every model can answer. One that has lost some of its GPUs can, and the answer says so
-#[utoipa::path(get, path = "/ready", responses((status = 200), (status = 503, body = crate::openapi::Failure)))]
+#[utoipa::path(get, path = "/ready", responses((status = 200), (status = 503, body = Failure)))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     let slots = app.models.slots();
     if let Some(trouble) = slots.iter().find_map(|slot| trouble(slot)) {

@@ -10,13 +10,13 @@ use mlx_embed::{DenseActivation, TruncationSide};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::app::App;
 use crate::config::Kind;
-use crate::error::ApiError;
+use crate::error::{ApiError, Failure};
 use crate::guard::Terms;
-use crate::models::Loaded;
 use crate::openai::{Input, Wanted, embed as embed_input};
 use crate::rerank::rank;
-use crate::router::App;
+use crate::slot::Loaded;
 
 /// What a switch is that a request leaves out.
 pub(crate) fn yes() -> bool {
@@ -78,7 +78,7 @@ fn too_long(param: &'static str, index: usize) -> ApiError {
 /// Turn texts into vectors
 #[utoipa::path(
     post, path = "/embed", request_body = EmbedRequest,
-    responses((status = 200, body = Vec<Vec<f32>>), (status = "4XX", body = crate::openapi::Failure), (status = "5XX", body = crate::openapi::Failure)),
+    responses((status = 200, body = Vec<Vec<f32>>), (status = "4XX", body = Failure), (status = "5XX", body = Failure)),
 )]
 pub(crate) async fn embed(
     State(app): State<Arc<App>>,
@@ -130,7 +130,7 @@ pub(crate) struct RankedText {
 /// Sort texts by how well they answer a query
 #[utoipa::path(
     post, path = "/rerank", request_body = TextsRequest,
-    responses((status = 200, body = Vec<RankedText>), (status = "4XX", body = crate::openapi::Failure), (status = "5XX", body = crate::openapi::Failure)),
+    responses((status = 200, body = Vec<RankedText>), (status = "4XX", body = Failure), (status = "5XX", body = Failure)),
 )]
 pub(crate) async fn rerank(
     State(app): State<Arc<App>>,

@@ -10,9 +10,9 @@ use mlx_embed::{Error, TextToken};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::app::App;
+use crate::error::{ApiError, Failure};
 use crate::guard::count;
-use crate::router::App;
 use crate::tei::yes;
 
 /// Texts to split into tokens.
@@ -61,7 +61,7 @@ impl Drop for Gone {
 /// Split texts into tokens, as the first embedder reads them
 #[utoipa::path(
     post, path = "/tokenize", request_body = TokenizeRequest,
-    responses((status = 200, body = Vec<Vec<Token>>), (status = "4XX", body = crate::openapi::Failure), (status = "5XX", body = crate::openapi::Failure)),
+    responses((status = 200, body = Vec<Vec<Token>>), (status = "4XX", body = Failure), (status = "5XX", body = Failure)),
 )]
 pub(crate) async fn tokenize(
     State(app): State<Arc<App>>,
