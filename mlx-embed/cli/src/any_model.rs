@@ -43,7 +43,7 @@ impl AnyModelArgs {
             return Ok(AnyModel::Reranker(common.model.load_reranker()?));
         }
         let kind = common.kind(self.kind)?;
-        Ok(AnyModel::Encoder(common.load_kind(kind, None)?, kind))
+        Ok(AnyModel::Encoder(Encoder::load(common, kind, None)?, kind))
     }
 }
 

@@ -1,12 +1,15 @@
 //! A text's result of any kind, and the models that give it.
 
+use std::path::Path;
+
 use mlx_embed::{
     EmbedOptions, Embedding, Error, Info, InputError, MultiVectorEmbedder, Role, SparseEmbedder,
     SparseVector, TokenVectors,
 };
 
 use crate::error::CliError;
-use crate::options::Model;
+use crate::kind::{Kind, RoleArg};
+use crate::options::{CommonArgs, Model};
 
 /// A text's result.
 #[derive(Debug)]
@@ -52,6 +55,30 @@ pub(crate) enum Encoder {
 }
 
 impl Encoder {
+    /// Loads the model for what is wanted of it, and holds the options against it.
+    pub(crate) fn load(args: &CommonArgs, kind: Kind, role: Option<RoleArg>) -> Result<Self, CliError> {
+        if role.is_some() && kind != Kind::Tokens {
+            let reason = format!("--role is for a vector a token, and {} is wanted", kind.words());
+            return Err(CliError::Usage(reason));
+        }
+        let dir = args.model.model_dir()?.unwrap_or(Path::new(""));
+        let (load, options) = (args.load_options(), args.embed_options());
+        Ok(match kind {
+            Kind::Vector => Self::Vector(args.load()?),
+            Kind::Sparse => {
+                let embedder = SparseEmbedder::load_with(dir, load)?;
+                embedder.check_options(&options)?;
+                Self::Sparse(embedder, options)
+            }
+            Kind::Tokens => {
+                let role = role.unwrap_or(RoleArg::Document).into();
+                let embedder = MultiVectorEmbedder::load_with(dir, load)?;
+                embedder.check_options(role, &options)?;
+                Self::Tokens(embedder, role, options)
+            }
+        })
+    }
+
     pub(crate) fn info(&self) -> &Info {
         match self {
             Self::Vector(model) => model.embedder.info(),

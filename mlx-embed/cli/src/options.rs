@@ -10,13 +10,12 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use mlx_embed::{
     Checkpoint, Device, EmbedOptions, Embedder, Embedding, EndToken, Error, Gpus, LoadOptions, MatmulPolicy,
-    MultiVectorEmbedder, Pooling, Precision, Prompt, Reranker, SparseEmbedder,
+    Pooling, Precision, Prompt, Reranker,
 };
 
 use crate::error::CliError;
-use crate::found::Encoder;
 use crate::hub;
-use crate::kind::{Kind, RoleArg};
+use crate::kind::Kind;
 use crate::notes::Notes;
 
 /// The library's own default.
@@ -294,35 +293,11 @@ impl CommonArgs {
         }
     }
 
-    /// Loads the model for what is wanted of it, and holds the options against it.
-    pub(crate) fn load_kind(&self, kind: Kind, role: Option<RoleArg>) -> Result<Encoder, CliError> {
-        if role.is_some() && kind != Kind::Tokens {
-            let reason = format!("--role is for a vector a token, and {} is wanted", kind.words());
-            return Err(CliError::Usage(reason));
-        }
-        let dir = self.model.model_dir()?.unwrap_or(Path::new(""));
-        let (load, options) = (self.load_options(), self.embed_options());
-        Ok(match kind {
-            Kind::Vector => Encoder::Vector(self.load()?),
-            Kind::Sparse => {
-                let embedder = SparseEmbedder::load_with(dir, load)?;
-                embedder.check_options(&options)?;
-                Encoder::Sparse(embedder, options)
-            }
-            Kind::Tokens => {
-                let role = role.unwrap_or(RoleArg::Document).into();
-                let embedder = MultiVectorEmbedder::load_with(dir, load)?;
-                embedder.check_options(role, &options)?;
-                Encoder::Tokens(embedder, role, options)
-            }
-        })
-    }
-
-    fn load_options(&self) -> LoadOptions {
+    pub(crate) fn load_options(&self) -> LoadOptions {
         LoadOptions { pooling: self.pooling, end_token: self.end_token.clone(), ..self.model.load_options() }
     }
 
-    fn embed_options(&self) -> EmbedOptions {
+    pub(crate) fn embed_options(&self) -> EmbedOptions {
         EmbedOptions {
             prompt: match (&self.prompt, &self.prompt_name) {
                 (Some(text), _) => Prompt::Text(text.clone()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::error::CliError;
+use crate::found::Encoder;
 use crate::input::{Input, InputArgs, OnError};
 use crate::kind::{Kind, RoleArg};
 use crate::options::CommonArgs;
@@ -77,7 +78,7 @@ pub(crate) fn run(mut args: EmbedArgs) -> Result<(), CliError> {
         stdout::check_open()?;
     }
     args.common.model.expect_bulk();
-    let model = Arc::new(args.common.load_kind(kind, args.role)?);
+    let model = Arc::new(Encoder::load(&args.common, kind, args.role)?);
     let info = model.info();
     let notes = args.common.model.notes();
     notes.about_model(info, kind);

@@ -11,6 +11,7 @@ mod npy;
 mod numbers;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod ranges;
 mod rows;
 mod safetensors;
 mod sources;
@@ -33,7 +34,7 @@ use crate::options::{CommonArgs, at_least_one};
 use crate::row::Row;
 use crate::waiting::Waiting;
 use encode::Encode;
-use numbers::{Dtype, Numbers, Ranges};
+use numbers::{Dtype, Numbers};
 use rows::Rows;
 
 pub(crate) use new_file::NewFile;
@@ -211,7 +212,7 @@ impl Target {
         common: &CommonArgs,
     ) -> Result<Output, CliError> {
         let (name, dims) = (self.name(), model.dims());
-        let ranges = self.ranges.as_deref().map(|path| Ranges::read(path, dims)).transpose()?;
+        let ranges = self.ranges.as_deref().map(|path| ranges::read(path, dims)).transpose()?;
         let numbers = Numbers::new(self.dtype, dims, ranges, common.model.notes());
         if self.format == Format::Parquet {
             return self.open_parts(input, model, common, numbers);

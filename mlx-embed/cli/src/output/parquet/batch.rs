@@ -15,9 +15,14 @@ use parquet::arrow::ArrowSchemaConverter;
 use serde_json::Value;
 
 use super::super::numbers::{Dtype, Numbers};
-use super::{EMBEDDING, TEXT};
 use crate::input::not_finite;
 use crate::row::{Column, Holds, Kept, Row};
+
+/// The column with the vectors.
+pub(super) const EMBEDDING: &str = "embedding";
+
+/// The column with the texts, where they are wanted.
+const TEXT: &str = "text";
 
 /// The columns of a file: those that are kept, the text where it is wanted, the vector.
 #[derive(Debug)]

@@ -12,10 +12,7 @@ use serde_json::{Map, Value};
 use super::super::new_file::{NewFile, in_the_way, is_named, try_lock};
 use super::batch::Layout;
 use super::job::{FORM, Job};
-use super::value;
-
-/// What the metadata of a part call what was made of its records.
-pub(super) const MADE: &str = "mlx_embed.part";
+use super::metadata::{MADE, value};
 
 /// Says what is made in the folder.
 const JOB: &str = "job.json";

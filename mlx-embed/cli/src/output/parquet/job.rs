@@ -9,6 +9,7 @@ use std::time::UNIX_EPOCH;
 use mlx_embed::{Checkpoint, Error, Info, Prompt};
 use serde_json::{Map, Value, json};
 
+use super::metadata::RANGES;
 use crate::error::CliError;
 use crate::input::Input;
 use crate::options::Model;
@@ -93,8 +94,8 @@ impl Job {
     pub(in crate::output) fn with_ranges(mut self, given: Option<[&[f32]; 2]>) -> Self {
         if let Some(given) = given {
             let text = ranges(given);
-            self.facts.insert(super::RANGES.to_owned(), Value::from(text.as_str()));
-            self.metadata.insert(super::RANGES.to_owned(), text);
+            self.facts.insert(RANGES.to_owned(), Value::from(text.as_str()));
+            self.metadata.insert(RANGES.to_owned(), text);
         }
         self
     }

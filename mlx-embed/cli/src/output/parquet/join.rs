@@ -14,7 +14,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 
 use super::super::new_file::NewFile;
-use super::pairs;
+use super::metadata::pairs;
 
 /// Writes the row groups of `parts`, which all have this schema, one behind the other.
 pub(super) fn join(

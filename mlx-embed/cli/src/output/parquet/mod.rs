@@ -8,6 +8,7 @@ mod batch;
 mod folder;
 mod job;
 mod join;
+mod metadata;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +20,6 @@ use std::sync::Arc;
 use arrow_schema::Schema;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
@@ -27,21 +27,12 @@ use super::new_file::NewFile;
 use super::numbers::{Dtype, Numbers};
 use crate::error::CliError;
 use crate::row::Row;
-use batch::Layout;
+use batch::{EMBEDDING, Layout};
 use folder::Folder;
 
 pub(super) use folder::Made;
-
 pub(super) use job::{Job, Written};
-
-/// The column with the vectors.
-const EMBEDDING: &str = "embedding";
-
-/// The column with the texts, where they are wanted.
-const TEXT: &str = "text";
-
-/// What the metadata of a file call the ranges of its bytes.
-const RANGES: &str = "mlx_embed.ranges";
+pub(super) use metadata::ranges_in;
 
 /// Says why a file must not be written.
 type Refuse = Box<dyn Fn(&Metadata) -> Option<String>>;
@@ -78,7 +69,7 @@ impl Parts {
         let layout = Layout::new(&job.columns, job.with_text, &numbers)?;
         let folder = Folder::open(output.path(), &job, &layout, &refuse)?;
         // The first may have had no vectors to take ranges from.
-        let ranges = folder.last_part().map(|part| kept_ranges(&File::open(part)?)).transpose()?;
+        let ranges = folder.last_part().map(|part| ranges_in(&File::open(part)?)).transpose()?;
         if let Some(ranges) = ranges.flatten() {
             numbers.set_ranges(serde_json::from_str(&ranges)?);
         }
@@ -160,7 +151,7 @@ impl Parts {
         let batch = self.layout.batch(&self.rows, &self.numbers)?;
         let mut file = NewFile::create(&self.folder.next(), &self.refuse)?;
         let mut metadata = self.job.metadata.clone();
-        metadata.insert(folder::MADE.to_owned(), serde_json::to_string(&self.made)?);
+        metadata.insert(metadata::MADE.to_owned(), serde_json::to_string(&self.made)?);
         let properties = properties(&metadata, &self.layout.schema(), self.numbers.dtype(), self.job.records);
         let mut writer = ArrowWriter::try_new(&mut file, self.layout.schema(), Some(properties))?;
         writer.write(&batch)?;
@@ -174,19 +165,9 @@ impl Parts {
     /// Ranges that were found with the first part.
     fn note_ranges(&mut self) {
         if let Some(ranges) = self.numbers.known_ranges() {
-            self.job.metadata.insert(RANGES.to_owned(), job::ranges(ranges));
+            self.job.metadata.insert(metadata::RANGES.to_owned(), job::ranges(ranges));
         }
     }
-}
-
-/// The ranges that a file says that its bytes have.
-pub(super) fn kept_ranges(file: &File) -> io::Result<Option<String>> {
-    let metadata = ParquetMetaDataReader::new().parse_and_finish(file)?;
-    Ok(value(metadata.file_metadata().key_value_metadata(), RANGES))
-}
-
-fn value(metadata: Option<&Vec<KeyValue>>, key: &str) -> Option<String> {
-    metadata?.iter().find(|pair| pair.key == key)?.value.clone()
 }
 
 /// How a file with one row group is written.
@@ -201,13 +182,9 @@ fn properties(
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(rows))
-        .set_key_value_metadata(Some(pairs(metadata)))
+        .set_key_value_metadata(Some(metadata::pairs(metadata)))
         // Numbers of vectors hardly come twice, but for bytes; and nobody asks for the least of them.
         .set_column_dictionary_enabled(vectors.clone(), dtype == Dtype::Int8)
         .set_column_statistics_enabled(vectors, EnabledStatistics::None)
         .build()
-}
-
-fn pairs(metadata: &BTreeMap<String, String>) -> Vec<KeyValue> {
-    metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect()
 }
