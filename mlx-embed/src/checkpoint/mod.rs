@@ -2,6 +2,7 @@
 //!
 //! Opening maps the weights and reads their headers only. [`Weights`] hands out tensors where they lie.
 
+mod activation;
 mod config;
 mod contents;
 mod doubt;
@@ -35,6 +36,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use activation::DenseActivation;
 pub use config::{Architecture, ModelConfig};
 #[cfg(feature = "hub")]
 pub(crate) use contents::{HEADS, beside};
@@ -42,7 +44,7 @@ pub use doubt::Doubt;
 pub use error::CheckpointError;
 pub(crate) use json::JsonObject;
 pub(crate) use late::{Expansion, LateInteraction, SideSpec};
-pub use modules::{DenseActivation, ModuleSpec};
+pub use modules::ModuleSpec;
 pub use quantization::Quantization;
 pub use rope::{QueryGrowth, RopeScaling};
 pub(crate) use scoring::{Pairs, Scoring};

@@ -6,7 +6,7 @@
 //! Shapes in comments use one set of letters: D hidden, H heads, K key and value heads, E head_dim, I intermediate, P a
 //! layer's input.
 
-use super::modules::DenseActivation;
+use super::activation::DenseActivation;
 use super::rope::RopeSpec;
 use crate::pooling::Pooling;
 

@@ -7,6 +7,7 @@
 
 mod cache;
 mod meters;
+mod model;
 mod output;
 mod prefixes;
 pub(crate) mod queue;
@@ -36,12 +37,12 @@ use crate::panics::{panic_message, quietly};
 
 pub(crate) use cache::VectorCache;
 pub(crate) use meters::{Ended, Meters};
+pub(crate) use model::{Model, Outputs};
 pub(crate) use output::Output;
 use queue::{Ask, Ending, Job, Limits, Queue, Refused, Request, RequestId, Room};
 pub(crate) use ticket::Ticket;
 pub(crate) use timer::Alarm;
 use timer::Timer;
-pub(crate) use worker::{Model, Outputs};
 use worker::{Task, Worker};
 
 /// A text's result as the model gives it, and how it came about.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use super::worker::Model;
+use super::model::Model;
 use crate::error::Error;
 
 /// Prompts whose texts are counted before they are worth keeping.

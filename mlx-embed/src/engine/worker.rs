@@ -6,46 +6,13 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::model::{Model, Outputs};
 use super::prefixes::Prefixes;
 use super::queue::{Batch, Ending, QueueLane, Work};
 use super::{Computed, EngineOptions, Fate, Meters, Output, Text, TextQueue, VectorCache, tell};
 use crate::batch::{Entry, Reading};
 use crate::error::{Error, InputError};
 use crate::panics::{panic_message, quietly};
-
-/// What the engine asks of a model. It stays on the thread that made it.
-pub(crate) trait Model: 'static {
-    /// Keys and values of tokens that many texts begin with.
-    type Prefix;
-
-    /// What of the model is seen by those who ask for something else than vectors.
-    type Seen: ?Sized + 'static;
-
-    fn seen(&self) -> &Self::Seen;
-
-    fn prefix(&self, ids: &[u32]) -> Result<Self::Prefix, Error>;
-
-    /// Bytes that a prefix of so many tokens takes at most.
-    fn prefix_bytes(&self, tokens: usize) -> usize;
-
-    /// One result a text, in order, neither cut nor normalised. `texts` are what follows the first tokens of the
-    /// prefix, so many as the number beside it says; how many tokens pooling leaves out is one number for all.
-    fn embed_batch(
-        &self,
-        texts: &[Entry<'_>],
-        prefix: Option<(&Self::Prefix, usize)>,
-    ) -> Result<Outputs, Error>;
-
-    /// Whether it still can give results, asked after a failure: its device computes, and its weights are what they were.
-    /// Else the reason.
-    fn check(&self) -> Result<(), String>;
-
-    /// Frees the model.
-    fn unload(self);
-
-    /// Whether the thread on which a model was loaded or failed to may end. If not it sleeps on, with what it holds.
-    fn may_end_thread() -> bool;
-}
 
 /// Something else that the model's thread is asked to do with what is seen of the model.
 pub(crate) struct Task<S: ?Sized>(pub(super) Box<dyn FnOnce(&S) + Send>);
@@ -55,9 +22,6 @@ impl<S: ?Sized> std::fmt::Debug for Task<S> {
         f.write_str("Task")
     }
 }
-
-/// A text's result each, or why it has none.
-pub(crate) type Outputs = Vec<Result<Output, InputError>>;
 
 /// Why a batch gave nothing.
 enum Failure {

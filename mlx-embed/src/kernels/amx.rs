@@ -16,11 +16,10 @@
 use std::mem::MaybeUninit;
 
 use super::family::{AVX512_VNNI, Family, TileFns};
-use super::packed::PAIR;
 use super::product::{PairWeights, TileRows, WORDS, all_rows, load_sums, scales, spread, store_sums};
 use super::round::MAX_ROWS;
 use super::simd::avx512::Avx512;
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, PAIR, Simd};
 
 type S = Avx512<true>;
 

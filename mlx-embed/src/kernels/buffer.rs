@@ -157,3 +157,32 @@ impl std::fmt::Debug for Scratch {
         f.debug_struct("Scratch").field("bytes", &(self.lines.len() * size_of::<Line>())).finish()
     }
 }
+
+/// What will be read soon, asked for in equal parts.
+#[derive(Clone, Copy)]
+pub(super) struct Upcoming {
+    from: *const u8,
+    part_bytes: usize,
+}
+
+impl Upcoming {
+    /// `bytes` bytes from `from` on, in `parts` parts. Any address will do.
+    #[inline(always)]
+    pub(super) fn new(from: *const u8, bytes: usize, parts: usize) -> Self {
+        Self { from, part_bytes: bytes.div_ceil(parts) }
+    }
+
+    /// Asks for part `part`.
+    #[inline(always)]
+    pub(super) fn prefetch(self, part: usize) {
+        let from = self.from.wrapping_add(part * self.part_bytes);
+        #[cfg(target_arch = "x86_64")]
+        for line in (0..self.part_bytes).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: a prefetch touches nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = from;
+    }
+}

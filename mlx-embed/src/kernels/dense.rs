@@ -5,15 +5,14 @@
 use half::f16;
 
 use super::Engine;
-use super::buffer::Weights;
+use super::buffer::{Upcoming, Weights};
 use super::emit::Sink;
-use super::matmul::Upcoming;
-use super::packed::{PAIR, PackedOrder, Start, each_band, pairs};
+use super::packed::{PackedOrder, Start, each_band, pairs};
 use super::pool::Pool;
 use super::product::Products;
 use super::round::{Laid, MAX_ROWS};
 use super::rows::{self, ByRows, PackError, RowBuffer};
-use super::simd::FloatType;
+use super::simd::{FloatType, PAIR};
 use super::source::{Floats, Scales, Source};
 
 /// Bytes of rows that a thread goes over pair after pair. They should stay in its second-level cache beside a pair.

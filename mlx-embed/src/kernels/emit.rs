@@ -5,9 +5,8 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
-use super::packed::PAIR;
 use super::product::Products;
-use super::simd::{LANES, Simd, exp};
+use super::simd::{LANES, PAIR, Simd, exp};
 use super::tiles::Tile;
 
 /// The function between two products.

@@ -3,17 +3,17 @@
 
 use std::cell::RefCell;
 
-use super::buffer::Scratch;
+use super::buffer::{Scratch, Upcoming};
 use super::dense::Dense;
 use super::emit::{Activation, Kind, Sink};
 use super::norm::Norm;
-use super::packed::{Layout, PAIR, Packed, Start};
+use super::packed::{Layout, Packed, Start};
 use super::product::{
     BYTE_WORDS, BYTES, NIBBLE_WORDS, NIBBLES, PairWeights, Products, SMALL, SPREAD, TileRows, WORDS,
     all_rows, unpacked_bytes,
 };
 use super::round::{Input, Laid, MAX_ROWS, Rounded};
-use super::simd::LANES;
+use super::simd::{LANES, PAIR};
 use super::tiles::Tiles;
 use super::{Engine, Limbs};
 
@@ -25,34 +25,6 @@ const BLOCK_BYTES: usize = 16 << 10;
 
 /// Bytes of rounded rows that a thread goes over pair after pair. They should stay in its second-level cache.
 const CHUNK_BYTES: usize = 1 << 20;
-
-/// What will be read soon, asked for in equal parts.
-#[derive(Clone, Copy)]
-pub(super) struct Upcoming {
-    from: *const u8,
-    part_bytes: usize,
-}
-
-impl Upcoming {
-    /// `bytes` bytes from `from` on, in `parts` parts. Any address will do.
-    pub(super) fn new(from: *const u8, bytes: usize, parts: usize) -> Self {
-        Self { from, part_bytes: bytes.div_ceil(parts) }
-    }
-
-    /// Asks for part `part`.
-    #[inline(always)]
-    pub(super) fn prefetch(self, part: usize) {
-        let from = self.from.wrapping_add(part * self.part_bytes);
-        #[cfg(target_arch = "x86_64")]
-        for line in (0..self.part_bytes).step_by(64) {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            // SAFETY: a prefetch touches nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = from;
-    }
-}
 
 /// A matrix of a projection.
 #[derive(Debug, Clone, Copy)]

@@ -12,11 +12,8 @@ use super::buffer::Weights;
 use super::levels::{FACTOR_INPUTS, Fit, Form, Levels};
 use super::pool::Pool;
 use super::rows::{ByRows, PackError, RowBuffer};
-use super::simd::LANES;
+use super::simd::{LANES, PAIR};
 use super::source::Source;
-
-/// Outputs of a pair of panels.
-pub(super) const PAIR: usize = 2 * LANES;
 
 /// How two or more matrices become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

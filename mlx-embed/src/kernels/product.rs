@@ -6,9 +6,9 @@
 )]
 
 use super::levels::FACTOR_INPUTS;
-use super::packed::{Layout, PAIR};
+use super::packed::Layout;
 use super::round::MAX_ROWS;
-use super::simd::{LANES, Number, PAIR_STEPS, STEP_OF_PAIR, Simd, float_steps};
+use super::simd::{LANES, Number, PAIR, PAIR_STEPS, STEP_OF_PAIR, Simd, float_steps};
 
 /// How a tile product finds a pair's weights.
 #[derive(Clone, Copy)]

@@ -5,8 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::packed::PAIR;
 use super::pool::Pool;
+use super::simd::PAIR;
 use super::source::Source;
 
 /// A matrix whose rows are had a few at a time.

@@ -11,9 +11,10 @@ use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
 
 use super::TextError;
 use super::class::Class;
-use super::settings::{Ends, Settings, Special};
+use super::guarded::guarded;
+use super::settings::Settings;
 use super::side_files::invalid;
-use super::tokenizer::guarded;
+use super::side_files::{Ends, Special};
 use crate::file::Files;
 
 /// A token that is looked for in texts though `tokenizer.json` doesn't list it as one.

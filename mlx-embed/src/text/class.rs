@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use super::settings::{Special, TOKENIZER_CONFIG};
+use super::side_files::{Special, TOKENIZER_CONFIG};
 use super::{TextError, side_files};
 use crate::file::Files;
 

@@ -10,7 +10,7 @@ use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use super::certain::matches_something;
 use super::charsmap::longest_replacement;
-use super::tokenizer::guarded;
+use super::guarded::guarded;
 
 /// Bytes of the whole file: twice what the largest vocabularies take.
 pub(super) const FILE_BYTES: u64 = 64 << 20;

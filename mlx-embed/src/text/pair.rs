@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tokenizers::{Encoding, Token};
 
+use super::guarded::guarded;
 use super::side_files::invalid as invalid_field;
-use super::tokenizer::{TextEncoder, guarded};
+use super::tokenizer::TextEncoder;
 use super::{InputError, Settings, TextError};
 use crate::file::Files;
 

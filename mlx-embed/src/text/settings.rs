@@ -4,43 +4,14 @@
 //! `added_tokens.json` say where it lists no added tokens itself, and the arguments of the caller into one set of
 //! settings.
 
-use std::path::PathBuf;
-
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, TruncationDirection};
 
 use super::class::Classes;
+use super::side_files::{Ends, NAMED, Overrides, Special, TOKENIZER_CONFIG};
 use super::{TextError, side_files};
 use crate::file::Files;
 use crate::json;
-
-pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-pub(super) const ADDED_TOKENS: &str = "added_tokens.json";
-pub(super) const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
-
-/// The special tokens that every tokenizer has a name for.
-const NAMED: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-
-/// Arguments that go to the tokenizer over what its own files say.
-#[derive(Debug)]
-pub(crate) struct Overrides<'a> {
-    pub(crate) settings: &'a Map<String, Value>,
-    /// Where they stand.
-    pub(crate) path: PathBuf,
-    pub(crate) field: &'static str,
-    /// Whether texts are put into lower case.
-    pub(crate) lower_case: bool,
-}
-
-/// A token with a name, or one of the further special ones.
-#[derive(Debug, Clone)]
-pub(super) struct Special {
-    /// `eos_token` and the like; none for the further ones.
-    pub(super) name: Option<String>,
-    pub(super) token: AddedToken,
-    pub(super) file: &'static str,
-}
 
 /// Settings of the tokenizer.
 #[derive(Debug)]
@@ -62,13 +33,6 @@ pub(crate) struct Settings {
     limit: Option<usize>,
     /// Whether the tokenizer gives types of tokens.
     types: bool,
-}
-
-/// Which tokens stand at both ends of a text.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
-    pub(super) bos: bool,
-    pub(super) eos: bool,
 }
 
 impl Settings {
@@ -164,13 +128,6 @@ impl Settings {
 fn gives_types(config: &Map<String, Value>) -> bool {
     let names = config.get("model_input_names").and_then(Value::as_array);
     names.is_none_or(|names| names.iter().any(|name| name == "token_type_ids"))
-}
-
-/// Whether a setting's name is that of a special token: one of the common names or one of the model's own.
-pub(super) fn names_a_token(name: &str, value: &Value) -> bool {
-    let own =
-        || name.ends_with("_token") && name != "use_auth_token" && (value.is_string() || value.is_object());
-    NAMED.contains(&name) || own()
 }
 
 /// Refuses another tokenizer.json, which newer versions of transformers take.

@@ -8,11 +8,43 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::TextError;
-use super::settings::{
-    ADDED_TOKENS, Ends, Overrides, SPECIAL_TOKENS_MAP, Special, TOKENIZER_CONFIG, names_a_token,
-};
 use crate::file::Files;
 use crate::json;
+
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const ADDED_TOKENS: &str = "added_tokens.json";
+pub(super) const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+
+/// The special tokens that every tokenizer has a name for.
+pub(super) const NAMED: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Arguments that go to the tokenizer over what its own files say.
+#[derive(Debug)]
+pub(crate) struct Overrides<'a> {
+    pub(crate) settings: &'a Map<String, Value>,
+    /// Where they stand.
+    pub(crate) path: PathBuf,
+    pub(crate) field: &'static str,
+    /// Whether texts are put into lower case.
+    pub(crate) lower_case: bool,
+}
+
+/// A token with a name, or one of the further special ones.
+#[derive(Debug, Clone)]
+pub(super) struct Special {
+    /// `eos_token` and the like; none for the further ones.
+    pub(super) name: Option<String>,
+    pub(super) token: AddedToken,
+    pub(super) file: &'static str,
+}
+
+/// Which tokens stand at both ends of a text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) bos: bool,
+    pub(super) eos: bool,
+}
 
 /// Three times the files of the largest vocabularies. As values they take some thirty times as much.
 const FILE_BYTES: u64 = 4 << 20;
@@ -106,6 +138,13 @@ pub(super) fn ends(overrides: &Overrides<'_>) -> Result<Option<Ends>, TextError>
     let (bos, eos) = (at("add_bos_token")?, at("add_eos_token")?);
     Ok((bos.is_some() || eos.is_some())
         .then_some(Ends { bos: bos.unwrap_or(false), eos: eos.unwrap_or(false) }))
+}
+
+/// Whether a setting's name is that of a special token: one of the common names or one of the model's own.
+fn names_a_token(name: &str, value: &Value) -> bool {
+    let own =
+        || name.ends_with("_token") && name != "use_auth_token" && (value.is_string() || value.is_object());
+    NAMED.contains(&name) || own()
 }
 
 /// Puts the caller's arguments over the file's settings. One that nobody knows may change ids, so it is refused, unless

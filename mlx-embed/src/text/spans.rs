@@ -5,8 +5,9 @@ use std::ops::Range;
 use serde::Serialize;
 use tokenizers::OffsetType;
 
+use super::guarded::guarded;
 use super::input_error::InputError;
-use super::tokenizer::{TextEncoder, guarded};
+use super::tokenizer::TextEncoder;
 
 /// A token, and its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

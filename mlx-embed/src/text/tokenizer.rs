@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,12 +16,13 @@ use tokenizers::{
 
 use super::assemble::{AddedTokenInfo, Assembled, TruncationSide, assemble};
 use super::certain::Certain;
+use super::guarded::guarded;
 use super::input_error::InputError;
-use super::settings::{Settings, TOKENIZER_CONFIG};
+use super::settings::Settings;
+use super::side_files::TOKENIZER_CONFIG;
 use super::side_files::invalid as invalid_field;
 use super::{TextError, limits};
 use crate::file::Files;
-use crate::panics::panic_message;
 
 /// Which token ends a text. With last-token pooling the vector is this token's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -452,12 +452,4 @@ fn up_to(text: &str, bytes: usize) -> &str {
 #[cold]
 fn invalid(path: &Path, reason: String) -> TextError {
     TextError::InvalidTokenizer { path: path.to_owned(), reason }
-}
-
-/// Calls the tokenizer library, which panics on some damaged files instead of returning an error.
-pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match panic::catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(payload) => Err(panic_message(&*payload).to_owned()),
-    }
 }

@@ -16,6 +16,9 @@ pub(super) mod portable;
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
 
+/// Outputs of a pair of panels, which packed weights are laid out in.
+pub(super) const PAIR: usize = 2 * LANES;
+
 /// Bytes from one step's weights of a panel to the next's: those of the pair's other panel lie between.
 pub(super) const STEP_OF_PAIR: usize = 128;
 
