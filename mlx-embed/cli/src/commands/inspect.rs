@@ -32,8 +32,9 @@ Examples:
   mlx-embed inspect --model DIR
   mlx-embed inspect --json | jq .storage
 
-The model is loaded, so that what you see is what runs; no text is embedded.
-The weights are read through for their SHA-256, a gigabyte in about a second.";
+The model is loaded, so that what you see is what runs. With --precision fast, a
+dozen texts are embedded and compared with `exact`; otherwise none is. The
+weights are read for their SHA-256, which takes about a second a gigabyte.";
 
 /// Everything that is printed.
 #[derive(Debug, Serialize)]

@@ -62,11 +62,11 @@ Examples:
   mlx-embed rerank --model DIR --instruction \"Find the cause of an error\" \\
     \"segfault at exit\" --input commits.jsonl --field message
 
-DIR holds a reranker: a sequence classifier of BERT, RoBERTa, XLM-RoBERTa or
-ModernBERT with one label, or a Qwen3-Reranker. A higher score is better; most
-models give numbers between 0 and 1. An index is the document's line or argument,
-counted from 0; the table counts from 1. Of a pair that is too long, the end of
-the document is cut.";
+DIR holds a reranker: a sequence classifier with one label (BERT, RoBERTa,
+XLM-RoBERTa, ModernBERT, DistilBERT, MPNet), or a Qwen3-Reranker. A higher score
+is better; most models give numbers between 0 and 1. An index is the document's
+line or argument, counted from 0; the table counts from 1. If a pair is too
+long, the end of the document is cut.";
 
 /// Columns of a document in the table.
 const LABEL: usize = 60;
