@@ -39,11 +39,11 @@ pub(crate) async fn bound(
     next: Next,
 ) -> Result<Response, ApiError> {
     let Ok(permit) = running.try_acquire_owned() else {
-        let message = "too many requests are being worked on; try again later (limits.concurrent-requests)";
+        let message = "too many requests at once; try again later (limits.concurrent-requests)";
         return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, message));
     };
     let Ok(response) = timeout(most, next.run(request)).await else {
-        let message = "the request was not answered in time, which begins with its head (limits.timeout-ms)";
+        let message = "the request was not answered in time, counted from its head (limits.timeout-ms)";
         return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, message));
     };
     Ok(response.map(|body| Body::new(Held { body, _permit: permit })))

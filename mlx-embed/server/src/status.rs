@@ -21,7 +21,7 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, A
         |slot: &Arc<Slot>| slot.peek().is_some_and(|model| matches!(model.state(), ModelState::Dead { .. }));
     match mlx_embed::mlx::lost_gpus().first() {
         Some((gpu, reason)) if app.models.slots().iter().any(is_dead) => {
-            let message = format!("GPU {gpu} has failed for good; start this process anew: {reason}");
+            let message = format!("GPU {gpu} has failed for good; restart this process: {reason}");
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message))
         }
         _ => Ok(Json(json!({"status": "ok"}))),

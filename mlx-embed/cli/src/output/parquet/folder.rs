@@ -107,13 +107,11 @@ impl Folder {
                 self.refused(&format!("{JOB}, which says of what they are, can't be read ({error})"))
             })?;
         if !job.is_repeatable() {
-            return Err(
-                self.refused("the input of this job is no file by name, so that it can't be gone on with")
-            );
+            return Err(self.refused("the input of this job is not a named file, so it can't be continued"));
         }
         if begun.get(FORM) != job.facts.get(FORM) {
             return Err(self.refused(
-                "another version of mlx-embed began it, and only that one can go on with it, as it tells by another hash whether a model's files are the same",
+                "another version of mlx-embed began it, and only that version can continue it: it identifies a model's files by another hash",
             ));
         }
         let keys = begun.keys().chain(job.facts.keys());
@@ -130,7 +128,7 @@ impl Folder {
 
     fn refused(&self, why: &str) -> io::Error {
         io::Error::other(format!(
-            "parts of another job are there: {why}; give the command that began it to go on, another --output, or remove the folder to begin anew"
+            "parts of another job are there: {why}; run the command that began it to continue, choose another --output, or remove the folder to start again"
         ))
     }
 

@@ -115,7 +115,7 @@ impl Job {
             return Ok(());
         }
         Err(failed(io::Error::other(
-            "it was changed while it was read, so rows may be of either; begin anew",
+            "it was changed while it was read, so rows may be of either version; start again",
         )))
     }
 }
