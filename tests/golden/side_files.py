@@ -121,6 +121,44 @@ TOKENS = [
          f'"{END}", "score": NaN, "tokenizer_class": "PreTrainedTokenizerFast", "query_token": "<query>"}}'}),
 ]
 
+WORDS = ("The CAT", "a caf\u00e9, a na\u00efve cat", "a\u6771cat", "the\u0000cat")
+
+
+def of_bert(name: str, about: str, normalizer: dict, base: str = "families/bert-f32", **fields) -> Case:
+    """A case of a class that makes its normaliser by tokenizer_config.json; `normalizer` is tokenizer.json's."""
+    plain = dict(type="BertNormalizer", clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=True)
+    return Case(name, about, base=base, texts=WORDS, edits={
+        CONFIG: {"tokenizer_class": "BertTokenizer"} | fields, "tokenizer.json": {"normalizer": plain | normalizer}})
+
+
+CASED = {"lowercase": False}
+OWN_PARTS = [
+    of_bert("bert-class-lower-case-by-default", "BertTokenizer puts texts into lower case whatever tokenizer.json says", CASED),
+    of_bert("bert-class-lower-case", "the same where the file says so", CASED, do_lower_case=True),
+    of_bert("bert-class-cased", "and the other way round", {}, do_lower_case=False),
+    of_bert("bert-class-cased-in-both", "both files agree", CASED, do_lower_case=False),
+    of_bert("bert-class-accents", "accents stay", {}, strip_accents=False),
+    of_bert("bert-class-accents-by-default", "accents go with the capitals", {"strip_accents": False}),
+    of_bert("bert-class-chinese", "no spaces around Chinese characters", {}, tokenize_chinese_chars=False),
+    of_bert("bert-class-chinese-by-default", "spaces around them", {"handle_chinese_chars": False}),
+    of_bert("bert-class-cleans", "always", {"clean_text": False}),
+    of_bert("bert-fast-class", "the class's older name", CASED, tokenizer_class="BertTokenizerFast"),
+    of_bert("bert-model-without-class", "the model's kind has the class", CASED, tokenizer_class=None),
+    of_bert("bert-model-of-another-class", "tokenizer.json alone", CASED, tokenizer_class="PreTrainedTokenizerFast",
+            do_lower_case=True),
+    Case("bert-class-cased-in-arguments", "sentence-transformers' arguments go over it", base="families/bert-f32", texts=WORDS,
+         edits={CONFIG: {"tokenizer_class": "BertTokenizer"}},
+         files={BERT: {"tokenizer_args": {"do_lower_case": False}}}),
+    of_bert("distilbert-class", "as BertTokenizer", CASED, "families/distilbert-f32", tokenizer_class="DistilBertTokenizer"),
+    of_bert("mpnet-class", "likewise", CASED, "families/mpnet-f32", tokenizer_class="MPNetTokenizer"),
+    of_bert("modernbert-takes-no-class", "tokenizer.json alone", CASED, "families/modernbert-f32"),
+    Case("roberta-class-without-space", "RobertaTokenizer puts no space before a text whatever tokenizer.json says",
+         base="families/roberta-dense-tanh-bf16", texts=WORDS, edits={CONFIG: {"tokenizer_class": "RobertaTokenizer"},
+         "tokenizer.json": {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}}}),
+    Case("roberta-class-with-space", "where the file says so", base="families/roberta-dense-tanh-bf16", texts=WORDS,
+         edits={CONFIG: {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True}}),
+]
+
 ENDS = [
     config("ends-in-tokenizer-config", "with a tokenizer.json these two say nothing", bos_token="<|im_start|>",
            add_bos_token=True, add_eos_token=False),
@@ -219,7 +257,7 @@ POOLINGS = [
     pooling("mean-without-prompt-no-end-token", "without an end token", WITHOUT, prompts=PROMPTS[1:],
             **{"tokenizer.json": {"post_processor": None}}),
 ]
-CASES = [*TOKENS, *ENDS, *LIMITS, *LOWER, *POOLINGS]
+CASES = [*TOKENS, *OWN_PARTS, *ENDS, *LIMITS, *LOWER, *POOLINGS]
 
 
 def write(case: Case, folder: Path) -> None:

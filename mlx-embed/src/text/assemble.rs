@@ -75,6 +75,9 @@ pub(super) fn assemble(
         // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None)?;
+        if let Some(part) = settings.own_part {
+            part.put(&mut tokenizer)?;
+        }
         // Another such setting: merges left out at random, so that one text gets other tokens each time.
         if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
             && bpe.dropout.is_some()

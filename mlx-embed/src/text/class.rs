@@ -1,7 +1,10 @@
-//! Which of transformers' tokenizer classes a checkpoint is read with: some have special tokens of their own.
+//! Which of transformers' tokenizer classes a checkpoint is read with: some have special tokens of their own, and some put
+//! a part of their own into the tokenizer.
 
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
+use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::{AddedToken, Tokenizer};
 
 use super::side_files::{Special, TOKENIZER_CONFIG};
 use super::{TextError, side_files};
@@ -12,6 +15,9 @@ use crate::file::Files;
 pub(super) enum Class {
     Qwen2,
     Llama,
+    /// BertTokenizer, and others that treat texts as it does.
+    Bert,
+    Roberta,
     /// What goes by tokenizer.json alone.
     Other,
 }
@@ -33,7 +39,12 @@ impl Classes {
         let now = match (model.get("model_type").and_then(Value::as_str), class) {
             // Qwen2 checkpoints that name another class are taken to name a wrong one.
             (Some("qwen2"), _) | (_, Some("Qwen2Tokenizer")) | (Some("qwen3"), None) => Class::Qwen2,
+            // Which goes by tokenizer.json alone, whatever class is named.
+            (Some("modernbert"), _) => Class::Other,
             (_, Some("LlamaTokenizer")) => Class::Llama,
+            (_, Some("BertTokenizer" | "DistilBertTokenizer" | "ElectraTokenizer" | "MPNetTokenizer"))
+            | (Some("bert" | "distilbert" | "mpnet" | "nomic_bert"), None) => Class::Bert,
+            (_, Some("RobertaTokenizer")) | (Some("roberta"), None) => Class::Roberta,
             _ => Class::Other,
         };
         Ok(Self { now, llama_before: class == Some("LlamaTokenizer") })
@@ -50,7 +61,7 @@ impl Class {
                 ("pad_token", "<|endoftext|>"),
             ],
             Self::Llama => &[("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")],
-            Self::Other => &[],
+            Self::Bert | Self::Roberta | Self::Other => &[],
         };
         let missing = defaults.iter().filter(|(name, _)| !config.contains_key(*name));
         let special = |&(name, content): &(&str, &str)| Special {
@@ -59,5 +70,49 @@ impl Class {
             file: TOKENIZER_CONFIG,
         };
         missing.map(special).collect()
+    }
+}
+
+/// What a class makes of its settings, whatever `tokenizer.json` says there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OwnPart {
+    Normalizer(BertNormalizer),
+    /// Whether a space goes before a text that has none there.
+    PrefixSpace(bool),
+}
+
+impl OwnPart {
+    pub(super) fn of(
+        class: Class,
+        files: &Files,
+        config: &Map<String, Value>,
+    ) -> Result<Option<Self>, TextError> {
+        let flag = |field| side_files::boolean(files, TOKENIZER_CONFIG, config, field);
+        Ok(match class {
+            Class::Bert => Some(Self::Normalizer(BertNormalizer::new(
+                true,
+                flag("tokenize_chinese_chars")?.unwrap_or(true),
+                flag("strip_accents")?,
+                flag("do_lower_case")?.unwrap_or(true),
+            ))),
+            Class::Roberta => Some(Self::PrefixSpace(flag("add_prefix_space")?.unwrap_or(false))),
+            Class::Qwen2 | Class::Llama | Class::Other => None,
+        })
+    }
+
+    /// Puts it into the place of the tokenizer's own part of this kind. A part of another kind stays: versions of
+    /// transformers don't agree on it.
+    pub(super) fn put(self, tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
+        match (self, tokenizer.get_normalizer(), tokenizer.get_pre_tokenizer()) {
+            (Self::Normalizer(own), Some(NormalizerWrapper::BertNormalizer(_)), _) => {
+                tokenizer.with_normalizer(Some(own))?;
+            }
+            (Self::PrefixSpace(own), _, Some(PreTokenizerWrapper::ByteLevel(levels))) => {
+                let levels = levels.add_prefix_space(own);
+                tokenizer.with_pre_tokenizer(Some(levels));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, TruncationDirection};
 
-use super::class::Classes;
+use super::class::{Classes, OwnPart};
 use super::side_files::{Ends, NAMED, Overrides, Special, TOKENIZER_CONFIG};
 use super::{TextError, side_files};
 use crate::file::Files;
@@ -17,6 +17,8 @@ use crate::json;
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(super) classes: Classes,
+    /// What the class puts into the tokenizer.
+    pub(super) own_part: Option<OwnPart>,
     /// Tokens that the files want in the vocabulary, with the ids that they give them, and the file.
     pub(super) added: Vec<(u32, AddedToken, &'static str)>,
     pub(super) special: Vec<Special>,
@@ -79,6 +81,7 @@ impl Settings {
         let limit = config.get(limit_field).filter(|value| !value.is_null()).map(json::token_limit);
         Ok(Self {
             classes,
+            own_part: OwnPart::of(classes.now, files, &config)?,
             added,
             defaults: classes.now.defaults(&config),
             special,

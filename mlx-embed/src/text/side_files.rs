@@ -50,11 +50,10 @@ pub(super) struct Ends {
 const FILE_BYTES: u64 = 4 << 20;
 
 /// Arguments of a tokenizer that change no ids of a text: names, padding, decoding, and where files come from.
-const WITHOUT_EFFECT: [&str; 23] = [
+const WITHOUT_EFFECT: [&str; 22] = [
     "cache_dir",
     "chat_template",
     "clean_up_tokenization_spaces",
-    "do_lower_case",
     "errors",
     "force_download",
     "from_slow",
@@ -77,14 +76,17 @@ const WITHOUT_EFFECT: [&str; 23] = [
 ];
 
 /// Those that do, and are honoured.
-const HONOURED: [&str; 8] = [
+const HONOURED: [&str; 11] = [
     "added_tokens_decoder",
     "additional_special_tokens",
     "extra_special_tokens",
     "add_bos_token",
     "add_eos_token",
+    "do_lower_case",
     "model_max_length",
     "split_special_tokens",
+    "strip_accents",
+    "tokenize_chinese_chars",
     "truncation_side",
 ];
 
