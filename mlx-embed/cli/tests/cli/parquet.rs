@@ -502,7 +502,7 @@ fn parts_of_another_job_are_not_gone_on_with() {
         job(options).failed(1, &[fact, "vectors.parquet.parts: parts of another job", "remove the folder"]);
     }
     run(on("embed", "st-mean").args(["a", "--output"]).arg(&output))
-        .failed(1, &["the input of this job is no file"]);
+        .failed(1, &["the input of this job is not a named file"]);
     run(on("embed", "st-cls")
         .arg("--input")
         .arg(&input)
