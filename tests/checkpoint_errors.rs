@@ -204,6 +204,23 @@ fn pytorchs_weights_are_a_state_dict_or_an_error() {
     assert!(Checkpoint::open(scratch.path()).is_ok());
 }
 
+#[test]
+fn without_a_config_the_first_module_says_what_it_is() {
+    let own = "sentence_transformers.models";
+    for (class, folder, parts) in [
+        ("StaticEmbedding", "", ["modules.json", "StaticEmbedding"]),
+        ("Router", "", ["modules.json", "Router"]),
+        ("Transformer", "0_Transformer", ["modules.json", "move the files of 0_Transformer"]),
+        ("Transformer", "", [CONFIG, "it describes the model"]),
+    ] {
+        let scratch = Scratch::of("st-last-token");
+        scratch.remove(CONFIG);
+        let module = json!({"idx": 0, "name": "0", "path": folder, "type": format!("{own}.{class}")});
+        scratch.write("modules.json", json!([module]).to_string());
+        refused(class, scratch.path(), ANY, &parts);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_dangling_link_is_no_file_left_out() {

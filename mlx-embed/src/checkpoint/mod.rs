@@ -223,10 +223,14 @@ impl Checkpoint {
 
     /// Opens what is at `place`.
     pub(crate) fn read(place: Files, purpose: Purpose) -> Result<Self, CheckpointError> {
-        let config = JsonObject::open(&place, CONFIG)?.ok_or_else(|| CheckpointError::MissingFile {
-            path: place.path(CONFIG),
-            hint: "it describes the model, and every checkpoint has one",
-        })?;
+        let Some(config) = JsonObject::open(&place, CONFIG)? else {
+            // It may be a model that has none here.
+            sentence_transformers::check_first(&place)?;
+            return Err(CheckpointError::MissingFile {
+                path: place.path(CONFIG),
+                hint: "it describes the model, and every checkpoint has one",
+            });
+        };
         let quantization = QuantizationTable::read(&config)?;
         let mut doubts = marks::of_another_model(&place, &config, purpose)?;
         let unknown_fields = keys::hold(&config, &mut doubts)?;

@@ -24,6 +24,7 @@ use crate::pooling::Pooling;
 pub(crate) use cross_encoder::CrossEncoder;
 pub(super) use late::mask_settings;
 use modules::Module;
+pub(super) use modules::check_first;
 use transformer::Calls;
 pub(super) use transformer::{
     FILE as TRANSFORMER_FILE, FILES as TRANSFORMER_FILES, settings as transformer_settings,

@@ -70,9 +70,7 @@ impl SentenceTransformers {
             return self.read_pooling(files, Path::new(POOLING)).map(drop);
         };
         let mut own = own.iter();
-        let refuse = |field: &str, reason: String| {
-            Err(CheckpointError::InvalidField { path: files.path(MODULES), field: field.into(), reason })
-        };
+        let refuse = |field, reason| Err(refused(files, field, reason));
         self.normalize = Some(false);
         let mut before = None;
         // Before their order: a class that no embedder has says best what else the checkpoint is.
@@ -100,17 +98,7 @@ impl SentenceTransformers {
             let folder = Path::new(&module.path);
             check_inside(files, folder)?;
             match kind {
-                Kind::Transformer if folder.components().any(|part| part != Component::CurDir) => {
-                    return refuse(
-                        "path",
-                        format!(
-                            "puts the model into the folder `{0}`; move the files of {0} beside modules.json and \
-                             set the path to \"\"",
-                            module.path
-                        ),
-                    );
-                }
-                Kind::Transformer => {}
+                Kind::Transformer => check_beside(files, module)?,
                 Kind::Pooling => {
                     if !self.read_pooling(files, folder)? {
                         return Err(CheckpointError::MissingFile {
@@ -193,6 +181,33 @@ fn why_not(class: &str) -> String {
              `sentence_transformers.models.Transformer` in its place"
         )
     }
+}
+
+/// Refuses what begins with another module than a model beside `modules.json`.
+pub(in crate::checkpoint) fn check_first(files: &Files) -> Result<(), CheckpointError> {
+    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    let Some(first) = modules.first() else { return Ok(()) };
+    match Kind::of(&first.class, Architecture::Bert) {
+        None => Err(refused(files, "type", why_not(&first.class))),
+        Some(Kind::Transformer) => check_beside(files, first),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Refuses a model in a folder of its own.
+fn check_beside(files: &Files, model: &Module) -> Result<(), CheckpointError> {
+    if Path::new(&model.path).components().all(|part| part == Component::CurDir) {
+        return Ok(());
+    }
+    let reason = format!(
+        "puts the model into the folder `{0}`; move the files of {0} beside modules.json and set the path to \"\"",
+        model.path
+    );
+    Err(refused(files, "path", reason))
+}
+
+fn refused(files: &Files, field: &str, reason: String) -> CheckpointError {
+    CheckpointError::InvalidField { path: files.path(MODULES), field: field.into(), reason }
 }
 
 /// Refuses a normalisation of something else than what comes to it.
