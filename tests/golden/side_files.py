@@ -121,6 +121,7 @@ TOKENS = [
          f'"{END}", "score": NaN, "tokenizer_class": "PreTrainedTokenizerFast", "query_token": "<query>"}}'}),
 ]
 
+SPACES = ("the cat", "the cat ", "  the   cat\n", "   ", "", "the\tcat </s> sat")
 WORDS = ("The CAT", "a caf\u00e9, a na\u00efve cat", "a\u6771cat", "the\u0000cat")
 
 
@@ -129,6 +130,12 @@ def of_bert(name: str, about: str, normalizer: dict, base: str = "families/bert-
     plain = dict(type="BertNormalizer", clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=True)
     return Case(name, about, base=base, texts=WORDS, edits={
         CONFIG: {"tokenizer_class": "BertTokenizer"} | fields, "tokenizer.json": {"normalizer": plain | normalizer}})
+
+
+def of_xlm_roberta(name: str, about: str, **fields) -> Case:
+    """A case of a class that makes words of what lies between spaces."""
+    return Case(name, about, base="families/xlm-roberta-f32", texts=SPACES,
+                edits={CONFIG: {"tokenizer_class": "XLMRobertaTokenizer"} | fields})
 
 
 CASED = {"lowercase": False}
@@ -157,6 +164,10 @@ OWN_PARTS = [
          "tokenizer.json": {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}}}),
     Case("roberta-class-with-space", "where the file says so", base="families/roberta-dense-tanh-bf16", texts=WORDS,
          edits={CONFIG: {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True}}),
+    of_xlm_roberta("xlm-roberta-class", "XLMRobertaTokenizer makes no tokens of spaces at the ends, whatever tokenizer.json says"),
+    of_xlm_roberta("xlm-roberta-model-without-class", "the model's kind has the class", tokenizer_class=None),
+    of_xlm_roberta("xlm-roberta-class-without-space", "no space before words", add_prefix_space=False),
+    of_xlm_roberta("xlm-roberta-model-of-another-class", "tokenizer.json alone", tokenizer_class="PreTrainedTokenizerFast"),
 ]
 
 ENDS = [

@@ -4,6 +4,9 @@
 use serde_json::{Map, Value};
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::side_files::{Special, TOKENIZER_CONFIG};
@@ -18,6 +21,7 @@ pub(super) enum Class {
     /// BertTokenizer, and others that treat texts as it does.
     Bert,
     Roberta,
+    XlmRoberta,
     /// What goes by tokenizer.json alone.
     Other,
 }
@@ -45,6 +49,7 @@ impl Classes {
             (_, Some("BertTokenizer" | "DistilBertTokenizer" | "ElectraTokenizer" | "MPNetTokenizer"))
             | (Some("bert" | "distilbert" | "mpnet" | "nomic_bert"), None) => Class::Bert,
             (_, Some("RobertaTokenizer")) | (Some("roberta"), None) => Class::Roberta,
+            (_, Some("XLMRobertaTokenizer")) | (Some("xlm-roberta"), None) => Class::XlmRoberta,
             _ => Class::Other,
         };
         Ok(Self { now, llama_before: class == Some("LlamaTokenizer") })
@@ -61,7 +66,7 @@ impl Class {
                 ("pad_token", "<|endoftext|>"),
             ],
             Self::Llama => &[("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")],
-            Self::Bert | Self::Roberta | Self::Other => &[],
+            Self::Bert | Self::Roberta | Self::XlmRoberta | Self::Other => &[],
         };
         let missing = defaults.iter().filter(|(name, _)| !config.contains_key(*name));
         let special = |&(name, content): &(&str, &str)| Special {
@@ -79,6 +84,8 @@ pub(super) enum OwnPart {
     Normalizer(BertNormalizer),
     /// Whether a space goes before a text that has none there.
     PrefixSpace(bool),
+    /// Words are what lies between spaces, which are not tokens of their own; and whether each gets one before it.
+    Words(bool),
 }
 
 impl OwnPart {
@@ -96,6 +103,7 @@ impl OwnPart {
                 flag("do_lower_case")?.unwrap_or(true),
             ))),
             Class::Roberta => Some(Self::PrefixSpace(flag("add_prefix_space")?.unwrap_or(false))),
+            Class::XlmRoberta => Some(Self::Words(flag("add_prefix_space")?.unwrap_or(true))),
             Class::Qwen2 | Class::Llama | Class::Other => None,
         })
     }
@@ -111,8 +119,21 @@ impl OwnPart {
                 let levels = levels.add_prefix_space(own);
                 tokenizer.with_pre_tokenizer(Some(levels));
             }
+            (Self::Words(prefix), _, Some(own)) if ends_in_metaspace(own) => {
+                let scheme = if prefix { PrependScheme::Always } else { PrependScheme::Never };
+                let words = vec![WhitespaceSplit.into(), Metaspace::new('\u{2581}', scheme, true).into()];
+                tokenizer.with_pre_tokenizer(Some(Sequence::new(words)));
+            }
             _ => {}
         }
         Ok(())
+    }
+}
+
+fn ends_in_metaspace(pre_tokenizer: &PreTokenizerWrapper) -> bool {
+    match pre_tokenizer {
+        PreTokenizerWrapper::Metaspace(_) => true,
+        PreTokenizerWrapper::Sequence(parts) => parts.as_ref().last().is_some_and(ends_in_metaspace),
+        _ => false,
     }
 }
