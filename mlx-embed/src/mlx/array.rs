@@ -61,14 +61,7 @@ impl Array {
         dtype: Dtype,
     ) -> Result<Self, MlxError> {
         start()?;
-        // Counted together, sizes of an empty array could be too much for MLX's strides.
-        let needed = shape::count("array_new_data", shape)? * dtype.size();
-        if needed != nbytes {
-            return Err(MlxError::new(
-                "array_new_data",
-                format!("{nbytes} bytes do not fill shape {shape:?} of {dtype}"),
-            ));
-        }
+        shape::expect_filled("array_new_data", nbytes, shape, dtype)?;
         // SAFETY: the caller vouches for `data`; MLX reads exactly the bytes counted above.
         let raw = unsafe { mlx_sys::mlx_array_new_data(data, shape.as_ptr(), dims(shape), dtype.to_raw()) };
         Self::from_raw("array_new_data", raw)

@@ -1,5 +1,6 @@
 //! How many elements a shape has, as MLX counts them.
 
+use super::dtype::Dtype;
 use super::error::MlxError;
 
 type Result<T> = std::result::Result<T, MlxError>;
@@ -32,6 +33,20 @@ pub(super) fn count(operation: &'static str, shape: &[i32]) -> Result<usize> {
         }
         None => refuse(operation, format!("shape {shape:?} has more than {MOST_ELEMENTS} elements")),
     }
+}
+
+/// Holds `nbytes` against what an array of this shape and type takes.
+pub(super) fn expect_filled(
+    operation: &'static str,
+    nbytes: usize,
+    shape: &[i32],
+    dtype: Dtype,
+) -> Result<()> {
+    // Counted together, sizes of an empty array could be too much for MLX's strides.
+    if count(operation, shape)? * dtype.size() == nbytes {
+        return Ok(());
+    }
+    refuse(operation, format!("{nbytes} bytes do not fill shape {shape:?} of {dtype}"))
 }
 
 /// [`count`] where sizes come from several arrays.

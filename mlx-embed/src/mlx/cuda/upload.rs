@@ -31,12 +31,12 @@ impl Uploads {
         dtype: Dtype,
         stream: &Stream,
     ) -> Result<Array, MlxError> {
-        let nbytes = shape::count("upload", shape)? * dtype.size();
-        if nbytes != bytes.len() || !Self::takes(nbytes, dtype) {
-            let message = format!("{} bytes don't fill shape {shape:?} of {dtype}", bytes.len());
-            return Err(MlxError::new("upload", message));
+        shape::expect_filled("upload", bytes.len(), shape, dtype)?;
+        if !Self::takes(bytes.len(), dtype) {
+            let message = format!("{} bytes of {dtype} are no whole words, or too many", bytes.len());
+            return shape::refuse("upload", message);
         }
-        let words = on_gpu(nbytes / size_of::<u32>(), stream)?;
+        let words = on_gpu(bytes.len() / size_of::<u32>(), stream)?;
         // SAFETY: there is room for the bytes, and nobody else knows of it yet.
         unsafe { self.0.copy(pointer(&words)?, bytes)? };
         let array = ops::reshape(&ops::view(&words, dtype, stream)?, shape, stream)?;
