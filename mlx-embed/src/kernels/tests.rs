@@ -52,6 +52,16 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|x| x.to_bits()).collect()
 }
 
+/// Each number is as near to what it should be as said beside that.
+#[track_caller]
+fn assert_near(got: &[f32], naive: &[(f64, f64)], case: impl Fn() -> String) {
+    assert_eq!(got.len(), naive.len());
+    for (i, (&got, &(want, most))) in got.iter().zip(naive).enumerate() {
+        let far = (f64::from(got) - want).abs();
+        assert!(far <= most, "{}: number {i}: {got}, not {want}: {far:e} of {most:e}", case());
+    }
+}
+
 /// RMSNorm in f64.
 fn normed(x: &[f32], norm: Option<(&[f32], f32)>) -> Vec<f64> {
     let wide = x.iter().map(|&x| f64::from(x));

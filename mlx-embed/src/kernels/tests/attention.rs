@@ -246,16 +246,8 @@ fn attention_is_a_softmax_over_what_is_seen() {
         let case = if draw.one_in(4) { case.with_unseen(draw) } else { case };
         let naive = case.naive();
         for engine in engines {
-            for (i, (got, (want, most))) in case.run(engine).into_iter().zip(&naive).enumerate() {
-                let far = (f64::from(got) - want).abs();
-                assert!(
-                    far <= *most,
-                    "{:?}: {:?} {:?}: number {i}: {got}, not {want}: {far:e} of {most:e}",
-                    engine.family,
-                    case.heads,
-                    case.lengths,
-                );
-            }
+            let case_of = || format!("{:?}: {:?} {:?}", engine.family, case.heads, case.lengths);
+            assert_near(&case.run(engine), &naive, case_of);
         }
     });
 }

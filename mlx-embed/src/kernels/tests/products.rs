@@ -37,6 +37,26 @@ impl Factor {
         };
         Part { weights, bias: self.bias.as_deref() }
     }
+
+    /// What a kernel makes of rows `x`.
+    fn products(&self, engine: &Engine, x: &[f32]) -> Vec<f32> {
+        let inputs = self.matrices[0].inputs;
+        let mut out = unwritten(x.len() / inputs * self.outputs());
+        engine.project(x, None, inputs, Limbs::Two, &[self.part()], Output::Store(&mut out));
+        out
+    }
+
+    /// These with what they are in f64, of one matrix.
+    fn products_beside_f64(&self, engine: &Engine, x: &[f32]) -> Vec<(f32, f64)> {
+        let inputs = self.matrices[0].inputs;
+        let exact = |(i, got): (usize, f32)| {
+            let (row, output) = (i / self.outputs(), i % self.outputs());
+            let terms =
+                (0..inputs).map(|k| f64::from(x[row * inputs + k]) * self.matrices[0].value(output, k));
+            (got, terms.sum())
+        };
+        self.products(engine, x).into_iter().enumerate().map(exact).collect()
+    }
 }
 
 /// How rounding goes; see [`Limbs`].
@@ -321,18 +341,7 @@ fn a_product_is_a_sum_over_inputs() {
         let case = draw.projection();
         let naive: Vec<(f64, f64)> = (0..case.rows).flat_map(|row| case.naive(row)).collect();
         for engine in engines {
-            let got = case.run(engine, 0..case.rows);
-            assert_eq!(got.len(), naive.len());
-            for (i, (&got, &(want, most))) in got.iter().zip(&naive).enumerate() {
-                let far = (f64::from(got) - want).abs();
-                assert!(
-                    far <= most,
-                    "{}: row {}, column {}: {got}, not {want}: {far:e} of {most:e}",
-                    case.describe(engine),
-                    i / case.width(),
-                    i % case.width()
-                );
-            }
+            assert_near(&case.run(engine, 0..case.rows), &naive, || case.describe(engine));
         }
     });
 }
@@ -403,15 +412,8 @@ fn the_largest_digits_and_weights_overflow_nothing() {
         x.chunks_exact_mut(group_size).for_each(|row| row[0] = 32_639.0);
         let factor = pack(vec![matrix], group_size, PackedOrder::Stacked);
         for engine in engines {
-            let mut out = unwritten(rows * outputs);
-            let output = Output::Store(&mut out);
-            engine.project(&x, None, group_size, Limbs::Two, &[factor.part()], output);
-            for (i, &got) in out.iter().enumerate() {
-                let (row, output) = (i / outputs, i % outputs);
-                let terms = (0..group_size)
-                    .map(|k| f64::from(x[row * group_size + k]) * factor.matrices[0].value(output, k));
-                let want: f64 = terms.sum();
-                assert_eq!(got, want as f32, "{:?}: {:?}: {row}, {output}", engine.family, factor.matrices);
+            for (i, (got, want)) in factor.products_beside_f64(engine, &x).into_iter().enumerate() {
+                assert_eq!(got, want as f32, "{:?}: {:?}: number {i}", engine.family, factor.matrices);
             }
         }
     });
@@ -439,15 +441,8 @@ fn the_largest_digits_and_words_overflow_nothing() {
         let factor = pack(vec![matrix], inputs, PackedOrder::Stacked);
         assert!(matches!(&factor.held, Held::Packed(packed) if packed.rounded_to().is_none()));
         for engine in engines {
-            let mut out = unwritten(rows * outputs);
-            let output = Output::Store(&mut out);
-            engine.project(&x, None, inputs, Limbs::Two, &[factor.part()], output);
-            for (i, &got) in out.iter().enumerate() {
-                let (row, output) = (i / outputs, i % outputs);
-                let terms =
-                    (0..inputs).map(|k| f64::from(x[row * inputs + k]) * factor.matrices[0].value(output, k));
-                let want: f64 = terms.sum();
-                assert_eq!(got, want as f32, "{:?}: {:?}: {row}, {output}", engine.family, factor.matrices);
+            for (i, (got, want)) in factor.products_beside_f64(engine, &x).into_iter().enumerate() {
+                assert_eq!(got, want as f32, "{:?}: {:?}: number {i}", engine.family, factor.matrices);
             }
         }
     });
@@ -465,14 +460,8 @@ fn products_with_small_floats_err_by_less_than_3e_5_of_their_size() {
         let x: Vec<f32> = (0..rows * inputs).map(|_| draw.normal()).collect();
         let factor = pack(vec![matrix], inputs, PackedOrder::Stacked);
         for engine in engines {
-            let mut out = unwritten(rows * outputs);
-            engine.project(&x, None, inputs, Limbs::Two, &[factor.part()], Output::Store(&mut out));
             let (mut error, mut size) = (0.0, 0.0);
-            for (i, &got) in out.iter().enumerate() {
-                let terms = (0..inputs).map(|k| {
-                    f64::from(x[i / outputs * inputs + k]) * factor.matrices[0].value(i % outputs, k)
-                });
-                let want: f64 = terms.sum();
+            for (got, want) in factor.products_beside_f64(engine, &x) {
                 error += (f64::from(got) - want).powi(2);
                 size += want.powi(2);
             }
@@ -527,10 +516,7 @@ fn words_and_limbs_give_the_same_bits() {
         let mut known: Vec<(&str, Vec<u32>)> = Vec::new();
         for engine in engines {
             let kind = engine.family.name().get(..3).unwrap_or_default();
-            let mut out = unwritten(rows * outputs);
-            let output = Output::Store(&mut out);
-            engine.project(&x, None, inputs, Limbs::Two, &[factor.part()], output);
-            let found = bits(&out);
+            let found = bits(&factor.products(engine, &x));
             match known.iter().find(|(known, _)| *known == kind) {
                 Some((_, known)) => assert_eq!(&found, known, "{:?}: {:?}", engine.family, factor.matrices),
                 None => known.push((kind, found)),
@@ -563,9 +549,7 @@ fn weights_that_are_no_numbers_reach_the_result() {
         let x = vec![1.0; inputs];
         let factor = pack(vec![matrix.clone()], inputs, PackedOrder::Stacked);
         for engine in engines {
-            let mut out = unwritten(outputs);
-            engine.project(&x, None, inputs, Limbs::Two, &[factor.part()], Output::Store(&mut out));
-            for (output, got) in out.iter().enumerate() {
+            for (output, got) in factor.products(engine, &x).into_iter().enumerate() {
                 assert_eq!(got.is_finite(), output != bad, "{:?}: {matrix:?}: {output}", engine.family);
             }
         }

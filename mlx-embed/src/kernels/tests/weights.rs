@@ -57,7 +57,7 @@ pub(super) struct Matrix {
     pub(super) group_size: usize,
     form: Form,
     pub(super) rows: usize,
-    inputs: usize,
+    pub(super) inputs: usize,
 }
 
 impl std::fmt::Debug for Matrix {
