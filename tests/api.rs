@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use mlx_embed_tests::api;
+use mlx_embed_tests::{api, files};
 
 #[test]
 fn programs_of_random_bytes_end() {
@@ -30,8 +30,7 @@ fn programs_of_random_bytes_end() {
 fn programs_that_the_fuzzer_kept_end() {
     let more = std::env::var("MLX_EMBED_API_PROGRAMS").ok();
     for folder in ["fuzz/seeds/api"].into_iter().chain(more.as_deref()) {
-        for entry in std::fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("a file").path();
+        for path in files::below(folder) {
             // Said before, for whoever looks for the one that a checker of memory stumbles over.
             if more.is_some() {
                 eprintln!("{}", path.display());

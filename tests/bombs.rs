@@ -5,13 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::fmt::Write as _;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, fs};
 
 use mlx_embed::Embedder;
-use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
+use mlx_embed_tests::{child, golden};
 use serde_json::{Value, json};
 
 /// Names the environment variable with the checkpoint that a child loads.
@@ -63,24 +62,8 @@ fn peak_kilobytes(process: &str) -> u64 {
 fn refused(bomb: &str, named: &str, make: impl FnOnce(&Scratch)) {
     let scratch = Scratch::of(CASE);
     make(&scratch);
-    let child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--test-threads=1", "--nocapture"])
-        .env(CHECKPOINT, scratch.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (mut child, start) = (child, Instant::now());
-    while child.try_wait().unwrap().is_none() {
-        if start.elapsed() > HANGS {
-            child.kill().unwrap();
-            panic!("{bomb}: not refused in {HANGS:?}");
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    let output = child.wait_with_output().unwrap();
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (output, _) = child::run(child::of("child").env(CHECKPOINT, scratch.path()), bomb, HANGS);
+    let said = child::said(&output);
     assert!(output.status.success(), "{bomb}: {}: {said}", output.status);
     let line = said.split("bomb: ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
     let [millis, kilobytes, outcome] = line.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{line}") };

@@ -10,8 +10,8 @@ use mlx_embed::{
     Checkpoint, CheckpointError, Embedder, Error, InputError, LoadOptions, PoolingMode, State, TextError,
 };
 use mlx_embed_tests::compare::says;
-use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
+use mlx_embed_tests::{child, golden};
 use serde_json::{Map, Value, json};
 
 const CONFIG: &str = "config.json";
@@ -592,8 +592,7 @@ fn weights_that_are_cut_and_written_again_and_again_end_in_errors_and_no_signal(
     let scratch = Scratch::of("qwen3-f32");
     let weights = scratch.file(WEIGHTS);
     let whole = fs::read(&weights).unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "loads_and_embeds_for_some_seconds", "--ignored", "--nocapture"])
+    let mut child = child::of("loads_and_embeds_for_some_seconds")
         .env(CUT, scratch.path())
         .stdout(Stdio::piped())
         .spawn()

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use mlx_embed_tests::damage::TARGETS;
+use mlx_embed_tests::files;
 
 fn body(target: &str) -> fn(&[u8]) {
     TARGETS.iter().find(|(name, _)| *name == target).unwrap().1
@@ -13,11 +14,7 @@ fn body(target: &str) -> fn(&[u8]) {
 
 /// The input's name is in the output of a test that fails.
 fn run_committed(target: &str) {
-    let mut inputs: Vec<_> = fs::read_dir(Path::new("fuzz/seeds").join(target))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    inputs.sort();
+    let inputs = files::below(Path::new("fuzz/seeds").join(target));
     assert!(inputs.len() >= 3, "the inputs of {target} are missing");
     for path in inputs {
         println!("{}", path.display());

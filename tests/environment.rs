@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+
+use mlx_embed_tests::files;
 
 /// The table's variables, of rows whose second column says `by`.
 fn documented(by: &str) -> BTreeSet<String> {
@@ -20,7 +22,7 @@ fn documented(by: &str) -> BTreeSet<String> {
 /// Names of variables in files that read the environment: string literals in capitals, with an underscore.
 fn read_by(folder: &str, reads: &[&str]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    visit(Path::new(folder), &mut |text: &str| {
+    visit(folder, &mut |text: &str| {
         if reads.iter().any(|read| text.contains(read)) {
             let pieces: Vec<&str> = text.split('"').collect();
             let read = pieces.windows(3).filter(|part| {
@@ -40,12 +42,10 @@ fn is_variable(literal: &str) -> bool {
         && literal.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
-fn visit(path: &Path, look: &mut impl FnMut(&str)) {
-    if path.is_dir() {
-        for entry in fs::read_dir(path).unwrap() {
-            visit(&entry.unwrap().path(), look);
-        }
-    } else if path.extension().is_some_and(|end| ["rs", "cpp", "c", "h"].iter().any(|known| end == *known)) {
+/// Calls `look` with each source file of a folder.
+fn visit(folder: &str, look: &mut impl FnMut(&str)) {
+    let is_source = |end: &OsStr| ["rs", "cpp", "c", "h"].iter().any(|known| end == *known);
+    for path in files::below(folder).iter().filter(|path| path.extension().is_some_and(is_source)) {
         look(&fs::read_to_string(path).unwrap());
     }
 }
@@ -79,7 +79,7 @@ fn every_variable_that_is_read_is_in_the_table() {
 fn the_table_names_nothing_that_nobody_reads() {
     let mut sources = String::new();
     for folder in ["mlx-embed", "mlx-sys/build", "mlx-sys/build.rs", "mlx-sys/tests", "tests", "tools"] {
-        visit(Path::new(folder), &mut |text: &str| sources.push_str(text));
+        visit(folder, &mut |text: &str| sources.push_str(text));
     }
     let own: Vec<String> = documented("")
         .into_iter()

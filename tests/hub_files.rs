@@ -6,23 +6,14 @@ use std::fs;
 use std::path::Path;
 
 use mlx_embed::Checkpoint;
+use mlx_embed_tests::files;
 use mlx_embed_tests::scratch::Scratch;
 
 /// Names in the sources that are none of a fetched checkpoint's: what this crate writes, what it refuses, and in messages.
 const NONE: [&str; 2] = ["golden.safetensors", "calibration.json"];
 
-/// String literals that are a file's name, by their end.
-fn names(path: &Path, found: &mut BTreeSet<String>) {
-    if path.is_dir() {
-        for entry in fs::read_dir(path).unwrap() {
-            let path = entry.unwrap().path();
-            // The default model is inside, and the list itself reads nothing.
-            if !["hub", "default_model.rs", "checkpoint/contents.rs"].iter().any(|end| path.ends_with(end)) {
-                names(&path, found);
-            }
-        }
-        return;
-    }
+/// String literals in a source that are a file's name, by their end.
+fn names(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap();
     // Unit tests stand behind the code.
     let code = text.split("#[cfg(test)]").next().unwrap().lines();
@@ -34,13 +25,16 @@ fn names(path: &Path, found: &mut BTreeSet<String>) {
             && !stem.is_empty()
             && stem.chars().all(plain)
     };
-    found.extend(code.join("\n").split('"').filter(is_name).map(str::to_owned));
+    code.join("\n").split('"').filter(is_name).map(str::to_owned).collect()
 }
 
 #[test]
 fn every_file_that_is_read_by_name_is_fetched() {
-    let mut read = BTreeSet::new();
-    names(Path::new("mlx-embed/src"), &mut read);
+    // The default model is inside, and the list itself reads nothing.
+    let others = ["src/hub", "default_model.rs", "checkpoint/contents.rs"];
+    let mut sources = files::below("mlx-embed/src");
+    sources.retain(|path| !path.ancestors().any(|path| others.iter().any(|other| path.ends_with(other))));
+    let read: BTreeSet<String> = sources.iter().flat_map(|path| names(path)).collect();
     assert!(read.contains("config.json") && read.len() > 12, "{read:?}");
     // The Transformer's names stand with their reader, in a list that `contents.rs` takes over whole.
     let transformer =

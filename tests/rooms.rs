@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mlx_embed_tests::files;
+
 /// What a room may use, by room.
 type Table = BTreeMap<String, BTreeSet<String>>;
 
@@ -186,21 +188,12 @@ fn violations(table: &Table, files: &[(PathBuf, String)]) -> Vec<String> {
 }
 
 fn sources() -> Vec<(PathBuf, String)> {
-    fn read(dir: &Path, root: &Path, files: &mut Vec<(PathBuf, String)>) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                read(&path, root, files);
-            } else if path.extension().is_some_and(|end| end == "rs") {
-                files.push((path.strip_prefix(root).unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
-            }
-        }
-    }
-    let root = Path::new("mlx-embed/src");
-    let mut files = Vec::new();
-    read(root, root, &mut files);
-    files.sort();
-    files
+    let root = "mlx-embed/src";
+    let mut paths = files::below(root);
+    paths.retain(|path| path.extension().is_some_and(|end| end == "rs"));
+    let read =
+        |path: &PathBuf| (path.strip_prefix(root).unwrap().to_owned(), fs::read_to_string(path).unwrap());
+    paths.iter().map(read).collect()
 }
 
 fn the_table() -> Table {

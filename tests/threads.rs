@@ -2,14 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::num::NonZeroUsize;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use mlx_embed::mlx::{Array, Stream, ops};
 use mlx_embed::{Embedder, Error, LoadOptions};
-use mlx_embed_tests::golden;
+use mlx_embed_tests::{child, golden};
 
 const CASE: &str = "qwen3-affine-4bit-g64";
 
@@ -139,12 +138,9 @@ fn counts_its_threads() {
 #[cfg(target_os = "linux")]
 #[test]
 fn threads_start_when_they_are_needed() {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "counts_its_threads", "--ignored", "--test-threads=1", "--nocapture"])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&child.stdout);
-    assert!(child.status.success() && said.contains("counted"), "{said}");
+    let output = child::of("counts_its_threads").output().unwrap();
+    let said = child::said(&output);
+    assert!(output.status.success() && said.contains("counted"), "{said}");
 }
 
 #[test]

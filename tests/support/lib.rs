@@ -1,9 +1,11 @@
 //! What the tests share: golden cases, damaged and scratch copies of checkpoints, and comparing vectors.
 
 pub mod api;
+pub mod child;
 pub mod compare;
 pub mod damage;
 pub mod exits;
+pub mod files;
 pub mod golden;
 pub mod scratch;
 

@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::golden;
+use crate::{files, golden};
 
 /// Dtype, shape and bytes of tensors by name.
 pub type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
@@ -27,7 +27,15 @@ impl Scratch {
     /// When the copy fails.
     pub fn of(case: &str) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
-        copy(&golden::directory(case), dir.path());
+        let from = golden::directory(case);
+        for source in files::below(&from) {
+            let name = source.strip_prefix(&from).expect("below it");
+            if !name.to_string_lossy().starts_with("golden.") {
+                let target = dir.path().join(name);
+                fs::create_dir_all(target.parent().expect("a folder")).expect("writable");
+                fs::copy(&source, &target).expect("copied");
+            }
+        }
         Self { dir }
     }
 
@@ -178,21 +186,5 @@ impl Scratch {
         // The header's length goes before the header.
         edit(&mut bytes[8 + header..][start..end]);
         self.write(name, bytes);
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).expect("readable").flatten() {
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_name().to_string_lossy().starts_with("golden.") {
-            continue;
-        }
-        // `is_dir` and `fs::copy` follow links: cases share their tokenizer through one.
-        if source.is_dir() {
-            fs::create_dir(&target).expect("writable");
-            copy(&source, &target);
-        } else {
-            fs::copy(&source, &target).expect("copied");
-        }
     }
 }

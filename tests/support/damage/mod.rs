@@ -20,7 +20,7 @@ use mlx_embed::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::golden;
+use crate::{files, golden};
 use weights::{TensorEdit, Tensors};
 
 const WEIGHTS: &str = "model.safetensors";
@@ -223,9 +223,12 @@ struct Damaged {
 impl Damaged {
     /// A golden case as it is.
     fn of(case: impl AsRef<Path>) -> Self {
-        let mut files = BTreeMap::new();
-        read(&golden_file(case, ""), "", &mut files);
-        Self { files }
+        let folder = golden_file(case, "");
+        let name =
+            |path: &PathBuf| path.strip_prefix(&folder).expect("below it").to_string_lossy().into_owned();
+        let files = files::below(&folder).into_iter().map(|path| (name(&path), path));
+        let files = files.filter(|(name, _)| !name.starts_with("golden."));
+        Self { files: files.map(|(name, path)| (name, fs::read(path).expect("readable"))).collect() }
     }
 
     fn write(&self) -> TempDir {
@@ -349,17 +352,6 @@ fn edit(file: &mut Vec<u8>, edits: &[json::Edit]) {
 /// Fuzz targets run in their own directory.
 fn golden_file(case: impl AsRef<Path>, name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(golden::directory("")).join(case).join(name)
-}
-
-fn read(dir: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) {
-    for entry in fs::read_dir(dir).expect("readable").flatten() {
-        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        if entry.path().is_dir() {
-            read(&entry.path(), &format!("{name}/"), files);
-        } else if !name.starts_with("golden.") {
-            files.insert(name, fs::read(entry.path()).expect("readable"));
-        }
-    }
 }
 
 /// The tokenizer library, and what it calls that panics too: its regular expressions and its character maps.
