@@ -39,14 +39,16 @@ impl Metrics {
     }
 }
 
+/// Loads a model, and what its recorder holds.
+fn recorded<Model>(load: impl FnOnce() -> Model) -> (Model, Snapshotter) {
+    let recorder = DebuggingRecorder::new();
+    (metrics::with_local_recorder(&recorder, load), recorder.snapshotter())
+}
+
 #[test]
 fn metrics_tell_requests_batches_tokens_and_the_cache() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
     let options = LoadOptions { vector_cache: 1 << 20, ..golden::load_options() };
-    let embedder = metrics::with_local_recorder(&recorder, || {
-        Embedder::load_with(golden::directory(CASE), options).unwrap()
-    });
+    let (embedder, snapshotter) = recorded(|| Embedder::load_with(golden::directory(CASE), options).unwrap());
     let tokens: usize =
         embedder.embed(["one", "and another"]).unwrap().iter().map(|embedding| embedding.tokens).sum();
     embedder.embed(["one"]).unwrap();
@@ -75,9 +77,7 @@ fn metrics_tell_requests_batches_tokens_and_the_cache() {
 
 #[test]
 fn a_prompt_that_comes_again_is_reused() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let embedder = metrics::with_local_recorder(&recorder, || golden::load(CASE));
+    let (embedder, snapshotter) = recorded(|| golden::load(CASE));
     let prompt = "Instruct: Given a question, retrieve passages that answer it\nQuery: ";
     let options = EmbedOptions { prompt: Prompt::Text(prompt.into()), ..Default::default() };
     let own = embedder.token_ids(prompt, &EmbedOptions::default()).unwrap().len() as u64;
@@ -92,12 +92,8 @@ fn a_prompt_that_comes_again_is_reused() {
 
 #[test]
 fn what_a_query_puts_before_its_documents_is_computed_once() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
     let folder = golden::directory("families/reranker-qwen3-tied");
-    let reranker = metrics::with_local_recorder(&recorder, || {
-        Reranker::load_with(folder, golden::load_options()).unwrap()
-    });
+    let (reranker, snapshotter) = recorded(|| Reranker::load_with(folder, golden::load_options()).unwrap());
     let empty = reranker.tokens("where do cats sleep?", "", &RerankOptions::default()).unwrap().ids.len();
     let documents = ["on the mat", "at sea", "in the sun", "nowhere", "in boxes"];
     reranker.rerank("where do cats sleep?", &documents).unwrap();
@@ -109,9 +105,7 @@ fn what_a_query_puts_before_its_documents_is_computed_once() {
 
 #[test]
 fn histograms_hold_what_happened() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let embedder = metrics::with_local_recorder(&recorder, || golden::load(CASE));
+    let (embedder, snapshotter) = recorded(|| golden::load(CASE));
     embedder.embed(["one", "and another"]).unwrap();
     drop(embedder);
     let metrics = Metrics::of(&snapshotter);
