@@ -2,10 +2,11 @@
 
 use std::ffi::c_void;
 
-use super::device::{loss, start};
 use super::dtype::{Dtype, Element};
 use super::error::{MlxError, check, last_error};
+use super::lost::loss;
 use super::shape;
+use super::start::start;
 use super::stream::Streams;
 
 /// An n-dimensional array in MLX's lazy graph.

@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::error::{MlxError, check, install_handler};
+use super::error::{MlxError, install_handler};
+use super::lost::{enter, loss_of, may_end_thread};
 use super::memory;
-use super::process::Process;
 
 /// The kind of device that MLX was built for. A build has the CPU and at most one kind of GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -77,40 +77,6 @@ thread_local! {
     static HELD: Cell<Option<MutexGuard<'static, ()>>> = const { Cell::new(None) };
     /// What [`end_thread`] keeps.
     static LAST_TURN: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
-    /// The GPU that this thread has a stream on.
-    static GPU: Cell<Option<i32>> = const { Cell::new(None) };
-}
-
-/// GPUs that have failed for good, with what CUDA said.
-static LOST: Mutex<Vec<(i32, String)>> = Mutex::new(Vec::new());
-
-/// Whether [`LOST`] has any.
-static ANY_LOST: AtomicBool = AtomicBool::new(false);
-
-fn lost() -> MutexGuard<'static, Vec<(i32, String)>> {
-    // The list is whole after every step.
-    LOST.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Why this GPU is of no use to this process any more.
-pub(crate) fn loss_of(gpu: i32) -> Option<String> {
-    if !ANY_LOST.load(Ordering::Acquire) {
-        return None;
-    }
-    let lost = lost();
-    let (_, message) = lost.iter().find(|(index, _)| *index == gpu)?;
-    Some(format!("GPU {gpu} has failed for good, and this process can't use it any more: {message}"))
-}
-
-/// Why the GPU of this thread is of no use any more.
-pub(crate) fn loss() -> Option<String> {
-    GPU.try_with(Cell::get).ok().flatten().and_then(loss_of)
-}
-
-/// NVIDIA GPUs that have failed for good, each with its number and CUDA's message. This process can't use them any more,
-/// nor load a model there. Only a new process can.
-pub fn lost_gpus() -> Vec<(usize, String)> {
-    lost().iter().map(|(gpu, message)| (usize::try_from(*gpu).unwrap_or_default(), message.clone())).collect()
 }
 
 /// This thread uses this GPU from now on.
@@ -118,7 +84,7 @@ pub(super) fn enter_gpu(gpu: i32) -> Result<(), MlxError> {
     if let Some(reason) = loss_of(gpu) {
         return Err(MlxError::new("stream_new", reason));
     }
-    GPU.set(Some(gpu));
+    enter(gpu);
     memory::keep_apart(gpu)
 }
 
@@ -134,48 +100,6 @@ pub(crate) fn end_thread(turn: Option<Turn>) {
         LAST_TURN.set(HELD.take());
     }
     drop(turn);
-}
-
-/// Whether this thread may end. After a fault in a GPU's kernel all that CUDA is asked fails, and MLX ends the process
-/// where it is in a destructor, as it is at the end of a thread that has a stream.
-pub(crate) fn may_end_thread() -> bool {
-    loss().is_none()
-}
-
-/// Looks whether this thread's GPU has failed for good, and sees to it that what is destroyed after that doesn't end the
-/// process. Comes with every error of MLX's, and before a model is freed: the fault may be another model's.
-pub(crate) fn survive_failure(message: &str) {
-    // SAFETY: takes no arguments.
-    if !unsafe { mlx_sys::mlxsys_cuda_survive() } {
-        return;
-    }
-    memory::keep_all();
-    let Some(gpu) = GPU.try_with(Cell::get).ok().flatten() else { return };
-    let mut lost = lost();
-    if lost.iter().all(|(index, _)| *index != gpu) {
-        lost.push((gpu, message.to_owned()));
-        ANY_LOST.store(true, Ordering::Release);
-    }
-}
-
-static STARTED_IN: OnceLock<Process> = OnceLock::new();
-
-/// Whether this process is a fork of the one that MLX was first used in. Threads of MLX's are not there any more.
-pub(super) fn is_fork() -> bool {
-    STARTED_IN.get().is_some_and(|process| !process.is_this())
-}
-
-/// Comes before whatever makes MLX allocate memory, and does something once.
-pub(super) fn start() -> Result<(), MlxError> {
-    let process = Process::this()?;
-    STARTED_IN.get_or_init(|| {
-        install_handler();
-        // It is for using less memory: where it fails, nothing but that is lost.
-        // SAFETY: takes no arguments.
-        let _ = check("cuda_prepare", unsafe { mlx_sys::mlxsys_cuda_prepare() });
-        process
-    });
-    Ok(())
 }
 
 impl std::fmt::Display for Backend {

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
-use super::device::survive_failure;
+use super::lost::survive_failure;
 
 /// An MLX operation that failed, with MLX's own message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,11 +1,12 @@
 //! MLX's memory counters and limits. They hold for the whole process, not for one model: MLX has one allocator.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{MutexGuard, OnceLock, PoisonError};
 
-use super::device::{is_fork, start};
 use super::error::{MlxError, check};
-use super::host::check_outside;
+use super::inside::check_outside;
+use super::lost::KEEPS_NOTHING;
+use super::start::{is_fork, start};
 
 type Result<T> = std::result::Result<T, MlxError>;
 
@@ -71,12 +72,9 @@ pub fn clear_cache() -> Result<()> {
 /// What [`set_cache_limit`] was last given.
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether MLX keeps nothing any more; held while its bound is set.
-static IS_OFF: Mutex<bool> = Mutex::new(false);
-
 fn is_off() -> MutexGuard<'static, bool> {
     // It is whole after every step.
-    IS_OFF.lock().unwrap_or_else(PoisonError::into_inner)
+    KEEPS_NOTHING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sets the most bytes that MLX keeps for reuse, and returns the limit before. In a fork of a process that has used MLX
@@ -113,19 +111,6 @@ pub(super) fn keep_apart(gpu: i32) -> Result<()> {
     *is_off = true;
     drop(is_off);
     clear_cache()
-}
-
-/// Has MLX keep whatever is freed, as CUDA frees nothing of a GPU that has failed. Where several GPUs are in use the others
-/// must not get it: there arrays of the one that failed are not freed at all.
-pub(super) fn keep_all() {
-    // Held where MLX fails to set the bound, which is why this is called.
-    if let Ok(is_off) = IS_OFF.try_lock()
-        && !*is_off
-    {
-        let mut before = 0;
-        // SAFETY: writes one size through a valid pointer.
-        unsafe { mlx_sys::mlx_set_cache_limit(&mut before, usize::MAX) };
-    }
 }
 
 fn set_cache_limit_of_mlx(bytes: usize) -> Result<usize> {

@@ -38,6 +38,8 @@ mod dtype;
 mod error;
 mod exit;
 pub mod host;
+mod inside;
+mod lost;
 mod mapped;
 pub mod memory;
 pub mod ops;
@@ -45,17 +47,18 @@ mod process;
 mod quantized;
 mod read;
 mod shape;
+mod start;
 mod stream;
 mod waiting;
 
 pub use array::Array;
 pub use compiled::CompiledKernels;
-pub use device::{Backend, gpu_backend, lost_gpus};
-pub(crate) use device::{
-    Turn, end_thread, gpu_count, has_cpu, loss, loss_of, may_end_thread, survive_failure,
-};
+pub use device::{Backend, gpu_backend};
+pub(crate) use device::{Turn, end_thread, gpu_count, has_cpu};
 pub use dtype::{Dtype, Element};
 pub use error::MlxError;
+pub use lost::lost_gpus;
+pub(crate) use lost::{loss, loss_of, may_end_thread, survive_failure};
 pub(crate) use mapped::MappedArrays;
 pub(crate) use process::Process;
 pub use stream::Stream;

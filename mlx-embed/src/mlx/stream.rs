@@ -5,11 +5,13 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::device::{Backend, Turn, enter_gpu, gpu_backend, loss, start};
+use super::device::{Backend, Turn, enter_gpu, gpu_backend};
 use super::error::{MlxError, check, check_results, last_error};
 use super::exit;
-use super::host::check_outside;
+use super::inside::check_outside;
+use super::lost::loss;
 use super::process::Process;
+use super::start::start;
 use super::waiting::waiting;
 
 /// A queue of operations on one device. Every operation takes one.

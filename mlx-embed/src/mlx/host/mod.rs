@@ -64,7 +64,6 @@
 mod arrays;
 
 use std::any::Any;
-use std::cell::Cell;
 use std::ffi::{CString, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -75,10 +74,11 @@ pub use arrays::{HostInput, HostOutput};
 
 use super::Stream;
 use super::array::Array;
-use super::device::start;
 use super::dtype::Dtype;
 use super::error::{Failure, MlxError, check};
+use super::inside::Inside;
 use super::ops::{ArrayVec, held};
+use super::start::start;
 
 /// An error of a kernel: any error type, or a string.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;
@@ -199,38 +199,6 @@ struct Node<K: ?Sized> {
     /// MLX could be told as well. But it runs what is queued behind all the same, and elsewhere than on Linux it loses count
     /// of its tasks now and then (0.32.2, on the thread that used it first): after some ten such losses it waits for ever.
     failure: Arc<Failure>,
-}
-
-thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// As long as it lives this thread runs what is a kernel's own.
-struct Inside {
-    before: bool,
-}
-
-impl Inside {
-    fn enter() -> Self {
-        Self { before: INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) }
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        let _ = INSIDE.try_with(|inside| inside.set(self.before));
-    }
-}
-
-/// Refuses what waits for tasks of all streams: a kernel is one of them. MLX's evaluation does where a hundred are queued.
-pub(super) fn check_outside(operation: &'static str) -> Result<(), MlxError> {
-    if INSIDE.try_with(Cell::get).unwrap_or(false) {
-        return Err(MlxError::new(
-            operation,
-            "it may wait for all streams, of which one runs this kernel; compute with MLX outside of kernels",
-        ));
-    }
-    Ok(())
 }
 
 /// Called by MLX on the stream's thread.
