@@ -8,7 +8,6 @@ twice in turn; the best stay. Needs nvcc and Python's torch. Exits with 1 where 
 """
 
 import itertools
-import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -107,21 +106,7 @@ class Pass:
             x, scaled, squares = self.x[1], self.scaled[1], self.squares[1]
 
     def microseconds(self, ways: dict) -> float:
-        stream, times = torch.cuda.Stream(), []
-        with torch.cuda.stream(stream):
-            graph = torch.cuda.CUDAGraph()
-            graph.capture_begin()
-            self.run(ways)
-            graph.capture_end()
-            for number in range(8):
-                start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                start.record(stream)
-                graph.replay()
-                stop.record(stream)
-                torch.cuda.synchronize()
-                if number > 0:
-                    times.append(1e3 * start.elapsed_time(stop))
-        return statistics.median(times)
+        return of.microseconds(lambda: self.run(ways), 7)
 
 
 def words(way) -> str:
