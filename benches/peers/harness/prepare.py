@@ -53,7 +53,6 @@ def llama_cpp() -> None:
     """llama-cpp-python, compiled for this CPU."""
     path = f"{PYTHON.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     native = {"PATH": path, "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF"}
-    install("requirements-build")
     install("requirements-llama", "--no-build-isolation", environment=native)
 
 
