@@ -95,7 +95,8 @@ pub(crate) struct CommonArgs {
     pub(crate) model: ModelArgs,
 
     /// How a text's hidden states become one vector: last-token, mean, cls, max, mean-sqrt-len, weighted-mean, or several
-    /// joined by + [default: as the checkpoint says, else last-token]
+    /// joined by + [default: as the checkpoint says, else last-token for
+    /// causal decoders and mean for other models]
     #[arg(long, value_name = "HOW", value_parser = pooling)]
     pooling: Option<Pooling>,
 

@@ -392,7 +392,7 @@ fn parse(name: &str, text: &str) -> Result<Config, ConfigError> {
     } else {
         serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
             name: name.into(),
-            message: with_nearest(&error.to_string()),
+            message: with_nearest(error.to_string().trim_start_matches("error: ")),
         })?
     };
     config.check()?;

@@ -64,7 +64,7 @@ whose index is the text's line or argument, counted from 0. Sparse vectors have
 If a text fails, the results before it are written; with --on-error skip, those
 after it, too. FILE is written as FILE.partial and gets its name once the job
 ends: a job that is killed leaves FILE as it was. A Parquet job that is killed
-leaves what is done in FILE.parts, and the same command goes on from there.";
+leaves what is done in FILE.parts, and the same command continues from there.";
 
 /// Text in a window for each token of a batch: enough for about four batches.
 const WINDOW_BYTES_PER_TOKEN: usize = 16;

@@ -30,7 +30,7 @@ Examples:
 
 Prints each model's folder. Only what a checkpoint needs is fetched: safetensors
 weights, config.json, the files of tokenizer and modules. If a download breaks
-off, the same command goes on with it. A file is used once its hash is right.
+off, the same command continues it. A file is used once its hash is right.
 
 HF_ENDPOINT is the hub's address. HF_HOME is where models are kept, by default
 ~/.cache/huggingface. HF_TOKEN is for gated and private models. The hub's Python

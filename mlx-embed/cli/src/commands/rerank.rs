@@ -21,7 +21,9 @@ use crate::stdout;
     .value_name("DOCUMENT")
     .help("Documents [default: a document a line on standard input]")))]
 #[command(mut_arg("input", |input| input
-    .help("File with one document a line, or JSONL; `-` is standard input")))]
+    .help("File with one document a line, JSONL, CSV (.csv, .tsv) or Parquet; `-` is standard input")))]
+#[command(mut_arg("model", |model| model
+    .help("Checkpoint directory of a reranker, or its owner/name[@revision] on a hub")))]
 pub(crate) struct RerankArgs {
     /// Query that each document is scored against
     #[arg(value_name = "QUERY")]

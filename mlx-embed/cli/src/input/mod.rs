@@ -125,7 +125,7 @@ impl Input {
     /// kept beside texts.
     pub(crate) fn open(args: InputArgs, keep: &[String], max_text_bytes: usize) -> Result<Self, CliError> {
         if !args.texts.is_empty() {
-            refuse_kept(keep, "texts of the command line")?;
+            refuse_kept(keep, "texts on the command line")?;
             return Ok(Self::of(Box::new(Arguments::new(args.texts)), None, None, None));
         }
         match args.input {
@@ -135,7 +135,7 @@ impl Input {
                     .to_owned(),
             )),
             _ => {
-                refuse_kept(keep, "standard input, which is read once,")?;
+                refuse_kept(keep, "standard input, which is read once")?;
                 let name = "standard input".to_owned();
                 let lines = Lines::new(Box::new(io::stdin()), name, args.field.clone(), max_text_bytes);
                 Ok(Self::of(Box::new(records::Jsonl::new(lines)), Handle::stdin().ok(), None, args.field))
@@ -164,9 +164,9 @@ impl Input {
         let records: Box<dyn Records> = match form {
             Form::Lines | Form::Jsonl => {
                 if form == Form::Lines {
-                    refuse_kept(keep, &format!("{name}, whose lines are texts,"))?;
+                    refuse_kept(keep, &format!("{name}, whose lines are texts"))?;
                 } else if !file.metadata().map_err(fail)?.is_file() {
-                    refuse_kept(keep, &format!("{name}, which is no regular file and is read once,"))?;
+                    refuse_kept(keep, &format!("{name}, which is no regular file and is read once"))?;
                 }
                 let columns = columns::of_jsonl(&path, keep, max_text_bytes)?;
                 let mut lines = Lines::new(Box::new(file), name, field.clone(), max_text_bytes);
@@ -319,7 +319,7 @@ fn refuse_kept(keep: &[String], what: &str) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::Usage(format!(
-        "--keep takes columns of a table, and {what} can't be asked for them: give a file of Parquet, CSV or JSONL by --input"
+        "--keep copies columns of a Parquet, CSV or JSONL file (--input FILE), not of {what}"
     )))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A file is written beside its name and takes it at the end ([`NewFile`]). A job that fails publishes the whole windows
 //! before the failure; one that is killed leaves them in the partial file. Of Parquet either leaves the row groups that
-//! are done, and the same job goes on with them.
+//! are done, and the same job continues with them.
 
 mod encode;
 mod jsonl;
@@ -63,7 +63,8 @@ pub(crate) struct OutputArgs {
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     keep: Vec<String>,
 
-    /// Rows in each row group of Parquet. A job that was killed goes on after its last whole row group [default: 4096]
+    /// Rows in each row group of Parquet. The same command continues a job that was killed after its
+    /// last whole row group [default: 4096]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     row_group: Option<NonZeroUsize>,
 
@@ -86,8 +87,8 @@ enum Format {
     Npy,
     /// Tensors: embeddings [texts, dims], tokens [texts] u32, truncated [texts] bool; needs --output
     Safetensors,
-    /// The columns of --keep, then `embedding`, a list of fixed size, null where the text is null; needs --output. A job
-    /// that was killed goes on where it was
+    /// The columns of --keep, then `embedding`, a list of fixed size, null where the text is null; needs --output. The
+    /// same command continues a job that was killed
     Parquet,
 }
 
@@ -247,7 +248,7 @@ impl Target {
         input.set_parts(records, done)?;
         if done > 0 {
             common.model.notes().say(&format!(
-                "{} results are in {} already; it goes on behind them",
+                "{} results are in {} already; the job continues after them",
                 made.rows,
                 parts.folder().display()
             ));
@@ -403,7 +404,7 @@ fn end_file(name: String, mut rows: Rows, written: usize, failure: Option<CliErr
 #[cfg(feature = "parquet")]
 fn end_parts(name: String, parts: parquet::Parts, failure: Option<CliError>) -> Result<(), CliError> {
     let folder = parts.folder().display().to_string();
-    let goes_on = if parts.is_repeatable() { ", from where the same command goes on" } else { "" };
+    let continued = if parts.is_repeatable() { "; the same command continues from there" } else { "" };
     let failure = failure.or_else(|| parts.check_input().err());
     let (cause, rows) = match failure {
         Some(cause) => (cause, parts.abandon()),
@@ -412,6 +413,6 @@ fn end_parts(name: String, parts: parquet::Parts, failure: Option<CliError>) -> 
             Err((source, rows)) => (CliError::Write { name: name.clone(), source }, rows),
         },
     };
-    let output = if rows == 0 { name } else { format!("{folder}{goes_on}") };
+    let output = if rows == 0 { name } else { format!("{folder}{continued}") };
     Err(stopped(cause, rows, output))
 }

@@ -380,7 +380,7 @@ fn what_no_text_can_be_read_from_is_named() {
         &["docs.parquet, row 1, column `body`: the field `body` is null", "--output FILE.parquet"],
     );
     run(on("embed", "st-mean").args(["a", "--keep", "id", "-o"]).arg(&output))
-        .failed(2, &["--keep takes columns"]);
+        .failed(2, &["--keep copies columns"]);
     run(on("embed", "st-mean").args(["a", "--format", "parquet"])).failed(2, &["Parquet can't be streamed"]);
     fs::write(&input, "PAR1 and then nothing").unwrap();
     run(&mut embed(&input, &output)).failed(1, &["docs.parquet: "]);
@@ -454,7 +454,13 @@ fn a_job_that_failed_goes_on_and_counts_what_was_left_out_before() {
     assert!(!parts(&output).exists());
     job(&["--on-error", "skip", "--max-text-bytes", "1000"]).failed(
         1,
-        &["skipped: ", "row 51", "a row is longer", "the 199 results before it", "the same command goes on"],
+        &[
+            "skipped: ",
+            "row 51",
+            "a row is longer",
+            "the 199 results before it",
+            "the same command continues",
+        ],
     );
     let before = finished(&output);
     assert_eq!(before.len(), 2);
@@ -481,7 +487,11 @@ fn parts_of_another_job_are_not_gone_on_with() {
     };
     job(&[]).failed(
         1,
-        &["row 251: it has 3 fields", "the 200 results before it are written to", "the same command goes on"],
+        &[
+            "row 251: it has 3 fields",
+            "the 200 results before it are written to",
+            "the same command continues",
+        ],
     );
     let left = finished(&output);
     assert_eq!(left.len(), 2);

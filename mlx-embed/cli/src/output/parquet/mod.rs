@@ -2,7 +2,7 @@
 //!
 //! A Parquet file says what is in it at its end, so one that is half written is none. Row groups are whole files in a
 //! folder `OUTPUT.parts` first, and are copied into the output as they are once the input ends. A job that is killed
-//! leaves its parts; the same job goes on behind them and makes the same file.
+//! leaves its parts; the same job continues after them and makes the same file.
 
 mod batch;
 mod folder;
@@ -58,7 +58,7 @@ impl fmt::Debug for Parts {
 }
 
 impl Parts {
-    /// Begins the file, or goes on with what `job` has left.
+    /// Begins the file, or continues what `job` has left.
     pub(super) fn open(
         path: &Path,
         job: Job,
@@ -106,7 +106,7 @@ impl Parts {
         if complete { self.write_part() } else { Ok(()) }
     }
 
-    /// Whether the same job goes on with the parts of one that failed.
+    /// Whether the same job continues with the parts of one that failed.
     pub(super) fn is_repeatable(&self) -> bool {
         self.job.is_repeatable()
     }
