@@ -5,7 +5,7 @@
 use std::fs;
 use std::num::NonZeroUsize;
 
-use mlx_embed::{EmbedOptions, Embedder, Error, InputError, LoadOptions, Prompt};
+use mlx_embed::{EmbedOptions, Embedder, Error, InputError, LoadOptions, Prompt, Reranker};
 use mlx_embed_tests::compare::{max_abs, says};
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
@@ -18,9 +18,12 @@ const TOKENIZER: &str = "tokenizer_config.json";
 const TRANSFORMER: &str = "sentence_bert_config.json";
 const POOLING: &str = "1_Pooling/config.json";
 
-fn cases() -> Vec<Value> {
-    let file: Value = serde_json::from_slice(&fs::read("tests/golden/side_files.json").unwrap()).unwrap();
-    file["cases"].as_array().unwrap().clone()
+/// The cases of this kind: those that have `texts`, or `pairs`.
+fn cases(kind: &str) -> Vec<Value> {
+    let mut file: Value = serde_json::from_slice(&fs::read("tests/golden/side_files.json").unwrap()).unwrap();
+    let Value::Array(mut cases) = file["cases"].take() else { panic!("no cases") };
+    cases.retain(|case| case.get(kind).is_some());
+    cases
 }
 
 /// The checkpoint of a case.
@@ -39,10 +42,15 @@ fn checkpoint(case: &Value) -> Scratch {
     scratch
 }
 
-/// Sets fields; null removes one, but in tokenizer.json, where it stands for nothing.
+/// Sets fields, dots between levels; null removes one, but in tokenizer.json, where it stands for nothing.
 fn edit(scratch: &Scratch, name: &str, fields: &Map<String, Value>) {
     scratch.edit_json(name, |object| {
-        object.extend(fields.clone());
+        for (field, value) in fields {
+            match field.split_once('.') {
+                Some((parent, field)) => object[parent][field] = value.clone(),
+                None => drop(object.insert(field.clone(), value.clone())),
+            }
+        }
         object.retain(|_, value| !value.is_null() || name == "tokenizer.json");
     });
 }
@@ -67,7 +75,7 @@ fn with_prompt(text: &Value) -> EmbedOptions {
 #[test]
 fn texts_have_the_tokens_and_vectors_of_the_references() {
     let mut wrong = Vec::new();
-    let cases = cases();
+    let cases = cases("texts");
     for case in &cases {
         let name = case["name"].as_str().unwrap();
         let embedder = match load(&checkpoint(case), golden::load_options()) {
@@ -100,11 +108,51 @@ fn texts_have_the_tokens_and_vectors_of_the_references() {
     assert!(cases.len() > 50 && wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn pairs_have_the_scores_of_the_references() {
+    let mut wrong = Vec::new();
+    let cases = cases("pairs");
+    for case in &cases {
+        let scratch = checkpoint(case);
+        let reranker = Reranker::load_with(scratch.path(), golden::own_limit()).unwrap();
+        for pair in case["pairs"].as_array().unwrap() {
+            let [query, document] = ["query", "document"].map(|part| pair[part].as_str().unwrap());
+            let found = reranker.rerank(query, &[document]).unwrap()[0].score;
+            let off = (f64::from(found) - pair["score"].as_f64().unwrap()).abs();
+            if off > f64::from(TOLERANCE) {
+                wrong.push(format!("{}: {query:?}, {document:?} is off by {off:e}", case["name"]));
+            }
+        }
+    }
+    assert!(cases.len() >= 10 && wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn types_of_which_versions_of_the_reference_differ_are_refused() {
+    let scratch = Scratch::of("families/reranker-bert-identity");
+    let fields = json!({"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": null});
+    edit(&scratch, TOKENIZER, fields.as_object().unwrap());
+    let error = Reranker::load_with(scratch.path(), golden::own_limit()).unwrap_err();
+    says(error, &[TOKENIZER, "`model_input_names`", "token_type_ids", "version 5"]);
+}
+
+#[test]
+fn classes_that_are_not_known_or_do_not_fit_are_refused() {
+    let named = |base: &str, class: &str, parts: &[&str]| {
+        let field = json!({ "tokenizer_class": class });
+        refused_with(base, TOKENIZER, field, &[&["tokenizer_class", "TokenizersBackend"], parts].concat());
+    };
+    named("families/xlm-roberta-f32", "CamembertTokenizerFast", &["CamembertTokenizerFast"]);
+    for class in ["XLMRobertaTokenizer", "RobertaTokenizer"] {
+        named("families/bert-f32", class, &["tokenizer.json", "WordPiece"]);
+    }
+}
+
 /// Prompts whose keys and values are kept, prompts that are not kept, and texts whose vectors are kept: all of them are
 /// told apart from the same tokens with another part left out.
 #[test]
 fn what_is_left_out_of_the_mean_is_left_out_in_any_company() {
-    let cases = cases();
+    let cases = cases("texts");
     let named = |name: &str| cases.iter().find(|case| case["name"] == name).unwrap();
     for name in ["mean-without-prompt", "cls-without-prompt", "mean-without-prompt-no-end-token"] {
         let case = named(name);

@@ -319,7 +319,7 @@ pub(crate) fn load(
     let starting = runner::start(checkpoint, runner_options, &engine_options, move || steps.layer())?;
 
     let text = early_text.map_or_else(open_text, Ok)?;
-    if scoring.is_none() && token_types > 1 && tokenizer.gives_types() {
+    if scoring.is_none() && token_types > 1 && tokenizer.gives_types() != Some(false) {
         text.check_types(&place)?;
     }
     let pairs = match &scoring {

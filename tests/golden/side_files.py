@@ -1,7 +1,7 @@
 """What the files beside a checkpoint's tokenizer and model do to its texts, by sentence-transformers and transformers.
 
 Each case is a golden checkpoint with files changed; the references load it, and side_files.json gets the token ids of
-some texts, and vectors where pooling is what the case is about. side_files.py --check makes them again and compares.
+some texts, and vectors where pooling is what the case is about, or scores of pairs. side_files.py --check makes them again and compares.
 README.md says what to install.
 """
 
@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import sentence_transformers
 import tokenizers
 import torch
 import transformers
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 HERE = Path(__file__).resolve().parent
 FILE = HERE / "side_files.json"
@@ -170,6 +171,108 @@ OWN_PARTS = [
     of_xlm_roberta("xlm-roberta-model-of-another-class", "tokenizer.json alone", tokenizer_class="PreTrainedTokenizerFast"),
 ]
 
+
+def of_class(name: str, about: str, base: str, tokenizer: dict = {}, texts: tuple = WORDS, model: dict = {}, **fields) -> Case:
+    """A case of a class that builds a tokenizer of its own around the vocabulary; `tokenizer` is what else tokenizer.json
+    says, `model` what config.json does."""
+    edits = {CONFIG: fields, "tokenizer.json": tokenizer, "config.json": model}
+    return Case(name, about, base=f"families/{base}", texts=texts, edits={name: edit for name, edit in edits.items() if edit})
+
+
+def template(first: str, last: str) -> dict:
+    """A post-processor that puts two tokens around texts, and is not what any class builds."""
+    pieces = [{"SpecialToken": {"id": first, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+              {"SpecialToken": {"id": last, "type_id": 0}}]
+    tokens = {token: {"id": token, "ids": [id], "tokens": [token]} for id, token in ((3, first), (1, last))}
+    return {"type": "TemplateProcessing", "single": pieces, "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": tokens}
+
+
+WHOLE = {"type": "Whitespace"}
+UPPER = {"type": "Replace", "pattern": {"String": "cat"}, "content": "CAT"}
+MARKED = ("a [MASK] b[SEP]", "a <mask> b</s>", "<MASK> [UNK] <unk> <bos>", "the  cat sat <|endoftext|>")
+LONG_WORDS = ("thethethethethethe cat", "the" * 40)
+ELSE = ("BertTokenizer", "bert-f32"), ("DistilBertTokenizer", "distilbert-f32"), ("MPNetTokenizer", "mpnet-f32")
+LLAMA = {"model_type": "llama", "architectures": ["LlamaModel"], "sliding_window": None}
+BUILT = [
+    *(of_class(f"{name}-pre-tokenizer", "BERT's own", base, {"pre_tokenizer": WHOLE}, tokenizer_class=name)
+      for name, base in ELSE),
+    *(of_class(f"{name}-normalizer", "BERT's own", base, {"normalizer": None}, tokenizer_class=name) for name, base in ELSE),
+    *(of_class(f"{name}-post-processor", "the class's tokens around a text", base, {"post_processor": template("[UNK]", "a")},
+               tokenizer_class=name) for name, base in ELSE),
+    *(of_class(f"{name}-long-words", "up to 100 characters", base, {"model.max_input_chars_per_word": 5}, LONG_WORDS,
+               tokenizer_class=name) for name, base in ELSE),
+    *(of_class(f"{name}-tokens", "its own, where tokenizer.json lists none", base, {"added_tokens": []}, MARKED,
+               tokenizer_class=name, **dict.fromkeys(("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")))
+      for name, base in ELSE),
+    of_class("bert-class-other-ends", "the tokens that the file names", "bert-f32", tokenizer_class="BertTokenizer",
+             cls_token="[MASK]", sep_token="[PAD]"),
+    of_class("bert-class-ends-by-default", "the tokens that the class names", "bert-f32", tokenizer_class="BertTokenizer",
+             cls_token=None, sep_token=None),
+    of_class("bert-class-lists-its-tokens", "tokenizer.json's own are plain text then", "bert-f32", {}, MARKED,
+             tokenizer_class="BertTokenizer", added_tokens_decoder={
+                 str(i): added(token, special=True) for i, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]"))},
+             mask_token="[UNK]"),
+    of_class("electra-class", "another name of BertTokenizer", "bert-f32", {"normalizer": None}, tokenizer_class="ElectraTokenizer"),
+    Case("bert-class-ends-in-arguments", "nothing goes over what the class puts around texts", base="families/bert-f32",
+         texts=WORDS, edits={CONFIG: {"tokenizer_class": "BertTokenizer"}},
+         files={BERT: {"tokenizer_args": {"add_bos_token": True, "bos_token": "[MASK]"}}}),
+    of_class("roberta-class-normalizer", "none", "roberta-dense-tanh-bf16", {"normalizer": {"type": "Lowercase"}},
+             tokenizer_class="RobertaTokenizer"),
+    of_class("roberta-class-pre-tokenizer", "bytes", "roberta-dense-tanh-bf16", {"pre_tokenizer": {"type": "Sequence",
+             "pretokenizers": [WHOLE, {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False}]}},
+             tokenizer_class="RobertaTokenizer"),
+    of_class("roberta-class-post-processor", "the class's tokens around a text", "roberta-dense-tanh-bf16",
+             {"post_processor": template("<mask>", "a")}, tokenizer_class="RobertaTokenizer"),
+    of_class("roberta-class-model", "pairs of bytes, and nothing else", "roberta-dense-tanh-bf16",
+             {"model.ignore_merges": True, "model.unk_token": "<unk>"}, tokenizer_class="RobertaTokenizer"),
+    of_class("bart-class", "another name of RobertaTokenizer", "roberta-dense-tanh-bf16", {"normalizer": {"type": "Lowercase"}},
+             tokenizer_class="BartTokenizerFast"),
+    of_class("gpt2-class", "bytes, and what tokenizer.json puts around them", "roberta-dense-tanh-bf16",
+             {"normalizer": {"type": "Lowercase"}, "pre_tokenizer": WHOLE}, tokenizer_class="GPT2Tokenizer"),
+    of_class("xlm-roberta-class-normalizer", "a table of characters or none", "xlm-roberta-f32", {"normalizer": UPPER}, SPACES,
+             tokenizer_class="XLMRobertaTokenizer"),
+    of_class("xlm-roberta-class-widths", "letters of another width stay", "xlm-roberta-f32", {}, ("\uff34he \u2167 cat",),
+             tokenizer_class="XLMRobertaTokenizer"),
+    of_class("xlm-roberta-class-pre-tokenizer", "words", "xlm-roberta-f32", {"pre_tokenizer": WHOLE}, SPACES,
+             tokenizer_class="XLMRobertaTokenizer"),
+    of_class("xlm-roberta-class-post-processor", "the class's tokens around a text", "xlm-roberta-f32",
+             {"post_processor": template("<mask>", "<pad>")}, SPACES, tokenizer_class="XLMRobertaTokenizer"),
+    of_class("xlm-roberta-class-unknown", "the fourth of the vocabulary", "xlm-roberta-f32", {"model.unk_id": 1},
+             ("the \u6771 cat",), tokenizer_class="XLMRobertaTokenizer"),
+    of_class("gemma-class", "spaces, and no others", "embedding-gemma-f32", {"normalizer": UPPER, "pre_tokenizer": WHOLE}, SPACES,
+             tokenizer_class="GemmaTokenizer"),
+    of_class("gemma-class-tokens", "a mask that tokenizer.json lacks", "embedding-gemma-f32", {}, MARKED,
+             tokenizer_class="GemmaTokenizer"),
+    of_class("gemma-class-model", "unknown characters are bytes", "embedding-gemma-f32", {"model.byte_fallback": False,
+             "model.fuse_unk": False}, ("the \u6771\u6771 cat",), tokenizer_class="GemmaTokenizer"),
+    of_class("gemma-model-without-class", "the model's kind has the class", "embedding-gemma-f32", {"normalizer": UPPER}, SPACES,
+             tokenizer_class=None),
+    of_class("llama-class", "a space before texts", "mistral-no-window", {"normalizer": UPPER, "pre_tokenizer": WHOLE}, SPACES,
+             LLAMA, tokenizer_class="LlamaTokenizer"),
+    of_class("llama-class-legacy", "and behind each special token", "mistral-no-window", {}, SPACES, LLAMA,
+             tokenizer_class="LlamaTokenizer", legacy=True),
+    of_class("llama-class-without-space", "no space", "mistral-no-window", {}, SPACES, LLAMA, tokenizer_class="LlamaTokenizer",
+             add_prefix_space=False),
+    of_class("llama-model-without-class", "tokenizer.json alone", "mistral-no-window", {}, SPACES, LLAMA, tokenizer_class=None),
+    of_class("mistral-takes-no-class", "tokenizer.json alone", "mistral-no-window", {}, SPACES, tokenizer_class="LlamaTokenizer",
+             add_prefix_space=False),
+    of_class("qwen2-class-normalizer", "NFC", "qwen2-is-causal-false-mean", {"normalizer": None},
+             ("cafe\u0301 d\u00e9j\u00e0",), tokenizer_class="Qwen2Tokenizer"),
+    of_class("qwen2-class-pre-tokenizer", "the class's words", "qwen2-is-causal-false-mean", {"pre_tokenizer": {
+             "type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False}}, SPACES,
+             tokenizer_class="Qwen2Tokenizer"),
+    of_class("qwen2-class-with-space", "where the file says so", "qwen2-is-causal-false-mean", {}, SPACES,
+             tokenizer_class="Qwen2Tokenizer", add_prefix_space=True),
+    of_class("qwen2-model-takes-no-class", "its own, whatever is named", "qwen2-is-causal-false-mean", {"normalizer": UPPER}, SPACES,
+             tokenizer_class="PreTrainedTokenizerFast"),
+    of_class("qwen2-model-with-code", "what is named stands in for it", "qwen2-is-causal-false-mean", {"normalizer": UPPER}, SPACES,
+             tokenizer_class="PreTrainedTokenizerFast", auto_map={"AutoTokenizer": ["a.A", "a.B"]}),
+    of_class("class-of-nobody", "tokenizer.json alone", "bert-f32", {"normalizer": None}, tokenizer_class="OurTokenizer"),
+    of_class("class-in-config", "where tokenizer_config.json names none", "bert-f32", {"normalizer": None},
+             model={"tokenizer_class": "MPNetTokenizer"}, tokenizer_class=None),
+]
+
 ENDS = [
     config("ends-in-tokenizer-config", "with a tokenizer.json these two say nothing", bos_token="<|im_start|>",
            add_bos_token=True, add_eos_token=False),
@@ -268,7 +371,29 @@ POOLINGS = [
     pooling("mean-without-prompt-no-end-token", "without an end token", WITHOUT, prompts=PROMPTS[1:],
             **{"tokenizer.json": {"post_processor": None}}),
 ]
-CASES = [*TOKENS, *OWN_PARTS, *ENDS, *LIMITS, *LOWER, *POOLINGS]
+CASES = [*TOKENS, *OWN_PARTS, *BUILT, *ENDS, *LIMITS, *LOWER, *POOLINGS]
+
+
+def of_pairs(name: str, about: str, base: str = "reranker-bert-identity", names: list | None = None, **fields) -> Case:
+    """A reranker's case of a tokenizer's class; `names` is what model_input_names says."""
+    return Case(name, about, base=f"families/{base}", edits={CONFIG: {"model_input_names": names} | fields})
+
+
+PAIRS = (("cat", "roses"), ("The cat", LONG), ("the sun", ""), ("", "in the garden"))
+TYPES = ["input_ids", "token_type_ids", "attention_mask"]
+RERANKERS = [
+    of_pairs("pairs-without-types", "a class of version 5 gives none", tokenizer_class="TokenizersBackend"),
+    of_pairs("pairs-with-types", "unless the file says so", names=TYPES, tokenizer_class="TokenizersBackend"),
+    of_pairs("pairs-with-types-of-any-class", "nor any other", names=TYPES, tokenizer_class="PreTrainedTokenizerFast"),
+    of_pairs("pairs-without-types-of-any-class", "nor any other", names=TYPES[::2], tokenizer_class="PreTrainedTokenizerFast"),
+    of_pairs("bert-class-pairs", "its class gives types", tokenizer_class="BertTokenizer"),
+    of_pairs("bert-model-without-class-pairs", "so does the class of the model's kind", tokenizer_class=None),
+    of_pairs("bert-class-pairs-without-types", "but for what the file says", names=TYPES[::2], tokenizer_class="BertTokenizer"),
+    of_pairs("distilbert-class-pairs", "this one gives none", tokenizer_class="DistilBertTokenizer"),
+    of_pairs("xlm-roberta-class-pairs", "two tokens between the texts", "reranker-xlm-roberta",
+             tokenizer_class="XLMRobertaTokenizer"),
+    of_pairs("mpnet-class-pairs", "likewise", "reranker-mpnet", tokenizer_class="MPNetTokenizer"),
+]
 
 
 def write(case: Case, folder: Path) -> None:
@@ -279,7 +404,10 @@ def write(case: Case, folder: Path) -> None:
         else:
             (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     for name, fields in case.edits.items():
-        changed = json.loads((folder / name).read_text()) | fields
+        changed = json.loads((folder / name).read_text())
+        for key, value in fields.items():
+            *parents, last = key.split(".")
+            reduce(dict.__getitem__, parents, changed)[last] = value
         (folder / name).write_text(json.dumps({
             key: value for key, value in changed.items() if value is not None or name == "tokenizer.json"}))
 
@@ -305,10 +433,23 @@ def run(case: Case) -> dict:
             "texts": results}
 
 
+def score(case: Case) -> dict:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / case.name
+        write(case, folder)
+        model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+        scores = [float(model.predict([pair])[0]) for pair in PAIRS]
+    pairs = [{"query": query, "document": document, "score": float(f"{score:.7g}")}
+             for (query, document), score in zip(PAIRS, scores)]
+    return {"name": case.name, "about": case.about, "base": case.base, "edits": case.edits, "files": case.files,
+            "pairs": pairs}
+
+
 def is_same(old: dict, new: dict) -> bool:
-    strip = lambda case: case | {"texts": [text | {"embedding": None} for text in case["texts"]]}
-    close = all(np.allclose(a.get("embedding", 0), b.get("embedding", 0), rtol=0, atol=1e-5)
-                for a, b in zip(old["texts"], new["texts"]))
+    numbers = ("embedding", "score")
+    strip = lambda case: case | {key: [each | dict.fromkeys(numbers) for each in case.get(key, [])] for key in ("texts", "pairs")}
+    close = all(np.allclose(a.get(name, 0), b.get(name, 0), rtol=0, atol=1e-5) for key in ("texts", "pairs")
+                for a, b in zip(old.get(key, []), new.get(key, [])) for name in numbers)
     return strip(old) == strip(new) and close
 
 
@@ -317,12 +458,12 @@ def main() -> int:
     made = {"command": "python tests/golden/side_files.py",
             "versions": {package.__name__: package.__version__
                          for package in (sentence_transformers, transformers, tokenizers, torch)},
-            "cases": [run(case) for case in CASES]}
+            "cases": [*map(run, CASES), *map(score, RERANKERS)]}
     if sys.argv[1:] == ["--check"]:
         old = json.loads(FILE.read_text())
         off = [new["name"] for new, old in zip(made["cases"], old["cases"]) if not is_same(old, new)]
         off += ["the list of cases"] if len(made["cases"]) != len(old["cases"]) else []
-        print("\n".join(f"{name} differs" for name in off) or f"{len(CASES)} cases are as committed")
+        print("\n".join(f"{name} differs" for name in off) or f"{len(old['cases'])} cases are as committed")
         return 1 if off else 0
     lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in made["cases"])
     head = json.dumps({key: made[key] for key in ("command", "versions")})

@@ -7,14 +7,13 @@ use serde::Serialize;
 use tokenizers::models::ModelWrapper;
 use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
+use tokenizers::{AddedToken, AddedVocabulary, Tokenizer, TruncationDirection};
 
 use super::TextError;
 use super::class::Class;
 use super::guarded::guarded;
 use super::settings::Settings;
-use super::side_files::invalid;
-use super::side_files::{Ends, Special};
+use super::side_files::{Ends, Special, TOKENIZER_CONFIG, invalid};
 use crate::file::Files;
 
 /// A token that is looked for in texts though `tokenizer.json` doesn't list it as one.
@@ -69,14 +68,32 @@ pub(super) fn assemble(
     path: &Path,
 ) -> Result<Assembled, TextError> {
     let failed = |reason| TextError::InvalidTokenizer { path: path.to_owned(), reason };
+    // LlamaTokenizer is not taken for a byte-level vocabulary, which transformers looks for in this way.
+    let byte_level = || json.windows(br#""ByteLevel""#.len()).any(|part| part == br#""ByteLevel""#);
+    let (class, built) = match settings.classes.now {
+        Class::Llama if byte_level() => (Class::Other, None),
+        class => (class, settings.built),
+    };
+    let mut special = settings.special.clone();
+    if class == settings.classes.now {
+        let missing = settings.defaults.iter().filter(|default| find(&special, &default.name).is_none());
+        special.extend(missing.cloned().collect::<Vec<_>>());
+    }
+    let named = |name: &str| find(&special, &Some(name.to_owned()));
+
+    let mut listed = HashSet::new();
     let (mut tokenizer, cut) = guarded(|| {
         let mut tokenizer = Tokenizer::from_bytes(json)?;
         let cut = tokenizer.get_truncation().map(|truncation| truncation.direction);
+        listed = contents(&tokenizer);
         // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None)?;
-        if let Some(part) = settings.own_part {
-            part.put(&mut tokenizer)?;
+        if let Some(built) = built {
+            if settings.lists_all_added {
+                tokenizer.with_added_vocabulary(AddedVocabulary::new());
+            }
+            built.put(&mut tokenizer, json, named("unk_token").map(|token| token.content.as_str()))?;
         }
         // Another such setting: merges left out at random, so that one text gets other tokens each time.
         if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
@@ -91,20 +108,7 @@ pub(super) fn assemble(
     })
     .map_err(failed)?;
 
-    // LlamaTokenizer is not taken for a byte-level vocabulary, which transformers looks for in this way.
-    let byte_level = || json.windows(br#""ByteLevel""#.len()).any(|part| part == br#""ByteLevel""#);
-    let class = match settings.classes.now {
-        Class::Llama if byte_level() => Class::Other,
-        class => class,
-    };
-    let mut special = settings.special.clone();
-    if class == settings.classes.now {
-        let missing = settings.defaults.iter().filter(|default| find(&special, &default.name).is_none());
-        special.extend(missing.cloned().collect::<Vec<_>>());
-    }
-    let before: HashSet<String> =
-        tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
-    let tokens = wanted(settings, &special, &before, files)?;
+    let tokens = wanted(settings, &special, &contents(&tokenizer), files)?;
     guarded(|| {
         tokenizer.add_tokens(tokens)?;
         if class == Class::Qwen2 {
@@ -115,10 +119,22 @@ pub(super) fn assemble(
     })
     .map_err(failed)?;
     check_ids(&tokenizer, settings, files)?;
-    let bos_eos = ["bos_token", "eos_token"].map(|name| find(&special, &Some(name.to_owned())).cloned());
+    let bos_eos = ["bos_token", "eos_token"].map(|name| named(name).cloned());
     guarded(|| {
-        if let Some(ends) = settings.ends {
-            set_ends(&mut tokenizer, ends, &bos_eos)?;
+        let id = |name: &str| {
+            let token = named(name).map(|token| token.content.clone());
+            let token = token.and_then(|token| tokenizer.token_to_id(&token).map(|id| (token, id)));
+            token.ok_or_else(|| {
+                format!("`{name}` of {TOKENIZER_CONFIG} is no token, but its class puts it around texts")
+                    .into()
+            })
+        };
+        match (built.map(|built| built.post_processor(id)).transpose()?.flatten(), settings.ends) {
+            (Some(own), _) => {
+                tokenizer.with_post_processor(Some(own));
+            }
+            (None, Some(ends)) => set_ends(&mut tokenizer, ends, &bos_eos)?,
+            (None, None) => {}
         }
         if settings.lower_case {
             put_into_lower_case(&mut tokenizer)?;
@@ -127,20 +143,25 @@ pub(super) fn assemble(
     })
     .map_err(failed)?;
     // What is listed goes before what is named, and the first of each before others.
-    let named = special.iter().rev().map(|each| (&each.token.content, each.file));
-    let listed = settings.added.iter().rev().map(|(_, token, file)| (&token.content, *file));
-    let origins: HashMap<&String, &str> = named.chain(listed).collect();
+    let by_name = special.iter().rev().map(|each| (&each.token.content, each.file));
+    let by_id = settings.added.iter().rev().map(|(_, token, file)| (&token.content, *file));
+    let origins: HashMap<&String, &str> = by_name.chain(by_id).collect();
     let file = |content: &String| origins.get(content).copied().unwrap_or_default().to_owned();
     let mut added: Vec<AddedTokenInfo> = tokenizer
         .get_added_tokens_decoder()
         .into_iter()
-        .filter(|(_, token)| !before.contains(&token.content))
+        .filter(|(_, token)| !listed.contains(&token.content))
         .map(|(id, token)| AddedTokenInfo { id, file: file(&token.content), token: token.content })
         .collect();
     added.sort_by_key(|token| token.id);
     let special_ids = special.iter().filter_map(|each| tokenizer.token_to_id(&each.token.content)).collect();
     let truncation_side = settings.truncation_side.or(cut).unwrap_or(TruncationDirection::Right);
     Ok(Assembled { tokenizer, added, truncation_side, special_ids, bos_eos })
+}
+
+/// The tokens that are looked for in texts.
+fn contents(tokenizer: &Tokenizer) -> HashSet<String> {
+    tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect()
 }
 
 fn find<'a>(special: &'a [Special], name: &Option<String>) -> Option<&'a AddedToken> {

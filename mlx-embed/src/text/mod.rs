@@ -1,6 +1,7 @@
 //! Text to token ids: prompts, tokenizer, truncation, end token. Knows nothing of MLX and may run on any thread.
 
 mod assemble;
+mod built;
 mod certain;
 mod charsmap;
 mod class;

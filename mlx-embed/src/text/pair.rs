@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokenizers::{Encoding, Token};
 
 use super::guarded::guarded;
-use super::side_files::invalid as invalid_field;
+use super::side_files::{TOKENIZER_CONFIG, invalid as invalid_field};
 use super::tokenizer::TextEncoder;
 use super::{InputError, Settings, TextError};
 use crate::file::Files;
@@ -102,8 +102,15 @@ impl Template {
             behind: ids[document + 1..].to_vec(),
             second: None,
         };
-        if types > 1 && settings.gives_types() {
-            let first = kinds.iter().position(|&kind| kind != 0);
+        let first = kinds.iter().position(|&kind| kind != 0);
+        if types > 1 && first.is_some() && settings.gives_types().is_none() {
+            let reason = "is missing. Without it, this tokenizer gives the second text of a pair a type of its own in \
+                          transformers 4, and no types in version 5; write [\"input_ids\", \"token_type_ids\", \
+                          \"attention_mask\"] there if the model was trained with types, and otherwise the same without \
+                          the one in the middle";
+            return Err(invalid_field((files.path(TOKENIZER_CONFIG), "model_input_names"), reason));
+        }
+        if types > 1 && settings.gives_types() == Some(true) {
             if kinds.iter().any(|&kind| kind > 1)
                 || !kinds.is_sorted()
                 || first.is_some_and(|at| at > document)

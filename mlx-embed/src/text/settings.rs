@@ -7,7 +7,8 @@
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, TruncationDirection};
 
-use super::class::{Classes, OwnPart};
+use super::built::Built;
+use super::class::Classes;
 use super::side_files::{Ends, NAMED, Overrides, Special, TOKENIZER_CONFIG};
 use super::{TextError, side_files};
 use crate::file::Files;
@@ -17,8 +18,10 @@ use crate::json;
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(super) classes: Classes,
-    /// What the class puts into the tokenizer.
-    pub(super) own_part: Option<OwnPart>,
+    /// What the class builds itself, where it doesn't go by tokenizer.json.
+    pub(super) built: Option<Built>,
+    /// Whether `added` is all of them, whatever tokenizer.json lists.
+    pub(super) lists_all_added: bool,
     /// Tokens that the files want in the vocabulary, with the ids that they give them, and the file.
     pub(super) added: Vec<(u32, AddedToken, &'static str)>,
     pub(super) special: Vec<Special>,
@@ -33,8 +36,8 @@ pub(crate) struct Settings {
     pub(super) declared_ends: [Option<bool>; 2],
     pub(super) lower_case: bool,
     limit: Option<usize>,
-    /// Whether the tokenizer gives types of tokens.
-    types: bool,
+    /// Whether the tokenizer gives types of tokens; `None` where versions of transformers differ.
+    types: Option<bool>,
 }
 
 impl Settings {
@@ -81,7 +84,8 @@ impl Settings {
         let limit = config.get(limit_field).filter(|value| !value.is_null()).map(json::token_limit);
         Ok(Self {
             classes,
-            own_part: OwnPart::of(classes.now, files, &config)?,
+            built: Built::read(classes.now, files, &config)?,
+            lists_all_added: config.get("added_tokens_decoder").is_some_and(|value| !value.is_null()),
             added,
             defaults: classes.now.defaults(&config),
             special,
@@ -100,7 +104,7 @@ impl Settings {
                 .transpose()
                 .map_err(|reason| side_files::invalid(at(limit_field), reason))?
                 .flatten(),
-            types: gives_types(&config),
+            types: gives_types(&config).or(classes.gives_types),
         })
     }
 
@@ -111,8 +115,8 @@ impl Settings {
         found.map(|each| each.token.content.as_str())
     }
 
-    /// Whether the tokenizer tells a model the types of tokens.
-    pub(crate) fn gives_types(&self) -> bool {
+    /// Whether the tokenizer tells a model the types of tokens; `None` where versions of transformers differ.
+    pub(crate) fn gives_types(&self) -> Option<bool> {
         self.types
     }
 
@@ -127,10 +131,10 @@ impl Settings {
     }
 }
 
-/// Whether `model_input_names` has them, or is not there: the model has a table of types or not.
-fn gives_types(config: &Map<String, Value>) -> bool {
-    let names = config.get("model_input_names").and_then(Value::as_array);
-    names.is_none_or(|names| names.iter().any(|name| name == "token_type_ids"))
+/// Whether `model_input_names` has them; `None` if it is not there.
+fn gives_types(config: &Map<String, Value>) -> Option<bool> {
+    let names = config.get("model_input_names")?.as_array()?;
+    Some(names.iter().any(|name| name == "token_type_ids"))
 }
 
 /// Refuses another tokenizer.json, which newer versions of transformers take.

@@ -50,7 +50,7 @@ pub(super) struct Ends {
 const FILE_BYTES: u64 = 4 << 20;
 
 /// Arguments of a tokenizer that change no ids of a text: names, padding, decoding, and where files come from.
-const WITHOUT_EFFECT: [&str; 22] = [
+const WITHOUT_EFFECT: [&str; 21] = [
     "cache_dir",
     "chat_template",
     "clean_up_tokenization_spaces",
@@ -60,7 +60,6 @@ const WITHOUT_EFFECT: [&str; 22] = [
     "legacy",
     "local_files_only",
     "max_length",
-    "model_input_names",
     "name_or_path",
     "pad_to_multiple_of",
     "pad_token_type_id",
@@ -76,13 +75,14 @@ const WITHOUT_EFFECT: [&str; 22] = [
 ];
 
 /// Those that do, and are honoured.
-const HONOURED: [&str; 11] = [
+const HONOURED: [&str; 12] = [
     "added_tokens_decoder",
     "additional_special_tokens",
     "extra_special_tokens",
     "add_bos_token",
     "add_eos_token",
     "do_lower_case",
+    "model_input_names",
     "model_max_length",
     "split_special_tokens",
     "strip_accents",
