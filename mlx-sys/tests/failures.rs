@@ -5,14 +5,14 @@
 
 mod support;
 
-use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
-use std::{ptr, thread};
 
 use mlx_sys as sys;
-use support::{Array, Arrays, Stream, call};
+use support::host::one;
+use support::{Array, Stream, call};
 
 /// What takes longer hangs, also on a machine with other things to do.
 const HANGS: Duration = Duration::from_secs(120);
@@ -20,48 +20,15 @@ const HANGS: Duration = Duration::from_secs(120);
 static BEGUN: AtomicUsize = AtomicUsize::new(0);
 static ENDED: AtomicUsize = AtomicUsize::new(0);
 
-unsafe extern "C" fn fails(
-    _: *mut c_void,
-    _: *const sys::mlxsys_host_input,
-    _: usize,
-    _: *const sys::mlxsys_host_output,
-    _: usize,
-    _: *mut sys::mlx_string,
-) -> c_int {
-    if BEGUN.fetch_add(1, Ordering::SeqCst).is_multiple_of(8) {
-        thread::sleep(Duration::from_micros(200));
-    }
-    ENDED.fetch_add(1, Ordering::SeqCst);
-    1
-}
-
 /// A node that fails, and takes its time at times.
 fn failing(input: &Array, stream: &Stream) -> Array {
-    let shape = [2];
-    let spec = sys::mlxsys_host_output_spec {
-        shape: shape.as_ptr(),
-        ndim: 1,
-        dtype: sys::mlx_dtype__MLX_FLOAT32,
-        in_place_of: -1,
-    };
-    let inputs = Arrays::new(&[input]);
-    let mut out = Arrays::new(&[]);
-    // SAFETY: live handles and a live spec; the callback needs no payload.
-    let code = unsafe {
-        sys::mlxsys_host_kernel(
-            &mut out.0,
-            c"failing".as_ptr(),
-            inputs.0,
-            &spec,
-            1,
-            Some(fails),
-            ptr::null_mut(),
-            None,
-            stream.0,
-        )
-    };
-    assert_eq!(code, 0);
-    out.get(0)
+    one(stream, &[input], (&[2], sys::mlx_dtype__MLX_FLOAT32, -1), |_, _| {
+        if BEGUN.fetch_add(1, Ordering::SeqCst).is_multiple_of(8) {
+            thread::sleep(Duration::from_micros(200));
+        }
+        ENDED.fetch_add(1, Ordering::SeqCst);
+        Err(String::new())
+    })
 }
 
 fn sum(x: &Array, stream: &Stream) -> Array {

@@ -1,6 +1,8 @@
 //! Just enough ownership around the raw functions for tests to read well.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod host;
+
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
