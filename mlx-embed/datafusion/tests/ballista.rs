@@ -2,8 +2,10 @@
 #![cfg(feature = "ballista")]
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
+mod support;
+
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,20 +13,17 @@ use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_
 use ballista_scheduler::cluster::BallistaCluster;
 use ballista_scheduler::config::SchedulerConfig;
 use ballista_scheduler::scheduler_process::start_server;
-use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
-use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
 use mlx_embed::{Checkpoint, Embedder, LoadOptions, Precision, Reranker};
 use mlx_embed_datafusion::ballista::{ModelId, executor, remote, scheduler, wait_for};
 use tempfile::TempDir;
 
+use support::{ask, failure, golden, rows_of};
+
 const EMBEDDER: &str = "st-last-token";
 const RERANKER: &str = "families/reranker-bert-sigmoid";
-
-fn golden(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(case)
-}
 
 fn options(precision: Precision) -> LoadOptions {
     LoadOptions { precision, ..Default::default() }
@@ -76,36 +75,12 @@ fn start_executor(scheduler_port: u16, work_dir: &TempDir, embedder: &str, with_
 async fn write_docs(dir: &Path) {
     let ctx = SessionContext::new();
     for part in 0..5 {
-        let ids: Vec<i64> = (0..40).map(|row| row * 5 + part).collect();
-        let body =
-            |&id: &i64| (id % 10 != 9).then(|| format!("row {id} has the number {}", id * 7919 % 1000));
-        let columns: [(&str, ArrayRef); 2] = [
-            ("id", Arc::new(Int64Array::from(ids.clone()))),
-            ("body", Arc::new(StringArray::from_iter(ids.iter().map(body)))),
-        ];
-        let columns = columns.map(|(name, array)| (name, array, true));
-        let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
         let to = dir.join(format!("docs-{part}.parquet"));
-        ctx.read_batch(rows)
+        ctx.read_batch(rows_of((0..40).map(|row| row * 5 + part)))
             .unwrap()
             .write_parquet(to.to_str().unwrap(), Default::default(), None)
             .await
             .unwrap();
-    }
-}
-
-async fn ask(ctx: &SessionContext, query: &str) -> RecordBatch {
-    let frame = ctx.sql(query).await.unwrap_or_else(|error| panic!("{query}: {error}"));
-    let schema = Arc::new(frame.schema().as_arrow().clone());
-    let batches = frame.collect().await.unwrap_or_else(|error| panic!("{query}: {error}"));
-    concat_batches(&batches.first().map_or(schema, RecordBatch::schema), &batches).unwrap()
-}
-
-/// Why the query fails, be it while it is planned or run.
-async fn failure(ctx: &SessionContext, query: &str) -> String {
-    match ctx.sql(query).await {
-        Err(error) => error.to_string(),
-        Ok(frame) => frame.collect().await.expect_err(query).to_string(),
     }
 }
 

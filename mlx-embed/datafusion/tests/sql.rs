@@ -1,45 +1,30 @@
 //! The functions in queries: what the library gives, whatever becomes of partitions, nulls and errors.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
+mod support;
+
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, DictionaryArray, Int64Array, LargeStringArray, RecordBatch, StringArray,
-    StringViewArray,
+    Array, ArrayRef, AsArray, DictionaryArray, LargeStringArray, RecordBatch, StringArray, StringViewArray,
 };
-use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{Float32Type, Float64Type, Int32Type};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use mlx_embed::{EmbedOptions, Embedder, LoadOptions, Prompt, Reranker};
 
-fn golden(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(case)
-}
+use support::{ask, failure, golden, rows_of, text};
 
 fn embedder(case: &str) -> Embedder {
     Embedder::load(golden(case)).unwrap()
 }
 
-fn text(row: usize) -> String {
-    format!("row {row} has the number {}", row * 7919 % 1000)
-}
-
 /// A table `docs` of rows of `id` and `body`, null in every tenth, in `partitions` parts.
 fn docs(ctx: &SessionContext, rows: usize, partitions: usize) {
-    let part = |part: usize| {
-        let ids: Vec<usize> = (0..rows).filter(|row| row % partitions == part).collect();
-        let bodies = ids.iter().map(|&row| (row % 10 != 9).then(|| text(row)));
-        let columns: [(&str, ArrayRef); 2] = [
-            ("id", Arc::new(Int64Array::from_iter_values(ids.iter().map(|&row| row as i64)))),
-            ("body", Arc::new(StringArray::from_iter(bodies))),
-        ];
-        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
-    };
-    let parts: Vec<Vec<RecordBatch>> = (0..partitions).map(|each| vec![part(each)]).collect();
+    let part = |part: usize| vec![rows_of((0..rows).filter(move |row| row % partitions == part))];
+    let parts: Vec<Vec<RecordBatch>> = (0..partitions).map(part).collect();
     let table = MemTable::try_new(parts[0][0].schema(), parts).unwrap();
     ctx.register_table("docs", Arc::new(table)).unwrap();
 }
@@ -49,22 +34,6 @@ fn context(embedder: &Embedder) -> SessionContext {
     let ctx = SessionContext::new_with_config(config).enable_url_table();
     mlx_embed_datafusion::register(&ctx, embedder.clone());
     ctx
-}
-
-async fn ask(ctx: &SessionContext, query: &str) -> RecordBatch {
-    let frame = ctx.sql(query).await.unwrap_or_else(|error| panic!("{query}: {error}"));
-    let schema = Arc::new(frame.schema().as_arrow().clone());
-    let batches = frame.collect().await.unwrap_or_else(|error| panic!("{query}: {error}"));
-    let schema = batches.first().map_or(schema, RecordBatch::schema);
-    concat_batches(&schema, &batches).unwrap()
-}
-
-/// Why the query fails, be it while it is planned or run.
-async fn failure(ctx: &SessionContext, query: &str) -> String {
-    match ctx.sql(query).await {
-        Err(error) => error.to_string(),
-        Ok(frame) => frame.collect().await.expect_err(query).to_string(),
-    }
 }
 
 fn vector(column: &ArrayRef, row: usize) -> Option<Vec<f32>> {
