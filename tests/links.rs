@@ -111,3 +111,20 @@ fn every_page_of_the_guide_is_in_the_book() {
         .collect();
     assert_eq!(named, there.iter().map(String::as_str).collect());
 }
+
+/// Doctests, here and in SQL's workspace, which has what its examples use.
+#[test]
+fn every_example_in_rust_is_compiled() {
+    let doctests = ["tests/support/lib.rs", "mlx-embed/datafusion/src/lib.rs"].map(|file| {
+        let folder = Path::new(file).parent().unwrap();
+        let source = fs::read_to_string(file).unwrap();
+        let included = source.split("include_str!(\"").skip(1).filter_map(|rest| rest.split_once('"'));
+        included.map(|(path, _)| straight(&folder.join(path))).collect::<Vec<_>>()
+    });
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let has_example = text.lines().any(|line| line.trim_start().starts_with("```rust"));
+        assert!(!has_example || doctests.concat().contains(&page), "{} is in no doctest", page.display());
+        assert!(!text.contains("```rust,ignore"), "{}", page.display());
+    }
+}

@@ -2,16 +2,18 @@
 //! Results are those of the reference Python code. CPUs and NVIDIA GPUs run this crate's own kernels, Apple GPUs run MLX.
 //!
 //! ```
-//! # #[cfg(feature = "default-model")]
-//! # fn main() -> Result<(), mlx_embed::Error> {
 //! use mlx_embed::{Embedder, vectors};
 //!
-//! let embedder = Embedder::default_model()?; // or Embedder::load("path/to/a/checkpoint")?
-//! let documents = embedder.embed(["The cat sat on the mat", "The stock market crashed today"])?;
-//! let query = embedder.embed_one("A feline rested on the rug")?;
-//! assert_eq!(vectors::top_k(&query, &documents, 1)[0].0, 0);
-//! # Ok(())
-//! # }
+//! # #[cfg(feature = "default-model")]
+//! fn main() -> Result<(), mlx_embed::Error> {
+//!     let embedder = Embedder::default_model()?; // or Embedder::load("path/to/a/checkpoint")?
+//!     let documents = embedder.embed(["The cat sat on the mat", "The stock market crashed today"])?;
+//!     let query = embedder.embed_one("A feline rested on the rug")?;
+//!     let (nearest, cosine) = vectors::top_k(&query, &documents, 1)[0];
+//!     println!("document {nearest}: {cosine:.3}");
+//! #   assert_eq!(nearest, 0);
+//!     Ok(())
+//! }
 //! # #[cfg(not(feature = "default-model"))]
 //! # fn main() {}
 //! ```
@@ -63,9 +65,11 @@
 //!     }
 //! }
 //!
-//! let embeds: Box<dyn Embeds> = Box::new(Fake);
-//! assert_eq!(embeds.embed(&["four"])?[0].vector, [4.0]);
-//! # Ok::<(), Error>(())
+//! fn main() -> Result<(), Error> {
+//!     let embeds: Box<dyn Embeds> = Box::new(Fake);
+//!     assert_eq!(embeds.embed(&["four"])?[0].vector, [4.0]);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! # In a server

@@ -9,13 +9,10 @@ pub mod files;
 pub mod golden;
 pub mod scratch;
 
-/// The README's example has to compile.
+/// The pages' examples have to compile. `tests/links.rs` sees that none is left out.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
-pub struct Readme;
-
-/// So have the guide's.
-#[cfg(doctest)]
+#[doc = include_str!("../../mlx-embed/README.md")]
 #[doc = include_str!("../../docs/first-steps.md")]
 #[doc = include_str!("../../docs/server.md")]
-pub struct Guide;
+pub struct Pages;

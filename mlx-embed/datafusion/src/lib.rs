@@ -3,13 +3,13 @@
 //! ```
 //! use datafusion::prelude::SessionContext;
 //!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let ctx = SessionContext::new().enable_url_table(); // so that FROM takes files
-//! mlx_embed_datafusion::register(&ctx, mlx_embed::Embedder::default_model()?);
-//! ctx.sql("SELECT cosine(embed('a cat'), embed('a feline')) AS alike").await?.show().await?;
-//! # Ok(())
-//! # }
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let ctx = SessionContext::new().enable_url_table(); // so that FROM takes files
+//!     mlx_embed_datafusion::register(&ctx, mlx_embed::Embedder::default_model()?);
+//!     ctx.sql("SELECT cosine(embed('a cat'), embed('a feline')) AS alike").await?.show().await?;
+//!     Ok(())
+//! }
 //! ```
 //!
 //! | function | returns |
@@ -43,6 +43,12 @@ use datafusion::logical_expr::ScalarUDF;
 use datafusion::logical_expr::async_udf::AsyncScalarUDF;
 use datafusion::prelude::SessionContext;
 use mlx_embed::{Embedder, Reranker};
+
+/// The pages' examples have to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../../../docs/sql.md")]
+struct Pages;
 
 /// Adds `embed`, which asks `embedder`, and `cosine` to the functions of `ctx`.
 pub fn register(ctx: &SessionContext, embedder: Embedder) {

@@ -12,15 +12,19 @@
 //! mount it in a server of your own, or let [`serve`] do it all.
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let config = mlx_embed_server::Config::from_yaml("models: [{name: qwen, path: path/to/Qwen3-Embedding-0.6B-4bit}]")?;
-//! let models = mlx_embed_server::Models::load(&config).await?;
-//! let router = mlx_embed_server::router(models, &config, None)?;
-//! let listener = tokio::net::TcpListener::bind(&config.listen).await?;
-//! axum::serve(listener, router).await?;
-//! # Ok(())
-//! # }
+//! use mlx_embed_server::{Config, Models, router};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let config = Config::from_yaml("models: [{name: qwen, path: path/to/Qwen3-Embedding-0.6B-4bit}]")?;
+//!     let models = Models::load(&config).await?;
+//!     let listener = tokio::net::TcpListener::bind(&config.listen).await?;
+//!     axum::serve(listener, router(models, &config, None)?).await?;
+//!     Ok(())
+//! }
 //! ```
+//!
+//! It needs `axum` 0.8, and `tokio` with the features `macros`, `net` and `rt-multi-thread`.
 #![deny(unsafe_code)]
 
 mod app;
