@@ -331,20 +331,24 @@ fn tensors_that_are_not_what_the_model_needs() {
 
 #[test]
 fn every_needed_field_is_asked_for_by_name() {
-    for field in [
-        "model_type",
-        "hidden_size",
-        "num_hidden_layers",
-        "intermediate_size",
-        "num_attention_heads",
-        "vocab_size",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "rope_theta",
-    ] {
+    let scratch = Scratch::of(DENSE);
+    scratch.unset(CONFIG, &["model_type"]);
+    refused("model_type", scratch.path(), is!(MissingField), &[CONFIG, "model_type"]);
+    // Where transformers has another number than the weights.
+    for field in
+        ["hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "vocab_size"]
+    {
         let scratch = Scratch::of(DENSE);
         scratch.unset(CONFIG, &[field]);
+        refused(field, scratch.path(), is!(InvalidField), &[CONFIG, field, "is missing"]);
+        scratch.set(CONFIG, json!({ field: null }));
         refused(field, scratch.path(), is!(MissingField), &[CONFIG, field]);
+    }
+    // Where two references have different ones.
+    for case in ["qwen2-f32", "families/eurobert"] {
+        let scratch = Scratch::of(case);
+        scratch.unset(CONFIG, &["rope_theta"]);
+        refused(case, scratch.path(), is!(MissingField), &[CONFIG, "rope_theta"]);
     }
 }
 

@@ -336,8 +336,35 @@ LOWER = [
          edits={CONFIG: {"added_tokens_decoder": {"288": added("<QUERY>", normalized=True), "289": added("CAT")}}}),
 ]
 
-PROMPTS = ("", "find ", INSTRUCTION + " ", "the cat<|im_end|>")
 VECTOR_TEXTS = ("The cat", "", "a", LONG)
+
+
+def of_model(name: str, about: str, base: str, **fields) -> Case:
+    """A case of config.json; null takes a key away."""
+    return Case(name, about, base=f"families/{base}", edits={"config.json": fields}, texts=VECTOR_TEXTS[::3], vectors=True)
+
+
+OF_DECODERS = ("rms_norm_eps", "rope_theta", "max_position_embeddings")
+MODELS = [
+    of_model("modernbert-window-of-none", "a token sees itself alone", "modernbert-f32", sliding_window=0),
+    of_model("modernbert-window-on-each-side", "it goes over local_attention", "modernbert-f32", sliding_window=3),
+    of_model("modernbert-no-local-attention", "a token sees itself alone", "modernbert-f32", local_attention=0),
+    of_model("modernbert-odd-local-attention", "half of it, and no more, on each side", "modernbert-f32", local_attention=3),
+    *(of_model(f"{base}-by-default", "sizes that the files need not have", base, **dict.fromkeys(missing)) for base, missing in {
+        "bert-f32": ("type_vocab_size", "layer_norm_eps", "hidden_act"),
+        "modernbert-f32": ("max_position_embeddings", "norm_eps", "local_attention", "hidden_activation"),
+        "nomic-bert-bf16": ("max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_act"),
+        "eurobert": ("rms_norm_eps", "max_position_embeddings", "hidden_act"),
+        "mistral-sliding-window": (*OF_DECODERS, "sliding_window"),
+        "qwen2-is-causal-false-mean": ("rms_norm_eps", "max_position_embeddings"),
+        "qwen3-sliding-window-layer-types": OF_DECODERS,
+        "llama-is-causal-false": OF_DECODERS,
+        "ministral3-causal-window-f32": ("rms_norm_eps",),
+        "gemma3-causal-defaults": ("rms_norm_eps",),
+    }.items()),
+]
+
+PROMPTS = ("", "find ", INSTRUCTION + " ", "the cat<|im_end|>")
 
 
 def pooling(name: str, about: str, settings: dict, base: str = "st-mean", prompts: tuple = PROMPTS, **edits) -> Case:
@@ -371,7 +398,7 @@ POOLINGS = [
     pooling("mean-without-prompt-no-end-token", "without an end token", WITHOUT, prompts=PROMPTS[1:],
             **{"tokenizer.json": {"post_processor": None}}),
 ]
-CASES = [*TOKENS, *OWN_PARTS, *BUILT, *ENDS, *LIMITS, *LOWER, *POOLINGS]
+CASES = [*TOKENS, *OWN_PARTS, *BUILT, *ENDS, *LIMITS, *LOWER, *MODELS, *POOLINGS]
 
 
 def of_pairs(name: str, about: str, base: str = "reranker-bert-identity", names: list | None = None, **fields) -> Case:

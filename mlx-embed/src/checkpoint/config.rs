@@ -1,6 +1,7 @@
 //! `config.json`: the model's geometry.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::CheckpointError;
 use super::doubt::Doubt;
@@ -169,7 +170,7 @@ impl ModelConfig {
         let hidden_size = positive(config, "hidden_size")?;
         let heads = positive(config, "num_attention_heads")?;
         let head_dim = head_dim(config, architecture, hidden_size, heads, weights)?;
-        let kv_heads = kv_heads(config, architecture, heads, head_dim, weights)?;
+        let kv_heads = kv_heads(config, heads, head_dim, weights)?;
         if heads % kv_heads != 0 {
             return Err(config.invalid(
                 "num_attention_heads",
@@ -184,22 +185,8 @@ impl ModelConfig {
         if heads.checked_mul(head_dim).is_none() {
             return Err(config.invalid("head_dim", "times num_attention_heads is too large"));
         }
-        let norm_eps =
-            epsilon(config, "rms_norm_eps", (architecture == Architecture::Gemma3).then_some(1e-6))?;
-        // transformers' own, and mlx-lm does without as well. In a Qwen3 mlx-lm doesn't.
-        let by_default = match architecture {
-            Architecture::Qwen2 => Some(32_768),
-            Architecture::Llama | Architecture::LlamaBidirectional => Some(2048),
-            Architecture::EuroBert => Some(8192),
-            Architecture::Mistral | Architecture::Gemma3 => Some(131_072),
-            Architecture::Ministral3 => Some(262_144),
-            _ => None,
-        };
-        let field = "max_position_embeddings";
-        let max_position_embeddings = match by_default {
-            Some(tokens) if !config.has(field) => tokens,
-            _ => positive(config, field)? as usize,
-        };
+        let norm_eps = epsilon(config, "rms_norm_eps", None)?;
+        let max_position_embeddings = positive(config, "max_position_embeddings")? as usize;
         let layers = positive(config, "num_hidden_layers")? as usize;
         // Qwen2 has its biases whatever this key says; transformers and mlx-lm don't read it there.
         let attention_bias = architecture != Architecture::Qwen2 && flag(config, "attention_bias")?;
@@ -309,11 +296,10 @@ pub(super) fn positive(config: &JsonObject, field: &str) -> Result<i32, Checkpoi
     }
 }
 
-/// Key and value heads. Where the config doesn't say, as with transformers as many as query heads or 32, whichever the
-/// weights have.
+/// Key and value heads. Where the config doesn't say, as with transformers a number of the family's or as many as query
+/// heads, whichever the weights have.
 fn kv_heads(
     config: &JsonObject,
-    architecture: Architecture,
     heads: i32,
     head_dim: i32,
     weights: &TensorFiles,
@@ -322,12 +308,10 @@ fn kv_heads(
     if config.raw(field).is_some() {
         return positive(config, field);
     }
-    if architecture == Architecture::Ministral3 && !config.has(field) {
-        return Ok(8);
-    }
     let rows = weights.rows("layers.0.self_attn.k_proj.weight");
-    let is_32 = heads % 32 == 0 && rows == usize::try_from(32 * i64::from(head_dim)).ok();
-    Ok(if is_32 { 32 } else { heads })
+    let fits = |count: i64| rows == usize::try_from(count.saturating_mul(i64::from(head_dim))).ok();
+    let default = config.default_of(field).and_then(Value::as_i64).filter(|count| fits(*count));
+    Ok(default.and_then(|count| i32::try_from(count).ok()).unwrap_or(heads))
 }
 
 /// The width of a head. Where the config doesn't say, as with transformers 128 in a Qwen3 or else the hidden size shared

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::CheckpointError;
 use crate::file::Files;
@@ -20,7 +20,9 @@ pub(crate) struct JsonObject {
     path: PathBuf,
     /// Dotted path of this object inside the file, with a trailing dot; empty at the top.
     prefix: String,
-    value: serde_json::Map<String, Value>,
+    value: Map<String, Value>,
+    /// What stands in for fields that are missing.
+    defaults: Map<String, Value>,
 }
 
 impl JsonObject {
@@ -31,7 +33,9 @@ impl JsonObject {
             return Ok(None);
         };
         match value {
-            Value::Object(value) => Ok(Some(Self { path, prefix: String::new(), value })),
+            Value::Object(value) => {
+                Ok(Some(Self { path, prefix: String::new(), value, defaults: Map::new() }))
+            }
             _ => Err(CheckpointError::InvalidField {
                 path,
                 field: "(the whole file)".into(),
@@ -81,8 +85,24 @@ impl JsonObject {
         Ok(self.has(field).then_some(self.optional(field)?.unwrap_or(false)))
     }
 
+    /// The same with values for fields that are missing.
+    pub(crate) fn with_defaults(self, defaults: Map<String, Value>) -> Self {
+        Self { defaults, ..self }
+    }
+
+    /// What stands in for a field, if it is missing.
+    pub(crate) fn default_of(&self, field: &str) -> Option<&Value> {
+        self.defaults.get(field).filter(|_| !self.has(field))
+    }
+
+    /// The fields that are missing, and what stands in for them.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.defaults.iter().filter(|(field, _)| !self.has(field))
+    }
+
     pub(crate) fn required<T: DeserializeOwned>(&self, field: &str) -> Result<T, CheckpointError> {
-        self.optional(field)?.ok_or_else(|| CheckpointError::MissingField {
+        let default = || self.default_of(field).and_then(|value| T::deserialize(value).ok());
+        self.optional(field)?.or_else(default).ok_or_else(|| CheckpointError::MissingField {
             path: self.path.clone(),
             field: format!("{}{field}", self.prefix),
         })
@@ -96,6 +116,7 @@ impl JsonObject {
                 path: self.path.clone(),
                 prefix: format!("{}{field}.", self.prefix),
                 value: value.clone(),
+                defaults: Map::new(),
             })),
             Some(_) => Err(self.invalid(field, "must be an object")),
         }

@@ -5,6 +5,7 @@
 mod activation;
 mod config;
 mod contents;
+mod defaults;
 mod doubt;
 mod error;
 mod families;
@@ -237,8 +238,9 @@ impl Checkpoint {
         let given = config.entries().filter(|(_, value)| !value.is_null());
         let given_fields = given.map(|(field, _)| field.clone()).collect();
         let mut weights = TensorFiles::open(&place)?;
-        let fields = config;
+        let fields = defaults::add(config)?;
         let (config, mut spec) = families::read(&fields, &weights, &mut doubts, purpose)?;
+        defaults::hold(&fields, &weights, &spec)?;
         let token_head = token_heads::find(&place, &spec, purpose)?;
         let has_token_head = token_head.is_some();
         let (sentence_transformers, scoring) = match &spec.head {

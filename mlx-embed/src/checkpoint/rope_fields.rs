@@ -56,10 +56,9 @@ pub(super) fn read(
     }
     let theta = match (thetas.first(), architecture) {
         (Some(theta), _) => *theta,
-        // EuroBERT's own code takes another one than transformers where there is none.
+        // EuroBERT's own code takes another one than transformers where there is none, and so does mlx-lm in a Qwen2.
         (None, architecture)
-            if !architecture.is_qwen3()
-                && architecture != Architecture::EuroBert
+            if !matches!(architecture, Architecture::EuroBert | Architecture::Qwen2)
                 && !config.has("rope_theta") =>
         {
             10_000.0

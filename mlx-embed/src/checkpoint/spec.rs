@@ -278,6 +278,19 @@ impl ModelSpec {
         tables.chain(self.parts().map(|(part, inputs)| (part.path.as_str(), inputs)))
     }
 
+    /// Every matrix of the layers and tables of the embedding, by its path, with its rows in the file and their width.
+    pub(crate) fn matrices_with_rows(&self) -> impl Iterator<Item = (&str, usize, usize)> {
+        let EmbeddingSpec { tokens, positions, token_types, .. } = &self.embedding;
+        let positions = positions.as_ref().map(|positions| &positions.table);
+        let tables = [Some(tokens), positions, token_types.as_ref()].into_iter().flatten();
+        let parts = self.layers.iter().flat_map(LayerSpec::projections);
+        let parts =
+            parts.flat_map(|projection| projection.parts.iter().map(|part| (part, projection.inputs)));
+        tables
+            .map(|table| (table.path.as_str(), table.rows, table.width))
+            .chain(parts.map(|(part, inputs)| (part.path.as_str(), part.of, inputs)))
+    }
+
     /// The name of every other tensor: weights of norms, and biases.
     pub(crate) fn vectors(&self) -> impl Iterator<Item = String> {
         let norms = self.norms().flat_map(|norm| [Some(norm.weight.clone()), norm.bias.clone()]).flatten();

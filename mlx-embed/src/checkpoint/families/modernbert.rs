@@ -19,7 +19,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         ["attention_bias", "mlp_bias", "norm_bias"].map(|field| config::flag(config, field));
     let (attention_bias, mlp_bias, norm_bias) = (attention_bias?, mlp_bias?, norm_bias?);
     let layers = size("num_hidden_layers")? as usize;
-    let local = config.optional::<usize>("local_attention")?.unwrap_or(128);
+    let local = local(config)?;
     let slides = slides(config, layers)?;
     let [global_theta, local_theta] = thetas(config)?;
     let eps = config::epsilon(config, "norm_eps", Some(1e-5))?;
@@ -116,6 +116,12 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         mlm: None,
     };
     Ok((own, spec))
+}
+
+/// The window, on both sides together. transformers has `sliding_window` for one side, which goes over the other.
+fn local(config: &JsonObject) -> Result<usize, CheckpointError> {
+    let side = config.optional::<u32>("sliding_window")?.map(|side| side as usize * 2);
+    Ok(side.or(config.optional("local_attention")?).unwrap_or(128))
 }
 
 /// Which layers see a window.
