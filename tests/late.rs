@@ -245,6 +245,10 @@ fn a_side_has_its_own_prompt_behind_its_marker() {
 #[test]
 fn markers_that_are_no_tokens_and_limits_without_room_are_refused() {
     let bert = |field: &str, value: Value| changed("late-interaction-bert", SETTINGS, field, value);
+    let word = bert("document_prefix", "the".into());
+    refused(word.path(), &[SETTINGS, "`document_prefix`", "the", "as text"]);
+    let missing = bert("query_prefix", json!(null));
+    refused(missing.path(), &[SETTINGS, "`query_prefix`", "is missing", "[Q] "]);
     let marker = bert("query_prefix", "[Query] ".into());
     refused(marker.path(), &[SETTINGS, "`query_prefix`", "[Query] ", "tokenizer.json"]);
     for (field, value) in [("document_length", 3), ("query_length", 3), ("query_length", 0)] {

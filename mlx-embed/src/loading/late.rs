@@ -53,16 +53,23 @@ pub(super) fn sides(
         id.filter(|&id| InputError::check_vocabulary(&[id], vocab_size.unsigned_abs()).is_ok())
     };
     let marker = |spec: &SideSpec| {
-        match &spec.marker {
-        None => Ok(None),
-        Some(marker) => known(text.id_of(marker)).map(Some).ok_or_else(|| {
+        let Some(marker) = &spec.marker else { return Ok(None) };
+        let Some(id) = known(text.id_of(marker)) else {
             let reason = format!(
                 "is `{marker}`, which is no token of tokenizer.json that the model has; copy the tokenizer's files \
                  that belong to the model, or set this to its marker (or to \"\" if it has none)"
             );
-            invalid(place, spec.file, spec.marker_field, reason)
-        }),
-    }
+            return Err(invalid(place, spec.file, spec.marker_field, reason));
+        };
+        // sentence-transformers writes it before the text, where a word grows together with what is behind it.
+        if !text.is_added(id) && text.bare(marker).is_ok_and(|ids| ids == [id]) {
+            let reason = format!(
+                "is `{marker}`, a word of the vocabulary: PyLate puts it in as a token, sentence-transformers as text; \
+                 list it as an added token in tokenizer.json if it is one"
+            );
+            return Err(invalid(place, spec.file, spec.marker_field, reason));
+        }
+        Ok(Some(id))
     };
     let fill = |expansion: &Expansion| -> Result<Fill, Error> {
         let Expansion { token, seen, .. } = expansion;

@@ -356,7 +356,7 @@ impl TextEncoder {
     }
 
     /// The tokens of a text by itself.
-    pub(super) fn bare(&self, text: &str) -> Result<Vec<u32>, InputError> {
+    pub(crate) fn bare(&self, text: &str) -> Result<Vec<u32>, InputError> {
         let ids = guarded(|| self.all_ids(text, &|| false));
         ids.map_err(|reason| InputError::Tokenizer { reason })
     }
@@ -364,6 +364,11 @@ impl TextEncoder {
     /// The id of a token by its written form.
     pub(crate) fn id_of(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
+    }
+
+    /// Whether texts are searched for this token before anything else is done with them.
+    pub(crate) fn is_added(&self, id: u32) -> bool {
+        self.tokenizer.get_added_tokens_decoder().contains_key(&id)
     }
 
     /// The token behind whatever the tokenizer adds.

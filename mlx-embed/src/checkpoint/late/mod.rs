@@ -164,7 +164,15 @@ impl Layout {
             let ((marker_field, marker), (longest_field, longest)) =
                 (self.markers[index], self.longest[index]);
             let found: Option<String> = optional(config, marker_field)?;
-            let marker = found.unwrap_or_else(|| marker.to_owned());
+            let by_default = (self.file != PYLATE_FILE).then(|| marker.to_owned());
+            let marker = found.or(by_default).ok_or_else(|| {
+                let reason = format!(
+                    "is missing. PyLate puts `{marker}` before texts then, and sentence-transformers nothing; write the \
+                     model's marker there, or \"\" if it has none"
+                );
+                let path = files.path(self.file);
+                CheckpointError::InvalidField { path, field: marker_field.into(), reason }
+            })?;
             let longest = optional(config, longest_field)?.unwrap_or(longest);
             if longest == 0 {
                 let reason = "is 0; it must be at least 1".into();
