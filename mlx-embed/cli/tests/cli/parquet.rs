@@ -454,13 +454,7 @@ fn a_job_that_failed_goes_on_and_counts_what_was_left_out_before() {
     assert!(!parts(&output).exists());
     job(&["--on-error", "skip", "--max-text-bytes", "1000"]).failed(
         1,
-        &[
-            "skipped: ",
-            "row 51",
-            "a row is longer",
-            "the 199 results before it",
-            "the same command continues",
-        ],
+        &["skipped: ", "row 51", "a row is longer", "the 199 results before it", "same command continues"],
     );
     let before = finished(&output);
     assert_eq!(before.len(), 2);
@@ -487,11 +481,7 @@ fn parts_of_another_job_are_not_gone_on_with() {
     };
     job(&[]).failed(
         1,
-        &[
-            "row 251: it has 3 fields",
-            "the 200 results before it are written to",
-            "the same command continues",
-        ],
+        &["row 251: it has 3 fields", "the 200 results before it are written to", "same command continues"],
     );
     let left = finished(&output);
     assert_eq!(left.len(), 2);
