@@ -176,7 +176,23 @@ fn warn_of_slow_build() {
     }
 }
 
-/// Starts the checkpoint's model. Its tokenizer is read while its thread loads the weights.
+/// Reads the tokenizer on a thread of its own: a large one takes as long as loading weights onto a GPU does.
+struct OpeningText(thread::JoinHandle<Result<TextEncoder, TextError>>);
+
+impl OpeningText {
+    fn start(open: impl FnOnce() -> Result<TextEncoder, TextError> + Send + 'static) -> Result<Self, Error> {
+        let thread = thread::Builder::new().name("mlx-embed-text".into()).spawn(open);
+        thread.map(Self).map_err(|error| Error::Stopped {
+            reason: format!("a thread to read the tokenizer on could not start: {error}"),
+        })
+    }
+
+    fn wait(self) -> Result<TextEncoder, TextError> {
+        self.0.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+    }
+}
+
+/// Starts the checkpoint's model. Its tokenizer is read meanwhile.
 pub(crate) fn load(
     mut checkpoint: Checkpoint,
     options: &LoadOptions,
@@ -191,13 +207,23 @@ pub(crate) fn load(
     let config = checkpoint.config().clone();
     let mut files = checkpoint.sentence_transformers().clone();
     let place = checkpoint.place().clone();
-    let tokenizer = settings(&checkpoint)?;
+    let tokenizer = Arc::new(settings(&checkpoint)?);
     let weights = checkpoint.open_weights();
     let purpose = checkpoint.purpose();
     let weighs_tokens = purpose == Purpose::Sparse && checkpoint.spec().mlm.is_none();
     refuse_pooling(purpose, options)?;
     let (pooling, pooling_source) = pooling(&checkpoint, options)?;
     check_threads(options.threads)?;
+    let scoring = checkpoint.scoring().cloned();
+    let text = {
+        let (place, tokenizer, end_token) =
+            (place.clone(), Arc::clone(&tokenizer), options.end_token.clone());
+        let reads_last_token = pooling.takes_last_token() && scoring.is_none();
+        let (eos_token_id, vocab_size) = (config.eos_token_id, config.vocab_size.unsigned_abs());
+        OpeningText::start(move || {
+            TextEncoder::open(&place, &tokenizer, &end_token, reads_last_token, eos_token_id, vocab_size)
+        })?
+    };
     let backend = options.device.backend()?;
     let gpus = options.gpus.indices(backend)?;
     let kind = runner::kind(&checkpoint, backend, &gpus, options.kernels.as_deref(), options.precision)?;
@@ -214,26 +240,14 @@ pub(crate) fn load(
         max_tokens = query.max(document);
     }
     refuse_longer_than_factors(&config, max_tokens, &place)?;
-    let scoring = checkpoint.scoring().cloned();
-    let reads_last_token = pooling.takes_last_token() && scoring.is_none();
-    let open_text = || {
-        TextEncoder::open(
-            &place,
-            &tokenizer,
-            &options.end_token,
-            reads_last_token,
-            config.eos_token_id,
-            config.vocab_size.unsigned_abs(),
-        )
-    };
-    let mut early_text = None;
+    let mut text = Err(text);
     if let Some(scoring) = &scoring {
         rerankers::check_options(options)?;
         // Which rows of the head are wanted is for the tokenizer to say.
         if scoring.is_answered {
-            let text = open_text()?;
-            checkpoint.answer(&rerankers::answers(scoring, &text, config.vocab_size, &place)?);
-            early_text = Some(text);
+            let read = text.or_else(OpeningText::wait)?;
+            checkpoint.answer(&rerankers::answers(scoring, &read, config.vocab_size, &place)?);
+            text = Ok(read);
         }
         files.behind = checkpoint.modules().into_owned();
     }
@@ -318,7 +332,7 @@ pub(crate) fn load(
     // The checkpoint goes with the closure: its open files live on in the runner.
     let starting = runner::start(checkpoint, runner_options, &engine_options, move || steps.layer())?;
 
-    let text = early_text.map_or_else(open_text, Ok)?;
+    let text = text.or_else(OpeningText::wait)?;
     if scoring.is_none() && token_types > 1 && tokenizer.gives_types() != Some(false) {
         text.check_types(&place)?;
     }

@@ -14,6 +14,7 @@ use super::class::Class;
 use super::guarded::guarded;
 use super::settings::Settings;
 use super::side_files::{Ends, Special, TOKENIZER_CONFIG, invalid};
+use super::straight;
 use crate::file::Files;
 
 /// A token that is looked for in texts though `tokenizer.json` doesn't list it as one.
@@ -83,7 +84,7 @@ pub(super) fn assemble(
 
     let mut listed = HashSet::new();
     let (mut tokenizer, cut) = guarded(|| {
-        let mut tokenizer = Tokenizer::from_bytes(json)?;
+        let mut tokenizer = straight::tokenizer(json)?;
         let cut = tokenizer.get_truncation().map(|truncation| truncation.direction);
         listed = contents(&tokenizer);
         // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.

@@ -14,6 +14,7 @@ mod settings;
 mod side_files;
 mod sides;
 mod spans;
+mod straight;
 mod tokenizer;
 
 use std::io;
