@@ -42,8 +42,12 @@ impl<'a> Numbers<'a> {
         <[T]>::ref_from_bytes(self.bytes).unwrap_or_default()
     }
 
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// As f32. None if they are no floats.
-    fn to_f32(self) -> Vec<f32> {
+    pub(crate) fn to_f32(self) -> Vec<f32> {
         match self.dtype {
             Dtype::F32 => self.of::<f32>().to_vec(),
             Dtype::F16 => self.of::<f16>().iter().map(|x| x.to_f32()).collect(),
@@ -145,6 +149,11 @@ pub(crate) struct Groups {
 }
 
 impl Matrix {
+    /// How it is quantised, if it is.
+    pub(crate) fn quantization(&self) -> Option<Quantization> {
+        self.groups.as_ref().map(|groups| groups.quantization)
+    }
+
     /// Its tensors.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let groups = self

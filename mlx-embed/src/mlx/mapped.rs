@@ -75,20 +75,6 @@ impl MappedArrays {
         Ok(Self { bytes, base, skipped, uploads: RefCell::default() })
     }
 
-    /// Lets go of the memory that pages of `range` took when they were read. The next look at them reads the file again.
-    pub(crate) fn release(&self, range: std::ops::Range<usize>) {
-        #[cfg(unix)]
-        if let Bytes::Mapped(map) = &self.bytes {
-            // A failure leaves the pages where they are, which is no loss but memory.
-            // SAFETY: the mapping is private, read-only and backed by the file, so its pages hold the same afterwards.
-            let _ = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
-            };
-        }
-        #[cfg(not(unix))]
-        let _ = range;
-    }
-
     fn wrap(map: &Arc<Mmap>, skipped: usize) -> Result<Option<Array>, MlxError> {
         // Words rather than bytes, because MLX counts elements in an i32: this reaches to 8 GiB a file.
         let words = map.len().saturating_sub(skipped).div_ceil(size_of::<u32>());

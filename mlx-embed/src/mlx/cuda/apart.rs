@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::arguments::{ActivateArguments, AfterArguments, LargestArguments, RotateArguments, SumArguments};
 use super::format::Numbers;
-use super::kernels::{Geometry, Heads, expect, wrong};
+use super::kernels::{Geometry, Heads, wrong};
 use super::matrix::{Dense, Fixed, Matrix, Norm, address};
 use super::ops::{Mlm, Ops, expect_tensor, of_width};
 use super::plan::Plan;
@@ -125,7 +125,7 @@ impl Ops {
         self.expect_meta(what, plan, meta)?;
         self.expect_of_heads(what, sizes, [bias, norms])?;
         for angles in angles.iter().flatten() {
-            self.expect_angles(what, sizes, plan, angles.array())?;
+            self.expect_angles(what, sizes, plan, angles)?;
         }
         let out = self.queue.tensor(Role::Wide, [tokens, width], numbers.dtype(), stream)?;
         let all_heads = heads + 2 * kv_heads;
@@ -145,7 +145,7 @@ impl Ops {
             value_eps: value_eps.unwrap_or_default(),
         };
         let rotate = of_width(&self.apart()?.rotate, sizes)?;
-        let blocks = [up(tokens * all_heads, rotate.threads() / 32), 1, 1];
+        let blocks = [up(tokens * all_heads, rotate.threads() / sizes.threads_per_head()), 1, 1];
         // SAFETY: a warp has one head of one token, and leaves out what is beyond the last; all shapes were checked above,
         // and norms are read only where the geometry has them.
         unsafe { self.queue.launch(rotate, &arguments, blocks)? };
@@ -238,7 +238,7 @@ impl Ops {
             return Err(wrong(what, format!("{width} numbers are not eight by eight")));
         }
         if let Some(bias) = bias {
-            expect(what, bias.array(), &[outputs], Dtype::F32)?;
+            bias.expect(what, &[outputs], Dtype::F32)?;
         }
         let dtype = self.geometry().numbers.dtype();
         expect_tensor(what, product, [tokens, outputs], dtype)?;
@@ -286,10 +286,10 @@ impl Ops {
             expect_tensor(what, tensor, [tokens, hidden], numbers.dtype())?;
         }
         for norm in [of.output, of.sum, of.next].into_iter().flatten() {
-            expect(what, norm.weight().array(), &[hidden], Dtype::F32)?;
+            norm.weight().expect(what, &[hidden], Dtype::F32)?;
         }
         if let Some(bias) = of.bias {
-            expect(what, bias.array(), &[hidden], Dtype::F32)?;
+            bias.expect(what, &[hidden], Dtype::F32)?;
         }
         if of.factor.is_some() && !scalars {
             return Err(wrong(what, "the kernels were compiled for sums without a factor".into()));
@@ -307,11 +307,13 @@ impl Ops {
             next: norm(of.next),
             out: out.pointer(),
             normed: normed.as_ref().map_or(0, Tensor::pointer),
+            rows: tokens,
             hidden,
             factor: of.factor.unwrap_or(1.0),
         };
-        // SAFETY: a block has a token's row of each, whose shapes were checked above.
-        unsafe { self.queue.launch(&self.apart()?.sum, &arguments, [tokens, 1, 1])? };
+        let (sum, blocks) = self.sum_of_rows(tokens)?;
+        // SAFETY: threads have a token's row of each, whose shapes were checked above, and `rows` of them.
+        unsafe { self.queue.launch(sum, &arguments, blocks)? };
         Ok((out, normed))
     }
 
@@ -325,18 +327,25 @@ impl Ops {
             return Err(wrong(what, format!("{columns} numbers a token are no inputs of {width}")));
         }
         expect_tensor(what, inputs, [tokens, columns], numbers.dtype())?;
-        expect(what, norm.weight().array(), &[width], Dtype::F32)?;
+        norm.weight().expect(what, &[width], Dtype::F32)?;
         let arguments = SumArguments {
             x: inputs.pointer(),
             sum: norm.arguments(),
             out: inputs.pointer(),
+            rows: tokens * (columns / width),
             hidden: width,
             factor: 1.0,
             ..Default::default()
         };
-        let blocks = [tokens * (columns / width), 1, 1];
-        // SAFETY: a block has a layer's part of a token's row. It reads all of it before it writes, and its shared memory has
-        // room for it: see `sources`.
-        unsafe { self.queue.launch(&self.apart()?.sum, &arguments, blocks) }
+        let (sum, blocks) = self.sum_of_rows(arguments.rows)?;
+        // SAFETY: threads have a layer's part of a token's row, which is no wider than the kernel was compiled for, and a thread
+        // writes only what it has read.
+        unsafe { self.queue.launch(sum, &arguments, blocks) }
+    }
+
+    /// The kernel, and the blocks that have so many rows.
+    fn sum_of_rows(&self, rows: i32) -> Result<(&Function<SumArguments>, [i32; 3]), MlxError> {
+        let sum = &self.apart()?.sum;
+        Ok((sum, [up(rows, sum.threads() / self.geometry().threads_per_sum()), 1, 1]))
     }
 }

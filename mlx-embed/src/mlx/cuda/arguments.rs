@@ -197,6 +197,7 @@ arguments! {
         factors: Address,
         n: i32,
         inputs: i32,
+        alternates: i32,
     }
 }
 
@@ -343,6 +344,7 @@ arguments! {
         next: NormArguments,
         out: Address,
         normed: Address,
+        rows: i32,
         hidden: i32,
         factor: f32,
     }

@@ -52,7 +52,7 @@ impl Format {
         self.mode.is_some()
     }
 
-    pub(super) fn bits(self) -> i32 {
+    pub(crate) fn bits(self) -> i32 {
         self.bits
     }
 

@@ -101,6 +101,17 @@ impl Heads {
     fn defines(self) -> [(&'static str, i32); 1] {
         [("HEAD_DIM", self.head_dim)]
     }
+
+    /// Numbers side by side that a thread of `rotate.cu` has: halves of a head are so many pieces.
+    fn numbers_per_thread(self) -> i32 {
+        [8, 4].into_iter().find(|numbers| self.head_dim % (2 * numbers) == 0).unwrap_or(2)
+    }
+
+    /// Threads of `rotate.cu` that share a head.
+    pub(super) fn threads_per_head(self) -> i32 {
+        let pieces = self.head_dim / self.numbers_per_thread();
+        pieces.unsigned_abs().next_power_of_two().min(32) as i32
+    }
 }
 
 /// What layers take in beside the residual stream.
@@ -132,6 +143,20 @@ impl Geometry {
     fn head_widths(&self) -> impl Iterator<Item = Heads> {
         let other = self.other_heads.filter(|other| other.head_dim != self.heads.head_dim);
         [self.heads].into_iter().chain(other)
+    }
+
+    /// Numbers of the widest row that `sum.cu` is for: of the residual stream, or a layer's input.
+    fn sum_width(&self) -> i32 {
+        self.layer_inputs.map_or(0, |inputs| inputs.width).max(self.hidden)
+    }
+
+    /// Threads of `sum.cu` that share a row, so that each has at most 32 of its numbers in registers.
+    pub(super) fn threads_per_sum(&self) -> i32 {
+        match self.sum_width() {
+            0..=1024 => 32,
+            1025..=4096 => 128,
+            _ => 512,
+        }
     }
 }
 
@@ -231,14 +256,15 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
     } else {
         for heads in geometry.head_widths() {
             let norms_values = ("HAS_VALUE_NORMS", i32::from(geometry.value_eps.is_some()));
-            let more = [&heads.defines()[..], &[norms_values]].concat();
+            let lanes = [("PER", heads.numbers_per_thread()), ("LANES", heads.threads_per_head())];
+            let more = [&heads.defines()[..], &[norms_values], &lanes].concat();
             all.add::<RotateArguments>(Name::Rotate(heads.head_dim), "rotate", &more, threads, 0);
         }
         all.add::<ActivateArguments>(Name::Activate, "activate", &inner, MANY_THREADS, 0);
-        // A row of the residual stream, or a layer's input.
-        let row = geometry.layer_inputs.map_or(row, |inputs| row.max(inputs.width * 4));
-        let has_factor = [("HAS_FACTOR", i32::from(geometry.scalars))];
-        all.add::<SumArguments>(Name::Sum, "sum", &has_factor, threads, row);
+        let (width, per_row) = (geometry.sum_width(), geometry.threads_per_sum());
+        let has_factor = ("HAS_FACTOR", i32::from(geometry.scalars));
+        let of_rows = [("WIDTH", width), ("PER_ROW", per_row), has_factor];
+        all.add::<SumArguments>(Name::Sum, "sum", &of_rows, per_row.max(threads), 0);
     }
     if let Some(inputs) = geometry.layer_inputs {
         let of_gate = act(inputs.activation, Gated::ByOther);
@@ -526,7 +552,9 @@ mod tests {
             ..gemma
         };
         let large = Geometry { hidden: 1024, heads: heads_of(80), activation: Activation::Relu, ..encoder };
-        let of_f32 = [DECODER, gemma, two_widths, encoder, large].map(|geometry| Geometry {
+        let [smallest, small] =
+            [4, 8].map(|width| Geometry { hidden: 32, heads: heads_of(width), ..encoder });
+        let of_f32 = [DECODER, gemma, two_widths, encoder, large, small, smallest].map(|geometry| Geometry {
             numbers: Numbers::F32,
             fused: false,
             ..geometry

@@ -2,7 +2,7 @@
 
 use super::arguments::NormArguments;
 use super::format::Format;
-use super::kernels::{expect, wrong};
+use super::kernels::wrong;
 use super::queue::{Tensor, pointer};
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -11,19 +11,35 @@ use crate::mlx::error::MlxError;
 /// An array that kernels read where it lies. Nobody else reads it meanwhile, which could move it.
 #[derive(Debug)]
 pub(crate) struct Fixed {
-    array: Array,
+    _memory: Array,
     pub(super) pointer: u64,
+    shape: Vec<i32>,
+    dtype: Dtype,
 }
 
 impl Fixed {
     /// Computes the array.
     pub(crate) fn new(array: Array) -> Result<Self, MlxError> {
         array.eval()?;
-        Ok(Self { pointer: pointer(&array)?, array })
+        let dtype = array.dtype().ok_or_else(|| wrong("array", format!("{array:?} has no known type")))?;
+        Ok(Self { pointer: pointer(&array)?, shape: array.shape().to_vec(), dtype, _memory: array })
     }
 
-    pub(crate) fn array(&self) -> &Array {
-        &self.array
+    /// Numbers in memory that has room for them, from `pointer` on.
+    pub(super) fn in_room((memory, pointer): (Array, u64), shape: &[i32], dtype: Dtype) -> Self {
+        Self { _memory: memory, pointer, shape: shape.to_vec(), dtype }
+    }
+
+    pub(super) fn shape(&self) -> &[i32] {
+        &self.shape
+    }
+
+    /// That it has this shape and type.
+    pub(super) fn expect(&self, what: &'static str, shape: &[i32], dtype: Dtype) -> Result<(), MlxError> {
+        if self.shape == shape && self.dtype == dtype {
+            return Ok(());
+        }
+        Err(wrong(what, format!("{:?} of {} where {shape:?} of {dtype} is needed", self.shape, self.dtype)))
     }
 }
 
@@ -31,8 +47,9 @@ impl Fixed {
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub(super) format: Format,
-    pub(super) weight: Fixed,  // u32, see pack.cu
-    pub(super) factors: Fixed, // u32, see pack.cu
+    pub(super) weight: Fixed, // u32, see pack.cu
+    /// Where they begin in the same memory: u32, see pack.cu.
+    pub(super) factors: u64,
     pub(super) outputs: i32,
     pub(super) inputs: i32,
 }
@@ -49,20 +66,18 @@ pub(crate) struct Dense {
 impl Dense {
     /// `weight` is `[outputs, inputs]` of bf16, with inputs a multiple of 8, or of f32.
     pub(crate) fn new(weight: Array) -> Result<Self, MlxError> {
-        let (&[outputs, inputs], Some(dtype @ (Dtype::Bf16 | Dtype::F32))) = (weight.shape(), weight.dtype())
-        else {
+        Self::fixed(Fixed::new(weight)?)
+    }
+
+    /// As [`Dense::new`].
+    pub(crate) fn fixed(weight: Fixed) -> Result<Self, MlxError> {
+        let (&[outputs, inputs], dtype @ (Dtype::Bf16 | Dtype::F32)) = (weight.shape(), weight.dtype) else {
             return Err(wrong("product", format!("{weight:?} is no matrix of bf16 or f32")));
         };
-        let weight = Fixed::new(weight)?;
-        if dtype == Dtype::Bf16 && (weight.pointer % 16 != 0 || inputs % 8 != 0) {
+        if dtype == Dtype::Bf16 && (!weight.pointer.is_multiple_of(16) || inputs % 8 != 0) {
             return Err(wrong("product", format!("rows of {weight:?} don't begin at multiples of 16 bytes")));
         }
         Ok(Self { weight, outputs, inputs, dtype })
-    }
-
-    /// The same of numbers that `weight` has room for.
-    pub(super) fn in_room(weight: Fixed, outputs: i32, inputs: i32, dtype: Dtype) -> Self {
-        Self { weight, outputs, inputs, dtype }
     }
 }
 
@@ -122,9 +137,9 @@ impl Norm {
         kind: NormKind,
         eps: f32,
     ) -> Result<Self, MlxError> {
-        let size = weight.array().shape().first().copied().unwrap_or(0);
+        let size = weight.shape().first().copied().unwrap_or(0);
         for vector in [&weight].into_iter().chain(&bias) {
-            expect("norm", vector.array(), &[size], Dtype::F32)?;
+            vector.expect("norm", &[size], Dtype::F32)?;
         }
         Ok(Self { weight, bias, kind, eps })
     }

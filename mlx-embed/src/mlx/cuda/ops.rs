@@ -11,7 +11,7 @@ use super::arguments::{
     WideAttentionArguments,
 };
 use super::format::Format;
-use super::kernels::{Geometry, Heads, Kernels, Name, expect, grid, wrong};
+use super::kernels::{Geometry, Heads, Kernels, Name, grid, wrong};
 use super::matrix::{Fixed, Matrix, Norm, address};
 use super::plan::{Division, Plan};
 use super::queue::{Function, Queue, Role, Tensor, pointer, tiles};
@@ -317,7 +317,7 @@ impl Ops {
         w: &Matrix<'_>,
     ) -> Result<Option<ByProduct<'_>>, MlxError> {
         let (format, [weight, factors]) = match (w, w.numbers(Dtype::Bf16)) {
-            (Matrix::Packed(w), _) => (w.format, [w.weight.pointer, w.factors.pointer]),
+            (Matrix::Packed(w), _) => (w.format, [w.weight.pointer, w.factors]),
             (_, Some(numbers)) if w.shape()[1] % 64 == 0 => (Format::ROWS, [numbers, 0]),
             _ => return Ok(None),
         };
@@ -400,6 +400,11 @@ impl Ops {
         self.queue.trim()
     }
 
+    /// All weights are there: what they came through goes.
+    pub(crate) fn loaded(&self) -> Result<(), MlxError> {
+        self.queue.loaded()
+    }
+
     /// From here on passes that recur are launched as one.
     pub(crate) fn record(&self) {
         self.queue.record();
@@ -448,11 +453,11 @@ impl Ops {
         what: &'static str,
         heads: Heads,
         plan: &Plan,
-        angles: &Array,
+        angles: &Fixed,
     ) -> Result<(), MlxError> {
-        let needed = plan.positions() * heads.head_dim as usize;
-        if angles.dtype() == Some(Dtype::F32) && angles.size() >= needed {
-            return Ok(());
+        let numbers = angles.shape().iter().map(|&size| size as usize).product::<usize>();
+        if numbers >= plan.positions() * heads.head_dim as usize {
+            return angles.expect(what, angles.shape(), Dtype::F32);
         }
         Err(wrong(what, format!("{angles:?} for {} positions", plan.positions())))
     }
@@ -469,10 +474,10 @@ impl Ops {
             return Err(wrong(what, "bias or head norms are not as the kernels were compiled for".into()));
         }
         if let Some(bias) = bias {
-            expect(what, bias.array(), &[heads.qkv()], Dtype::F32)?;
+            bias.expect(what, &[heads.qkv()], Dtype::F32)?;
         }
         if let Some(norms) = norms {
-            expect(what, norms.array(), &[2, heads.head_dim], Dtype::F32)?;
+            norms.expect(what, &[2, heads.head_dim], Dtype::F32)?;
         }
         Ok(())
     }
@@ -482,24 +487,23 @@ impl Ops {
         let what = "embed";
         let Geometry { hidden, vocab, table, numbers, .. } = *self.geometry();
         let dtype = numbers.dtype();
-        let arrays: Vec<&Array> = of.table.iter().map(Fixed::array).collect();
-        match (table, &arrays[..]) {
-            (None, [rows]) => expect(what, rows, &[vocab, hidden], dtype)?,
+        match (table, of.table) {
+            (None, [rows]) => rows.expect(what, &[vocab, hidden], dtype)?,
             (Some(format), [words, scales, biases @ ..]) if format.has_biases() == (biases.len() == 1) => {
                 let groups = [vocab, hidden / format.group()];
-                expect(what, words, &[vocab, hidden / 32 * format.bits()], Dtype::U32)?;
-                expect(what, scales, &groups, format.scales(dtype))?;
-                biases.iter().try_for_each(|biases| expect(what, biases, &groups, dtype))?;
+                words.expect(what, &[vocab, hidden / 32 * format.bits()], Dtype::U32)?;
+                scales.expect(what, &groups, format.scales(dtype))?;
+                biases.iter().try_for_each(|biases| biases.expect(what, &groups, dtype))?;
             }
-            _ => return Err(wrong(what, format!("{} arrays for a table of {table:?}", arrays.len()))),
+            _ => return Err(wrong(what, format!("{} arrays for a table of {table:?}", of.table.len()))),
         }
         if plan.ids() > vocab as u32 {
             return Err(wrong(what, format!("token id {} in a vocabulary of {vocab}", plan.ids() - 1)));
         }
         // Rows for all tokens, or the first for each.
         let expect_rows = |table: &Fixed, wanted: Option<&[u32]>| {
-            let rows = table.array().shape().first().copied().unwrap_or(0);
-            expect(what, table.array(), &[rows, hidden], dtype)?;
+            let rows = table.shape().first().copied().unwrap_or(0);
+            table.expect(what, &[rows, hidden], dtype)?;
             let fits = match wanted {
                 Some(wanted) => {
                     wanted.len() == plan.tokens as usize && wanted.iter().all(|row| *row < rows as u32)
@@ -556,8 +560,8 @@ impl Ops {
         };
         let mut ahead = None;
         if let Some((scale, all_angles)) = fused {
-            expect(what, scale.array(), &[hidden], Dtype::F32)?;
-            self.expect_angles(what, heads, plan, all_angles.array())?;
+            scale.expect(what, &[hidden], Dtype::F32)?;
+            self.expect_angles(what, heads, plan, all_angles)?;
             let scaled = new(Role::Scaled, hidden, Dtype::Bf16)?;
             let squares = new(Role::Squares, 1, Dtype::F32)?;
             let angles = new(Role::Angles, heads.head_dim, Dtype::F32)?;
@@ -639,7 +643,7 @@ impl Ops {
         let what = "add";
         let ([outputs, _], [tokens, _]) = (w.shape(), a.shape());
         expect_tensor(what, x, [tokens, outputs], Dtype::Bf16)?;
-        expect(what, scale.array(), &[outputs], Dtype::F32)?;
+        scale.expect(what, &[outputs], Dtype::F32)?;
         let parts = self.parts(After::Add, tokens, w)?;
         let out = self.queue.tensor(Role::Residual, [tokens, outputs], Dtype::Bf16, stream)?;
         let scaled = self.queue.tensor(Role::Scaled, [tokens, outputs], Dtype::Bf16, stream)?;
@@ -834,7 +838,7 @@ impl Ops {
         let [tokens, _] = x.shape();
         expect_tensor(what, x, [tokens, hidden], numbers.dtype())?;
         if let Some(norm) = norm {
-            expect(what, norm.weight().array(), &[hidden], Dtype::F32)?;
+            norm.weight().expect(what, &[hidden], Dtype::F32)?;
         }
         let out = self.queue.tensor(Role::Result, [tokens, hidden], Dtype::F32, stream)?;
         let arguments = FinishArguments {

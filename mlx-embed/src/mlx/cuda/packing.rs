@@ -2,75 +2,116 @@
 
 use super::arguments::{DequantizeArguments, PackArguments};
 use super::format::Format;
-use super::kernels::{expect, wrong};
+use super::kernels::wrong;
 use super::matrix::{Dense, Fixed, Matrix, Packed};
 use super::ops::Ops;
-use super::queue::{Role, on_gpu, pointer};
+use super::queue::{ALIGNMENT, Role, Tensor};
 use super::tiles::up;
+use super::upload::Room;
 use crate::mlx::Stream;
 use crate::mlx::dtype::Dtype;
 use crate::mlx::error::MlxError;
-use crate::mlx::ops::{self, QuantizedRef};
+
+/// A quantised matrix as a checkpoint stores it, or several, on the way to the GPU.
+#[derive(Debug)]
+pub(crate) struct Stored<'a> {
+    ops: &'a Ops,
+    format: Format,
+    outputs: i32,
+    inputs: i32,
+    _memory: Tensor,
+    /// Where they begin.
+    starts: [u64; 3],
+    rooms: [Room; 3],
+}
+
+/// A part of a quantised matrix, row after row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// u32 `[outputs, inputs * bits / 32]`
+    Weight,
+    /// bf16 of affine ones, else u8: `[outputs, inputs / group]`
+    Scales,
+    /// As scales; affine only.
+    Biases,
+}
+
+impl Stored<'_> {
+    /// The bytes of a part that come next.
+    pub(crate) fn put(&mut self, part: Part, bytes: &[u8]) -> Result<(), MlxError> {
+        // SAFETY: it is the memory of a tensor of this queue, so what was launched before comes first.
+        unsafe { self.rooms[part as usize].put(&self.ops.queue, bytes) }
+    }
+
+    /// The matrix as products read it. Of two matrices that `alternate`, the first eight outputs come first, then the second
+    /// one's first eight, and so on.
+    pub(crate) fn pack(self, alternate: bool, stream: &Stream) -> Result<Packed, MlxError> {
+        let Self { ops, format, outputs, inputs, starts: [weight, scales, biases], .. } = self;
+        self.rooms.iter().try_for_each(Room::expect_full)?;
+        if alternate && outputs % 16 != 0 {
+            return Err(wrong("pack", format!("{outputs} outputs don't alternate eight by eight")));
+        }
+        let padded = (up(outputs, 64) * 64) as usize;
+        let words = padded * (inputs / 32 * format.bits()) as usize;
+        let factors = padded * (inputs / format.group()) as usize;
+        let room = ops.queue.room((words + factors) * size_of::<u32>(), stream)?;
+        let packed = Fixed::in_room(room, &[words as i32], Dtype::U32);
+        let factors = packed.pointer + (words * size_of::<u32>()) as u64;
+        let biases = if format.has_biases() { biases } else { 0 };
+        let arguments = PackArguments {
+            weight,
+            scales,
+            biases,
+            packed: packed.pointer,
+            factors,
+            n: outputs,
+            inputs,
+            alternates: alternate.into(),
+        };
+        let (pack, _) = ops.packing(format)?;
+        // SAFETY: a block reads rows below `outputs` of the three parts, which are there, and writes one of the blocks of 64 by
+        // 64 that there is room for, in memory that the queue keeps until it has been waited for.
+        unsafe { ops.queue.launch(pack, &arguments, [inputs / 64, up(outputs, 64), 1])? };
+        Ok(Packed { format, weight: packed, factors, outputs, inputs })
+    }
+}
 
 impl Ops {
-    /// The matrix `w` as products read it. Its number of inputs is a multiple of 64, and its format one that these kernels
+    /// Room for a matrix as it is stored. Its number of inputs is a multiple of 64, and its format one that these kernels
     /// were compiled for.
-    pub(crate) fn pack(&self, w: QuantizedRef<'_>, stream: &Stream) -> Result<Packed, MlxError> {
-        let what = "pack";
-        let no = |why: &str| Err(wrong(what, format!("{w:?} {why}")));
-        let Some(format) = Format::new(w.mode, w.bits, w.group_size) else {
-            return no("is in no known format");
-        };
-        let &[outputs, words] = w.weight.shape() else { return no("is no matrix") };
-        let inputs = words.saturating_mul(32) / format.bits();
-        if inputs % 64 != 0 || inputs % format.group() != 0 || outputs < 1 {
+    pub(crate) fn stored(
+        &self,
+        format: Format,
+        [outputs, inputs]: [i32; 2],
+        stream: &Stream,
+    ) -> Result<Stored<'_>, MlxError> {
+        let no = |why: &str| Err(wrong("pack", format!("{outputs} by {inputs} of {format:?} {why}")));
+        if inputs < 64 || inputs % 64 != 0 || inputs % format.group() != 0 || outputs < 1 {
             return no("does not have 64 inputs a time");
         }
         // The kernels count in 32 bits.
-        let padded = up(outputs, 64) * 64;
-        if i64::from(padded) * i64::from(inputs) >= 1 << 31 {
+        if i64::from(up(outputs, 64)) * 64 * i64::from(inputs) >= 1 << 31 {
             return no("is too large");
         }
-        let groups = inputs / format.group();
-        expect(what, w.weight, &[outputs, inputs / 32 * format.bits()], Dtype::U32)?;
-        expect(what, w.scales, &[outputs, groups], format.scales(Dtype::Bf16))?;
-        match w.biases {
-            Some(biases) if format.has_biases() => expect(what, biases, &[outputs, groups], Dtype::Bf16)?,
-            None if !format.has_biases() => (),
-            _ => return no("has biases, or none, against its format"),
-        }
-        ops::eval([w.weight, w.scales].into_iter().chain(w.biases))?;
-        let packed = Packed {
-            format,
-            weight: Fixed::new(on_gpu((padded * (inputs / 32) * format.bits()) as usize, stream)?)?,
-            factors: Fixed::new(on_gpu((padded * groups) as usize, stream)?)?,
-            outputs,
-            inputs,
-        };
-        let arguments = PackArguments {
-            weight: pointer(w.weight)?,
-            scales: pointer(w.scales)?,
-            biases: w.biases.map_or(Ok(0), pointer)?,
-            packed: packed.weight.pointer,
-            factors: packed.factors.pointer,
-            n: outputs,
-            inputs,
-        };
-        let (pack, _) = self.packing(format)?;
-        // SAFETY: a block reads rows below `outputs` of the three inputs, which were checked above, and writes one of the
-        // blocks of 64 by 64 that there is room for.
-        unsafe { self.queue.launch(pack, &arguments, [inputs / 64, up(outputs, 64), 1])? };
-        // What it was made of may go now.
-        self.queue.synchronize()?;
-        Ok(packed)
+        let groups = outputs as usize * (inputs / format.group()) as usize;
+        let scales = groups * format.scales(Dtype::Bf16).size();
+        let weight = outputs as usize * (inputs / 32 * format.bits()) as usize * size_of::<u32>();
+        let sizes = [weight, scales, if format.has_biases() { scales } else { 0 }];
+        let [second, third] = [weight, scales].map(|size| size.next_multiple_of(ALIGNMENT));
+        let words = (second + third + sizes[2]).div_ceil(size_of::<u32>());
+        let memory = self.queue.tensor(Role::Stored, [1, words as i32], Dtype::U32, stream)?;
+        let starts = [0, second, second + third].map(|offset| memory.pointer() + offset as u64);
+        let rooms = [0, 1, 2].map(|part| Room::new(starts[part], sizes[part]));
+        Ok(Stored { ops: self, format, outputs, inputs, _memory: memory, starts, rooms })
     }
 
     /// The matrix in bf16, `[outputs, inputs]`, to stay.
     pub(crate) fn dequantize(&self, w: &Packed, stream: &Stream) -> Result<Dense, MlxError> {
         let numbers = w.outputs as usize * w.inputs as usize;
-        let weight = Fixed::new(on_gpu(numbers / 2, stream)?)?;
+        let room = self.queue.room(numbers * Dtype::Bf16.size(), stream)?;
+        let weight = Fixed::in_room(room, &[w.outputs, w.inputs], Dtype::Bf16);
         self.dequantize_to(w, weight.pointer)?;
-        Ok(Dense::in_room(weight, w.outputs, w.inputs, Dtype::Bf16))
+        Dense::fixed(weight)
     }
 
     /// The matrix in bf16, for one product.
@@ -82,7 +123,7 @@ impl Ops {
 
     fn dequantize_to(&self, w: &Packed, out: u64) -> Result<(), MlxError> {
         let (_, dequantize) = self.packing(w.format)?;
-        let (weight, factors) = (w.weight.pointer, w.factors.pointer);
+        let (weight, factors) = (w.weight.pointer, w.factors);
         let arguments = DequantizeArguments { weight, factors, out, n: w.outputs, inputs: w.inputs };
         // SAFETY: a block reads and writes one of `w`'s blocks of 64 by 64, and of the outputs those that there are; both
         // callers have room for `outputs * inputs` numbers of bf16.

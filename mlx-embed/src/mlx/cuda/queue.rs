@@ -37,6 +37,8 @@ pub(super) enum Role {
     /// Gate and up together, where the activation is a kernel of its own.
     Both,
     Dequantized,
+    /// A matrix as the checkpoint stores it.
+    Stored,
     Workspace,
     Rows,
     Types,
@@ -53,6 +55,10 @@ const ROLES: usize = Role::Behind as usize + 1;
 /// Bytes that are copied to the GPU at once, while the host makes the next ones ready.
 const PIECE: usize = 2 << 20;
 
+/// Bytes of which weights take theirs one behind the other, and where these begin.
+const CHUNK: usize = 16 << 20;
+pub(super) const ALIGNMENT: usize = 256;
+
 /// What cuBLASLt may use for itself, in bytes.
 const WORKSPACE: i32 = 32 << 20;
 
@@ -63,6 +69,10 @@ pub(super) struct Queue {
     multiprocessors: i32,
     pool: Rc<Pool>,
     recorder: RefCell<Recorder<Graph>>,
+    /// Memory that what was launched may still use.
+    held: RefCell<Vec<Array>>,
+    /// What is left of arrays that weights share.
+    chunks: RefCell<Vec<Memory>>,
 }
 
 /// Steps that are launched as one. It belongs to its queue.
@@ -156,7 +166,14 @@ impl Queue {
         let mut raw = sys::mlxsys_cuda_queue { ctx: std::ptr::null_mut() };
         // SAFETY: stores a new queue in `raw`.
         check("cuda_queue", unsafe { sys::mlxsys_cuda_queue_new(&mut raw, gpu) })?;
-        let mut queue = Self { raw, multiprocessors: 0, pool: Rc::default(), recorder: RefCell::default() };
+        let mut queue = Self {
+            raw,
+            multiprocessors: 0,
+            pool: Rc::default(),
+            recorder: RefCell::default(),
+            held: RefCell::default(),
+            chunks: RefCell::default(),
+        };
         // SAFETY: a live queue; stores a number.
         check("cuda_queue", unsafe {
             sys::mlxsys_cuda_queue_multiprocessors(&mut queue.multiprocessors, queue.raw)
@@ -283,7 +300,7 @@ impl Queue {
     }
 
     fn run(&self, step: &Step, bytes: &[u8]) -> Result<(), MlxError> {
-        // SAFETY of all: steps come from `launch`, `write`, `copy` and `matmul`, whose callers promised that what they name stays
+        // SAFETY of all: steps come from `launch`, `write`, `send` and `matmul`, whose callers promised that what they name stays
         // until the queue has been waited for. Waiting runs what was held back before.
         let code = match step {
             Step::Launch(Launch { function, blocks, threads, shared_memory }) => {
@@ -409,7 +426,49 @@ impl Queue {
         self.run_held_back()?;
         // SAFETY: a live queue.
         let code = wait_without_turn(|| unsafe { sys::mlxsys_cuda_queue_synchronize(self.raw) });
-        check("cuda_queue", code)
+        check("cuda_queue", code)?;
+        self.held.borrow_mut().clear();
+        Ok(())
+    }
+
+    /// Memory of the GPU's own for weights, and where it begins. It stays until the queue has been waited for, or longer
+    /// where the array is kept. Small ones share an array: to make one, MLX launches a kernel and waits for it.
+    pub(super) fn room(&self, nbytes: usize, stream: &Stream) -> Result<(Array, u64), MlxError> {
+        let size = nbytes.next_multiple_of(ALIGNMENT);
+        if size > CHUNK / 2 {
+            return self.own_room(nbytes, stream);
+        }
+        let mut chunks = self.chunks.borrow_mut();
+        let (array, at) = match take(&mut chunks, size) {
+            Some(taken) => taken,
+            None => {
+                let (array, pointer) = self.own_room(CHUNK, stream)?;
+                chunks.push(Memory {
+                    array: array.clone(),
+                    pointer: pointer + size as u64,
+                    size: CHUNK - size,
+                });
+                (array, pointer)
+            }
+        };
+        self.held.borrow_mut().push(array.clone());
+        Ok((array, at))
+    }
+
+    /// As [`Queue::room`], in an array that nothing else is in.
+    pub(super) fn own_room(&self, nbytes: usize, stream: &Stream) -> Result<(Array, u64), MlxError> {
+        let array = on_gpu(nbytes.div_ceil(size_of::<u32>()), stream)?;
+        self.held.borrow_mut().push(array.clone());
+        let at = pointer(&array)?;
+        Ok((array, at))
+    }
+
+    /// What weights came through is not needed any more.
+    pub(super) fn loaded(&self) -> Result<(), MlxError> {
+        self.synchronize()?;
+        self.chunks.take();
+        self.pool.of(Role::Stored).borrow_mut().clear();
+        Ok(())
     }
 
     /// A matrix on the GPU whose rows have `columns` numbers.
@@ -429,15 +488,16 @@ impl Queue {
         Ok(tensor)
     }
 
-    /// Copies the bytes to the GPU's memory, and waits for it.
+    /// Copies the bytes to the GPU's memory, behind what was launched.
     ///
     /// # Safety
-    /// There is room for them at `to`, which nobody else uses meanwhile.
-    pub(super) unsafe fn copy(&self, to: u64, bytes: &[u8]) -> Result<(), MlxError> {
+    /// There is room for them at `to`, which lives until the queue has been waited for or is in a tensor of this queue, and
+    /// which nobody else uses meanwhile.
+    pub(super) unsafe fn send(&self, to: u64, bytes: &[u8]) -> Result<(), MlxError> {
         for (index, piece) in bytes.chunks(PIECE).enumerate() {
             self.run(&Step::Write { to: to + (index * PIECE) as u64, size: piece.len() }, piece)?;
         }
-        self.synchronize()
+        Ok(())
     }
 
     /// The numbers of a matrix of f32. The pass is over.
@@ -487,6 +547,14 @@ impl Drop for Queue {
     }
 }
 
+/// So many bytes of the first that has as many.
+fn take(chunks: &mut [Memory], size: usize) -> Option<(Array, u64)> {
+    let chunk = chunks.iter_mut().find(|chunk| chunk.size >= size)?;
+    let at = chunk.pointer;
+    (chunk.pointer, chunk.size) = (at + size as u64, chunk.size - size);
+    Some((chunk.array.clone(), at))
+}
+
 /// An array of so many u32 in the GPU's own memory.
 pub(super) fn on_gpu(words: usize, stream: &Stream) -> Result<Array, MlxError> {
     let words =
@@ -512,4 +580,21 @@ pub(super) fn pointer(array: &Array) -> Result<u64, MlxError> {
     // SAFETY: a live array.
     check("cuda_array_pointer", unsafe { sys::mlxsys_cuda_array_pointer(&mut pointer, array.raw()) })?;
     Ok(pointer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_of_a_chunk_is_its_own() {
+        let memory =
+            |pointer, size| Memory { array: Array::from_slice(&[0_u32], &[1]).unwrap(), pointer, size };
+        let mut chunks = vec![memory(1000, 300), memory(5000, 1000)];
+        let mut taken = |size| take(&mut chunks, size).map(|(_, at)| at);
+        assert_eq!(
+            [100, 900, 200, 100, 1, 0].map(&mut taken),
+            [Some(1000), Some(5000), Some(1100), Some(5900), None, Some(1300)]
+        );
+    }
 }

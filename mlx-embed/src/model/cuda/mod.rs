@@ -18,6 +18,7 @@ mod weight;
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -27,13 +28,12 @@ use crate::checkpoint::spec::{EmbeddingSpec, ModelSpec, NormKind, NormSpec, Proj
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::file::hex;
 use crate::mlx::cuda::{self, Fixed, Norm, Numbers, Sum, Tensor};
-use crate::mlx::{Array, Dtype, MlxError, Stream, memory, ops};
+use crate::mlx::{Dtype, MlxError, Stream, memory, ops};
 use crate::pooling::{Before, Pooling, PoolingMode};
 
 use super::backend::{Backend, Operations, Place, Positions, Role};
 use super::cache::KvCache;
 use super::decoder::{Decoder, MlmHead, Rows};
-use super::mlx::{Arrays, Table};
 use super::rounding::Rounding;
 
 pub use policy::MatmulPolicy;
@@ -43,7 +43,7 @@ use loading::norm_weight;
 use policy::Calibration;
 use rotation::Rotation;
 use states::{Heads, Hidden, KeysValues, Pass};
-use weight::{Projection, RowOrder, dense, on_gpu};
+use weight::{Projection, RowOrder};
 
 /// What calibration runs: few layers, as they are alike, and texts so short that attention counts for little.
 const LAYERS_TO_MEASURE: usize = 8;
@@ -59,7 +59,10 @@ pub(crate) struct Cuda {
     /// From so many tokens on weights are dequantised.
     dequantize_from: Cell<i32>,
     ropes: Vec<Rotation>,
-    arrays: Arrays,
+    /// Tensors are read into it.
+    buffer: RefCell<Vec<u32>>,
+    /// The checkpoint's, for messages.
+    path: PathBuf,
     stream: Stream,
 }
 
@@ -85,17 +88,23 @@ impl Cuda {
         policy: MatmulPolicy,
         stream: Stream,
     ) -> Result<Self, CheckpointError> {
-        let arrays = Arrays::new(weights, spec, &stream)?;
         let dequantize_from =
             if form.is_packed() && policy != MatmulPolicy::Dequantized { i32::MAX } else { 0 };
+        let path = weights.dir().to_owned();
+        let ops = cuda::Ops::new(kernels, gpu).map_err(|source| CheckpointError::Mlx {
+            path: path.clone(),
+            tensor: "(kernels)".into(),
+            source,
+        })?;
         Ok(Self {
-            ops: cuda::Ops::new(kernels, gpu).map_err(|source| arrays.error("(kernels)", source))?,
+            ops,
             digest: kernels.digest().to_owned(),
             form,
             policy,
             dequantize_from: Cell::new(dequantize_from),
             ropes: spec.ropes.iter().map(Rotation::new).collect(),
-            arrays,
+            buffer: RefCell::default(),
+            path,
             stream,
         })
     }
@@ -171,16 +180,9 @@ impl Backend for Cuda {
     ) -> Result<Embedding, CheckpointError> {
         let EmbeddingSpec { tokens, scale, positions, token_types, norm } = spec;
         let table = weights.table(tokens)?;
-        let failed = |source| self.arrays.error(&tokens.path, source);
-        let parts = match (self.arrays.matrix(&table, &self.stream)?, self.form.geometry.table) {
-            (Table::Quantized { weight, scales, biases, .. }, Some(_)) => {
-                [weight, scales].into_iter().chain(biases).collect()
-            }
-            (rows, _) => vec![dense(&rows, self.activation(), &self.stream).map_err(failed)?],
-        };
+        let is_read_packed = table.groups.is_some() && self.form.geometry.table.is_some();
         let parts =
-            parts.into_iter().map(|part| Fixed::new(part).map_err(failed)).collect::<Result<_, _>>()?;
-        self.arrays.release(&table);
+            if is_read_packed { self.parts_of(&table)? } else { vec![self.rows_of(weights, tokens)?] };
         let positions = match positions {
             Some(spec) => Some((self.rows_of(weights, &spec.table)?, Positions::new(spec))),
             None => None,
@@ -206,20 +208,12 @@ impl Backend for Cuda {
         for part in &spec.parts {
             matrices.push(weights.matrix(part, spec.inputs)?);
         }
-        let mut arrays = Vec::new();
-        for matrix in &matrices {
-            arrays.push(self.arrays.matrix(matrix, &self.stream)?);
-        }
         let bias = self.bias(weights, spec, place)?;
-        let projection = Projection::new(self, &arrays, order, bias, &self.stream);
-        let projection = projection.map_err(|source| self.arrays.error(&spec.parts[0].path, source))?;
-        drop(arrays);
-        matrices.iter().for_each(|matrix| self.arrays.release(matrix));
-        Ok(projection)
+        Projection::new(self, &matrices, order, bias)
     }
 
     fn load_norm(&self, weights: &Weights<'_>, spec: &NormSpec) -> Result<Norm, CheckpointError> {
-        let failed = |source| self.arrays.error(&spec.weight, source);
+        let failed = |source| self.error(&spec.weight, source);
         let vector = |numbers: &[f32]| self.numbers(numbers, &[numbers.len() as i32]).map_err(failed);
         let weight = vector(&norm_weight(weights, spec)?)?;
         let bias = match weights.norm_bias(spec)? {
@@ -241,12 +235,11 @@ impl Backend for Cuda {
         let [Some(queries), Some(keys)] = queries_keys else { return Ok(None) };
         let both = [norm_weight(weights, queries)?, norm_weight(weights, keys)?].concat();
         let fixed = self.numbers(&both, &[2, (both.len() / 2) as i32]);
-        fixed.map(Some).map_err(|source| self.arrays.error(&queries.weight, source))
+        fixed.map(Some).map_err(|source| self.error(&queries.weight, source))
     }
 
     fn load_matrix(&self, numbers: &[f32], shape: [usize; 2]) -> Result<cuda::Dense, MlxError> {
-        let array = Array::from_slice(numbers, &shape.map(|size| size as i32))?;
-        cuda::Dense::new(on_gpu(&array, &self.stream)?)
+        cuda::Dense::fixed(self.numbers(numbers, &shape.map(|size| size as i32))?)
     }
 
     /// All are copies in the GPU's memory.
@@ -265,7 +258,7 @@ impl Backend for Cuda {
     }
 
     fn loaded(&self, decoder: &Decoder<Self>) -> Result<(), MlxError> {
-        self.arrays.loaded();
+        self.buffer.take();
         let layers = 0..LAYERS_TO_MEASURE.min(decoder.layers());
         let vocabulary = self.form.geometry.vocab as u32;
         self.calibrate(|tokens| {
@@ -276,6 +269,7 @@ impl Backend for Cuda {
             self.wait()
         })?;
         // What the weights were made of; batches have memory of their own.
+        self.ops.loaded()?;
         self.trim()?;
         self.ops.record();
         Ok(())

@@ -1,6 +1,7 @@
 //! Weight matrices, several in one, in the forms that products read.
 
-use crate::mlx::cuda::{self, Fixed};
+use crate::checkpoint::{CheckpointError, Groups, Matrix};
+use crate::mlx::cuda::{self, Fixed, For, Format, Part};
 use crate::mlx::{Array, Dtype, MlxError, Stream, ops};
 use crate::model::mlx::{Table, quantized_ref};
 
@@ -37,19 +38,20 @@ pub(super) enum RowOrder {
 impl Projection {
     pub(super) fn new(
         cuda: &Cuda,
-        parts: &[Table],
+        parts: &[Matrix],
         order: RowOrder,
         bias: Option<Fixed>,
-        stream: &Stream,
-    ) -> Result<Self, MlxError> {
+    ) -> Result<Self, CheckpointError> {
         let (mut matrices, mut outputs) = (Vec::new(), 0);
         for alike in parts.chunk_by(|a, b| a.quantization() == b.quantization()) {
+            let weight = Weight::new(cuda, alike, order)?;
             let first = outputs;
-            outputs += alike.iter().map(Table::rows).sum::<i32>();
-            matrices.push((first, Weight::new(cuda, alike, order, stream)?));
+            outputs += alike.iter().map(|matrix| matrix.weight.shape()[0] as i32).sum::<i32>();
+            matrices.push((first, weight));
         }
         if order == RowOrder::ByEights && matrices.len() != 1 {
-            return Err(MlxError::new("product", "gate and up are stored in different ways"));
+            let why = MlxError::new("product", "gate and up are stored in different ways");
+            return Err(cuda.error(parts[0].weight.name(), why));
         }
         Ok(Self { matrices, outputs, bias })
     }
@@ -71,38 +73,37 @@ impl Projection {
 
 impl Weight {
     /// Several matrices, stored alike, as one.
-    fn new(cuda: &Cuda, matrices: &[Table], order: RowOrder, stream: &Stream) -> Result<Self, MlxError> {
-        let mut parts: [Vec<Array>; 3] = Default::default();
-        let mut quantization = None;
-        for matrix in matrices {
-            match matrix {
-                Table::Dense(weight) => parts[0].push(weight.clone()),
-                Table::Quantized { weight, scales, biases, quantization: own } => {
-                    quantization = Some(*own);
-                    parts[0].push(weight.clone());
-                    parts[1].push(scales.clone());
-                    parts[2].extend(biases.clone());
-                }
+    fn new(cuda: &Cuda, matrices: &[Matrix], order: RowOrder) -> Result<Self, CheckpointError> {
+        let first = &matrices[0];
+        let failed = |source| cuda.error(first.weight.name(), source);
+        let stream = &cuda.stream;
+        let format = first.quantization().and_then(|q| Format::new(q.mode, q.bits, q.group_size));
+        if let Some(format) = format.filter(|_| cuda.form.is_packed()) {
+            let packed = packed(cuda, matrices, format, order)?;
+            let resident = cuda.policy == MatmulPolicy::Resident;
+            let dense = resident.then(|| cuda.ops.dequantize(&packed, stream)).transpose().map_err(failed)?;
+            return Ok(Self { packed: Some(packed), dense });
+        }
+        let as_it_is =
+            first.groups.is_none() && matrices.iter().all(|m| m.weight.dtype() == cuda.activation());
+        if as_it_is && (order == RowOrder::Stacked || matrices.len() == 1) {
+            let [rows, columns] = [0, 1].map(|i| first.weight.shape()[i] as i32);
+            let others = matrices[1..].iter().map(|matrix| matrix.weight.shape()[0] as i32);
+            let shape = [rows + others.sum::<i32>(), columns];
+            let mut upload =
+                cuda.ops.upload(For::Kernels, &shape, cuda.activation(), stream).map_err(failed)?;
+            for matrix in matrices {
+                cuda.read_stored(&matrix.weight, &mut |bytes| upload.put(bytes))?;
             }
-        }
-        let Some(quantization) = quantization else {
-            let floats = concatenated(&parts[0], order, stream)?;
-            let dense = cuda::Dense::new(ops::astype(&floats, cuda.activation(), stream)?)?;
-            return Ok(Self { packed: None, dense: Some(dense) });
-        };
-        let [weight, scales] =
-            [concatenated(&parts[0], order, stream)?, concatenated(&parts[1], order, stream)?];
-        let biases = if parts[2].is_empty() { None } else { Some(concatenated(&parts[2], order, stream)?) };
-        if !cuda.form.is_packed() {
-            let table = Table::Quantized { weight, scales, biases, quantization };
-            let dense = cuda::Dense::new(dense(&table, cuda.activation(), stream)?)?;
+            let dense = upload.fixed().and_then(cuda::Dense::fixed).map_err(failed)?;
             return Ok(Self { packed: None, dense: Some(dense) });
         }
-        let quantized = quantized_ref(&weight, &scales, biases.as_ref(), quantization);
-        let packed = cuda.ops.pack(quantized, stream)?;
-        let resident = cuda.policy == MatmulPolicy::Resident;
-        let dense = if resident { Some(cuda.ops.dequantize(&packed, stream)?) } else { None };
-        Ok(Self { packed: Some(packed), dense })
+        let mut parts = Vec::new();
+        for matrix in matrices {
+            parts.push(dense(&cuda.table(matrix)?, cuda.activation(), stream).map_err(failed)?);
+        }
+        let dense = concatenated(&parts, order, stream).and_then(cuda::Dense::new).map_err(failed)?;
+        Ok(Self { packed: None, dense: Some(dense) })
     }
 
     fn read(&self, cuda: &Cuda, packed: bool, stream: &Stream) -> Result<cuda::Matrix<'_>, MlxError> {
@@ -128,13 +129,31 @@ pub(super) fn dense(table: &Table, dtype: Dtype, stream: &Stream) -> Result<Arra
     }
 }
 
-/// A copy in the GPU's own memory. What comes from the host lies in memory that both see, whose pages move when the GPU
-/// first touches them.
-pub(super) fn on_gpu(array: &Array, stream: &Stream) -> Result<Array, MlxError> {
-    let rows = array.shape().first().copied().unwrap_or(0);
-    let halves =
-        [ops::slice_axis(array, 0, 0, rows / 2, stream)?, ops::slice_axis(array, 0, rows / 2, rows, stream)?];
-    ops::concatenate(&halves, 0, stream)
+/// Several packed matrices as one.
+fn packed(
+    cuda: &Cuda,
+    matrices: &[Matrix],
+    format: Format,
+    order: RowOrder,
+) -> Result<cuda::Packed, CheckpointError> {
+    let (first, stream) = (&matrices[0].weight, &cuda.stream);
+    let failed = |source| cuda.error(first.name(), source);
+    let outputs = matrices.iter().map(|matrix| matrix.weight.shape()[0] as i32).sum();
+    let inputs = first.shape()[1] as i32 * 32 / format.bits();
+    let mut stored = cuda.ops.stored(format, [outputs, inputs], stream).map_err(failed)?;
+    for Matrix { weight, groups } in matrices {
+        cuda.read_stored(weight, &mut |bytes| stored.put(Part::Weight, bytes))?;
+        let Some(Groups { scales, biases, .. }) = groups else { continue };
+        cuda.read_groups(scales, &mut |bytes| stored.put(Part::Scales, bytes))?;
+        if let Some(biases) = biases {
+            cuda.read_groups(biases, &mut |bytes| stored.put(Part::Biases, bytes))?;
+        }
+    }
+    let alternate = order == RowOrder::ByEights && matrices.len() > 1;
+    if alternate && (matrices.len() != 2 || matrices[1].weight.shape() != first.shape()) {
+        return Err(failed(MlxError::new("product", "gate and up are not two matrices of one shape")));
+    }
+    stored.pack(alternate, stream).map_err(failed)
 }
 
 fn concatenated(parts: &[Array], order: RowOrder, stream: &Stream) -> Result<Array, MlxError> {

@@ -23,21 +23,6 @@ pub(crate) enum Table {
     },
 }
 
-impl Table {
-    pub(crate) fn rows(&self) -> i32 {
-        let (Self::Dense(weight) | Self::Quantized { weight, .. }) = self;
-        weight.shape().first().copied().unwrap_or(0)
-    }
-
-    /// How it is quantised, if it is.
-    pub(crate) fn quantization(&self) -> Option<Quantization> {
-        match self {
-            Self::Dense(_) => None,
-            Self::Quantized { quantization, .. } => Some(*quantization),
-        }
-    }
-}
-
 /// A quantised matrix's parts as MLX takes them.
 pub(crate) fn quantized_ref<'a>(
     weight: &'a Array,

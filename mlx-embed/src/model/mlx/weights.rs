@@ -104,11 +104,6 @@ impl Arrays {
         })
     }
 
-    /// Lets go of the memory that a matrix's pages took. They can be read again.
-    pub(crate) fn release(&self, matrix: &Matrix) {
-        matrix.tensors().for_each(|tensor| self.files[tensor.index()].release(tensor.range()));
-    }
-
     /// All have been loaded.
     pub(crate) fn loaded(&self) {
         self.files.iter().for_each(MappedArrays::end_uploads);

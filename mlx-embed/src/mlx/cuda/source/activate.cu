@@ -18,13 +18,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   after_previous();
   const u64 at = (u64)blockIdx.x * THREADS + threadIdx.x;
   if (at >= (u64)p.tokens * p.eights) return;
-  const u64 token = at / p.eights;
-  const int eight = at % p.eights;
+  u64 token;
+  int eight;
+  divide(at, p.eights, token, eight);
   auto read = [&](float (&x)[8], int from) {
     read_eight(x, p.from + (token * p.eights * (GATED == 1 ? 2 : 1) + from) * 8);
     if (p.bias) {
+      float bias[8];
+      read_eight(bias, p.bias + from * 8);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) x[i] += p.bias[from * 8 + i];
+      for (int i = 0; i < 8; ++i) x[i] += bias[i];
     }
   };
   float x[8];

@@ -2,6 +2,7 @@
 // each a unit for each of four warps. Of a warp's 16 outputs lane 4g + t has rows g and g + 8, and of 16 inputs 2t, 2t + 1,
 // 2t + 8 and 2t + 9. What is missing of the last 64 outputs is 0. formats.cuh says how codes lie in words. A thread has a
 // lane of a unit.
+// Where it is two matrices, one behind the other, eight outputs of one may alternate with eight of the other.
 //
 // SCALES says what scales are, and whether there are biases:
 //   0  bf16, with biases
@@ -18,7 +19,12 @@ struct Arguments {
   u32* packed;          // [N / 64, inputs / 64, 4 warps, UNIT]
   u32* factors;         // [N / 64, inputs / GROUP, 4 warps, 8 rows, 2], bias in the upper half
   int n, inputs;
+  int alternates;
 };
+
+__device__ __forceinline__ int stored_row(const Arguments& p, int row) {
+  return p.alternates ? row / 16 * 8 + row % 8 + (row & 8 ? p.n / 2 : 0) : row;
+}
 
 __device__ __forceinline__ u32 factor_of(const Arguments& p, u64 at) {
 #if SCALES == 0
@@ -43,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   auto code = [&](int of_row, int of_input) -> u32 {
     if (of_row >= p.n) return 0;
     const u32 bit = of_input * BITS, shift = bit % 32;
-    const u32* word = p.weight + of_row * row_words + bit / 32;
+    const u32* word = p.weight + stored_row(p, of_row) * row_words + bit / 32;
     u32 out = *word >> shift;
     if (shift + BITS > 32) out |= word[1] << (32 - shift);
     return out & (u32)((1ull << BITS) - 1);
@@ -79,6 +85,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
     const int group = step * 64 / GROUP + i / 16, half = i % 2, g = i / 2 % 8;
     const int of = block * 64 + warp * 16 + g + 8 * half;
     p.factors[(((u64)block * groups + group) * 4 + warp) * 16 + g * 2 + half] =
-        of < p.n ? factor_of(p, (u64)of * groups + group) : 0;
+        of < p.n ? factor_of(p, (u64)stored_row(p, of) * groups + group) : 0;
   }
 }
