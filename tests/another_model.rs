@@ -157,6 +157,7 @@ fn marks_of_bidirectional_attention() {
         let embedder = loaded(&with(case, json!({ field: value })));
         assert!(!embedder.info().config.causal, "{field}");
     }
+    refused(&with("qwen3-f32", json!({"is_causal": null})), &["is_causal", "is null", "a text alone"]);
     let both = json!({"is_causal": true, "use_bidirectional_attention": true});
     refused(&with("qwen3-f32", both), &["is_causal", "contradict"]);
     let causal = json!({"is_causal": true, "use_bidirectional_attention": false});

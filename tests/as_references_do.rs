@@ -65,12 +65,6 @@ fn keys_that_nobody_computes_with() {
 }
 
 #[test]
-fn null_is_false() {
-    let case = "families/llama-is-causal-false";
-    family_gives(case, &Scratch::with(case, CONFIG, json!({"is_causal": null})));
-}
-
-#[test]
 fn activations_by_the_shorter_of_their_names() {
     let case = "families/modules-dense-activations";
     let scratch = Scratch::of(case);

@@ -350,6 +350,10 @@ MODELS = [
     of_model("modernbert-window-on-each-side", "it goes over local_attention", "modernbert-f32", sliding_window=3),
     of_model("modernbert-no-local-attention", "a token sees itself alone", "modernbert-f32", local_attention=0),
     of_model("modernbert-odd-local-attention", "half of it, and no more, on each side", "modernbert-f32", local_attention=3),
+    *(of_model(f"{base}-is-causal-false", "the window is for each side, not for both", base, is_causal=False,
+               use_bidirectional_attention=None, sliding_window=5) for base in ("embedding-gemma-f32", "gemma3-causal-layer-types")),
+    of_model("embedding-gemma-bidirectional-and-not-causal", "one token more than half of it on each side", "embedding-gemma-f32",
+             is_causal=False, sliding_window=5),
     *(of_model(f"{base}-by-default", "sizes that the files need not have", base, **dict.fromkeys(missing)) for base, missing in {
         "bert-f32": ("type_vocab_size", "layer_norm_eps", "hidden_act"),
         "modernbert-f32": ("max_position_embeddings", "norm_eps", "local_attention", "hidden_activation"),

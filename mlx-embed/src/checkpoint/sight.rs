@@ -14,7 +14,12 @@ const SLIDING: &str = "sliding_attention";
 
 /// Whether a token sees those before it only.
 pub(super) fn causal(config: &JsonObject, architecture: Architecture) -> Result<bool, CheckpointError> {
-    let is_causal = config.switch("is_causal")?;
+    let is_causal = config.optional("is_causal")?;
+    if is_causal.is_none() && config.has("is_causal") && !has_no_causal_mask(architecture) {
+        let reason = "is null, by which transformers has a causal mask for a text alone and none for several; write \
+                      true, or false if tokens see those behind them";
+        return Err(config.invalid("is_causal", reason));
+    }
     let bidirectional: Option<bool> = config.optional("use_bidirectional_attention")?;
     match (is_causal, bidirectional) {
         (Some(causal), Some(bidirectional)) if causal == bidirectional => Err(config.invalid(
@@ -141,6 +146,13 @@ fn gemma3_windows(
     if window.is_none() && slides.contains(&true) {
         return Err(config.invalid("sliding_window", "is null, but layers slide"));
     }
+    // It is shared out to both sides with use_bidirectional_attention. With is_causal false transformers takes it for each
+    // side, or, with both, one token more than its half.
+    let both = config.optional("use_bidirectional_attention")? == Some(true);
+    let window = match config.optional("is_causal")? {
+        Some(false) => window.map(|window| if both { (window / 2 + 1) * 2 } else { window * 2 }),
+        _ => window,
+    };
     Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
 }
 
