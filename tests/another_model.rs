@@ -158,6 +158,9 @@ fn marks_of_bidirectional_attention() {
         assert!(!embedder.info().config.causal, "{field}");
     }
     refused(&with("qwen3-f32", json!({"is_causal": null})), &["is_causal", "is null", "a text alone"]);
+    for case in ["families/bert-f32", "families/modernbert-f32", "families/nomic-bert-bf16"] {
+        refused(&with(case, json!({"is_causal": true})), &["is_causal", "before them only"]);
+    }
     let both = json!({"is_causal": true, "use_bidirectional_attention": true});
     refused(&with("qwen3-f32", both), &["is_causal", "contradict"]);
     let causal = json!({"is_causal": true, "use_bidirectional_attention": false});

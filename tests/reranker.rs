@@ -97,6 +97,7 @@ Judge whether the Document meets the requirements based on the Query and the Ins
 
 </think>
 
+
 "#;
 
 // Scores.
@@ -475,8 +476,11 @@ fn another_conversation_is_refused() {
         "message": {"method": "forward", "method_output_name": "logits", "format": "flat"}}});
     scratch.write("sentence_bert_config.json", messages.to_string());
     assert!(Reranker::load_with(scratch.path(), golden::load_options()).is_ok());
-    scratch.write("chat_template.jinja", "{{ messages }}");
-    refused(&scratch, &["chat_template.jinja", "Qwen3-Reranker"]);
+    // The reference takes one line end away from the end of the file, and the model was trained with two.
+    for another in ["{{ messages }}", TEMPLATE.strip_suffix('\n').unwrap()] {
+        scratch.write("chat_template.jinja", another);
+        refused(&scratch, &["chat_template.jinja", "Qwen3-Reranker"]);
+    }
 }
 
 #[test]

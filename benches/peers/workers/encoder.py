@@ -67,6 +67,8 @@ def write(folder: Path, config: dict) -> None:
             "pre_tokenizer": {"type": "WhitespaceSplit"},
             "model": {"type": "WordLevel", "vocab": {f"t{i}": i for i in range(config["vocab_size"])}, "unk_token": "t0"},
         },
+        # Else the family's own class would build another.
+        "tokenizer_config": {"tokenizer_class": "TokenizersBackend"},
         "1_Pooling/config": {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True},
     }
     weights = {"": family.draw(config, generator)}

@@ -74,7 +74,9 @@ def main() -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     mx.save_safetensors(str(partial / "model.safetensors"), tensors(kind, quantization), {"format": "mlx"})
-    for name, value in {"config": config(quantization), "tokenizer": tokenizer}.items():
+    # Else the family's own class would build another tokenizer.
+    own = {"tokenizer_class": "TokenizersBackend"}
+    for name, value in {"config": config(quantization), "tokenizer": tokenizer, "tokenizer_config": own}.items():
         (partial / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
     partial.rename(folder)
 

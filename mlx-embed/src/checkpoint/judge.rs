@@ -56,6 +56,17 @@ impl Template {
                 None => return Self::Other,
             }
         }
+        let ends = rest.trim_start_matches('\n');
+        let lines = rest.len() - ends.len();
+        let as_trained = match ends.chars().next() {
+            // Of a text that stands at the end of the file the program loses one.
+            None => lines == 3,
+            Some('\'' | '"') => lines == 2,
+            Some(_) => true,
+        };
+        if !as_trained {
+            return Self::Other;
+        }
         Self::Judges { default_instruction: text.contains(INSTRUCTION) }
     }
 }
@@ -81,7 +92,7 @@ mod tests {
         let program = |instruction: &str| {
             let escape = |text: &str| text.replace('\n', "\\n");
             format!(
-                "{{{{ '{}' }}}}{}{{{{ i | default('{instruction}') }}}}{}{{{{ q }}}}{}{{{{ d }}}}{}",
+                "{{{{ '{}' }}}}{}{{{{ i | default('{instruction}') }}}}{}{{{{ q }}}}{}{{{{ d }}}}{}\n",
                 escape(BEFORE),
                 PARTS[0],
                 PARTS[1],
@@ -91,8 +102,11 @@ mod tests {
         };
         assert_eq!(Template::of(&program(INSTRUCTION)), Template::Judges { default_instruction: true });
         assert_eq!(Template::of(&program("Find it")), Template::Judges { default_instruction: false });
-        let other = program(INSTRUCTION).replace("<Document>", "<Text>");
-        assert_eq!(Template::of(&other), Template::Other);
+        let quoted = program(INSTRUCTION).replace("</think>\n\n\n", "{{ '</think>\\n\\n' }}");
+        assert_eq!(Template::of(&quoted), Template::Judges { default_instruction: true });
+        for (word, another) in [("<Document>", "<Text>"), ("</think>\n\n\n", "</think>\n\n")] {
+            assert_eq!(Template::of(&program(INSTRUCTION).replace(word, another)), Template::Other);
+        }
         assert_eq!(
             Template::of("{% for message in messages %}<|im_start|>{{ message.role }}"),
             Template::Other

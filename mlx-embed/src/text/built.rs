@@ -117,7 +117,8 @@ impl Built {
                     ModelWrapper::Unigram(_) => "Unigram",
                 };
                 Err(format!(
-                    "its model is {kind}, and the tokenizer_class of this checkpoint has another one in transformers 5; \
+                    "its model is {kind}, and this checkpoint's tokenizer_class (or its kind of model, if none is named) has \
+                     another one in transformers 5; \
                      if the model was trained with tokenizer.json as it is, write TokenizersBackend as tokenizer_class \
                      into {TOKENIZER_CONFIG}"
                 )

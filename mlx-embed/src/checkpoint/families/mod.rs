@@ -38,6 +38,12 @@ fn without_head(
     doubts: &mut Vec<Doubt>,
 ) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let architecture = Architecture::read(config)?;
+    // MPNet's code alone doesn't read it.
+    let may_be_causal = !architecture.is_decoder() && architecture != Architecture::MpNet;
+    if may_be_causal && config.optional("is_causal")? == Some(true) {
+        let reason = "is true, by which tokens see those before them only in transformers; that is supported in decoders";
+        return Err(config.invalid("is_causal", reason));
+    }
     match architecture {
         Architecture::Bert | Architecture::Roberta | Architecture::DistilBert | Architecture::MpNet => {
             bert::read(config, weights, architecture)
