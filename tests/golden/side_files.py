@@ -366,6 +366,9 @@ MODELS = [
         "ministral3-causal-window-f32": ("rms_norm_eps",),
         "gemma3-causal-defaults": ("rms_norm_eps",),
     }.items()),
+    *(of_model(f"bert-{name}", "another name of an activation", "bert-f32", hidden_act=name)
+      for name in ("gelu_python", "gelu_accurate", "gelu_python_tanh", "swish")),
+    of_model("gemma-gelu-accurate", "another name of its activation", "gemma3-causal-defaults", hidden_activation="gelu_accurate"),
 ]
 
 PROMPTS = ("", "find ", INSTRUCTION + " ", "the cat<|im_end|>")

@@ -5,9 +5,11 @@ use serde_json::Value;
 
 use super::CheckpointError;
 use super::doubt::Doubt;
+use super::families::activation_named;
 use super::files::TensorFiles;
 use super::json::JsonObject;
 use super::rope::{QueryGrowth, RopeScaling};
+use super::spec::Activation;
 use super::{rope_fields, sight};
 
 /// Families of models. All are run by one decoder, as settings of it.
@@ -264,20 +266,19 @@ fn refuse_what_would_be_wrong(
     config: &JsonObject,
     architecture: Architecture,
 ) -> Result<(), CheckpointError> {
-    let supported: &[&str] = match architecture {
-        Architecture::Gemma3 => &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"],
-        _ => &["silu", "swish"],
+    let (wanted, name) = match architecture {
+        Architecture::Gemma3 => (Activation::GeluTanh, "gelu_pytorch_tanh"),
+        _ => (Activation::Silu, "silu"),
     };
     for activation in ["hidden_act", "hidden_activation"] {
-        if let Some(name) = config.optional::<String>(activation)?
-            && !supported.contains(&name.as_str())
+        if let Some(found) = config.optional::<String>(activation)?
+            && activation_named(&found) != Some(wanted)
             // transformers' Gemma 3 reads hidden_activation only.
             && !(architecture == Architecture::Gemma3 && activation == "hidden_act")
         {
-            return Err(config.invalid(
-                activation,
-                format!("is `{name}`; supported with this model_type is {}", supported[0]),
-            ));
+            return Err(
+                config.invalid(activation, format!("is `{found}`; supported with this model_type is {name}"))
+            );
         }
     }
     for cap in ["attn_logit_softcapping"] {
