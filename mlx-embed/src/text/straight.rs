@@ -52,7 +52,11 @@ enum Kind {
 
 impl Bpe {
     fn build(self) -> Result<BPE> {
-        let mut builder = BPE::builder().vocab_and_merges(self.vocab, self.merges);
+        let mut builder = BPE::builder()
+            .vocab_and_merges(self.vocab, self.merges)
+            .fuse_unk(self.fuse_unk.unwrap_or_default())
+            .byte_fallback(self.byte_fallback.unwrap_or_default())
+            .ignore_merges(self.ignore_merges.unwrap_or_default());
         if let Some(dropout) = self.dropout {
             builder = builder.dropout(dropout);
         }
@@ -64,15 +68,6 @@ impl Bpe {
         }
         if let Some(suffix) = self.end_of_word_suffix {
             builder = builder.end_of_word_suffix(suffix);
-        }
-        if let Some(fuse) = self.fuse_unk {
-            builder = builder.fuse_unk(fuse);
-        }
-        if let Some(fallback) = self.byte_fallback {
-            builder = builder.byte_fallback(fallback);
-        }
-        if let Some(ignore) = self.ignore_merges {
-            builder = builder.ignore_merges(ignore);
         }
         builder.build()
     }
