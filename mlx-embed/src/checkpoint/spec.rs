@@ -155,6 +155,8 @@ impl RelativeSpec {
     /// Of one side of the query, and distances of these that have a bucket of their own.
     const OF_SIDE: usize = Self::BUCKETS / 2;
     const EXACT: usize = Self::OF_SIDE / 2;
+    /// From here on all distances of a side have one bucket.
+    pub(crate) const FAR: usize = 128;
 
     /// The row of the table for a key so far behind the query; before it the number is negative.
     ///
@@ -461,6 +463,10 @@ mod tests {
         for (behind, bucket) in ends.into_iter().chain(far) {
             assert_eq!(RelativeSpec::bucket(behind), bucket, "{behind}");
             assert_eq!(RelativeSpec::bucket(-behind), bucket.saturating_sub(16), "-{behind}");
+        }
+        let far = RelativeSpec::FAR.cast_signed();
+        for more in [far, far + 1, 100 * far] {
+            assert_eq!([more, -more].map(RelativeSpec::bucket), [31, 15], "{more}");
         }
     }
 }

@@ -17,15 +17,25 @@ pub(crate) struct Relative {
 
 impl Relative {
     pub(super) fn load(weights: &Weights<'_>, spec: &RelativeSpec) -> Result<Self, CheckpointError> {
+        let (columns, own) = Distances::columns_of(spec.longest);
+        Ok(Self { numbers: Self::numbers(weights, spec, columns, own)?, columns, own })
+    }
+
+    /// `[H, columns]`, where a query's own position has the column `own`.
+    pub(super) fn numbers(
+        weights: &Weights<'_>,
+        spec: &RelativeSpec,
+        columns: usize,
+        own: usize,
+    ) -> Result<Vec<f32>, CheckpointError> {
         let heads = spec.table.width;
         let buckets = dequantized(weights.table(&spec.table)?, heads)?;
-        let (columns, own) = Distances::columns_of(spec.longest);
         let bucket = |column: usize| RelativeSpec::bucket(column.cast_signed() - own.cast_signed());
         let mut numbers = Vec::with_capacity(heads * columns);
         for head in 0..heads {
             numbers.extend((0..columns).map(|column| buckets[bucket(column) * heads + head]));
         }
-        Ok(Self { numbers, columns, own })
+        Ok(numbers)
     }
 
     /// As the kernels for the CPU take them.

@@ -128,6 +128,9 @@ OF_KIN = [
           "on, <pad> in a text keeps row 1; a pooler beside; mean"),
     mpnet("mpnet-prefix-cls-f16", "names with mpnet., cls, head_dim 32, f16",
           {"num_attention_heads": 2}, dtype="float16", stored=prefixed("mpnet."), modules=CLS),
+    mpnet("mpnet-head-dim-64-bf16", "head_dim 64 in bf16, texts longer than distances that have a bucket",
+          {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 2,
+           "num_hidden_layers": 2}, dtype="bfloat16", lengths=(33, 64, 160)),
     mpnet("mpnet-affine-4bit-g64", "4 bits; the table of distances is too narrow and stays dense",
           dtype="bfloat16", quantization=affine(4), lengths=(33, 160)),
 ]

@@ -253,6 +253,7 @@ arguments! {
         cached_keys: Address,
         cached_values: Address,
         tiles: Address,
+        distances: Address,
         out: Address,
         heads: i32,
         kv_heads: i32,

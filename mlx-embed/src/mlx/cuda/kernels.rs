@@ -62,6 +62,8 @@ pub(crate) struct Geometry {
     pub(crate) scalars: bool,
     /// That of the head of a masked language model, where weights of the vocabulary's tokens are asked for.
     pub(crate) mlm: Option<Activation>,
+    /// From which distance on what scores get by distance stays the same, where they get such.
+    pub(crate) far: Option<i32>,
     /// Whether every token sees those before it, and all of them.
     pub(crate) causal: bool,
     /// Whether norms, rotation, activation and residual connections can be part of the products: all norms are by the root
@@ -136,7 +138,7 @@ impl Geometry {
     /// Whether Hopper's attention of long texts is for it.
     fn suits_hopper(&self) -> bool {
         let known = self.other_heads.is_none() && [64, 128].contains(&self.heads.head_dim);
-        self.causal && !self.numbers.is_wide() && known
+        self.causal && self.far.is_none() && !self.numbers.is_wide() && known
     }
 
     /// Heads of every width that it has.
@@ -225,7 +227,8 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
     let of_heads = geometry.heads.defines();
     all.add::<EmbedArguments>(Name::Embed, "embed", &[&of_heads[..], &table].concat(), threads, 0);
     for heads in geometry.head_widths() {
-        let (width, of) = (heads.head_dim, heads.defines());
+        let far = ("FAR", geometry.far.unwrap_or(0));
+        let (width, of) = (heads.head_dim, [&heads.defines()[..], &[far]].concat());
         if geometry.numbers.is_wide() {
             let (name, memory) = (Name::WideAttention(width), wide_attention_memory(heads));
             let threads = if heads.is_wide() { 2 * threads } else { threads };
@@ -515,6 +518,7 @@ mod tests {
         layer_inputs: None,
         scalars: false,
         mlm: None,
+        far: None,
         causal: true,
         fused: true,
     };
@@ -551,15 +555,13 @@ mod tests {
             head_norms: false,
             ..gemma
         };
+        let by_distance = Geometry { hidden: 768, heads: heads_of(64), far: Some(128), ..encoder };
         let large = Geometry { hidden: 1024, heads: heads_of(80), activation: Activation::Relu, ..encoder };
         let [smallest, small] =
             [4, 8].map(|width| Geometry { hidden: 32, heads: heads_of(width), ..encoder });
-        let of_f32 = [DECODER, gemma, two_widths, encoder, large, small, smallest].map(|geometry| Geometry {
-            numbers: Numbers::F32,
-            fused: false,
-            ..geometry
-        });
-        [vec![DECODER, biases, gemma, two_widths, encoder, large], of_f32.to_vec()].concat()
+        let of_f32 = [DECODER, gemma, two_widths, encoder, by_distance, large, small, smallest];
+        let of_f32 = of_f32.map(|geometry| Geometry { numbers: Numbers::F32, fused: false, ..geometry });
+        [vec![DECODER, biases, gemma, two_widths, encoder, by_distance, large], of_f32.to_vec()].concat()
     }
 
     /// Every format for one model, and for the others those that take fewest and most registers.

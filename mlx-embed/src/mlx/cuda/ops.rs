@@ -162,11 +162,13 @@ pub(crate) struct Embedding<'a> {
 
 /// A layer's attention.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Attending {
+pub(crate) struct Attending<'a> {
     pub(crate) heads: Heads,
     pub(crate) seen: Seen,
     /// What scores are multiplied with.
     pub(crate) scale: f32,
+    /// f32 `[H, 2 * far + 1]`, as `attention.cu` takes it.
+    pub(crate) distances: Option<&'a Fixed>,
 }
 
 /// The keys that the query at position i sees: from i - before to i + after.
@@ -690,14 +692,14 @@ impl Ops {
         &self,
         qkv: &Tensor,
         cached: Option<[&Array; 2]>,
-        of: Attending,
+        of: Attending<'_>,
         plan: &Plan,
         meta: &Tensor,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "attention";
-        let Geometry { causal, numbers, .. } = *self.geometry();
-        let Attending { heads: sizes, seen, scale } = of;
+        let Geometry { causal, numbers, far, .. } = *self.geometry();
+        let Attending { heads: sizes, seen, scale, distances } = of;
         let (Heads { heads, kv_heads, .. }, tokens) = (sizes, plan.tokens);
         expect_tensor(what, qkv, [tokens, sizes.qkv()], numbers.dtype())?;
         self.expect_meta(what, plan, meta)?;
@@ -706,6 +708,11 @@ impl Ops {
         let all = 0..=Seen::ALL;
         if !all.contains(&before) || !all.contains(&after) || (causal && seen != Seen::BEFORE) {
             return Err(wrong(what, format!("{seen:?} is not what the kernels were compiled for")));
+        }
+        match (far, distances) {
+            (None, None) => (),
+            (Some(far), Some(distances)) => distances.expect(what, &[heads, 2 * far + 1], Dtype::F32)?,
+            _ => return Err(wrong(what, format!("numbers by distance up to {far:?}: {distances:?}"))),
         }
         let [cached_keys, cached_values] = match cached {
             Some([keys, values]) => [pointer(keys)?, pointer(values)?],
@@ -722,6 +729,7 @@ impl Ops {
                     cached_keys,
                     cached_values,
                     tiles,
+                    distances: address(distances),
                     out: to,
                     heads,
                     kv_heads,

@@ -1,14 +1,17 @@
 //! Weights on their way to the GPU's memory.
 
+use std::f32::consts::LOG2_E;
+
 use half::bf16;
 use zerocopy::IntoBytes;
 
-use crate::checkpoint::spec::{NormKind, NormSpec, ProjectionSpec, TableSpec};
+use crate::checkpoint::spec::{NormKind, NormSpec, ProjectionSpec, RelativeSpec, TableSpec};
 use crate::checkpoint::{CheckpointError, Groups, Matrix, Tensor, Weights};
 use crate::mlx::cuda::{Fixed, For, Upload};
 use crate::mlx::{Array, Dtype, MlxError};
 use crate::model::backend::{Backend, Place, Role};
 use crate::model::mlx::Table;
+use crate::model::relative::Relative;
 
 use super::Cuda;
 use super::weight::dense;
@@ -115,6 +118,19 @@ impl Cuda {
         let mut upload = self.ops.upload(For::Kernels, shape, Dtype::F32, &self.stream)?;
         upload.put(numbers.as_bytes())?;
         upload.fixed()
+    }
+
+    /// What is added to scores by distance, as `attention.cu` takes it: `[H, 2 * FAR + 1]`.
+    pub(super) fn distances(
+        &self,
+        weights: &Weights<'_>,
+        spec: &RelativeSpec,
+    ) -> Result<Fixed, CheckpointError> {
+        let columns = 2 * RelativeSpec::FAR + 1;
+        let mut numbers = Relative::numbers(weights, spec, columns, RelativeSpec::FAR)?;
+        numbers.iter_mut().for_each(|number| *number *= LOG2_E);
+        let fixed = self.numbers(&numbers, &[spec.table.width as i32, columns as i32]);
+        fixed.map_err(|source| self.error(&spec.table.path, source))
     }
 
     /// Of all parts, f32; a part without has zeros. Nothing where no part has one and none is asked for.

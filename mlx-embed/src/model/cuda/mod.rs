@@ -59,6 +59,8 @@ pub(crate) struct Cuda {
     /// From so many tokens on weights are dequantised.
     dequantize_from: Cell<i32>,
     ropes: Vec<Rotation>,
+    /// What scores of all layers get by distance, as [`cuda::Attending`] takes it.
+    distances: Option<Fixed>,
     /// Tensors are read into it.
     buffer: RefCell<Vec<u32>>,
     /// The checkpoint's, for messages.
@@ -96,17 +98,20 @@ impl Cuda {
             tensor: "(kernels)".into(),
             source,
         })?;
-        Ok(Self {
+        let mut cuda = Self {
             ops,
             digest: kernels.digest().to_owned(),
             form,
             policy,
             dequantize_from: Cell::new(dequantize_from),
             ropes: spec.ropes.iter().map(Rotation::new).collect(),
+            distances: None,
             buffer: RefCell::default(),
             path,
             stream,
-        })
+        };
+        cuda.distances = spec.relative.as_ref().map(|of| cuda.distances(weights, of)).transpose()?;
+        Ok(cuda)
     }
 
     /// Gives memory that nobody uses back to the driver.

@@ -190,7 +190,12 @@ impl Operations<Self> for Cuda {
 
     fn attend(&self, heads: Heads, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
         let cached = heads.cached.as_ref().map(|[keys, values]| [keys, values]);
-        let of = Attending { heads: sizes(layer.heads), seen: seen(layer.sees), scale: layer.scale };
+        let of = Attending {
+            heads: sizes(layer.heads),
+            seen: seen(layer.sees),
+            scale: layer.scale,
+            distances: self.distances.as_ref(),
+        };
         self.ops.attention(&heads.qkv, cached, of, &pass.plan, &pass.meta, &self.stream)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerInputSpec, LayerInputsSpec,
-    LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, ProjectionSpec, Sees,
+    LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, ProjectionSpec, RelativeSpec, Sees,
 };
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::mlx::Dtype;
@@ -120,6 +120,7 @@ pub(crate) fn form(
             }),
             scalars: spec.layers.iter().any(|layer| layer.scalar.is_some()),
             mlm: spec.mlm.as_ref().map(|head| function(head.activation)),
+            far: spec.relative.is_some().then_some(RelativeSpec::FAR as i32),
             causal: spec.layers.iter().all(|layer| layer.attention.sees == Sees::Before),
             fused,
         },
@@ -159,7 +160,7 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
     let ModelSpec {
         hidden,
         embedding: _,
-        relative,
+        relative: _,
         layer_inputs,
         ropes,
         layers,
@@ -193,9 +194,6 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
     let of_inputs = layers.iter().find_map(|layer| beyond_inputs(layer, first, layer_inputs.as_ref()));
     if of_inputs.is_some() {
         return of_inputs;
-    }
-    if relative.is_some() {
-        return Some("its layers add numbers to scores by distance".into());
     }
     let head_norms = |attention: &AttentionSpec| {
         [&attention.q_norm, &attention.k_norm].map(|norm| norm.as_ref().map(|norm| (norm.kind, norm.eps)))
@@ -328,6 +326,11 @@ mod tests {
         assert!(fast.geometry.table.is_none());
         let encoder = of("families/bert-gamma-beta-bf16").unwrap().unwrap();
         assert!(!encoder.geometry.gated && encoder.geometry.bias && !encoder.geometry.fused);
+        assert_eq!(encoder.geometry.far, None);
+        let by_distance = of("families/mpnet-head-dim-64-bf16").unwrap().unwrap();
+        assert_eq!((by_distance.geometry.far, by_distance.geometry.numbers), (Some(128), Numbers::Bf16));
+        let wide = of("families/mpnet-f32").unwrap().unwrap();
+        assert_eq!((wide.geometry.far, wide.geometry.numbers), (Some(128), Numbers::F32));
     }
 
     #[test]

@@ -5,6 +5,9 @@
 // The query at position i sees the keys from i - before to i + after of its text. All texts may continue the same tokens,
 // whose keys and values are apart: `cached` of them. `tiles` holds for each block of queries where its text starts, how long
 // it is, which query comes first, and how many of its tokens are seen.
+//
+// With FAR, a number of each head is added to its scores by how far the key is behind the query, or before it. From FAR on
+// it stays the same.
 
 constexpr bool WIDE = HEAD_DIM > 256;
 constexpr int QUERIES = WIDE ? 32 : 64, KEYS = WIDE ? 16 : HEAD_DIM > 128 ? 32 : 64, THREADS = 128;
@@ -23,6 +26,7 @@ struct Arguments {
   const u16* cached_keys;    // [cached, K, E]
   const u16* cached_values;  // [cached, K, E]
   const int* tiles;        // [number, 4], see above
+  const float* distances;  // [H, 2 * FAR + 1], times log2(e); the query's own is in the middle
   u16* out;                // [T, H * E]
   int heads, kv_heads, cached, before, after;
   float scale;
@@ -95,6 +99,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   // Of rows lane / 4 and that plus 8: the highest score so far, in units of log2, and the sum of exponentials.
   float highest[2] = {-1e30f, -1e30f}, sums[2] = {0.f, 0.f};
   const float units = p.scale * 1.4426950408889634f;
+  const float* const own_distance = FAR ? p.distances + head * (2 * FAR + 1) + FAR : nullptr;
   const int row = first + own_first + (lane >> 2);
   const bool idle = first + own_first >= length;
 
@@ -133,7 +138,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
           const int key = first_key + i * 8 + (lane & 3) * 2 + (j & 1);
           const int query = cached + row + (j >> 1) * 8;
           const bool visible = key <= query + p.after && key >= query - p.before && key < keys;
-          scores[i][j] = visible ? scores[i][j] * units : -1e30f;
+          float score = scores[i][j] * units;
+          if (FAR) score += __ldg(own_distance + max(min(key - query, FAR), -FAR));
+          scores[i][j] = visible ? score : -1e30f;
           higher[j >> 1] = fmaxf(higher[j >> 1], scores[i][j]);
         }
       }

@@ -14,6 +14,7 @@ struct Arguments {
   const float* cached_keys;    // [cached, K, E]
   const float* cached_values;  // [cached, K, E]
   const int* tiles;            // [number, 4], as in attention.cu
+  const float* distances;      // [H, 2 * FAR + 1], as in attention.cu
   float* out;                  // [T, H * E]
   int heads, kv_heads, cached, before, after;
   float scale;
@@ -38,6 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WIDE ? 1 : 2) KERNEL(const
   const int row = first + warp * OWN;  // the warp's first
   const bool idle = row >= length;
   const float units = p.scale * 1.4426950408889634f;
+  const float* const own_distance = FAR ? p.distances + head * (2 * FAR + 1) + FAR : nullptr;
 
   float mixed[OWN][PARTS], highest[OWN], sums[OWN];
 #pragma unroll
@@ -93,7 +95,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, WIDE ? 1 : 2) KERNEL(const
     for (int i = 0; i < OWN; ++i) {
       const int query = cached + row + i;
       const bool visible = key <= query + p.after && key >= query - p.before && key < keys;
-      const float score = visible ? scores[i] * units : -1e30f;
+      float added = scores[i] * units;
+      if (FAR) added += __ldg(own_distance + max(min(key - query, FAR), -FAR));
+      const float score = visible ? added : -1e30f;
       float higher = score;
 #pragma unroll
       for (int away = 16; away > 0; away >>= 1) higher = fmaxf(higher, __shfl_xor_sync(0xffffffffu, higher, away));
