@@ -196,24 +196,25 @@ struct MlxsysProduct_ {
   void* out{nullptr};
   MlxsysBlas_::Heuristic chosen{};
 
-  MlxsysProduct_(
-      void* handle, mlxsys_cuda_numbers numbers, int tokens, int outputs, int inputs, int width, size_t workspace) {
+  MlxsysProduct_(void* handle, const mlxsys_cuda_matmul& of, size_t workspace) {
     auto& blas = MlxsysBlas_::get();
-    constexpr int compute_32f = 68, compute_tf32 = 77, r_32f = 0, r_16bf = 14;
+    constexpr int compute_32f = 68, r_32f = 0, r_16f = 2, r_16bf = 14;
     constexpr int transpose_a = 3, op_t = 1, most_workspace = 1;
-    constexpr int alignments[2] = {7, 8};  // of out, read and written
-    const int compute = numbers == MLXSYS_CUDA_TF32 ? compute_tf32 : compute_32f;
-    const int type = numbers == MLXSYS_CUDA_BF16 ? r_16bf : r_32f;
-    blas.check(blas.desc_create(&desc, compute, r_32f), "a product");
+    constexpr int alignments[4] = {5, 6, 7, 8};  // of w, of a, and of out, read and written
+    const int type = of.numbers == MLXSYS_CUDA_BF16 ? r_16bf : of.numbers == MLXSYS_CUDA_F16 ? r_16f : r_32f;
+    const int out_type = of.numbers == MLXSYS_CUDA_F16 ? r_32f : type;
+    blas.check(blas.desc_create(&desc, compute_32f, r_32f), "a product");
     blas.check(blas.desc_set(desc, transpose_a, &op_t, sizeof(op_t)), "a product");
     // It thinks in columns: out^T = w a^T.
-    blas.check(blas.layout_create(&w, type, inputs, outputs, inputs), "a matrix");
-    blas.check(blas.layout_create(&a, type, inputs, tokens, inputs), "a matrix");
-    blas.check(blas.layout_create(&out, type, outputs, tokens, width), "a matrix");
+    blas.check(blas.layout_create(&w, type, of.inputs, of.outputs, of.w_stride), "a matrix");
+    blas.check(blas.layout_create(&a, type, of.inputs, of.tokens, of.a_stride), "a matrix");
+    blas.check(blas.layout_create(&out, out_type, of.outputs, of.tokens, of.out_stride), "a matrix");
     void* preference = nullptr;
     blas.check(blas.preference_create(&preference), "a preference");
     blas.preference_set(preference, most_workspace, &workspace, sizeof(workspace));
-    if (width != outputs) {
+    // What is a part of something larger may begin anywhere in it.
+    const bool whole = of.out_stride == of.outputs && of.a_stride == of.inputs && of.w_stride == of.inputs;
+    if (!whole) {
       const uint32_t bytes = 16;
       for (int alignment : alignments) {
         blas.preference_set(preference, alignment, &bytes, sizeof(bytes));
@@ -284,7 +285,7 @@ struct MlxsysQueue_ {
   bool records{false};
   size_t recorded{0};
   void* blas{nullptr};
-  std::map<std::array<int, 5>, std::unique_ptr<MlxsysProduct_>> products;
+  std::map<std::array<int, 7>, std::unique_ptr<MlxsysProduct_>> products;
 
   explicit MlxsysQueue_(int index) : device(index) {
     auto& driver = MlxsysDriver_::get();
@@ -314,8 +315,7 @@ struct MlxsysQueue_ {
     // The context is the process's, as MLX uses it too.
   }
 
-  MlxsysProduct_& product(
-      mlxsys_cuda_numbers numbers, int tokens, int outputs, int inputs, int width, size_t workspace) {
+  MlxsysProduct_& product(const mlxsys_cuda_matmul& of, size_t workspace) {
     auto& library = MlxsysBlas_::get();
     if (!blas) {
       library.check(library.create(&blas), "starting");
@@ -324,9 +324,10 @@ struct MlxsysQueue_ {
     if (products.size() >= most) {
       products.clear();
     }
-    auto& known = products[{numbers, tokens, outputs, inputs, width}];
+    auto& known =
+        products[{of.numbers, of.tokens, of.outputs, of.inputs, of.a_stride, of.w_stride, of.out_stride}];
     if (!known) {
-      known = std::make_unique<MlxsysProduct_>(blas, numbers, tokens, outputs, inputs, width, workspace);
+      known = std::make_unique<MlxsysProduct_>(blas, of, workspace);
     }
     return *known;
   }
@@ -592,35 +593,28 @@ extern "C" int mlxsys_cuda_queue_read(mlxsys_cuda_queue queue, void* to, uint64_
 
 extern "C" int mlxsys_cuda_queue_matmul(
     mlxsys_cuda_queue queue,
-    mlxsys_cuda_numbers numbers,
-    uint64_t a,
-    uint64_t w,
-    uint64_t out,
-    int tokens,
-    int outputs,
-    int inputs,
-    int width,
+    const mlxsys_cuda_matmul* of,
     uint64_t workspace,
     size_t workspace_size) {
   try {
     auto& q = mlxsys_queue_(queue);
-    auto& product = q.product(numbers, tokens, outputs, inputs, width, workspace_size);
+    auto& product = q.product(*of, workspace_size);
     auto pointer = [](uint64_t address) { return reinterpret_cast<void*>(address); };
-    const float one = 1, nothing = 0;
+    const float added = of->adds ? 1 : 0;
     auto& blas = MlxsysBlas_::get();
     blas.check(
         blas.matmul(
             q.blas,
             product.desc,
-            &one,
-            pointer(w),
+            &of->factor,
+            pointer(of->w),
             product.w,
-            pointer(a),
+            pointer(of->a),
             product.a,
-            &nothing,
-            pointer(out),
+            &added,
+            pointer(of->out),
             product.out,
-            pointer(out),
+            pointer(of->out),
             product.out,
             product.chosen.algorithm,
             pointer(workspace),

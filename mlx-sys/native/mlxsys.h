@@ -251,29 +251,40 @@ int mlxsys_cuda_queue_write(mlxsys_cuda_queue queue, uint64_t to, const void* fr
 int mlxsys_cuda_queue_read(mlxsys_cuda_queue queue, void* to, uint64_t from, size_t size);
 
 /**
- * What a product multiplies and gives. Sums are of f32.
+ * What a product multiplies, and what it gives. Sums are of f32.
  */
 typedef enum mlxsys_cuda_numbers_ {
   MLXSYS_CUDA_BF16,
   MLXSYS_CUDA_F32,
-  // f32, of which tensor cores multiply the first 10 bits behind the point.
-  MLXSYS_CUDA_TF32,
+  // Gives f32.
+  MLXSYS_CUDA_F16,
 } mlxsys_cuda_numbers;
 
 /**
- * out = a w^T: row-major matrices, a of tokens x inputs, w of outputs x inputs, out of tokens x outputs, whose rows
- * are `width` numbers apart. By NVIDIA's cuBLASLt, whose choice of a kernel is kept for each size.
+ * out = factor * a w^T, or that added to out: row-major matrices, a of tokens x inputs, w of outputs x inputs, out of
+ * tokens x outputs. Rows of a, w and out are so many numbers apart. Those of f16 are multiples of 16 bytes.
+ */
+typedef struct mlxsys_cuda_matmul_ {
+  mlxsys_cuda_numbers numbers;
+  uint64_t a;
+  uint64_t w;
+  uint64_t out;
+  int tokens;
+  int outputs;
+  int inputs;
+  int a_stride;
+  int w_stride;
+  int out_stride;
+  float factor;
+  bool adds;
+} mlxsys_cuda_matmul;
+
+/**
+ * A product by NVIDIA's cuBLASLt, whose choice of a kernel is kept for each size.
  */
 int mlxsys_cuda_queue_matmul(
     mlxsys_cuda_queue queue,
-    mlxsys_cuda_numbers numbers,
-    uint64_t a,
-    uint64_t w,
-    uint64_t out,
-    int tokens,
-    int outputs,
-    int inputs,
-    int width,
+    const mlxsys_cuda_matmul* product,
     uint64_t workspace,
     size_t workspace_size);
 

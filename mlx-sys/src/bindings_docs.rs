@@ -61,6 +61,7 @@ pub type mlxsys_host_kernel_func = ::core::option::Option<
 pub type mlxsys_cuda_queue = mlxsys_cuda_queue_;
 pub type mlxsys_cuda_tiles = mlxsys_cuda_tiles_;
 pub type mlxsys_cuda_numbers_ = ::core::ffi::c_uint;
+pub type mlxsys_cuda_matmul = mlxsys_cuda_matmul_;
 pub type mlxsys_cuda_graph = mlxsys_cuda_graph_;
 #[derive(PartialEq, Copy, Clone, Hash, Debug, Default)]
 #[repr(C)]
@@ -347,6 +348,22 @@ pub struct mlxsys_cuda_tiles_ {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct mlxsys_cuda_matmul_ {
+    pub numbers: mlxsys_cuda_numbers,
+    pub a: u64,
+    pub w: u64,
+    pub out: u64,
+    pub tokens: ::core::ffi::c_int,
+    pub outputs: ::core::ffi::c_int,
+    pub inputs: ::core::ffi::c_int,
+    pub a_stride: ::core::ffi::c_int,
+    pub w_stride: ::core::ffi::c_int,
+    pub out_stride: ::core::ffi::c_int,
+    pub factor: f32,
+    pub adds: bool,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct mlxsys_cuda_graph_ {
     pub ctx: *mut ::core::ffi::c_void,
 }
@@ -376,7 +393,7 @@ pub const mlx_fft_norm__MLX_FFT_NORM_ORTHO: mlx_fft_norm_ = 1;
 pub const mlx_fft_norm__MLX_FFT_NORM_FORWARD: mlx_fft_norm_ = 2;
 pub const mlxsys_cuda_numbers__MLXSYS_CUDA_BF16: mlxsys_cuda_numbers_ = 0;
 pub const mlxsys_cuda_numbers__MLXSYS_CUDA_F32: mlxsys_cuda_numbers_ = 1;
-pub const mlxsys_cuda_numbers__MLXSYS_CUDA_TF32: mlxsys_cuda_numbers_ = 2;
+pub const mlxsys_cuda_numbers__MLXSYS_CUDA_F16: mlxsys_cuda_numbers_ = 2;
 pub use self::mlx_dtype_ as mlx_dtype;
 pub use self::mlx_device_type_ as mlx_device_type;
 pub use self::mlx_compile_mode_ as mlx_compile_mode;
@@ -4007,14 +4024,7 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     pub fn mlxsys_cuda_queue_matmul(
         queue: mlxsys_cuda_queue,
-        numbers: mlxsys_cuda_numbers,
-        a: u64,
-        w: u64,
-        out: u64,
-        tokens: ::core::ffi::c_int,
-        outputs: ::core::ffi::c_int,
-        inputs: ::core::ffi::c_int,
-        width: ::core::ffi::c_int,
+        product: *const mlxsys_cuda_matmul,
         workspace: u64,
         workspace_size: usize,
     ) -> ::core::ffi::c_int;

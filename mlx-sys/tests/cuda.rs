@@ -40,19 +40,21 @@ fn what_is_not_there_is_a_message() {
         none(sys::mlxsys_cuda_queue_launch(no_queue, function, ptr::null(), blocks.as_ptr(), 32, 0));
         none(sys::mlxsys_cuda_queue_write(no_queue, 0, ptr::null(), 0));
         none(sys::mlxsys_cuda_queue_read(no_queue, ptr::null_mut(), 0, 0));
-        none(sys::mlxsys_cuda_queue_matmul(
-            no_queue,
-            sys::mlxsys_cuda_numbers__MLXSYS_CUDA_BF16,
-            0,
-            0,
-            0,
-            0,
-            1,
-            1,
-            1,
-            0,
-            0,
-        ));
+        let product = sys::mlxsys_cuda_matmul {
+            numbers: sys::mlxsys_cuda_numbers__MLXSYS_CUDA_F16,
+            a: 0,
+            w: 0,
+            out: 0,
+            tokens: 0,
+            outputs: 1,
+            inputs: 1,
+            a_stride: 1,
+            w_stride: 1,
+            out_stride: 1,
+            factor: 1.0,
+            adds: false,
+        };
+        none(sys::mlxsys_cuda_queue_matmul(no_queue, &product, 0, 0));
         let mut graph = sys::mlxsys_cuda_graph { ctx: ptr::null_mut() };
         none(sys::mlxsys_cuda_graph_begin(no_queue, 0));
         none(sys::mlxsys_cuda_graph_end(&mut graph, no_queue));

@@ -61,8 +61,8 @@ pub(crate) struct ModelArgs {
     threads: Option<NonZeroUsize>,
 
     /// How much is rounded. On the CPU, with weights of 2 to 8 bits, `exact` rounds activations to 16 bits and `fast` mostly
-    /// to 8; `fast` rounds dense weights to 8 bits, too. On an NVIDIA GPU, `exact` computes f32 and f16 models in f32 (the
-    /// products of f16 models in TF32), `fast` in bf16
+    /// to 8; `fast` rounds dense weights to 8 bits, too. On an NVIDIA GPU, `exact` computes f32 and f16 models in f32
+    /// (products of f16 models multiply f16), `fast` in bf16
     #[arg(long, value_name = "HOW", default_value = "exact", value_parser = one_of(Precision::ALL))]
     precision: Precision,
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 #[non_exhaustive]
 pub struct Rounding {
     /// Bits of the activations that enter a product, rounded in groups of inputs: the fewest of any product. `None` if
-    /// no product rounds them. On an NVIDIA GPU it is the precision of floats: 11 for TF32, 8 for bf16.
+    /// no product rounds them. On an NVIDIA GPU it is the precision of floats: 11 for f16, 8 for bf16.
     pub activations: Option<u32>,
     /// Bits of weights that were rounded at load, in groups of inputs. `None` if all are the checkpoint's own. On an
     /// NVIDIA GPU it is the precision of floats; of quantised weights only the scales have one.

@@ -4,12 +4,13 @@
 use std::ops::Range;
 
 use super::arguments::{ActivateArguments, AfterArguments, LargestArguments, RotateArguments, SumArguments};
-use super::format::Numbers;
+use super::halves::Product;
 use super::kernels::{Geometry, Heads, wrong};
 use super::matrix::{Dense, Fixed, Matrix, Norm, address};
 use super::ops::{Mlm, Ops, expect_tensor, of_width};
 use super::plan::Plan;
 use super::queue::{Function, Role, Tensor};
+use super::recorder::{Factors, Multiplied};
 use super::tiles::{After, up};
 use crate::mlx::Stream;
 use crate::mlx::dtype::Dtype;
@@ -52,6 +53,14 @@ struct Activate<'a> {
     other: Option<(&'a Tensor, i32)>,
 }
 
+/// Rows one behind the other.
+fn factors(numbers: Multiplied, a: &Tensor, w: u64, [outputs, inputs]: [i32; 2]) -> Factors {
+    let [tokens, _] = a.shape();
+    let (a_stride, w_stride) = (inputs, inputs);
+    let a = a.pointer();
+    Factors { numbers, a, w, tokens, outputs, inputs, a_stride, w_stride, exponent: 0, adds: false }
+}
+
 impl Ops {
     /// `a w^T` for matrices whose outputs lie side by side, `width` in all: `[T, width]`. Each is given with its first
     /// output.
@@ -61,22 +70,29 @@ impl Ops {
         matrices: &[(i32, Matrix<'_>)],
         width: i32,
         stream: &Stream,
-    ) -> Result<Tensor, MlxError> {
+    ) -> Result<Product, MlxError> {
         let what = "product";
-        let numbers = self.geometry().numbers;
+        if self.geometry().numbers.is_wide() {
+            let halves = matrices.iter().map(|(first, w)| match w {
+                Matrix::Halves(w) => Ok((*first, *w)),
+                _ => Err(wrong(what, "the matrix is none for rows of f32".into())),
+            });
+            return self.product_of_halves(a, &halves.collect::<Result<Vec<_>, _>>()?, width, stream);
+        }
         let [tokens, _] = a.shape();
-        let out = self.queue.tensor(Role::Both, [tokens, width], numbers.dtype(), stream)?;
+        let out = self.queue.tensor(Role::Both, [tokens, width], Dtype::Bf16, stream)?;
         for (first, w) in matrices {
             let [outputs, inputs] = w.shape();
-            expect_tensor(what, a, [tokens, inputs], numbers.dtype())?;
+            expect_tensor(what, a, [tokens, inputs], Dtype::Bf16)?;
             // The kernel writes two outputs at once.
             let fits = *first >= 0 && *first + outputs <= width && (first | outputs | width) % 2 == 0;
             let by_product = self.by_product(After::Nothing, tokens, w)?.filter(|_| fits);
-            match (by_product, w.numbers(numbers.dtype())) {
+            match (by_product, w.numbers(Dtype::Bf16)) {
                 // SAFETY: `outputs` by `inputs` numbers, in an array of the model's that was checked when it was made, or in
                 // a tensor.
                 (None, Some(pointer)) => unsafe {
-                    self.queue.matmul(numbers, a, (pointer, outputs), (&out, *first), stream)?
+                    let of = factors(Multiplied::Bf16, a, pointer, [outputs, inputs]);
+                    self.queue.matmul(of, (&out, *first), stream)?
                 },
                 (Some(by), _) => {
                     let out = out.pointer() + *first as u64 * 2;
@@ -90,7 +106,7 @@ impl Ops {
                 }
             }
         }
-        Ok(out)
+        Ok(Product::whole(out))
     }
 
     /// `x w^T` of rows of f32 in the host's memory, in f32.
@@ -103,15 +119,16 @@ impl Ops {
             w.numbers(Dtype::F32).filter(|_| x.len().is_multiple_of(inputs as usize)).ok_or_else(no)?;
         let x = self.queue.write(Role::Behind, x, inputs, stream)?;
         let out = self.queue.tensor(Role::Result, [x.shape()[0], outputs], Dtype::F32, stream)?;
+        let of = factors(Multiplied::F32, &x, pointer, [outputs, inputs]);
         // SAFETY: `outputs` by `inputs` numbers of f32, in an array that was checked when it was made.
-        unsafe { self.queue.matmul(Numbers::F32, &x, (pointer, outputs), (&out, 0), stream)? };
+        unsafe { self.queue.matmul(of, (&out, 0), stream)? };
         self.queue.read(&out)
     }
 
     /// Bias, head norms and rotation of a product `[T, (H + 2K) * E]`, and the norms of values where the geometry has them.
     pub(crate) fn rotate(
         &self,
-        qkv: &Tensor,
+        qkv: &Product,
         of: Rotate<'_>,
         plan: &Plan,
         meta: &Tensor,
@@ -121,7 +138,7 @@ impl Ops {
         let Geometry { eps, value_eps, numbers, .. } = *self.geometry();
         let Rotate { heads: sizes, bias, norms, angles } = of;
         let ([tokens, width], Heads { heads, kv_heads, .. }) = ([plan.tokens, sizes.qkv()], sizes);
-        expect_tensor(what, qkv, [tokens, width], numbers.dtype())?;
+        qkv.expect(what, [tokens, width], numbers)?;
         self.expect_meta(what, plan, meta)?;
         self.expect_of_heads(what, sizes, [bias, norms])?;
         for angles in angles.iter().flatten() {
@@ -130,7 +147,8 @@ impl Ops {
         let out = self.queue.tensor(Role::Wide, [tokens, width], numbers.dtype(), stream)?;
         let all_heads = heads + 2 * kv_heads;
         let arguments = RotateArguments {
-            from: qkv.pointer(),
+            from: qkv.numbers.pointer(),
+            scales: qkv.scales(),
             bias: address(bias),
             head_norm: address(norms),
             query_angles: address(angles.map(|[of_queries, _]| of_queries)),
@@ -156,12 +174,12 @@ impl Ops {
     /// one behind the other. `bias` is f32, one of each output.
     pub(crate) fn activate(
         &self,
-        product: &Tensor,
+        product: &Product,
         bias: Option<&Fixed>,
         alternating: bool,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
-        let [_, outputs] = product.shape();
+        let [_, outputs] = product.numbers.shape();
         let width = if self.geometry().gated { outputs / 2 } else { outputs };
         let of = Activate { bias, width, alternating, other: None };
         // SAFETY: that kernel reads gate and up where the geometry has them.
@@ -171,12 +189,12 @@ impl Ops {
     /// The activation of a product `[T, P]`, times P columns of `inputs` `[T, ..]` from `first` on.
     pub(crate) fn activate_gate(
         &self,
-        product: &Tensor,
+        product: &Product,
         bias: Option<&Fixed>,
         (inputs, first): (&Tensor, i32),
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
-        let [_, width] = product.shape();
+        let [_, width] = product.numbers.shape();
         let none = || wrong("cuda_compile", "no inputs of layers were compiled".into());
         let activate = self.apart()?.activate_gate.as_ref().ok_or_else(none)?;
         let of = Activate { bias, width, alternating: false, other: Some((inputs, first)) };
@@ -187,30 +205,31 @@ impl Ops {
     /// The activation of a product with the first matrix of a masked language model's head, `[T, D]`.
     pub(crate) fn activate_head(
         &self,
-        product: &Tensor,
+        product: &Product,
         bias: Option<&Fixed>,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
-        let [_, width] = product.shape();
+        let [_, width] = product.numbers.shape();
         let of = Activate { bias, width, alternating: false, other: None };
         // SAFETY: that kernel knows no gate.
         unsafe { self.activate_with(&self.mlm()?.activate, product, of, stream) }
     }
 
-    /// The largest numbers of these rows of `x` `[T, N]`, of each text: f32 `[texts, N]`. Waits for them.
+    /// The largest numbers of these rows of a product `[T, N]`, of each text: f32 `[texts, N]`. Waits for them.
     pub(crate) fn largest(
         &self,
-        x: &Tensor,
+        product: &Product,
         texts: &[Range<usize>],
         stream: &Stream,
     ) -> Result<Vec<f32>, MlxError> {
         let what = "largest";
+        let x = &product.numbers;
         let ([tokens, columns], number) = (x.shape(), texts.len() as i32);
-        expect_tensor(what, x, [tokens, columns], self.geometry().numbers.dtype())?;
+        product.expect(what, [tokens, columns], self.geometry().numbers)?;
         let texts = self.texts(what, x, texts, stream)?;
         let out = self.queue.tensor(Role::Means, [number, columns], Dtype::F32, stream)?;
-        let (x, texts) = (x.pointer(), texts.pointer());
-        let arguments = LargestArguments { x, texts, out: out.pointer(), columns };
+        let (x, scales, texts) = (x.pointer(), product.scales(), texts.pointer());
+        let arguments = LargestArguments { x, scales, texts, out: out.pointer(), columns };
         // SAFETY: a block has 32 columns of a text, leaves out what is beyond the last, and reads rows of `x`, as was
         // checked above.
         unsafe { self.queue.launch(&self.mlm()?.largest, &arguments, [up(columns, 32), number, 1])? };
@@ -228,20 +247,21 @@ impl Ops {
     unsafe fn activate_with(
         &self,
         activate: &Function<ActivateArguments>,
-        product: &Tensor,
+        product: &Product,
         Activate { bias, width, alternating, other }: Activate<'_>,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "activate";
-        let [tokens, outputs] = product.shape();
+        let [tokens, outputs] = product.numbers.shape();
         if width % 8 != 0 {
             return Err(wrong(what, format!("{width} numbers are not eight by eight")));
         }
         if let Some(bias) = bias {
             bias.expect(what, &[outputs], Dtype::F32)?;
         }
-        let dtype = self.geometry().numbers.dtype();
-        expect_tensor(what, product, [tokens, outputs], dtype)?;
+        let numbers = self.geometry().numbers;
+        let dtype = numbers.dtype();
+        product.expect(what, [tokens, outputs], numbers)?;
         let (mut other_pointer, mut other_eights) = (0, 0);
         if let Some((other, first)) = other {
             let [_, columns] = other.shape();
@@ -254,7 +274,8 @@ impl Ops {
         }
         let out = self.queue.tensor(Role::Wide, [tokens, width], dtype, stream)?;
         let arguments = ActivateArguments {
-            from: product.pointer(),
+            from: product.numbers.pointer(),
+            scales: product.scales(),
             bias: address(bias),
             out: out.pointer(),
             tokens,
@@ -275,15 +296,16 @@ impl Ops {
     pub(crate) fn sum(
         &self,
         x: &Tensor,
-        y: Option<&Tensor>,
+        y: Option<&Product>,
         of: Sum<'_>,
         stream: &Stream,
     ) -> Result<(Tensor, Option<Tensor>), MlxError> {
         let what = "sum";
         let Geometry { hidden, numbers, scalars, .. } = *self.geometry();
         let [tokens, _] = x.shape();
-        for tensor in [x].into_iter().chain(y) {
-            expect_tensor(what, tensor, [tokens, hidden], numbers.dtype())?;
+        expect_tensor(what, x, [tokens, hidden], numbers.dtype())?;
+        if let Some(y) = y {
+            y.expect(what, [tokens, hidden], numbers)?;
         }
         for norm in [of.output, of.sum, of.next].into_iter().flatten() {
             norm.weight().expect(what, &[hidden], Dtype::F32)?;
@@ -300,7 +322,8 @@ impl Ops {
         let norm = |norm: Option<&Norm>| norm.map(Norm::arguments).unwrap_or_default();
         let arguments = SumArguments {
             x: x.pointer(),
-            y: y.map_or(0, Tensor::pointer),
+            y: y.map_or(0, |y| y.numbers.pointer()),
+            scales: y.map_or(0, Product::scales),
             bias: address(of.bias),
             output: norm(of.output),
             sum: norm(of.sum),
@@ -309,6 +332,7 @@ impl Ops {
             normed: normed.as_ref().map_or(0, Tensor::pointer),
             rows: tokens,
             hidden,
+            sharing: 1,
             factor: of.factor.unwrap_or(1.0),
         };
         let (sum, blocks) = self.sum_of_rows(tokens)?;
@@ -318,29 +342,34 @@ impl Ops {
     }
 
     /// The norm of each layer's part of `inputs` `[T, layers * P]`, in its place.
-    pub(crate) fn norm_inputs(&self, inputs: &Tensor, norm: &Norm) -> Result<(), MlxError> {
+    pub(crate) fn norm_inputs(&self, inputs: Product, norm: &Norm) -> Result<Tensor, MlxError> {
         let what = "layer_inputs";
         let Geometry { numbers, layer_inputs, .. } = *self.geometry();
-        let [tokens, columns] = inputs.shape();
+        let [tokens, columns] = inputs.numbers.shape();
         let width = layer_inputs.map_or(0, |of_layers| of_layers.width);
         if width == 0 || columns % width != 0 {
             return Err(wrong(what, format!("{columns} numbers a token are no inputs of {width}")));
         }
-        expect_tensor(what, inputs, [tokens, columns], numbers.dtype())?;
+        inputs.expect(what, [tokens, columns], numbers)?;
         norm.weight().expect(what, &[width], Dtype::F32)?;
+        let of_token = columns / width;
+        let at = inputs.numbers.pointer();
         let arguments = SumArguments {
-            x: inputs.pointer(),
+            x: at,
+            scales: inputs.scales(),
             sum: norm.arguments(),
-            out: inputs.pointer(),
-            rows: tokens * (columns / width),
+            out: at,
+            rows: tokens * of_token,
             hidden: width,
+            sharing: of_token,
             factor: 1.0,
             ..Default::default()
         };
         let (sum, blocks) = self.sum_of_rows(arguments.rows)?;
         // SAFETY: threads have a layer's part of a token's row, which is no wider than the kernel was compiled for, and a thread
         // writes only what it has read.
-        unsafe { self.queue.launch(sum, &arguments, blocks) }
+        unsafe { self.queue.launch(sum, &arguments, blocks)? };
+        Ok(inputs.numbers)
     }
 
     /// The kernel, and the blocks that have so many rows.

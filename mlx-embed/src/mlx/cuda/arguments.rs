@@ -264,31 +264,6 @@ arguments! {
     }
 }
 
-/// Of `attention_wide.cu`, which takes the same.
-#[repr(transparent)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct WideAttentionArguments(pub(super) AttentionArguments);
-
-impl Bytes for WideAttentionArguments {
-    fn put(&self, to: &mut [u8]) {
-        self.0.put(to);
-    }
-}
-
-// SAFETY: it is the struct whose list this is.
-unsafe impl Twin for WideAttentionArguments {
-    const NAME: &'static str = AttentionArguments::NAME;
-    const FIELDS: &'static [(&'static str, usize)] = AttentionArguments::FIELDS;
-}
-
-impl Arguments for WideAttentionArguments {
-    const SOURCE: &'static str = include_str!("source/attention_wide.cu");
-
-    fn headers() -> Vec<String> {
-        AttentionArguments::headers()
-    }
-}
-
 arguments! {
     HopperAttentionArguments of "attention_hopper.cu" with [header(WGMMA), header(TMA)] {
         qkv: Address,
@@ -307,6 +282,7 @@ arguments! {
 arguments! {
     RotateArguments of "rotate.cu" with [] {
         from: Address,
+        scales: Address,
         bias: Address,
         head_norm: Address,
         query_angles: Address,
@@ -325,6 +301,7 @@ arguments! {
 arguments! {
     ActivateArguments of "activate.cu" with [] {
         from: Address,
+        scales: Address,
         bias: Address,
         out: Address,
         tokens: i32,
@@ -339,6 +316,7 @@ arguments! {
     SumArguments of "sum.cu" with [norms()] {
         x: Address,
         y: Address,
+        scales: Address,
         bias: Address,
         output: NormArguments,
         sum: NormArguments,
@@ -347,6 +325,21 @@ arguments! {
         normed: Address,
         rows: i32,
         hidden: i32,
+        sharing: i32,
+        factor: f32,
+    }
+}
+
+arguments! {
+    HalveArguments of "halve.cu" with [] {
+        from: Address,
+        out: Address,
+        scales: Address,
+        columns: i32,
+        width: i32,
+        padded: i32,
+        high_at: i32,
+        low_at: i32,
         factor: f32,
     }
 }
@@ -376,6 +369,7 @@ arguments! {
 arguments! {
     LargestArguments of "largest.cu" with [header(TEXTS)] {
         x: Address,
+        scales: Address,
         texts: Address,
         out: Address,
         columns: i32,
@@ -444,11 +438,11 @@ mod tests {
         of_source::<HopperProductArguments>();
         of_source::<DenseArguments>();
         of_source::<AttentionArguments>();
-        of_source::<WideAttentionArguments>();
         of_source::<HopperAttentionArguments>();
         of_source::<RotateArguments>();
         of_source::<ActivateArguments>();
         of_source::<SumArguments>();
+        of_source::<HalveArguments>();
         of_source::<RowsArguments>();
         of_source::<FinishArguments>();
         of_source::<MeanArguments>();

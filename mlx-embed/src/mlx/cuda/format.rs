@@ -7,9 +7,10 @@ use crate::mlx::ops::QuantMode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Numbers {
     Bf16,
+    /// f32, of which products multiply 22 bits (`halve.cu`).
     F32,
-    /// f32, of which products multiply the first 10 bits behind the point, as many as an f16 has.
-    Tf32,
+    /// f32, of which products multiply as many bits as an f16 has, 11.
+    F16,
 }
 
 impl Numbers {

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use super::super::CompiledKernels;
 use super::arguments::{
     ActivateArguments, Arguments, AttentionArguments, DenseArguments, DequantizeArguments, EmbedArguments,
-    FinishArguments, HopperAttentionArguments, HopperProductArguments, LargestArguments, MeanArguments,
-    PackArguments, ProductArguments, RotateArguments, RowsArguments, SumArguments, WideAttentionArguments,
+    FinishArguments, HalveArguments, HopperAttentionArguments, HopperProductArguments, LargestArguments,
+    MeanArguments, PackArguments, ProductArguments, RotateArguments, RowsArguments, SumArguments,
 };
 use super::chips::Chip;
 use super::format::{Format, Numbers};
@@ -95,11 +95,6 @@ impl Heads {
         self.kv_heads * self.head_dim
     }
 
-    /// Whether it is wide to `attention.cu` and `attention_wide.cu`.
-    pub(super) fn is_wide(self) -> bool {
-        self.head_dim > 256
-    }
-
     fn defines(self) -> [(&'static str, i32); 1] {
         [("HEAD_DIM", self.head_dim)]
     }
@@ -135,6 +130,11 @@ pub(crate) enum Activation {
 }
 
 impl Geometry {
+    /// Blocks of `attention.cu` that share 64 queries.
+    pub(super) fn attention_blocks(&self, heads: Heads) -> i32 {
+        64 / AttentionTile::of(heads, self.numbers.is_wide()).queries
+    }
+
     /// Whether Hopper's attention of long texts is for it.
     fn suits_hopper(&self) -> bool {
         let known = self.other_heads.is_none() && [64, 128].contains(&self.heads.head_dim);
@@ -168,10 +168,9 @@ pub(super) enum Name {
     Embed,
     /// Of heads of this width.
     Attention(i32),
-    /// Of f32; of heads of this width.
-    WideAttention(i32),
     HopperAttention,
     Rows,
+    Halve,
     Finish,
     Mean,
     /// Of heads of this width.
@@ -229,16 +228,14 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
     for heads in geometry.head_widths() {
         let far = ("FAR", geometry.far.unwrap_or(0));
         let (width, of) = (heads.head_dim, [&heads.defines()[..], &[far]].concat());
-        if geometry.numbers.is_wide() {
-            let (name, memory) = (Name::WideAttention(width), wide_attention_memory(heads));
-            let threads = if heads.is_wide() { 2 * threads } else { threads };
-            all.add::<WideAttentionArguments>(name, "attention_wide", &of, threads, memory);
-        } else {
-            let (name, memory) = (Name::Attention(width), attention_memory(heads));
-            all.add::<AttentionArguments>(name, "attention", &of, threads, memory);
-        }
+        let tile = AttentionTile::of(heads, geometry.numbers.is_wide());
+        let more = [&of[..], &tile.defines()].concat();
+        all.add::<AttentionArguments>(Name::Attention(width), "attention", &more, threads, tile.memory());
     }
     all.add::<RowsArguments>(Name::Rows, "rows", &[], threads, 0);
+    if geometry.numbers.is_wide() {
+        all.add::<HalveArguments>(Name::Halve, "halve", &[], threads, 0);
+    }
     all.add::<FinishArguments>(Name::Finish, "finish", &[], threads, row);
     all.add::<MeanArguments>(Name::Mean, "mean", &[], MANY_THREADS, 0);
     if chip.warpgroups && geometry.suits_hopper() {
@@ -319,20 +316,44 @@ enum Gated {
     ByOther = 2,
 }
 
-/// Bytes: queries, and keys and values twice, as many as `attention.cu` takes at once; rows of a head, 16 bytes apart.
-fn attention_memory(heads: Heads) -> i32 {
-    let (queries, keys) = match heads.head_dim {
-        _ if heads.is_wide() => (32, 16),
-        129.. => (64, 32),
-        _ => (64, 64),
-    };
-    (queries + 4 * keys) * (heads.head_dim * 2 + 16)
+/// How `attention.cu` divides its work.
+#[derive(Debug, Clone, Copy)]
+struct AttentionTile {
+    /// Of a block.
+    queries: i32,
+    /// That it takes at once.
+    keys: i32,
+    /// Warps that have the same queries.
+    sharing: i32,
+    /// Bytes of a row of queries, keys or values.
+    row: i32,
 }
 
-/// Bytes: 32 keys and values of f32, of wide heads one after the other; keys are 16 bytes apart.
-fn wide_attention_memory(heads: Heads) -> i32 {
-    let values = if heads.is_wide() { 0 } else { heads.head_dim };
-    32 * (heads.head_dim + 4 + values) * 4
+impl AttentionTile {
+    /// For heads of f32 or of bf16.
+    fn of(heads: Heads, is_wide: bool) -> Self {
+        let width = heads.head_dim;
+        let ((queries, keys, sharing), size) = match (is_wide, width) {
+            (false, ..=128) => ((64, 64, 1), 2),
+            (false, ..=256) => ((64, 32, 1), 2),
+            (false, _) => ((32, 16, 2), 2),
+            (true, ..=128) => ((64, 16, 1), 4),
+            (true, ..=256) => ((32, 16, 2), 4),
+            (true, _) => ((16, 8, 4), 4),
+        };
+        // A warp has eights of numbers; 16 bytes more keep eight rows on different banks.
+        let row = up(width / sharing, 8) * 8 * sharing * size + 16;
+        Self { queries, keys, sharing, row }
+    }
+
+    /// Bytes: queries, and keys and values twice.
+    fn memory(self) -> i32 {
+        (self.queries + 4 * self.keys) * self.row
+    }
+
+    fn defines(self) -> [(&'static str, i32); 3] {
+        [("QUERIES", self.queries), ("KEYS", self.keys), ("SHARING", self.sharing)]
+    }
 }
 
 /// A list of sources in the making.
@@ -641,8 +662,8 @@ mod tests {
             }
             for heads in geometry.head_widths() {
                 let width = heads.head_dim;
-                let attention = [Name::Attention(width), Name::WideAttention(width)];
-                assert!(all.iter().any(|(name, _)| attention.contains(name)), "none for heads of {width}");
+                let attention = Name::Attention(width);
+                assert!(all.iter().any(|(name, _)| *name == attention), "none for heads of {width}");
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::arguments::NormArguments;
 use super::format::Format;
+use super::halves::Halves;
 use super::kernels::wrong;
 use super::queue::{Tensor, pointer};
 use crate::mlx::array::Array;
@@ -87,6 +88,8 @@ pub(crate) enum Matrix<'a> {
     Packed(&'a Packed),
     /// Stays.
     Dense(&'a Dense),
+    /// Stays, for rows of f32.
+    Halves(&'a Halves),
     /// Of bf16, for this product.
     Dequantized(Tensor),
 }
@@ -97,6 +100,7 @@ impl Matrix<'_> {
         match self {
             Self::Packed(w) => [w.outputs, w.inputs],
             Self::Dense(w) => [w.outputs, w.inputs],
+            Self::Halves(w) => [w.outputs, w.inputs],
             Self::Dequantized(w) => w.shape(),
         }
     }

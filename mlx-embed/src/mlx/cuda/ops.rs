@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::arguments::{
     ActivateArguments, AfterArguments, AttentionArguments, DenseArguments, DequantizeArguments,
-    EmbedArguments, FinishArguments, HopperAttentionArguments, HopperProductArguments, LargestArguments,
-    MeanArguments, PackArguments, ProductArguments, RotateArguments, RowsArguments, SumArguments,
-    WideAttentionArguments,
+    EmbedArguments, FinishArguments, HalveArguments, HopperAttentionArguments, HopperProductArguments,
+    LargestArguments, MeanArguments, PackArguments, ProductArguments, RotateArguments, RowsArguments,
+    SumArguments,
 };
 use super::format::Format;
 use super::kernels::{Geometry, Heads, Kernels, Name, grid, wrong};
@@ -34,9 +34,11 @@ pub(crate) struct Ops {
     kernels: Arc<Kernels>,
     embed: Function<EmbedArguments>,
     /// By the width of heads.
-    attention: Vec<(i32, Attention)>,
+    attention: Vec<(i32, Function<AttentionArguments>)>,
     hopper_attention: Option<Function<HopperAttentionArguments>>,
     rows: Function<RowsArguments>,
+    /// Of activations of f32.
+    pub(super) halve: Option<Function<HalveArguments>>,
     finish: Function<FinishArguments>,
     mean: Function<MeanArguments>,
     /// Where products of dequantised weights don't have all in them.
@@ -61,13 +63,6 @@ struct Split {
     tokens: RangeInclusive<i32>,
     tile: HopperTile,
     function: Function<HopperProductArguments>,
-}
-
-/// For texts of any length, by the type of activations.
-#[derive(Debug)]
-enum Attention {
-    Bf16(Function<AttentionArguments>),
-    F32(Function<WideAttentionArguments>),
 }
 
 /// A kernel of `product.cu` or `product_hopper.cu`, and the matrix that it reads.
@@ -238,8 +233,7 @@ impl Ops {
                     }
                 }
                 Name::Dense(after, tile) => dense.push((after, tile, queue.load(program)?)),
-                Name::Attention(width) => attention.push((width, Attention::Bf16(queue.load(program)?))),
-                Name::WideAttention(width) => attention.push((width, Attention::F32(queue.load(program)?))),
+                Name::Attention(width) => attention.push((width, queue.load(program)?)),
                 Name::Rotate(width) => rotate.push((width, queue.load(program)?)),
                 _ => (),
             }
@@ -264,11 +258,13 @@ impl Ops {
             Err(_) => None,
         };
         let hopper_attention = kernels.program(Name::HopperAttention).ok();
+        let halve = kernels.program(Name::Halve).ok();
         Ok(Self {
             embed: queue.load(kernels.program(Name::Embed)?)?,
             attention,
             hopper_attention: hopper_attention.map(|program| queue.load(program)).transpose()?,
             rows: queue.load(kernels.program(Name::Rows)?)?,
+            halve: halve.map(|program| queue.load(program)).transpose()?,
             finish: queue.load(kernels.program(Name::Finish)?)?,
             mean: queue.load(kernels.program(Name::Mean)?)?,
             apart,
@@ -738,18 +734,9 @@ impl Ops {
                     after,
                     scale,
                 };
-                let blocks = |halves| [plan.parts, heads, halves];
-                match of_width(&self.attention, sizes)? {
-                    // SAFETY: see above.
-                    Attention::Bf16(attention) => unsafe {
-                        let halves = if sizes.is_wide() { 2 } else { 1 };
-                        self.queue.launch(attention, &arguments, blocks(halves))?;
-                    },
-                    // SAFETY: see above.
-                    Attention::F32(attention) => unsafe {
-                        self.queue.launch(attention, &WideAttentionArguments(arguments), blocks(2))?;
-                    },
-                }
+                let blocks = [plan.parts, heads, self.geometry().attention_blocks(sizes)];
+                // SAFETY: see above.
+                unsafe { self.queue.launch(of_width(&self.attention, sizes)?, &arguments, blocks)? };
             }
             (Division::Pairs { .. }, Some(attention)) => {
                 let number = plan.parts * kv_heads;

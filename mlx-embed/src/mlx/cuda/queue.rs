@@ -10,9 +10,8 @@ use std::rc::{Rc, Weak};
 use mlx_sys as sys;
 
 use super::arguments::{Arguments, Map};
-use super::format::Numbers;
 use super::program::Program;
-use super::recorder::{End, Launch, Matmul, Recorder, Step, Steps, Todo};
+use super::recorder::{End, Factors, Launch, Matmul, Multiplied, Recorder, Step, Steps, Todo};
 use crate::mlx::array::Array;
 use crate::mlx::device::wait_without_turn;
 use crate::mlx::dtype::{Dtype, Element};
@@ -37,6 +36,10 @@ pub(super) enum Role {
     /// Gate and up together, where the activation is a kernel of its own.
     Both,
     Dequantized,
+    /// Rows of f16 that are multiplied.
+    Halves,
+    /// Of such rows.
+    Scales,
     /// A matrix as the checkpoint stores it.
     Stored,
     Workspace,
@@ -320,29 +323,27 @@ impl Queue {
                 // SAFETY: there is room for the bytes, which are copied before the call returns.
                 unsafe { sys::mlxsys_cuda_queue_write(self.raw, *to, bytes.as_ptr().cast(), *size) }
             }
-            Step::Matmul(Matmul { numbers, a, w, out, sizes, workspace }) => {
-                let numbers = match numbers {
-                    Numbers::Bf16 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_BF16,
-                    Numbers::F32 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_F32,
-                    Numbers::Tf32 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_TF32,
+            Step::Matmul(Matmul { of, out, out_stride, workspace }) => {
+                let product = sys::mlxsys_cuda_matmul {
+                    numbers: match of.numbers {
+                        Multiplied::Bf16 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_BF16,
+                        Multiplied::F32 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_F32,
+                        Multiplied::F16 => sys::mlxsys_cuda_numbers__MLXSYS_CUDA_F16,
+                    },
+                    a: of.a,
+                    w: of.w,
+                    out: *out,
+                    tokens: of.tokens,
+                    outputs: of.outputs,
+                    inputs: of.inputs,
+                    a_stride: of.a_stride,
+                    w_stride: of.w_stride,
+                    out_stride: *out_stride,
+                    factor: 2_f32.powi(of.exponent),
+                    adds: of.adds,
                 };
-                let [tokens, outputs, inputs, width] = *sizes;
                 // SAFETY: sizes were checked where the product was asked for.
-                unsafe {
-                    sys::mlxsys_cuda_queue_matmul(
-                        self.raw,
-                        numbers,
-                        *a,
-                        *w,
-                        *out,
-                        tokens,
-                        outputs,
-                        inputs,
-                        width,
-                        *workspace,
-                        WORKSPACE as usize,
-                    )
-                }
+                unsafe { sys::mlxsys_cuda_queue_matmul(self.raw, &product, *workspace, WORKSPACE as usize) }
             }
         };
         check("cuda_queue", code)
@@ -387,31 +388,27 @@ impl Queue {
         recorded.and(made).map(|()| graph)
     }
 
-    /// `a w^T`: `a` `[T, inputs]`, of the type that activations have with `numbers`. The result are columns of `out`,
-    /// `[T, ..]` of the same type, from `first` on.
+    /// `a w^T`, as columns of `out` `[tokens, ..]` from `first` on.
     ///
     /// # Safety
-    /// `w` points to `[outputs, inputs]` of that type, which lives until the queue has been waited for or is in a tensor.
+    /// Both factors are as they are said to be, and live until the queue has been waited for or are in tensors.
     pub(super) unsafe fn matmul(
         &self,
-        numbers: Numbers,
-        a: &Tensor,
-        (w, outputs): (u64, i32),
+        of: Factors,
         (out, first): (&Tensor, i32),
         stream: &Stream,
     ) -> Result<(), MlxError> {
-        let ([tokens, inputs], [rows, width]) = (a.shape(), out.shape());
+        let Factors { numbers, tokens, outputs, .. } = of;
+        let ([rows, width], dtype) =
+            (out.shape(), if numbers == Multiplied::Bf16 { Dtype::Bf16 } else { Dtype::F32 });
         let columns = first >= 0 && outputs > 0 && first.checked_add(outputs).is_some_and(|end| end <= width);
-        if [a.dtype(), out.dtype()] != [numbers.dtype(); 2] || tokens != rows || !columns {
-            let message =
-                format!("{outputs} outputs of {:?} from column {first} of {:?}", a.shape(), out.shape());
+        if out.dtype() != dtype || tokens != rows || !columns {
+            let message = format!("{of:?} from column {first} of {:?} of {}", out.shape(), out.dtype());
             return Err(MlxError::new("cuda_queue", message));
         }
-        let workspace = self.tensor(Role::Workspace, [1, WORKSPACE / 4], Dtype::U32, stream)?;
-        let out = out.pointer() + (first as usize * out.dtype().size()) as u64;
-        let sizes = [tokens, outputs, inputs, width];
-        let (a, workspace) = (a.pointer(), workspace.pointer());
-        self.ask(Step::Matmul(Matmul { numbers, a, w, out, sizes, workspace }), &[])
+        let workspace = self.tensor(Role::Workspace, [1, WORKSPACE / 4], Dtype::U32, stream)?.pointer();
+        let out = out.pointer() + (first as usize * dtype.size()) as u64;
+        self.ask(Step::Matmul(Matmul { of, out, out_stride: width, workspace }), &[])
     }
 
     /// Gives memory that MLX freed back to the driver, which keeps it for the process otherwise.

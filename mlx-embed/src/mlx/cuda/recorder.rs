@@ -12,8 +12,6 @@ use std::ffi::c_void;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
-use super::format::Numbers;
-
 /// How often a pass is seen before it becomes graphs. Making them takes some 3 ms, as much as they save in thirty passes.
 const SIGHTINGS: u32 = 16;
 
@@ -51,13 +49,37 @@ pub(super) struct Launch {
 /// A product by cuBLASLt; see `mlxsys_cuda_queue_matmul`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Matmul {
-    pub(super) numbers: Numbers,
+    pub(super) of: Factors,
+    pub(super) out: u64,
+    /// Outputs that lie side by side.
+    pub(super) out_stride: i32,
+    pub(super) workspace: u64,
+}
+
+/// `a` `[tokens, inputs]` and `w` `[outputs, inputs]`, whose rows are so many numbers apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Factors {
+    pub(super) numbers: Multiplied,
     pub(super) a: u64,
     pub(super) w: u64,
-    pub(super) out: u64,
-    /// Tokens, outputs, inputs, and outputs that lie side by side.
-    pub(super) sizes: [i32; 4],
-    pub(super) workspace: u64,
+    pub(super) tokens: i32,
+    pub(super) outputs: i32,
+    pub(super) inputs: i32,
+    pub(super) a_stride: i32,
+    pub(super) w_stride: i32,
+    /// The product is times two to the power of this.
+    pub(super) exponent: i32,
+    /// Whether it is added to what is there.
+    pub(super) adds: bool,
+}
+
+/// What cuBLASLt multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Multiplied {
+    Bf16,
+    F32,
+    /// The product is of f32.
+    F16,
 }
 
 /// Steps in order, each with bytes: a kernel's arguments or what is written.

@@ -12,8 +12,8 @@ use crate::model::backend::{Place, Role};
 /// dense weights may be rounded, too. Everything else is f32. [`Info::rounding`](crate::Info::rounding) says what was
 /// rounded.
 ///
-/// On an NVIDIA GPU it matters for checkpoints of f32 and f16. [`Precision::Exact`] computes them in f32, and products
-/// of f16 in TF32. [`Precision::Fast`] computes them as if their floats were bf16.
+/// On an NVIDIA GPU it matters for checkpoints of f32 and f16. [`Precision::Exact`] computes them in f32: products
+/// multiply 22 bits of an f32's 24, and the 11 of an f16. [`Precision::Fast`] computes them as if their floats were bf16.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

@@ -47,6 +47,11 @@ impl Cuda {
         self.read_as(tensor.dtype(), tensor, put)
     }
 
+    /// The tensor in f32, piece by piece.
+    pub(super) fn read_f32(&self, tensor: &Tensor, put: Put<'_>) -> Result<(), CheckpointError> {
+        self.read_as(Dtype::F32, tensor, put)
+    }
+
     /// `dtype` is f32, bf16 or the tensor's own.
     fn read_as(&self, dtype: Dtype, tensor: &Tensor, put: Put<'_>) -> Result<(), CheckpointError> {
         let mut buffer = self.buffer.borrow_mut();

@@ -254,7 +254,7 @@ impl Backend for Cuda {
 
     fn rounding(&self, _projection: &Projection) -> Rounding {
         match self.form.geometry.numbers {
-            Numbers::Tf32 => Rounding { activations: Some(11), weights: Some(11) },
+            Numbers::F16 => Rounding { activations: Some(11), weights: Some(11) },
             Numbers::Bf16 if self.form.has_precisions() => {
                 Rounding { activations: Some(8), weights: Some(8) }
             }

@@ -1,7 +1,7 @@
 //! The operations of a layer.
 
 use crate::checkpoint::spec::{HalfNorms, HeadsSpec, Sees};
-use crate::mlx::cuda::{self, Attending, Norm, Rotate, Seen, Sum, Tensor};
+use crate::mlx::cuda::{self, Attending, Norm, Product, Rotate, Seen, Sum, Tensor};
 use crate::mlx::{Array, MlxError, ops};
 use crate::model::backend::{Backend, Operations, Then};
 use crate::model::cache::LayerKvCache;
@@ -52,7 +52,7 @@ impl Cuda {
         norm: Option<&Norm>,
         of: &Projection,
         pass: &Pass,
-    ) -> Result<Tensor, MlxError> {
+    ) -> Result<Product, MlxError> {
         let x = match (&x.ahead, norm) {
             (Ahead::Normed(normed), Some(_)) => normed,
             (Ahead::Nothing, None) => &x.x,
@@ -62,7 +62,7 @@ impl Cuda {
     }
 
     /// The product of rows by a kernel of its own: `[T, outputs]`.
-    pub(super) fn matmul(&self, x: &Tensor, of: &Projection, pass: &Pass) -> Result<Tensor, MlxError> {
+    pub(super) fn matmul(&self, x: &Tensor, of: &Projection, pass: &Pass) -> Result<Product, MlxError> {
         let matrices = self.read(of, pass, x.shape()[0])?;
         self.ops.product(x, &matrices, of.outputs, &self.stream)
     }
@@ -134,8 +134,7 @@ impl Operations<Self> for Cuda {
     fn layer_inputs(&self, x: &Hidden, inputs: &LayerInputs<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
         let LayerInputs { projection, norm } = inputs;
         let all = self.matmul(&x.x, projection, pass)?;
-        self.ops.norm_inputs(&all, norm)?;
-        Ok(all)
+        self.ops.norm_inputs(all, norm)
     }
 
     fn gate(

@@ -49,7 +49,7 @@ pub(crate) fn form(
     let dtype = norm_dtype(checkpoint, spec);
     let numbers = match (dtype, precision) {
         (Some(Dtype::Bf16), _) | (_, Precision::Fast) => Numbers::Bf16,
-        (Some(Dtype::F16), Precision::Exact) => Numbers::Tf32,
+        (Some(Dtype::F16), Precision::Exact) => Numbers::F16,
         (_, Precision::Exact) => Numbers::F32,
     };
     if let Some(why) = beyond_the_kernels(spec, numbers) {
@@ -219,7 +219,7 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
 /// What of a layer's heads they were not written for.
 fn beyond_heads(HeadsSpec { head_dim, .. }: HeadsSpec, numbers: Numbers) -> Option<String> {
     let pieces = match numbers {
-        Numbers::F32 | Numbers::Tf32 => 4,
+        Numbers::F32 | Numbers::F16 => 4,
         Numbers::Bf16 if head_dim > 256 => 32,
         Numbers::Bf16 => 16,
     };
@@ -319,7 +319,7 @@ mod tests {
         let of_f32 = of("qwen3-f32").unwrap().unwrap();
         assert!(of_f32.geometry.numbers == Numbers::F32 && !of_f32.geometry.fused && of_f32.has_precisions());
         let of_f16 = of("qwen3-affine-8bit-g32-f16-scales").unwrap().unwrap();
-        assert!(of_f16.geometry.numbers == Numbers::Tf32 && of_f16.has_precisions() && !of_f16.is_packed());
+        assert!(of_f16.geometry.numbers == Numbers::F16 && of_f16.has_precisions() && !of_f16.is_packed());
         assert!(of_f16.geometry.table.is_some());
         let fast = with("qwen3-affine-8bit-g32-f16-scales", Precision::Fast).unwrap().unwrap();
         assert!(fast.geometry.numbers == Numbers::Bf16 && fast.has_precisions() && !fast.is_packed());

@@ -1,7 +1,7 @@
 //! Weight matrices, several in one, in the forms that products read.
 
 use crate::checkpoint::{CheckpointError, Groups, Matrix};
-use crate::mlx::cuda::{self, Fixed, For, Format, Part};
+use crate::mlx::cuda::{self, Bits, Fixed, For, Format, Part};
 use crate::mlx::{Array, Dtype, MlxError, Stream, ops};
 use crate::model::mlx::{Table, quantized_ref};
 
@@ -20,10 +20,12 @@ pub(crate) struct Projection {
 
 /// A matrix `[out, in]`.
 #[derive(Debug)]
-struct Weight {
-    packed: Option<cuda::Packed>,
-    /// In the type of activations, where it stays in memory.
-    dense: Option<cuda::Dense>,
+enum Weight {
+    /// Packed, and the same in bf16 where that stays in memory.
+    Packed(cuda::Packed, Option<cuda::Dense>),
+    Dense(cuda::Dense),
+    /// For activations of f32.
+    Halves(cuda::Halves),
 }
 
 /// How the rows of several matrices lie in one.
@@ -82,36 +84,58 @@ impl Weight {
             let packed = packed(cuda, matrices, format, order)?;
             let resident = cuda.policy == MatmulPolicy::Resident;
             let dense = resident.then(|| cuda.ops.dequantize(&packed, stream)).transpose().map_err(failed)?;
-            return Ok(Self { packed: Some(packed), dense });
+            return Ok(Self::Packed(packed, dense));
         }
-        let as_it_is =
-            first.groups.is_none() && matrices.iter().all(|m| m.weight.dtype() == cuda.activation());
-        if as_it_is && (order == RowOrder::Stacked || matrices.len() == 1) {
-            let [rows, columns] = [0, 1].map(|i| first.weight.shape()[i] as i32);
-            let others = matrices[1..].iter().map(|matrix| matrix.weight.shape()[0] as i32);
-            let shape = [rows + others.sum::<i32>(), columns];
-            let mut upload =
-                cuda.ops.upload(For::Kernels, &shape, cuda.activation(), stream).map_err(failed)?;
+        let is_dense = first.groups.is_none();
+        let all = |dtype| is_dense && matrices.iter().all(|matrix| matrix.weight.dtype() == dtype);
+        let stacked = order == RowOrder::Stacked || matrices.len() == 1;
+        let wide = cuda.form.is_wide();
+        let kept = if wide { Dtype::F16 } else { Dtype::Bf16 };
+        let [rows, inputs] = [0, 1].map(|i| first.weight.shape()[i] as i32);
+        let others = matrices[1..].iter().map(|matrix| matrix.weight.shape()[0] as i32);
+        let shape = [rows + others.sum::<i32>(), inputs];
+        if all(kept) && stacked && inputs % 8 == 0 {
+            let mut upload = cuda.ops.upload(For::Kernels, &shape, kept, stream).map_err(failed)?;
             for matrix in matrices {
                 cuda.read_stored(&matrix.weight, &mut |bytes| upload.put(bytes))?;
             }
-            let dense = upload.fixed().and_then(cuda::Dense::fixed).map_err(failed)?;
-            return Ok(Self { packed: None, dense: Some(dense) });
+            let fixed = upload.fixed().map_err(failed)?;
+            let weight = if wide {
+                cuda::Halves::of_f16(fixed).map(Self::Halves)
+            } else {
+                cuda::Dense::fixed(fixed).map(Self::Dense)
+            };
+            return weight.map_err(failed);
+        }
+        if wide && is_dense {
+            let mut upload = cuda.ops.wide(shape, stream).map_err(failed)?;
+            for matrix in matrices {
+                cuda.read_f32(&matrix.weight, &mut |bytes| upload.put(bytes))?;
+            }
+            let short = all(Dtype::F16) || all(Dtype::Bf16);
+            let bits = if short { Bits::Eleven } else { Bits::TwentyTwo };
+            return upload.halves(bits, stream).map(Self::Halves).map_err(failed);
         }
         let mut parts = Vec::new();
         for matrix in matrices {
             parts.push(dense(&cuda.table(matrix)?, cuda.activation(), stream).map_err(failed)?);
         }
-        let dense = concatenated(&parts, order, stream).and_then(cuda::Dense::new).map_err(failed)?;
-        Ok(Self { packed: None, dense: Some(dense) })
+        let whole = concatenated(&parts, order, stream).map_err(failed)?;
+        let weight = if wide {
+            let bits = Bits::of(cuda.form.geometry.numbers);
+            cuda.ops.halves(whole, bits, stream).map(Self::Halves)
+        } else {
+            cuda::Dense::new(whole).map(Self::Dense)
+        };
+        weight.map_err(failed)
     }
 
     fn read(&self, cuda: &Cuda, packed: bool, stream: &Stream) -> Result<cuda::Matrix<'_>, MlxError> {
-        match (&self.packed, &self.dense) {
-            (Some(matrix), _) if packed => Ok(cuda::Matrix::Packed(matrix)),
-            (_, Some(dense)) => Ok(cuda::Matrix::Dense(dense)),
-            (Some(matrix), None) => cuda.ops.dequantized(matrix, stream),
-            (None, None) => Err(MlxError::new("product", "the matrix has no form")),
+        match self {
+            Self::Packed(matrix, _) if packed => Ok(cuda::Matrix::Packed(matrix)),
+            Self::Packed(_, Some(dense)) | Self::Dense(dense) => Ok(cuda::Matrix::Dense(dense)),
+            Self::Packed(matrix, None) => cuda.ops.dequantized(matrix, stream),
+            Self::Halves(halves) => Ok(cuda::Matrix::Halves(halves)),
         }
     }
 }

@@ -6,6 +6,7 @@ constexpr int THREADS = 256;
 
 struct Arguments {
   const Number* from;  // [T, I], or, where GATED is 1, [T, 2I]
+  const float* scales;  // [T], of f32
   const float* bias;  // [I] or [2I], or nothing
   Number* out;        // [T, I]
   int tokens, eights, alternating;  // eights of I
@@ -21,8 +22,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   u64 token;
   int eight;
   divide(at, p.eights, token, eight);
+#if OF_F32
+  const float scale = p.scales[token];
+#else
+  constexpr float scale = 1.f;
+#endif
   auto read = [&](float (&x)[8], int from) {
     read_eight(x, p.from + (token * p.eights * (GATED == 1 ? 2 : 1) + from) * 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] *= scale;
     if (p.bias) {
       float bias[8];
       read_eight(bias, p.bias + from * 8);

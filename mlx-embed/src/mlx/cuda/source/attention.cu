@@ -1,6 +1,6 @@
-// Attention of packed texts, a block for 64 queries of one head (Dao, 2023). Of wide heads two blocks share the 64 queries,
-// and a block has two warps for the same queries, of which each sums half of a head's numbers: a thread has no room for
-// more.
+// Attention of packed texts, a block for QUERIES queries of one head (Dao, 2023). Where these are fewer than 64, several
+// blocks share 64, and SHARING warps have the same queries, of which each sums a part of a head's numbers: a thread has no
+// room for more.
 //
 // The query at position i sees the keys from i - before to i + after of its text. All texts may continue the same tokens,
 // whose keys and values are apart: `cached` of them. `tiles` holds for each block of queries where its text starts, how long
@@ -8,42 +8,111 @@
 //
 // With FAR, a number of each head is added to its scores by how far the key is behind the query, or before it. From FAR on
 // it stays the same.
+//
+// Tensor cores multiply bf16 as it is. Of an f32 they take 10 bits behind the point, so it is the sum of two such numbers,
+// and a product is three.
 
-constexpr bool WIDE = HEAD_DIM > 256;
-constexpr int QUERIES = WIDE ? 32 : 64, KEYS = WIDE ? 16 : HEAD_DIM > 128 ? 32 : 64, THREADS = 128;
-constexpr int SHARING = WIDE ? 2 : 1;      // warps with the same queries
-constexpr int OWN = HEAD_DIM / SHARING;    // numbers of a head that a warp sums
-constexpr int STRIDE = HEAD_DIM * 2 + 16;  // bytes of a row; 16 more keep eight rows on different banks
+constexpr int THREADS = 128;
+constexpr int DEEP = OF_F32 ? 8 : 16;                      // numbers of a step of the product with keys
+constexpr int GROUP = OF_F32 ? 8 : 16;                     // keys of a step of either product
+constexpr int PARTS = GROUP / 8;                           // eights of these
+constexpr int DEPTH = (HEAD_DIM + DEEP - 1) / DEEP;        // steps of the product with keys
+constexpr int OWN = (HEAD_DIM / SHARING + 7) / 8 * 8;      // numbers of a head that a warp sums
+constexpr int SIZE = sizeof(Number);
+constexpr int STRIDE = SHARING * OWN * SIZE + 16;          // bytes of a row; 16 more keep eight rows on different banks
 constexpr int TILE_BYTES = KEYS * STRIDE;
-constexpr int DEPTH = HEAD_DIM / 16;       // steps of the product with keys
-constexpr int CHUNKS = HEAD_DIM / 8;       // 16 bytes each, of a row
-constexpr bool KEEP = HEAD_DIM <= 128;     // queries in registers
+constexpr int EACH = 16 / SIZE;                            // numbers that are copied at once
+constexpr int CHUNKS = DEPTH * DEEP / EACH;                // such of a row
+constexpr bool KEEP = HEAD_DIM <= (OF_F32 ? 32 : 128);     // queries in registers
+constexpr int AT_ONCE = OF_F32 && !KEEP ? 4 : DEPTH;       // steps of the product with keys that the compiler writes out
 
-static_assert(OWN % 16 == 0, "a step of the product has 16 numbers");
+static_assert(OF_F32 ? HEAD_DIM % 4 == 0 : HEAD_DIM % 16 == 0 && OWN % 16 == 0, "numbers are read so many at a time");
 
 struct Arguments {
-  const u16* qkv;          // [T, (H + 2K) * E]
-  const u16* cached_keys;    // [cached, K, E]
-  const u16* cached_values;  // [cached, K, E]
-  const int* tiles;        // [number, 4], see above
-  const float* distances;  // [H, 2 * FAR + 1], times log2(e); the query's own is in the middle
-  u16* out;                // [T, H * E]
+  const Number* qkv;            // [T, (H + 2K) * E]
+  const Number* cached_keys;    // [cached, K, E]
+  const Number* cached_values;  // [cached, K, E]
+  const int* tiles;             // [number, 4], see above
+  const float* distances;       // [H, 2 * FAR + 1], times log2(e); the query's own is in the middle
+  Number* out;                  // [T, H * E]
   int heads, kv_heads, cached, before, after;
   float scale;
 };
+
+// Sixteen queries by DEEP numbers.
+struct Queries {
+  u32 x[4];
+
+  // `from` is as `queries_of` has it.
+  __device__ __forceinline__ void read(u32 from, int d) {
+#if OF_F32
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = read4(from + (i & 1) * 8 * STRIDE + d * 32 + (i >> 1) * 16);
+#else
+    load_matrices(x, from + d * 32);
+#endif
+  }
+};
+
+// Where a thread's part of sixteen queries begins.
+__device__ __forceinline__ u32 queries_of(u32 first, int lane) {
+  return OF_F32 ? first + (lane >> 2) * STRIDE + (lane & 3) * 4 : first + (lane & 15) * STRIDE + (lane >> 4) * 16;
+}
+
+// The scores of a group of keys, which begins at `keys`: step `d`.
+__device__ __forceinline__ void add_scores(float (*scores)[4], const Queries& q, u32 keys, int d, int lane) {
+#if OF_F32
+  const u32 at = keys + (lane >> 2) * STRIDE + d * 32 + (lane & 3) * 4;
+  mma_f32(scores[0], q.x, read4(at), read4(at + 16));
+#else
+  u32 k[4];
+  load_matrices(k, keys + ((lane & 7) + (lane >> 4) * 8) * STRIDE + d * 32 + (lane >> 3 & 1) * 16);
+  mma(scores[0], q.x, k[0], k[1]);
+  mma(scores[1], q.x, k[2], k[3]);
+#endif
+}
+
+// Adds the values of a group of keys, which begin at `values`, by their shares.
+__device__ __forceinline__ void add_values(float (&mixed)[OWN / 8][4], const float (*shares)[4], u32 values, int lane) {
+#if OF_F32
+  // A thread has the shares of keys 2t and 2t + 1, and to the product t and t + 4 are its own: values go in that order.
+  const u32 a[4] = {__float_as_uint(shares[0][0]), __float_as_uint(shares[0][2]), __float_as_uint(shares[0][1]),
+                    __float_as_uint(shares[0][3])};
+  const u32 at = values + (lane & 3) * 2 * STRIDE + (lane >> 2) * 4;
+#pragma unroll
+  for (int j = 0; j < OWN / 8; ++j) mma_f32(mixed[j], a, read4(at + j * 32), read4(at + j * 32 + STRIDE));
+#else
+  const u32 a[4] = {pair(shares[0][0], shares[0][1]), pair(shares[0][2], shares[0][3]),
+                    pair(shares[1][0], shares[1][1]), pair(shares[1][2], shares[1][3])};
+#pragma unroll
+  for (int j = 0; j < OWN / 16; ++j) {
+    u32 v[4];
+    load_transposed(v, values + (lane & 15) * STRIDE + j * 32 + (lane >> 4) * 16);
+    mma(mixed[2 * j], a, v[0], v[1]);
+    mma(mixed[2 * j + 1], a, v[2], v[3]);
+  }
+#endif
+}
+
+__device__ __forceinline__ void write_two(float* to, float first, float second) {
+  *(float2*)to = make_float2(first, second);
+}
+
+__device__ __forceinline__ void write_two(u16* to, float first, float second) { *(u32*)to = pair(first, second); }
 
 extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
   extern __shared__ __align__(128) unsigned char memory[];
   next_may_start();
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
-  const u16* const qkv = p.qkv;
+  const Number* const qkv = p.qkv;
   const int heads = p.heads, kv_heads = p.kv_heads, cached = p.cached;
   const int head = blockIdx.y, kv_head = head / (heads / kv_heads);
   const int* tile = p.tiles + 4 * blockIdx.x;
-  const int start = tile[0], length = tile[1], first = tile[2] + (WIDE ? blockIdx.z * QUERIES : 0), ends = tile[3];
+  const int start = tile[0], length = tile[1], ends = tile[3];
+  const int first = tile[2] + (QUERIES < 64 ? blockIdx.z * QUERIES : 0);
   // What the batch is was there before its first kernel.
   after_previous();
-  if (WIDE && first >= length) return;
+  if (QUERIES < 64 && first >= length) return;
   const int width = (heads + 2 * kv_heads) * HEAD_DIM;
   const u32 queries = shared_address(memory);
   const u32 buffers = queries + QUERIES * STRIDE;  // keys and values, twice
@@ -54,11 +123,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
 
   // Rows beyond the next sixteen are looked at by nobody.
   auto rows_of = [](int most, int left) { return min(most, (left + 15) / 16 * 16); };
+  // Whether a head has numbers there: a step of the product may be wider.
+  auto has = [](int chunk) { return HEAD_DIM % DEEP == 0 || chunk * EACH < HEAD_DIM; };
   for (int i = thread; i < rows_of(QUERIES, length - first) * CHUNKS; i += THREADS) {
     const int row = i / CHUNKS, chunk = i % CHUNKS;
-    const bool valid = first + row < length;
-    const u16* from = qkv + (u64)(start + (valid ? first + row : 0)) * width + head * HEAD_DIM + chunk * 8;
-    copy16(queries + row * STRIDE + chunk * 16, from, valid);
+    const bool valid = first + row < length && has(chunk);
+    const Number* from = qkv + (u64)(start + (valid ? first + row : 0)) * width + head * HEAD_DIM;
+    copy16(queries + row * STRIDE + chunk * 16, from + (has(chunk) ? chunk * EACH : 0), valid);
   }
   auto fetch = [&](int step) {
     if (step < steps) {
@@ -66,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
       for (int i = thread; i < rows_of(KEYS, keys - step * KEYS) * CHUNKS; i += THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS, key = step * KEYS + row;
         const bool valid = key < keys;
-        const u16 *k, *v;
+        const Number *k, *v;
         if (key < cached) {
           const u64 at = ((u64)key * kv_heads + kv_head) * HEAD_DIM;
           k = p.cached_keys + at;
@@ -75,8 +146,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
           k = qkv + (u64)(start + (valid ? key - cached : 0)) * width + (heads + kv_head) * HEAD_DIM;
           v = k + kv_heads * HEAD_DIM;
         }
-        copy16(buffer + row * STRIDE + chunk * 16, k + chunk * 8, valid);
-        copy16(buffer + TILE_BYTES + row * STRIDE + chunk * 16, v + chunk * 8, valid);
+        const int from = has(chunk) ? chunk * EACH : 0;
+        copy16(buffer + row * STRIDE + chunk * 16, k + from, valid && has(chunk));
+        copy16(buffer + TILE_BYTES + row * STRIDE + chunk * 16, v + from, valid && has(chunk));
       }
     }
     copies_end();
@@ -86,11 +158,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   __syncthreads();
 
   const int own_first = warp / SHARING * 16;  // of the warp's queries
-  const u32 own_queries = queries + (own_first + (lane & 15)) * STRIDE + (lane >> 4) * 16;
-  u32 q[KEEP ? DEPTH : 1][4];
+  const u32 own_queries = queries_of(queries + own_first * STRIDE, lane);
+  Queries q[KEEP ? DEPTH : 1];
   if (KEEP) {
 #pragma unroll
-    for (int d = 0; d < DEPTH; ++d) load_matrices(q[KEEP ? d : 0], own_queries + d * 32);
+    for (int d = 0; d < DEPTH; ++d) q[KEEP ? d : 0].read(own_queries, d);
   }
 
   float mixed[OWN / 8][4];
@@ -106,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   for (int step = first_step; step < steps; ++step) {
     fetch(step + 1);
     const u32 keys_at = buffers + step % 2 * 2 * TILE_BYTES;
-    const u32 values_at = keys_at + TILE_BYTES + warp % SHARING * OWN * 2;
+    const u32 values_at = keys_at + TILE_BYTES + warp % SHARING * OWN * SIZE;
     const int first_key = step * KEYS;
     // The warp's queries see nothing behind these, and nothing before those.
     const int own = cached + first + own_first;
@@ -116,23 +188,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) scores[i][0] = scores[i][1] = scores[i][2] = scores[i][3] = 0.f;
 #pragma unroll
-      for (int i = 0; i < KEYS / 16; ++i) {
-        if (i * 16 < seen) {
-#pragma unroll
+      for (int i = 0; i < KEYS / GROUP; ++i) {
+        if (i * GROUP < seen) {
+#pragma unroll(AT_ONCE)
           for (int d = 0; d < DEPTH; ++d) {
-            if (!KEEP) load_matrices(q[0], own_queries + d * 32);
-            u32 k[4];
-            load_matrices(
-                k, keys_at + (i * 16 + (lane & 7) + (lane >> 4) * 8) * STRIDE + d * 32 + (lane >> 3 & 1) * 16);
-            mma(scores[2 * i], q[KEEP ? d : 0], k[0], k[1]);
-            mma(scores[2 * i + 1], q[KEEP ? d : 0], k[2], k[3]);
+            if (!KEEP) q[0].read(own_queries, d);
+            add_scores(scores + PARTS * i, q[KEEP ? d : 0], keys_at + i * GROUP * STRIDE, d, lane);
           }
         }
       }
       float higher[2] = {highest[0], highest[1]};
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) {
-        if (i / 2 * 16 >= seen) break;
+        if (i / PARTS * GROUP >= seen) break;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int key = first_key + i * 8 + (lane & 3) * 2 + (j & 1);
@@ -159,7 +227,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
       }
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) {
-        if (i / 2 * 16 >= seen) break;
+        if (i / PARTS * GROUP >= seen) break;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           scores[i][j] = exp2f(scores[i][j] - highest[j >> 1]);
@@ -167,20 +235,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
         }
       }
 #pragma unroll
-      for (int i = 0; i < KEYS / 16; ++i) {
-        if (i * 16 < seen) {
-          const u32 shares[4] = {pair(scores[2 * i][0], scores[2 * i][1]), pair(scores[2 * i][2], scores[2 * i][3]),
-                            pair(scores[2 * i + 1][0], scores[2 * i + 1][1]),
-                            pair(scores[2 * i + 1][2], scores[2 * i + 1][3])};
-#pragma unroll
-          for (int j = 0; j < OWN / 16; ++j) {
-            u32 v[4];
-            load_transposed(v, values_at + (i * 16 + (lane & 15)) * STRIDE + j * 32 + (lane >> 4) * 16);
-            mma(mixed[2 * j], shares, v[0], v[1]);
-            mma(mixed[2 * j + 1], shares, v[2], v[3]);
-          }
-        }
-      }
+      for (int i = 0; i < KEYS / GROUP; ++i)
+        if (i * GROUP < seen) add_values(mixed, scores + PARTS * i, values_at + i * GROUP * STRIDE, lane);
     }
     copies_wait<0>();
     __syncthreads();
@@ -191,10 +247,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   for (int i = 0; i < 2; ++i) {
     const float share = 1.f / sum_of_four(sums[i]);
     if (row + 8 * i < length) {
-      u16* to = p.out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + warp % SHARING * OWN + (lane & 3) * 2;
+      const int column = warp % SHARING * OWN + (lane & 3) * 2;
+      Number* to = p.out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + column;
 #pragma unroll
       for (int j = 0; j < OWN / 8; ++j)
-        *(u32*)(to + j * 8) = pair(mixed[j][2 * i] * share, mixed[j][2 * i + 1] * share);
+        if (HEAD_DIM % (SHARING * 8) == 0 || column + j * 8 < HEAD_DIM)
+          write_two(to + j * 8, mixed[j][2 * i] * share, mixed[j][2 * i + 1] * share);
     }
   }
 }

@@ -8,6 +8,7 @@ constexpr int CHUNKS = (PIECES + LANES - 1) / LANES;
 
 struct Arguments {
   const Number* from;         // [T, (H + 2K) * E]
+  const float* scales;        // [T], of f32
   const float* bias;          // [(H + 2K) * E], or nothing
   const float* head_norm;     // [2, E]
   const float* query_angles;  // [positions, 2, E / 2], or nothing, which rotates nothing
@@ -28,9 +29,11 @@ __device__ __forceinline__ void read(float (&x)[N], const T* from) {
   }
 }
 
-// A head's k-th piece, with its bias.
-__device__ __forceinline__ void read_piece(float (&x)[PER], const Number* from, const float* bias, int k) {
+// A head's k-th piece, times its row's scale and with its bias.
+__device__ __forceinline__ void read_piece(float (&x)[PER], const Number* from, float scale, const float* bias, int k) {
   read(x, from + PER * k);
+#pragma unroll
+  for (int i = 0; i < PER; ++i) x[i] *= scale;
   if (!bias) return;
   float more[PER];
   read(more, bias + PER * k);
@@ -70,12 +73,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   const bool rotates = head < p.rotated_heads, queries = head < p.query_heads;
   const Number* from = p.from + at * HEAD_DIM;
   const float* bias = p.bias ? p.bias + head * HEAD_DIM : nullptr;
+#if OF_F32
+  const float own_scale = p.scales[token];
+#else
+  constexpr float own_scale = 1.f;
+#endif
   float x[CHUNKS][PER], squares = 0.f, factor = 1.f;
 #pragma unroll
   for (int i = 0; i < CHUNKS; ++i) {
     const int k = lane + i * LANES;
     if (k >= PIECES) continue;
-    read_piece(x[i], from, bias, k);
+    read_piece(x[i], from, own_scale, bias, k);
 #pragma unroll
     for (int j = 0; j < PER; ++j) squares += x[i][j] * x[i][j];
   }
@@ -111,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
     } else if (turns) {
       if (PIECES != LANES) {
         const int other_k = first ? k + PIECES / 2 : k - PIECES / 2;
-        read_piece(other, from, bias, other_k);
+        read_piece(other, from, own_scale, bias, other_k);
         if (normed) scale(other, factor, weight, other_k);
       }
       float cosines[PER], sines[PER];

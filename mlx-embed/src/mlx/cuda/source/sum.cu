@@ -9,11 +9,12 @@ constexpr int CHUNKS = (WIDTH + 8 * PER_ROW - 1) / (8 * PER_ROW);
 struct Arguments {
   const Number* x;    // [T, D]
   const Number* y;    // [T, D], or nothing, which adds nothing
+  const float* scales;  // of f32, one of `sharing` rows each: of y or, where there is none, of x; or nothing
   const float* bias;  // [D], or nothing
   Norm output, sum, next;
   Number* out;     // [T, D], or nothing where nothing is added
   Number* normed;  // [T, D], or nothing
-  int rows, hidden;
+  int rows, hidden, sharing;
   float factor;
 };
 
@@ -62,6 +63,13 @@ __device__ __forceinline__ void add(Row& row, const Row& other) {
     for (int j = 0; j < 8; ++j) row.x[i][j] += other.x[i][j];
 }
 
+__device__ __forceinline__ void multiply(Row& row, float factor) {
+#pragma unroll
+  for (int i = 0; i < CHUNKS; ++i)
+#pragma unroll
+    for (int j = 0; j < 8; ++j) row.x[i][j] *= factor;
+}
+
 // Over the threads that share a row.
 __device__ __forceinline__ float row_sum(float x) { return PER_ROW == 32 ? warp_sum(x) : block_sum<THREADS>(x); }
 
@@ -104,9 +112,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   after_previous();
   // Where several rows share a block, no thread waits for another's.
   if (token >= p.rows) return;
+  const float scale = OF_F32 && p.scales ? p.scales[token / p.sharing] : 1.f;
   Row row = read(p.x + from, p.hidden);
+  if (!p.y) multiply(row, scale);
   if (p.y) {
     Row product = read(p.y + from, p.hidden);
+    multiply(product, scale);
     if (p.bias) add(product, read(p.bias, p.hidden));
     normalise(product, p.hidden, p.output, output);
     add(row, product);

@@ -9,14 +9,15 @@ struct Column {
   __device__ __forceinline__ explicit Column(const int* texts)
       : index(blockIdx.x * 32 + (threadIdx.x & 31)), first(texts[2 * blockIdx.y]), end(texts[2 * blockIdx.y + 1]) {}
 
-  // What `join` makes of the column's numbers in `x` [T, columns], from `none` on.
+  // What `join` makes of the column's numbers in `x` [T, columns], from `none` on; each row is times its scale, if there
+  // are such.
   template <typename T, typename Join>
-  __device__ __forceinline__ float joined(const T* x, int columns, float none, Join join) const {
+  __device__ __forceinline__ float joined(const T* x, int columns, float none, Join join, const float* scales = nullptr) const {
     __shared__ float parts[WARPS][32];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     float all = none;
     if (index < columns)
-      for (int row = first + warp; row < end; row += WARPS) all = join(all, to_float(x[(u64)row * columns + index]));
+      for (int row = first + warp; row < end; row += WARPS) all = join(all, to_float(x[(u64)row * columns + index]) * (scales ? scales[row] : 1.f));
     parts[warp][lane] = all;
     __syncthreads();
     all = none;

@@ -1,0 +1,265 @@
+//! Products of f32 by tensor cores, which multiply f16 and sum in f32.
+//!
+//! A row is multiplied with a power of two, so that nothing in it is too large or too small for an f16, and its product with
+//! another one (Ootomo and Yokota, 2022). Where 11 bits of a number don't suffice, what they leave out is a second f16:
+//! `(a + a') w + a w'`, for `a' w'` is below what a sum in f32 keeps. Rows have both, for one product of twice as many inputs.
+
+use super::arguments::HalveArguments;
+use super::format::Numbers;
+use super::kernels::wrong;
+use super::matrix::Fixed;
+use super::ops::{Ops, expect_tensor};
+use super::queue::{Role, Tensor};
+use super::recorder::{Factors, Multiplied};
+use super::tiles::up;
+use super::upload::Room;
+use crate::mlx::Stream;
+use crate::mlx::array::Array;
+use crate::mlx::dtype::Dtype;
+use crate::mlx::error::MlxError;
+
+/// f16 of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bits {
+    /// One.
+    Eleven,
+    /// Two: a number, and what it leaves out.
+    TwentyTwo,
+}
+
+impl Bits {
+    /// Of activations.
+    pub(crate) fn of(numbers: Numbers) -> Self {
+        if numbers == Numbers::F16 { Self::Eleven } else { Self::TwentyTwo }
+    }
+
+    fn parts(self) -> i32 {
+        if self == Self::Eleven { 1 } else { 2 }
+    }
+}
+
+/// A matrix of f16: `[outputs, inputs]` or, where numbers have a second part, that behind it in each row.
+#[derive(Debug)]
+pub(crate) struct Halves {
+    weight: Fixed,
+    bits: Bits,
+    pub(super) outputs: i32,
+    pub(super) inputs: i32,
+    /// It is times two to the power of this.
+    exponent: i32,
+}
+
+impl Halves {
+    /// A matrix of f16 `[outputs, inputs]` as it is. Inputs are a multiple of 8.
+    pub(crate) fn of_f16(weight: Fixed) -> Result<Self, MlxError> {
+        let &[outputs, inputs] = weight.shape() else {
+            return Err(wrong("product", format!("{weight:?} is no matrix")));
+        };
+        weight.expect("product", &[outputs, inputs], Dtype::F16)?;
+        if padded(inputs) != inputs {
+            return Err(wrong("product", format!("rows of {weight:?} don't begin at multiples of 16 bytes")));
+        }
+        Ok(Self { weight, bits: Bits::Eleven, outputs, inputs, exponent: 0 })
+    }
+}
+
+/// Rows of f16 begin at multiples of 16 bytes.
+fn padded(inputs: i32) -> i32 {
+    up(inputs, 8) * 8
+}
+
+/// Rows of activations as products multiply them; the second part of a number comes first.
+#[derive(Debug)]
+struct Rows {
+    numbers: Tensor, // f16
+    /// What they have to be multiplied with.
+    scales: Tensor, // f32 [T, 1]
+}
+
+/// Products of rows of f32.
+#[derive(Debug)]
+pub(crate) struct Product {
+    pub(super) numbers: Tensor,
+    /// What rows are still to be multiplied with, where they are of f32: f32 `[T, 1]`.
+    scales: Option<Tensor>,
+}
+
+impl Product {
+    /// One that has all.
+    pub(super) fn whole(numbers: Tensor) -> Self {
+        Self { numbers, scales: None }
+    }
+
+    /// Where the scales are, if there are any.
+    pub(super) fn scales(&self) -> u64 {
+        self.scales.as_ref().map_or(0, Tensor::pointer)
+    }
+
+    pub(super) fn expect(
+        &self,
+        what: &'static str,
+        shape: [i32; 2],
+        numbers: Numbers,
+    ) -> Result<(), MlxError> {
+        expect_tensor(what, &self.numbers, shape, numbers.dtype())?;
+        match &self.scales {
+            Some(scales) => expect_tensor(what, scales, [shape[0], 1], Dtype::F32),
+            None if numbers.is_wide() => Err(wrong(what, "a product of f32 without scales".into())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A matrix of f32 on the way to the GPU.
+#[derive(Debug)]
+pub(crate) struct Wide<'a> {
+    ops: &'a Ops,
+    memory: Tensor,
+    room: Room,
+}
+
+impl Wide<'_> {
+    /// The bytes that come next, in row order.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), MlxError> {
+        // SAFETY: it is the memory of a tensor of this queue, so what was launched before comes first.
+        unsafe { self.room.put(&self.ops.queue, bytes) }
+    }
+
+    pub(crate) fn halves(self, bits: Bits, stream: &Stream) -> Result<Halves, MlxError> {
+        self.room.expect_full()?;
+        self.ops.halves_of(self.memory.pointer(), self.memory.shape(), bits, stream)
+    }
+}
+
+impl Ops {
+    /// Room for a matrix of f32.
+    pub(crate) fn wide(&self, shape: [i32; 2], stream: &Stream) -> Result<Wide<'_>, MlxError> {
+        let elements = i64::from(shape[0]) * i64::from(shape[1]);
+        if shape[0] < 1 || shape[1] < 1 || elements >= 1 << 31 {
+            return Err(wrong("product", format!("a matrix of {shape:?} has no numbers, or too many")));
+        }
+        let memory = self.queue.tensor(Role::Stored, shape, Dtype::F32, stream)?;
+        let room = Room::new(memory.pointer(), elements as usize * Dtype::F32.size());
+        Ok(Wide { ops: self, memory, room })
+    }
+
+    /// A matrix of f32 as products multiply it.
+    pub(crate) fn halves(&self, matrix: Array, bits: Bits, stream: &Stream) -> Result<Halves, MlxError> {
+        let matrix = Fixed::new(matrix)?;
+        let &[outputs, inputs] = matrix.shape() else {
+            return Err(wrong("product", format!("{matrix:?} is no matrix")));
+        };
+        matrix.expect("product", &[outputs, inputs], Dtype::F32)?;
+        let halves = self.halves_of(matrix.pointer, [outputs, inputs], bits, stream)?;
+        // MLX gives the memory to others when the matrix goes.
+        self.synchronize()?;
+        Ok(halves)
+    }
+
+    /// Of f32 `[outputs, inputs]` at `from`.
+    fn halves_of(
+        &self,
+        from: u64,
+        [outputs, inputs]: [i32; 2],
+        bits: Bits,
+        stream: &Stream,
+    ) -> Result<Halves, MlxError> {
+        let padded = padded(inputs);
+        let width = bits.parts() * padded;
+        let scales = self.queue.tensor(Role::Scales, [outputs, 1], Dtype::F32, stream)?;
+        let of = HalveArguments { from, columns: inputs, width, padded, low_at: -1, ..Default::default() };
+        self.launch_halve(outputs, HalveArguments { scales: scales.pointer(), ..of })?;
+        // One scale for all rows, that of the largest.
+        let largest = self.queue.read(&scales)?.into_iter().fold(f32::MIN_POSITIVE, f32::max);
+        let room = self.queue.room(outputs as usize * width as usize * Dtype::F16.size(), stream)?;
+        let weight = Fixed::in_room(room, &[outputs, width], Dtype::F16);
+        let low_at = if bits == Bits::TwentyTwo { padded } else { -1 };
+        let out = weight.pointer;
+        self.launch_halve(outputs, HalveArguments { out, low_at, factor: largest.recip(), ..of })?;
+        Ok(Halves { weight, bits, outputs, inputs, exponent: largest.log2() as i32 })
+    }
+
+    /// `a` f32 `[T, inputs]`.
+    fn halve(&self, a: &Tensor, bits: Bits, stream: &Stream) -> Result<Rows, MlxError> {
+        let [tokens, inputs] = a.shape();
+        expect_tensor("halve", a, [tokens, inputs], Dtype::F32)?;
+        let padded = padded(inputs);
+        let width = bits.parts() * padded;
+        let numbers = self.queue.tensor(Role::Halves, [tokens, width], Dtype::F16, stream)?;
+        let scales = self.queue.tensor(Role::Scales, [tokens, 1], Dtype::F32, stream)?;
+        let (high_at, low_at) = if bits == Bits::TwentyTwo { (padded, 0) } else { (0, -1) };
+        let (from, out, scales_at) = (a.pointer(), numbers.pointer(), scales.pointer());
+        let of = HalveArguments {
+            from,
+            out,
+            scales: scales_at,
+            columns: inputs,
+            width,
+            padded,
+            high_at,
+            low_at,
+            factor: 0.0,
+        };
+        self.launch_halve(tokens, of)?;
+        Ok(Rows { numbers, scales })
+    }
+
+    /// Of so many rows. Callers have room for all that it names.
+    fn launch_halve(&self, rows: i32, of: HalveArguments) -> Result<(), MlxError> {
+        if of.columns % 4 != 0 {
+            return Err(wrong("halve", format!("{} numbers are not four by four", of.columns)));
+        }
+        let halve = self.halve.as_ref().ok_or_else(|| wrong("halve", "activations are of bf16".into()))?;
+        // SAFETY: a block has a row of `columns` numbers of f32, and writes one of `width` numbers of f16, of which both parts are
+        // `padded`, and one scale; all callers made room for these.
+        unsafe { self.queue.launch(halve, &of, [rows, 1, 1]) }
+    }
+
+    /// `a w^T` of f32 for matrices whose outputs lie side by side, `width` in all. Each is given with its first output.
+    pub(super) fn product_of_halves(
+        &self,
+        a: &Tensor,
+        matrices: &[(i32, &Halves)],
+        width: i32,
+        stream: &Stream,
+    ) -> Result<Product, MlxError> {
+        let ([tokens, inputs], bits) = (a.shape(), Bits::of(self.geometry().numbers));
+        let out = self.queue.tensor(Role::Both, [tokens, width], Dtype::F32, stream)?;
+        let Rows { numbers, scales } = self.halve(a, bits, stream)?;
+        let padded = padded(inputs);
+        for (first, w) in matrices {
+            if w.inputs != inputs {
+                return Err(wrong(
+                    "product",
+                    format!("{inputs} numbers a row where {} are needed", w.inputs),
+                ));
+            }
+            // Where a product begins in a row of `a` and of `w`, and over how many numbers it goes. The small ones come first.
+            let steps: &[[i32; 3]] = match (bits, w.bits) {
+                (Bits::Eleven, Bits::Eleven) => &[[0, 0, padded]],
+                (Bits::Eleven, Bits::TwentyTwo) => &[[0, padded, padded], [0, 0, padded]],
+                (Bits::TwentyTwo, Bits::Eleven) => &[[0, 0, padded], [padded, 0, padded]],
+                (Bits::TwentyTwo, Bits::TwentyTwo) => &[[0, 0, 2 * padded], [padded, 0, padded]],
+            };
+            for (index, &[a_at, w_at, inputs]) in steps.iter().enumerate() {
+                let at = |pointer: u64, first: i32| pointer + first as u64 * Dtype::F16.size() as u64;
+                let of = Factors {
+                    numbers: Multiplied::F16,
+                    a: at(numbers.pointer(), a_at),
+                    w: at(w.weight.pointer, w_at),
+                    tokens,
+                    outputs: w.outputs,
+                    inputs,
+                    a_stride: bits.parts() * padded,
+                    w_stride: w.bits.parts() * padded,
+                    exponent: w.exponent,
+                    adds: index > 0,
+                };
+                // SAFETY: rows of both have their parts behind one another, `padded` numbers each; `a` is in a tensor, and the matrix
+                // is the model's.
+                unsafe { self.queue.matmul(of, (&out, *first), stream)? };
+            }
+        }
+        Ok(Product { numbers: out, scales: Some(scales) })
+    }
+}
