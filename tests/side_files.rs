@@ -108,6 +108,28 @@ fn texts_have_the_tokens_and_vectors_of_the_references() {
     assert!(cases.len() > 50 && wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Which are written for MLX's operations apart from the kernels.
+#[test]
+fn activations_are_the_references_with_mlxs_operations_too() {
+    let mut cases = cases("texts");
+    cases.retain(|case| {
+        let edits = case["edits"].get("config.json").and_then(Value::as_object);
+        edits.is_some_and(|edits| {
+            edits.iter().any(|(field, name)| field.starts_with("hidden_act") && name.is_string())
+        })
+    });
+    assert!(cases.len() >= 12, "{}", cases.len());
+    for case in &cases {
+        let options = LoadOptions { kernels: Some("mlx".into()), ..golden::load_options() };
+        let embedder = load(&checkpoint(case), options).unwrap();
+        for text in case["texts"].as_array().unwrap() {
+            let found = &embedder.embed_one(text["text"].as_str().unwrap()).unwrap().vector;
+            let off = max_abs(found, &vector(text).unwrap());
+            assert!(off <= TOLERANCE, "{}: off by {off:e}", case["name"]);
+        }
+    }
+}
+
 #[test]
 fn pairs_have_the_scores_of_the_references() {
     let mut wrong = Vec::new();

@@ -368,6 +368,13 @@ MODELS = [
     }.items()),
     *(of_model(f"bert-{name}", "another name of an activation", "bert-f32", hidden_act=name)
       for name in ("gelu_python", "gelu_accurate", "gelu_python_tanh", "swish")),
+    *(of_model(f"bert-{name}", "an activation that few models have", "bert-f32", hidden_act=name)
+      for name in ("quick_gelu", "gelu_10", "mish", "tanh", "sigmoid", "linear", "relu6", "relu2", "leaky_relu", "hardswish",
+                   "laplace")),
+    of_model("modernbert-mish", "gated by it", "modernbert-f32", hidden_activation="mish"),
+    *(Case(f"dense-{name.lower()}", "a module's activation", base="families/modules-dense-tanh-residual", texts=VECTOR_TEXTS[::3],
+           vectors=True, edits={"2_Dense/config.json": {"activation_function": f"torch.nn.modules.activation.{name}"}})
+      for name in ("LeakyReLU", "ReLU6", "Hardswish", "Mish")),
     of_model("gemma-gelu-accurate", "another name of its activation", "gemma3-causal-defaults", hidden_activation="gelu_accurate"),
 ]
 
@@ -427,6 +434,8 @@ RERANKERS = [
     of_pairs("xlm-roberta-class-pairs", "two tokens between the texts", "reranker-xlm-roberta",
              tokenizer_class="XLMRobertaTokenizer"),
     of_pairs("mpnet-class-pairs", "likewise", "reranker-mpnet", tokenizer_class="MPNetTokenizer"),
+    Case("modernbert-quick-gelu-pairs", "the activation of its head", base="families/reranker-modernbert-cls",
+         edits={"config.json": {"classifier_activation": "quick_gelu"}}),
 ]
 
 

@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use super::CheckpointError;
 use super::doubt::Doubt;
-use super::families::activation_named;
 use super::files::TensorFiles;
 use super::json::JsonObject;
 use super::rope::{QueryGrowth, RopeScaling};
@@ -272,7 +271,7 @@ fn refuse_what_would_be_wrong(
     };
     for activation in ["hidden_act", "hidden_activation"] {
         if let Some(found) = config.optional::<String>(activation)?
-            && activation_named(&found) != Some(wanted)
+            && Activation::of_transformers(&found) != Some(wanted)
             // transformers' Gemma 3 reads hidden_activation only.
             && !(architecture == Architecture::Gemma3 && activation == "hidden_act")
         {

@@ -6,6 +6,7 @@
 //! Shapes in comments use one set of letters: D hidden, H heads, K key and value heads, E head_dim, I intermediate, P a
 //! layer's input.
 
+pub(crate) use super::activation::DenseActivation as Activation;
 use super::activation::DenseActivation;
 use super::rope::RopeSpec;
 use crate::pooling::Pooling;
@@ -368,22 +369,10 @@ pub(crate) struct MlpSpec {
     pub(crate) norms: HalfNorms,
     /// D -> I, or, gated, D -> 2I: gate, then up.
     pub(crate) up: ProjectionSpec,
+    /// Gated, of the gate, times up.
     pub(crate) activation: Activation,
     pub(crate) gated: bool,
     pub(crate) down: ProjectionSpec, // I -> D
-}
-
-/// The function inside the feed-forward part; gated, of the gate, times up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
-    /// `x * sigmoid(x)` (Elfwing et al., 2017).
-    Silu,
-    /// `x * Phi(x)` (Hendrycks and Gimpel, 2016).
-    GeluErf,
-    /// The same with the approximation of Phi by tanh.
-    GeluTanh,
-    /// `max(x, 0)`
-    Relu,
 }
 
 /// A norm and its weights.

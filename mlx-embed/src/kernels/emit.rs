@@ -20,6 +20,29 @@ pub(crate) enum Activation {
     GeluTanh,
     /// `max(x, 0)`
     Relu,
+    /// One that few models have, a number at a time.
+    Other(Function),
+}
+
+/// A function of a number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Function(pub(crate) fn(f32) -> f32);
+
+impl PartialEq for Function {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
+
+impl Eq for Function {}
+
+impl Function {
+    /// Out of line, so that what most models have stays as short as without it.
+    #[cold]
+    #[inline(never)]
+    fn apply(self, numbers: &mut [f32; LANES]) {
+        *numbers = numbers.map(self.0);
+    }
 }
 
 /// What a product becomes.
@@ -187,6 +210,12 @@ unsafe fn act<S: Simd>(activation: Activation, x: S::F) -> S::F {
         Activation::GeluTanh => gelu_tanh::<S>(x),
         // NaN stays.
         Activation::Relu => S::max(S::splat(0.0), x),
+        Activation::Other(function) => {
+            let mut numbers = [0.0; LANES];
+            S::store(numbers.as_mut_ptr(), x);
+            function.apply(&mut numbers);
+            S::load(numbers.as_ptr())
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) use attention::{AttentionOptions, KeysValues, KvCache, Prepared};
 pub(crate) use buffer::Buffer;
 use buffer::Buffers;
 pub(crate) use dense::Dense;
-pub(crate) use emit::Activation;
+pub(crate) use emit::{Activation, Function};
 pub(crate) use family::Family;
 pub(crate) use layout::{Distances, Heads, Rotation, Span};
 pub(crate) use levels::Fit;

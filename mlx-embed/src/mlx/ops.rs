@@ -68,6 +68,8 @@ simple_ops! {
     add(a, b) = mlx_add;
     /// `a * b`, broadcast.
     multiply(a, b) = mlx_multiply;
+    /// `a / b`, broadcast.
+    divide(a, b) = mlx_divide;
     /// `1 / (1 + exp(-a))`.
     sigmoid(a) = mlx_sigmoid;
     /// The error function, `2 / sqrt(pi) * integral of exp(-t^2) from 0 to a`.

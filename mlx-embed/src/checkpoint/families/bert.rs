@@ -97,7 +97,7 @@ pub(super) fn read(
             return Err(config.invalid(field, "is true, which makes another model of it"));
         }
     }
-    let activation = super::activation(config, fields.activation, "gelu")?;
+    let activation = Activation::in_field(config, fields.activation, "gelu")?;
     let rows = size("max_position_embeddings")? as usize;
     let positions = |first, padding| PositionsSpec {
         table: table("embeddings.position_embeddings", rows, hidden_size),

@@ -38,7 +38,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     let layers = size(text, "num_hidden_layers", 24)? as usize;
     let kinds = Kinds::read(text, layers)?;
     let window = size(text, "sliding_window", 512)? as usize;
-    let activation = super::activation(text, "hidden_activation", "gelu_pytorch_tanh")?;
+    let activation = Activation::in_field(text, "hidden_activation", "gelu_pytorch_tanh")?;
     let max_position_embeddings = size(text, "max_position_embeddings", 262_144)? as usize;
     let rope = ropes(text, &kinds, max_position_embeddings)?;
     let bias = config::flag(text, "attention_bias")?;

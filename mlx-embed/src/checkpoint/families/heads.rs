@@ -41,7 +41,8 @@ pub(super) fn add(
         }
         Architecture::ModernBert if classifies => {
             let bias = config::flag(config, "classifier_bias")?;
-            let inner = dense("head.dense", hidden, bias, activation(config)?);
+            let activation = DenseActivation::in_field(config, "classifier_activation", "gelu")?;
+            let inner = dense("head.dense", hidden, bias, activation);
             let norm = StepSpec::Norm(NormSpec {
                 weight: "head.norm.weight".into(),
                 bias: config::flag(config, "norm_bias")?.then(|| "head.norm.bias".into()),
@@ -120,22 +121,5 @@ fn pooling(config: &JsonObject) -> Result<Pooling, CheckpointError> {
         Some(other) => {
             Err(config.invalid("classifier_pooling", format!("is `{other}`; supported are cls and mean")))
         }
-    }
-}
-
-fn activation(config: &JsonObject) -> Result<DenseActivation, CheckpointError> {
-    let field = "classifier_activation";
-    let name = config.optional::<String>(field)?;
-    match name.as_deref() {
-        None | Some("gelu") => Ok(DenseActivation::Gelu),
-        Some("relu") => Ok(DenseActivation::Relu),
-        Some("silu" | "swish") => Ok(DenseActivation::Silu),
-        Some("tanh") => Ok(DenseActivation::Tanh),
-        Some("sigmoid") => Ok(DenseActivation::Sigmoid),
-        Some("linear") => Ok(DenseActivation::Identity),
-        Some(other) => Err(config.invalid(
-            field,
-            format!("is `{other}`; supported are gelu, relu, silu, tanh, sigmoid and linear"),
-        )),
     }
 }

@@ -57,7 +57,7 @@ struct Head {
 fn bert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {
     Ok(Head {
         dense: ProjectionSpec::one("cls.predictions.transform.dense".into(), hidden, hidden, true),
-        activation: super::activation(config, "hidden_act", "gelu")?,
+        activation: Activation::in_field(config, "hidden_act", "gelu")?,
         norm: super::layer_norm("cls.predictions.transform.LayerNorm", hidden, layer_norm_eps(config)?),
         decoder: "cls.predictions.decoder",
         biases: &["cls.predictions.decoder.bias", "cls.predictions.bias"],
@@ -67,7 +67,7 @@ fn bert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {
 fn distilbert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {
     Ok(Head {
         dense: ProjectionSpec::one("vocab_transform".into(), hidden, hidden, true),
-        activation: super::activation(config, "activation", "gelu")?,
+        activation: Activation::in_field(config, "activation", "gelu")?,
         norm: super::layer_norm("vocab_layer_norm", hidden, 1e-12),
         decoder: "vocab_projector",
         biases: &["vocab_projector.bias"],
@@ -78,7 +78,7 @@ fn roberta(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> 
     Ok(Head {
         dense: ProjectionSpec::one("lm_head.dense".into(), hidden, hidden, true),
         // Whatever that of the layers is.
-        activation: Activation::GeluErf,
+        activation: Activation::Gelu,
         norm: super::layer_norm("lm_head.layer_norm", hidden, layer_norm_eps(config)?),
         decoder: "lm_head.decoder",
         biases: &["lm_head.decoder.bias", "lm_head.bias"],
@@ -92,7 +92,7 @@ fn modernbert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointErro
     let dense_bias = config::flag(config, "classifier_bias")?;
     Ok(Head {
         dense: ProjectionSpec::one("head.dense".into(), hidden, hidden, dense_bias),
-        activation: super::activation(config, "classifier_activation", "gelu")?,
+        activation: Activation::in_field(config, "classifier_activation", "gelu")?,
         norm: NormSpec { bias: norm.bias.filter(|_| has_norm_bias), ..norm },
         decoder: "decoder",
         biases: if has_bias { &["decoder.bias"] } else { &[] },

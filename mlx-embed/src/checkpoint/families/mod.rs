@@ -13,7 +13,7 @@ mod nomic;
 use super::doubt::Doubt;
 use super::files::TensorFiles;
 use super::json::JsonObject;
-use super::spec::{Activation, HeadsSpec, ModelSpec, NormKind, NormSpec, TableSpec};
+use super::spec::{HeadsSpec, ModelSpec, NormKind, NormSpec, TableSpec};
 use super::{Architecture, CheckpointError, ModelConfig, Purpose, marks, parts};
 
 /// What the checkpoint's model is.
@@ -113,32 +113,4 @@ fn head_table<'a>(weights: &TensorFiles, spec: &'a ModelSpec, own: &'a str, tied
     } else {
         own
     }
-}
-
-/// Activations by transformers' names.
-const ACTIVATIONS: [(&str, Activation); 10] = [
-    ("gelu", Activation::GeluErf),
-    ("gelu_python", Activation::GeluErf),
-    ("gelu_pytorch_tanh", Activation::GeluTanh),
-    ("gelu_new", Activation::GeluTanh),
-    ("gelu_fast", Activation::GeluTanh),
-    ("gelu_accurate", Activation::GeluTanh),
-    ("gelu_python_tanh", Activation::GeluTanh),
-    ("relu", Activation::Relu),
-    ("silu", Activation::Silu),
-    ("swish", Activation::Silu),
-];
-
-/// The activation of this name.
-pub(super) fn activation_named(name: &str) -> Option<Activation> {
-    ACTIVATIONS.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation)
-}
-
-/// The activation that `field` names.
-fn activation(config: &JsonObject, field: &str, default: &str) -> Result<Activation, CheckpointError> {
-    let name = config.optional::<String>(field)?.unwrap_or_else(|| default.to_owned());
-    activation_named(&name).ok_or_else(|| {
-        let known = ACTIVATIONS.map(|(known, _)| known).join(", ");
-        config.invalid(field, format!("is `{name}`; supported are {known}"))
-    })
 }

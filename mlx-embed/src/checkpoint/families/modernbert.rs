@@ -1,12 +1,12 @@
 //! ModernBERT: norms before each half, rotary embedding, GeGLU, and layers that see a window.
 
-use super::{activation, heads, table};
+use super::{heads, table};
 use crate::checkpoint::config::{self, Architecture, ModelConfig};
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::rope::RopeSpec;
 use crate::checkpoint::spec::{
-    AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, PartSpec,
-    ProjectionSpec, Sees,
+    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
+    PartSpec, ProjectionSpec, Sees,
 };
 use crate::checkpoint::{CheckpointError, RopeScaling, rope_fields};
 
@@ -14,7 +14,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     let size = |field: &str| config::positive(config, field);
     let (hidden_size, heads_count) = (size("hidden_size")?, size("num_attention_heads")?);
     let head_dim = super::shared_out(config, "num_attention_heads", hidden_size, heads_count)?;
-    let activation = activation(config, "hidden_activation", "gelu")?;
+    let activation = Activation::in_field(config, "hidden_activation", "gelu")?;
     let [attention_bias, mlp_bias, norm_bias] =
         ["attention_bias", "mlp_bias", "norm_bias"].map(|field| config::flag(config, field));
     let (attention_bias, mlp_bias, norm_bias) = (attention_bias?, mlp_bias?, norm_bias?);

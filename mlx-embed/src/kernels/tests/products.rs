@@ -187,8 +187,9 @@ fn pack(matrices: Vec<Matrix>, inputs: usize, order: PackedOrder) -> Factor {
 
 const BITS: [usize; 6] = [2, 3, 4, 5, 6, 8];
 
-const ACTIVATIONS: [Activation; 4] =
-    [Activation::Silu, Activation::GeluErf, Activation::GeluTanh, Activation::Relu];
+const TANH: Activation = Activation::Other(Function(f32::tanh));
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Silu, Activation::GeluErf, Activation::GeluTanh, Activation::Relu, TANH];
 
 /// An activation of a number that is off by `most`, and how far it may be off.
 fn act(activation: Activation, x: f64, most: f64) -> (f64, f64) {
@@ -200,6 +201,7 @@ fn act(activation: Activation, x: f64, most: f64) -> (f64, f64) {
             x / 2.0 * (1.0 + u.tanh())
         }
         Activation::Relu => x.max(0.0),
+        Activation::Other(_) => x.tanh(),
     };
     // No slope is above 1.13. Erf is an approximation.
     let approximate = if activation == Activation::GeluErf { 2e-7 * x.abs() } else { 0.0 };
@@ -381,9 +383,10 @@ fn a_row_that_is_no_number_stays_alone() {
                     assert_eq!(bits(clean), bits(broken), "{}: row {i}", case.describe(engine));
                 } else if !matches!(
                     case.kind,
-                    Kind::Activated(Activation::Relu) | Kind::Gated(Activation::Relu)
+                    Kind::Activated(Activation::Relu | Activation::Other(_))
+                        | Kind::Gated(Activation::Relu | Activation::Other(_))
                 ) {
-                    // ReLU makes a number of minus infinity.
+                    // ReLU makes a number of minus infinity, and tanh of either.
                     let lost = broken.iter().filter(|x| x.is_finite()).count();
                     assert_eq!(lost, 0, "{}: row {row}: {broken:?}", case.describe(engine));
                 }

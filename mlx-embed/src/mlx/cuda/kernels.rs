@@ -127,6 +127,17 @@ pub(crate) enum Activation {
     GeluErf = 1,
     GeluTanh = 2,
     Relu = 3,
+    Identity = 4,
+    Tanh = 5,
+    Sigmoid = 6,
+    QuickGelu = 7,
+    ClippedGelu = 8,
+    Relu6 = 9,
+    LeakyRelu = 10,
+    SquaredRelu = 11,
+    HardSwish = 12,
+    Mish = 13,
+    Laplace = 14,
 }
 
 impl Geometry {
@@ -576,13 +587,32 @@ mod tests {
             head_norms: false,
             ..gemma
         };
+        let rare = [
+            Activation::Identity,
+            Activation::Tanh,
+            Activation::Sigmoid,
+            Activation::QuickGelu,
+            Activation::ClippedGelu,
+            Activation::Relu6,
+            Activation::LeakyRelu,
+            Activation::SquaredRelu,
+            Activation::HardSwish,
+            Activation::Mish,
+            Activation::Laplace,
+        ];
+        let rare = rare.map(|activation| Geometry { activation, ..encoder });
         let by_distance = Geometry { hidden: 768, heads: heads_of(64), far: Some(128), ..encoder };
         let large = Geometry { hidden: 1024, heads: heads_of(80), activation: Activation::Relu, ..encoder };
         let [smallest, small] =
             [4, 8].map(|width| Geometry { hidden: 32, heads: heads_of(width), ..encoder });
         let of_f32 = [DECODER, gemma, two_widths, encoder, by_distance, large, small, smallest];
         let of_f32 = of_f32.map(|geometry| Geometry { numbers: Numbers::F32, fused: false, ..geometry });
-        [vec![DECODER, biases, gemma, two_widths, encoder, by_distance, large], of_f32.to_vec()].concat()
+        [
+            vec![DECODER, biases, gemma, two_widths, encoder, by_distance, large],
+            rare.to_vec(),
+            of_f32.to_vec(),
+        ]
+        .concat()
     }
 
     /// Every format for one model, and for the others those that take fewest and most registers.

@@ -430,9 +430,10 @@ fn keep_larger(largest: &mut [f32], numbers: &[f32]) {
 fn act(activation: Activation) -> kernels::Activation {
     match activation {
         Activation::Silu => kernels::Activation::Silu,
-        Activation::GeluErf => kernels::Activation::GeluErf,
+        Activation::Gelu => kernels::Activation::GeluErf,
         Activation::GeluTanh => kernels::Activation::GeluTanh,
         Activation::Relu => kernels::Activation::Relu,
+        rare => kernels::Activation::Other(kernels::Function(rare.function().unwrap_or(|x| x))),
     }
 }
 

@@ -132,9 +132,20 @@ pub(crate) fn form(
 fn function(activation: Activation) -> cuda::Activation {
     match activation {
         Activation::Silu => cuda::Activation::Silu,
-        Activation::GeluErf => cuda::Activation::GeluErf,
+        Activation::Gelu => cuda::Activation::GeluErf,
         Activation::GeluTanh => cuda::Activation::GeluTanh,
         Activation::Relu => cuda::Activation::Relu,
+        Activation::Identity => cuda::Activation::Identity,
+        Activation::Tanh => cuda::Activation::Tanh,
+        Activation::Sigmoid => cuda::Activation::Sigmoid,
+        Activation::QuickGelu => cuda::Activation::QuickGelu,
+        Activation::ClippedGelu => cuda::Activation::ClippedGelu,
+        Activation::Relu6 => cuda::Activation::Relu6,
+        Activation::LeakyRelu => cuda::Activation::LeakyRelu,
+        Activation::SquaredRelu => cuda::Activation::SquaredRelu,
+        Activation::HardSwish => cuda::Activation::HardSwish,
+        Activation::Mish => cuda::Activation::Mish,
+        Activation::Laplace => cuda::Activation::Laplace,
     }
 }
 

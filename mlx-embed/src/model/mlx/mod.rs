@@ -446,10 +446,12 @@ impl Mlx {
         let stream = &self.stream;
         let times = |a: &Array, number| ops::multiply(a, &self.number(number)?, stream);
         let plus = |a: &Array, number| ops::add(a, &self.number(number)?, stream);
+        let from = |a: &Array, least| ops::maximum(a, &self.number(least)?, stream);
+        let up_to = |a: &Array, most: f32| times(&from(&times(a, -1.0)?, -most)?, -1.0);
         match activation {
             Activation::Silu => ops::multiply(x, &ops::sigmoid(x, stream)?, stream),
             // x / 2 * (1 + erf(x / sqrt(2)))
-            Activation::GeluErf => {
+            Activation::Gelu => {
                 let erf = ops::erf(&times(x, std::f32::consts::FRAC_1_SQRT_2)?, stream)?;
                 ops::multiply(&times(x, 0.5)?, &plus(&erf, 1.0)?, stream)
             }
@@ -459,7 +461,33 @@ impl Mlx {
                 let inner = times(&ops::add(x, &times(&cube, 0.044_715)?, stream)?, 0.797_884_6)?;
                 ops::multiply(&times(x, 0.5)?, &plus(&ops::tanh(&inner, stream)?, 1.0)?, stream)
             }
-            Activation::Relu => ops::maximum(x, &self.number(0.0)?, stream),
+            Activation::Relu => from(x, 0.0),
+            Activation::Identity => Ok(x.clone()),
+            Activation::Tanh => ops::tanh(x, stream),
+            Activation::Sigmoid => ops::sigmoid(x, stream),
+            Activation::QuickGelu => ops::multiply(x, &ops::sigmoid(&times(x, 1.702)?, stream)?, stream),
+            Activation::ClippedGelu => up_to(&self.act(Activation::Gelu, x)?, 10.0),
+            Activation::Relu6 => up_to(&from(x, 0.0)?, 6.0),
+            Activation::LeakyRelu => ops::maximum(x, &times(x, 0.01)?, stream),
+            Activation::SquaredRelu => {
+                let relu = from(x, 0.0)?;
+                ops::multiply(&relu, &relu, stream)
+            }
+            Activation::HardSwish => {
+                let gate = up_to(&from(&plus(x, 3.0)?, 0.0)?, 6.0)?;
+                times(&ops::multiply(x, &gate, stream)?, 1.0 / 6.0)
+            }
+            // With s = sigmoid(x) and t = sigmoid(-x), which is 1 - s, it is x * s * (1 + t) / (1 + t^2).
+            Activation::Mish => {
+                let s = ops::sigmoid(x, stream)?;
+                let t = ops::sigmoid(&times(x, -1.0)?, stream)?;
+                let above = ops::multiply(&ops::multiply(x, &s, stream)?, &plus(&t, 1.0)?, stream)?;
+                ops::divide(&above, &plus(&ops::multiply(&t, &t, stream)?, 1.0)?, stream)
+            }
+            Activation::Laplace => {
+                let inner = times(&plus(x, -Activation::LAPLACE_MEAN)?, Activation::LAPLACE_FACTOR)?;
+                times(&plus(&ops::erf(&inner, stream)?, 1.0)?, 0.5)
+            }
         }
     }
 

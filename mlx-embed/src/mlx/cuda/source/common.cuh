@@ -80,7 +80,20 @@ __device__ __forceinline__ float activation(float x) {
   if (Which == 0) return __fdividef(x, 1.f + __expf(-x));                                        // SiLU
   if (Which == 1) return .5f * x * (1.f + erff(x * .70710678f));                                 // GELU
   if (Which == 2) return x - __fdividef(x, 1.f + __expf(1.5957691f * (x + .044715f * x * x * x)));  // GELU by tanh
-  return fmaxf(x, 0.f);                                                                          // ReLU
+  if (Which == 3) return fmaxf(x, 0.f);                                                          // ReLU
+  if (Which == 4) return x;
+  if (Which == 5) return tanhf(x);
+  const float share = __fdividef(1.f, 1.f + __expf(-(Which == 7 ? 1.702f : 1.f) * x));
+  if (Which == 6) return share;
+  if (Which == 7) return x * share;                                                              // GELU by sigmoid
+  if (Which == 8) return fminf(activation<1>(x), 10.f);
+  if (Which == 9) return fminf(fmaxf(x, 0.f), 6.f);                                              // ReLU6
+  if (Which == 10) return fmaxf(x, .01f * x);                                                    // leaky ReLU
+  if (Which == 11) return fmaxf(x, 0.f) * fmaxf(x, 0.f);
+  if (Which == 12) return x * fminf(fmaxf(x + 3.f, 0.f), 6.f) * (1.f / 6.f);                     // hard SiLU
+  const float rest = __fdividef(1.f, 1.f + __expf(x));  // 1 - share
+  if (Which == 13) return x * share * __fdividef(1.f + rest, 1.f + rest * rest);                 // Mish
+  return .5f * (1.f + erff((x - .707107f) * 2.5066264f));                                        // Laplace
 }
 
 // a * b + c for two bf16 each.
