@@ -63,7 +63,8 @@ fn read_by(architecture: Architecture) -> &'static str {
         Architecture::ModernBert => {
             "attention_bias classifier_activation classifier_bias classifier_pooling decoder_bias \
              global_attn_every_n_layers global_rope_theta layer_norm_eps layer_types local_attention \
-             local_rope_theta mlp_bias norm_bias norm_eps position_embedding_type rope_parameters sliding_window"
+             local_rope_theta mlp_bias norm_bias norm_eps position_embedding_type rope_parameters rope_scaling \
+             sliding_window"
         }
         Architecture::NomicBert => {
             "activation_function causal dense_seq_output fused_bias_fc fused_dropout_add_ln head_dim layer_norm_eps \

@@ -201,6 +201,35 @@ pub(super) fn by_layer_types(
     })
 }
 
+/// What the object of a type of layers says, in a family that transformers alone computes.
+pub(super) fn of_layer_type(
+    config: &JsonObject,
+    object: &JsonObject,
+    head_dim: i32,
+    max_position_embeddings: usize,
+) -> Result<RopeScaling, CheckpointError> {
+    let kind = kind(object)?;
+    if !["default", "linear", "dynamic", "llama3", "yarn"].contains(&kind.as_str()) {
+        let reason = format!(
+            "is `{kind}`; supported with this model_type are default, linear, dynamic, llama3 and yarn"
+        );
+        return Err(object.invalid("rope_type", reason));
+    }
+    if let Some((key, _)) =
+        object.entries().find(|(key, value)| !value.is_null() && !KNOWN.contains(&key.as_str()))
+    {
+        return Err(
+            object.invalid(key, "is not known to this crate, and may change how positions are computed")
+        );
+    }
+    if object.optional::<f32>(PARTIAL)?.is_some_and(|share| share != 1.0) {
+        return Err(
+            object.invalid(PARTIAL, "rotates heads in part, which is not supported with this model_type")
+        );
+    }
+    rope_scaling(object, &Around { config, head_dim, max_position_embeddings })
+}
+
 const ORIGINAL: &str = "original_max_position_embeddings";
 const PARTIAL: &str = "partial_rotary_factor";
 

@@ -21,7 +21,8 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     let layers = size("num_hidden_layers")? as usize;
     let local = local(config)?;
     let slides = slides(config, layers)?;
-    let [global_theta, local_theta] = thetas(config)?;
+    let longest = size("max_position_embeddings")? as usize;
+    let [(global_theta, scaling), (local_theta, local_scaling)] = frequencies(config, head_dim, longest)?;
     let eps = config::epsilon(config, "norm_eps", Some(1e-5))?;
     let own = ModelConfig {
         architecture: Architecture::ModernBert,
@@ -32,7 +33,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         kv_heads: heads_count,
         head_dim,
         vocab_size: size("vocab_size")?,
-        max_position_embeddings: size("max_position_embeddings")? as usize,
+        max_position_embeddings: longest,
         causal: false,
         layer_windows: slides.iter().map(|slides| slides.then_some(local)).collect(),
         qkv_bias: attention_bias,
@@ -45,7 +46,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         query_pre_attn_scalar: None,
         query_growth: None,
         rope_traditional: false,
-        rope_scaling: RopeScaling::None,
+        rope_scaling: scaling,
         eos_token_id: config::eos_token_id(config),
     };
     let [hidden, intermediate] = [own.hidden_size, own.intermediate_size].map(|size| size as usize);
@@ -88,11 +89,11 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
             scalar: None,
         }
     };
-    let rope = |base| RopeSpec {
+    let rope = |base, scaling| RopeSpec {
         dims: head_dim as usize,
         base,
         traditional: false,
-        scaling: RopeScaling::None,
+        scaling,
         longest: own.max_position_embeddings,
         query_growth: None,
     };
@@ -105,7 +106,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
             token_types: None,
             norm: Some(norm("embeddings.norm".into())),
         },
-        ropes: vec![rope(global_theta), rope(local_theta)],
+        ropes: vec![rope(global_theta, own.rope_scaling.clone()), rope(local_theta, local_scaling)],
         relative: None,
         layer_inputs: None,
         layers: (0..layers).map(layer).collect(),
@@ -136,8 +137,15 @@ fn slides(config: &JsonObject, layers: usize) -> Result<Vec<bool>, CheckpointErr
     Ok((0..layers).map(|layer| layer % period != 0).collect())
 }
 
-/// Bases of layers that see all and of those that see a window.
-fn thetas(config: &JsonObject) -> Result<[f32; 2], CheckpointError> {
+/// A base, and how frequencies are stretched.
+type Frequencies = (f32, RopeScaling);
+
+/// Of layers that see all and of those that see a window.
+fn frequencies(
+    config: &JsonObject,
+    head_dim: i32,
+    longest: usize,
+) -> Result<[Frequencies; 2], CheckpointError> {
     let theta = |object: &JsonObject, field: &str, default: f32| -> Result<f32, CheckpointError> {
         let theta = object.optional(field)?.unwrap_or(default);
         if theta > 1.0_f32 && theta.is_finite() {
@@ -146,17 +154,36 @@ fn thetas(config: &JsonObject) -> Result<[f32; 2], CheckpointError> {
             Err(object.invalid(field, format!("is {theta}; it must be a number above 1")))
         }
     };
-    let mut thetas =
-        [theta(config, "global_rope_theta", 160_000.0)?, theta(config, "local_rope_theta", 10_000.0)?];
-    if let Some(all) = config.object("rope_parameters")? {
-        for (kind, of) in ["full_attention", "sliding_attention"].into_iter().zip(&mut thetas) {
-            let Some(object) = all.object(kind)? else { continue };
-            if rope_fields::kind(&object)? != "default" {
-                return Err(object
-                    .invalid("rope_type", "stretches positions, which is not supported in a ModernBERT"));
-            }
-            *of = theta(&object, "rope_theta", *of)?;
+    let mut both = [("global_rope_theta", 160_000.0), ("local_rope_theta", 10_000.0)]
+        .map(|(field, default)| theta(config, field, default).map(|theta| (theta, RopeScaling::None)));
+    let all = config.object("rope_parameters")?.filter(|object| !object.is_empty());
+    // What older files have is for all layers.
+    let of_all = config.object("rope_scaling")?.filter(|object| !object.is_empty());
+    if let Some(object) = &of_all {
+        if all.is_some() {
+            return Err(config.invalid("rope_scaling", "stands beside rope_parameters; leave one of them"));
+        }
+        if !object.has("rope_type") {
+            let reason = "is missing; transformers computes a ModernBERT with `type` alone as one that isn't stretched";
+            return Err(object.invalid("rope_type", reason));
         }
     }
-    Ok(thetas)
+    for (kind, of) in ["full_attention", "sliding_attention"].into_iter().zip(&mut both) {
+        let Ok((base, scaling)) = of else { continue };
+        let own = match &all {
+            Some(all) => all.object(kind)?,
+            None => None,
+        };
+        if let Some(object) = own.as_ref().or(of_all.as_ref()) {
+            *base = theta(object, "rope_theta", *base)?;
+            *scaling = rope_fields::of_layer_type(config, object, head_dim, longest)?;
+        }
+    }
+    let [full, sliding] = both;
+    let (full, sliding) = (full?, sliding?);
+    if matches!(sliding.1, RopeScaling::Dynamic { .. }) && sliding.1 != full.1 {
+        let reason = "has layers with a window of which alone frequencies depend on a text's length";
+        return Err(config.invalid("rope_parameters", reason));
+    }
+    Ok([full, sliding])
 }
