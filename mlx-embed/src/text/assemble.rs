@@ -94,7 +94,7 @@ pub(super) fn assemble(
             if settings.lists_all_added {
                 tokenizer.with_added_vocabulary(AddedVocabulary::new());
             }
-            built.put(&mut tokenizer, json, named("unk_token").map(|token| token.content.as_str()))?;
+            built.put(&mut tokenizer, named("unk_token").map(|token| token.content.as_str()))?;
         }
         // Another such setting: merges left out at random, so that one text gets other tokens each time.
         if let ModelWrapper::BPE(bpe) = tokenizer.get_model()

@@ -1,7 +1,6 @@
 //! The tokenizer that a class of transformers 5 builds around the vocabulary of `tokenizer.json`: whatever else that file says,
 //! these parts are the class's.
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::BPE;
@@ -19,7 +18,7 @@ use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::SplitDelimiterBehavior;
-use tokenizers::{Result, Tokenizer};
+use tokenizers::{Model, Result, Tokenizer};
 
 use super::class::Class;
 use super::side_files::TOKENIZER_CONFIG;
@@ -66,8 +65,8 @@ impl Built {
     }
 
     /// Puts the parts into the tokenizer that stand before its tokens; `unknown` is the token for what has none.
-    pub(super) fn put(self, tokenizer: &mut Tokenizer, json: &[u8], unknown: Option<&str>) -> Result<()> {
-        if let Some(model) = self.model(tokenizer.get_model(), json, unknown)? {
+    pub(super) fn put(self, tokenizer: &mut Tokenizer, unknown: Option<&str>) -> Result<()> {
+        if let Some(model) = self.model(tokenizer.get_model(), unknown)? {
             tokenizer.with_model(model);
         }
         let normalizer = self.normalizer(tokenizer.get_normalizer())?;
@@ -78,7 +77,7 @@ impl Built {
     }
 
     /// The model with the class's settings, where the file has others.
-    fn model(self, found: &ModelWrapper, json: &[u8], unknown: Option<&str>) -> Result<Option<ModelWrapper>> {
+    fn model(self, found: &ModelWrapper, unknown: Option<&str>) -> Result<Option<ModelWrapper>> {
         match (self.class, found) {
             (Class::Bert | Class::DistilBert | Class::Mpnet, ModelWrapper::WordPiece(found)) => {
                 let plain = WordPiece::default();
@@ -102,8 +101,7 @@ impl Built {
             (Class::Gemma, ModelWrapper::BPE(found)) => Ok(with_settings(found, unknown, true)),
             (Class::XlmRoberta, ModelWrapper::Unigram(found)) => {
                 const UNKNOWN: usize = 3;
-                let file: File = serde_json::from_slice(json)?;
-                if file.model.unk_id == Some(UNKNOWN) && !found.byte_fallback() {
+                if !found.byte_fallback() && unknown_of(found) == Some(UNKNOWN) {
                     return Ok(None);
                 }
                 let vocab = found.iter().cloned().collect();
@@ -202,15 +200,17 @@ impl Built {
     }
 }
 
-/// What the library's model of this kind doesn't tell.
-#[derive(Deserialize)]
-struct File {
-    model: FileModel,
-}
-
-#[derive(Deserialize)]
-struct FileModel {
-    unk_id: Option<usize>,
+/// The token of what has none. The model has no function that tells it, but gives it to a character that no vocabulary has;
+/// `None` if there is none, or if this vocabulary has that character.
+fn unknown_of(model: &Unigram) -> Option<usize> {
+    const NO_CHARACTER: &str = "\u{10FFFF}";
+    if model.token_to_id(NO_CHARACTER).is_some() {
+        return None;
+    }
+    match &model.tokenize(NO_CHARACTER).ok()?[..] {
+        [token] => Some(token.id as usize),
+        _ => None,
+    }
 }
 
 /// A model of pairs with the settings of a class: the token for what has none, and whether such stretches are one token and
