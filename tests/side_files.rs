@@ -298,6 +298,26 @@ fn what_cannot_be_done_is_refused_by_file_and_field() {
     let sparse = json!({"model_type": "SparseEncoder"});
     let parts = ["`model_type`", "SparseEncoder"];
     refused_with("st-last-token", "config_sentence_transformers.json", sparse, &parts);
+    let scratch = Scratch::of("st-last-token");
+    scratch.write("config_sentence_transformers.json", json!({"model_type": null}).to_string());
+    refused(&scratch, &["config_sentence_transformers.json", "`model_type`", "null"]);
+    let bitsandbytes = json!({"quantization_config": {"load_in_8bit": true}});
+    refused_with("families/bert-f32", "config.json", bitsandbytes, &["quantization_config.load_in_8bit"]);
+    let rope = |fields, parts: &[&str]| refused_with("families/modernbert-f32", "config.json", fields, parts);
+    rope(json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), &["rope_scaling.rope_type", "missing"]);
+    rope(json!({"rope_scaling": {"rope_type": "longrope"}}), &["rope_scaling.rope_type", "longrope", "yarn"]);
+    let both = json!({"sliding_attention": {"rope_type": "dynamic", "factor": 2.0}});
+    rope(json!({"rope_parameters": both}), &["`rope_parameters`", "length"]);
+    rope(
+        json!({"rope_parameters": both, "rope_scaling": {"rope_type": "default"}}),
+        &["`rope_scaling`", "beside"],
+    );
+    let odd = json!({"full_attention": {"rope_type": "linear", "factor": 2.0, "strange": 1}});
+    rope(json!({"rope_parameters": odd}), &["rope_parameters.full_attention.strange"]);
+    let activation = |name: &str, parts: &[&str]| {
+        refused_with("families/bert-f32", "config.json", json!({"hidden_act": name}), parts);
+    };
+    activation("prelu", &["`hidden_act`", "prelu", "quick_gelu"]);
 }
 
 /// A case with other fields in a file is refused, and the error names that file and these parts.
@@ -328,6 +348,7 @@ fn modules_that_are_not_sentence_transformers_own_are_refused() {
     foreign("custom_st.Transformer", &["custom_st", "sentence_transformers.models.Transformer"]);
     foreign("pylate.models.Transformer", &["`pylate.models.Transformer`", "MultiVectorEmbedder"]);
     foreign("Transformer", &["`Transformer`"]);
+    wrong(&[], &["`type`", "empty"]);
     foreign("sentence_transformers_fork.models.Transformer", &["sentence_transformers_fork"]);
     foreign("sentence_transformers.sparse_encoder.models.Transformer", &["sparse_encoder"]);
     wrong(&[pooling, transformer], &["one Transformer, then one Pooling"]);

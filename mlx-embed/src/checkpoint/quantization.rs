@@ -57,6 +57,15 @@ impl QuantizationTable {
                 }
             },
         };
+        // What bitsandbytes is told to do as it loads.
+        for field in ["load_in_4bit", "load_in_8bit"] {
+            if config.raw("quantization").is_none() && super::config::flag(&entry, field)? {
+                return Err(entry.invalid(
+                    field,
+                    "is true; only MLX's own quantisation is supported: remove quantization_config",
+                ));
+            }
+        }
         let defaults = parse(&entry, method)?;
         let mut paths = BTreeMap::new();
         for (path, value) in entry.entries() {

@@ -234,6 +234,10 @@ impl SentenceTransformers {
 fn of_kind(files: &Files, wanted: &str) -> Result<Option<JsonObject>, CheckpointError> {
     let Some(config) = JsonObject::open(files, FILE)? else { return Ok(None) };
     let kind: Option<String> = config.optional("model_type")?;
+    if kind.is_none() && config.has("model_type") {
+        // To sentence-transformers it is another kind of model, whose modules it makes anew.
+        return Err(config.invalid("model_type", format!("is null; remove it, or write `{wanted}`")));
+    }
     if let Some(kind) = kind.filter(|kind| kind != wanted) {
         let what = match kind.as_str() {
             SCORES => "a reranker; load it with `Reranker` (mlx-embed rerank)",

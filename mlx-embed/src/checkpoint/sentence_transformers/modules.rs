@@ -71,6 +71,12 @@ impl SentenceTransformers {
         };
         let mut own = own.iter();
         let refuse = |field, reason| Err(refused(files, field, reason));
+        if modules.is_empty() {
+            return refuse(
+                "type",
+                "is nowhere, as the list is empty; name the modules, or remove the file".into(),
+            );
+        }
         self.normalize = Some(false);
         let mut before = None;
         // Before their order: a class that no embedder has says best what else the checkpoint is.
