@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::arguments::{ActivateArguments, AfterArguments, LargestArguments, RotateArguments, SumArguments};
-use super::halves::Product;
+use super::halves::{Left, Product, Rows};
 use super::kernels::{Geometry, Heads, wrong};
 use super::matrix::{Dense, Fixed, Matrix, Norm, address};
 use super::ops::{Mlm, Ops, expect_tensor, of_width};
@@ -51,6 +51,8 @@ struct Activate<'a> {
     alternating: bool,
     /// What it is multiplied with, from this column on.
     other: Option<(&'a Tensor, i32)>,
+    /// Whether the result is for products of f32.
+    halved: bool,
 }
 
 /// Rows one behind the other.
@@ -66,7 +68,7 @@ impl Ops {
     /// output.
     pub(crate) fn product(
         &self,
-        a: &Tensor,
+        a: Left<'_>,
         matrices: &[(i32, Matrix<'_>)],
         width: i32,
         stream: &Stream,
@@ -77,8 +79,11 @@ impl Ops {
                 Matrix::Halves(w) => Ok((*first, *w)),
                 _ => Err(wrong(what, "the matrix is none for rows of f32".into())),
             });
-            return self.product_of_halves(a, &halves.collect::<Result<Vec<_>, _>>()?, width, stream);
+            return self.product_of_f32(a, &halves.collect::<Result<Vec<_>, _>>()?, width, stream);
         }
+        let Left::Plain(a) = a else {
+            return Err(wrong(what, "rows of f16 where activations are of bf16".into()));
+        };
         let [tokens, _] = a.shape();
         let out = self.queue.tensor(Role::Both, [tokens, width], Dtype::Bf16, stream)?;
         for (first, w) in matrices {
@@ -178,10 +183,11 @@ impl Ops {
         bias: Option<&Fixed>,
         alternating: bool,
         stream: &Stream,
-    ) -> Result<Tensor, MlxError> {
+    ) -> Result<Rows, MlxError> {
         let [_, outputs] = product.numbers.shape();
         let width = if self.geometry().gated { outputs / 2 } else { outputs };
-        let of = Activate { bias, width, alternating, other: None };
+        let halved = self.geometry().numbers.is_wide();
+        let of = Activate { bias, width, alternating, other: None, halved };
         // SAFETY: that kernel reads gate and up where the geometry has them.
         unsafe { self.activate_with(&self.apart()?.activate, product, of, stream) }
     }
@@ -193,11 +199,12 @@ impl Ops {
         bias: Option<&Fixed>,
         (inputs, first): (&Tensor, i32),
         stream: &Stream,
-    ) -> Result<Tensor, MlxError> {
+    ) -> Result<Rows, MlxError> {
         let [_, width] = product.numbers.shape();
         let none = || wrong("cuda_compile", "no inputs of layers were compiled".into());
         let activate = self.apart()?.activate_gate.as_ref().ok_or_else(none)?;
-        let of = Activate { bias, width, alternating: false, other: Some((inputs, first)) };
+        let halved = self.geometry().numbers.is_wide();
+        let of = Activate { bias, width, alternating: false, other: Some((inputs, first)), halved };
         // SAFETY: that kernel reads the other matrix, and no up.
         unsafe { self.activate_with(activate, product, of, stream) }
     }
@@ -210,9 +217,9 @@ impl Ops {
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let [_, width] = product.numbers.shape();
-        let of = Activate { bias, width, alternating: false, other: None };
+        let of = Activate { bias, width, alternating: false, other: None, halved: false };
         // SAFETY: that kernel knows no gate.
-        unsafe { self.activate_with(&self.mlm()?.activate, product, of, stream) }
+        unsafe { self.activate_with(&self.mlm()?.activate, product, of, stream)?.into_tensor() }
     }
 
     /// The largest numbers of these rows of a product `[T, N]`, of each text: f32 `[texts, N]`. Waits for them.
@@ -248,9 +255,9 @@ impl Ops {
         &self,
         activate: &Function<ActivateArguments>,
         product: &Product,
-        Activate { bias, width, alternating, other }: Activate<'_>,
+        Activate { bias, width, alternating, other, halved }: Activate<'_>,
         stream: &Stream,
-    ) -> Result<Tensor, MlxError> {
+    ) -> Result<Rows, MlxError> {
         let what = "activate";
         let [tokens, outputs] = product.numbers.shape();
         if width % 8 != 0 {
@@ -272,22 +279,28 @@ impl Ops {
             other_pointer = other.pointer() + first as u64 * dtype.size() as u64;
             other_eights = columns / 8;
         }
-        let out = self.queue.tensor(Role::Wide, [tokens, width], dtype, stream)?;
+        let out = if halved {
+            Rows::Halved(self.room_for_halves([tokens, width], stream)?)
+        } else {
+            Rows::Plain(self.queue.tensor(Role::Wide, [tokens, width], dtype, stream)?)
+        };
         let arguments = ActivateArguments {
             from: product.numbers.pointer(),
             scales: product.scales(),
             bias: address(bias),
-            out: out.pointer(),
+            out: out.plain(),
+            halved: out.halved(),
             tokens,
             eights: width / 8,
             alternating: i32::from(alternating),
             other_eights,
             other: other_pointer,
         };
-        // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last; the caller promises the rest.
+        // SAFETY: a thread has eight numbers of each, and leaves out what is beyond the last, or a block a row; the caller promises
+        // the rest, and that the kernel halves what it writes where there is room for that.
         unsafe {
-            let blocks = [up(tokens * (width / 8), activate.threads()), 1, 1];
-            self.queue.launch(activate, &arguments, blocks)?;
+            let blocks = if halved { tokens } else { up(tokens * (width / 8), activate.threads()) };
+            self.queue.launch(activate, &arguments, [blocks, 1, 1])?;
         }
         Ok(out)
     }
@@ -299,7 +312,7 @@ impl Ops {
         y: Option<&Product>,
         of: Sum<'_>,
         stream: &Stream,
-    ) -> Result<(Tensor, Option<Tensor>), MlxError> {
+    ) -> Result<(Tensor, Option<Rows>), MlxError> {
         let what = "sum";
         let Geometry { hidden, numbers, scalars, .. } = *self.geometry();
         let [tokens, _] = x.shape();
@@ -318,7 +331,13 @@ impl Ops {
         }
         let new = |role| self.queue.tensor(role, [tokens, hidden], numbers.dtype(), stream);
         let out = new(Role::Residual)?;
-        let normed = of.next.map(|_| new(Role::Scaled)).transpose()?;
+        let normed = match of.next {
+            None => None,
+            Some(_) if numbers.is_wide() => {
+                Some(Rows::Halved(self.room_for_halves([tokens, hidden], stream)?))
+            }
+            Some(_) => Some(Rows::Plain(new(Role::Scaled)?)),
+        };
         let norm = |norm: Option<&Norm>| norm.map(Norm::arguments).unwrap_or_default();
         let arguments = SumArguments {
             x: x.pointer(),
@@ -329,7 +348,8 @@ impl Ops {
             sum: norm(of.sum),
             next: norm(of.next),
             out: out.pointer(),
-            normed: normed.as_ref().map_or(0, Tensor::pointer),
+            normed: normed.as_ref().map_or(0, Rows::plain),
+            halved: normed.as_ref().map(Rows::halved).unwrap_or_default(),
             rows: tokens,
             hidden,
             sharing: 1,

@@ -80,6 +80,10 @@ fn norms() -> String {
     [include_str!("source/norms.cuh"), &NormArguments::checks()].concat()
 }
 
+fn halves() -> String {
+    [include_str!("source/halves.cuh"), &HalvesArguments::checks()].concat()
+}
+
 fn header(text: &str) -> String {
     text.to_owned()
 }
@@ -143,6 +147,11 @@ impl Bytes for Map {
 twin! {
     /// A norm, or none: see `norms.cuh`.
     NormArguments as "Norm" { weight: Address, bias: Address, kind: i32, eps: f32 }
+}
+
+twin! {
+    /// Rows of f16: see `halves.cuh`.
+    HalvesArguments as "Halves" { out: Address, scales: Address, width: i32, high_at: i32, low_at: i32 }
 }
 
 twin! {
@@ -299,11 +308,12 @@ arguments! {
 }
 
 arguments! {
-    ActivateArguments of "activate.cu" with [] {
+    ActivateArguments of "activate.cu" with [halves()] {
         from: Address,
         scales: Address,
         bias: Address,
         out: Address,
+        halved: HalvesArguments,
         tokens: i32,
         eights: i32,
         alternating: i32,
@@ -313,7 +323,7 @@ arguments! {
 }
 
 arguments! {
-    SumArguments of "sum.cu" with [norms()] {
+    SumArguments of "sum.cu" with [norms(), halves()] {
         x: Address,
         y: Address,
         scales: Address,
@@ -323,6 +333,7 @@ arguments! {
         next: NormArguments,
         out: Address,
         normed: Address,
+        halved: HalvesArguments,
         rows: i32,
         hidden: i32,
         sharing: i32,
@@ -331,15 +342,11 @@ arguments! {
 }
 
 arguments! {
-    HalveArguments of "halve.cu" with [] {
+    HalveArguments of "halve.cu" with [halves()] {
         from: Address,
-        out: Address,
-        scales: Address,
+        to: HalvesArguments,
         columns: i32,
-        width: i32,
         padded: i32,
-        high_at: i32,
-        low_at: i32,
         factor: f32,
     }
 }
@@ -449,5 +456,6 @@ mod tests {
         of_source::<LargestArguments>();
         agree::<AfterArguments>(include_str!("source/after.cuh"));
         agree::<NormArguments>(include_str!("source/norms.cuh"));
+        agree::<HalvesArguments>(include_str!("source/halves.cuh"));
     }
 }

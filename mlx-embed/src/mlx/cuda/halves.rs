@@ -4,7 +4,9 @@
 //! another one (Ootomo and Yokota, 2022). Where 11 bits of a number don't suffice, what they leave out is a second f16:
 //! `(a + a') w + a w'`, for `a' w'` is below what a sum in f32 keeps. Rows have both, for one product of twice as many inputs.
 
-use super::arguments::HalveArguments;
+use std::rc::Rc;
+
+use super::arguments::{HalveArguments, HalvesArguments};
 use super::format::Numbers;
 use super::kernels::wrong;
 use super::matrix::Fixed;
@@ -68,12 +70,86 @@ fn padded(inputs: i32) -> i32 {
     up(inputs, 8) * 8
 }
 
-/// Rows of activations as products multiply them; the second part of a number comes first.
+/// Rows of activations, which products multiply.
 #[derive(Debug)]
-struct Rows {
+pub(crate) enum Rows {
+    /// Of the type of activations.
+    Plain(Tensor),
+    /// Of f32, ready for products.
+    Halved(Halved),
+}
+
+/// The left factor of a product.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Left<'a> {
+    Plain(&'a Tensor),
+    Halved(&'a Halved),
+}
+
+impl Left<'_> {
+    pub(crate) fn tokens(self) -> i32 {
+        match self {
+            Self::Plain(rows) => rows.shape()[0],
+            Self::Halved(rows) => rows.numbers.shape()[0],
+        }
+    }
+}
+
+impl Rows {
+    pub(crate) fn left(&self) -> Left<'_> {
+        match self {
+            Self::Plain(rows) => Left::Plain(rows),
+            Self::Halved(rows) => Left::Halved(rows),
+        }
+    }
+
+    pub(crate) fn tensor(&self) -> Result<&Tensor, MlxError> {
+        match self {
+            Self::Plain(rows) => Ok(rows),
+            Self::Halved(_) => Err(halved()),
+        }
+    }
+
+    pub(crate) fn into_tensor(self) -> Result<Tensor, MlxError> {
+        match self {
+            Self::Plain(rows) => Ok(rows),
+            Self::Halved(_) => Err(halved()),
+        }
+    }
+
+    /// Where a kernel writes plain ones.
+    pub(super) fn plain(&self) -> u64 {
+        if let Self::Plain(rows) = self { rows.pointer() } else { 0 }
+    }
+
+    /// Where it writes halved ones.
+    pub(super) fn halved(&self) -> HalvesArguments {
+        if let Self::Halved(rows) = self { rows.arguments() } else { HalvesArguments::default() }
+    }
+}
+
+#[cold]
+fn halved() -> MlxError {
+    wrong("product", "rows are of f16, for products alone".into())
+}
+
+/// Rows of f32 as products multiply them; the second part of a number comes first.
+#[derive(Debug)]
+pub(crate) struct Halved {
     numbers: Tensor, // f16
     /// What they have to be multiplied with.
-    scales: Tensor, // f32 [T, 1]
+    scales: Rc<Tensor>, // f32 [T, 1]
+    inputs: i32,
+    bits: Bits,
+}
+
+impl Halved {
+    pub(super) fn arguments(&self) -> HalvesArguments {
+        let (out, scales) = (self.numbers.pointer(), self.scales.pointer());
+        let [_, width] = self.numbers.shape();
+        let (high_at, low_at) = if self.bits == Bits::TwentyTwo { (padded(self.inputs), 0) } else { (0, -1) };
+        HalvesArguments { out, scales, width, high_at, low_at }
+    }
 }
 
 /// Products of rows of f32.
@@ -81,7 +157,7 @@ struct Rows {
 pub(crate) struct Product {
     pub(super) numbers: Tensor,
     /// What rows are still to be multiplied with, where they are of f32: f32 `[T, 1]`.
-    scales: Option<Tensor>,
+    scales: Option<Rc<Tensor>>,
 }
 
 impl Product {
@@ -92,7 +168,7 @@ impl Product {
 
     /// Where the scales are, if there are any.
     pub(super) fn scales(&self) -> u64 {
-        self.scales.as_ref().map_or(0, Tensor::pointer)
+        self.scales.as_ref().map_or(0, |scales| scales.pointer())
     }
 
     pub(super) fn expect(
@@ -167,41 +243,41 @@ impl Ops {
         let padded = padded(inputs);
         let width = bits.parts() * padded;
         let scales = self.queue.tensor(Role::Scales, [outputs, 1], Dtype::F32, stream)?;
-        let of = HalveArguments { from, columns: inputs, width, padded, low_at: -1, ..Default::default() };
-        self.launch_halve(outputs, HalveArguments { scales: scales.pointer(), ..of })?;
+        let to = HalvesArguments { scales: scales.pointer(), width, low_at: -1, ..Default::default() };
+        self.launch_halve(outputs, HalveArguments { from, to, columns: inputs, padded, factor: 0.0 })?;
         // One scale for all rows, that of the largest.
         let largest = self.queue.read(&scales)?.into_iter().fold(f32::MIN_POSITIVE, f32::max);
         let room = self.queue.room(outputs as usize * width as usize * Dtype::F16.size(), stream)?;
         let weight = Fixed::in_room(room, &[outputs, width], Dtype::F16);
         let low_at = if bits == Bits::TwentyTwo { padded } else { -1 };
-        let out = weight.pointer;
-        self.launch_halve(outputs, HalveArguments { out, low_at, factor: largest.recip(), ..of })?;
+        let to = HalvesArguments { out: weight.pointer, low_at, ..to };
+        let factor = largest.recip();
+        self.launch_halve(outputs, HalveArguments { from, to, columns: inputs, padded, factor })?;
         Ok(Halves { weight, bits, outputs, inputs, exponent: largest.log2() as i32 })
     }
 
+    /// Room for rows that a kernel halves.
+    pub(super) fn room_for_halves(
+        &self,
+        [tokens, inputs]: [i32; 2],
+        stream: &Stream,
+    ) -> Result<Halved, MlxError> {
+        let bits = Bits::of(self.geometry().numbers);
+        let shape = [tokens, bits.parts() * padded(inputs)];
+        let numbers = self.queue.tensor(Role::Halves, shape, Dtype::F16, stream)?;
+        let scales = Rc::new(self.queue.tensor(Role::Scales, [tokens, 1], Dtype::F32, stream)?);
+        Ok(Halved { numbers, scales, inputs, bits })
+    }
+
     /// `a` f32 `[T, inputs]`.
-    fn halve(&self, a: &Tensor, bits: Bits, stream: &Stream) -> Result<Rows, MlxError> {
+    fn halve(&self, a: &Tensor, stream: &Stream) -> Result<Halved, MlxError> {
         let [tokens, inputs] = a.shape();
         expect_tensor("halve", a, [tokens, inputs], Dtype::F32)?;
+        let halved = self.room_for_halves([tokens, inputs], stream)?;
+        let (from, to) = (a.pointer(), halved.arguments());
         let padded = padded(inputs);
-        let width = bits.parts() * padded;
-        let numbers = self.queue.tensor(Role::Halves, [tokens, width], Dtype::F16, stream)?;
-        let scales = self.queue.tensor(Role::Scales, [tokens, 1], Dtype::F32, stream)?;
-        let (high_at, low_at) = if bits == Bits::TwentyTwo { (padded, 0) } else { (0, -1) };
-        let (from, out, scales_at) = (a.pointer(), numbers.pointer(), scales.pointer());
-        let of = HalveArguments {
-            from,
-            out,
-            scales: scales_at,
-            columns: inputs,
-            width,
-            padded,
-            high_at,
-            low_at,
-            factor: 0.0,
-        };
-        self.launch_halve(tokens, of)?;
-        Ok(Rows { numbers, scales })
+        self.launch_halve(tokens, HalveArguments { from, to, columns: inputs, padded, factor: 0.0 })?;
+        Ok(halved)
     }
 
     /// Of so many rows. Callers have room for all that it names.
@@ -209,26 +285,33 @@ impl Ops {
         if of.columns % 4 != 0 {
             return Err(wrong("halve", format!("{} numbers are not four by four", of.columns)));
         }
-        let halve = self.halve.as_ref().ok_or_else(|| wrong("halve", "activations are of bf16".into()))?;
+        let halve =
+            self.halve_kernel.as_ref().ok_or_else(|| wrong("halve", "activations are of bf16".into()))?;
         // SAFETY: a block has a row of `columns` numbers of f32, and writes one of `width` numbers of f16, of which both parts are
         // `padded`, and one scale; all callers made room for these.
         unsafe { self.queue.launch(halve, &of, [rows, 1, 1]) }
     }
 
     /// `a w^T` of f32 for matrices whose outputs lie side by side, `width` in all. Each is given with its first output.
-    pub(super) fn product_of_halves(
+    pub(super) fn product_of_f32(
         &self,
-        a: &Tensor,
+        a: Left<'_>,
         matrices: &[(i32, &Halves)],
         width: i32,
         stream: &Stream,
     ) -> Result<Product, MlxError> {
-        let ([tokens, inputs], bits) = (a.shape(), Bits::of(self.geometry().numbers));
+        let made;
+        let Halved { numbers, scales, inputs, bits } = match a {
+            Left::Halved(halved) => halved,
+            Left::Plain(rows) => {
+                made = self.halve(rows, stream)?;
+                &made
+            }
+        };
+        let (tokens, padded) = (a.tokens(), padded(*inputs));
         let out = self.queue.tensor(Role::Both, [tokens, width], Dtype::F32, stream)?;
-        let Rows { numbers, scales } = self.halve(a, bits, stream)?;
-        let padded = padded(inputs);
         for (first, w) in matrices {
-            if w.inputs != inputs {
+            if w.inputs != *inputs {
                 return Err(wrong(
                     "product",
                     format!("{inputs} numbers a row where {} are needed", w.inputs),
@@ -260,6 +343,6 @@ impl Ops {
                 unsafe { self.queue.matmul(of, (&out, *first), stream)? };
             }
         }
-        Ok(Product { numbers: out, scales: Some(scales) })
+        Ok(Product { numbers: out, scales: Some(Rc::clone(scales)) })
     }
 }

@@ -233,6 +233,8 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
     let (threads, row) = (BLOCK_THREADS, geometry.hidden * 4);
     let act = |activation, by: Gated| [("ACTIVATION", activation as i32), ("GATED", by as i32)];
     let inner = act(geometry.activation, if geometry.gated { Gated::ByUp } else { Gated::Not });
+    // What products follow.
+    let halved = [("HALVED", i32::from(geometry.numbers.is_wide()))];
     let table = geometry.table.map_or_else(Vec::new, Format::defines);
     let of_heads = geometry.heads.defines();
     all.add::<EmbedArguments>(Name::Embed, "embed", &[&of_heads[..], &table].concat(), threads, 0);
@@ -271,18 +273,19 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
             let more = [&heads.defines()[..], &[norms_values], &lanes].concat();
             all.add::<RotateArguments>(Name::Rotate(heads.head_dim), "rotate", &more, threads, 0);
         }
-        all.add::<ActivateArguments>(Name::Activate, "activate", &inner, MANY_THREADS, 0);
+        let more = [&inner[..], &halved].concat();
+        all.add::<ActivateArguments>(Name::Activate, "activate", &more, MANY_THREADS, 0);
         let (width, per_row) = (geometry.sum_width(), geometry.threads_per_sum());
         let has_factor = ("HAS_FACTOR", i32::from(geometry.scalars));
         let of_rows = [("WIDTH", width), ("PER_ROW", per_row), has_factor];
         all.add::<SumArguments>(Name::Sum, "sum", &of_rows, per_row.max(threads), 0);
     }
     if let Some(inputs) = geometry.layer_inputs {
-        let of_gate = act(inputs.activation, Gated::ByOther);
+        let of_gate = [&act(inputs.activation, Gated::ByOther)[..], &halved].concat();
         all.add::<ActivateArguments>(Name::ActivateGate, "activate", &of_gate, MANY_THREADS, 0);
     }
     if let Some(activation) = geometry.mlm {
-        let of_head = act(activation, Gated::Not);
+        let of_head = [&act(activation, Gated::Not)[..], &[("HALVED", 0)]].concat();
         all.add::<ActivateArguments>(Name::ActivateHead, "activate", &of_head, MANY_THREADS, 0);
         all.add::<LargestArguments>(Name::Largest, "largest", &[], MANY_THREADS, 0);
     }

@@ -29,7 +29,7 @@ mod upload;
 pub(crate) use apart::{Rotate, Sum};
 pub(crate) use chips::LEAST_CAPABILITY;
 pub(crate) use format::{Format, Numbers};
-pub(crate) use halves::{Bits, Halves, Product};
+pub(crate) use halves::{Bits, Halves, Left, Product, Rows};
 pub(crate) use kernels::{Activation, Geometry, Heads, Kernels, LayerInputs};
 pub(crate) use matrix::{Dense, Fixed, Matrix, Norm, NormKind, Packed};
 pub(crate) use ops::{Attending, Embedding, Ops, Scaled, Seen};

@@ -38,7 +38,7 @@ pub(crate) struct Ops {
     hopper_attention: Option<Function<HopperAttentionArguments>>,
     rows: Function<RowsArguments>,
     /// Of activations of f32.
-    pub(super) halve: Option<Function<HalveArguments>>,
+    pub(super) halve_kernel: Option<Function<HalveArguments>>,
     finish: Function<FinishArguments>,
     mean: Function<MeanArguments>,
     /// Where products of dequantised weights don't have all in them.
@@ -264,7 +264,7 @@ impl Ops {
             attention,
             hopper_attention: hopper_attention.map(|program| queue.load(program)).transpose()?,
             rows: queue.load(kernels.program(Name::Rows)?)?,
-            halve: halve.map(|program| queue.load(program)).transpose()?,
+            halve_kernel: halve.map(|program| queue.load(program)).transpose()?,
             finish: queue.load(kernels.program(Name::Finish)?)?,
             mean: queue.load(kernels.program(Name::Mean)?)?,
             apart,

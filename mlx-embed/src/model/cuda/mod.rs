@@ -27,7 +27,7 @@ use crate::batch::Batch;
 use crate::checkpoint::spec::{EmbeddingSpec, ModelSpec, NormKind, NormSpec, ProjectionSpec};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::file::hex;
-use crate::mlx::cuda::{self, Fixed, Norm, Numbers, Sum, Tensor};
+use crate::mlx::cuda::{self, Fixed, Norm, Numbers, Sum};
 use crate::mlx::{Dtype, MlxError, Stream, memory, ops};
 use crate::pooling::{Before, Pooling, PoolingMode};
 
@@ -168,7 +168,7 @@ fn texts(batch: &Batch, left_out: usize) -> Vec<Range<usize>> {
 impl Backend for Cuda {
     type Pass = Pass;
     type Hidden = Hidden;
-    type Wide = Tensor;
+    type Wide = cuda::Rows;
     type Heads = Heads;
     type KeysValues = KeysValues;
     type Embedding = Embedding;
@@ -333,7 +333,7 @@ impl Backend for Cuda {
         let texts = texts(batch, 0);
         let (mut largest, mut first) = (vec![0.0; texts.len() * head.bias.len()], 0);
         for rows in &head.decoder {
-            let logits = self.matmul(&x, rows, pass)?;
+            let logits = self.matmul(cuda::Left::Plain(&x), rows, pass)?;
             let (numbers, width) = (self.ops.largest(&logits, &texts, stream)?, rows.outputs as usize);
             head.put(&numbers, width, first, &mut largest);
             first += width;

@@ -1,7 +1,7 @@
 //! The operations of a layer.
 
 use crate::checkpoint::spec::{HalfNorms, HeadsSpec, Sees};
-use crate::mlx::cuda::{self, Attending, Norm, Product, Rotate, Seen, Sum, Tensor};
+use crate::mlx::cuda::{self, Attending, Left, Norm, Product, Rotate, Rows, Seen, Sum, Tensor};
 use crate::mlx::{Array, MlxError, ops};
 use crate::model::backend::{Backend, Operations, Then};
 use crate::model::cache::LayerKvCache;
@@ -54,21 +54,21 @@ impl Cuda {
         pass: &Pass,
     ) -> Result<Product, MlxError> {
         let x = match (&x.ahead, norm) {
-            (Ahead::Normed(normed), Some(_)) => normed,
-            (Ahead::Nothing, None) => &x.x,
+            (Ahead::Normed(normed), Some(_)) => normed.left(),
+            (Ahead::Nothing, None) => Left::Plain(&x.x),
             _ => return Err(no_norm()),
         };
         self.matmul(x, of, pass)
     }
 
     /// The product of rows by a kernel of its own: `[T, outputs]`.
-    pub(super) fn matmul(&self, x: &Tensor, of: &Projection, pass: &Pass) -> Result<Product, MlxError> {
-        let matrices = self.read(of, pass, x.shape()[0])?;
+    pub(super) fn matmul(&self, x: Left<'_>, of: &Projection, pass: &Pass) -> Result<Product, MlxError> {
+        let matrices = self.read(of, pass, x.tokens())?;
         self.ops.product(x, &matrices, of.outputs, &self.stream)
     }
 
     /// `x` and, where a norm is next, what was made of it.
-    fn hidden((x, normed): (Tensor, Option<Tensor>)) -> Hidden {
+    fn hidden((x, normed): (Tensor, Option<Rows>)) -> Hidden {
         Hidden { x, ahead: normed.map_or(Ahead::Nothing, Ahead::Normed) }
     }
 
@@ -131,48 +131,49 @@ impl Operations<Self> for Cuda {
         self.ops.sum(&x, None, norms, stream).map(Self::hidden)
     }
 
-    fn layer_inputs(&self, x: &Hidden, inputs: &LayerInputs<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+    fn layer_inputs(&self, x: &Hidden, inputs: &LayerInputs<Self>, pass: &Pass) -> Result<Rows, MlxError> {
         let LayerInputs { projection, norm } = inputs;
-        let all = self.matmul(&x.x, projection, pass)?;
-        self.ops.norm_inputs(all, norm)
+        let all = self.matmul(Left::Plain(&x.x), projection, pass)?;
+        self.ops.norm_inputs(all, norm).map(Rows::Plain)
     }
 
     fn gate(
         &self,
         x: &Hidden,
-        inputs: &Tensor,
+        inputs: &Rows,
         layer: &InputLayer<Self>,
         pass: &Pass,
-    ) -> Result<Tensor, MlxError> {
+    ) -> Result<Rows, MlxError> {
         let InputLayer { index, gate, .. } = layer;
-        let product = self.matmul(&x.x, gate, pass)?;
+        let product = self.matmul(Left::Plain(&x.x), gate, pass)?;
         let first = *index as i32 * gate.outputs;
-        self.ops.activate_gate(&product, gate.bias.as_ref(), (inputs, first), &self.stream)
+        self.ops.activate_gate(&product, gate.bias.as_ref(), (inputs.tensor()?, first), &self.stream)
     }
 
-    fn qkv(&self, x: &Hidden, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+    fn qkv(&self, x: &Hidden, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Rows, MlxError> {
         let [bias, norms] = [layer.qkv.bias.as_ref(), layer.head_norms.as_ref()];
         if let Ahead::Scaled(x) = &x.ahead {
             let matrices = self.read(&layer.qkv, pass, pass.plan.tokens())?;
             let angles = pass.angles.borrow();
             let angles = angles.as_ref().ok_or_else(no_norm)?;
-            return self.ops.qkv(x, &matrices, [bias, norms], angles, &self.stream);
+            return self.ops.qkv(x, &matrices, [bias, norms], angles, &self.stream).map(Rows::Plain);
         }
         let product = self.product_of(x, layer.norms.input.as_ref(), &layer.qkv, pass)?;
         let angles = layer.rope.and_then(|rope| pass.all_angles.get(rope));
         let angles = angles.map(|[of_queries, of_keys]| [&**of_queries, &**of_keys]);
         let of = Rotate { heads: sizes(layer.heads), bias, norms, angles };
-        self.ops.rotate(&product, of, &pass.plan, &pass.meta, &self.stream)
+        self.ops.rotate(&product, of, &pass.plan, &pass.meta, &self.stream).map(Rows::Plain)
     }
 
     /// They are rotated already, as part of the product.
     fn heads(
         &self,
-        qkv: Tensor,
+        qkv: Rows,
         layer: &AttentionLayer<Self>,
         cache: LayerKvCache<'_, KeysValues>,
         _pass: &Pass,
     ) -> Result<Heads, MlxError> {
+        let qkv = qkv.into_tensor()?;
         let cached = match cache {
             LayerKvCache::None => None,
             LayerKvCache::Continue(KeysValues { keys, values }) => Some([keys.clone(), values.clone()]),
@@ -187,7 +188,7 @@ impl Operations<Self> for Cuda {
         Ok(Heads { qkv, cached })
     }
 
-    fn attend(&self, heads: Heads, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+    fn attend(&self, heads: Heads, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Rows, MlxError> {
         let cached = heads.cached.as_ref().map(|[keys, values]| [keys, values]);
         let of = Attending {
             heads: sizes(layer.heads),
@@ -195,13 +196,13 @@ impl Operations<Self> for Cuda {
             scale: layer.scale,
             distances: self.distances.as_ref(),
         };
-        self.ops.attention(&heads.qkv, cached, of, &pass.plan, &pass.meta, &self.stream)
+        self.ops.attention(&heads.qkv, cached, of, &pass.plan, &pass.meta, &self.stream).map(Rows::Plain)
     }
 
-    fn up(&self, x: &Hidden, layer: &MlpLayer<Self>, pass: &Pass) -> Result<Tensor, MlxError> {
+    fn up(&self, x: &Hidden, layer: &MlpLayer<Self>, pass: &Pass) -> Result<Rows, MlxError> {
         if let Ahead::Scaled(scaled) = &x.ahead {
             let w = self.read_one(&layer.up, pass, x.x.shape()[0])?;
-            return self.ops.gated(scaled, &w, &self.stream);
+            return self.ops.gated(scaled, &w, &self.stream).map(Rows::Plain);
         }
         let product = self.product_of(x, layer.norms.input.as_ref(), &layer.up, pass)?;
         let alternating = self.form.geometry.fused;
@@ -211,28 +212,29 @@ impl Operations<Self> for Cuda {
     fn add(
         &self,
         x: Hidden,
-        y: &Tensor,
+        y: &Rows,
         weight: &Projection,
         norms: &HalfNorms<Norm>,
         then: Then<'_, Norm>,
         pass: &Pass,
     ) -> Result<Hidden, MlxError> {
         let Then { factor, next } = then;
-        let (x, stream, tokens) = (&x.x, &self.stream, y.shape()[0]);
+        let (x, stream, tokens) = (&x.x, &self.stream, y.left().tokens());
         if pass.fused {
             let (w, next) = (self.read_one(weight, pass, tokens)?, next.ok_or_else(no_norm)?);
-            let (x, scaled) = self.ops.add(x, y, &w, next.weight(), stream)?;
+            let (x, scaled) = self.ops.add(x, y.tensor()?, &w, next.weight(), stream)?;
             return Ok(Hidden { x, ahead: Ahead::Scaled(scaled) });
         }
-        let product = self.matmul(y, weight, pass)?;
+        let product = self.matmul(y.left(), weight, pass)?;
         let HalfNorms { output, sum, .. } = norms;
         let (bias, output, sum) = (weight.bias.as_ref(), output.as_ref(), sum.as_ref());
         self.ops.sum(x, Some(&product), Sum { bias, output, sum, factor, next }, stream).map(Self::hidden)
     }
 
-    fn rows(&self, x: &Hidden, y: &Tensor, rows: &[u32], _pass: &Pass) -> Result<(Hidden, Tensor), MlxError> {
+    fn rows(&self, x: &Hidden, y: &Rows, rows: &[u32], _pass: &Pass) -> Result<(Hidden, Rows), MlxError> {
         let select = |x| self.ops.rows(x, rows, &self.stream);
-        Ok((Hidden { x: select(&x.x)?, ahead: Ahead::Nothing }, select(y)?))
+        let (x, y) = (select(&x.x)?, select(y.tensor()?)?);
+        Ok((Hidden { x, ahead: Ahead::Nothing }, Rows::Plain(y)))
     }
 
     fn finish(&self, x: &Hidden, norm: Option<&Norm>) -> Result<Vec<f32>, MlxError> {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::mlx::Array;
-use crate::mlx::cuda::{Plan, Scaled, Tensor};
+use crate::mlx::cuda::{Plan, Rows, Scaled, Tensor};
 
 use super::rotation::OfHeads;
 
@@ -43,7 +43,7 @@ pub(super) enum Ahead {
     /// For products that the norm is part of.
     Scaled(Scaled),
     /// The norm, `[T, D]`.
-    Normed(Tensor),
+    Normed(Rows),
 }
 
 /// Queries, keys and values, rotated, and what texts continue.

@@ -23,8 +23,7 @@ constexpr int STRIDE = SHARING * OWN * SIZE + 16;          // bytes of a row; 16
 constexpr int TILE_BYTES = KEYS * STRIDE;
 constexpr int EACH = 16 / SIZE;                            // numbers that are copied at once
 constexpr int CHUNKS = DEPTH * DEEP / EACH;                // such of a row
-constexpr bool KEEP = HEAD_DIM <= (OF_F32 ? 32 : 128);     // queries in registers
-constexpr int AT_ONCE = OF_F32 && !KEEP ? 4 : DEPTH;       // steps of the product with keys that the compiler writes out
+constexpr bool KEEP = HEAD_DIM <= 128;                     // queries in registers
 
 static_assert(OF_F32 ? HEAD_DIM % 4 == 0 : HEAD_DIM % 16 == 0 && OWN % 16 == 0, "numbers are read so many at a time");
 
@@ -39,49 +38,64 @@ struct Arguments {
   float scale;
 };
 
-// Sixteen queries by DEEP numbers.
-struct Queries {
-  u32 x[4];
-
-  // `from` is as `queries_of` has it.
-  __device__ __forceinline__ void read(u32 from, int d) {
 #if OF_F32
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = read4(from + (i & 1) * 8 * STRIDE + d * 32 + (i >> 1) * 16);
-#else
-    load_matrices(x, from + d * 32);
-#endif
-  }
+// Sixteen rows by eight numbers, or eight by eight, in two parts each.
+template <int N>
+struct Parts {
+  u32 high[N], low[N];
+
+  __device__ __forceinline__ void set(int i, u32 x) { high[i] = high_of(x), low[i] = low_of(x); }
 };
 
-// Where a thread's part of sixteen queries begins.
-__device__ __forceinline__ u32 queries_of(u32 first, int lane) {
-  return OF_F32 ? first + (lane >> 2) * STRIDE + (lane & 3) * 4 : first + (lane & 15) * STRIDE + (lane >> 4) * 16;
+// d += a b, but for what both leave out. Sums apart don't wait for one another.
+__device__ __forceinline__ void multiply(float (&d)[3][4], const Parts<4>& a, const Parts<2>& b) {
+  mma_tf32(d[0], a.low, b.high[0], b.high[1]);
+  mma_tf32(d[1], a.high, b.low[0], b.low[1]);
+  mma_tf32(d[2], a.high, b.high[0], b.high[1]);
 }
 
-// The scores of a group of keys, which begins at `keys`: step `d`.
-__device__ __forceinline__ void add_scores(float (*scores)[4], const Queries& q, u32 keys, int d, int lane) {
-#if OF_F32
-  const u32 at = keys + (lane >> 2) * STRIDE + d * 32 + (lane & 3) * 4;
-  mma_f32(scores[0], q.x, read4(at), read4(at + 16));
-#else
-  u32 k[4];
-  load_matrices(k, keys + ((lane & 7) + (lane >> 4) * 8) * STRIDE + d * 32 + (lane >> 3 & 1) * 16);
-  mma(scores[0], q.x, k[0], k[1]);
-  mma(scores[1], q.x, k[2], k[3]);
-#endif
+// The scores of sixteen queries, which begin at `queries`, and a tile of keys.
+__device__ __forceinline__ void score(float (&scores)[KEYS / 8][4], u32 queries, u32 keys, int lane) {
+  const u32 own = (lane >> 2) * STRIDE + (lane & 3) * 4;
+  float sums[KEYS / 8][3][4] = {};
+#pragma unroll(4)
+  for (int d = 0; d < DEPTH; ++d) {
+    Parts<4> q;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) q.set(i, read4(queries + own + (i & 1) * 8 * STRIDE + d * 32 + (i >> 1) * 16));
+#pragma unroll
+    for (int i = 0; i < KEYS / 8; ++i) {
+      Parts<2> k;
+#pragma unroll
+      for (int j = 0; j < 2; ++j) k.set(j, read4(keys + own + i * 8 * STRIDE + d * 32 + j * 16));
+      multiply(sums[i], q, k);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < KEYS / 8; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) scores[i][j] = sums[i][0][j] + sums[i][1][j] + sums[i][2][j];
 }
 
 // Adds the values of a group of keys, which begin at `values`, by their shares.
 __device__ __forceinline__ void add_values(float (&mixed)[OWN / 8][4], const float (*shares)[4], u32 values, int lane) {
-#if OF_F32
   // A thread has the shares of keys 2t and 2t + 1, and to the product t and t + 4 are its own: values go in that order.
-  const u32 a[4] = {__float_as_uint(shares[0][0]), __float_as_uint(shares[0][2]), __float_as_uint(shares[0][1]),
-                    __float_as_uint(shares[0][3])};
+  Parts<4> a;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a.set(i, __float_as_uint(shares[0][(i & 1) * 2 + (i >> 1)]));
   const u32 at = values + (lane & 3) * 2 * STRIDE + (lane >> 2) * 4;
 #pragma unroll
-  for (int j = 0; j < OWN / 8; ++j) mma_f32(mixed[j], a, read4(at + j * 32), read4(at + j * 32 + STRIDE));
+  for (int j = 0; j < OWN / 8; ++j) {
+    Parts<2> v;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) v.set(i, read4(at + j * 32 + i * STRIDE));
+    mma_tf32(mixed[j], a.low, v.high[0], v.high[1]);
+    mma_tf32(mixed[j], a.high, v.low[0], v.low[1]);
+    mma_tf32(mixed[j], a.high, v.high[0], v.high[1]);
+  }
+}
 #else
+__device__ __forceinline__ void add_values(float (&mixed)[OWN / 8][4], const float (*shares)[4], u32 values, int lane) {
   const u32 a[4] = {pair(shares[0][0], shares[0][1]), pair(shares[0][2], shares[0][3]),
                     pair(shares[1][0], shares[1][1]), pair(shares[1][2], shares[1][3])};
 #pragma unroll
@@ -91,8 +105,8 @@ __device__ __forceinline__ void add_values(float (&mixed)[OWN / 8][4], const flo
     mma(mixed[2 * j], a, v[0], v[1]);
     mma(mixed[2 * j + 1], a, v[2], v[3]);
   }
-#endif
 }
+#endif
 
 __device__ __forceinline__ void write_two(float* to, float first, float second) {
   *(float2*)to = make_float2(first, second);
@@ -158,12 +172,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   __syncthreads();
 
   const int own_first = warp / SHARING * 16;  // of the warp's queries
-  const u32 own_queries = queries_of(queries + own_first * STRIDE, lane);
-  Queries q[KEEP ? DEPTH : 1];
+#if OF_F32
+  const u32 own_queries = queries + own_first * STRIDE;
+#else
+  const u32 own_queries = queries + (own_first + (lane & 15)) * STRIDE + (lane >> 4) * 16;
+  u32 q[KEEP ? DEPTH : 1][4];
   if (KEEP) {
 #pragma unroll
-    for (int d = 0; d < DEPTH; ++d) q[KEEP ? d : 0].read(own_queries, d);
+    for (int d = 0; d < DEPTH; ++d) load_matrices(q[KEEP ? d : 0], own_queries + d * 32);
   }
+#endif
 
   float mixed[OWN / 8][4];
 #pragma unroll
@@ -185,18 +203,26 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
     const int seen = min(keys, own + 16 + p.after) - first_key;
     if (!idle && seen > 0 && first_key + KEYS > own - p.before) {
       float scores[KEYS / 8][4];
+#if OF_F32
+      score(scores, own_queries, keys_at, lane);
+#else
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) scores[i][0] = scores[i][1] = scores[i][2] = scores[i][3] = 0.f;
 #pragma unroll
-      for (int i = 0; i < KEYS / GROUP; ++i) {
-        if (i * GROUP < seen) {
-#pragma unroll(AT_ONCE)
+      for (int i = 0; i < KEYS / 16; ++i) {
+        if (i * 16 < seen) {
+#pragma unroll
           for (int d = 0; d < DEPTH; ++d) {
-            if (!KEEP) q[0].read(own_queries, d);
-            add_scores(scores + PARTS * i, q[KEEP ? d : 0], keys_at + i * GROUP * STRIDE, d, lane);
+            if (!KEEP) load_matrices(q[0], own_queries + d * 32);
+            u32 k[4];
+            load_matrices(
+                k, keys_at + (i * 16 + (lane & 7) + (lane >> 4) * 8) * STRIDE + d * 32 + (lane >> 3 & 1) * 16);
+            mma(scores[2 * i], q[KEEP ? d : 0], k[0], k[1]);
+            mma(scores[2 * i + 1], q[KEEP ? d : 0], k[2], k[3]);
           }
         }
       }
+#endif
       float higher[2] = {highest[0], highest[1]};
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) {

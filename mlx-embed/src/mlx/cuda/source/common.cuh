@@ -154,16 +154,10 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const u32 (&a)[4], u32 b
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The same where each number is the sum of two that the cores take. What is missing is 2^-21 of a product.
-__device__ __forceinline__ void mma_f32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-  auto high = [](u32 x) { return x & 0xffffe000u; };
-  auto low = [&](u32 x) { return __float_as_uint(__uint_as_float(x) - __uint_as_float(high(x))); };
-  const u32 highs[4] = {high(a[0]), high(a[1]), high(a[2]), high(a[3])};
-  const u32 lows[4] = {low(a[0]), low(a[1]), low(a[2]), low(a[3])};
-  mma_tf32(d, lows, high(b0), high(b1));
-  mma_tf32(d, highs, low(b0), low(b1));
-  mma_tf32(d, highs, high(b0), high(b1));
-}
+// A number's first bits that the cores take, and what these leave out.
+__device__ __forceinline__ u32 high_of(u32 x) { return x & 0xffffe000u; }
+
+__device__ __forceinline__ u32 low_of(u32 x) { return __float_as_uint(__uint_as_float(x) - __uint_as_float(high_of(x))); }
 
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 

@@ -13,7 +13,8 @@ struct Arguments {
   const float* bias;  // [D], or nothing
   Norm output, sum, next;
   Number* out;     // [T, D], or nothing where nothing is added
-  Number* normed;  // [T, D], or nothing
+  Number* normed;  // [T, D] of bf16, or nothing
+  Halves halved;   // the same of f32
   int rows, hidden, sharing;
   float factor;
 };
@@ -128,7 +129,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
 #pragma unroll
     for (int j = 0; j < 8; ++j) row.x[i][j] = to_float(to_number(HAS_FACTOR ? row.x[i][j] * p.factor : row.x[i][j]));
   if (p.out) write(p.out + from, row, p.hidden);
+#if OF_F32
+  if (!p.halved.out) return;
+  normalise(row, p.hidden, p.next, next);
+  float largest = 0.f;
+#pragma unroll
+  for (int i = 0; i < CHUNKS; ++i) largest = larger(largest, row.x[i]);
+  const int exponent = exponent_of(largest_of<PER_ROW>(largest));
+  if (threadIdx.x % PER_ROW == 0) p.halved.scales[token] = power_of_two(-exponent);
+#pragma unroll
+  for (int i = 0; i < CHUNKS; ++i)
+    if (place(i) < p.hidden) write_halves(p.halved, token, place(i), row.x[i], power_of_two(exponent));
+#else
   if (!p.normed) return;
   normalise(row, p.hidden, p.next, next);
   write(p.normed + from, row, p.hidden);
+#endif
 }
