@@ -299,8 +299,8 @@ impl<B: Backend> Runner<B> {
         before: Before<'_>,
     ) -> Result<Outputs, Error> {
         if let Some(mlm) = &self.spec.mlm {
-            let logits = self.decoder.largest_logits(batch)?;
-            return Ok(logits.chunks(mlm.vocabulary).map(|logits| splade(logits, mlm)).collect());
+            let weights = self.decoder.pool_logits(batch)?;
+            return Ok(weights.chunks(mlm.vocabulary).map(|weights| splade(weights, mlm)).collect());
         }
         if matches!(self.purpose, Purpose::TokenVectors | Purpose::Sparse) {
             let hidden = self.decoder.forward(batch, Rows::All, cache, None)?;
@@ -358,15 +358,13 @@ fn largest_weights(ids: &[u32], weights: &[f32]) -> Output {
     Output::Weights(largest.into_iter().collect())
 }
 
-/// `log(1 + relu(x))` of the largest logits of a text (Formal et al., 2021), of which most are 0 and left out, as are those
-/// beyond as many as the head keeps; or that logarithm twice.
-fn splade(logits: &[f32], head: &MlmSpec) -> Result<Output, InputError> {
-    if !is_finite(logits) {
+/// The weights of a text, of which most are 0 and left out, as are those beyond as many as the head keeps.
+fn splade(weights: &[f32], head: &MlmSpec) -> Result<Output, InputError> {
+    if !is_finite(weights) {
         return Err(InputError::NotFinite);
     }
-    let weights = (0..).zip(logits).filter(|(_, logit)| **logit > 0.0);
-    let weight = |logit: f32| if head.logs_twice { logit.ln_1p().ln_1p() } else { logit.ln_1p() };
-    let mut weights: Vec<(u32, f32)> = weights.map(|(token, logit)| (token, weight(*logit))).collect();
+    let weights = (0..).zip(weights.iter().copied());
+    let mut weights: Vec<(u32, f32)> = weights.filter(|(_, weight)| *weight > 0.0).collect();
     if let Some(most) = head.most.filter(|&most| most < weights.len()) {
         // Of equal ones the first tokens stay.
         weights

@@ -47,10 +47,31 @@ pub(crate) struct MlmSpec {
     /// The tensor c, `[vocabulary]`, where there is one.
     pub(crate) bias: Option<String>,
     pub(crate) vocabulary: usize,
-    /// Whether the logarithm that makes weights of logits is taken twice.
-    pub(crate) logs_twice: bool,
+    pub(crate) pooling: Splade,
     /// Most weights that a text keeps, the largest.
     pub(crate) most: Option<usize>,
+}
+
+/// How a text's weight of a token of the vocabulary is made of its tokens' logits (Formal et al., 2021).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Splade {
+    /// Whether the logarithm is taken twice.
+    pub(crate) logs_twice: bool,
+    /// Whether it is the sum of the tokens' weights rather than the largest.
+    pub(crate) sums: bool,
+}
+
+impl Splade {
+    /// `log(1 + relu(x))`, or that logarithm twice; NaN of what is not finite, to be told.
+    pub(crate) fn weight(self, logit: f32) -> f32 {
+        match logit {
+            _ if !logit.is_finite() => f32::NAN,
+            // Most are.
+            ..=0.0 => 0.0,
+            _ if self.logs_twice => logit.ln_1p().ln_1p(),
+            _ => logit.ln_1p(),
+        }
+    }
 }
 
 /// Rows of a head's matrix that are multiplied at once: 16 MiB of logits for 512 tokens.

@@ -99,9 +99,9 @@ pub(crate) trait Backend: Sized + Operations<Self> {
     /// Computes what was built so far, so that nothing else of it is held.
     fn finish_cache(&self, layers: &[Self::KeysValues]) -> Result<(), MlxError>;
 
-    /// Of each text and each token of the vocabulary the largest logit over the text's tokens, without the head's bias:
-    /// `[texts, vocabulary]`. `norm` is what follows the layers.
-    fn largest_logits(
+    /// Of each text and each token of the vocabulary the largest logit over the text's tokens, without the head's bias; or,
+    /// where the head sums, the sum of their weights: `[texts, vocabulary]`. `norm` is what follows the layers.
+    fn pool_logits(
         &self,
         x: &Self::Hidden,
         norm: Option<&Self::Norm>,

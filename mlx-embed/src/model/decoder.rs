@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, HalfNorms, HeadsSpec, LayerInputsSpec, LayerSpec, MlmSpec, MlpSpec, ModelSpec,
-    NormSpec, Sees,
+    NormSpec, Sees, Splade,
 };
 use crate::checkpoint::{Checkpoint, CheckpointError, Weights};
 use crate::error::Error;
@@ -98,6 +98,7 @@ pub(crate) struct MlmHead<B: Backend> {
     pub(super) norm: B::Norm,
     pub(super) decoder: Vec<B::Projection>,
     pub(super) bias: Vec<f32>,
+    pub(super) pooling: Splade,
 }
 
 impl<B: Backend> MlmHead<B> {
@@ -114,6 +115,7 @@ impl<B: Backend> MlmHead<B> {
                 Some(bias) => bias.to_f32()?,
                 None => vec![0.0; spec.vocabulary],
             },
+            pooling: spec.pooling,
         })
     }
 }
@@ -123,6 +125,16 @@ impl<B: Backend> MlmHead<B> {
     pub(super) fn put(&self, logits: &[f32], width: usize, first: usize, all: &mut [f32]) {
         for (all, logits) in all.chunks_exact_mut(self.bias.len()).zip(logits.chunks_exact(width)) {
             all[first..first + width].copy_from_slice(logits);
+        }
+    }
+
+    /// Adds the weights of the logits of a text's tokens, `[tokens, width]`, to its own, `[vocabulary]`, from token `first` on.
+    pub(super) fn add_weights(&self, logits: &[f32], width: usize, first: usize, sums: &mut [f32]) {
+        let (sums, bias) = (&mut sums[first..first + width], &self.bias[first..first + width]);
+        for token in logits.chunks_exact(width) {
+            for ((sum, logit), bias) in sums.iter_mut().zip(token).zip(bias) {
+                *sum += self.pooling.weight(logit + bias);
+            }
         }
     }
 }
@@ -309,15 +321,19 @@ impl<B: Backend> Decoder<B> {
         Ok((x, pass))
     }
 
-    /// Of each text and each token of the vocabulary the largest logit over the text's tokens, `[texts, vocabulary]`;
-    /// nothing where the model has no head for that.
-    pub(crate) fn largest_logits(&self, batch: &Batch) -> Result<Vec<f32>, MlxError> {
+    /// Of each text the weight of each token of the vocabulary, `[texts, vocabulary]`; nothing where the model has no head
+    /// for that.
+    pub(crate) fn pool_logits(&self, batch: &Batch) -> Result<Vec<f32>, MlxError> {
         let Some(head) = &self.mlm else { return Ok(Vec::new()) };
         let (b, layers) = (&self.backend, 0..self.layers.len());
         let (x, pass) = self.through(b, layers, batch, Rows::All, KvCache::None, &mut |_| Ok(()))?;
-        let mut all = b.largest_logits(&x, self.norm.as_ref(), head, batch, &pass)?;
-        for logits in all.chunks_exact_mut(head.bias.len()) {
-            logits.iter_mut().zip(&head.bias).for_each(|(logit, bias)| *logit += bias);
+        let mut all = b.pool_logits(&x, self.norm.as_ref(), head, batch, &pass)?;
+        if !head.pooling.sums {
+            for logits in all.chunks_exact_mut(head.bias.len()) {
+                for (logit, bias) in logits.iter_mut().zip(&head.bias) {
+                    *logit = head.pooling.weight(*logit + bias);
+                }
+            }
         }
         Ok(all)
     }

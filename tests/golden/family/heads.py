@@ -68,22 +68,24 @@ class Lexical:
 
 
 class Splade:
-    """The largest log(1 + relu(logit)) over all tokens, of each entry of the vocabulary; the
-    logarithm once or twice."""
+    """The largest log(1 + relu(logit)) over all tokens, or their sum, of each entry of the vocabulary;
+    the logarithm once or twice."""
 
     facts = {"outputs": ["sparse"]}
 
     def __init__(self, case: Case, folder: Path):
         self.encoder = None
-        self.twice = any((module.config or {}).get("activation_function") == "log1p_relu"
-                         for module in case.modules)
+        settings = [module.config or {} for module in case.modules]
+        self.twice = any(of.get("activation_function") == "log1p_relu" for of in settings)
+        self.sums = any(of.get("pooling_strategy") == "sum" for of in settings)
         if case.modules:
             self.encoder = SparseEncoder(str(folder), device="cpu", model_kwargs=OPTIONS,
                                          local_files_only=True)
 
     def __call__(self, entry: dict, _final, output) -> dict:
-        sparse = np.log1p(np.maximum(output.logits[0].numpy(), 0)).max(0)
+        sparse = np.log1p(np.maximum(output.logits[0].numpy(), 0))
         sparse = np.log1p(sparse) if self.twice else sparse
+        sparse = sparse.sum(0) if self.sums else sparse.max(0)
         if self.encoder is not None:
             theirs = self.encoder.encode([entry["text"]], convert_to_sparse_tensor=False)
             agree(entry["text"], sparse, np.asarray(theirs[0]))

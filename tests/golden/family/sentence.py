@@ -90,8 +90,8 @@ def bge_m3(name: str, about: str, suffix: str, **fields) -> Case:
                                                              normalize("2_Normalize")), **fields)
 
 
-def splade_modules(config: dict, activation: str = "relu") -> tuple[Module, Module]:
-    pooled = dict(pooling_strategy="max", activation_function=activation,
+def splade_modules(config: dict, activation: str = "relu", strategy: str = "max") -> tuple[Module, Module]:
+    pooled = dict(pooling_strategy=strategy, activation_function=activation,
                   word_embedding_dimension=config["vocab_size"])
     own = "sentence_transformers.sparse_encoder.models"
     return (Module("", "MLMTransformer", namespace=own),
@@ -140,6 +140,8 @@ SPARSE = [
            weights_of="splade-bert", modules=(), files={}),
     splade("splade-bert-version-6", "the same as sentence-transformers 6 saves it", OF_BERT,
            weights_of="splade-bert", **of_version_6(BERT)),
+    splade("splade-bert-sum", "the sum over tokens, and the logarithm twice", OF_BERT,
+           weights_of="splade-bert", modules=splade_modules(BERT, "log1p_relu", "sum")),
     splade("splade-bert-untied", "the head has a last matrix of its own, and that a bias, which is not "
            "the one beside it", OF_BERT | {"tie_word_embeddings": False}),
     splade("splade-xlm-roberta", "the head of XLM-RoBERTa: lm_head, whose bias is its own",

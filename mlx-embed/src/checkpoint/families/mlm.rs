@@ -38,7 +38,7 @@ pub(in crate::checkpoint) fn read(
         decoder: MlmSpec::decoder(table, vocabulary, hidden),
         bias: bias.map(|name| (*name).to_owned()),
         vocabulary,
-        logs_twice: files.logs_twice,
+        pooling: files.splade,
         most: files.max_active_dims,
     })
 }

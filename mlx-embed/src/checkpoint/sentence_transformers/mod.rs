@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::json::{self, JsonObject};
 use super::modules::ModuleSpec;
-use super::spec::ModelSpec;
+use super::spec::{ModelSpec, Splade};
 use super::{Architecture, CheckpointError, Purpose};
 use crate::file::Files;
 use crate::pooling::Pooling;
@@ -105,9 +105,9 @@ pub struct SentenceTransformers {
     pub normalize: Option<bool>,
     /// How many weights a sparse vector keeps at most, the largest ones; `None` if no file says so.
     pub max_active_dims: Option<usize>,
-    /// Whether a sparse vector's weights are `log(1 + log(1 + x))` rather than `log(1 + x)`.
+    /// How a sparse vector's weights are made.
     #[serde(skip)]
-    pub(crate) logs_twice: bool,
+    pub(crate) splade: Splade,
     /// Prompts by name. A prompt goes before the text as it is.
     pub prompts: BTreeMap<String, String>,
     /// Name of the prompt for texts whose caller names none.
@@ -135,7 +135,7 @@ impl Default for SentenceTransformers {
             behind: Vec::new(),
             normalize: None,
             max_active_dims: None,
-            logs_twice: false,
+            splade: Splade::default(),
             prompts: BTreeMap::new(),
             default_prompt_name: None,
             max_seq_length: None,
@@ -166,7 +166,7 @@ impl SentenceTransformers {
                 (VECTORS, Calls::VECTORS)
             }
             Purpose::Sparse => {
-                all.logs_twice = sparse::logs_twice(files)?;
+                all.splade = sparse::pooling(files)?;
                 (SPARSE, Calls::LOGITS)
             }
             Purpose::TokenVectors => {

@@ -6,12 +6,12 @@ use super::modules::Module;
 use super::{MODULES, SETTINGS, transformer};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::json::{self, JsonObject};
+use crate::checkpoint::spec::Splade;
 use crate::file::Files;
 
-/// Whether SpladePooling takes the logarithm `log(1 + x)` of the largest `relu(logit)` twice. Modules that are not a sparse
-/// encoder's are refused; without a file there is nothing to refuse.
-pub(super) fn logs_twice(files: &Files) -> Result<bool, CheckpointError> {
-    let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(false) };
+/// What SpladePooling does. Modules that are not a sparse encoder's are refused; without a file there is nothing to refuse.
+pub(super) fn pooling(files: &Files) -> Result<Splade, CheckpointError> {
+    let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(Splade::default()) };
     let refuse = |field: &str, reason: String| {
         Err(CheckpointError::InvalidField { path: files.path(MODULES), field: field.into(), reason })
     };
@@ -41,7 +41,7 @@ pub(super) fn logs_twice(files: &Files) -> Result<bool, CheckpointError> {
         );
     };
     let Some(config) = JsonObject::open(files, Path::new(&pooling.path).join(SETTINGS))? else {
-        return Ok(false);
+        return Ok(Splade::default());
     };
     let setting = |field: &str, known: &[&str]| {
         let value: Option<String> = config.optional(field)?;
@@ -53,6 +53,8 @@ pub(super) fn logs_twice(files: &Files) -> Result<bool, CheckpointError> {
             }
         }
     };
-    setting("pooling_strategy", &["max"])?;
-    Ok(setting("activation_function", &["relu", "log1p_relu"])? == Some("log1p_relu"))
+    Ok(Splade {
+        logs_twice: setting("activation_function", &["relu", "log1p_relu"])? == Some("log1p_relu"),
+        sums: setting("pooling_strategy", &["max", "sum"])? == Some("sum"),
+    })
 }

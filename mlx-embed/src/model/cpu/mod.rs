@@ -205,7 +205,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn largest_logits(
+    fn pool_logits(
         &self,
         x: &Buffer,
         norm: Option<&Norm>,
@@ -218,20 +218,25 @@ impl Backend for Cpu {
         head.dense.run(&self.engine, x, norm, pass, output);
         let inner = self.normed(Some(&head.norm), inner);
         let vocabulary = head.bias.len();
-        let mut largest = vec![f32::NEG_INFINITY; batch.lengths.len() * vocabulary];
+        let least = if head.pooling.sums { 0.0 } else { f32::NEG_INFINITY };
+        let mut pooled = vec![least; batch.lengths.len() * vocabulary];
         let mut first = 0;
         for rows in &head.decoder {
             let mut logits = self.engine.buffer(rows.rows(&inner) * rows.outputs);
             rows.run(&self.engine, &inner, None, pass, Output::Store(&mut logits));
             let texts = batch.starts.iter().zip(batch.lengths.iter());
-            for ((&start, &length), largest) in texts.zip(largest.chunks_exact_mut(vocabulary)) {
-                let largest = &mut largest[first..first + rows.outputs];
+            for ((&start, &length), pooled) in texts.zip(pooled.chunks_exact_mut(vocabulary)) {
                 let of_text = &logits[start * rows.outputs..(start + length) * rows.outputs];
+                if head.pooling.sums {
+                    head.add_weights(of_text, rows.outputs, first, pooled);
+                    continue;
+                }
+                let largest = &mut pooled[first..first + rows.outputs];
                 of_text.chunks_exact(rows.outputs).for_each(|token| keep_larger(largest, token));
             }
             first += rows.outputs;
         }
-        Ok(largest)
+        Ok(pooled)
     }
 
     fn product(&self, x: &[f32], weight: &kernels::Dense) -> Result<Vec<f32>, MlxError> {

@@ -49,6 +49,9 @@ use weight::{Projection, RowOrder};
 const LAYERS_TO_MEASURE: usize = 8;
 const TEXT_TO_MEASURE: usize = 64;
 
+/// Most tokens whose logits are read at once: a launch has so many blocks along texts, and more.
+const TOKENS_TO_READ: usize = 1 << 15;
+
 /// The kernels, and what their batches share.
 #[derive(Debug)]
 pub(crate) struct Cuda {
@@ -317,7 +320,7 @@ impl Backend for Cuda {
         ops::eval(layers.iter().flat_map(|layer| [&layer.keys, &layer.values]))
     }
 
-    fn largest_logits(
+    fn pool_logits(
         &self,
         x: &Hidden,
         norm: Option<&Norm>,
@@ -330,15 +333,27 @@ impl Backend for Cuda {
         let x = self.ops.activate_head(&product, head.dense.bias.as_ref(), stream)?;
         drop(product);
         let (x, _) = self.ops.sum(&x, None, Sum { sum: Some(&head.norm), ..Sum::default() }, stream)?;
-        let texts = texts(batch, 0);
-        let (mut largest, mut first) = (vec![0.0; texts.len() * head.bias.len()], 0);
+        let of_texts = texts(batch, 0);
+        // Sums are computed by the CPU, which reads the logits: the largest of each token alone.
+        let tokens: Vec<_> = (0..batch.ids.len()).map(|token| token..token + 1).collect();
+        let (mut pooled, mut first) = (vec![0.0; of_texts.len() * head.bias.len()], 0);
         for rows in &head.decoder {
             let logits = self.matmul(cuda::Left::Plain(&x), rows, pass)?;
-            let (numbers, width) = (self.ops.largest(&logits, &texts, stream)?, rows.outputs as usize);
-            head.put(&numbers, width, first, &mut largest);
+            let width = rows.outputs as usize;
+            if head.pooling.sums {
+                let mut numbers = Vec::new();
+                for tokens in tokens.chunks(TOKENS_TO_READ) {
+                    numbers.extend(self.ops.largest(&logits, tokens, stream)?);
+                }
+                for (text, sums) in of_texts.iter().zip(pooled.chunks_exact_mut(head.bias.len())) {
+                    head.add_weights(&numbers[text.start * width..text.end * width], width, first, sums);
+                }
+            } else {
+                head.put(&self.ops.largest(&logits, &of_texts, stream)?, width, first, &mut pooled);
+            }
             first += width;
         }
-        Ok(largest)
+        Ok(pooled)
     }
 
     /// Means are computed where the states are, since one vector is read sooner than all states.

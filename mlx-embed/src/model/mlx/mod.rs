@@ -233,7 +233,7 @@ impl Backend for Mlx {
         ops::eval(layers.iter().flat_map(|layer| [&layer.keys, &layer.values]))
     }
 
-    fn largest_logits(
+    fn pool_logits(
         &self,
         x: &Array,
         norm: Option<&Norm>,
@@ -243,14 +243,25 @@ impl Backend for Mlx {
     ) -> Result<Vec<f32>, MlxError> {
         let stream = &self.stream;
         let ([dense], texts) = (&head.dense[..], batch.lengths.len()) else {
-            return Err(MlxError::new("largest_logits", "the head's first matrix is one"));
+            return Err(MlxError::new("pool_logits", "the head's first matrix is one"));
         };
         let x = dense.forward(&normed(norm, x, stream)?, stream)?;
         let x = head.norm.forward(&self.act(head.activation, &x)?, stream)?;
         let padding = self.behind_texts(batch)?;
-        let (mut largest, mut first) = (vec![0.0; texts * head.bias.len()], 0);
+        let (mut pooled, mut first) = (vec![0.0; texts * head.bias.len()], 0);
         for rows in head.decoder.iter().flatten() {
-            let mut logits = ops::add(&rows.forward(&x, stream)?, &padding, stream)?; // [B, L, rows]
+            let logits = rows.forward(&x, stream)?; // [B, L, rows]
+            if head.pooling.sums {
+                let (numbers, width) = (self.read(&logits)?, logits.shape()[2] as usize);
+                let of_texts = numbers.chunks_exact(batch.shape[1] as usize * width);
+                let sums = pooled.chunks_exact_mut(head.bias.len());
+                for ((of_text, sums), &length) in of_texts.zip(sums).zip(batch.lengths.iter()) {
+                    head.add_weights(&of_text[..length * width], width, first, sums);
+                }
+                first += width;
+                continue;
+            }
+            let mut logits = ops::add(&logits, &padding, stream)?;
             // Halves, which overlap by one where their number is odd.
             while let tokens @ 2.. = logits.shape()[1] {
                 let half = (tokens + 1) / 2;
@@ -261,10 +272,10 @@ impl Backend for Mlx {
             // Now, so that one part's logits are held at a time.
             let numbers = self.read(&logits)?;
             let width = numbers.len() / texts;
-            head.put(&numbers, width, first, &mut largest);
+            head.put(&numbers, width, first, &mut pooled);
             first += width;
         }
-        Ok(largest)
+        Ok(pooled)
     }
 
     fn product(&self, x: &[f32], weight: &Array) -> Result<Vec<f32>, MlxError> {
