@@ -36,7 +36,7 @@ PRODUCTS = {"qkv": (0, QKV, HIDDEN), "o": (1, HIDDEN, HEADS * HEAD_DIM), "gate_u
 PARTS = {"product": ("common", "wgmma", "formats", "after", "end"),
          "product_hopper": ("common", "wgmma", "tma", "formats", "after", "end"), "dense": ("common", "wgmma", "tma", "after"),
          "attention": ("common",), "attention_hopper": ("common", "wgmma", "tma"), "pack": ("common", "formats")}
-DEFINES = {"HEAD_DIM": HEAD_DIM, "TRADITIONAL": 0, "HAS_BIAS": 0, "HAS_HEAD_NORMS": 1, "ACTIVATION": 0, "GATED": 1,
+DEFINES = {"HEAD_DIM": HEAD_DIM, "OF_F32": 0, "TRADITIONAL": 0, "HAS_BIAS": 0, "HAS_HEAD_NORMS": 1, "ACTIVATION": 0, "GATED": 1,
            "BITS": 4, "CODE": 0, "SCALES": 0, "GROUP": GROUP}
 FOLDER = Path(tempfile.gettempdir()) / "mlx-embed-kernels"
 BF16 = torch.bfloat16
@@ -406,9 +406,14 @@ def parts(lengths: list, pairs: bool) -> torch.Tensor:
     return torch.tensor([[*part[1:], part[2]] for part in sorted(found)], dtype=torch.int32, device="cuda")
 
 
+def attention_kernel() -> Kernel:
+    tile = {"QUERIES": 64, "KEYS": 64, "SHARING": 1, "FAR": 0, "TERMS": 1}
+    return Kernel("attention", tile, 5 * 64 * (HEAD_DIM * 2 + 16))
+
+
 def attention() -> int:
     wrong, none, scale = 0, torch.empty(1, device="cuda"), 1 / math.sqrt(HEAD_DIM)
-    single = Kernel("attention", {}, 5 * 64 * (HEAD_DIM * 2 + 16))
+    single = attention_kernel()
     hopper = Kernel("attention_hopper", {}, 1024 + 8 * 64 * HEAD_DIM * 2 + 7 * 16)
     most = torch.cuda.get_device_properties(0).multi_processor_count
     for lengths in TEXTS:
@@ -429,7 +434,7 @@ def attention() -> int:
                   "kv_heads": KV_HEADS, "cached": 0, "scale": scale}
             if name == "attention":
                 def run():
-                    single((len(meta), HEADS, 1), 128, **of, before=1 << 28, after=0)
+                    single((len(meta), HEADS, 1), 128, **of, distances=none, before=1 << 28, after=0)
             else:
                 def run():
                     hopper((min(len(meta) * KV_HEADS, most), 1, 1), 384, **of, number=len(meta) * KV_HEADS)

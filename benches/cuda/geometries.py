@@ -1,6 +1,6 @@
-"""Models with the geometry of published ones and random weights, by transformers, in bf16.
+"""Models with the geometry of published ones and random weights, by transformers.
 
-`geometries.py FOLDER NAME` writes one as sentence-transformers lays it out. Its tokenizer knows the words t0, t1, ..
+`geometries.py FOLDER NAME DTYPE` writes one as sentence-transformers lays it out; DTYPE is torch's name. Its tokenizer knows the words t0, t1, ..
 and adds nothing, so that a text has whichever token ids are wanted.
 """
 
@@ -27,13 +27,13 @@ GEOMETRIES = {
 
 
 class Geometry:
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, dtype: str):
+        self.name, self.dtype = name, dtype
         self.config, self.model, self.fields, self.dense, self.pooling = GEOMETRIES[name]
         self.vocabulary = self.fields["vocab_size"]
 
     def build(self) -> tuple:
-        """The transformer and the Dense modules behind it, in bf16 on the CPU."""
+        """The transformer and the Dense modules behind it, on the CPU."""
         import torch
         import transformers
 
@@ -41,7 +41,8 @@ class Geometry:
         options = {"add_pooling_layer": False} if self.model == "BertModel" else {}
         transformer = getattr(transformers, self.model)(getattr(transformers, self.config)(**self.fields), **options)
         dense = [torch.nn.Linear(inputs, outputs, bias=False) for inputs, outputs in self.dense]
-        return transformer.to(torch.bfloat16).eval(), torch.nn.Sequential(*dense).to(torch.bfloat16).eval()
+        dtype = getattr(torch, self.dtype)
+        return transformer.to(dtype).eval(), torch.nn.Sequential(*dense).to(dtype).eval()
 
     def write(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -80,7 +81,7 @@ class Geometry:
 
 
 def main() -> None:
-    Geometry(sys.argv[2]).write(Path(sys.argv[1]))
+    Geometry(*sys.argv[2:]).write(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

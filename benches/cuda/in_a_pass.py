@@ -94,7 +94,7 @@ class Pass:
         for layer in range(LAYERS):
             product("qkv", layer, scaled, squares=squares, parts=parts, head_norm=self.norms, angles=self.angles,
                     out=self.qkv, width=QKV, **heads, **eps)
-            self.attention((len(self.meta), HEADS, 1), 128, qkv=self.qkv, cached_keys=self.none, cached_values=self.none,
+            self.attention((len(self.meta), HEADS, 1), 128, qkv=self.qkv, cached_keys=self.none, cached_values=self.none, distances=self.none,
                            tiles=self.meta, out=self.mixed, heads=HEADS, kv_heads=KV_HEADS, cached=0, before=1 << 28,
                            after=0, scale=HEAD_DIM**-0.5)
             parts = product("o", layer, self.mixed, x=x, scale=self.scale, scaled=self.scaled[0],
@@ -119,7 +119,7 @@ def main() -> int:
     of.FOLDER.mkdir(exist_ok=True)
     pack, wrong = of.Kernel("pack", {}), 0
     products = {name: Product(name, pack) for name in PRODUCTS}
-    attention = of.Kernel("attention", {}, 5 * 64 * (HEAD_DIM * 2 + 16))
+    attention = of.attention_kernel()
     for shape in sys.argv[1:] or SHAPES:
         batch, length = map(int, shape.split("x"))
         work = Pass([length] * batch, products, attention)

@@ -1,4 +1,4 @@
-"""Other runtimes on an NVIDIA GPU, one a process: workers.py KIND GEOMETRY. Answers each line {"batch": B, "tokens": T} on
+"""Other runtimes on an NVIDIA GPU, one a process: workers.py KIND GEOMETRY DTYPE. Answers each line {"batch": B, "tokens": T} on
 standard input with {"ms": ..}, the time from token ids on the host to normalised vectors on the host; sentence-transformers'
 from texts of so many tokens."""
 
@@ -65,7 +65,7 @@ def sentence_transformers_model(_kind: str, geometry: Geometry):
 
     with tempfile.TemporaryDirectory() as folder:
         geometry.write(Path(folder) / "model")
-        options = {"dtype": torch.bfloat16, "attn_implementation": "sdpa"}
+        options = {"dtype": getattr(torch, geometry.dtype), "attn_implementation": "sdpa"}
         model = sentence_transformers.SentenceTransformer(f"{folder}/model", device="cuda", model_kwargs=options)
 
     def embed(texts):
@@ -89,7 +89,7 @@ def mlx_model(kind: str, geometry: Geometry):
     args = dict(QWEN3, model_type="qwen3", rms_norm_eps=1e-6, max_position_embeddings=32768,
                 tie_word_embeddings=True)
     model = qwen3.Model(qwen3.ModelArgs.from_dict(args))
-    model.set_dtype(mx.bfloat16)
+    model.set_dtype(getattr(mx, geometry.dtype))
     if kind == "4bit":
         nn.quantize(model, group_size=64, bits=4)
     mx.eval(model.parameters())
@@ -117,7 +117,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     runtime, kind = sys.argv[1].split("-")
-    embed, random_inputs, versions = MODELS[runtime](kind, Geometry(sys.argv[2]))
+    embed, random_inputs, versions = MODELS[runtime](kind, Geometry(*sys.argv[2:]))
     print(json.dumps({"versions": versions}), file=answers, flush=True)
     for line in sys.stdin:
         shape = json.loads(line)

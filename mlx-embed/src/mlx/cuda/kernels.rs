@@ -242,7 +242,8 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         let far = ("FAR", geometry.far.unwrap_or(0));
         let (width, of) = (heads.head_dim, [&heads.defines()[..], &[far]].concat());
         let tile = AttentionTile::of(heads, geometry.numbers.is_wide());
-        let more = [&of[..], &tile.defines()].concat();
+        let terms = ("TERMS", if geometry.numbers == Numbers::F32 { 3 } else { 1 });
+        let more = [&of[..], &tile.defines(), &[terms]].concat();
         all.add::<AttentionArguments>(Name::Attention(width), "attention", &more, threads, tile.memory());
     }
     all.add::<RowsArguments>(Name::Rows, "rows", &[], threads, 0);
@@ -609,7 +610,8 @@ mod tests {
         let [smallest, small] =
             [4, 8].map(|width| Geometry { hidden: 32, heads: heads_of(width), ..encoder });
         let of_f32 = [DECODER, gemma, two_widths, encoder, by_distance, large, small, smallest];
-        let of_f32 = of_f32.map(|geometry| Geometry { numbers: Numbers::F32, fused: false, ..geometry });
+        let of = |numbers| of_f32.map(|geometry| Geometry { numbers, fused: false, ..geometry });
+        let of_f32 = [of(Numbers::F32), of(Numbers::F16)].concat();
         [
             vec![DECODER, biases, gemma, two_widths, encoder, by_distance, large],
             rare.to_vec(),

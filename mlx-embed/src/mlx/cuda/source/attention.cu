@@ -9,13 +9,13 @@
 // With FAR, a number of each head is added to its scores by how far the key is behind the query, or before it. From FAR on
 // it stays the same.
 //
-// Tensor cores multiply bf16 as it is. Of an f32 they take 10 bits behind the point, so it is the sum of two such numbers,
-// and a product is three.
+// Tensor cores multiply bf16 as it is. Of an f32 they take 11 bits, so with TERMS of 3 it is the sum of two such numbers, and
+// a product is three. With 1 that is left out, as f16 has no more bits either.
 
 constexpr int THREADS = 128;
 constexpr int DEEP = OF_F32 ? 8 : 16;                      // numbers of a step of the product with keys
-constexpr int GROUP = OF_F32 ? 8 : 16;                     // keys of a step of either product
-constexpr int PARTS = GROUP / 8;                           // eights of these
+constexpr int STEP_KEYS = OF_F32 ? 8 : 16;                     // keys of a step of either product
+constexpr int PARTS = STEP_KEYS / 8;                           // eights of these
 constexpr int DEPTH = (HEAD_DIM + DEEP - 1) / DEEP;        // steps of the product with keys
 constexpr int OWN = (HEAD_DIM / SHARING + 7) / 8 * 8;      // numbers of a head that a warp sums
 constexpr int SIZE = sizeof(Number);
@@ -39,18 +39,23 @@ struct Arguments {
 };
 
 #if OF_F32
-// Sixteen rows by eight numbers, or eight by eight, in two parts each.
+// Sixteen rows by eight numbers, or eight by eight, in two parts each, or one.
 template <int N>
 struct Parts {
   u32 high[N], low[N];
 
-  __device__ __forceinline__ void set(int i, u32 x) { high[i] = high_of(x), low[i] = low_of(x); }
+  __device__ __forceinline__ void set(int i, u32 x) {
+    high[i] = TERMS == 1 ? nearest_of(x) : high_of(x);
+    low[i] = low_of(x);
+  }
 };
 
 // d += a b, but for what both leave out. Sums apart don't wait for one another.
 __device__ __forceinline__ void multiply(float (&d)[3][4], const Parts<4>& a, const Parts<2>& b) {
-  mma_tf32(d[0], a.low, b.high[0], b.high[1]);
-  mma_tf32(d[1], a.high, b.low[0], b.low[1]);
+  if (TERMS == 3) {
+    mma_tf32(d[0], a.low, b.high[0], b.high[1]);
+    mma_tf32(d[1], a.high, b.low[0], b.low[1]);
+  }
   mma_tf32(d[2], a.high, b.high[0], b.high[1]);
 }
 
@@ -89,8 +94,10 @@ __device__ __forceinline__ void add_values(float (&mixed)[OWN / 8][4], const flo
     Parts<2> v;
 #pragma unroll
     for (int i = 0; i < 2; ++i) v.set(i, read4(at + j * 32 + i * STRIDE));
-    mma_tf32(mixed[j], a.low, v.high[0], v.high[1]);
-    mma_tf32(mixed[j], a.high, v.low[0], v.low[1]);
+    if (TERMS == 3) {
+      mma_tf32(mixed[j], a.low, v.high[0], v.high[1]);
+      mma_tf32(mixed[j], a.high, v.low[0], v.low[1]);
+    }
     mma_tf32(mixed[j], a.high, v.high[0], v.high[1]);
   }
 }
@@ -226,7 +233,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
       float higher[2] = {highest[0], highest[1]};
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) {
-        if (i / PARTS * GROUP >= seen) break;
+        if (i / PARTS * STEP_KEYS >= seen) break;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int key = first_key + i * 8 + (lane & 3) * 2 + (j & 1);
@@ -253,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
       }
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) {
-        if (i / PARTS * GROUP >= seen) break;
+        if (i / PARTS * STEP_KEYS >= seen) break;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           scores[i][j] = exp2f(scores[i][j] - highest[j >> 1]);
@@ -261,8 +268,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
         }
       }
 #pragma unroll
-      for (int i = 0; i < KEYS / GROUP; ++i)
-        if (i * GROUP < seen) add_values(mixed, scores + PARTS * i, values_at + i * GROUP * STRIDE, lane);
+      for (int i = 0; i < KEYS / STEP_KEYS; ++i)
+        if (i * STEP_KEYS < seen) add_values(mixed, scores + PARTS * i, values_at + i * STEP_KEYS * STRIDE, lane);
     }
     copies_wait<0>();
     __syncthreads();

@@ -154,6 +154,13 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const u32 (&a)[4], u32 b
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// The nearest number that the cores take.
+__device__ __forceinline__ u32 nearest_of(u32 x) {
+  u32 out;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(out) : "f"(__uint_as_float(x)));
+  return out;
+}
+
 // A number's first bits that the cores take, and what these leave out.
 __device__ __forceinline__ u32 high_of(u32 x) { return x & 0xffffe000u; }
 
