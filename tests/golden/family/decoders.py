@@ -120,4 +120,19 @@ CAUSAL_WINDOWS = [
              "sliding_attention", "full_attention", "sliding_attention"]),
          stored=prefixed, lengths=AROUND_WINDOW, modules=LAST, dtype="bfloat16"),
 ]
-CASES = BIDIRECTIONAL + CAUSAL_WINDOWS
+def massive(tensors: Tensors) -> Tensors:
+    """What the feed-forward parts add, and what is activated in them, is far beyond the largest f16."""
+    factors = {"up_proj": 2**14, "down_proj": 2**8}
+
+    def factor(name: str) -> int:
+        return next((by for part, by in factors.items() if part in name), 1)
+
+    return {name: value * np.float32(factor(name)) for name, value in tensors.items()}
+
+
+LARGE = [
+    Case("qwen3-beyond-f16", "f16, with hidden states of some millions, where f16 ends at 65504",
+         config("qwen3", "Qwen3ForCausalLM"), drawn=massive, stored=prefixed, lengths=LENGTHS, modules=LAST,
+         dtype="float16"),
+]
+CASES = BIDIRECTIONAL + CAUSAL_WINDOWS + LARGE
