@@ -1,7 +1,7 @@
 """Compares mlx-lm with transformers on torch, an oracle without MLX's kernels.
 
 Dense cases are loaded by transformers itself; quantised ones as a dequantised copy, which checks
-MLX's quantised matmul and gather. Needs requirements-torch.txt. Writes
+MLX's quantised matmul and gather. Needs the group `torch` of tools/pins. Writes
 torch.json: for each case the largest difference of any component of the final hidden states, over
 all texts, and the texts beyond 1e-4.
 """

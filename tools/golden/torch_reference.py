@@ -1,6 +1,6 @@
 """What transformers computes on torch, in f32 or f64 on the CPU: each text alone, unpadded.
 
-An oracle that shares no kernel with MLX, for dense checkpoints. Needs requirements-torch.txt.
+An oracle that shares no kernel with MLX, for dense checkpoints. Needs the group `torch` of tools/pins.
 """
 
 from copy import deepcopy

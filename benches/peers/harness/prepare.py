@@ -1,6 +1,5 @@
 """Makes what the peers need, once: everything lands in target/peers."""
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -25,35 +24,37 @@ def run(*command, environment=None, cwd=ROOT) -> None:
         raise PrepareError(f"`{' '.join(command)}` failed with {finished.returncode}")
 
 
-def pins(name: str) -> str:
-    return hashlib.sha256((HERE / f"{name}.txt").read_bytes()).hexdigest()
+def pins(group: str) -> str:
+    return subprocess.run([ROOT / "tools" / "pins" / "python", group], check=True, capture_output=True, text=True).stdout
 
 
-def is_installed(name: str) -> bool:
-    stamp = VENV / f"{name}.stamp"
-    return stamp.is_file() and stamp.read_text() == pins(name)
+def is_installed(group: str) -> bool:
+    installed = VENV / f"{group}.txt"
+    return installed.is_file() and installed.read_text() == pins(group)
 
 
-def install(name: str, *options, environment=None) -> None:
-    if not is_installed(name):
+def install(group: str, *options, environment=None) -> None:
+    if not is_installed(group):
+        installed, wanted = VENV / f"{group}.txt", VENV / f"{group}.new.txt"
+        wanted.write_text(pins(group))
         pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
-        run(*pip, *options, "-r", HERE / f"{name}.txt", environment=environment)
-        (VENV / f"{name}.stamp").write_text(pins(name))
+        run(*pip, *options, "-r", wanted, environment=environment)
+        wanted.rename(installed)
 
 
 def python_packages() -> None:
     """A virtual environment with the pinned packages."""
-    if not is_installed("requirements"):
+    if not is_installed("peers"):
         shutil.rmtree(VENV, ignore_errors=True)
         venv.create(VENV, with_pip=True)
-    install("requirements")
+    install("peers")
 
 
 def llama_cpp() -> None:
     """llama-cpp-python, compiled for this CPU."""
     path = f"{PYTHON.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     native = {"PATH": path, "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF"}
-    install("requirements-llama", "--no-build-isolation", environment=native)
+    install("llama", "--no-build-isolation", environment=native)
 
 
 def checkpoint() -> None:
