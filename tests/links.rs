@@ -112,10 +112,11 @@ fn every_page_of_the_guide_is_in_the_book() {
     assert_eq!(named, there.iter().map(String::as_str).collect());
 }
 
-/// Doctests, here and in SQL's workspace, which has what its examples use.
+/// Doctests, here and in the crates that have what their pages' examples use.
 #[test]
 fn every_example_in_rust_is_compiled() {
-    let doctests = ["tests/support/lib.rs", "mlx-embed/datafusion/src/lib.rs"].map(|file| {
+    let files = ["tests/support/lib.rs", "mlx-embed/server/src/lib.rs", "mlx-embed/datafusion/src/lib.rs"];
+    let doctests = files.map(|file| {
         let folder = Path::new(file).parent().unwrap();
         let source = fs::read_to_string(file).unwrap();
         let included = source.split("include_str!(\"").skip(1).filter_map(|rest| rest.split_once('"'));

@@ -52,3 +52,8 @@ pub use models::Models;
 pub use router::router;
 pub use run::{ServeError, serve};
 pub use slot::LoadError;
+
+/// The page's example has to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Page;

@@ -122,9 +122,11 @@ impl<'a> OutputSpec<'a> {
 /// Adds `kernel` to the graph of `stream`, and returns its outputs.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use mlx_embed::mlx::host::{HostError, HostInput, HostKernel, HostOutput, OutputSpec, host_kernel};
-/// # use mlx_embed::mlx::{Array, Dtype, Stream};
+/// use std::sync::Arc;
+///
+/// use mlx_embed::mlx::host::{HostError, HostInput, HostKernel, HostOutput, OutputSpec, host_kernel};
+/// use mlx_embed::mlx::{Array, Dtype, Stream};
+///
 /// /// Adds one to each element, in the input's own memory where that is free.
 /// struct Increment;
 ///
