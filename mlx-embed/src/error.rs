@@ -3,6 +3,7 @@
 mod golden;
 mod word;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::checkpoint::CheckpointError;
@@ -17,7 +18,9 @@ pub use word::UnknownWord;
 pub(crate) use word::of_word;
 
 /// Why there is no model, or no result. A message includes those of its causes, so `source` returns none of them.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` shows the message, too: it is what people see of a `main` that returns this error, and of `unwrap`.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The checkpoint can't be used.
@@ -99,6 +102,12 @@ pub enum Error {
     },
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::error::Error as _;
@@ -119,6 +128,7 @@ mod tests {
         ];
         for error in errors {
             let said = error.to_string();
+            assert_eq!(format!("{error:?}"), said);
             let causes: Vec<String> =
                 iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect();
             assert!(causes.iter().all(|cause| !said.contains(cause)), "{said}: {causes:?}");
