@@ -246,17 +246,11 @@ fn positions_of_encoders_and_layer_types_that_are_not_computed() {
     let linear = |factor: f64| json!({"rope_type": "linear", "factor": factor, "rope_theta": 1000.0});
     let old = json!({"type": "linear", "factor": 2.0, "rope_theta": 1000.0});
     for (case, field, value, mentions) in [
-        ("modernbert-f32", "rope_scaling", linear(2.0), ["rope_scaling", "not known"]),
+        ("modernbert-f32", "rope_scaling", old.clone(), ["rope_scaling.rope_type", "is missing"]),
         ("nomic-bert-bf16", "rope_scaling", linear(2.0), ["rope_scaling", "not known"]),
         ("bert-f32", "rope_parameters", linear(2.0), ["rope_parameters", "not known"]),
         ("nomic-bert-bf16", "rope_parameters", linear(2.0), ["rope_parameters.rope_type", "stretches"]),
-        ("nomic-bert-bf16", "rope_parameters", old.clone(), ["rope_parameters.rope_type", "stretches"]),
-        (
-            "modernbert-layer-types-biases-bf16",
-            "rope_parameters",
-            json!({"sliding_attention": old}),
-            ["rope_parameters.sliding_attention.rope_type", "stretches"],
-        ),
+        ("nomic-bert-bf16", "rope_parameters", old, ["rope_parameters.rope_type", "stretches"]),
         ("gemma3-causal-layer-types", "rope_scaling", linear(2.0), ["rope_scaling", "contradict"]),
         ("nomic-bert-own-config", "max_position_embeddings", json!(256), ["n_positions", "is 256"]),
         ("nomic-bert-own-config", "layer_norm_eps", json!(1e-5), ["layer_norm_epsilon", "layer_norm_eps is"]),

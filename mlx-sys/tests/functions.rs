@@ -149,6 +149,7 @@ fn arithmetic_is_elementwise() {
     let (a, b) = (Array::f32(&[1.0, -2.0], &[2]), Array::f32(&[0.5, 4.0], &[2]));
     assert_eq!(call!(mlx_add(a.0, b.0, s.0)).to_f32(), [1.5, 2.0]);
     assert_eq!(call!(mlx_multiply(a.0, b.0, s.0)).to_f32(), [0.5, -8.0]);
+    assert_eq!(call!(mlx_divide(b.0, a.0, s.0)).to_f32(), [0.5, -2.0]);
     let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
     assert_close(&call!(mlx_sigmoid(a.0, s.0)).to_f32(), &[sigmoid(1.0), sigmoid(-2.0)], 1e-6);
 }
