@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use mlx_embed_tests::files;
 
@@ -198,6 +199,21 @@ fn sources() -> Vec<(PathBuf, String)> {
 
 fn the_table() -> Table {
     table(&fs::read_to_string("ARCHITECTURE.md").unwrap())
+}
+
+/// The package has what its sources include, too.
+#[test]
+fn every_source_is_packaged() {
+    let list = ["package", "--list", "--offline", "--allow-dirty", "-p", "mlx-embed"];
+    let listed = Command::new(env!("CARGO")).args(list).output().unwrap();
+    let packaged = String::from_utf8(listed.stdout).unwrap();
+    let packaged: BTreeSet<&Path> = packaged.lines().map(Path::new).collect();
+    let all = files::below("mlx-embed/src");
+    assert!(all.len() > 100, "only {} files found", all.len());
+    for path in all {
+        let path = path.strip_prefix("mlx-embed").unwrap();
+        assert!(packaged.contains(path), "{} is not in the list of mlx-embed/Cargo.toml", path.display());
+    }
 }
 
 #[test]
