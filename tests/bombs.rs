@@ -62,6 +62,11 @@ fn peak_kilobytes(process: &str) -> u64 {
 fn refused(bomb: &str, named: &str, make: impl FnOnce(&Scratch)) {
     let scratch = Scratch::of(CASE);
     make(&scratch);
+    is_refused(bomb, named, &scratch);
+}
+
+/// As [`refused`], of any checkpoint.
+fn is_refused(bomb: &str, named: &str, scratch: &Scratch) {
     let (output, _) = child::run(child::of("child").env(CHECKPOINT, scratch.path()), bomb, HANGS);
     let said = child::said(&output);
     assert!(output.status.success(), "{bomb}: {}: {said}", output.status);
@@ -294,6 +299,24 @@ fn many_tokens_beside_the_tokenizer() {
             (0..200_000).map(|id| (format!("<{id:x}>"), json!(2048 + id))).collect();
         scratch.write("added_tokens.json", Value::Object(tokens).to_string());
     });
+}
+
+#[test]
+fn layers_without_weights() {
+    for (base, field) in [
+        ("qwen3-f32", "num_hidden_layers"),
+        ("families/bert-f32", "num_hidden_layers"),
+        ("families/distilbert-f32", "n_layers"),
+        ("families/modernbert-f32", "num_hidden_layers"),
+        ("families/nomic-bert-own-config", "n_layer"),
+        ("families/embedding-gemma-f32", "num_hidden_layers"),
+    ] {
+        let scratch = Scratch::with(base, "config.json", json!({ field: i32::MAX }));
+        is_refused(&format!("{base}: {field}"), field, &scratch);
+    }
+    let scratch = Scratch::of("families/embedding-gemma2-f32");
+    scratch.edit_json("config.json", |config| config["text_config"]["num_hidden_layers"] = json!(i32::MAX));
+    is_refused("text_config", "text_config.num_hidden_layers", &scratch);
 }
 
 #[test]

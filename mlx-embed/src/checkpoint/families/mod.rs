@@ -10,6 +10,8 @@ pub(super) mod mlm;
 mod modernbert;
 mod nomic;
 
+use serde_json::Value;
+
 use super::doubt::Doubt;
 use super::files::TensorFiles;
 use super::json::JsonObject;
@@ -38,6 +40,7 @@ fn without_head(
     doubts: &mut Vec<Doubt>,
 ) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let architecture = Architecture::read(config)?;
+    check_layers(config, weights)?;
     // MPNet's code alone doesn't read it.
     let may_be_causal = !architecture.is_decoder() && architecture != Architecture::MpNet;
     if may_be_causal && config.optional("is_causal")? == Some(true) {
@@ -58,6 +61,25 @@ fn without_head(
             Ok((own, spec))
         }
     }
+}
+
+/// Refuses more layers than there are tensors, before anything is made for each of them.
+fn check_layers(config: &JsonObject, weights: &TensorFiles) -> Result<(), CheckpointError> {
+    let tensors = weights.tensors.len();
+    let text = config.object("text_config")?;
+    for object in [Some(config), text.as_ref()].into_iter().flatten() {
+        for field in ["num_hidden_layers", "n_layers", "n_layer"] {
+            let layers = object.raw(field).and_then(Value::as_f64).unwrap_or_default();
+            if layers > tensors as f64 {
+                let reason = format!(
+                    "is {layers}, but the weights have {tensors} tensors in all; the config and the weights do not \
+                     belong together, or a shard is incomplete"
+                );
+                return Err(object.invalid(field, reason));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A layer norm with a bias.
