@@ -145,6 +145,17 @@ fn marks_of_another_model() {
     loaded(&scratch);
 }
 
+#[test]
+fn heads_for_pre_training_are_left_out() {
+    let vector = |scratch: &Scratch| {
+        let embedder = Embedder::load_with(scratch.path(), golden::own_limit()).unwrap();
+        embedder.embed_one("the cat").unwrap().vector
+    };
+    let case = "families/bert-prefix-cls-f16";
+    let both = with(case, json!({"architectures": ["BertForPreTraining"]}));
+    assert_eq!(vector(&both), vector(&Scratch::of(case)));
+}
+
 /// Their vectors are in `tests/sweep.json`.
 #[test]
 fn marks_of_bidirectional_attention() {

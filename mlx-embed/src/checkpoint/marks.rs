@@ -133,6 +133,8 @@ fn class_names(architecture: Architecture) -> Vec<String> {
     let mut names: Vec<String> =
         bases.flat_map(|(_, _, base)| heads.map(|head| format!("{base}{head}"))).collect();
     match architecture {
+        // With a second head, which is left out like the first.
+        Architecture::Bert => names.push("BertForPreTraining".into()),
         Architecture::Gemma3 => names.push("Gemma3ForCausalLM".into()),
         Architecture::EuroBert => names.push("EuroBertForMaskedLM".into()),
         _ => {}
