@@ -2,7 +2,7 @@
 //! `LoadOptions::lenient` a warning does.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
-use mlx_embed::{CheckpointError, Embedder, Error, LoadOptions};
+use mlx_embed::{CheckpointError, EmbedOptions, Embedder, Error, LoadOptions};
 use mlx_embed_tests::compare::says;
 use mlx_embed_tests::golden;
 use mlx_embed_tests::scratch::Scratch;
@@ -176,6 +176,35 @@ fn marks_of_bidirectional_attention() {
     refused(&with("qwen3-f32", both), &["is_causal", "contradict"]);
     let causal = json!({"is_causal": true, "use_bidirectional_attention": false});
     loaded(&with("qwen3-f32", causal));
+}
+
+/// Its code is Qwen2Tokenizer but for the end token, which tokenizer.json does not have.
+#[test]
+fn the_tokenizer_that_comes_with_gte_qwen2_appends_the_end_token() {
+    let ids = |fields: Value| {
+        let scratch = Scratch::of("st-mean");
+        scratch
+            .edit_json("tokenizer_config.json", |config| config.extend(fields.as_object().unwrap().clone()));
+        scratch.edit_json("tokenizer.json", |tokenizer| {
+            drop(tokenizer.insert("post_processor".into(), Value::Null))
+        });
+        loaded(&scratch).token_ids("the cat", &EmbedOptions::default()).unwrap()
+    };
+    let code = |repository: &str| {
+        let class = |name: &str| format!("{repository}tokenization_qwen.{name}");
+        json!([class("Qwen2Tokenizer"), class("Qwen2TokenizerFast")])
+    };
+    let plain = ids(json!({}));
+    let ended = [&plain[..], &[285]].concat();
+    for code in [code(""), code("Alibaba-NLP/gte-Qwen2-1.5B-instruct--"), code("")[1].clone()] {
+        let fields = |end| json!({"auto_map": {"AutoTokenizer": code}, "add_eos_token": end});
+        assert_eq!(ids(fields(true)), ended, "{code}");
+        assert_eq!(ids(fields(false)), plain, "{code}");
+    }
+    for other in [json!(null), json!("tok.New"), json!(["tok.New", null]), json!({"a": 1}), json!(7)] {
+        let fields = json!({"auto_map": {"AutoTokenizer": other}, "add_eos_token": true});
+        assert_eq!(ids(fields), plain, "{other}");
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! `added_tokens.json` say where it lists no added tokens itself, and the arguments of the caller into one set of
 //! settings.
 
+use std::slice;
+
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, TruncationDirection};
 
@@ -45,12 +47,18 @@ impl Settings {
         let mut config = side_files::object(files, TOKENIZER_CONFIG)?.unwrap_or_default();
         refuse_other_tokenizer_file(files, &config)?;
         // With a tokenizer.json transformers 5 goes by that file's post-processor, whatever stands here.
-        let mut declared_ends = [None; 2];
+        let mut declared_ends: [Option<bool>; 2] = [None; 2];
         for (end, field) in declared_ends.iter_mut().zip(["add_bos_token", "add_eos_token"]) {
             *end = side_files::boolean(files, TOKENIZER_CONFIG, &config, field)?;
             config.remove(field);
         }
-        let ends = side_files::ends(overrides)?;
+        let holds = files.holds("tokenizer.json");
+        let count = !holds.map_err(|source| TextError::Io { path: files.path("tokenizer.json"), source })?
+            // Which transformers takes for Qwen2Tokenizer where it must not run it.
+            || declared_ends[1] == Some(true) && has_code_of_gte_qwen2(&config);
+        let declared = count && declared_ends.iter().any(Option::is_some);
+        let [bos, eos] = declared_ends.map(|end| end.unwrap_or(false));
+        let ends = side_files::ends(overrides)?.or_else(|| declared.then_some(Ends { bos, eos }));
         side_files::lay_over(&mut config, overrides)?;
         let classes = Classes::of(files, &config)?;
 
@@ -135,6 +143,21 @@ impl Settings {
 fn gives_types(config: &Map<String, Value>) -> Option<bool> {
     let names = config.get("model_input_names")?.as_array()?;
     Some(names.iter().any(|name| name == "token_type_ids"))
+}
+
+/// Whether the tokenizer has the code that comes with gte-Qwen2 and stella. It is Qwen2Tokenizer, but puts the end token
+/// behind a text where `add_eos_token` says so.
+fn has_code_of_gte_qwen2(config: &Map<String, Value>) -> bool {
+    let code = config.get("auto_map").and_then(|map| map.get("AutoTokenizer"));
+    let listed: &[Value] = match code {
+        Some(Value::Array(all)) => all,
+        Some(one) => slice::from_ref(one),
+        None => &[],
+    };
+    // Before `--` there may be the repository that the code is in.
+    let mut classes = listed.iter().filter_map(Value::as_str).filter_map(|class| class.rsplit("--").next());
+    let known = ["tokenization_qwen.Qwen2Tokenizer", "tokenization_qwen.Qwen2TokenizerFast"];
+    classes.any(|class| known.contains(&class))
 }
 
 /// Refuses another tokenizer.json, which newer versions of transformers take.
