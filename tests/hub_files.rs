@@ -76,5 +76,13 @@ fn a_checkpoint_s_hash_changes_with_each_of_these_files_and_no_other() {
         assert!(hashes.insert(hash(&other)), "{name} is part of it");
         assert_eq!(without_weights.insert(beside(&other)), name != "model.safetensors", "{name}");
     }
+    let without = Scratch::of("st-mean");
+    fs::remove_file(without.file("tokenizer.json")).unwrap();
+    for name in ["vocab.txt", "vocab.json", "merges.txt"] {
+        fs::write(same.file(name), "{}").unwrap();
+        assert_eq!(hash(&same), hash(&model), "{name} is not read beside tokenizer.json");
+        fs::write(without.file(name), "{}").unwrap();
+        assert!(hashes.insert(hash(&without)), "{name} is read in its place");
+    }
     assert_eq!(Checkpoint::open(model.path()).unwrap().dimensions(None).unwrap(), 32);
 }

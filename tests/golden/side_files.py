@@ -283,6 +283,53 @@ ENDS = [
     Case("end-without-token", "no bos_token, nothing to add", files={BERT: {"processor_kwargs": {"add_bos_token": True}}}),
 ]
 
+
+
+def vocabulary(tokenizer: str) -> dict:
+    """The files that repositories had before tokenizer.json, of one of the small tokenizers."""
+    model = json.loads((HERE / tokenizer / "tokenizer.json").read_text())["model"]
+    ids = model["vocab"]
+    if "merges" not in model:
+        return {"vocab.txt": "".join(f"{word}\n" for word in sorted(ids, key=ids.get))}
+    pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return {"vocab.json": json.dumps(ids), "merges.txt": "\n".join(["#version: 0.2", *pairs, ""])}
+
+
+def without_tokenizer_json(name: str, about: str, base: str, tokenizer: str, texts: tuple = WORDS, files: dict | None = None,
+                           **fields) -> Case:
+    return Case(name, about, base=base, edits={CONFIG: fields} if fields else {}, texts=texts,
+                files={"tokenizer.json": None} | vocabulary(tokenizer) | (files or {}))
+
+
+OLD = "families/tokenizers"
+SPECIALS = ("a [MASK] b[SEP]", "<s> a</s> <mask>", "the  cat sat <|endoftext|>", *WORDS)
+VOCABULARIES = [
+    without_tokenizer_json("vocab-txt", "BERT's words, one a line", "families/bert-f32", f"{OLD}/wordpiece", SPECIALS,
+                           tokenizer_class="BertTokenizer"),
+    without_tokenizer_json("vocab-txt-cased", "and the settings of the class", "families/bert-f32", f"{OLD}/wordpiece",
+                           tokenizer_class="BertTokenizer", do_lower_case=False),
+    without_tokenizer_json("vocab-txt-alone", "by the model's kind", "families/bert-f32", f"{OLD}/wordpiece",
+                           files={CONFIG: None}),
+    without_tokenizer_json("vocab-txt-of-distilbert", "likewise", "families/distilbert-f32", f"{OLD}/wordpiece", SPECIALS,
+                           tokenizer_class="DistilBertTokenizer"),
+    without_tokenizer_json("vocab-txt-of-mpnet", "likewise", "families/mpnet-f32", f"{OLD}/mpnet", SPECIALS,
+                           tokenizer_class="MPNetTokenizer"),
+    without_tokenizer_json("vocab-and-merges", "RoBERTa's pairs of bytes", "families/roberta-dense-tanh-bf16",
+                           f"{OLD}/roberta", SPECIALS, tokenizer_class="RobertaTokenizer"),
+    without_tokenizer_json("vocab-and-merges-with-space", "and the settings of the class",
+                           "families/roberta-dense-tanh-bf16", f"{OLD}/roberta", tokenizer_class="RobertaTokenizer",
+                           add_prefix_space=True),
+    without_tokenizer_json("vocab-and-merges-of-qwen2", "with tokens that are listed beside", "st-mean", "tokenizer", TEXTS,
+                           tokenizer_class="Qwen2Tokenizer", added_tokens_decoder={
+                               str(285 + i): token for i, token in enumerate([*SPECIAL, added("<Instruct>")])}),
+    without_tokenizer_json("ends-without-tokenizer-json", "then the settings say what stands at the ends", "st-mean",
+                           "tokenizer", TEXTS, tokenizer_class="Qwen2Tokenizer", add_eos_token=True,
+                           added_tokens_decoder={str(285 + i): token for i, token in enumerate(SPECIAL)}),
+    without_tokenizer_json("no-ends-without-tokenizer-json", "none, if they say so", "st-mean", "tokenizer", TEXTS,
+                           tokenizer_class="Qwen2Tokenizer", add_bos_token=False,
+                           added_tokens_decoder={str(285 + i): token for i, token in enumerate(SPECIAL)}),
+]
+
 LIMITS = [
     config("model-max-length", "a limit of the tokenizer's", model_max_length=8),
     config("model-max-length-is-none", "1e30 is no limit", model_max_length=10**30),
@@ -422,7 +469,7 @@ POOLINGS = [
     pooling("mean-without-prompt-no-end-token", "without an end token", WITHOUT, prompts=PROMPTS[1:],
             **{"tokenizer.json": {"post_processor": None}}),
 ]
-CASES = [*TOKENS, *OWN_PARTS, *BUILT, *ENDS, *LIMITS, *LOWER, *MODELS, *POOLINGS]
+CASES = [*TOKENS, *OWN_PARTS, *BUILT, *ENDS, *VOCABULARIES, *LIMITS, *LOWER, *MODELS, *POOLINGS]
 
 
 def of_pairs(name: str, about: str, base: str = "reranker-bert-identity", names: list | None = None, **fields) -> Case:
@@ -444,6 +491,8 @@ RERANKERS = [
     of_pairs("xlm-roberta-class-pairs", "two tokens between the texts", "reranker-xlm-roberta",
              tokenizer_class="XLMRobertaTokenizer"),
     of_pairs("mpnet-class-pairs", "likewise", "reranker-mpnet", tokenizer_class="MPNetTokenizer"),
+    Case("vocab-txt-pairs", "without a tokenizer.json", base="families/reranker-bert-identity",
+         files={"tokenizer.json": None} | vocabulary(f"{OLD}/wordpiece"), edits={CONFIG: {"tokenizer_class": "BertTokenizer"}}),
     Case("modernbert-quick-gelu-pairs", "the activation of its head", base="families/reranker-modernbert-cls",
          edits={"config.json": {"classifier_activation": "quick_gelu"}}),
 ]

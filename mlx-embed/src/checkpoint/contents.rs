@@ -24,9 +24,13 @@ const BESIDE: [&str; 12] = [
     "chat_template.jinja",
 ];
 
+/// The vocabularies that are read where there is no `tokenizer.json`.
+const VOCABULARIES: [&str; 3] = ["vocab.txt", "vocab.json", "merges.txt"];
+
 /// Every file that may stand beside weights in a checkpoint's own folder, but for heads.
-pub(crate) fn beside() -> impl Iterator<Item = &'static str> {
-    BESIDE.into_iter().chain(sentence_transformers::TRANSFORMER_FILES)
+pub(crate) fn beside(has_tokenizer_json: bool) -> impl Iterator<Item = &'static str> {
+    let vocabularies = if has_tokenizer_json { &[][..] } else { &VOCABULARIES };
+    BESIDE.into_iter().chain(sentence_transformers::TRANSFORMER_FILES).chain(vocabularies.iter().copied())
 }
 
 /// The heads of bge-m3, of which the first that is there is read.
@@ -65,7 +69,10 @@ impl Checkpoint {
 }
 
 fn add_beside(all: &mut Sha256, place: &Files) -> Result<(), CheckpointError> {
-    let beside = beside().chain(HEADS.into_iter().flatten()).map(str::to_owned);
+    let name = "tokenizer.json";
+    let has_tokenizer_json =
+        place.holds(name).map_err(|source| CheckpointError::Io { path: place.path(name), source })?;
+    let beside = beside(has_tokenizer_json).chain(HEADS.into_iter().flatten()).map(str::to_owned);
     let modules = sentence_transformers::folders(place)?.into_iter().flat_map(|(folder, _)| {
         let folder = folder.trim_end_matches('/').to_owned();
         OF_MODULE.map(|file| format!("{folder}/{file}"))

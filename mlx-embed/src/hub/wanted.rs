@@ -7,7 +7,9 @@ use crate::file::Files;
 
 /// The files that say what a model is.
 pub(super) fn first(listed: &[String]) -> Vec<String> {
-    listed.iter().filter(|file| checkpoint::beside().any(|name| name == *file)).cloned().collect()
+    let has_tokenizer_json = listed.iter().any(|file| file == "tokenizer.json");
+    let wanted = |file: &&String| checkpoint::beside(has_tokenizer_json).any(|name| name == *file);
+    listed.iter().filter(wanted).cloned().collect()
 }
 
 /// The files in folders of modules, and heads, of a model whose [`first`] files are in `folder`.
@@ -40,9 +42,25 @@ pub(super) fn weights(folder: &Path, listed: &[String]) -> Result<Vec<String>, C
 pub(super) fn is_whole(folder: &Path) -> bool {
     let files = files(folder);
     let holds = |name| files.holds(name).unwrap_or(false);
-    holds("config.json") && holds("tokenizer.json") && checkpoint::has_weights(&files)
+    let has_tokenizer =
+        holds("tokenizer.json") || holds("vocab.txt") || holds("vocab.json") && holds("merges.txt");
+    holds("config.json") && has_tokenizer && checkpoint::has_weights(&files)
 }
 
 fn files(folder: &Path) -> Files {
     Files::Directory(folder.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vocabularies_are_fetched_where_there_is_no_tokenizer_json() {
+        let listed = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let old = listed(&["config.json", "vocab.txt", "vocab.json", "merges.txt", "README.md"]);
+        assert_eq!(first(&old), old[..4]);
+        let new = listed(&["config.json", "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"]);
+        assert_eq!(first(&new), new[..2]);
+    }
 }

@@ -16,6 +16,7 @@ mod sides;
 mod spans;
 mod straight;
 mod tokenizer;
+mod vocabulary;
 
 use std::io;
 use std::path::PathBuf;
@@ -37,7 +38,8 @@ pub(crate) use tokenizer::{TextEncoder, Tokens};
 #[non_exhaustive]
 pub enum TextError {
     /// The checkpoint has no tokenizer.
-    #[error("{}: missing; copy tokenizer.json from the model's repository", path.display())]
+    #[error("{}: missing; copy tokenizer.json from the model's repository, or make it with transformers: \
+             AutoTokenizer.from_pretrained(folder).save_pretrained(folder)", path.display())]
     MissingTokenizer {
         /// The file.
         path: PathBuf,

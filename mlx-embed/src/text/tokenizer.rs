@@ -21,7 +21,7 @@ use super::input_error::InputError;
 use super::settings::Settings;
 use super::side_files::TOKENIZER_CONFIG;
 use super::side_files::invalid as invalid_field;
-use super::{TextError, limits};
+use super::{TextError, limits, vocabulary};
 use crate::file::Files;
 
 /// Which token ends a text. With last-token pooling the vector is this token's.
@@ -110,10 +110,14 @@ impl TextEncoder {
     ) -> Result<Self, TextError> {
         let name = "tokenizer.json";
         let path = files.path(name);
-        let json = files.read(name, limits::FILE_BYTES).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => TextError::MissingTokenizer { path: path.clone() },
-            _ => invalid(&path, error.to_string()),
-        })?;
+        let json = match files.read(name, limits::FILE_BYTES) {
+            Ok(json) => json,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = vocabulary::in_place_of_tokenizer_json(files, settings.classes.now)?;
+                made.ok_or_else(|| TextError::MissingTokenizer { path: path.clone() })?.into()
+            }
+            Err(error) => return Err(invalid(&path, error.to_string())),
+        };
         limits::check(&json).map_err(|reason| invalid(&path, reason))?;
         let Assembled { tokenizer, added, truncation_side, special_ids, bos_eos } =
             assemble(&json, settings, files, &path)?;
