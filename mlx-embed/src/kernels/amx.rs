@@ -178,8 +178,8 @@ macro_rules! family {
                 // In the order of the forms. Words are multiplied in vectors.
                 tile: [
                     by_scales!($unit, $m, true), by_scales!($unit, $m, false), by_scales!($unit, $m, false),
-                    by_scales!($unit, $m, false), by_scales!($unit, $m, true), by_scales!($unit, $m, false),
-                    AVX512_VNNI.tiles[$m - 1].tile[WORDS as usize],
+                    by_scales!($unit, $m, false), by_scales!($unit, $m, false), by_scales!($unit, $m, true),
+                    by_scales!($unit, $m, false), AVX512_VNNI.tiles[$m - 1].tile[WORDS as usize],
                 ],
                 ..AVX512_VNNI.tiles[$m - 1]
             }),*],

@@ -185,7 +185,7 @@ impl Engine {
                     let function = self.family.tiles[tile.rows - 1].dense[dense.number as usize];
                     let rows = laid.x.add(tile.first * laid.stride());
                     function(rows, dense.pair(pair), dense.inputs, out.0.as_mut_ptr());
-                    (self.family.emit)(&sink, tile, pair, &out);
+                    (self.family.emit)(&sink, tile, pair, out.0.as_ptr());
                 }
             }
         });

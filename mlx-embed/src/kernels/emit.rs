@@ -5,7 +5,6 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
-use super::product::Products;
 use super::simd::{LANES, PAIR, Simd, exp};
 use super::tiles::Tile;
 
@@ -113,7 +112,7 @@ impl Sink<'_> {
 /// # Safety
 /// The instruction set of `S` is enabled; the sink's rows and columns of this tile and pair are valid and nobody else's.
 #[inline(always)]
-pub(super) unsafe fn emit<S: Simd>(sink: &Sink<'_>, tile: Tile, pair: usize, products: &Products) {
+pub(super) unsafe fn emit<S: Simd>(sink: &Sink<'_>, tile: Tile, pair: usize, products: *const f32) {
     // What is the same for all rows is decided once.
     match sink.kind {
         Kind::Store => emit_rows::<S, false>(sink, tile, pair, products, None),
@@ -129,12 +128,12 @@ unsafe fn emit_gated<S: Simd>(
     sink: &Sink<'_>,
     tile: Tile,
     pair: usize,
-    products: &Products,
+    products: *const f32,
     activation: Activation,
 ) {
     let (first, count) = sink.span(pair);
     for m in 0..tile.rows {
-        let from = products.0.as_ptr().add(m * PAIR);
+        let from = products.add(m * PAIR);
         gated::<S>(
             activation,
             from,
@@ -151,7 +150,7 @@ unsafe fn emit_rows<S: Simd, const ADD: bool>(
     sink: &Sink<'_>,
     tile: Tile,
     pair: usize,
-    products: &Products,
+    products: *const f32,
     activation: Option<Activation>,
 ) {
     let (first, count) = sink.span(pair);
@@ -161,7 +160,7 @@ unsafe fn emit_rows<S: Simd, const ADD: bool>(
         [load_some::<S>(bias, counts[0]), load_some::<S>(bias.wrapping_add(LANES), counts[1])]
     });
     for m in 0..tile.rows {
-        let from = products.0.as_ptr().add(m * PAIR);
+        let from = products.add(m * PAIR);
         let to = sink.out.add((tile.first + m) * sink.stride + first);
         for panel in 0..2 {
             let to = to.wrapping_add(panel * LANES);

@@ -15,11 +15,11 @@ use super::norm::{self, Norm};
 use super::packed::Layout;
 use super::prepare;
 use super::product::{
-    self, BYTE_WORDS, BYTES, FORMS, NIBBLE_WORDS, NIBBLES, PairWeights, Products, SMALL, SPREAD, TileRows,
-    WORDS, form_on,
+    self, BYTE_WORDS, BYTES, FORMS, LIMB_FORMS, NIBBLE_WORDS, NIBBLES, PairWeights, SEVEN_ROWS, SEVENS,
+    SMALL, SPREAD, TileRows, WORDS, form_on,
 };
 use super::round::{self, Input, Laid, Rounded};
-use super::simd::{self, LANES, Number};
+use super::simd::{self, LANES, Nearest, Number};
 use super::tiles::Tile;
 
 /// A tile product; see [`product::tile`].
@@ -38,8 +38,8 @@ pub(super) type AttendFn = unsafe fn(&Attention<'_>, Text, usize, usize, *mut f3
 pub(super) struct TileFns {
     /// By the form of the weights, and whether their scales are bf16; unpacked they are f32.
     pub(super) tile: [[TileFn; 2]; FORMS],
-    /// Of low limbs, by the form of the weights: the first four.
-    pub(super) low: [LowFn; 4],
+    /// Of low limbs, by the form of the weights.
+    pub(super) low: [LowFn; LIMB_FORMS],
     /// Of dense weights, by their type: f32, bf16, f16.
     pub(super) dense: [DenseTileFn; 3],
     pub(super) attend: AttendFn,
@@ -50,8 +50,8 @@ pub(super) struct TileFns {
 pub(crate) struct Family {
     pub(super) name: &'static str,
     pub(super) detect: fn() -> bool,
-    /// Whether products with weights of 8 bits take less time than those with f32.
-    pub(super) bytes_pay: bool,
+    /// See [`Simd::NEAREST`](simd::Simd::NEAREST).
+    pub(super) nearest: Option<Nearest>,
     /// Whether two limbs, and whatever meets weights of 8 bits, are one word.
     pub(super) words: bool,
     /// Inputs of a row whose limbs lie side by side.
@@ -64,12 +64,17 @@ pub(crate) struct Family {
     pub(super) tiles: &'static [TileFns],
     pub(super) unpack: UnpackFn,
     pub(super) unpack_words: UnpackFn,
+    pub(super) unpack_sevens: UnpackFn,
     pub(super) round_tile: unsafe fn(&Input<'_>, &Rounded, usize, Range<usize>),
     pub(super) lay_tile: unsafe fn(&Input<'_>, &Laid, usize),
     pub(super) norm_rows: unsafe fn(&[f32], Norm<'_>, Range<usize>, *mut f32),
     pub(super) prepare: unsafe fn(&Attention<'_>, Text, Range<usize>),
-    pub(super) emit: unsafe fn(&Sink<'_>, Tile, usize, &Products),
+    pub(super) emit: unsafe fn(&Sink<'_>, Tile, usize, *const f32),
     pub(super) gated: unsafe fn(Activation, *const f32, *const f32, *mut f32, usize),
+}
+
+const fn least(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
 }
 
 /// A tile product for scales in f32 and for those in bf16.
@@ -124,6 +129,12 @@ macro_rules! family {
                 product::unpack_words::<S>(layout, pair, groups, values, scales)
             }
             $(#[target_feature(enable = $feature)])*
+            pub(super) unsafe fn unpack_sevens(
+                layout: &Layout, pair: *const u8, groups: usize, values: *mut u8, scales: *mut u8,
+            ) -> PairWeights {
+                product::unpack_sevens::<S>(layout, pair, groups, values, scales)
+            }
+            $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn round_tile(input: &Input<'_>, to: &Rounded, index: usize, groups: Range<usize>) {
                 round::round_tile::<S>(input, to, index, groups);
             }
@@ -140,7 +151,7 @@ macro_rules! family {
                 prepare::prepare::<S>(at, text, range);
             }
             $(#[target_feature(enable = $feature)])*
-            pub(super) unsafe fn emit(sink: &Sink<'_>, tile: Tile, pair: usize, products: &Products) {
+            pub(super) unsafe fn emit(sink: &Sink<'_>, tile: Tile, pair: usize, products: *const f32) {
                 emit::emit::<S>(sink, tile, pair, products);
             }
             $(#[target_feature(enable = $feature)])*
@@ -154,7 +165,7 @@ macro_rules! family {
         pub(super) const $table: Family = Family {
             name: $name,
             detect: $detect,
-            bytes_pay: <$simd as simd::Simd>::BYTES_PAY,
+            nearest: <$simd as simd::Simd>::NEAREST,
             words: !<$simd as simd::Simd>::FOURS,
             run: LANES,
             low_apart: true,
@@ -165,6 +176,7 @@ macro_rules! family {
                     [$module::tile::<$m, SPREAD, false>; 2],
                     by_scales!($module, $m, form_on::<$simd>(SMALL)),
                     by_scales!($module, $m, form_on::<$simd>(BYTES)),
+                    [$module::tile::<{ least($m, SEVEN_ROWS) }, { form_on::<$simd>(SEVENS) }, false>; 2],
                     by_scales!($module, $m, form_on::<$simd>(NIBBLE_WORDS)),
                     by_scales!($module, $m, form_on::<$simd>(BYTE_WORDS)),
                     [$module::tile::<$m, WORDS, false>; 2],
@@ -174,12 +186,14 @@ macro_rules! family {
                     $module::low::<$m, SPREAD>,
                     $module::low::<$m, { form_on::<$simd>(SMALL) }>,
                     $module::low::<$m, { form_on::<$simd>(BYTES) }>,
+                    $module::low::<{ least($m, SEVEN_ROWS) }, { form_on::<$simd>(SEVENS) }>,
                 ],
                 dense: [$module::dense::<$m, f32>, $module::dense::<$m, bf16>, $module::dense::<$m, f16>],
                 attend: $module::attend::<$m>,
             }),*],
             unpack: $module::unpack,
             unpack_words: $module::unpack_words,
+            unpack_sevens: $module::unpack_sevens,
             round_tile: $module::round_tile,
             lay_tile: $module::lay_tile,
             norm_rows: $module::norm_rows,

@@ -4,7 +4,7 @@
 //! one with two limbs, and they hold groups of several scales.
 
 use super::round::TWO;
-use super::simd::{FP4_TWICE, float_word};
+use super::simd::{FP4_TWICE, Nearest, float_word};
 use super::source::{Floats, Scales, Source, e4m3, e8m0, value};
 
 /// What [`FP4_TWICE`] is raised by to be levels, none of which is below zero.
@@ -22,7 +22,7 @@ pub(crate) enum Fit {
     /// Those that are so as they are, and small floats by way of words.
     Exact,
     /// All whose inputs make whole groups: the others are rounded to 8 bits, and so are those that would become words.
-    Nearest,
+    Nearest(Nearest),
 }
 
 /// Rows of a matrix, `[rows, inputs]`, as whole numbers.
@@ -44,6 +44,8 @@ pub(super) struct Form {
     pub(super) small: bool,
     /// Whether levels are codes of small floats, which become words.
     pub(super) floats: bool,
+    /// Whether levels of 8 bits have a sign, and all biases are zero.
+    pub(super) signed: bool,
     pub(super) group_size: usize,
     /// Whether scales and biases are bf16; else they are f32.
     pub(super) bf16: bool,
@@ -56,8 +58,8 @@ impl Form {
         let floats = Self::floats(source, inputs);
         let (form, rounded) = match (Self::exact(source), fit) {
             (exact, Fit::Exact) => (floats.or(exact)?, false),
-            (Some(exact), Fit::Nearest) if floats.is_none() => (exact, false),
-            (_, Fit::Nearest) => (Self::nearest(inputs), true),
+            (Some(exact), Fit::Nearest(_)) if floats.is_none() => (exact, false),
+            (_, Fit::Nearest(nearest)) => (Self::nearest(inputs, nearest), true),
         };
         inputs.is_multiple_of(form.group_size).then_some((form, rounded))
     }
@@ -71,7 +73,7 @@ impl Form {
             Scales::Affine { .. } | Scales::Mxfp4(_) => &[],
         };
         let group_size = *sizes.iter().find(|&&size| inputs.is_multiple_of(size))?;
-        Some(Self { bits: *bits, small: false, floats: true, group_size, bf16: true })
+        Some(Self { bits: *bits, small: false, floats: true, signed: false, group_size, bf16: true })
     }
 
     /// Of a matrix whose numbers are exactly so.
@@ -86,18 +88,21 @@ impl Form {
             Scales::Mxfp8(_) => return None,
         };
         let narrow = bits <= 4 && matches!(scales, Scales::Affine { .. });
-        let form =
-            Self { bits: if narrow { 4 } else { 8 }, small: bits < 8, floats: false, group_size, bf16 };
+        let (bits, small) = (if narrow { 4 } else { 8 }, bits < 8);
+        let form = Self { bits, small, floats: false, signed: false, group_size, bf16 };
         matches!(group_size, 16 | 32 | 64 | 128).then_some(form)
     }
 
     /// Of a matrix that is rounded. Large groups cost less time: of MiniLM's pass those of 128 save a twelfth beside those
     /// of 64, and 0.0001 of cosine. A number that stands out makes all of its group coarse, so they are for rows that have
-    /// three of them at least.
-    fn nearest(inputs: usize) -> Self {
+    /// three of them at least. Beside rows of seven bits they are half as large, since a product loses a third more there,
+    /// and rows that would have smaller ones keep their bits.
+    fn nearest(inputs: usize, nearest: Nearest) -> Self {
         let fits = |size: usize| inputs.is_multiple_of(size) && (size < 128 || inputs >= 3 * size);
-        let group_size = [128, 64].into_iter().find(|&size| fits(size)).unwrap_or(32);
-        Self { bits: 8, small: false, floats: false, group_size, bf16: true }
+        let size = [128, 64].into_iter().find(|&size| fits(size)).unwrap_or(32);
+        let signed = nearest == Nearest::SignedBytes && size == 128;
+        let group_size = if signed { 64 } else { size };
+        Self { bits: 8, small: false, floats: false, signed, group_size, bf16: true }
     }
 }
 
@@ -185,7 +190,11 @@ impl Levels<'_> {
         let mut levels = [0_u8; MAX_GROUP];
         let levels = &mut levels[..size];
         for (group, numbers) in numbers.chunks_exact(size).enumerate() {
-            let (scale, bias) = nearest(numbers, levels);
+            let (scale, bias) = if self.form.signed {
+                (nearest_signed(numbers, levels), 0.0)
+            } else {
+                nearest(numbers, levels)
+            };
             each(group, levels, scale, bias);
         }
     }
@@ -226,6 +235,21 @@ fn nearest(numbers: &[f32], levels: &mut [u8]) -> (f32, f32) {
         *level = ((x - bias) * inverse).round() as u8;
     }
     (scale, bias)
+}
+
+/// The same to 8 bits with a sign, of which the lowest is not used; returns the scale.
+fn nearest_signed(numbers: &[f32], levels: &mut [u8]) -> f32 {
+    const TOP: f32 = 127.0;
+    let scale = bf16_above(numbers.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / TOP);
+    if !scale.is_finite() || !numbers.iter().all(|x| x.is_finite()) {
+        levels.fill(0);
+        return f32::NAN;
+    }
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    for (level, x) in levels.iter_mut().zip(numbers) {
+        *level = (x * inverse).round().clamp(-TOP, TOP) as i8 as u8;
+    }
+    scale
 }
 
 /// Largest sum of the magnitudes of a group's words: times the largest of rounded activations it fits the 32 bits in which
@@ -306,27 +330,39 @@ mod tests {
         Form::new(&source, inputs, fit).map(|(form, rounded)| Levels { source, form, inputs, rounded })
     }
 
+    const WAYS: [Nearest; 2] = [Nearest::Bytes, Nearest::SignedBytes];
+
     /// Level, scale and bias of each number of a row that is rounded.
-    fn rounded(row: &[f32]) -> Vec<(u8, f32, f32)> {
-        let levels = levels(Source::Dense(Floats::F32(row)), row.len(), Fit::Nearest).unwrap();
+    fn rounded(row: &[f32], nearest: Nearest) -> Vec<(i32, f32, f32)> {
+        let levels = levels(Source::Dense(Floats::F32(row)), row.len(), Fit::Nearest(nearest)).unwrap();
+        let signed = levels.form.signed;
+        assert_eq!(signed, nearest == Nearest::SignedBytes && row.len() == 384);
+        let number = |&level: &u8| if signed { i32::from(level as i8) } else { level.into() };
         let mut all = Vec::new();
-        levels.row(0, |_, levels, scale, bias| all.extend(levels.iter().map(|&level| (level, scale, bias))));
+        levels.row(0, |_, levels, scale, bias| {
+            all.extend(levels.iter().map(|level| (number(level), scale, bias)));
+        });
         all
     }
 
     #[test]
     fn rounded_numbers_are_off_by_half_a_step_at_most() {
-        for (inputs, groups) in [(32, 1), (64, 1), (96, 3), (128, 2), (384, 3)] {
+        let sizes = [(32, [1, 1]), (64, [1, 1]), (96, [3, 3]), (128, [2, 2]), (384, [3, 6])];
+        for (way, (inputs, groups)) in [0, 1].into_iter().flat_map(|way| sizes.map(|size| (way, size))) {
             let row: Vec<f32> = (0..inputs).map(|i| ((i * i * 37 % 101) as f32 - 33.0) * 0.01).collect();
-            let found = rounded(&row);
+            let found = rounded(&row, WAYS[way]);
             assert_eq!(found.len(), inputs);
             let mut scales: Vec<f32> = found.iter().map(|&(_, scale, _)| scale).collect();
             scales.dedup();
-            assert!(scales.len() <= groups, "{inputs}");
+            assert!(scales.len() <= groups[way], "{inputs}");
+            let signed = way == 1 && inputs == 384;
             for (x, (level, scale, bias)) in row.iter().zip(found) {
-                assert!(scale > 0.0 && scale < 1.02 / 255.0, "{scale}");
+                // From the least number to the largest, or from zero to the one of them that is further from it.
+                let step = if signed { 0.67 / 127.0 } else { 1.0 / 255.0 };
+                assert!(scale > 0.0 && scale < 1.02 * step, "{scale}");
+                assert!(!signed || level.abs() <= 127 && bias == 0.0, "{level} {bias}");
                 assert!([scale, bias].iter().all(|x| x.to_bits() & 0xffff == 0), "{scale} {bias}");
-                let off = (scale * f32::from(level) + bias - x).abs();
+                let off = (scale * level as f32 + bias - x).abs();
                 assert!(off <= scale * 0.5001, "{x}: {level} of {scale} and {bias}");
             }
         }
@@ -347,22 +383,28 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros_and_no_numbers_stay_none() {
-        assert!(rounded(&[0.0; 64]).iter().all(|&(_, scale, bias)| (scale, bias) == (0.0, 0.0)));
-        let alike = rounded(&[-0.3; 64]);
-        assert!(
-            alike.iter().all(|&(level, scale, bias)| (scale * f32::from(level) + bias + 0.3).abs() < 1e-3)
-        );
+        for way in WAYS {
+            assert!(rounded(&[0.0; 64], way).iter().all(|&(_, scale, bias)| (scale, bias) == (0.0, 0.0)));
+            let alike = rounded(&[-0.3; 64], way);
+            let off = |&(level, scale, bias): &(i32, f32, f32)| (scale * level as f32 + bias + 0.3).abs();
+            assert!(alike.iter().all(|number| off(number) < 1.2e-3));
+            no_numbers_stay_none(way);
+        }
+    }
+
+    fn no_numbers_stay_none(way: Nearest) {
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut row = [1.0; 384];
             row[3] = odd;
-            let found = rounded(&row);
-            assert!(found[..128].iter().all(|(_, scale, _)| scale.is_nan()), "{odd}");
+            let found = rounded(&row, way);
+            let group = if way == Nearest::SignedBytes { 64 } else { 128 };
+            assert!(found[..group].iter().all(|(_, scale, _)| scale.is_nan()), "{odd}");
             assert!(found[128..].iter().all(|(_, scale, _)| scale.is_finite()), "{odd}");
         }
-        let mut row = [f32::MAX; 64];
+        let mut row = [f32::MAX; 384];
         row[0] = f32::MIN;
-        assert!(rounded(&row)[0].1.is_nan());
-        let tiny = rounded(&[f32::from_bits(3); 32]);
+        assert_eq!(rounded(&row, way)[0].1.is_nan(), way == Nearest::Bytes);
+        let tiny = rounded(&[f32::from_bits(3); 32], way);
         assert!(tiny.iter().all(|(_, scale, bias)| scale.is_finite() && bias.is_finite()));
     }
 
@@ -386,12 +428,12 @@ mod tests {
     #[test]
     fn whole_numbers_are_kept_and_odd_sizes_left() {
         let source = Source::Dense(Floats::F32(&[1.0; 48]));
-        assert!(levels(source, 48, Fit::Nearest).is_none());
+        assert!(levels(source, 48, Fit::Nearest(Nearest::Bytes)).is_none());
         assert!(levels(Source::Dense(Floats::F32(&[1.0; 64])), 64, Fit::Exact).is_none());
         let (words, scales, biases) = ([0x0302_0100_u32; 8], [0.5; 1], [0.25; 1]);
         let affine = Scales::Affine { scales: Floats::F32(&scales), biases: Floats::F32(&biases) };
         let source = Source::Quantized { words: &words, bits: 8, group_size: 32, scales: affine };
-        let levels = levels(source, 32, Fit::Nearest).unwrap();
+        let levels = levels(source, 32, Fit::Nearest(Nearest::SignedBytes)).unwrap();
         assert!(!levels.rounded && !levels.form.bf16);
         levels.row(0, |_, levels, scale, bias| {
             assert_eq!((&levels[..4], scale, bias), (&[0, 1, 2, 3][..], 0.5, 0.25));

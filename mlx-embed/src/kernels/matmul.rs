@@ -9,10 +9,10 @@ use super::emit::{Activation, Kind, Sink};
 use super::norm::Norm;
 use super::packed::{Layout, Packed, Start};
 use super::product::{
-    BYTE_WORDS, BYTES, NIBBLE_WORDS, NIBBLES, PairWeights, Products, SMALL, SPREAD, TileRows, WORDS,
-    all_rows, unpacked_bytes,
+    BYTE_WORDS, BYTES, NIBBLE_WORDS, NIBBLES, PairWeights, SEVEN_ROWS, SEVENS, SMALL, SPREAD, TileRows,
+    WORDS, all_rows, unpacked_bytes,
 };
-use super::round::{Input, Laid, MAX_ROWS, Rounded};
+use super::round::{Digits, Input, Laid, MAX_ROWS, Rounded};
 use super::simd::{LANES, PAIR};
 use super::tiles::Tiles;
 use super::{Engine, Limbs};
@@ -21,7 +21,7 @@ use super::{Engine, Limbs};
 const UNPACK_TILES: usize = 3;
 
 /// Unpacked weights that stay in the first-level cache while tile after tile passes by, in bytes.
-const BLOCK_BYTES: usize = 16 << 10;
+const BLOCK_BYTES: usize = 20 << 10;
 
 /// Bytes of rounded rows that a thread goes over pair after pair. They should stay in its second-level cache.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -157,7 +157,6 @@ impl Engine {
         if rows == 0 {
             return;
         }
-        let tiles = Tiles::new(rows, self.family.rows());
         let mut rounded: Option<Rounded> = None;
         let mut laid: Option<Laid> = None;
         let mut first_column = 0;
@@ -168,21 +167,17 @@ impl Engine {
             match part.weights {
                 Weights::Packed(packed) => {
                     assert_eq!(packed.layout.inputs, input.inputs);
-                    let group_size = packed.layout.group_size;
-                    let own = packed.layout.bits == 8 || input.limbs == Limbs::Two;
-                    let words = packed.layout.floats || (self.family.words && own);
+                    let (group_size, kind) = (packed.layout.group_size, self.digits(packed, input.limbs));
                     let rounded = match rounded {
-                        Some(rounded) if rounded.group_size == group_size && rounded.words == words => {
-                            rounded
-                        }
-                        _ => *rounded.insert(self.round(input, rows, group_size, words, tiles, workspace)),
+                        Some(rounded) if rounded.group_size == group_size && rounded.kind == kind => rounded,
+                        _ => *rounded.insert(self.round(input, rows, group_size, kind, workspace)),
                     };
                     // SAFETY: the caller's promise; the workspace holds the rounded rows until it is rounded into again.
                     unsafe { self.multiply_packed(packed, &rounded, sink) };
                 }
                 Weights::Dense(dense) => {
                     assert_eq!(dense.inputs(), input.inputs);
-                    let laid = *laid.get_or_insert_with(|| self.lay(input, rows, tiles, workspace));
+                    let laid = *laid.get_or_insert_with(|| self.lay(input, rows, workspace));
                     // SAFETY: the caller's promise; the workspace holds the rows.
                     unsafe { self.multiply_dense(dense, &laid, sink) };
                 }
@@ -191,15 +186,28 @@ impl Engine {
         }
     }
 
+    /// What rows are rounded to beside a matrix.
+    fn digits(&self, packed: &Packed, limbs: Limbs<'_>) -> Digits {
+        let Layout { bits, floats, signed, .. } = packed.layout;
+        if signed {
+            Digits::Sevens
+        } else if floats || (self.family.words && (bits == 8 || limbs == Limbs::Two)) {
+            Digits::Words
+        } else {
+            Digits::Limbs
+        }
+    }
+
     fn round(
         &self,
         input: &Input<'_>,
         rows: usize,
         group_size: usize,
-        words: bool,
-        tiles: Tiles,
+        kind: Digits,
         workspace: &mut Workspace,
     ) -> Rounded {
+        let most = self.family.rows();
+        let tiles = Tiles::new(rows, if kind == Digits::Sevens { most.min(SEVEN_ROWS) } else { most });
         let groups = input.inputs / group_size;
         let rounded = Rounded {
             tiles,
@@ -207,7 +215,7 @@ impl Engine {
             group_size,
             run: self.family.run.min(group_size),
             digits: workspace.digits.bytes(rows * input.inputs * 2).cast(),
-            words,
+            kind,
             factors: workspace.factors.floats(rows * groups * 2),
             wide: workspace.wide.bytes(tiles.count() * groups * size_of::<u16>()).cast(),
         };
@@ -224,7 +232,8 @@ impl Engine {
         rounded
     }
 
-    fn lay(&self, input: &Input<'_>, rows: usize, tiles: Tiles, workspace: &mut Workspace) -> Laid {
+    fn lay(&self, input: &Input<'_>, rows: usize, workspace: &mut Workspace) -> Laid {
+        let tiles = Tiles::new(rows, self.family.rows());
         let mut laid = Laid { tiles, inputs: input.inputs, x: std::ptr::null_mut() };
         laid.x = workspace.laid.floats(rows * laid.stride());
         self.pool.run(tiles.count(), &|tile| {
@@ -243,26 +252,30 @@ impl Engine {
         let groups = layout.groups();
         let tiles = rounded.tiles;
         // Whole tiles whose limbs fit the cache.
-        let tile_bytes = self.family.rows() * layout.inputs * 2;
+        let tile_bytes = tiles.most_rows() * layout.inputs * 2;
         let chunk = (CHUNK_BYTES / tile_bytes).max(1);
         let chunks = tiles.count().div_ceil(chunk);
         let chunk = tiles.count().div_ceil(chunks);
-        let pays = (layout.bits == 4 || rounded.words) && chunk >= UNPACK_TILES;
-        // Floats are multiplied as words alone.
-        let unpack = layout.floats || pays;
-        let form = match (layout.bits, rounded.words, unpack) {
-            (_, true, true) => WORDS,
-            (4, true, false) => NIBBLE_WORDS,
-            (_, true, false) => BYTE_WORDS,
-            (4, false, true) => SPREAD,
-            (4, false, false) => NIBBLES,
+        let pays = (layout.bits == 4 || rounded.kind == Digits::Words) && chunk >= UNPACK_TILES;
+        // Floats are multiplied as words alone, and signed bytes with what is said of them.
+        let unpack = layout.floats || layout.signed || pays;
+        let form = match (layout.bits, rounded.kind, unpack) {
+            (_, Digits::Sevens, _) => SEVENS,
+            (_, Digits::Words, true) => WORDS,
+            (4, Digits::Words, false) => NIBBLE_WORDS,
+            (_, Digits::Words, false) => BYTE_WORDS,
+            (4, Digits::Limbs, true) => SPREAD,
+            (4, Digits::Limbs, false) => NIBBLES,
             _ if layout.small => SMALL,
             _ => BYTES,
         };
         // A single tile reads its weights once.
-        let group_bytes = unpacked_bytes(&layout, 1, rounded.words).0;
-        let block = if chunk == 1 && !unpack { groups } else { (BLOCK_BYTES / group_bytes).min(groups) };
+        let group_bytes = unpacked_bytes(&layout, 1, rounded.kind).0;
+        let most = if chunk == 1 && !unpack { groups } else { BLOCK_BYTES / group_bytes };
+        // Of equal sizes, or nearly.
+        let block = groups.div_ceil(groups.div_ceil(most));
         let tasks = layout.pairs * chunks;
+        let tile_products = tiles.most_rows() * PAIR;
         let work = |task: usize| {
             let (chunk_index, pair_index) = (task / layout.pairs, task % layout.pairs);
             // Threads do neighbouring tasks, so this one is likely to be next, and its weights are asked for.
@@ -270,12 +283,9 @@ impl Engine {
             let tile_range = chunk_index * chunk..tiles.count().min((chunk_index + 1) * chunk);
             let _session = (self.family.session)();
             SCRATCH.with_borrow_mut(|[values, scales, low, products]| {
-                let products = products.bytes(chunk * size_of::<Products>()).cast::<Products>();
+                let products = products.floats(tile_range.len() * tile_products);
                 // SAFETY: there is room for a chunk's tiles, and zeros are numbers.
-                let products = unsafe {
-                    std::ptr::write_bytes(products, 0, tile_range.len());
-                    std::slice::from_raw_parts_mut(products, tile_range.len())
-                };
+                unsafe { std::ptr::write_bytes(products, 0, tile_range.len() * tile_products) };
                 let low = low.bytes(groups * MAX_ROWS * PAIR * size_of::<i32>()).cast::<i32>();
                 for first_group in (0..groups).step_by(block) {
                     let block = block.min(groups - first_group);
@@ -284,10 +294,13 @@ impl Engine {
                     let weights = unsafe {
                         let pair = packed.pair(pair_index).add(first_group * layout.group_bytes());
                         if unpack {
-                            let (value_bytes, scale_bytes) = unpacked_bytes(&layout, block, rounded.words);
+                            let (value_bytes, scale_bytes) = unpacked_bytes(&layout, block, rounded.kind);
                             let (values, scales) = (values.bytes(value_bytes), scales.bytes(scale_bytes));
-                            let unpack =
-                                if rounded.words { self.family.unpack_words } else { self.family.unpack };
+                            let unpack = match rounded.kind {
+                                Digits::Limbs => self.family.unpack,
+                                Digits::Sevens => self.family.unpack_sevens,
+                                Digits::Words => self.family.unpack_words,
+                            };
                             unpack(&layout, pair, block, values, scales)
                         } else {
                             PairWeights {
@@ -310,8 +323,10 @@ impl Engine {
                     let next = next
                         .filter(|_| unpack)
                         .map(|next| Upcoming::new(next, block * layout.group_bytes(), tile_range.len()));
-                    for (index, products) in tile_range.clone().zip(&mut *products) {
+                    for index in tile_range.clone() {
                         let tile = tiles.get(index);
+                        // SAFETY: one of the chunk's tiles.
+                        let products = unsafe { products.add((index - tile_range.start) * tile_products) };
                         if let Some(next) = next {
                             next.prefetch(index - tile_range.start);
                         }
@@ -330,12 +345,12 @@ impl Engine {
                                 wide: rounded.wide.add(index * groups + first_group),
                                 low,
                             };
-                            if !rounded.words && self.family.low_apart {
+                            if rounded.kind != Digits::Words && self.family.low_apart {
                                 self.multiply_low(&weights, &rows, tile.rows, &layout, block, form, low);
                             }
                             let fns = &self.family.tiles[tile.rows - 1].tile[usize::from(form)];
                             let function = fns[usize::from(layout.bf16 && !unpack)];
-                            function(weights, rows, block, layout.group_size, products.0.as_mut_ptr());
+                            function(weights, rows, block, layout.group_size, products);
                             if last {
                                 (self.family.emit)(&sink, tile, pair_index, products);
                             }

@@ -87,9 +87,9 @@ impl Engine {
         })
     }
 
-    /// Whether products with weights of 8 bits take less time than those with f32.
-    pub(crate) fn bytes_pay(&self) -> bool {
-        self.family.bytes_pay
+    /// What becomes of matrices that may be rounded: whole numbers, if products with these take less time.
+    pub(crate) fn nearest(&self) -> Fit {
+        self.family.nearest.map_or(Fit::Exact, Fit::Nearest)
     }
 
     pub(crate) fn pool(&self) -> &Pool {

@@ -43,6 +43,8 @@ pub(super) struct Layout {
     pub(super) small: bool,
     /// Whether values are small floats, which become words of 16 bits.
     pub(super) floats: bool,
+    /// Whether values of 8 bits have a sign, for rows of seven bits; there are no biases then.
+    pub(super) signed: bool,
     pub(super) group_size: usize,
     /// Whether a scale and its bias share a word as two bf16, else they are two f32.
     pub(super) bf16: bool,
@@ -121,6 +123,11 @@ impl Packed {
         Ok(Some(Self { memory, layout, rounded_to: rounded.then_some(bits) }))
     }
 
+    /// Bits that are left of rows which have so many of limbs.
+    pub(crate) fn bits_of_rows(&self, limbs: u32) -> u32 {
+        if self.layout.signed { limbs / 8 * 7 } else { limbs }
+    }
+
     /// Bits to which the numbers of any matrix were rounded.
     pub(crate) fn rounded_to(&self) -> Option<u32> {
         self.rounded_to
@@ -140,16 +147,15 @@ pub(super) struct Start(pub(super) *mut u8);
 unsafe impl Sync for Start {}
 
 fn plan(forms: &[(Form, bool)], rows: &[usize], inputs: usize, order: PackedOrder) -> Option<Layout> {
-    let &(Form { bits, small, floats, group_size, .. }, _) = forms.first()?;
-    let same = |form: &Form| {
-        (form.bits, form.small, form.floats, form.group_size) == (bits, small, floats, group_size)
-    };
-    if !forms.iter().all(|(form, _)| same(form)) {
+    let &(first, _) = forms.first()?;
+    // Scales may be held in the wider of two types.
+    let bf16 = forms.iter().all(|(form, _)| form.bf16);
+    if !forms.iter().all(|(form, _)| Form { bf16, ..*form } == Form { bf16, ..first }) {
         return None;
     }
-    let bf16 = forms.iter().all(|(form, _)| form.bf16);
-    let pairs = pairs(rows, order)?;
-    Some(Layout { inputs, outputs: rows.iter().sum(), bits, small, floats, group_size, bf16, pairs })
+    let Form { bits, small, floats, signed, group_size, .. } = first;
+    let (outputs, pairs) = (rows.iter().sum(), pairs(rows, order)?);
+    Some(Layout { inputs, outputs, bits, small, floats, signed, group_size, bf16, pairs })
 }
 
 /// Pairs that matrices of so many rows take; `None` where they don't go together.

@@ -7,8 +7,10 @@
 
 use super::levels::FACTOR_INPUTS;
 use super::packed::Layout;
-use super::round::MAX_ROWS;
-use super::simd::{LANES, Number, PAIR, PAIR_STEPS, STEP_OF_PAIR, Simd, float_steps};
+use super::round::{Digits, MAX_ROWS};
+use super::simd::{
+    CENTRE, EIGHT_OF_PAIR, LANES, Nearest, Number, PAIR, PAIR_STEPS, STEP_OF_PAIR, Simd, float_steps,
+};
 
 /// How a tile product finds a pair's weights.
 #[derive(Clone, Copy)]
@@ -44,19 +46,32 @@ pub(super) const SPREAD: u8 = 1;
 pub(super) const SMALL: u8 = 2;
 /// Bytes.
 pub(super) const BYTES: u8 = 3;
+/// Signed bytes with what [`Simd::centre_sevens`] says of them, for rows of seven bits.
+pub(super) const SEVENS: u8 = 4;
 /// Nibbles that become words, for rows in words.
-pub(super) const NIBBLE_WORDS: u8 = 4;
+pub(super) const NIBBLE_WORDS: u8 = 5;
 /// Bytes that become words.
-pub(super) const BYTE_WORDS: u8 = 5;
+pub(super) const BYTE_WORDS: u8 = 6;
 /// Words, for rows in words.
-pub(super) const WORDS: u8 = 6;
+pub(super) const WORDS: u8 = 7;
 /// How many forms there are.
-pub(super) const FORMS: usize = 7;
+pub(super) const FORMS: usize = 8;
+/// How many forms have rows in limbs, those first ones.
+pub(super) const LIMB_FORMS: usize = 5;
+
+/// Most rows of a tile beside [`SEVENS`]: more have no room in sixteen registers.
+pub(super) const SEVEN_ROWS: usize = 4;
+
+/// Whether an instruction set has products of [`SEVENS`].
+const fn has_sevens<S: Simd>() -> bool {
+    matches!(S::NEAREST, Some(Nearest::SignedBytes))
+}
 
 /// The form whose kernel stands for `form` on an instruction set: beside weights of 8 bits rows are words where it has no
 /// products of four bytes ([`Simd::FOURS`]), and limbs where it has.
 pub(super) const fn form_on<S: Simd>(form: u8) -> u8 {
     match form {
+        SEVENS if !has_sevens::<S>() => form_on::<S>(BYTES),
         SMALL | BYTES if !S::FOURS => BYTE_WORDS,
         NIBBLE_WORDS if S::FOURS => NIBBLES,
         BYTE_WORDS if S::FOURS => BYTES,
@@ -147,7 +162,8 @@ unsafe fn limbs<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
     }
     for m in 0..M {
         for p in 0..PANELS {
-            dots[m][p] = S::shift_left::<8>(dots[m][p]);
+            dots[m][p] =
+                if FORM == SEVENS { S::shift_left::<7>(dots[m][p]) } else { S::shift_left::<8>(dots[m][p]) };
         }
     }
     if wide == all_rows(M) {
@@ -293,6 +309,9 @@ unsafe fn limb<S: Simd, const M: usize, const PANELS: usize, const FORM: u8>(
     group_size: usize,
     dots: &mut [[S::I; PANELS]; M],
 ) {
+    if FORM == SEVENS {
+        return S::dot_sevens::<M, PANELS>(dots, values, x, group_size / LANES);
+    }
     let stride = if FORM == NIBBLES { 256 } else { 512 };
     if S::PAIRS && FORM <= SPREAD {
         // Two times sixteen inputs are as many steps as sums of pairs hold.
@@ -442,9 +461,14 @@ pub(super) unsafe fn scales<S: Simd, const BF16: bool>(from: *const u8, panel: u
     }
 }
 
-/// Bytes that unpacked weights of so many groups of a pair take, a byte or a word each, and their scales.
-pub(super) fn unpacked_bytes(layout: &Layout, groups: usize, words: bool) -> (usize, usize) {
-    (groups * layout.group_size * PAIR * if words { 2 } else { 1 }, groups * PAIR * 8)
+/// Bytes that unpacked weights of so many groups of a pair take, beside such rows, and their scales.
+pub(super) fn unpacked_bytes(layout: &Layout, groups: usize, digits: Digits) -> (usize, usize) {
+    let eight = match digits {
+        Digits::Limbs => 2 * STEP_OF_PAIR,
+        Digits::Sevens => EIGHT_OF_PAIR,
+        Digits::Words => 4 * STEP_OF_PAIR,
+    };
+    (groups * layout.group_size / 8 * eight, groups * SCALES_STRIDE)
 }
 
 /// `groups` groups of a pair of 4-bit panels, from `pair` on, with one value a byte and scales in f32, for many tiles
@@ -531,6 +555,47 @@ pub(super) unsafe fn unpack_words<S: Simd>(
         }
         let scales = from.add(layout.values_bytes());
         unpack_scales::<S>(layout.bf16, scales, scales_to.add(group * SCALES_STRIDE));
+    }
+    PairWeights { values, values_stride, scales: scales_to, scales_stride: SCALES_STRIDE }
+}
+
+/// [`unpack`] of signed bytes, with what [`Simd::dot_sevens`] wants beside them. In the place of a bias is what a group's
+/// weights add up to: what the middle of a row's numbers is multiplied with.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn unpack_sevens<S: Simd>(
+    layout: &Layout,
+    pair: *const u8,
+    groups: usize,
+    values: *mut u8,
+    scales_to: *mut u8,
+) -> PairWeights {
+    let values_stride = layout.group_size / 8 * EIGHT_OF_PAIR;
+    for group in 0..groups {
+        let from = pair.add(group * layout.group_bytes());
+        let to = values.add(group * values_stride);
+        let mut sums = [S::splat_int(0); 2];
+        for eight in 0..layout.group_size / 8 {
+            for panel in 0..2 {
+                let from = from.add(2 * eight * STEP_OF_PAIR + panel * STEP_BYTES);
+                let to = to.add(eight * EIGHT_OF_PAIR + panel * STEP_BYTES);
+                S::prefetch(from.wrapping_add(AHEAD));
+                S::prefetch(from.wrapping_add(AHEAD + STEP_OF_PAIR));
+                let steps = [S::load_bytes(from), S::load_bytes(from.add(STEP_OF_PAIR))];
+                S::store_wide(to, steps[0]);
+                S::store_wide(to.add(STEP_OF_PAIR), steps[1]);
+                sums[panel] = S::centre_sevens(sums[panel], steps, to.add(2 * STEP_OF_PAIR));
+            }
+        }
+        let scales_to = scales_to.add(group * SCALES_STRIDE).cast::<f32>();
+        for panel in 0..2 {
+            let (scale, _) = scales::<S, true>(from.add(layout.values_bytes()), panel);
+            let sum = S::mul(S::to_float(sums[panel]), S::splat(1.0 / f32::from(CENTRE)));
+            S::store(scales_to.add(panel * LANES), scale);
+            S::store(scales_to.add(PAIR + panel * LANES), S::mul(scale, sum));
+        }
     }
     PairWeights { values, values_stride, scales: scales_to, scales_stride: SCALES_STRIDE }
 }

@@ -6,6 +6,9 @@
 //! instead of words. On instruction sets whose products of bytes are sums of two at most, such a number is one word: a
 //! product with it takes as long as with two limbs, but needs no widening.
 //!
+//! Beside signed weights, which only such instruction sets have, limbs have seven bits without a sign. They count from the
+//! group's least number, so they lose little to limbs of eight: `least + scale * (128 * high + low)`.
+//!
 //! In a tile, all numbers that a few instruction steps need lie side by side: for each group the high limbs of all its
 //! rows, a run of inputs at a time, then the low limbs of those rows that have any. A run is sixteen inputs, or what a
 //! row of a tile register holds.
@@ -16,7 +19,7 @@
 )]
 
 use super::norm::{inverse_rms, sum_of_squares};
-use super::simd::{LANES, Simd};
+use super::simd::{CENTRE, LANES, Simd};
 use super::tiles::{Tile, Tiles};
 
 /// Which groups of activations keep two limbs.
@@ -45,6 +48,17 @@ impl<'a> Input<'a> {
     }
 }
 
+/// What rows are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Digits {
+    /// One or two signed bytes a number.
+    Limbs,
+    /// One or two bytes of seven bits, without a sign.
+    Sevens,
+    /// A word.
+    Words,
+}
+
 /// Where rounded rows go. Tasks write disjoint tiles and groups of it.
 #[derive(Clone, Copy)]
 pub(super) struct Rounded {
@@ -53,10 +67,11 @@ pub(super) struct Rounded {
     pub(super) group_size: usize,
     /// Inputs of a row whose limbs lie side by side; a group is some of these.
     pub(super) run: usize,
-    /// Limbs, or words if `words` says so: `rows * inputs * 2`.
+    /// `rows * inputs * 2` bytes.
     pub(super) digits: *mut i8,
-    pub(super) words: bool,
-    /// For each tile and group a scale a row, then the sum of the rounded numbers a row: `rows * groups * 2`.
+    pub(super) kind: Digits,
+    /// For each tile and group a scale a row, then the sum of the rounded numbers a row: `rows * groups * 2`. With
+    /// [`Digits::Sevens`] the middle of a group's numbers, in steps, stands for the sum.
     pub(super) factors: *mut f32,
     /// Which rows of a tile's group have two limbs, a bit a row: `tiles * groups`.
     pub(super) wide: *mut u16,
@@ -95,6 +110,8 @@ pub(super) const MAX_ROWS: usize = 12;
 /// Largest magnitude of one limb, and of two: the low one spans -128 to 127.
 const ONE: f32 = 127.0;
 pub(super) const TWO: f32 = 127.0 * 256.0 + 127.0;
+/// The same of two limbs of seven bits.
+const TWO_SEVENS: f32 = 127.0 * 128.0 + 127.0;
 
 /// Rounds the groups `groups` of tile `index`.
 ///
@@ -110,19 +127,26 @@ pub(super) unsafe fn round_tile<S: Simd>(
 ) {
     let tile = to.tiles.get(index);
     let size = to.group_size;
+    let sevens = to.kind == Digits::Sevens;
     // A row's factor before the norm's weights, and the magnitude up to which one limb is enough.
     let mut rows = [(1.0_f32, -1.0_f32); MAX_ROWS];
+    // Rows with a number that is none or infinite, or that are so large that they look like it.
+    let mut suspect = 0_u16;
     for m in 0..tile.rows {
         let x = input.row(tile.first + m);
         if let Some((_, eps)) = input.norm {
             rows[m].0 = inverse_rms::<S>(x, eps);
         }
-        match input.limbs {
-            Limbs::TwoAbove { times, rows: two } if !two[tile.first + m] => {
-                let sum = sum_of_squares::<S>(x, input.norm.map(|(weight, _)| weight));
+        let times = match input.limbs {
+            Limbs::TwoAbove { times, rows: two } if !two[tile.first + m] => Some(times),
+            _ => None,
+        };
+        if sevens || times.is_some() {
+            let sum = sum_of_squares::<S>(x, input.norm.map(|(weight, _)| weight));
+            suspect |= u16::from(!sum.is_finite()) << m;
+            if let Some(times) = times {
                 rows[m].1 = times * rows[m].0 * (sum / x.len() as f32).sqrt();
             }
-            _ => {}
         }
     }
     let weight = input.norm.map(|(weight, _)| weight.as_ptr());
@@ -131,11 +155,17 @@ pub(super) unsafe fn round_tile<S: Simd>(
         let x = input.row(tile.first + m).as_ptr();
         let factor = S::splat(rows[m].0);
         for group in groups.clone() {
-            let mut max = S::splat_int(0);
-            for k in (group * size..(group + 1) * size).step_by(LANES) {
-                max = S::max_magnitude(max, value::<S>(x, factor, weight, k));
+            let factors = to.tile_factors(tile).add(group * 2 * tile.rows);
+            let of_row = Group::<S> { x, factor, weight, first: group * size };
+            if !sevens {
+                *factors.add(m) = of_row.largest(size);
+                continue;
             }
-            *to.tile_factors(tile).add(group * 2 * tile.rows + m) = S::reduce_max_magnitude(max);
+            let mut ends = of_row.ends(size);
+            if suspect >> m & 1 == 1 && !of_row.largest(size).is_finite() {
+                ends = (f32::NAN, f32::NAN);
+            }
+            (*factors.add(m), *factors.add(tile.rows + m)) = ends;
         }
     }
     let masks = to.wide.add(index * to.groups());
@@ -143,7 +173,11 @@ pub(super) unsafe fn round_tile<S: Simd>(
         let largest = to.tile_factors(tile).add(group * 2 * tile.rows);
         let mut wide = 0_u16;
         for m in 0..tile.rows {
-            let one = *largest.add(m) <= rows[m].1;
+            let mut largest_of_row = *largest.add(m);
+            if sevens {
+                largest_of_row = largest_of_row.max(*largest.add(tile.rows + m));
+            }
+            let one = largest_of_row <= rows[m].1;
             wide |= u16::from(!one) << m;
         }
         *masks.add(group) = wide;
@@ -155,6 +189,11 @@ pub(super) unsafe fn round_tile<S: Simd>(
             let wide = *masks.add(group);
             let two = wide >> m & 1 == 1;
             let factors = to.tile_factors(tile).add(group * 2 * tile.rows);
+            if sevens {
+                let x = Group { x, factor, weight, first: group * size };
+                round_sevens::<S>(&x, to, tile, m, wide);
+                continue;
+            }
             let largest = *factors.add(m);
             let limit = if two { TWO } else { ONE };
             let step = largest * (1.0 / limit);
@@ -172,7 +211,7 @@ pub(super) unsafe fn round_tile<S: Simd>(
                 for k in (0..to.run).step_by(LANES) {
                     let a = S::round(S::mul(value::<S>(x, factor, weight, group * size + run + k), inverse));
                     sum = S::add_int(sum, a);
-                    if to.words {
+                    if to.kind == Digits::Words {
                         S::store_halves(words.add((run + k) * tile.rows), a);
                     } else if two {
                         let h = S::shift_right::<8>(S::add_int(a, S::splat_int(128)));
@@ -184,13 +223,103 @@ pub(super) unsafe fn round_tile<S: Simd>(
                 }
             }
             // One limb beside rows of two counts as the high one. Powers of two change no result.
-            let beside = !to.words && !two && wide != 0;
+            let beside = to.kind == Digits::Limbs && !two && wide != 0;
             let (step, unit) = if beside { (step / 256.0, 256.0) } else { (step, 1.0) };
             // NaN and infinity can't be rounded; they reach the result through the scale.
             *factors.add(m) = if largest.is_finite() { step } else { f32::NAN };
             *factors.add(tile.rows + m) = S::reduce_add_int(sum) as f32 * unit;
         }
     }
+}
+
+/// A group of a row, from its input `first` on; see [`value`].
+#[derive(Clone, Copy)]
+struct Group<S: Simd> {
+    x: *const f32,
+    factor: S::F,
+    weight: Option<*const f32>,
+    first: usize,
+}
+
+impl<S: Simd> Group<S> {
+    /// Sixteen of its numbers, from its `k`-th on.
+    #[inline(always)]
+    unsafe fn value(&self, k: usize) -> S::F {
+        value::<S>(self.x, self.factor, self.weight, self.first + k)
+    }
+
+    /// The largest magnitude of so many numbers, which isn't finite if one of them isn't.
+    #[inline(always)]
+    unsafe fn largest(&self, size: usize) -> f32 {
+        let mut max = S::splat_int(0);
+        for k in (0..size).step_by(LANES) {
+            max = S::max_magnitude(max, self.value(k));
+        }
+        S::reduce_max_magnitude(max)
+    }
+
+    /// The largest of so many numbers, and the least one with the other sign. What is no number may be passed over.
+    #[inline(always)]
+    unsafe fn ends(&self, size: usize) -> (f32, f32) {
+        let (mut most, mut least) = (self.value(0), self.value(0));
+        for k in (LANES..size).step_by(LANES) {
+            let x = self.value(k);
+            (most, least) = (S::max(most, x), S::min(least, x));
+        }
+        S::reduce_ends(most, least)
+    }
+}
+
+/// Rounds a group of row `m` of a tile to seven bits or twice as many, where its factors are the group's largest number and its
+/// least one with the other sign.
+///
+/// # Safety
+/// As [`round_tile`].
+#[inline(always)]
+unsafe fn round_sevens<S: Simd>(group: &Group<S>, to: &Rounded, tile: Tile, m: usize, wide: u16) {
+    let size = to.group_size;
+    let factors = to.tile_factors(tile).add(group.first / size * 2 * tile.rows);
+    let (most, negated_least) = (*factors.add(m), *factors.add(tile.rows + m));
+    let two = wide >> m & 1 == 1;
+    let limit = if two { TWO_SEVENS } else { ONE };
+    // Of each for itself, since what is between them may be more than an f32 holds.
+    let step = most * (1.0 / limit) + negated_least * (1.0 / limit);
+    // Products are of what a limb is above its middle.
+    let middle = f32::from(CENTRE) * if two { 129.0 } else { 1.0 };
+    let (inverse, above, step, centre) = if step > f32::MIN_POSITIVE {
+        let inverse = 1.0 / step;
+        let above = negated_least * inverse;
+        (inverse, above, step, middle - above)
+    } else {
+        // Numbers that are all the same, or nearly: they are the middle.
+        (0.0, middle, 1.0, -negated_least)
+    };
+    let (spread, above) = (S::splat(inverse), S::splat(above));
+    let high = to.tile_digits(tile).add(group.first * 2 * tile.rows);
+    let low_rows = wide.count_ones() as usize;
+    let low_row = (wide & ((1 << m) - 1)).count_ones() as usize;
+    let low = high.add(size * tile.rows);
+    for run in (0..size).step_by(to.run) {
+        let high = high.add(run * tile.rows + m * to.run);
+        let low = low.add(run * low_rows + low_row * to.run);
+        for k in (0..to.run).step_by(LANES) {
+            let x = group.value(run + k);
+            // No sum is below zero or above the limit, but for what f32 rounds where numbers are far from zero.
+            let a = S::fma(x, spread, above);
+            let a = S::round(S::max(S::min(a, S::splat(limit)), S::splat(0.0)));
+            if two {
+                let h = S::shift_right::<7>(a);
+                S::store_bytes(high.add(k), h);
+                S::store_bytes(low.add(k), S::sub_int(a, S::shift_left::<7>(h)));
+            } else {
+                S::store_bytes(high.add(k), a);
+            }
+        }
+    }
+    // As for limbs of eight bits.
+    let unit = if !two && wide != 0 { 128.0 } else { 1.0 };
+    *factors.add(m) = if most.is_finite() { step / unit } else { f32::NAN };
+    *factors.add(tile.rows + m) = centre * unit;
 }
 
 /// Sixteen numbers of a row from `k` on, normed if there are weights for it.

@@ -23,6 +23,11 @@ impl Tiles {
         self.count
     }
 
+    /// Rows of the largest tile.
+    pub(super) fn most_rows(&self) -> usize {
+        self.rows.div_ceil(self.count.max(1))
+    }
+
     pub(super) fn get(&self, index: usize) -> Tile {
         let (base, more) = (self.rows / self.count, self.rows % self.count);
         Tile { first: index * base + index.min(more), rows: base + usize::from(index < more) }
@@ -43,6 +48,7 @@ mod tests {
                     let tile = tiles.get(index);
                     assert_eq!(tile.first, next);
                     assert!((1..=most).contains(&tile.rows), "{rows} rows in tiles of {most}: {tile:?}");
+                    assert!(tile.rows <= tiles.most_rows() && tiles.most_rows() <= most);
                     next += tile.rows;
                 }
                 assert_eq!(next, rows);

@@ -8,7 +8,10 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{FP4_TWICE, FloatType, LANES, Number, STEP_OF_PAIR, Simd, float_runs, float_steps, word_runs};
+use super::{
+    CENTRE, EIGHT_OF_PAIR, FP4_TWICE, FloatType, LANES, Nearest, Number, STEP_OF_PAIR, Simd, float_runs,
+    float_steps, word_runs,
+};
 
 /// Rows of a tile whose sums, with what else a step needs, fit sixteen registers.
 const TILE_ROWS: usize = 5;
@@ -211,6 +214,85 @@ macro_rules! add_products {
         }
     };
 }
+/// Adds to the sums of rows the products of several runs, as [`Simd::dot_sevens`] has them.
+///
+/// A sum of four products of bytes may take 17 bits. That of what they are above their middle takes 16, so what the middles
+/// add up to is taken off while all is modulo 2^16, and half as many sums are widened as there would be of two products.
+macro_rules! add_sevens {
+    ($sums:ident, $w:ident, $x:ident, $runs:ident, [$($m:literal $low:ident $high:ident $offset:ident),*]) => {
+        // SAFETY: writes nothing but registers, all of which are declared; the caller's numbers can be read.
+        unsafe {
+            asm!(
+                "2:",
+                ".rept 2",
+                "vmovdqu {low_centre}, ymmword ptr [{w} + 256]",
+                "vmovdqu {high_centre}, ymmword ptr [{w} + 288]",
+                $(
+                    concat!("vpbroadcastd {first}, dword ptr [{x} + {", stringify!($offset), "}]"),
+                    concat!("vpbroadcastd {second}, dword ptr [{x} + {", stringify!($offset), "} + 4]"),
+                    "vpmaddubsw {low}, {first}, ymmword ptr [{w}]",
+                    "vpmaddubsw {high}, {first}, ymmword ptr [{w} + 32]",
+                    "vpmaddubsw {first}, {second}, ymmword ptr [{w} + 128]",
+                    "vpmaddubsw {second}, {second}, ymmword ptr [{w} + 160]",
+                    "vpsubw {low}, {low}, {low_centre}",
+                    "vpsubw {high}, {high}, {high_centre}",
+                    "vpaddw {low}, {low}, {first}",
+                    "vpaddw {high}, {high}, {second}",
+                    "vpmaddwd {low}, {low}, {ones}",
+                    "vpmaddwd {high}, {high}, {ones}",
+                    concat!("vpaddd {", stringify!($low), "}, {", stringify!($low), "}, {low}"),
+                    concat!("vpaddd {", stringify!($high), "}, {", stringify!($high), "}, {high}"),
+                )*
+                "add {w}, {eight}",
+                "add {x}, 8",
+                ".endr",
+                "add {x}, {skip}",
+                "dec {runs}",
+                "jnz 2b",
+                low = out(ymm_reg) _,
+                high = out(ymm_reg) _,
+                first = out(ymm_reg) _,
+                second = out(ymm_reg) _,
+                low_centre = out(ymm_reg) _,
+                high_centre = out(ymm_reg) _,
+                ones = in(ymm_reg) _mm256_set1_epi16(1),
+                w = inout(reg) $w => _,
+                x = inout(reg) $x => _,
+                runs = inout(reg) $runs => _,
+                $(
+                    $low = inout(ymm_reg) $sums[$m][0][0],
+                    $high = inout(ymm_reg) $sums[$m][0][1],
+                    $offset = const LANES * $m,
+                )*
+                eight = const EIGHT_OF_PAIR,
+                skip = const LANES * M - LANES,
+                options(nostack)
+            );
+        }
+    };
+}
+
+/// [`Simd::dot_sevens`] of one panel.
+///
+/// # Safety
+/// AVX2 is enabled; the pointers are valid for so many runs; there is one.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_seven_runs<const M: usize, const P: usize>(
+    sums: &mut [[[__m256i; 2]; P]; M],
+    w: *const u8,
+    x: *const i8,
+    runs: usize,
+) {
+    match M {
+        1 => add_sevens!(sums, w, x, runs, [0 a b at0]),
+        2 => add_sevens!(sums, w, x, runs, [0 a b at0, 1 c d at1]),
+        3 => add_sevens!(sums, w, x, runs, [0 a b at0, 1 c d at1, 2 e f at2]),
+        4 => add_sevens!(sums, w, x, runs, [0 a b at0, 1 c d at1, 2 e f at2, 3 g h at3]),
+        _ => unreachable!("a tile of {M} rows"),
+    }
+}
+
 add_products!(add_byte_products, "vpmaddubsw", "vpaddw");
 add_products!(add_word_products, "vpmaddwd", "vpaddd");
 
@@ -248,8 +330,8 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const PANELS: usize = 1;
     const PAIRS: bool = !VNNI;
     const FOURS: bool = VNNI;
-    // Two instructions for sixteen products, on three or four ports, where f32 has one for eight on two.
-    const BYTES_PAY: bool = true;
+    // Without VNNI five instructions for 64 products, where f32 has one for eight.
+    const NEAREST: Option<Nearest> = Some(if VNNI { Nearest::Bytes } else { Nearest::SignedBytes });
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::F {
@@ -347,6 +429,17 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
         let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
         _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+    }
+    #[inline(always)]
+    unsafe fn reduce_ends(most: Self::F, least: Self::F) -> (f32, f32) {
+        let most = _mm256_max_ps(most[0], most[1]);
+        let least = _mm256_xor_ps(_mm256_min_ps(least[0], least[1]), _mm256_set1_ps(-0.0));
+        // Both side by side.
+        let lower = _mm256_permute2f128_ps::<0x20>(most, least);
+        let four = _mm256_max_ps(lower, _mm256_permute2f128_ps::<0x31>(most, least));
+        let two = _mm256_max_ps(four, _mm256_permute_ps::<0b1110>(four));
+        let one = _mm256_max_ps(two, _mm256_movehdup_ps(two));
+        (_mm256_cvtss_f32(one), _mm_cvtss_f32(_mm256_extractf128_ps::<1>(one)))
     }
 
     #[inline(always)]
@@ -562,5 +655,26 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I {
         Self::dot4(sum, w, x)
+    }
+    #[inline(always)]
+    unsafe fn dot_sevens<const M: usize, const P: usize>(
+        sums: &mut [[Self::I; P]; M],
+        w: *const u8,
+        x: *const i8,
+        runs: usize,
+    ) {
+        assert!(P == Self::PANELS, "sums of {P} panels");
+        if runs > 0 {
+            add_seven_runs::<M, P>(sums, w, x, runs);
+        }
+    }
+    #[inline(always)]
+    unsafe fn centre_sevens(sum: Self::I, [first, second]: [Self::B; 2], to: *mut u8) -> Self::I {
+        let centre = [_mm256_set1_epi8(CENTRE); 2];
+        let [first, second] =
+            [halves!(_mm256_maddubs_epi16(centre, first)), halves!(_mm256_maddubs_epi16(centre, second))];
+        let both = halves!(_mm256_add_epi16(first, second));
+        Self::store_wide(to, both);
+        Self::add_pairs(sum, both)
     }
 }

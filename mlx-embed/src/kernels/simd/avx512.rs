@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{FP4_TWICE, Simd};
+use super::{FP4_TWICE, Nearest, Simd};
 
 /// For each sign and exponent of [`Simd::float_words`]'s codes what a step of the mantissa is, and the first word.
 static FLOATS: ([i16; 32], [i16; 32]) = {
@@ -60,7 +60,7 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const PANELS: usize = 2;
     const PAIRS: bool = !VNNI;
     const FOURS: bool = VNNI;
-    const BYTES_PAY: bool = VNNI;
+    const NEAREST: Option<Nearest> = if VNNI { Some(Nearest::Bytes) } else { None };
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> __m512 {

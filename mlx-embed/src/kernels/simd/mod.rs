@@ -33,6 +33,21 @@ pub(super) fn float_word(code: u8) -> i16 {
     if code >> 7 == 1 { -magnitude } else { magnitude }
 }
 
+/// How weights are rounded to 8 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nearest {
+    /// To whole numbers from 0 to 255, with a scale and a bias, for rows of limbs or words.
+    Bytes,
+    /// To whole numbers from -127 to 127, with a scale, for rows of seven bits.
+    SignedBytes,
+}
+
+/// Bytes of eight inputs of a pair for [`Simd::dot_sevens`]: two steps, and what [`Simd::centre_sevens`] wrote.
+pub(super) const EIGHT_OF_PAIR: usize = 3 * STEP_OF_PAIR;
+
+/// The middle of what a byte of seven bits can be.
+pub(super) const CENTRE: i8 = 64;
+
 /// Steps whose sums of pairs fit sixteen bits: each adds at most 2 * 15 * 128.
 pub(super) const PAIR_STEPS: usize = 8;
 
@@ -61,8 +76,8 @@ pub(super) unsafe trait Simd: Copy + 'static {
     /// Whether an instruction adds four products of bytes to a lane, so that weights of 8 bits beat those of 32. Where
     /// none does, two limbs are one number of 16 bits, and so are weights of 8.
     const FOURS: bool;
-    /// Whether products with weights of 8 bits take less time than those with f32, be it as words.
-    const BYTES_PAY: bool;
+    /// The weights of 8 bits whose products take less time than those with f32, if any do.
+    const NEAREST: Option<Nearest>;
 
     unsafe fn load(from: *const f32) -> Self::F;
     unsafe fn store(to: *mut f32, x: Self::F);
@@ -103,6 +118,12 @@ pub(super) unsafe trait Simd: Copy + 'static {
     }
     unsafe fn reduce_add(a: Self::F) -> f32;
     unsafe fn reduce_max(a: Self::F) -> f32;
+    /// The largest of `most`, and the least of `least` with the other sign.
+    #[inline(always)]
+    unsafe fn reduce_ends(most: Self::F, least: Self::F) -> (f32, f32) {
+        // SAFETY: the caller's promise.
+        unsafe { (Self::reduce_max(most), Self::reduce_max(Self::sub(Self::splat(0.0), least))) }
+    }
     /// The larger of each lane of `max`, the bits of a magnitude, and the bits of `|a|`. NaN counts as larger than any
     /// number.
     unsafe fn max_magnitude(max: Self::I, a: Self::F) -> Self::I;
@@ -191,6 +212,23 @@ pub(super) unsafe trait Simd: Copy + 'static {
     unsafe fn add_pairs(sum: Self::I, pairs: Self::P) -> Self::I;
     /// As [`Simd::dot4`] for bytes up to 255. Only where [`Simd::FOURS`] are.
     unsafe fn dot8(sum: Self::I, w: Self::B, x: *const i8) -> Self::I;
+    /// Adds the dot products of `runs` times sixteen inputs: of what rows' bytes are above [`CENTRE`], with signed weights. No
+    /// byte is above 127, those of a run lie side by side; no weight is -128. For every eight inputs there are two steps of
+    /// weights, and what [`Simd::centre_sevens`] wrote. Only where [`Simd::NEAREST`] has signs.
+    #[inline(always)]
+    unsafe fn dot_sevens<const M: usize, const P: usize>(
+        _sums: &mut [[Self::I; P]; M],
+        _w: *const u8,
+        _x: *const i8,
+        _runs: usize,
+    ) {
+        unreachable!("no family without this has such weights")
+    }
+    /// Writes what the products of two steps add up to where every byte of a row is [`CENTRE`], and adds it to `sum`.
+    #[inline(always)]
+    unsafe fn centre_sevens(_sum: Self::I, _w: [Self::B; 2], _to: *mut u8) -> Self::I {
+        unreachable!("no family without this has such weights")
+    }
 }
 
 /// The types of [`Number`]s.

@@ -8,7 +8,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{FP4_TWICE, Simd};
+use super::{FP4_TWICE, Nearest, Simd};
 
 /// `DOT` says whether `sdot` is there.
 #[derive(Clone, Copy)]
@@ -113,7 +113,7 @@ unsafe impl<const DOT: bool> Simd for Neon<DOT> {
     const PANELS: usize = 2;
     const PAIRS: bool = false;
     const FOURS: bool = DOT;
-    const BYTES_PAY: bool = DOT;
+    const NEAREST: Option<Nearest> = if DOT { Some(Nearest::Bytes) } else { None };
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::F {

@@ -5,7 +5,7 @@
     reason = "each method is the intrinsics of one operation, under the contract of the trait"
 )]
 
-use super::{FP4_TWICE, Simd, float_word};
+use super::{FP4_TWICE, Nearest, Simd, float_word};
 
 /// A vector, lane by lane: a loop in place. `array::from_fn` and `map` are functions of core, which a compiler inlines or
 /// not as it likes; behind a call vectors go through memory.
@@ -42,7 +42,7 @@ unsafe impl Simd for Portable {
     const PANELS: usize = 2;
     const PAIRS: bool = false;
     const FOURS: bool = false;
-    const BYTES_PAY: bool = false;
+    const NEAREST: Option<Nearest> = None;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [f32; 16] {

@@ -1,6 +1,7 @@
 //! Products of rows with matrices, and what becomes of them.
 
 use super::draw::Draw;
+use super::simd::Nearest;
 use super::weights::Matrix;
 use super::*;
 
@@ -171,10 +172,14 @@ impl Draw {
 
 /// As a model packs them.
 fn pack(matrices: Vec<Matrix>, inputs: usize, order: PackedOrder) -> Factor {
+    pack_as(matrices, inputs, order, Fit::Exact)
+}
+
+fn pack_as(matrices: Vec<Matrix>, inputs: usize, order: PackedOrder, fit: Fit) -> Factor {
     let sources: Vec<_> =
         matrices.iter().map(|matrix| InMemory { source: matrix.source(), columns: inputs }).collect();
     let pool = Pool::new(1).unwrap();
-    let packed = Packed::pack(&sources, inputs, order, Fit::Exact, &pool).unwrap();
+    let packed = Packed::pack(&sources, inputs, order, fit, &pool).unwrap();
     let held = match packed {
         Some(packed) => Held::Packed(packed),
         None => Held::Dense(match &sources[..] {
@@ -555,6 +560,181 @@ fn weights_that_are_no_numbers_reach_the_result() {
             for (output, got) in factor.products(engine, &x).into_iter().enumerate() {
                 assert_eq!(got.is_finite(), output != bad, "{:?}: {matrix:?}: {output}", engine.family);
             }
+        }
+    });
+}
+
+/// Dense matrices as `fast` has them, and rows with numbers far from zero.
+fn rounded_case(engine: &Engine, draw: &mut Draw) -> Case {
+    let inputs = 32 * draw.one_of(&[1, 2, 3, 6, 12, 20]);
+    let (rows, outputs, kind) = (draw.within(1, 40), draw.within(1, 70), draw.below(3));
+    let matrix = draw.dense(outputs, inputs, kind);
+    let times = (!draw.one_in(3)).then(|| draw.one_of(&[0.1, 2.0, 3.5, 1e9]));
+    let far = if draw.one_in(3) { draw.one_of(&[-3.0, 0.5, 40.0]) } else { 0.0 };
+    Case {
+        x: (0..rows * inputs).map(|_| draw.normal() + far).collect(),
+        norm: draw.one_in(3).then(|| draw.numbers(inputs)),
+        rule: Rule { times, rows: (0..rows).map(|_| draw.one_in(4)).collect() },
+        residual: Vec::new(),
+        inputs,
+        rows,
+        factors: vec![pack_as(vec![matrix], inputs, PackedOrder::Stacked, engine.nearest())],
+        kind: Kind::Store,
+    }
+}
+
+impl Case {
+    /// A row times an output's weights, and how far a kernel may be from that if it rounds both.
+    fn rounded_product(&self, row: usize, output: usize) -> (f64, f64) {
+        let (matrix, Held::Packed(packed)) = (&self.factors[0].matrices[0], &self.factors[0].held) else {
+            unreachable!("{} inputs make whole groups", self.inputs)
+        };
+        let x = &self.x[row * self.inputs..(row + 1) * self.inputs];
+        let x = normed(x, self.norm.as_deref().map(|weight| (weight, EPS)));
+        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        let one_limb = match self.rule.times {
+            Some(times) if !self.rule.rows[row] => f64::from(times) * mean.sqrt(),
+            _ => -1.0,
+        };
+        let ends = |x: &[f64]| x.iter().fold((f64::MAX, f64::MIN), |(a, b), &x| (a.min(x), b.max(x)));
+        let (mut sum, mut most) = (0.0, 1e-30);
+        for (group, x) in x.chunks(packed.layout.group_size).enumerate() {
+            let first = group * packed.layout.group_size;
+            let w: Vec<f64> = (0..x.len()).map(|k| matrix.value(output, first + k)).collect();
+            let ((x_least, x_most), (w_least, w_most)) = (ends(x), ends(&w));
+            let largest = x_most.max(-x_least);
+            // A step of a bf16, and what an f32 adds where its number is far above the steps.
+            let ([x_range, w_range], [one, two]) = if packed.layout.signed {
+                ([x_most - x_least, w_most.max(-w_least) / 127.0], [127.0, 16_383.0])
+            } else {
+                ([largest, (w_most.max(0.0) - w_least.min(0.0)) / 255.0], [127.0, 32_639.0])
+            };
+            let limit = if largest <= one_limb * (1.0 + 1e-5) { one } else { two };
+            let (x_off, w_off) = (0.502 * x_range / limit + 1e-6 * largest, 0.506 * w_range);
+            for (x, w) in x.iter().zip(&w) {
+                sum += x * w;
+                most += x_off * (w.abs() + w_off) + w_off * x.abs() + 4e-6 * largest * (w.abs() + w_off);
+            }
+        }
+        (sum, most)
+    }
+}
+
+#[test]
+fn a_product_with_rounded_weights_is_off_by_what_rounding_takes() {
+    for_cases(60, |engines, draw| {
+        for engine in engines {
+            let Fit::Nearest(_) = engine.nearest() else { continue };
+            let case = rounded_case(engine, draw);
+            let outputs = case.width();
+            let naive: Vec<(f64, f64)> =
+                (0..case.rows * outputs).map(|i| case.rounded_product(i / outputs, i % outputs)).collect();
+            let whole = case.run(engine, 0..case.rows);
+            assert_near(&whole, &naive, || case.describe(engine));
+            let first = draw.below(case.rows);
+            let range = first..draw.within(first + 1, case.rows);
+            let same = &whole[range.start * outputs..range.end * outputs];
+            assert_eq!(bits(&case.run(engine, range)), bits(same), "{}", case.describe(engine));
+        }
+    });
+}
+
+/// Bytes of seven bits at either end, in one limb and in two, times weights at either end: a sum that had no room would be off
+/// by thousands.
+#[test]
+fn the_largest_sevens_and_weights_overflow_nothing() {
+    for_cases(60, |engines, draw| {
+        let inputs = 128 * draw.within(3, 5);
+        let (rows, outputs) = (draw.within(1, 13), draw.within(1, 40));
+        let mut matrix = draw.dense(outputs, inputs, 0);
+        let ends = [127.0, -127.0];
+        let (one, mixed) = (draw.one_of(&ends), draw.one_in(2));
+        for i in 0..outputs * inputs {
+            matrix.spoil(i, if mixed && i % inputs % 32 > 0 { draw.one_of(&ends) } else { one });
+        }
+        let (most, two) = draw.one_of(&[(127.0, false), (16_383.0, true)]);
+        let numbers = [0.0, most, most, if two { 127.0 } else { 0.0 }, if two { 16_256.0 } else { most }];
+        let one = draw.one_of(&numbers);
+        let mut x: Vec<f32> =
+            (0..rows * inputs).map(|_| if draw.one_in(2) { one } else { draw.one_of(&numbers) }).collect();
+        x.chunks_exact_mut(32).for_each(|x| (x[0], x[1]) = (0.0, most));
+        let short = vec![two; rows];
+        for engine in engines {
+            let Fit::Nearest(Nearest::SignedBytes) = engine.nearest() else { continue };
+            let factor = pack_as(vec![matrix.clone()], inputs, PackedOrder::Stacked, engine.nearest());
+            let mut out = unwritten(rows * outputs);
+            let limbs = Limbs::TwoAbove { times: 1e9, rows: &short };
+            engine.project(&x, None, inputs, limbs, &[factor.part()], Output::Store(&mut out));
+            for (i, &got) in out.iter().enumerate() {
+                let (row, output) = (i / outputs, i % outputs);
+                let terms = (0..inputs).map(|k| f64::from(x[row * inputs + k]) * matrix.value(output, k));
+                let want: f64 = terms.sum();
+                let far = (f64::from(got) - want).abs();
+                assert!(
+                    far <= 1e-6 * f64::from(most) * 127.0 * inputs as f64,
+                    "number {i}: {got}, not {want}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_row_beside_rounded_weights_that_is_no_number_stays_alone() {
+    for_cases(40, |engines, draw| {
+        for engine in engines {
+            let Fit::Nearest(_) = engine.nearest() else { continue };
+            let mut case = rounded_case(engine, draw);
+            let clean = case.run(engine, 0..case.rows);
+            let row = draw.below(case.rows);
+            case.x[row * case.inputs + draw.below(case.inputs)] =
+                draw.one_of(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+            let broken = case.run(engine, 0..case.rows);
+            let rows = clean.chunks_exact(case.width()).zip(broken.chunks_exact(case.width()));
+            for (i, (clean, broken)) in rows.enumerate() {
+                if i == row {
+                    assert!(!broken.iter().any(|x| x.is_finite()), "{}: row {row}", case.describe(engine));
+                } else {
+                    assert_eq!(bits(clean), bits(broken), "{}: row {i}", case.describe(engine));
+                }
+            }
+            // Numbers that are alike, that are next to nothing, and that span more than an f32 holds.
+            for numbers in [[0.0, 0.0], [-7.0, -7.0], [1e-42, 1e-45], [1e38, 1.000_000_1e38], [-2e38, 2e38]] {
+                case.norm = None;
+                case.x.iter_mut().for_each(|x| *x = draw.one_of(&numbers) * 1e-3);
+                let out = case.run(engine, 0..case.rows);
+                assert!(out.iter().all(|x| x.is_finite()), "{}: {numbers:?}", case.describe(engine));
+                assert!(numbers != [0.0, 0.0] || out.iter().all(|&x| x == 0.0), "{}", case.describe(engine));
+            }
+        }
+    });
+}
+
+/// Of rows with as many inputs as small encoders have.
+#[test]
+fn products_with_rounded_weights_err_by_a_hundredth_of_their_size() {
+    for_cases(4, |engines, draw| {
+        let (rows, outputs, inputs) = (8, 64, draw.one_of(&[384, 768]));
+        let mut matrix = draw.dense(outputs, inputs, 0);
+        (0..outputs * inputs).for_each(|i| matrix.spoil(i, draw.normal()));
+        let x: Vec<f32> = (0..rows * inputs).map(|_| draw.normal()).collect();
+        let none = vec![false; rows];
+        for engine in engines {
+            let Fit::Nearest(_) = engine.nearest() else { continue };
+            let factor = pack_as(vec![matrix.clone()], inputs, PackedOrder::Stacked, engine.nearest());
+            let mut out = unwritten(rows * outputs);
+            let limbs = Limbs::TwoAbove { times: 16.0, rows: &none };
+            engine.project(&x, None, inputs, limbs, &[factor.part()], Output::Store(&mut out));
+            let (mut error, mut size) = (0.0, 0.0);
+            for (i, &got) in out.iter().enumerate() {
+                let (row, output) = (i / outputs, i % outputs);
+                let terms = (0..inputs).map(|k| f64::from(x[row * inputs + k]) * matrix.value(output, k));
+                let want: f64 = terms.sum();
+                error += (f64::from(got) - want).powi(2);
+                size += want.powi(2);
+            }
+            let share = (error / size).sqrt();
+            assert!(share < 0.0125, "{:?}: {share}", engine.family);
         }
     });
 }

@@ -28,8 +28,9 @@ pub enum Precision {
     ///
     /// With AVX-512 VNNI, AVX2 or NEON's dot products weights of f32, f16, bf16, mxfp8 and nvfp4 are rounded to 8 bits at
     /// load, in groups of 128, 64 or 32 inputs. They take a little more than a byte each. With AVX2 alone, activations
-    /// keep 16 bits beside weights of 8. Weights of causal attention are not rounded, nor matrices whose number of inputs is no
-    /// multiple of 32.
+    /// have 7 bits beside those of 384 inputs or more (a multiple of 128), and 14 where a group stands out. Beside other
+    /// weights of 8 bits they keep 16.
+    /// Weights of causal attention are not rounded, nor matrices whose number of inputs is no multiple of 32.
     ///
     /// Causal models of Gemma's kind are computed as with `exact`: they have norms after attention and the feed-forward
     /// part.
@@ -110,7 +111,7 @@ impl Precision {
             (Self::Exact, Role::SharpQkv) => None,
             (Self::Exact, _) | (Self::Fast, Role::SharpQkv) => Some(Fit::Exact),
             (Self::Fast, Role::Qkv | Role::Output) if causal => Some(Fit::Exact),
-            (Self::Fast, _) => Some(if engine.bytes_pay() { Fit::Nearest } else { Fit::Exact }),
+            (Self::Fast, _) => Some(engine.nearest()),
         }
     }
 }

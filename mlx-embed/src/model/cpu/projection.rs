@@ -153,7 +153,8 @@ impl Projection {
     pub(super) fn rounding(&self) -> Rounding {
         let of_part = |part: &OwnPart| match &part.weights {
             OwnWeights::Packed(packed) => {
-                Rounding { activations: Some(self.rule.bits()), weights: packed.rounded_to() }
+                let bits = packed.bits_of_rows(self.rule.bits());
+                Rounding { activations: Some(bits), weights: packed.rounded_to() }
             }
             OwnWeights::Dense(_) => Rounding::default(),
         };
