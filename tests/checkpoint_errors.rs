@@ -218,6 +218,10 @@ fn without_a_config_the_first_module_says_what_it_is() {
         let module = json!({"idx": 0, "name": "0", "path": folder, "type": format!("{own}.{class}")});
         scratch.write("modules.json", json!([module]).to_string());
         refused(class, scratch.path(), ANY, &parts);
+        // Nor does the file that version 0 of sentence-transformers wrote.
+        scratch.write(CONFIG, json!({"__version__": "0.3.0"}).to_string());
+        let parts = if parts[0] == CONFIG { [CONFIG, "model_type"] } else { parts };
+        refused(class, scratch.path(), ANY, &parts);
     }
 }
 

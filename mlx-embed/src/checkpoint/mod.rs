@@ -232,6 +232,10 @@ impl Checkpoint {
                 hint: "it describes the model, and every checkpoint has one",
             });
         };
+        if !config.has("model_type") {
+            // Version 0 of sentence-transformers has its own number there, and the model in a folder.
+            sentence_transformers::check_first(&place)?;
+        }
         let quantization = QuantizationTable::read(&config)?;
         let mut doubts = marks::of_another_model(&place, &config, purpose)?;
         let unknown_fields = keys::hold(&config, &mut doubts)?;
