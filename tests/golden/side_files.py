@@ -308,6 +308,9 @@ VOCABULARIES = [
                            tokenizer_class="BertTokenizer"),
     without_tokenizer_json("vocab-txt-cased", "and the settings of the class", "families/bert-f32", f"{OLD}/wordpiece",
                            tokenizer_class="BertTokenizer", do_lower_case=False),
+    without_tokenizer_json("vocab-txt-with-spaces", "spaces behind a word are no part of it", "families/bert-f32",
+                           f"{OLD}/wordpiece", tokenizer_class="BertTokenizer", files={"vocab.txt": vocabulary(
+                               f"{OLD}/wordpiece")["vocab.txt"].replace("\nthe\n", "\nthe \n").replace("\na\n", "\na\u00a0\n")}),
     without_tokenizer_json("vocab-txt-alone", "by the model's kind", "families/bert-f32", f"{OLD}/wordpiece",
                            files={CONFIG: None}),
     without_tokenizer_json("vocab-txt-of-distilbert", "likewise", "families/distilbert-f32", f"{OLD}/wordpiece", SPECIALS,

@@ -21,9 +21,10 @@ pub(super) fn in_place_of_tokenizer_json(files: &Files, class: Class) -> Result<
     let model = match class {
         Class::Bert | Class::DistilBert | Class::Mpnet => {
             let Some(words) = text(files, WORDS)? else { return Ok(None) };
-            // Of a token that stands there twice the last id counts.
+            // Spaces behind a token are none of it, as transformers reads the file; of one that stands there twice the last id
+            // counts.
             let vocab: Map<String, Value> =
-                words.lines().enumerate().map(|(id, word)| (word.to_owned(), id.into())).collect();
+                words.lines().enumerate().map(|(id, word)| (word.trim_end().to_owned(), id.into())).collect();
             json!({
                 "type": "WordPiece", "vocab": vocab, "unk_token": "[UNK]", "continuing_subword_prefix": "##",
                 "max_input_chars_per_word": 100,
