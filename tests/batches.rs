@@ -14,7 +14,7 @@ fn tolerance() -> f32 {
     if golden::on_gpu() { 2e-2 } else { 1e-6 }
 }
 
-const CASES: [&str; 7] = [
+const CASES: [&str; 8] = [
     "qwen3-f32",
     "qwen3-affine-4bit-g64",
     "qwen2-affine-4bit-g64",
@@ -23,6 +23,8 @@ const CASES: [&str; 7] = [
     // Of sizes that the kernels for NVIDIA GPUs run.
     "qwen3-head-dim-128-affine-4bit-g64",
     "qwen3-head-dim-64-yarn-bf16",
+    // With scales of f16.
+    "qwen3-three-layers-affine-4bit-g64",
 ];
 
 fn texts(case: &str) -> Vec<String> {

@@ -71,9 +71,9 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "NAME", env = "MLX_EMBED_KERNELS", hide_env = true)]
     kernels: Option<String>,
 
-    /// How an NVIDIA GPU multiplies with 4-bit weights: `packed` uses them as they are, `dequantized` converts them to bf16
-    /// for each product, `resident` keeps them in memory as bf16, `auto` takes what was fastest when the model was first
-    /// loaded
+    /// How an NVIDIA GPU multiplies with quantised weights: `packed` uses them as they are, `dequantized` converts them to
+    /// bf16 or f16 for each product, `resident` keeps them in memory as such, `auto` takes what was fastest when the model
+    /// was first loaded
     #[arg(long, value_name = "HOW", default_value = "auto", value_parser = one_of(MatmulPolicy::ALL))]
     matmul: MatmulPolicy,
 

@@ -75,11 +75,7 @@ impl Ops {
     ) -> Result<Product, MlxError> {
         let what = "product";
         if self.geometry().numbers.is_wide() {
-            let halves = matrices.iter().map(|(first, w)| match w {
-                Matrix::Halves(w) => Ok((*first, *w)),
-                _ => Err(wrong(what, "the matrix is none for rows of f32".into())),
-            });
-            return self.product_of_f32(a, &halves.collect::<Result<Vec<_>, _>>()?, width, stream);
+            return self.product_of_f32(a, matrices, width, stream);
         }
         let Left::Plain(a) = a else {
             return Err(wrong(what, "rows of f16 where activations are of bf16".into()));
@@ -89,9 +85,7 @@ impl Ops {
         for (first, w) in matrices {
             let [outputs, inputs] = w.shape();
             expect_tensor(what, a, [tokens, inputs], Dtype::Bf16)?;
-            // The kernel writes two outputs at once.
-            let fits = *first >= 0 && *first + outputs <= width && (first | outputs | width) % 2 == 0;
-            let by_product = self.by_product(After::Nothing, tokens, w)?.filter(|_| fits);
+            let by_product = self.by_product(After::Nothing, tokens, w)?.filter(|by| by.fits(*first, &out));
             match (by_product, w.numbers(Dtype::Bf16)) {
                 // SAFETY: `outputs` by `inputs` numbers, in an array of the model's that was checked when it was made, or in
                 // a tensor.

@@ -172,6 +172,7 @@ twin! {
         rotated_heads: i32,
         eps: f32,
         head_eps: f32,
+        factor: f32,
     }
 }
 
@@ -207,6 +208,7 @@ arguments! {
         n: i32,
         inputs: i32,
         alternates: i32,
+        exponent: i32,
     }
 }
 

@@ -1,5 +1,7 @@
 //! How numbers are stored, as the kernels know it.
 
+use half::f16;
+
 use crate::mlx::dtype::Dtype;
 use crate::mlx::ops::QuantMode;
 
@@ -21,6 +23,11 @@ impl Numbers {
 
     pub(crate) fn is_wide(self) -> bool {
         self != Self::Bf16
+    }
+
+    /// The type of what products multiply.
+    pub(super) fn multiplied(self) -> Dtype {
+        if self == Self::Bf16 { Dtype::Bf16 } else { Dtype::F16 }
     }
 }
 
@@ -70,6 +77,33 @@ impl Format {
         self.mode == Some(QuantMode::Affine)
     }
 
+    /// The largest that a code stands for.
+    fn level(self) -> f32 {
+        match self.mode {
+            Some(QuantMode::Mxfp4 | QuantMode::Nvfp4) => 6.0,
+            Some(QuantMode::Mxfp8) => 448.0,
+            Some(QuantMode::Affine) | None => ((1 << self.bits) - 1) as f32,
+        }
+    }
+
+    /// What a scale or a bias is, without its sign, from its bits; those of floats are of f16.
+    fn size(self, bits: u16) -> f32 {
+        match self.mode {
+            Some(QuantMode::Mxfp4 | QuantMode::Mxfp8) => 2_f32.powi(i32::from(bits) - 127),
+            // E4M3, whose exponent and mantissa in place make an f16 that is too small by 2^8.
+            Some(QuantMode::Nvfp4) => f16::from_bits((bits & 0x7f) << 7).to_f32() * 256.0,
+            Some(QuantMode::Affine) | None => f16::from_bits(bits & 0x7fff).to_f32(),
+        }
+    }
+
+    /// The exponent of the power of two that a matrix is multiplied with so that no weight is beyond f16, and few are below its
+    /// normal numbers, from the bits of the largest scale and bias. Larger ones than 15 f16 doesn't have.
+    pub(super) fn exponent(self, [scale, bias]: [u16; 2]) -> i32 {
+        let bias = if self.has_biases() { self.size(bias) } else { 0.0 };
+        let largest = self.size(scale) * self.level() + bias;
+        if largest.is_finite() { (14.0 - largest.log2().floor()).clamp(-14.0, 15.0) as i32 } else { 0 }
+    }
+
     /// What `formats.cuh` and `pack.cu` are compiled with.
     pub(super) fn defines(self) -> Vec<(&'static str, i32)> {
         let (code, scales) = match self.mode {
@@ -99,6 +133,27 @@ impl Format {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bits of f16.
+    fn half(x: f32) -> u16 {
+        f16::from_f32(x).to_bits()
+    }
+
+    #[test]
+    fn the_largest_weight_keeps_within_f16() {
+        let of = |mode, bits, group, largest| Format::new(mode, bits, group).unwrap().exponent(largest);
+        // 15 * 2^-4 + 2^-1 is between 1 and 2, and becomes 2^14.
+        assert_eq!(of(QuantMode::Affine, 4, 64, [half(0.0625), half(0.5)]), 14);
+        assert_eq!(of(QuantMode::Affine, 8, 32, [half(65504.0), half(65504.0)]), -9);
+        assert_eq!(of(QuantMode::Affine, 2, 32, [half(1e-7), 0]), 15);
+        assert_eq!(of(QuantMode::Affine, 2, 32, [0, 0]), 15);
+        assert_eq!(of(QuantMode::Affine, 4, 64, [f16::INFINITY.to_bits(), 0]), 0);
+        // 6 * 2^3 and 448 * 2^-2, whatever the bits of a bias that isn't there.
+        assert_eq!(of(QuantMode::Mxfp4, 4, 32, [130, 7]), 9);
+        assert_eq!(of(QuantMode::Mxfp8, 8, 32, [125, 0]), 8);
+        // 1.5 is 0x3c.
+        assert_eq!(of(QuantMode::Nvfp4, 4, 16, [0x3c, 0]), 11);
+    }
 
     #[test]
     fn only_mlx_formats_are_known() {

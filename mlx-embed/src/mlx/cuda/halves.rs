@@ -6,14 +6,14 @@
 
 use std::rc::Rc;
 
-use super::arguments::{HalveArguments, HalvesArguments};
+use super::arguments::{AfterArguments, HalveArguments, HalvesArguments};
 use super::format::Numbers;
 use super::kernels::wrong;
-use super::matrix::Fixed;
-use super::ops::{Ops, expect_tensor};
+use super::matrix::{Fixed, Matrix};
+use super::ops::{ByProduct, Ops, expect_tensor};
 use super::queue::{Role, Tensor};
 use super::recorder::{Factors, Multiplied};
-use super::tiles::up;
+use super::tiles::{After, up};
 use super::upload::Room;
 use crate::mlx::Stream;
 use crate::mlx::array::Array;
@@ -52,8 +52,8 @@ pub(crate) struct Halves {
 }
 
 impl Halves {
-    /// A matrix of f16 `[outputs, inputs]` as it is. Inputs are a multiple of 8.
-    pub(crate) fn of_f16(weight: Fixed) -> Result<Self, MlxError> {
+    /// A matrix of f16 `[outputs, inputs]`, times two to the power of `exponent`. Inputs are a multiple of 8.
+    pub(crate) fn of_f16(weight: Fixed, exponent: i32) -> Result<Self, MlxError> {
         let &[outputs, inputs] = weight.shape() else {
             return Err(wrong("product", format!("{weight:?} is no matrix")));
         };
@@ -61,7 +61,7 @@ impl Halves {
         if padded(inputs) != inputs {
             return Err(wrong("product", format!("rows of {weight:?} don't begin at multiples of 16 bytes")));
         }
-        Ok(Self { weight, bits: Bits::Eleven, outputs, inputs, exponent: 0 })
+        Ok(Self { weight, bits: Bits::Eleven, outputs, inputs, exponent })
     }
 }
 
@@ -296,7 +296,7 @@ impl Ops {
     pub(super) fn product_of_f32(
         &self,
         a: Left<'_>,
-        matrices: &[(i32, &Halves)],
+        matrices: &[(i32, Matrix<'_>)],
         width: i32,
         stream: &Stream,
     ) -> Result<Product, MlxError> {
@@ -311,14 +311,24 @@ impl Ops {
         let (tokens, padded) = (a.tokens(), padded(*inputs));
         let out = self.queue.tensor(Role::Both, [tokens, width], Dtype::F32, stream)?;
         for (first, w) in matrices {
-            if w.inputs != *inputs {
-                return Err(wrong(
-                    "product",
-                    format!("{inputs} numbers a row where {} are needed", w.inputs),
-                ));
+            let [outputs, needed] = w.shape();
+            if needed != *inputs {
+                return Err(wrong("product", format!("{inputs} numbers a row where {needed} are needed")));
             }
+            let (pointer, of_matrix, exponent) = match w {
+                Matrix::Packed(packed) => {
+                    let by = self.by_product(After::Nothing, tokens, w)?;
+                    self.packed_product(by, numbers, packed.exponent, (&out, *first))?;
+                    continue;
+                }
+                Matrix::Halves(w) => (w.weight.pointer, w.bits, w.exponent),
+                Matrix::Dequantized(w, exponent) if w.dtype() == Dtype::F16 => {
+                    (w.pointer(), Bits::Eleven, *exponent)
+                }
+                _ => return Err(wrong("product", "the matrix is none for rows of f32".into())),
+            };
             // Where a product begins in a row of `a` and of `w`, and over how many numbers it goes. The small ones come first.
-            let steps: &[[i32; 3]] = match (bits, w.bits) {
+            let steps: &[[i32; 3]] = match (bits, of_matrix) {
                 (Bits::Eleven, Bits::Eleven) => &[[0, 0, padded]],
                 (Bits::Eleven, Bits::TwentyTwo) => &[[0, padded, padded], [0, 0, padded]],
                 (Bits::TwentyTwo, Bits::Eleven) => &[[0, 0, padded], [padded, 0, padded]],
@@ -329,20 +339,36 @@ impl Ops {
                 let of = Factors {
                     numbers: Multiplied::F16,
                     a: at(numbers.pointer(), a_at),
-                    w: at(w.weight.pointer, w_at),
+                    w: at(pointer, w_at),
                     tokens,
-                    outputs: w.outputs,
+                    outputs,
                     inputs,
                     a_stride: bits.parts() * padded,
-                    w_stride: w.bits.parts() * padded,
-                    exponent: w.exponent,
+                    w_stride: of_matrix.parts() * padded,
+                    exponent,
                     adds: index > 0,
                 };
                 // SAFETY: rows of both have their parts behind one another, `padded` numbers each; `a` is in a tensor, and the matrix
-                // is the model's.
+                // is the model's or in a tensor, too.
                 unsafe { self.queue.matmul(of, (&out, *first), stream)? };
             }
         }
         Ok(Product { numbers: out, scales: Some(Rc::clone(scales)) })
+    }
+
+    /// The product of rows of f16 with a packed matrix, as columns of `out` from `first` on.
+    fn packed_product(
+        &self,
+        by: Option<ByProduct<'_>>,
+        a: &Tensor,
+        exponent: i32,
+        (out, first): (&Tensor, i32),
+    ) -> Result<(), MlxError> {
+        let ([_, width], by) = (out.shape(), by.filter(|by| by.fits(first, out)));
+        let by = by.ok_or_else(|| wrong("product", format!("from column {first} of {width}")))?;
+        let out = out.pointer() + first as u64 * Dtype::F32.size() as u64;
+        let then = AfterArguments { out, width, factor: 2_f32.powi(exponent), ..Default::default() };
+        // SAFETY: the columns of the result were checked above.
+        unsafe { by.launch(&self.queue, a, then) }
     }
 }

@@ -630,8 +630,10 @@ mod tests {
         {
             all.extend(sources(&Geometry { table: Some(table), ..decoder }, &[], chip));
         }
+        all.extend(sources(&Geometry { numbers: Numbers::F16, ..wide }, &Format::all(), chip));
         for geometry in geometries() {
-            all.extend(sources(&geometry, if geometry.numbers.is_wide() { &[] } else { &few }, chip));
+            let packed = if geometry.numbers == Numbers::F32 { &[][..] } else { &few };
+            all.extend(sources(&geometry, packed, chip));
         }
         all.sort_by_cached_key(|(_, source)| (source.text.clone(), source.defines.clone()));
         all.dedup_by_key(|(_, source)| (source.text.clone(), source.defines.clone()));

@@ -53,6 +53,8 @@ pub(crate) struct Packed {
     pub(super) factors: u64,
     pub(super) outputs: i32,
     pub(super) inputs: i32,
+    /// Its numbers are times two to the power of this: see [`Format::exponent`].
+    pub(super) exponent: i32,
 }
 
 /// A matrix of bf16 or f32.
@@ -90,8 +92,8 @@ pub(crate) enum Matrix<'a> {
     Dense(&'a Dense),
     /// Stays, for rows of f32.
     Halves(&'a Halves),
-    /// Of bf16, for this product.
-    Dequantized(Tensor),
+    /// For this product: of bf16 or, for rows of f32, f16, times two to the power of this.
+    Dequantized(Tensor, i32),
 }
 
 impl Matrix<'_> {
@@ -101,7 +103,7 @@ impl Matrix<'_> {
             Self::Packed(w) => [w.outputs, w.inputs],
             Self::Dense(w) => [w.outputs, w.inputs],
             Self::Halves(w) => [w.outputs, w.inputs],
-            Self::Dequantized(w) => w.shape(),
+            Self::Dequantized(w, _) => w.shape(),
         }
     }
 
@@ -109,7 +111,7 @@ impl Matrix<'_> {
     pub(super) fn numbers(&self, dtype: Dtype) -> Option<u64> {
         match self {
             Self::Dense(w) if w.dtype == dtype => Some(w.weight.pointer),
-            Self::Dequantized(w) if dtype == Dtype::Bf16 => Some(w.pointer()),
+            Self::Dequantized(w, _) if w.dtype() == dtype => Some(w.pointer()),
             _ => None,
         }
     }

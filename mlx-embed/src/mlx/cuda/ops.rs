@@ -15,7 +15,7 @@ use super::kernels::{Geometry, Heads, Kernels, Name, grid, wrong};
 use super::matrix::{Fixed, Matrix, Norm, address};
 use super::plan::{Division, Plan};
 use super::queue::{Function, Queue, Role, Tensor, pointer, tiles};
-use super::tiles::{After, DenseTile, HopperTile, Tile, up};
+use super::tiles::{After, DenseTile, HopperTile, Tile, best, up};
 use crate::mlx::Stream;
 use crate::mlx::array::Array;
 use crate::mlx::dtype::Dtype;
@@ -74,6 +74,8 @@ pub(super) struct ByProduct<'a> {
     factors: u64,
     outputs: i32,
     inputs: i32,
+    /// What it multiplies.
+    multiplied: Dtype,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,12 @@ impl ByProduct<'_> {
         }
     }
 
+    /// Whether its outputs can be columns of `out` from `first` on: it writes two at once.
+    pub(super) fn fits(&self, first: i32, out: &Tensor) -> bool {
+        let [_, width] = out.shape();
+        first >= 0 && first + self.outputs <= width && (first | self.outputs | width) % 2 == 0
+    }
+
     /// With `a` `[T, inputs]`.
     ///
     /// # Safety
@@ -103,7 +111,7 @@ impl ByProduct<'_> {
     ) -> Result<(), MlxError> {
         let Self { weight, factors, outputs: n, inputs, .. } = *self;
         let ([tokens, _], what) = (a.shape(), "product");
-        expect_tensor(what, a, [tokens, inputs], Dtype::Bf16)?;
+        expect_tensor(what, a, [tokens, inputs], self.multiplied)?;
         let blocks = self.grid(tokens);
         // SAFETY of both: blocks cover tokens and outputs, and the kernels leave out what is beyond either; the matrix was made
         // for its sizes. The rest is the caller's promise.
@@ -320,24 +328,30 @@ impl Ops {
             _ => return Ok(None),
         };
         let [outputs, inputs] = w.shape();
-        let by = |way| Ok(Some(ByProduct { way, weight, factors, outputs, inputs }));
-        // Splits are for where there are too few blocks without.
-        let room = |tile: &HopperTile| {
-            let blocks: i32 = tile.grid(tokens, outputs).into_iter().product();
-            blocks <= tile.blocks * self.queue.multiprocessors()
-        };
-        let split = self.splits.iter().find(|split| {
-            split.format == format
-                && split.after == after
-                && split.tokens.contains(&tokens)
-                && room(&split.tile)
+        let multiplied = self.geometry().numbers.multiplied();
+        let by = |way| Ok(Some(ByProduct { way, weight, factors, outputs, inputs, multiplied }));
+        let multiprocessors = self.queue.multiprocessors();
+        let blocks = |grid: [i32; 3]| grid.into_iter().product::<i32>();
+        let splits = self
+            .splits
+            .iter()
+            .filter(|split| split.format == format && split.after == after && split.tokens.contains(&tokens));
+        let splits = splits.map(|split| {
+            (split, blocks(split.tile.grid(tokens, outputs)), split.tile.blocks * multiprocessors)
         });
-        if let Some(split) = split {
+        // Splits are for where there are too few blocks without.
+        if let Some((split, true)) = best(splits) {
             return by(Way::Hopper(split.tile, &split.function));
         }
         let suits = |of: Format, then, most| of == format && then == after && tokens <= most;
-        match self.packed.iter().find(|(of, then, most, ..)| suits(*of, *then, *most)) {
-            Some((_, _, _, tile, function)) => by(Way::Any(*tile, function)),
+        let tiles = self.packed.iter().filter(|(of, then, most, ..)| suits(*of, *then, *most));
+        let least = tiles.clone().map(|(_, _, most, ..)| *most).min();
+        let tiles = tiles.filter(|(_, _, most, ..)| Some(*most) == least).map(|way| {
+            let (_, _, _, tile, _) = way;
+            (way, blocks(grid(*tile, tokens, outputs)), tile.blocks * multiprocessors)
+        });
+        match best(tiles) {
+            Some(((_, _, _, tile, function), _)) => by(Way::Any(*tile, function)),
             None if format.is_packed() => {
                 Err(wrong("product", format!("no kernel for {tokens} tokens and {format:?}")))
             }

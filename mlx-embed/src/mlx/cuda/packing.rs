@@ -1,7 +1,8 @@
-//! From a checkpoint's packed matrices to those that products read, and to bf16.
+//! From a checkpoint's packed matrices to those that products read, and to bf16 or f16.
 
 use super::arguments::{DequantizeArguments, PackArguments};
 use super::format::Format;
+use super::halves::Halves;
 use super::kernels::wrong;
 use super::matrix::{Dense, Fixed, Matrix, Packed};
 use super::ops::Ops;
@@ -23,6 +24,8 @@ pub(crate) struct Stored<'a> {
     /// Where they begin.
     starts: [u64; 3],
     rooms: [Room; 3],
+    /// Bits of the largest scale and bias, without their signs.
+    largest: [u16; 2],
 }
 
 /// A part of a quantised matrix, row after row.
@@ -30,7 +33,7 @@ pub(crate) struct Stored<'a> {
 pub(crate) enum Part {
     /// u32 `[outputs, inputs * bits / 32]`
     Weight,
-    /// bf16 of affine ones, else u8: `[outputs, inputs / group]`
+    /// Of what products multiply, of affine ones, else u8: `[outputs, inputs / group]`
     Scales,
     /// As scales; affine only.
     Biases,
@@ -39,6 +42,10 @@ pub(crate) enum Part {
 impl Stored<'_> {
     /// The bytes of a part that come next.
     pub(crate) fn put(&mut self, part: Part, bytes: &[u8]) -> Result<(), MlxError> {
+        if part != Part::Weight && self.ops.geometry().numbers.is_wide() {
+            let largest = &mut self.largest[part as usize - 1];
+            *largest = (*largest).max(largest_bits(self.format, bytes));
+        }
         // SAFETY: it is the memory of a tensor of this queue, so what was launched before comes first.
         unsafe { self.rooms[part as usize].put(&self.ops.queue, bytes) }
     }
@@ -46,7 +53,7 @@ impl Stored<'_> {
     /// The matrix as products read it. Of two matrices that `alternate`, the first eight outputs come first, then the second
     /// one's first eight, and so on.
     pub(crate) fn pack(self, alternate: bool, stream: &Stream) -> Result<Packed, MlxError> {
-        let Self { ops, format, outputs, inputs, starts: [weight, scales, biases], .. } = self;
+        let Self { ops, format, outputs, inputs, starts: [weight, scales, biases], largest, .. } = self;
         self.rooms.iter().try_for_each(Room::expect_full)?;
         if alternate && outputs % 16 != 0 {
             return Err(wrong("pack", format!("{outputs} outputs don't alternate eight by eight")));
@@ -58,6 +65,7 @@ impl Stored<'_> {
         let packed = Fixed::in_room(room, &[words as i32], Dtype::U32);
         let factors = packed.pointer + (words * size_of::<u32>()) as u64;
         let biases = if format.has_biases() { biases } else { 0 };
+        let exponent = if ops.geometry().numbers.is_wide() { format.exponent(largest) } else { 0 };
         let arguments = PackArguments {
             weight,
             scales,
@@ -67,12 +75,24 @@ impl Stored<'_> {
             n: outputs,
             inputs,
             alternates: alternate.into(),
+            exponent,
         };
         let (pack, _) = ops.packing(format)?;
         // SAFETY: a block reads rows below `outputs` of the three parts, which are there, and writes one of the blocks of 64 by
         // 64 that there is room for, in memory that the queue keeps until it has been waited for.
         unsafe { ops.queue.launch(pack, &arguments, [inputs / 64, up(outputs, 64), 1])? };
-        Ok(Packed { format, weight: packed, factors, outputs, inputs })
+        Ok(Packed { format, weight: packed, factors, outputs, inputs, exponent: -exponent })
+    }
+}
+
+/// Bits of the largest of these scales or biases, without their signs.
+fn largest_bits(format: Format, bytes: &[u8]) -> u16 {
+    if format.has_biases() {
+        let (pairs, _) = bytes.as_chunks::<2>();
+        pairs.iter().fold(0, |largest, pair| largest.max(u16::from_le_bytes(*pair) & 0x7fff))
+    } else {
+        // 255 is no number.
+        bytes.iter().filter(|&&bits| bits < 255).fold(0, |largest, &bits| largest.max(u16::from(bits)))
     }
 }
 
@@ -102,23 +122,34 @@ impl Ops {
         let memory = self.queue.tensor(Role::Stored, [1, words as i32], Dtype::U32, stream)?;
         let starts = [0, second, second + third].map(|offset| memory.pointer() + offset as u64);
         let rooms = [0, 1, 2].map(|part| Room::new(starts[part], sizes[part]));
-        Ok(Stored { ops: self, format, outputs, inputs, _memory: memory, starts, rooms })
+        Ok(Stored { ops: self, format, outputs, inputs, _memory: memory, starts, rooms, largest: [0; 2] })
     }
 
     /// The matrix in bf16, `[outputs, inputs]`, to stay.
     pub(crate) fn dequantize(&self, w: &Packed, stream: &Stream) -> Result<Dense, MlxError> {
-        let numbers = w.outputs as usize * w.inputs as usize;
-        let room = self.queue.room(numbers * Dtype::Bf16.size(), stream)?;
-        let weight = Fixed::in_room(room, &[w.outputs, w.inputs], Dtype::Bf16);
-        self.dequantize_to(w, weight.pointer)?;
-        Dense::fixed(weight)
+        Dense::fixed(self.dequantized_to_stay(w, stream)?)
     }
 
-    /// The matrix in bf16, for one product.
+    /// The matrix for rows of f32, to stay.
+    pub(crate) fn dequantize_to_halves(&self, w: &Packed, stream: &Stream) -> Result<Halves, MlxError> {
+        Halves::of_f16(self.dequantized_to_stay(w, stream)?, w.exponent)
+    }
+
+    fn dequantized_to_stay(&self, w: &Packed, stream: &Stream) -> Result<Fixed, MlxError> {
+        let dtype = self.geometry().numbers.multiplied();
+        let numbers = w.outputs as usize * w.inputs as usize;
+        let room = self.queue.room(numbers * dtype.size(), stream)?;
+        let weight = Fixed::in_room(room, &[w.outputs, w.inputs], dtype);
+        self.dequantize_to(w, weight.pointer)?;
+        Ok(weight)
+    }
+
+    /// The matrix as it is multiplied, for one product.
     pub(crate) fn dequantized<'a>(&self, w: &Packed, stream: &Stream) -> Result<Matrix<'a>, MlxError> {
-        let out = self.queue.tensor(Role::Dequantized, [w.outputs, w.inputs], Dtype::Bf16, stream)?;
+        let dtype = self.geometry().numbers.multiplied();
+        let out = self.queue.tensor(Role::Dequantized, [w.outputs, w.inputs], dtype, stream)?;
         self.dequantize_to(w, out.pointer())?;
-        Ok(Matrix::Dequantized(out))
+        Ok(Matrix::Dequantized(out, w.exponent))
     }
 
     fn dequantize_to(&self, w: &Packed, out: u64) -> Result<(), MlxError> {
@@ -126,7 +157,7 @@ impl Ops {
         let (weight, factors) = (w.weight.pointer, w.factors);
         let arguments = DequantizeArguments { weight, factors, out, n: w.outputs, inputs: w.inputs };
         // SAFETY: a block reads and writes one of `w`'s blocks of 64 by 64, and of the outputs those that there are; both
-        // callers have room for `outputs * inputs` numbers of bf16.
+        // callers have room for `outputs * inputs` numbers of two bytes.
         unsafe { self.queue.launch(dequantize, &arguments, [w.inputs / 64, up(w.outputs, 64), 1]) }
     }
 }

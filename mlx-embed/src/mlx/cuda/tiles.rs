@@ -96,7 +96,7 @@ impl Tile {
     }
 }
 
-/// For each number of tokens, up to the one beside it, a tile.
+/// For each number of tokens, up to the one beside it, a tile. Of several, [`best`] takes one.
 pub(super) type Tiles = Vec<(i32, Tile)>;
 
 /// A chip's tiles for matrices of this format.
@@ -134,8 +134,11 @@ pub(super) fn hopper(after: After) -> Tiles {
             (320, tile(32, 8, 2, [4, 2]).twice()),
             (ALL, tile(128, 16, 1, [4, 2])),
         ],
+        // Of matrices with whatever numbers of outputs.
         After::Nothing => vec![
+            (24, tile(8, 1, 16, [4, 2]).by_warp()),
             (24, tile(8, 4, 4, [4, 2]).by_warp()),
+            (24, tile(16, 4, 4, [5, 2])),
             (64, tile(16, 4, 4, [4, 2])),
             (256, tile(32, 4, 4, [4, 2])),
             (ALL, tile(64, 4, 4, [6, 2])),
@@ -252,7 +255,7 @@ impl HopperTile {
     }
 }
 
-/// For these numbers of tokens a tile; for others there is none.
+/// For these numbers of tokens a tile; for others there is none. Of several, [`best`] takes one.
 pub(super) type HopperTiles = Vec<(RangeInclusive<i32>, HopperTile)>;
 
 /// Of Hopper, measured on an H200 in passes of Qwen3-0.6B's geometry (`benches/cuda/in_a_pass.py`). Fewer tokens than
@@ -275,8 +278,21 @@ pub(super) fn splits_of_hopper(after: After) -> HopperTiles {
             (65..=160, hopper_tile(80, [3, 1], 8, 2)),
             (161..=256, hopper_tile(128, [3, 1], 7, 2)),
         ],
-        After::Nothing => Vec::new(),
+        // Of matrices with whatever numbers of outputs: what is above.
+        After::Nothing => {
+            let fused = After::FUSED.into_iter().flat_map(splits_of_hopper);
+            fused.filter(|(tokens, _)| *tokens.start() > 1).collect()
+        }
     }
+}
+
+/// The one of which most blocks run at once: those with more blocks than there are `places` come last. Of each are given the
+/// blocks and the places.
+pub(super) fn best<T>(of: impl Iterator<Item = (T, i32, i32)>) -> Option<(T, bool)> {
+    let key = |&(_, blocks, places): &(T, i32, i32)| {
+        (blocks > places, if blocks > places { blocks } else { -blocks })
+    };
+    of.min_by_key(key).map(|(of, blocks, places)| (of, blocks <= places))
 }
 
 /// Other chips have no such kernels.
@@ -358,6 +374,15 @@ mod tests {
             assert!(DENSE_TILES.iter().any(|tile| tile.suits(after, head_dim)), "{after:?}");
         }
         assert!(!DENSE_TILES[2].suits(After::Rotate, 128));
+    }
+
+    #[test]
+    fn as_many_blocks_as_there_are_places_are_best() {
+        let of = |blocks: &[i32]| best(blocks.iter().map(|&blocks| (blocks, blocks, 132)));
+        assert_eq!(of(&[768, 192, 96]), Some((96, true)));
+        assert_eq!(of(&[128, 32, 16]), Some((128, true)));
+        assert_eq!(of(&[768, 192]), Some((192, false)));
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

@@ -37,9 +37,10 @@ impl Cuda {
         }
     }
 
-    /// Scales or biases of groups, piece by piece.
-    pub(super) fn read_groups(&self, tensor: &Tensor, put: Put<'_>) -> Result<(), CheckpointError> {
-        self.read_as(self.of_groups(tensor.dtype()), tensor, put)
+    /// Scales or biases of a matrix that stays packed, piece by piece.
+    pub(super) fn read_factors(&self, tensor: &Tensor, put: Put<'_>) -> Result<(), CheckpointError> {
+        let wide = self.form.is_wide();
+        self.read_as(if wide { tensor.dtype() } else { self.of_groups(tensor.dtype()) }, tensor, put)
     }
 
     /// The tensor as it is stored, piece by piece.

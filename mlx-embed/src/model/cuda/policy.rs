@@ -21,7 +21,7 @@ pub enum MatmulPolicy {
     Auto,
     /// Packed weights, always.
     Packed,
-    /// Weights that are dequantised to bf16 for each product, always.
+    /// Weights that are dequantised to bf16, or f16 where their scales are, for each product, always.
     Dequantized,
     /// As [`MatmulPolicy::Auto`], but dequantised weights stay in memory: two bytes a parameter beside the packed ones.
     Resident,

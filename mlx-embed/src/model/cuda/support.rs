@@ -4,7 +4,7 @@ use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerInputSpec, LayerInputsSpec,
     LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, ProjectionSpec, RelativeSpec, Sees,
 };
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, Groups, Matrix, Tensor};
 use crate::mlx::Dtype;
 use crate::mlx::cuda::{self, Format, Geometry, LayerInputs, Numbers};
 use crate::model::Precision;
@@ -35,6 +35,34 @@ impl Form {
     pub(crate) fn has_precisions(&self) -> bool {
         self.has_precisions
     }
+
+    /// Whether products read the quantised matrix packed.
+    pub(super) fn keeps_packed(&self, Matrix { weight, groups }: &Matrix) -> bool {
+        let Some(Groups { scales, biases, quantization }) = groups else { return false };
+        let inputs = weight.shape()[1] * 32 / quantization.bits as usize;
+        let types = [Some(scales), biases.as_ref()].map(|tensor| tensor.map(Tensor::dtype));
+        keeps_packed(self.geometry.numbers, self.has_precisions, inputs, types)
+    }
+}
+
+/// Whether products read matrices packed that have so many inputs, and scales and biases of these types.
+///
+/// Products have these in the type that they multiply. In another type they would lose bits, which count for much where a
+/// group's smallest weight is far from zero.
+fn keeps_packed(
+    numbers: Numbers,
+    has_precisions: bool,
+    inputs: usize,
+    scales_biases: [Option<Dtype>; 2],
+) -> bool {
+    match numbers {
+        Numbers::Bf16 => !has_precisions,
+        Numbers::F16 => {
+            inputs.is_multiple_of(64)
+                && scales_biases.into_iter().flatten().all(|dtype| dtype == Dtype::F16 || !dtype.is_float())
+        }
+        Numbers::F32 => false,
+    }
 }
 
 /// Widest residual stream: a row of it in f32 has room in a block's shared memory.
@@ -55,9 +83,7 @@ pub(crate) fn form(
     if let Some(why) = beyond_the_kernels(spec, numbers) {
         return Ok(Err(why));
     }
-    // Products of packed weights have scales of bf16. Those of another type would lose bits which count for much where a
-    // group's smallest weight is far from zero: such matrices are dequantised at load.
-    let keeps_packed = dtype == Some(Dtype::Bf16);
+    let has_precisions = dtype != Some(Dtype::Bf16);
     let (mut formats, mut alike) = (Vec::new(), true);
     let of_layers = spec.layers.iter().flat_map(|LayerSpec { attention, mlp, input, .. }| {
         let halves =
@@ -72,8 +98,10 @@ pub(crate) fn form(
         for part in &projection.parts {
             let stored = checkpoint.quantization_of(&part.path)?;
             let format = stored.map(|q| (q, Format::new(q.mode, q.bits, q.group_size)));
+            let types =
+                ["scales", "biases"].map(|name| checkpoint.dtype_of(&format!("{}.{name}", part.path)));
             match format {
-                Some((_, Some(_))) if !keeps_packed => (),
+                Some((_, Some(_))) if !keeps_packed(numbers, has_precisions, projection.inputs, types) => (),
                 Some((q, None)) => return Ok(Err(format!("its matrices are stored as {q}"))),
                 Some((_, Some(_))) if projection.inputs % 64 != 0 => {
                     let why = format!("{} has {} inputs, no multiple of 64", part.path, projection.inputs);
@@ -88,7 +116,7 @@ pub(crate) fn form(
     }
     let table = match checkpoint.quantization_of(&spec.embedding.tokens.path)? {
         // Rows are read in whichever type the scales have, into activations of that type.
-        Some(_) if !keeps_packed && !numbers.is_wide() => None,
+        Some(_) if has_precisions && !numbers.is_wide() => None,
         None => None,
         Some(q) => match Format::new(q.mode, q.bits, q.group_size) {
             None => return Ok(Err(format!("its embedding table is stored as {q}"))),
@@ -125,7 +153,7 @@ pub(crate) fn form(
             fused,
         },
         formats,
-        has_precisions: dtype != Some(Dtype::Bf16),
+        has_precisions,
     }))
 }
 
@@ -330,7 +358,10 @@ mod tests {
         let of_f32 = of("qwen3-f32").unwrap().unwrap();
         assert!(of_f32.geometry.numbers == Numbers::F32 && !of_f32.geometry.fused && of_f32.has_precisions());
         let of_f16 = of("qwen3-affine-8bit-g32-f16-scales").unwrap().unwrap();
-        assert!(of_f16.geometry.numbers == Numbers::F16 && of_f16.has_precisions() && !of_f16.is_packed());
+        assert!(of_f16.geometry.numbers == Numbers::F16 && of_f16.has_precisions());
+        assert_eq!(of_f16.formats, vec![affine(8, 32).unwrap()]);
+        let scales_of_f32 = of("qwen3-affine-4bit-g64-f32-scales").unwrap().unwrap();
+        assert!(!scales_of_f32.is_packed() && scales_of_f32.geometry.table.is_some());
         assert!(of_f16.geometry.table.is_some());
         let fast = with("qwen3-affine-8bit-g32-f16-scales", Precision::Fast).unwrap().unwrap();
         assert!(fast.geometry.numbers == Numbers::Bf16 && fast.has_precisions() && !fast.is_packed());
@@ -342,6 +373,19 @@ mod tests {
         assert_eq!((by_distance.geometry.far, by_distance.geometry.numbers), (Some(128), Numbers::Bf16));
         let wide = of("families/mpnet-f32").unwrap().unwrap();
         assert_eq!((wide.geometry.far, wide.geometry.numbers), (Some(128), Numbers::F32));
+    }
+
+    #[test]
+    fn matrices_stay_packed_where_products_have_all_of_their_scales() {
+        let keeps = keeps_packed;
+        let [f16, bf16, f32] = [Dtype::F16, Dtype::Bf16, Dtype::F32].map(|dtype| [Some(dtype); 2]);
+        let of_floats = [Some(Dtype::U8), None];
+        assert!(keeps(Numbers::Bf16, false, 64, bf16) && !keeps(Numbers::Bf16, true, 64, f16));
+        assert!(keeps(Numbers::F16, true, 64, f16) && keeps(Numbers::F16, true, 128, of_floats));
+        for (inputs, types) in [(96, f16), (64, f32), (64, bf16), (64, [f16[0], f32[1]])] {
+            assert!(!keeps(Numbers::F16, true, inputs, types), "{inputs} inputs, {types:?}");
+        }
+        assert!(!keeps(Numbers::F32, true, 64, f16));
     }
 
     #[test]

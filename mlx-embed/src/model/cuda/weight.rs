@@ -21,8 +21,8 @@ pub(crate) struct Projection {
 /// A matrix `[out, in]`.
 #[derive(Debug)]
 enum Weight {
-    /// Packed, and the same in bf16 where that stays in memory.
-    Packed(cuda::Packed, Option<cuda::Dense>),
+    /// Packed, and the same dequantised where that stays in memory.
+    Packed(cuda::Packed, Option<Box<Self>>),
     Dense(cuda::Dense),
     /// For activations of f32.
     Halves(cuda::Halves),
@@ -80,16 +80,22 @@ impl Weight {
         let failed = |source| cuda.error(first.weight.name(), source);
         let stream = &cuda.stream;
         let format = first.quantization().and_then(|q| Format::new(q.mode, q.bits, q.group_size));
-        if let Some(format) = format.filter(|_| cuda.form.is_packed()) {
+        let wide = cuda.form.is_wide();
+        if let Some(format) = format.filter(|_| matrices.iter().all(|matrix| cuda.form.keeps_packed(matrix)))
+        {
             let packed = packed(cuda, matrices, format, order)?;
-            let resident = cuda.policy == MatmulPolicy::Resident;
-            let dense = resident.then(|| cuda.ops.dequantize(&packed, stream)).transpose().map_err(failed)?;
-            return Ok(Self::Packed(packed, dense));
+            let dense = match cuda.policy {
+                MatmulPolicy::Resident if wide => {
+                    cuda.ops.dequantize_to_halves(&packed, stream).map(Self::Halves).map(Some)
+                }
+                MatmulPolicy::Resident => cuda.ops.dequantize(&packed, stream).map(Self::Dense).map(Some),
+                _ => Ok(None),
+            };
+            return Ok(Self::Packed(packed, dense.map_err(failed)?.map(Box::new)));
         }
         let is_dense = first.groups.is_none();
         let all = |dtype| is_dense && matrices.iter().all(|matrix| matrix.weight.dtype() == dtype);
         let stacked = order == RowOrder::Stacked || matrices.len() == 1;
-        let wide = cuda.form.is_wide();
         let kept = if wide { Dtype::F16 } else { Dtype::Bf16 };
         let [rows, inputs] = [0, 1].map(|i| first.weight.shape()[i] as i32);
         let others = matrices[1..].iter().map(|matrix| matrix.weight.shape()[0] as i32);
@@ -101,7 +107,7 @@ impl Weight {
             }
             let fixed = upload.fixed().map_err(failed)?;
             let weight = if wide {
-                cuda::Halves::of_f16(fixed).map(Self::Halves)
+                cuda::Halves::of_f16(fixed, 0).map(Self::Halves)
             } else {
                 cuda::Dense::fixed(fixed).map(Self::Dense)
             };
@@ -133,8 +139,9 @@ impl Weight {
     fn read(&self, cuda: &Cuda, packed: bool, stream: &Stream) -> Result<cuda::Matrix<'_>, MlxError> {
         match self {
             Self::Packed(matrix, _) if packed => Ok(cuda::Matrix::Packed(matrix)),
-            Self::Packed(_, Some(dense)) | Self::Dense(dense) => Ok(cuda::Matrix::Dense(dense)),
+            Self::Packed(_, Some(dense)) => dense.read(cuda, packed, stream),
             Self::Packed(matrix, None) => cuda.ops.dequantized(matrix, stream),
+            Self::Dense(dense) => Ok(cuda::Matrix::Dense(dense)),
             Self::Halves(halves) => Ok(cuda::Matrix::Halves(halves)),
         }
     }
@@ -168,9 +175,9 @@ fn packed(
     for Matrix { weight, groups } in matrices {
         cuda.read_stored(weight, &mut |bytes| stored.put(Part::Weight, bytes))?;
         let Some(Groups { scales, biases, .. }) = groups else { continue };
-        cuda.read_groups(scales, &mut |bytes| stored.put(Part::Scales, bytes))?;
+        cuda.read_factors(scales, &mut |bytes| stored.put(Part::Scales, bytes))?;
         if let Some(biases) = biases {
-            cuda.read_groups(biases, &mut |bytes| stored.put(Part::Biases, bytes))?;
+            cuda.read_factors(biases, &mut |bytes| stored.put(Part::Biases, bytes))?;
         }
     }
     let alternate = order == RowOrder::ByEights && matrices.len() > 1;

@@ -14,7 +14,8 @@ struct After {
   const float* scale;  // [N]
   u16* scaled;         // [T, N]
   float* own_squares;  // [T, blocks along N]
-  u16* out;            // [T, width]: after 0 and 3 other matrices' outputs may lie beside
+  Number* out;         // [T, width]: after 0 and 3 other matrices' outputs may lie beside
   int width, parts, query_heads, rotated_heads;
   float eps, head_eps;
+  float factor;  // after 3: of f32, what the product is multiplied with
 };

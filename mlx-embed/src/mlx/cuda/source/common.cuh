@@ -40,11 +40,13 @@ __device__ __forceinline__ u16 to_bf16(float x) { return (u16)pair(x, 0.f); }
 
 __device__ __forceinline__ float round_bf16(float x) { return low(pair(x, 0.f)); }
 
-// What activations are stored as: f32 where OF_F32, else bf16.
+// What activations are stored as: f32 where OF_F32, else bf16. MULTIPLIED is what products take: of f32, f16.
 #if OF_F32
+#define MULTIPLIED "f16"
 typedef float Number;
 __device__ __forceinline__ Number to_number(float x) { return x; }
 #else
+#define MULTIPLIED "bf16"
 typedef u16 Number;
 __device__ __forceinline__ Number to_number(float x) { return to_bf16(x); }
 #endif
@@ -96,10 +98,10 @@ __device__ __forceinline__ float activation(float x) {
   return .5f * (1.f + erff((x - .707107f) * 2.5066264f));                                        // Laplace
 }
 
-// a * b + c for two bf16 each.
+// a * b + c for two of MULTIPLIED each.
 __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
   u32 out;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  asm("fma.rn." MULTIPLIED "x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
   return out;
 }
 
@@ -138,10 +140,10 @@ __device__ __forceinline__ void divide(u64 what, int by, u64& quotient, int& res
   }
 }
 
-// D += A B, with A 16x16 and B 16x8 of bf16 and D of float, spread over a warp.
+// D += A B, with A 16x16 and B 16x8 of MULTIPLIED and D of float, spread over a warp.
 __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32." MULTIPLIED "." MULTIPLIED ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

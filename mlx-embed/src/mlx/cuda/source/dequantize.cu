@@ -1,4 +1,4 @@
-// Packed weights to bf16, [N, inputs]: what a product of many tokens reads. A block has 64 outputs by 64 inputs.
+// Packed weights to what products multiply, [N, inputs]: what one of many tokens reads. A block has 64 outputs by 64 inputs.
 
 constexpr int THREADS = 128;
 

@@ -155,9 +155,15 @@ struct End {
 #pragma unroll
         for (int j = 0; j < EACH; ++j) {
           const int output = 2 * (lane + 32 * j);
-          if (there[i] && output < OUTPUTS && first_output + output < n)
-            *(u32*)(after.out + (u64)(first_token + local[i]) * after.width + first_output + output) =
-                pair(total(local[i], output), total(local[i], output + 1));
+          if (there[i] && output < OUTPUTS && first_output + output < n) {
+            Number* const to = after.out + (u64)(first_token + local[i]) * after.width + first_output + output;
+            const float first = total(local[i], output), second = total(local[i], output + 1);
+#if OF_F32
+            *(float2*)to = make_float2(first * after.factor, second * after.factor);
+#else
+            *(u32*)to = pair(first, second);
+#endif
+          }
         }
 #endif
     }

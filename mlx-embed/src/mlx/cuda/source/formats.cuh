@@ -1,6 +1,6 @@
-// Packed weights in the order of `pack` to bf16.
+// Packed weights in the order of `pack` to bf16 or, where OF_F32, f16, as products take them.
 //
-// A format is BITS of a code, what CODE says it stands for, and the GROUP that shares a scale and a bias, bf16 each:
+// A format is BITS of a code, what CODE says it stands for, and the GROUP that shares a scale and a bias, of that type each:
 //   0  an integer without sign
 //   1  a float of 4 bits (E2M1), whose bias is 0
 //   2  a float of 8 bits (E4M3), likewise
@@ -82,9 +82,17 @@ __device__ __forceinline__ u32 codes_of_pair(const u32 (&words)[BITS], int i) {
 
 // What the codes of a pair stand for, exactly.
 __device__ __forceinline__ u32 values_of_pair(u32 codes) {
-  constexpr u32 ONE = 0x3f803f80u;
+  constexpr u32 ONE = OF_F32 ? 0x3c003c00u : 0x3f803f80u;
   if constexpr (CODE == 3) {
     return codes;
+  } else if constexpr (CODE == 1 && OF_F32) {
+    // Exponent and mantissa in place make an f16 that is too small by 2^14.
+    return fma2((codes & 0x00070007u) << 9 | (codes & 0x00080008u) << 12, 0x74007400u, 0);
+  } else if constexpr (CODE == 2 && OF_F32) {
+    return fma2((codes & 0x007f007fu) << 7 | (codes & 0x00800080u) << 8, 0x5c005c00u, 0);
+  } else if constexpr (OF_F32) {
+    // 0x6400 is 1024 in f16, whose last ten bits count units.
+    return fma2(codes | 0x64006400u, ONE, 0xe400e400u);
   } else if constexpr (CODE == 1) {
     // Exponent and mantissa in place make a bf16 that is too small by 2^126.
     return fma2((codes & 0x00070007u) << 6 | (codes & 0x00080008u) << 12, 0x7e807e80u, 0);

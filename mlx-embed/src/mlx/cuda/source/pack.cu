@@ -4,8 +4,10 @@
 // lane of a unit.
 // Where it is two matrices, one behind the other, eight outputs of one may alternate with eight of the other.
 //
+// Where OF_F32 all numbers are times a power of two, for f16 ends at 65504.
+//
 // SCALES says what scales are, and whether there are biases:
-//   0  bf16, with biases
+//   0  of what products multiply, with biases
 //   1  powers of two (E8M0)
 //   2  floats of 8 bits (E4M3)
 
@@ -20,12 +22,33 @@ struct Arguments {
   u32* factors;         // [N / 64, inputs / GROUP, 4 warps, 8 rows, 2], bias in the upper half
   int n, inputs;
   int alternates;
+  int exponent;         // where OF_F32: of the power of two, between -14 and 15
 };
 
 __device__ __forceinline__ int stored_row(const Arguments& p, int row) {
   return p.alternates ? row / 16 * 8 + row % 8 + (row & 8 ? p.n / 2 : 0) : row;
 }
 
+#if OF_F32
+// In f16, or 0 where it is too small.
+__device__ __forceinline__ u32 power_of_two(int exponent) {
+  return exponent >= -14 ? (exponent + 15) << 10 : exponent >= -24 ? 1u << (exponent + 24) : 0;
+}
+
+__device__ __forceinline__ u32 factor_of(const Arguments& p, u64 at) {
+  const u32 factor = power_of_two(p.exponent);
+#if SCALES == 0
+  return fma2((u32)p.biases[at] << 16 | ((const u16*)p.scales)[at], factor << 16 | factor, 0);
+#else
+  const u32 bits = ((const unsigned char*)p.scales)[at];
+#if SCALES == 1
+  return bits == 255 ? 0x7e00 : power_of_two((int)bits - 127 + p.exponent);
+#else
+  return fma2(fma2((bits & 0x7f) << 7 | (bits & 0x80) << 8, 0x5c00, 0), factor, 0) & 0xffff;
+#endif
+#endif
+}
+#else
 __device__ __forceinline__ u32 factor_of(const Arguments& p, u64 at) {
 #if SCALES == 0
   return (u32)p.biases[at] << 16 | ((const u16*)p.scales)[at];
@@ -38,6 +61,7 @@ __device__ __forceinline__ u32 factor_of(const Arguments& p, u64 at) {
 #endif
 #endif
 }
+#endif
 
 extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
   next_may_start();

@@ -29,7 +29,7 @@ static_assert(!WGMMA || OUTPUT_WARPS % 4 == 0, "a product of four warps has 64 o
 static_assert(!WGMMA || CODE != 3, "a product of four warps takes no weights straight from memory");
 
 struct Arguments {
-  const u16* a;          // [T, inputs]
+  const u16* a;          // [T, inputs], of what products multiply
   const u32* weight;     // as `pack` writes it, or rows of bf16
   const uint2* factors;  // as `pack` writes it
   int tokens, n, inputs;

@@ -1,5 +1,5 @@
-// Hopper's products of a warpgroup: D += A B, with A 64x16 in registers or shared memory, B 16xN in shared memory and D of
-// float.
+// Hopper's products of a warpgroup: D += A B, with A 64x16 in registers or shared memory, B 16xN in shared memory, both of
+// MULTIPLIED, and D of float.
 //
 // Matrices in shared memory lie in rows of 128 bytes, 16 bytes at a time in the order of the 128-byte swizzle, at a
 // multiple of 1024 bytes. A row has 64 inputs or, of a transposed B, 64 of its N columns.
@@ -50,7 +50,7 @@ __device__ __forceinline__ void wgmma_sees_writes() { asm volatile("fence.proxy.
 template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[4], const u32 (&a)[4], u64 b, bool add = true) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %9, 0; wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+      "{.reg .pred p; setp.ne.b32 p, %9, 0; wgmma.mma_async.sync.aligned.m64n8k16.f32." MULTIPLIED "." MULTIPLIED " "
       "{" NAMES_4 "}, {%4, %5, %6, %7}, %8, p, 1, 1, %10;}"
       : SUMS_4(0)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
@@ -59,7 +59,7 @@ __device__ __forceinline__ void wgmma(float (&d)[4], const u32 (&a)[4], u64 b, b
 template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[8], const u32 (&a)[4], u64 b, bool add = true) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %13, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+      "{.reg .pred p; setp.ne.b32 p, %13, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32." MULTIPLIED "." MULTIPLIED " "
       "{" NAMES_8 "}, {%8, %9, %10, %11}, %12, p, 1, 1, %14;}"
       : SUMS_4(0), SUMS_4(4)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
@@ -68,7 +68,7 @@ __device__ __forceinline__ void wgmma(float (&d)[8], const u32 (&a)[4], u64 b, b
 template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[16], const u32 (&a)[4], u64 b, bool add = true) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %21, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
+      "{.reg .pred p; setp.ne.b32 p, %21, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32." MULTIPLIED "." MULTIPLIED " "
       "{" NAMES_16 "}, {%16, %17, %18, %19}, %20, p, 1, 1, %22;}"
       : SUMS_16(0)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
@@ -77,7 +77,7 @@ __device__ __forceinline__ void wgmma(float (&d)[16], const u32 (&a)[4], u64 b, 
 template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[20], const u32 (&a)[4], u64 b, bool add = true) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %25, 0; wgmma.mma_async.sync.aligned.m64n40k16.f32.bf16.bf16 "
+      "{.reg .pred p; setp.ne.b32 p, %25, 0; wgmma.mma_async.sync.aligned.m64n40k16.f32." MULTIPLIED "." MULTIPLIED " "
       "{" NAMES_20 "}, {%20, %21, %22, %23}, %24, p, 1, 1, %26;}"
       : SUMS_16(0), SUMS_4(16)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
@@ -86,7 +86,7 @@ __device__ __forceinline__ void wgmma(float (&d)[20], const u32 (&a)[4], u64 b, 
 template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[32], const u32 (&a)[4], u64 b, bool add = true) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." MULTIPLIED "." MULTIPLIED " "
       "{" NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;}"
       : SUMS_16(0), SUMS_16(16)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
@@ -95,7 +95,7 @@ __device__ __forceinline__ void wgmma(float (&d)[32], const u32 (&a)[4], u64 b, 
 template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[40], const u32 (&a)[4], u64 b, bool add = true) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %45, 0; wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 "
+      "{.reg .pred p; setp.ne.b32 p, %45, 0; wgmma.mma_async.sync.aligned.m64n80k16.f32." MULTIPLIED "." MULTIPLIED " "
       "{" NAMES_40 "}, {%40, %41, %42, %43}, %44, p, 1, 1, %46;}"
       : SUMS_16(0), SUMS_16(16), SUMS_4(32), SUMS_4(36)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
@@ -104,7 +104,7 @@ __device__ __forceinline__ void wgmma(float (&d)[40], const u32 (&a)[4], u64 b, 
 template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[64], const u32 (&a)[4], u64 b, bool add = true) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{.reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." MULTIPLIED "." MULTIPLIED " "
       "{" NAMES_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;}"
       : SUMS_16(0), SUMS_16(16), SUMS_16(32), SUMS_16(48)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(Transposed));
@@ -112,7 +112,7 @@ __device__ __forceinline__ void wgmma(float (&d)[64], const u32 (&a)[4], u64 b, 
 
 __device__ __forceinline__ void wgmma(float (&d)[32], u64 a, u64 b, bool add) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." MULTIPLIED "." MULTIPLIED " "
       "{" NAMES_32 "}, %32, %33, p, 1, 1, 0, 0;}"
       : SUMS_16(0), SUMS_16(16)
       : "l"(a), "l"(b), "r"((int)add));
@@ -120,7 +120,7 @@ __device__ __forceinline__ void wgmma(float (&d)[32], u64 a, u64 b, bool add) {
 
 __device__ __forceinline__ void wgmma(float (&d)[64], u64 a, u64 b, bool add) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." MULTIPLIED "." MULTIPLIED " "
       "{" NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;}"
       : SUMS_16(0), SUMS_16(16), SUMS_16(32), SUMS_16(48)
       : "l"(a), "l"(b), "r"((int)add));
