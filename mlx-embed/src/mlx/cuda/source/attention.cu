@@ -23,7 +23,7 @@ constexpr int STRIDE = SHARING * OWN * SIZE + 16;          // bytes of a row; 16
 constexpr int TILE_BYTES = KEYS * STRIDE;
 constexpr int EACH = 16 / SIZE;                            // numbers that are copied at once
 constexpr int CHUNKS = DEPTH * DEEP / EACH;                // such of a row
-constexpr bool KEEP = HEAD_DIM <= 128;                     // queries in registers
+constexpr bool KEEP = HEAD_DIM <= 128 && (!OF_F32 || TERMS == 1);  // queries in registers
 
 static_assert(OF_F32 ? HEAD_DIM % 4 == 0 : HEAD_DIM % 16 == 0 && OWN % 16 == 0, "numbers are read so many at a time");
 
@@ -59,15 +59,23 @@ __device__ __forceinline__ void multiply(float (&d)[3][4], const Parts<4>& a, co
   mma_tf32(d[2], a.high, b.high[0], b.high[1]);
 }
 
-// The scores of sixteen queries, which begin at `queries`, and a tile of keys.
-__device__ __forceinline__ void score(float (&scores)[KEYS / 8][4], u32 queries, u32 keys, int lane) {
+// Step `d` of sixteen queries, which begin at `queries`.
+__device__ __forceinline__ Parts<4> queries_of(u32 queries, int d, int lane) {
+  const u32 own = queries + (lane >> 2) * STRIDE + (lane & 3) * 4;
+  Parts<4> q;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) q.set(i, read4(own + (i & 1) * 8 * STRIDE + d * 32 + (i >> 1) * 16));
+  return q;
+}
+
+// The scores of sixteen queries, which are `kept` or else begin at `queries`, and a tile of keys.
+__device__ __forceinline__ void score(float (&scores)[KEYS / 8][4], const Parts<4> (&kept)[KEEP ? DEPTH : 1], u32 queries,
+                                      u32 keys, int lane) {
   const u32 own = (lane >> 2) * STRIDE + (lane & 3) * 4;
   float sums[KEYS / 8][3][4] = {};
-#pragma unroll(4)
+#pragma unroll(KEEP ? DEPTH : 4)
   for (int d = 0; d < DEPTH; ++d) {
-    Parts<4> q;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) q.set(i, read4(queries + own + (i & 1) * 8 * STRIDE + d * 32 + (i >> 1) * 16));
+    const Parts<4> q = KEEP ? kept[KEEP ? d : 0] : queries_of(queries, d, lane);
 #pragma unroll
     for (int i = 0; i < KEYS / 8; ++i) {
       Parts<2> k;
@@ -181,6 +189,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   const int own_first = warp / SHARING * 16;  // of the warp's queries
 #if OF_F32
   const u32 own_queries = queries + own_first * STRIDE;
+  Parts<4> q[KEEP ? DEPTH : 1];
+  if (KEEP) {
+#pragma unroll
+    for (int d = 0; d < DEPTH; ++d) q[KEEP ? d : 0] = queries_of(own_queries, d, lane);
+  }
 #else
   const u32 own_queries = queries + (own_first + (lane & 15)) * STRIDE + (lane >> 4) * 16;
   u32 q[KEEP ? DEPTH : 1][4];
@@ -211,7 +224,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
     if (!idle && seen > 0 && first_key + KEYS > own - p.before) {
       float scores[KEYS / 8][4];
 #if OF_F32
-      score(scores, own_queries, keys_at, lane);
+      score(scores, q, own_queries, keys_at, lane);
 #else
 #pragma unroll
       for (int i = 0; i < KEYS / 8; ++i) scores[i][0] = scores[i][1] = scores[i][2] = scores[i][3] = 0.f;
