@@ -22,9 +22,8 @@ use crate::warm_up::WarmUp;
 /// when, of ends and of metrics holds here for pairs of query and document. Where attention is causal, the beginning
 /// that all pairs of a query share is computed once.
 ///
-/// A pair that is longer than [`Info::max_tokens`] loses the end of its longer text, and of both where both take more than
-/// half; its result says so. With Qwen3-Reranker it loses the end of its document, and a query that leaves no room for one
-/// is an error. An empty document has a score.
+/// A pair that is longer than [`Info::max_tokens`] loses the end of its document, and its result says so. A query that
+/// leaves no room for a document is an error. An empty document has a score.
 ///
 /// # Calls
 ///
@@ -58,7 +57,7 @@ pub struct PairTokens {
     pub ids: Vec<u32>,
     /// The type of each token: 1 in the second part of the pair where the model tells the parts apart, else 0.
     pub types: Vec<u32>,
-    /// Whether the document or the query was cut to fit the limit.
+    /// Whether the document was cut to fit the limit.
     pub truncated: bool,
 }
 

@@ -482,21 +482,7 @@ def of_pairs(name: str, about: str, base: str = "reranker-bert-identity", names:
 
 PAIRS = (("cat", "roses"), ("The cat", LONG), ("the sun", ""), ("", "in the garden"))
 TYPES = ["input_ids", "token_type_ids", "attention_mask"]
-LONG_PAIRS = ((LONG, LONG), (LONG, "cat"), ("cat", LONG), (LONG, f"{LONG} in the garden"), (f"{LONG} in the garden", LONG),
-              ("the cat sat", LONG), (LONG, "the cat sat"), (LONG, ""), ("", LONG), ("the cat", "cat"))
-
-
-def of_long_pairs(name: str, about: str, base: str, limit: int, **fields) -> Case:
-    return Case(name, about, base=f"families/{base}", texts=LONG_PAIRS, edits={CONFIG: {"model_max_length": limit} | fields})
-
-
 RERANKERS = [
-    of_long_pairs("long-pairs", "the longer text is cut, and then both", "reranker-bert-identity", 20),
-    of_long_pairs("long-pairs-odd", "one more token stays of the longer one", "reranker-bert-identity", 21),
-    of_long_pairs("long-pairs-left", "their beginnings are cut", "reranker-bert-identity", 20, truncation_side="left"),
-    of_long_pairs("long-pairs-of-xlm-roberta", "two tokens between the texts", "reranker-xlm-roberta", 23),
-    of_long_pairs("long-pairs-of-modernbert", "likewise", "reranker-modernbert-mean", 16),
-    of_long_pairs("long-pairs-of-mpnet", "likewise", "reranker-mpnet", 9),
     of_pairs("pairs-without-types", "a class of version 5 gives none", tokenizer_class="TokenizersBackend"),
     of_pairs("pairs-with-types", "unless the file says so", names=TYPES, tokenizer_class="TokenizersBackend"),
     of_pairs("pairs-with-types-of-any-class", "nor any other", names=TYPES, tokenizer_class="PreTrainedTokenizerFast"),
@@ -557,10 +543,9 @@ def score(case: Case) -> dict:
         folder = Path(temporary) / case.name
         write(case, folder)
         model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-        texts = PAIRS if case.texts is TEXTS else case.texts
-        scores = [float(model.predict([pair])[0]) for pair in texts]
+        scores = [float(model.predict([pair])[0]) for pair in PAIRS]
     pairs = [{"query": query, "document": document, "score": float(f"{score:.7g}")}
-             for (query, document), score in zip(texts, scores)]
+             for (query, document), score in zip(PAIRS, scores)]
     return {"name": case.name, "about": case.about, "base": case.base, "edits": case.edits, "files": case.files,
             "pairs": pairs}
 

@@ -46,15 +46,11 @@ pub(crate) struct Written {
 #[derive(Debug)]
 pub(crate) struct Frame {
     before: Vec<u32>,
-    /// The query's own tokens, and what stands between them and the document; both are in `prompt` where the document is
-    /// tokenised together with them.
-    query: Vec<u32>,
-    between: Vec<u32>,
     /// Text that is tokenised together with the document, in front of it, and its tokens by itself.
     prompt: String,
     prompt_tokens: usize,
     behind: Vec<u32>,
-    /// Where in `between` tokens of type 1 begin.
+    /// Where in `before` tokens of type 1 begin.
     second: Option<usize>,
     /// What texts of this query begin with, as far as can be said without a document.
     beginning: Arc<[u32]>,
@@ -66,7 +62,7 @@ pub(crate) struct PairEncoding {
     pub(crate) ids: Vec<u32>,
     /// Where tokens of type 1 begin, if there are any.
     pub(crate) second: Option<usize>,
-    /// Whether one of the two texts was cut to fit the limit.
+    /// Whether the document was cut to fit the limit.
     pub(crate) truncated: bool,
 }
 
@@ -176,22 +172,22 @@ impl PairForm {
         let frame = match self {
             Self::Template(Template { before, between, behind, second }) => {
                 let query = encoder.bare(&format!("{instruction}{query}"))?;
-                let beginning = [&before[..], &query, between].concat().into();
-                let [before, between, behind] = [before, between, behind].map(Vec::clone);
-                let (prompt, prompt_tokens, second) = (String::new(), 0, *second);
-                Frame { before, query, between, prompt, prompt_tokens, behind, second, beginning }
+                let second = second.map(|second| before.len() + query.len() + second);
+                let before = [&before[..], &query, between].concat();
+                let beginning = before[..].into();
+                let (prompt, prompt_tokens) = (String::new(), 0);
+                Frame { before, prompt, prompt_tokens, behind: behind.clone(), second, beginning }
             }
             Self::Written(Written { before, parts: [a, b, c], behind, instruction: default }) => {
                 let instruction = if instruction.is_empty() { default } else { instruction };
                 let prompt = format!("{a}{instruction}{b}{query}{c}");
                 let ids = encoder.bare(&prompt)?;
                 let beginning = [&before[..], &ids].concat().into();
-                let (before, behind, prompt_tokens) = (before.clone(), behind.clone(), ids.len());
-                let (query, between) = (Vec::new(), Vec::new());
-                Frame { before, query, between, prompt, prompt_tokens, behind, second: None, beginning }
+                let (before, behind) = (before.clone(), behind.clone());
+                Frame { before, prompt, prompt_tokens: ids.len(), behind, second: None, beginning }
             }
         };
-        let tokens = frame.around() + frame.prompt_tokens;
+        let tokens = frame.before.len() + frame.prompt_tokens + frame.behind.len();
         if tokens >= max_tokens {
             return Err(InputError::NoRoom { tokens, max_tokens });
         }
@@ -206,14 +202,8 @@ impl Frame {
         Arc::clone(&self.beginning)
     }
 
-    /// How many tokens stand around the two texts.
-    fn around(&self) -> usize {
-        self.before.len() + self.between.len() + self.behind.len()
-    }
-
-    /// The tokens of this query's pair with a document, cut to the limit: the longer of the two texts as far as it is
-    /// longer, and then both. A document that is tokenised together with its query is cut alone. `None` soon after `stop`
-    /// has begun to say yes.
+    /// The tokens of this query's pair with a document, which is cut to what the limit leaves of it. `None` soon after
+    /// `stop` has begun to say yes.
     pub(crate) fn encode(
         &self,
         encoder: &TextEncoder,
@@ -221,62 +211,16 @@ impl Frame {
         max_tokens: usize,
         stop: &dyn Fn() -> bool,
     ) -> Option<Result<PairEncoding, InputError>> {
-        let Self { before, query, between, prompt, prompt_tokens, behind, second, .. } = self;
-        let room = max_tokens.saturating_sub(self.around());
-        // As much of the document as may stay, or as tells which of the two is longer.
-        let most = if query.len() <= room / 2 { room - query.len() } else { room.max(query.len() + 1) };
-        let content = encoder.cut_content(prompt, *prompt_tokens, document, most, stop)?;
+        let Self { before, prompt, prompt_tokens, behind, second, .. } = self;
+        let room = max_tokens.saturating_sub(before.len() + behind.len());
+        let content = encoder.cut_content(prompt, *prompt_tokens, document, room, stop)?;
         Some(content.and_then(|(content, truncated)| {
-            let [of_query, of_document] = shares(query.len(), content.len(), room);
-            let truncated = truncated || of_query < query.len() || of_document < content.len();
-            let (query, content) = (encoder.cut(query, of_query), encoder.cut(&content, of_document));
-            let second = second.map(|second| before.len() + query.len() + second);
-            let ids = [&before[..], query, between, content, behind].concat();
+            let ids = [&before[..], &content, behind].concat();
             if ids.is_empty() {
                 return Err(InputError::Empty);
             }
             InputError::check_vocabulary(&ids, encoder.vocab_size())?;
-            Ok(PairEncoding { ids, second, truncated })
+            Ok(PairEncoding { ids, second: *second, truncated })
         }))
-    }
-}
-
-/// How many tokens of two texts stay where there is room for so many, as `longest_first` of transformers has it.
-fn shares(query: usize, document: usize, room: usize) -> [usize; 2] {
-    let (half, longer_half) = (room / 2, room - room / 2);
-    if query + document <= room {
-        [query, document]
-    } else if query <= half {
-        [query, room - query]
-    } else if document <= half {
-        [room - document, document]
-    } else if query > document {
-        [longer_half, half]
-    } else {
-        [half, longer_half]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longer_text_is_cut_first() {
-        for (query, document, room, expected) in [
-            (3, 4, 7, [3, 4]),
-            (3, 9, 7, [3, 4]),
-            (9, 3, 7, [4, 3]),
-            (4, 9, 7, [3, 4]),
-            (9, 4, 7, [4, 3]),
-            (9, 9, 7, [3, 4]),
-            (5, 5, 8, [4, 4]),
-            (9, 0, 7, [7, 0]),
-            (0, 9, 7, [0, 7]),
-            (2, 2, 1, [0, 1]),
-            (3, 2, 1, [1, 0]),
-        ] {
-            assert_eq!(shares(query, document, room), expected, "{query} {document} {room}");
-        }
     }
 }

@@ -359,15 +359,6 @@ impl TextEncoder {
         }))
     }
 
-    /// So many of a text's tokens as stay of it.
-    pub(super) fn cut<'a>(&self, ids: &'a [u32], most: usize) -> &'a [u32] {
-        let most = most.min(ids.len());
-        match self.truncation_side {
-            TruncationDirection::Right => &ids[..most],
-            TruncationDirection::Left => &ids[ids.len() - most..],
-        }
-    }
-
     /// The tokens of a text by itself.
     pub(crate) fn bare(&self, text: &str) -> Result<Vec<u32>, InputError> {
         let ids = guarded(|| self.all_ids(text, &|| false));

@@ -68,7 +68,7 @@ DIR holds a reranker: a sequence classifier with one label (BERT, RoBERTa,
 XLM-RoBERTa, ModernBERT, DistilBERT, MPNet), or a Qwen3-Reranker. A higher score
 is better; most models give numbers between 0 and 1. An index is the document's
 line or argument, counted from 0; the table counts from 1. If a pair is too
-long, the end of its longer text is cut, with Qwen3-Reranker the document's.";
+long, the end of the document is cut.";
 
 /// Columns of a document in the table.
 const LABEL: usize = 60;
