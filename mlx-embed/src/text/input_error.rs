@@ -47,7 +47,8 @@ pub enum InputError {
     },
     /// A token id is outside the model's vocabulary.
     #[error(
-        "token {token} is outside the model's vocabulary of {vocab_size}; tokenizer.json belongs to another model"
+        "token {token} is outside the model's vocabulary of {vocab_size}; give token ids below that, or, if the text was \
+         tokenised here, the tokenizer.json that belongs to the model"
     )]
     OutsideVocabulary {
         /// The token's id.
