@@ -30,6 +30,8 @@ pub(super) type LowFn = unsafe fn(*const u8, *const i8, usize, u16, usize, *mut 
 pub(super) type DenseTileFn = unsafe fn(*const f32, *const u8, usize, *mut f32);
 /// See [`product::unpack`].
 pub(super) type UnpackFn = unsafe fn(&Layout, *const u8, usize, *mut u8, *mut u8) -> PairWeights;
+/// See [`round::round_tile`].
+pub(super) type RoundFn = unsafe fn(&Input<'_>, &Rounded, usize, Range<usize>);
 /// See [`attend::attend`].
 pub(super) type AttendFn = unsafe fn(&Attention<'_>, Text, usize, usize, *mut f32);
 
@@ -65,7 +67,8 @@ pub(crate) struct Family {
     pub(super) unpack: UnpackFn,
     pub(super) unpack_words: UnpackFn,
     pub(super) unpack_sevens: UnpackFn,
-    pub(super) round_tile: unsafe fn(&Input<'_>, &Rounded, usize, Range<usize>),
+    /// To limbs or words, and to seven bits.
+    pub(super) round_tile: [RoundFn; 2],
     pub(super) lay_tile: unsafe fn(&Input<'_>, &Laid, usize),
     pub(super) norm_rows: unsafe fn(&[f32], Norm<'_>, Range<usize>, *mut f32),
     pub(super) prepare: unsafe fn(&Attention<'_>, Text, Range<usize>),
@@ -135,8 +138,10 @@ macro_rules! family {
                 product::unpack_sevens::<S>(layout, pair, groups, values, scales)
             }
             $(#[target_feature(enable = $feature)])*
-            pub(super) unsafe fn round_tile(input: &Input<'_>, to: &Rounded, index: usize, groups: Range<usize>) {
-                round::round_tile::<S>(input, to, index, groups);
+            pub(super) unsafe fn round_tile<const SEVENS: bool>(
+                input: &Input<'_>, to: &Rounded, index: usize, groups: Range<usize>,
+            ) {
+                round::round_tile::<S, SEVENS>(input, to, index, groups);
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn lay_tile(input: &Input<'_>, to: &Laid, index: usize) {
@@ -194,7 +199,7 @@ macro_rules! family {
             unpack: $module::unpack,
             unpack_words: $module::unpack_words,
             unpack_sevens: $module::unpack_sevens,
-            round_tile: $module::round_tile,
+            round_tile: [$module::round_tile::<false>, $module::round_tile::<true>],
             lay_tile: $module::lay_tile,
             norm_rows: $module::norm_rows,
             prepare: $module::prepare,

@@ -227,7 +227,9 @@ impl Engine {
             let rounded = &rounded;
             // SAFETY: the family's instruction set was detected; the workspace has room for all rows; each task has
             // its own tile and groups.
-            unsafe { (self.family.round_tile)(input, rounded, tile, groups) };
+            unsafe {
+                self.family.round_tile[usize::from(kind == Digits::Sevens)](input, rounded, tile, groups)
+            };
         });
         rounded
     }

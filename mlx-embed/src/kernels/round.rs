@@ -117,9 +117,9 @@ const TWO_SEVENS: f32 = 127.0 * 128.0 + 127.0;
 ///
 /// # Safety
 /// The instruction set of `S` is enabled; the pointers of `to` are valid as it says; nobody else touches this tile and
-/// these groups meanwhile. The lengths in `input` fit `to`.
+/// these groups meanwhile. The lengths in `input` fit `to`. `SEVENS` says whether that is what rows are rounded to.
 #[inline(always)]
-pub(super) unsafe fn round_tile<S: Simd>(
+pub(super) unsafe fn round_tile<S: Simd, const SEVENS: bool>(
     input: &Input<'_>,
     to: &Rounded,
     index: usize,
@@ -127,7 +127,6 @@ pub(super) unsafe fn round_tile<S: Simd>(
 ) {
     let tile = to.tiles.get(index);
     let size = to.group_size;
-    let sevens = to.kind == Digits::Sevens;
     // A row's factor before the norm's weights, and the magnitude up to which one limb is enough.
     let mut rows = [(1.0_f32, -1.0_f32); MAX_ROWS];
     // Rows with a number that is none or infinite, or that are so large that they look like it.
@@ -141,7 +140,7 @@ pub(super) unsafe fn round_tile<S: Simd>(
             Limbs::TwoAbove { times, rows: two } if !two[tile.first + m] => Some(times),
             _ => None,
         };
-        if sevens || times.is_some() {
+        if SEVENS || times.is_some() {
             let sum = sum_of_squares::<S>(x, input.norm.map(|(weight, _)| weight));
             suspect |= u16::from(!sum.is_finite()) << m;
             if let Some(times) = times {
@@ -157,7 +156,7 @@ pub(super) unsafe fn round_tile<S: Simd>(
         for group in groups.clone() {
             let factors = to.tile_factors(tile).add(group * 2 * tile.rows);
             let of_row = Group::<S> { x, factor, weight, first: group * size };
-            if !sevens {
+            if !SEVENS {
                 *factors.add(m) = of_row.largest(size);
                 continue;
             }
@@ -174,7 +173,7 @@ pub(super) unsafe fn round_tile<S: Simd>(
         let mut wide = 0_u16;
         for m in 0..tile.rows {
             let mut largest_of_row = *largest.add(m);
-            if sevens {
+            if SEVENS {
                 largest_of_row = largest_of_row.max(*largest.add(tile.rows + m));
             }
             let one = largest_of_row <= rows[m].1;
@@ -189,7 +188,7 @@ pub(super) unsafe fn round_tile<S: Simd>(
             let wide = *masks.add(group);
             let two = wide >> m & 1 == 1;
             let factors = to.tile_factors(tile).add(group * 2 * tile.rows);
-            if sevens {
+            if SEVENS {
                 let x = Group { x, factor, weight, first: group * size };
                 round_sevens::<S>(&x, to, tile, m, wide);
                 continue;
