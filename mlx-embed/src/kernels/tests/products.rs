@@ -40,15 +40,15 @@ impl Factor {
     }
 
     /// What a kernel makes of rows `x`.
-    fn products(&self, engine: &Engine, x: &[f32]) -> Vec<f32> {
+    fn products(&self, engine: &Engine, x: &[f32], limbs: Limbs<'_>) -> Vec<f32> {
         let inputs = self.matrices[0].inputs;
         let mut out = unwritten(x.len() / inputs * self.outputs());
-        engine.project(x, None, inputs, Limbs::Two, &[self.part()], Output::Store(&mut out));
+        engine.project(x, None, inputs, limbs, &[self.part()], Output::Store(&mut out));
         out
     }
 
     /// These with what they are in f64, of one matrix.
-    fn products_beside_f64(&self, engine: &Engine, x: &[f32]) -> Vec<(f32, f64)> {
+    fn products_beside_f64(&self, engine: &Engine, x: &[f32], limbs: Limbs<'_>) -> Vec<(f32, f64)> {
         let inputs = self.matrices[0].inputs;
         let exact = |(i, got): (usize, f32)| {
             let (row, output) = (i / self.outputs(), i % self.outputs());
@@ -56,7 +56,17 @@ impl Factor {
                 (0..inputs).map(|k| f64::from(x[row * inputs + k]) * self.matrices[0].value(output, k));
             (got, terms.sum())
         };
-        self.products(engine, x).into_iter().enumerate().map(exact).collect()
+        self.products(engine, x, limbs).into_iter().enumerate().map(exact).collect()
+    }
+
+    /// By how much these are off, as a share of their size.
+    fn error(&self, engine: &Engine, x: &[f32], limbs: Limbs<'_>) -> f64 {
+        let (mut error, mut size) = (0.0, 0.0);
+        for (got, want) in self.products_beside_f64(engine, x, limbs) {
+            error += (f64::from(got) - want).powi(2);
+            size += want.powi(2);
+        }
+        (error / size).sqrt()
     }
 }
 
@@ -71,6 +81,15 @@ impl Rule {
         match self.times {
             Some(times) => Limbs::TwoAbove { times, rows: &self.rows[rows] },
             None => Limbs::Two,
+        }
+    }
+
+    /// The magnitude up to which a group of row `row`, which is `x`, has one limb.
+    fn one_limb(&self, row: usize, x: &[f64]) -> f64 {
+        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        match self.times {
+            Some(times) if !self.rows[row] => f64::from(times) * mean.sqrt(),
+            _ => -1.0,
         }
     }
 }
@@ -295,11 +314,7 @@ impl Case {
             Held::Packed(packed) => Some(packed.layout.group_size),
             Held::Dense(_) => None,
         };
-        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-        let one_limb = match self.rule.times {
-            Some(times) if !self.rule.rows[row] => f64::from(times) * mean.sqrt(),
-            _ => -1.0,
-        };
+        let one_limb = self.rule.one_limb(row, x);
         let (mut sum, mut most) = (0.0, 1e-30);
         for (group, x) in x.chunks(group_size.unwrap_or(x.len())).enumerate() {
             let largest = x.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
@@ -420,7 +435,8 @@ fn the_largest_digits_and_weights_overflow_nothing() {
         x.chunks_exact_mut(group_size).for_each(|row| row[0] = 32_639.0);
         let factor = pack(vec![matrix], group_size, PackedOrder::Stacked);
         for engine in engines {
-            for (i, (got, want)) in factor.products_beside_f64(engine, &x).into_iter().enumerate() {
+            for (i, (got, want)) in factor.products_beside_f64(engine, &x, Limbs::Two).into_iter().enumerate()
+            {
                 assert_eq!(got, want as f32, "{:?}: {:?}: number {i}", engine.family, factor.matrices);
             }
         }
@@ -449,7 +465,8 @@ fn the_largest_digits_and_words_overflow_nothing() {
         let factor = pack(vec![matrix], inputs, PackedOrder::Stacked);
         assert!(matches!(&factor.held, Held::Packed(packed) if packed.rounded_to().is_none()));
         for engine in engines {
-            for (i, (got, want)) in factor.products_beside_f64(engine, &x).into_iter().enumerate() {
+            for (i, (got, want)) in factor.products_beside_f64(engine, &x, Limbs::Two).into_iter().enumerate()
+            {
                 assert_eq!(got, want as f32, "{:?}: {:?}: number {i}", engine.family, factor.matrices);
             }
         }
@@ -468,12 +485,7 @@ fn products_with_small_floats_err_by_less_than_3e_5_of_their_size() {
         let x: Vec<f32> = (0..rows * inputs).map(|_| draw.normal()).collect();
         let factor = pack(vec![matrix], inputs, PackedOrder::Stacked);
         for engine in engines {
-            let (mut error, mut size) = (0.0, 0.0);
-            for (got, want) in factor.products_beside_f64(engine, &x) {
-                error += (f64::from(got) - want).powi(2);
-                size += want.powi(2);
-            }
-            let share = (error / size).sqrt();
+            let share = factor.error(engine, &x, Limbs::Two);
             assert!(share < 3e-5, "{:?}: {:?}: {share:e}", engine.family, factor.matrices);
         }
     });
@@ -524,7 +536,7 @@ fn words_and_limbs_give_the_same_bits() {
         let mut known: Vec<(&str, Vec<u32>)> = Vec::new();
         for engine in engines {
             let kind = engine.family.name().get(..3).unwrap_or_default();
-            let found = bits(&factor.products(engine, &x));
+            let found = bits(&factor.products(engine, &x, Limbs::Two));
             match known.iter().find(|(known, _)| *known == kind) {
                 Some((_, known)) => assert_eq!(&found, known, "{:?}: {:?}", engine.family, factor.matrices),
                 None => known.push((kind, found)),
@@ -557,7 +569,7 @@ fn weights_that_are_no_numbers_reach_the_result() {
         let x = vec![1.0; inputs];
         let factor = pack(vec![matrix.clone()], inputs, PackedOrder::Stacked);
         for engine in engines {
-            for (output, got) in factor.products(engine, &x).into_iter().enumerate() {
+            for (output, got) in factor.products(engine, &x, Limbs::Two).into_iter().enumerate() {
                 assert_eq!(got.is_finite(), output != bad, "{:?}: {matrix:?}: {output}", engine.family);
             }
         }
@@ -591,11 +603,7 @@ impl Case {
         };
         let x = &self.x[row * self.inputs..(row + 1) * self.inputs];
         let x = normed(x, self.norm.as_deref().map(|weight| (weight, EPS)));
-        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-        let one_limb = match self.rule.times {
-            Some(times) if !self.rule.rows[row] => f64::from(times) * mean.sqrt(),
-            _ => -1.0,
-        };
+        let one_limb = self.rule.one_limb(row, &x);
         let ends = |x: &[f64]| x.iter().fold((f64::MAX, f64::MIN), |(a, b), &x| (a.min(x), b.max(x)));
         let (mut sum, mut most) = (0.0, 1e-30);
         for (group, x) in x.chunks(packed.layout.group_size).enumerate() {
@@ -662,13 +670,8 @@ fn the_largest_sevens_and_weights_overflow_nothing() {
         for engine in engines {
             let Fit::Nearest(Nearest::SignedBytes) = engine.nearest() else { continue };
             let factor = pack_as(vec![matrix.clone()], inputs, PackedOrder::Stacked, engine.nearest());
-            let mut out = unwritten(rows * outputs);
             let limbs = Limbs::TwoAbove { times: 1e9, rows: &short };
-            engine.project(&x, None, inputs, limbs, &[factor.part()], Output::Store(&mut out));
-            for (i, &got) in out.iter().enumerate() {
-                let (row, output) = (i / outputs, i % outputs);
-                let terms = (0..inputs).map(|k| f64::from(x[row * inputs + k]) * matrix.value(output, k));
-                let want: f64 = terms.sum();
+            for (i, (got, want)) in factor.products_beside_f64(engine, &x, limbs).into_iter().enumerate() {
                 let far = (f64::from(got) - want).abs();
                 assert!(
                     far <= 1e-6 * f64::from(most) * 127.0 * inputs as f64,
@@ -722,18 +725,7 @@ fn products_with_rounded_weights_err_by_a_hundredth_of_their_size() {
         for engine in engines {
             let Fit::Nearest(_) = engine.nearest() else { continue };
             let factor = pack_as(vec![matrix.clone()], inputs, PackedOrder::Stacked, engine.nearest());
-            let mut out = unwritten(rows * outputs);
-            let limbs = Limbs::TwoAbove { times: 16.0, rows: &none };
-            engine.project(&x, None, inputs, limbs, &[factor.part()], Output::Store(&mut out));
-            let (mut error, mut size) = (0.0, 0.0);
-            for (i, &got) in out.iter().enumerate() {
-                let (row, output) = (i / outputs, i % outputs);
-                let terms = (0..inputs).map(|k| f64::from(x[row * inputs + k]) * matrix.value(output, k));
-                let want: f64 = terms.sum();
-                error += (f64::from(got) - want).powi(2);
-                size += want.powi(2);
-            }
-            let share = (error / size).sqrt();
+            let share = factor.error(engine, &x, Limbs::TwoAbove { times: 16.0, rows: &none });
             assert!(share < 0.0125, "{:?}: {share}", engine.family);
         }
     });
