@@ -164,7 +164,7 @@ fn classes_that_are_not_known_or_do_not_fit_are_refused() {
         let field = json!({ "tokenizer_class": class });
         refused_with(base, TOKENIZER, field, &[&["tokenizer_class", "TokenizersBackend"], parts].concat());
     };
-    named("families/xlm-roberta-f32", "CamembertTokenizerFast", &["CamembertTokenizerFast"]);
+    named("families/xlm-roberta-f32", "BarthezTokenizerFast", &["BarthezTokenizerFast"]);
     for class in ["XLMRobertaTokenizer", "RobertaTokenizer"] {
         named("families/bert-f32", class, &["tokenizer.json", "WordPiece"]);
     }

@@ -166,6 +166,13 @@ OWN_PARTS = [
     Case("roberta-class-with-space", "where the file says so", base="families/roberta-dense-tanh-bf16", texts=WORDS,
          edits={CONFIG: {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True}}),
     of_xlm_roberta("xlm-roberta-class", "XLMRobertaTokenizer makes no tokens of spaces at the ends, whatever tokenizer.json says"),
+    Case("camembert-class", "its own tokens besides, and <mask> takes the space before it", base="families/camembert-bf16",
+         texts=(*SPACES, "the <mask> cat", "<s>NOTUSED the"), edits={CONFIG: {"tokenizer_class": "CamembertTokenizer", "mask_token": None}}),
+    Case("camembert-class-of-the-model", "no class is named", base="families/camembert-bf16", texts=SPACES,
+         edits={CONFIG: {"tokenizer_class": None}}),
+    Case("camembert-class-other-unknown", "the unknown token has the place that the vocabulary gives it",
+         base="families/camembert-bf16", texts=("the \u6771 cat",), edits={CONFIG: {
+             "tokenizer_class": "CamembertTokenizer", "unk_token": "<pad>"}}),
     of_xlm_roberta("xlm-roberta-model-without-class", "the model's kind has the class", tokenizer_class=None),
     of_xlm_roberta("xlm-roberta-class-without-space", "no space before words", add_prefix_space=False),
     of_xlm_roberta("xlm-roberta-model-of-another-class", "tokenizer.json alone", tokenizer_class="PreTrainedTokenizerFast"),

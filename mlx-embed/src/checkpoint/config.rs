@@ -37,8 +37,10 @@ pub enum Architecture {
     EmbeddingGemma2,
     /// BERT: absolute positions, norms after the residual connections, GELU.
     Bert,
-    /// RoBERTa and XLM-RoBERTa: BERT with positions counted from the padding id.
+    /// RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions counted from the padding id.
     Roberta,
+    /// ELECTRA: BERT with other heads.
+    Electra,
     /// DistilBERT: BERT without token types.
     DistilBert,
     /// MPNet: BERT with a bias by distance in its scores, and positions as RoBERTa's.
@@ -51,7 +53,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// Each with its `model_type` and what transformers' classes begin with. Several types may be one family.
-    pub(super) const ALL: [(&str, Self, &str); 17] = [
+    pub(super) const ALL: [(&str, Self, &str); 19] = [
         ("qwen2", Self::Qwen2, "Qwen2"),
         ("qwen3", Self::Qwen3, "Qwen3"),
         ("bidirectional_pplx_qwen3", Self::PplxQwen3, "PPLXQwen3"),
@@ -65,6 +67,8 @@ impl Architecture {
         ("bert", Self::Bert, "Bert"),
         ("roberta", Self::Roberta, "Roberta"),
         ("xlm-roberta", Self::Roberta, "XLMRoberta"),
+        ("camembert", Self::Roberta, "Camembert"),
+        ("electra", Self::Electra, "Electra"),
         ("distilbert", Self::DistilBert, "DistilBert"),
         ("mpnet", Self::MpNet, "MPNet"),
         ("modernbert", Self::ModernBert, "ModernBert"),
@@ -89,7 +93,10 @@ impl Architecture {
     /// Whether its layers are those of a Llama, more or less.
     pub(crate) fn is_decoder(self) -> bool {
         use Architecture as A;
-        !matches!(self, A::Bert | A::Roberta | A::DistilBert | A::MpNet | A::ModernBert | A::NomicBert)
+        !matches!(
+            self,
+            A::Bert | A::Roberta | A::Electra | A::DistilBert | A::MpNet | A::ModernBert | A::NomicBert
+        )
     }
 }
 

@@ -55,6 +55,7 @@ fn read_by(architecture: Architecture) -> &'static str {
             "layer_norm_eps pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head \
              pooler_type position_embedding_type type_vocab_size"
         }
+        Architecture::Electra => "embedding_size layer_norm_eps position_embedding_type type_vocab_size",
         Architecture::MpNet => "layer_norm_eps position_embedding_type relative_attention_num_buckets",
         // Positions are a table, however it was filled at first.
         Architecture::DistilBert => {

@@ -135,6 +135,7 @@ fn class_names(architecture: Architecture) -> Vec<String> {
     match architecture {
         // With a second head, which is left out like the first.
         Architecture::Bert => names.push("BertForPreTraining".into()),
+        Architecture::Electra => names.push("ElectraForPreTraining".into()),
         Architecture::Gemma3 => names.push("Gemma3ForCausalLM".into()),
         Architecture::EuroBert => names.push("EuroBertForMaskedLM".into()),
         _ => {}

@@ -39,6 +39,7 @@ pub(super) fn is_known_to_be_left_out(name: &str, architecture: Architecture) ->
     let heads: &[&str] = match architecture {
         Architecture::Bert | Architecture::NomicBert => &["pooler", "cls"],
         Architecture::Roberta | Architecture::MpNet => &["pooler", "lm_head"],
+        Architecture::Electra => &["discriminator_predictions", "generator_predictions", "generator_lm_head"],
         Architecture::DistilBert => &["vocab_transform", "vocab_layer_norm", "vocab_projector"],
         Architecture::ModernBert => &["head", "decoder"],
         Architecture::EmbeddingGemma2 => &["embed_vision", "embed_audio"],

@@ -50,7 +50,7 @@ impl Built {
         config: &Map<String, Value>,
     ) -> std::result::Result<Option<Self>, TextError> {
         let flag = |field| side_files::boolean(files, TOKENIZER_CONFIG, config, field);
-        let spaced = matches!(class, Class::XlmRoberta | Class::Llama);
+        let spaced = matches!(class, Class::Camembert | Class::XlmRoberta | Class::Llama);
         Ok(match class {
             Class::Other => None,
             _ => Some(Self {
@@ -99,13 +99,10 @@ impl Built {
             }
             (Class::Llama, ModelWrapper::BPE(found)) => Ok(with_settings(found, None, true)),
             (Class::Gemma, ModelWrapper::BPE(found)) => Ok(with_settings(found, unknown, true)),
-            (Class::XlmRoberta, ModelWrapper::Unigram(found)) => {
-                const UNKNOWN: usize = 3;
-                if !found.byte_fallback() && unknown_of(found) == Some(UNKNOWN) {
-                    return Ok(None);
-                }
-                let vocab = found.iter().cloned().collect();
-                Ok(Some(Unigram::from(vocab, Some(UNKNOWN), false)?.into()))
+            (Class::XlmRoberta, ModelWrapper::Unigram(found)) => with_unknown(found, 3),
+            (Class::Camembert, ModelWrapper::Unigram(found)) => {
+                let is_unknown = |(token, _): &(String, f64)| Some(token.as_str()) == unknown;
+                with_unknown(found, found.iter().position(is_unknown).unwrap_or(0))
             }
             (_, found) => {
                 let kind = match found {
@@ -132,7 +129,7 @@ impl Built {
             ),
             Class::Gemma => Some(Replace::new(" ", SPACE)?.into()),
             Class::Qwen2 => Some(NFC.into()),
-            Class::XlmRoberta => table_of_characters(found),
+            Class::Camembert | Class::XlmRoberta => table_of_characters(found),
             Class::Gpt2 | Class::Llama | Class::Roberta | Class::Other => None,
         })
     }
@@ -151,7 +148,7 @@ impl Built {
                 Sequence::new(vec![words.into(), ByteLevel::new(self.prefix_space, true, false).into()])
                     .into()
             }
-            Class::XlmRoberta => {
+            Class::Camembert | Class::XlmRoberta => {
                 let words = Metaspace::new(SPACE, scheme(PrependScheme::Always), true);
                 Sequence::new(vec![WhitespaceSplit.into(), words.into()]).into()
             }
@@ -186,7 +183,7 @@ impl Built {
                 let second = ["$B:1".to_owned(), format!("{}:1", last.0)];
                 template(single.clone(), [&single[..], &second].concat(), [first, last])
             }
-            Class::XlmRoberta => {
+            Class::Camembert | Class::XlmRoberta => {
                 let [first, last] = [token("bos_token")?, token("eos_token")?];
                 let single = [first.0.clone(), text, last.0.clone()];
                 let second = [last.0.clone(), "$B".to_owned(), last.0.clone()];
@@ -198,6 +195,15 @@ impl Built {
             Class::Gemma | Class::Gpt2 | Class::Llama | Class::Qwen2 | Class::Other => Ok(None),
         }
     }
+}
+
+/// The model with a class's token for what has none, and without tokens for bytes; `None` where the file has that.
+fn with_unknown(found: &Unigram, unknown: usize) -> Result<Option<ModelWrapper>> {
+    if !found.byte_fallback() && unknown_of(found) == Some(unknown) {
+        return Ok(None);
+    }
+    let vocab = found.iter().cloned().collect();
+    Ok(Some(Unigram::from(vocab, Some(unknown), false)?.into()))
 }
 
 /// The token of what has none. The model has no function that tells it, but gives it to a character that no vocabulary has;

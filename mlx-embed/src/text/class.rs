@@ -12,6 +12,7 @@ use crate::file::Files;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Bert,
+    Camembert,
     DistilBert,
     Gemma,
     Gpt2,
@@ -25,9 +26,10 @@ pub(super) enum Class {
 }
 
 /// The classes by their names, and under which other names they go.
-const NAMES: [(&str, Class); 20] = [
+const NAMES: [(&str, Class); 21] = [
     ("BartTokenizer", Class::Roberta),
     ("BertTokenizer", Class::Bert),
+    ("CamembertTokenizer", Class::Camembert),
     ("DistilBertTokenizer", Class::DistilBert),
     ("ElectraTokenizer", Class::Bert),
     ("GPT2Tokenizer", Class::Gpt2),
@@ -51,7 +53,7 @@ const NAMES: [(&str, Class); 20] = [
 /// Further classes of transformers' that build a tokenizer of their own, or read other files; each name ends in `Tokenizer`.
 /// A name that transformers doesn't know goes by tokenizer.json.
 const UNKNOWN_HERE: &str = "Albert Barthez Bartpho BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall \
-    Blenderbot ByT5 CLIP CTRL Camembert Canine Clvp CodeGen CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder \
+    Blenderbot ByT5 CLIP CTRL Canine Clvp CodeGen CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder \
     DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel \
     GPTNeoXJapanese GPTNeoX GPTSw3 Herbert Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart50 MBart MLuke Marian \
     MarkupLM Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Parakeet Pegasus Perceiver Phobert Pop2Piano ProphetNet Qwen3_5 Rag \
@@ -59,9 +61,11 @@ const UNKNOWN_HERE: &str = "Albert Barthez Bartpho BertGeneration BertJapanese B
     VideoPrism Vits Wav2Vec2CTC Wav2Vec2PhonemeCTC Whisper XGLM XLM XLNet";
 
 /// The classes of kinds of models, where the files name none.
-const OF_MODELS: [(&str, Class); 9] = [
+const OF_MODELS: [(&str, Class); 11] = [
     ("bert", Class::Bert),
+    ("camembert", Class::Camembert),
     ("distilbert", Class::Bert),
+    ("electra", Class::Bert),
     ("gemma3_text", Class::Gemma),
     ("mpnet", Class::Mpnet),
     ("nomic_bert", Class::Bert),
@@ -164,16 +168,26 @@ impl Class {
             ],
             Self::Gpt2 => &[("bos_token", end), ("eos_token", end), ("unk_token", end)],
             Self::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
-            Self::Mpnet | Self::Roberta | Self::XlmRoberta => of_roberta,
+            Self::Camembert | Self::Mpnet | Self::Roberta | Self::XlmRoberta => of_roberta,
             Self::Qwen2 => &[("eos_token", end), ("unk_token", end), ("pad_token", end)],
             Self::Other => &[],
         };
         let missing = defaults.iter().filter(|(name, _)| !config.contains_key(*name));
         let special = |&(name, content): &(&str, &str)| {
             let content = if (self, name) == (Self::Mpnet, "unk_token") { "[UNK]" } else { content };
-            let token = AddedToken::from(content.to_owned(), true);
+            let strips = (self, name) == (Self::Camembert, "mask_token");
+            let token = AddedToken::from(content.to_owned(), true).lstrip(strips);
             Special { name: Some(name.to_owned()), token, file: TOKENIZER_CONFIG }
         };
-        missing.map(special).collect()
+        // Ids that SentencePiece has and the model has not.
+        let further: &[&str] = match self {
+            Self::Camembert => &["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"],
+            _ => &[],
+        };
+        let further = further.iter().map(|&content| {
+            let token = AddedToken::from(content.to_owned(), true);
+            Special { name: None, token, file: TOKENIZER_CONFIG }
+        });
+        missing.map(special).chain(further).collect()
     }
 }

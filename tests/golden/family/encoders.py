@@ -114,6 +114,16 @@ def mpnet(name: str, about: str, config: dict | None = None, **fields) -> Case:
 
 
 OF_KIN = [
+    xlm_roberta("camembert-bf16", "RoBERTa by another name; names with roberta.",
+                {"architectures": ["CamembertModel"], "model_type": "camembert", "num_hidden_layers": 1},
+                dtype="bfloat16", stored=prefixed("roberta."), lengths=(33, 96)),
+    bert("electra-f32", "BERT with a width of embeddings, which is the layers' own; names with electra., "
+         "the discriminator's head beside",
+         {"architectures": ["ElectraForPreTraining"], "model_type": "electra", "embedding_size": 64,
+          "num_hidden_layers": 1}, auto="AutoModelForPreTraining", lengths=(33, 96)),
+    bert("electra-affine-4bit-g64", "4 bits", {"architectures": ["ElectraModel"], "model_type": "electra",
+                                              "embedding_size": 64, "num_hidden_layers": 1},
+         dtype="bfloat16", quantization=affine(4), lengths=(33, 96)),
     distilbert("distilbert-f32", "as msmarco-distilbert: no prefix, mean"),
     distilbert("distilbert-prefix-dense-bf16", "as distiluse: names with distilbert., an MLM head "
                "beside, a Dense with tanh; transformers' names of sizes",

@@ -38,6 +38,9 @@ CASES = [
                "</s></s> between", ROBERTA | SMALL | {
                    "architectures": ["XLMRobertaForSequenceClassification"]},
                tokenizer="unigram"),
+    classifier("reranker-electra", "as ms-marco-electra-base: dense with GELU, then one label",
+               OF_BERT | {"architectures": ["ElectraForSequenceClassification"], "model_type": "electra",
+                          "embedding_size": 64}),
     classifier("reranker-modernbert-mean", "as gte-reranker-modernbert: mean, then dense, GELU, norm "
                "and one label", MODERNBERT,
                tokenizer="modernbert"),

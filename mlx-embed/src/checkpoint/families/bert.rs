@@ -117,6 +117,9 @@ pub(super) fn read(
     if positions.longest() == 0 {
         return Err(config.invalid("max_position_embeddings", "leaves no position for a token"));
     }
+    if architecture == Architecture::Electra {
+        check_embedding_size(config, hidden_size)?;
+    }
     let eps = match architecture {
         Architecture::DistilBert => 1e-12,
         _ => config::epsilon(config, "layer_norm_eps", Some(1e-12))?,
@@ -161,7 +164,7 @@ pub(super) fn read(
         }
     };
     let token_types = match architecture {
-        Architecture::Bert | Architecture::Roberta => {
+        Architecture::Bert | Architecture::Roberta | Architecture::Electra => {
             let types = size("type_vocab_size")? as usize;
             Some(table("embeddings.token_type_embeddings", types, hidden_size))
         }
@@ -194,6 +197,20 @@ pub(super) fn read(
         mlm: None,
     };
     Ok((own, spec))
+}
+
+/// Refuses embeddings of another width than the layers: the small ELECTRA projects them.
+fn check_embedding_size(config: &JsonObject, hidden_size: i32) -> Result<(), CheckpointError> {
+    let field = "embedding_size";
+    let width = config::positive(config, field)?;
+    if width == hidden_size {
+        return Ok(());
+    }
+    let reason = format!(
+        "is {width}, and hidden_size is {hidden_size}; the projection between the two (embeddings_project) is not \
+         supported"
+    );
+    Err(config.invalid(field, reason))
 }
 
 /// MPNet's distances. Its code has a constant where the config has a field.

@@ -39,6 +39,10 @@ pub(super) fn add(
             let inner = dense("classifier.dense", hidden, true, DenseActivation::Tanh);
             (PoolingMode::Cls.into(), Logits::Label, vec![inner, label("classifier.out_proj", true)])
         }
+        Architecture::Electra if classifies => {
+            let inner = dense("classifier.dense", hidden, true, DenseActivation::Gelu);
+            (PoolingMode::Cls.into(), Logits::Label, vec![inner, label("classifier.out_proj", true)])
+        }
         Architecture::ModernBert if classifies => {
             let bias = config::flag(config, "classifier_bias")?;
             let activation = DenseActivation::in_field(config, "classifier_activation", "gelu")?;
@@ -84,8 +88,8 @@ fn no_reranker(config: &JsonObject, classes: &[String]) -> CheckpointError {
         "architectures",
         format!(
             "{names}; rerankers that can be run are `BertForSequenceClassification`, \
-             `(XLM)RobertaForSequenceClassification`, `DistilBertForSequenceClassification`, \
-             `MPNetForSequenceClassification`, `ModernBertForSequenceClassification`, causal \
+             `(XLM)RobertaForSequenceClassification`, `CamembertForSequenceClassification`, \
+             `ElectraForSequenceClassification`, `DistilBertForSequenceClassification`, `MPNetForSequenceClassification`, `ModernBertForSequenceClassification`, causal \
              `Qwen3ForSequenceClassification` and `Qwen3ForCausalLM`. If this is an embedder, load it with `Embedder` \
              (mlx-embed embed)"
         ),

@@ -48,9 +48,11 @@ fn without_head(
         return Err(config.invalid("is_causal", reason));
     }
     match architecture {
-        Architecture::Bert | Architecture::Roberta | Architecture::DistilBert | Architecture::MpNet => {
-            bert::read(config, weights, architecture)
-        }
+        Architecture::Bert
+        | Architecture::Roberta
+        | Architecture::Electra
+        | Architecture::DistilBert
+        | Architecture::MpNet => bert::read(config, weights, architecture),
         Architecture::EmbeddingGemma2 => embedding_gemma2::read(config),
         Architecture::ModernBert => modernbert::read(config),
         Architecture::NomicBert => nomic::read(config),
