@@ -210,7 +210,7 @@ fn without_a_config_the_first_module_says_what_it_is() {
     for (class, folder, parts) in [
         ("StaticEmbedding", "", ["modules.json", "StaticEmbedding"]),
         ("Router", "", ["modules.json", "Router"]),
-        ("Transformer", "0_Transformer", ["modules.json", "move the files of 0_Transformer"]),
+        ("Transformer", "0_Transformer", ["0_Transformer/config.json", "it describes the model"]),
         ("Transformer", "", [CONFIG, "it describes the model"]),
     ] {
         let scratch = Scratch::of("st-last-token");

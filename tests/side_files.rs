@@ -39,7 +39,23 @@ fn checkpoint(case: &Value) -> Scratch {
     for (name, fields) in case["edits"].as_object().unwrap() {
         edit(&scratch, name, fields.as_object().unwrap());
     }
+    if let Some(folder) = case.get("folder") {
+        move_model(&scratch, folder.as_str().unwrap());
+    }
     scratch
+}
+
+/// Puts the model's own files into a folder, and where they were what version 0 of sentence-transformers had there.
+fn move_model(scratch: &Scratch, folder: &str) {
+    fs::create_dir(scratch.file(folder)).unwrap();
+    for entry in fs::read_dir(scratch.path()).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        let is_own = entry.file_type().unwrap().is_file();
+        if is_own && !["modules.json", "config_sentence_transformers.json"].contains(&name.as_str()) {
+            fs::rename(entry.path(), scratch.file(folder).join(name)).unwrap();
+        }
+    }
+    scratch.write("config.json", json!({"__version__": "0.3.0"}).to_string());
 }
 
 /// Sets fields, dots between levels; null removes one, but in tokenizer.json, where it stands for nothing.
@@ -354,7 +370,7 @@ fn modules_that_are_not_sentence_transformers_own_are_refused() {
     wrong(&[pooling, transformer], &["one Transformer, then one Pooling"]);
     wrong(&[transformer, normalize, pooling], &["one Pooling, then Dense"]);
     wrong(&[transformer, pooling, pooling], &["one Pooling"]);
-    wrong(&[(transformer.0, "0_Transformer"), pooling], &["`path`", "0_Transformer"]);
+    wrong(&[(transformer.0, "../0_Transformer"), pooling], &["`path`", "0_Transformer", "leads out"]);
     wrong(&[transformer, (pooling.0, "../1_Pooling")], &["`path`", "leads out"]);
 }
 

@@ -16,7 +16,12 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone)]
 pub(crate) enum Files {
     /// In a directory.
-    Directory(PathBuf),
+    Directory {
+        dir: PathBuf,
+        /// The folder of it that the model's own files are in, as in the first versions of sentence-transformers; empty where
+        /// they are beside all others.
+        model: PathBuf,
+    },
     /// In this program.
     #[cfg_attr(
         not(feature = "default-model"),
@@ -42,24 +47,50 @@ impl EmbeddedFiles {
     }
 }
 
+/// What stands beside the model's folder in any case.
+const OF_ALL: [&str; 2] = ["modules.json", "config_sentence_transformers.json"];
+
 impl Files {
+    /// Those of a directory with its model in it.
+    pub(crate) fn of(dir: &Path) -> Self {
+        Self::Directory { dir: dir.to_owned(), model: PathBuf::new() }
+    }
+
+    /// Where a file is below the directory: the model's own are in its folder.
+    fn place(&self, name: &Path) -> PathBuf {
+        let own = name.components().count() == 1 && !OF_ALL.iter().any(|other| name == Path::new(other));
+        match self {
+            Self::Directory { model, .. } if own => model.join(name),
+            _ => name.to_owned(),
+        }
+    }
+
+    /// The folder of the model's own files below the directory, if it isn't the directory.
+    #[cfg(feature = "hub")]
+    pub(crate) fn model_folder(&self) -> &Path {
+        match self {
+            Self::Directory { model, .. } => model,
+            Self::Embedded(_) => Path::new(""),
+        }
+    }
+
     /// The directory, or what stands for it in messages.
     pub(crate) fn root(&self) -> &Path {
         match self {
-            Self::Directory(dir) => dir,
+            Self::Directory { dir, .. } => dir,
             Self::Embedded(embedded) => Path::new(embedded.name),
         }
     }
 
     /// The file's path, for messages.
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.root().join(name)
+        self.root().join(self.place(name.as_ref()))
     }
 
     /// The contents of a file that has at most so many bytes.
     pub(crate) fn read(&self, name: impl AsRef<Path>, most: u64) -> io::Result<Cow<'static, [u8]>> {
         match self {
-            Self::Directory(dir) => read_regular(&dir.join(name), most).map(Cow::Owned),
+            Self::Directory { .. } => read_regular(&self.path(name), most).map(Cow::Owned),
             Self::Embedded(embedded) => embedded.get(name.as_ref()).map(Cow::Borrowed),
         }
     }
@@ -67,7 +98,7 @@ impl Files {
     /// Whether there is such a file. One that can't be reached is an error: unreachable is not absent.
     pub(crate) fn holds(&self, name: &str) -> io::Result<bool> {
         let found = match self {
-            Self::Directory(dir) => reach(&dir.join(name)).map(drop),
+            Self::Directory { .. } => reach(&self.path(name)).map(drop),
             Self::Embedded(embedded) => embedded.get(Path::new(name)).map(drop),
         };
         match found {
@@ -80,7 +111,7 @@ impl Files {
     /// Names of the files beside `config.json`.
     pub(crate) fn names(&self) -> io::Result<Vec<String>> {
         match self {
-            Self::Directory(dir) => fs::read_dir(dir)?
+            Self::Directory { dir, model } => fs::read_dir(dir.join(model))?
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect(),
             Self::Embedded(embedded) => Ok(embedded.files.iter().map(|&(name, _)| name.to_owned()).collect()),
@@ -112,7 +143,7 @@ impl OpenFile {
     pub(crate) fn of(files: &Files, name: impl AsRef<Path>) -> io::Result<Self> {
         let path = files.path(&name);
         let contents = match files {
-            Files::Directory(_) => {
+            Files::Directory { .. } => {
                 let (file, metadata) = open_regular(&path)?;
                 Contents::File { length: metadata.len(), modified: metadata.modified().ok(), file }
             }

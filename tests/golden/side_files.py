@@ -44,6 +44,7 @@ class Case:
     texts: tuple = TEXTS
     prompts: tuple = ("",)
     vectors: bool = False
+    folder: str = ""  # of the model's own files
 
 
 def added(content: str, **flags) -> dict:
@@ -165,7 +166,6 @@ OWN_PARTS = [
          "tokenizer.json": {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}}}),
     Case("roberta-class-with-space", "where the file says so", base="families/roberta-dense-tanh-bf16", texts=WORDS,
          edits={CONFIG: {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True}}),
-    of_xlm_roberta("xlm-roberta-class", "XLMRobertaTokenizer makes no tokens of spaces at the ends, whatever tokenizer.json says"),
     Case("camembert-class", "its own tokens besides, and <mask> takes the space before it", base="families/camembert-bf16",
          texts=(*SPACES, "the <mask> cat", "<s>NOTUSED the"), edits={CONFIG: {"tokenizer_class": "CamembertTokenizer", "mask_token": None}}),
     Case("camembert-class-of-the-model", "no class is named", base="families/camembert-bf16", texts=SPACES,
@@ -173,6 +173,7 @@ OWN_PARTS = [
     Case("camembert-class-other-unknown", "the unknown token has the place that the vocabulary gives it",
          base="families/camembert-bf16", texts=("the \u6771 cat",), edits={CONFIG: {
              "tokenizer_class": "CamembertTokenizer", "unk_token": "<pad>"}}),
+    of_xlm_roberta("xlm-roberta-class", "XLMRobertaTokenizer makes no tokens of spaces at the ends, whatever tokenizer.json says"),
     of_xlm_roberta("xlm-roberta-model-without-class", "the model's kind has the class", tokenizer_class=None),
     of_xlm_roberta("xlm-roberta-class-without-space", "no space before words", add_prefix_space=False),
     of_xlm_roberta("xlm-roberta-model-of-another-class", "tokenizer.json alone", tokenizer_class="PreTrainedTokenizerFast"),
@@ -479,7 +480,26 @@ POOLINGS = [
     pooling("mean-without-prompt-no-end-token", "without an end token", WITHOUT, prompts=PROMPTS[1:],
             **{"tokenizer.json": {"post_processor": None}}),
 ]
-CASES = [*TOKENS, *OWN_PARTS, *BUILT, *ENDS, *VOCABULARIES, *LIMITS, *LOWER, *MODELS, *POOLINGS]
+
+
+def modules(*listed: tuple[str, str]) -> dict:
+    """modules.json: classes and folders."""
+    return {"modules.json": [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{kind}"}
+        for i, (kind, path) in enumerate(listed)]}
+
+
+IN_FOLDERS = [
+    Case("model-in-a-folder", "as version 0 wrote it, with prompts of today beside", base="families/bert-f32", files=modules(
+        ("models.Transformer", "0_Transformer"), ("models.Pooling", "1_Pooling")) | {
+            BERT: {"max_seq_length": 9}, SETTINGS: {"prompts": {"query": "find "}, "default_prompt_name": "query"}},
+         texts=VECTOR_TEXTS, vectors=True, prompts=("find ",), folder="0_Transformer"),
+    Case("vocab-txt-in-a-folder", "whatever the folder's name, and with the vocabulary alone", base="families/bert-f32",
+         files=modules(("models.Transformer", "./bert/"), ("models.Pooling", "1_Pooling")) | {"tokenizer.json": None} |
+         vocabulary(f"{OLD}/wordpiece"), edits={CONFIG: {"tokenizer_class": "BertTokenizer"}}, texts=VECTOR_TEXTS,
+         vectors=True, folder="bert"),
+]
+CASES = [*TOKENS, *OWN_PARTS, *BUILT, *ENDS, *VOCABULARIES, *LIMITS, *LOWER, *MODELS, *POOLINGS, *IN_FOLDERS]
 
 
 def of_pairs(name: str, about: str, base: str = "reranker-bert-identity", names: list | None = None, **fields) -> Case:
@@ -505,6 +525,11 @@ RERANKERS = [
          files={"tokenizer.json": None} | vocabulary(f"{OLD}/wordpiece"), edits={CONFIG: {"tokenizer_class": "BertTokenizer"}}),
     Case("modernbert-quick-gelu-pairs", "the activation of its head", base="families/reranker-modernbert-cls",
          edits={"config.json": {"classifier_activation": "quick_gelu"}}),
+    Case("pairs-in-a-folder", "a reranker's own files in a folder", base="families/reranker-bert-identity",
+         files=modules(("base.modules.transformer.Transformer", "model")) | {
+             SETTINGS: {"model_type": "CrossEncoder"},
+             BERT: {"transformer_task": "sequence-classification", "module_output_name": "scores", "modality_config": {
+                 "text": {"method": "forward", "method_output_name": "logits"}}}}, folder="model"),
 ]
 
 
@@ -522,6 +547,16 @@ def write(case: Case, folder: Path) -> None:
             reduce(dict.__getitem__, parents, changed)[last] = value
         (folder / name).write_text(json.dumps({
             key: value for key, value in changed.items() if value is not None or name == "tokenizer.json"}))
+    if case.folder:
+        move(folder, folder / case.folder)
+
+
+def move(folder: Path, to: Path) -> None:
+    """Puts the model's own files where version 0 of sentence-transformers had them, and beside them what it had there."""
+    to.mkdir()
+    for file in [file for file in folder.iterdir() if file.is_file() and file.name not in ("modules.json", SETTINGS)]:
+        file.rename(to / file.name)
+    (folder / "config.json").write_text(json.dumps({"__version__": "0.3.0"}))
 
 
 def run(case: Case) -> dict:
@@ -542,7 +577,7 @@ def run(case: Case) -> dict:
                     result["embedding"] = [float(f"{x:.7g}") for x in vector]
                 results.append(result)
     return {"name": case.name, "about": case.about, "base": case.base, "edits": case.edits, "files": case.files,
-            "texts": results}
+            **({"folder": case.folder} if case.folder else {}), "texts": results}
 
 
 def score(case: Case) -> dict:
@@ -554,7 +589,7 @@ def score(case: Case) -> dict:
     pairs = [{"query": query, "document": document, "score": float(f"{score:.7g}")}
              for (query, document), score in zip(PAIRS, scores)]
     return {"name": case.name, "about": case.about, "base": case.base, "edits": case.edits, "files": case.files,
-            "pairs": pairs}
+            **({"folder": case.folder} if case.folder else {}), "pairs": pairs}
 
 
 def is_same(old: dict, new: dict) -> bool:

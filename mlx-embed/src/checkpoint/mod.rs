@@ -50,6 +50,8 @@ pub use quantization::Quantization;
 pub use rope::{QueryGrowth, RopeScaling};
 pub(crate) use scoring::{Pairs, Scoring};
 pub use sentence_transformers::SentenceTransformers;
+#[cfg(feature = "hub")]
+pub(crate) use sentence_transformers::place;
 pub(crate) use tensor::{Groups, Matrix, Numbers, Tensor};
 pub(crate) use weights::Weights;
 
@@ -127,7 +129,7 @@ pub struct Checkpoint {
 /// The files of a directory, which has to be one.
 fn directory(dir: &Path) -> Result<Files, CheckpointError> {
     match file::reach(dir) {
-        Ok(found) if found.is_dir() => Ok(Files::Directory(dir.to_owned())),
+        Ok(found) if found.is_dir() => sentence_transformers::place(dir),
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(CheckpointError::Io { path: dir.to_owned(), source })
         }

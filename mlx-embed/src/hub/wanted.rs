@@ -2,8 +2,7 @@
 
 use std::path::{Component, Path};
 
-use crate::checkpoint::{self, CheckpointError, HEADS};
-use crate::file::Files;
+use crate::checkpoint::{self, CheckpointError, HEADS, place};
 
 /// The files that say what a model is.
 pub(super) fn first(listed: &[String]) -> Vec<String> {
@@ -12,10 +11,15 @@ pub(super) fn first(listed: &[String]) -> Vec<String> {
     listed.iter().filter(wanted).cloned().collect()
 }
 
-/// The files in folders of modules, and heads, of a model whose [`first`] files are in `folder`.
+/// The files in folders of modules, the model's own among them if it has one, and heads, of a model whose [`first`] files are in `folder`.
 pub(super) fn modules(folder: &Path, listed: &[String]) -> Result<Vec<String>, CheckpointError> {
     let mut wanted = Vec::new();
-    for (module, has_weights) in checkpoint::module_folders(&files(folder))? {
+    let files = place(folder)?;
+    let (own, inside) = of_model(files.model_folder(), listed);
+    if !own.is_empty() {
+        wanted.extend(first(&inside).into_iter().map(|name| own.clone() + &name));
+    }
+    for (module, has_weights) in checkpoint::module_folders(&files)? {
         let file = |file: &str| {
             let name = format!("{}/{file}", module.trim_end_matches('/'));
             // It becomes a path below the model's folder.
@@ -33,22 +37,32 @@ pub(super) fn modules(folder: &Path, listed: &[String]) -> Result<Vec<String>, C
     Ok(wanted)
 }
 
-/// The weights of a model whose [`first`] files are in `folder`.
+/// The weights of a model whose [`first`] files are in `folder`, and those of its modules.
 pub(super) fn weights(folder: &Path, listed: &[String]) -> Result<Vec<String>, CheckpointError> {
-    checkpoint::weights_among(&files(folder), listed)
+    let files = place(folder)?;
+    let (own, inside) = of_model(files.model_folder(), listed);
+    let weights = checkpoint::weights_among(&files, &inside)?;
+    Ok(weights.into_iter().map(|name| own.clone() + &name).collect())
+}
+
+/// What stands before the names of the model's own files, and these names without it.
+fn of_model(folder: &Path, listed: &[String]) -> (String, Vec<String>) {
+    let mut own = String::new();
+    for part in folder {
+        own.push_str(&part.to_string_lossy());
+        own.push('/');
+    }
+    let inside = listed.iter().filter_map(|file| file.strip_prefix(&own)).map(str::to_owned).collect();
+    (own, inside)
 }
 
 /// Whether a folder in the cache has what every checkpoint has. Weights come last.
 pub(super) fn is_whole(folder: &Path) -> bool {
-    let files = files(folder);
+    let Ok(files) = place(folder) else { return false };
     let holds = |name| files.holds(name).unwrap_or(false);
     let has_tokenizer =
         holds("tokenizer.json") || holds("vocab.txt") || holds("vocab.json") && holds("merges.txt");
     holds("config.json") && has_tokenizer && checkpoint::has_weights(&files)
-}
-
-fn files(folder: &Path) -> Files {
-    Files::Directory(folder.to_owned())
 }
 
 #[cfg(test)]

@@ -214,7 +214,7 @@ impl Golden {
     /// # Errors
     /// When the file can't be read, is no golden file, is cut short, or has a version that this crate doesn't know.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GoldenError> {
-        Self::read(&Files::Directory(PathBuf::new()), path.as_ref())
+        Self::read(&Files::of(Path::new("")), path.as_ref())
     }
 
     /// The one beside a checkpoint, if there is one.

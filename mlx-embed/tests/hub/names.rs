@@ -64,6 +64,35 @@ fn without_safetensors_files_of_pytorch_are_needed() {
 }
 
 #[test]
+fn a_model_in_a_folder_is_fetched_from_there() {
+    let mut files = needed();
+    let modules = br#"[{"path": "0_Transformer", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}]"#;
+    let index = br#"{"weight_map": {"a": "part-1.safetensors"}}"#;
+    let own = ["config.json", "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"];
+    for name in own {
+        let bytes = files.remove(name).unwrap_or_else(|| b"{}".into());
+        files.insert(format!("0_Transformer/{name}"), bytes);
+    }
+    let weights = files.remove("model.safetensors").unwrap();
+    for (file, bytes) in [
+        ("modules.json", &modules[..]),
+        ("config.json", b"{}"),
+        ("0_Transformer/model.safetensors.index.json", index),
+        ("0_Transformer/part-1.safetensors", &weights),
+    ] {
+        files.insert(file.into(), bytes.into());
+    }
+    let mut more = files.clone();
+    for other in ["0_Transformer/pytorch_model.bin", "0_Transformer/README.md", "part-1.safetensors"] {
+        more.insert(other.into(), b"not needed".into());
+    }
+    let (server, cache, hub) = hub_of(more);
+    assert_eq!(fetched(&hub), files);
+    drop(server);
+    assert_eq!(fetched(&offline(cache.path())), files, "it is taken for whole");
+}
+
+#[test]
 fn a_model_without_weights_that_are_read_names_what_it_has() {
     let mut files = published();
     files.retain(|file, _| !file.ends_with(".safetensors") && !file.ends_with(".bin"));

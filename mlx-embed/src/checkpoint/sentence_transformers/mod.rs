@@ -25,6 +25,7 @@ pub(crate) use cross_encoder::CrossEncoder;
 pub(super) use late::mask_settings;
 use modules::Module;
 pub(super) use modules::check_first;
+pub(crate) use modules::place;
 use transformer::Calls;
 pub(super) use transformer::{
     FILE as TRANSFORMER_FILE, FILES as TRANSFORMER_FILES, settings as transformer_settings,

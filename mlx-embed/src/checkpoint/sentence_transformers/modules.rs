@@ -104,7 +104,8 @@ impl SentenceTransformers {
             let folder = Path::new(&module.path);
             check_inside(files, folder)?;
             match kind {
-                Kind::Transformer => check_beside(files, module)?,
+                // Its files are looked up in its folder.
+                Kind::Transformer => {}
                 Kind::Pooling => {
                     if !self.read_pooling(files, folder)? {
                         return Err(CheckpointError::MissingFile {
@@ -189,27 +190,29 @@ fn why_not(class: &str) -> String {
     }
 }
 
-/// Refuses what begins with another module than a model beside `modules.json`.
+/// Where the files of a directory are: those of the model itself are in the folder that its module has.
+pub(crate) fn place(dir: &Path) -> Result<Files, CheckpointError> {
+    let files = Files::of(dir);
+    let modules = json::read::<Vec<Module>>(&files, MODULES)?.unwrap_or_default();
+    let Some(first) = modules.first() else { return Ok(files) };
+    let folder = Path::new(&first.path);
+    let class = first.class.rsplit('.').next().unwrap_or_default();
+    if !["Transformer", "MLMTransformer"].contains(&class) {
+        return Ok(files);
+    }
+    check_inside(&files, folder)?;
+    let model = folder.components().filter(|part| *part != Component::CurDir).collect();
+    Ok(Files::Directory { dir: dir.to_owned(), model })
+}
+
+/// Refuses what begins with another module than a model.
 pub(in crate::checkpoint) fn check_first(files: &Files) -> Result<(), CheckpointError> {
     let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
     let Some(first) = modules.first() else { return Ok(()) };
     match Kind::of(&first.class, Architecture::Bert) {
         None => Err(refused(files, "type", why_not(&first.class))),
-        Some(Kind::Transformer) => check_beside(files, first),
         Some(_) => Ok(()),
     }
-}
-
-/// Refuses a model in a folder of its own.
-fn check_beside(files: &Files, model: &Module) -> Result<(), CheckpointError> {
-    if Path::new(&model.path).components().all(|part| part == Component::CurDir) {
-        return Ok(());
-    }
-    let reason = format!(
-        "puts the model into the folder `{0}`; move the files of {0} beside modules.json and set the path to \"\"",
-        model.path
-    );
-    Err(refused(files, "path", reason))
 }
 
 fn refused(files: &Files, field: &str, reason: String) -> CheckpointError {
