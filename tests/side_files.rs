@@ -375,6 +375,35 @@ fn modules_that_are_not_sentence_transformers_own_are_refused() {
 }
 
 #[test]
+fn a_dense_folder_without_weights_is_the_matrix_in_the_model_s_own() {
+    let case = "families/embedding-gemma-mlx-bf16";
+    let embed = |scratch: &Scratch| {
+        let embedder = load(scratch, golden::load_options()).unwrap();
+        embedder.embed_one("The cat").unwrap().vector
+    };
+    let expected = embed(&Scratch::of(case));
+    let with = |fields: Value| {
+        let scratch = Scratch::of(case);
+        for (folder, inputs, outputs) in [("2_Dense", 64, 128), ("3_Dense", 128, 64)] {
+            fs::create_dir(scratch.file(folder)).unwrap();
+            let mut config = json!({
+                "in_features": inputs, "out_features": outputs, "bias": false,
+                "activation_function": "torch.nn.modules.linear.Identity",
+            });
+            config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            scratch.write(&format!("{folder}/config.json"), config.to_string());
+        }
+        scratch
+    };
+    assert_eq!(embed(&with(json!({}))), expected);
+    // What says something else means other weights, which are not there.
+    let tanh = json!({"activation_function": "torch.nn.modules.activation.Tanh"});
+    for fields in [tanh, json!({"bias": true})] {
+        refused(&with(fields), &["2_Dense/model.safetensors", "modules.json names its folder"]);
+    }
+}
+
+#[test]
 fn a_normalisation_of_something_else_is_refused() {
     let scratch = Scratch::of("st-mean");
     fs::create_dir(scratch.file("2_Normalize")).unwrap();

@@ -78,7 +78,8 @@ impl Input {
 }
 
 impl ModuleSpec {
-    /// A Dense module by its folder's config; without one by `own`, the matrix in the model's own weights.
+    /// A Dense module by its folder's config; without one by `own`, the matrix in the model's own weights. A folder whose config
+    /// says the same and that has no weights stands for that one, too.
     pub(super) fn dense(
         files: &Files,
         folder: &Path,
@@ -103,14 +104,24 @@ impl ModuleSpec {
                 ));
             }
         }
-        Ok(Self::Dense {
-            at: folder.display().to_string(),
-            inputs: config.required("in_features")?,
-            outputs: config.required("out_features")?,
-            bias: config.optional("bias")?.unwrap_or(true),
-            activation,
-            residual: config.optional("use_residual")?.unwrap_or(false),
-        })
+        let module = |at: String| {
+            Ok(Self::Dense {
+                at,
+                inputs: config.required("in_features")?,
+                outputs: config.required("out_features")?,
+                bias: config.optional("bias")?.unwrap_or(true),
+                activation,
+                residual: config.optional("use_residual")?.unwrap_or(false),
+            })
+        };
+        let own =
+            own.map(Self::of_weights).filter(|_| weights(files, folder).is_ok_and(|file| file.is_none()));
+        if let Some(own @ Self::Dense { at, .. }) = &own
+            && module(at.clone())? == *own
+        {
+            return Ok(own.clone());
+        }
+        module(folder.display().to_string())
     }
 
     /// A step whose weights are among the model's own.
@@ -247,15 +258,28 @@ impl Checkpoint {
         if ModuleSpec::is_file(at) {
             return ModuleFile::open(files, at);
         }
-        let [file, pickled] = ["model.safetensors", "pytorch_model.bin"].map(|name| at.join(name));
-        for file in [&file, &pickled] {
-            let held = files.holds(&file.display().to_string());
-            if held.map_err(|source| CheckpointError::Io { path: files.path(file), source })? {
-                return ModuleFile::open(files, file);
-            }
+        match weights(files, at)? {
+            Some(file) => ModuleFile::open(files, &file),
+            None => Err(CheckpointError::MissingFile {
+                path: files.path(at.join(WEIGHTS[0])),
+                hint: "modules.json names its folder",
+            }),
         }
-        Err(CheckpointError::MissingFile { path: files.path(&file), hint: "modules.json names its folder" })
     }
+}
+
+/// What a module's folder may have its weights in, in the order in which they are looked for.
+const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// The file with a module's weights, if there is one.
+fn weights(files: &Files, folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
+    for file in WEIGHTS.map(|name| folder.join(name)) {
+        let held = files.holds(&file.display().to_string());
+        if held.map_err(|source| CheckpointError::Io { path: files.path(&file), source })? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 /// A module's weights, read once for all its tensors.
