@@ -118,7 +118,7 @@ fn on_cpu(
     family: &'static Family,
     loaded: &impl Fn(),
 ) -> Result<Runner<Cpu>, Error> {
-    let threads = options.threads.map_or_else(default_threads, NonZeroUsize::get);
+    let threads = threads(options.threads);
     let engine = kernels::Engine::new(family, threads).map_err(|error| Error::Stopped {
         reason: format!("its {threads} threads could not start: {error}"),
     })?;
@@ -219,7 +219,7 @@ impl<B: Backend> Runner<B> {
             pooling: options.pooling,
             modules,
             #[cfg(feature = "bench")]
-            threads: options.threads.map_or_else(default_threads, NonZeroUsize::get),
+            threads: threads(options.threads),
         })
     }
 
@@ -483,8 +483,9 @@ impl<B: Backend> Runner<B> {
 /// What batches of the usual size may take on a GPU, in bytes.
 const ROOM_FOR_BATCHES: usize = 512 << 20;
 
-fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+/// Threads on the CPU: as many as asked for, or one a processor that this process may use.
+pub(crate) fn threads(asked: Option<NonZeroUsize>) -> usize {
+    asked.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
 }
 
 /// The variable that names a family of kernels where [`LoadOptions`](crate::LoadOptions) doesn't.

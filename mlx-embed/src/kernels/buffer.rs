@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::MmapMut;
 
@@ -49,9 +49,17 @@ impl Scratch {
 /// Memory of states between operations. It is the same memory each time, so it stays in the caches, where memory from
 /// the system would come page by page.
 #[derive(Default)]
-pub(crate) struct Buffers(Mutex<Vec<Vec<Line>>>);
+pub(crate) struct Buffers(Mutex<Kept>);
 
-/// What one long text needed is not kept: lines of a buffer that is, 32 MiB.
+/// Buffers that nobody uses.
+#[derive(Default)]
+struct Kept {
+    buffers: Vec<Vec<Line>>,
+    /// How many [`Reuse`] there are.
+    passes: usize,
+}
+
+/// What one long text needed is not kept beyond its pass: lines of a buffer that is, 32 MiB.
 const MOST_KEPT: usize = (32 << 20) / size_of::<Line>();
 
 /// Buffers that are kept: a layer never uses more at once.
@@ -61,20 +69,46 @@ impl Buffers {
     /// `len` numbers that may be anything.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let needed = (len * size_of::<f32>()).div_ceil(size_of::<Line>());
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting = (0..kept.len()).filter(|&i| kept[i].len() >= needed).min_by_key(|&i| kept[i].len());
+        let mut kept = self.kept();
+        let Kept { buffers, .. } = &mut *kept;
+        let fitting =
+            (0..buffers.len()).filter(|&i| buffers[i].len() >= needed).min_by_key(|&i| buffers[i].len());
         let lines = match fitting {
-            Some(index) => kept.swap_remove(index),
+            Some(index) => buffers.swap_remove(index),
             None => {
                 // A smaller one would stay behind unused.
-                if kept.len() >= KEPT {
-                    kept.pop();
+                if buffers.len() >= KEPT {
+                    buffers.pop();
                 }
                 drop(kept);
                 vec![Line([0; 64]); needed]
             }
         };
         Buffer { lines, len, home: Arc::clone(self) }
+    }
+
+    /// Keeps buffers of any size for as long as the result lives.
+    pub(super) fn reuse(self: &Arc<Self>) -> Reuse {
+        self.kept().passes += 1;
+        Reuse(Arc::clone(self))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pass, whose layers take the same buffers one after the other.
+#[derive(Debug)]
+pub(crate) struct Reuse(Arc<Buffers>);
+
+impl Drop for Reuse {
+    fn drop(&mut self) {
+        let mut kept = self.0.kept();
+        kept.passes -= 1;
+        if kept.passes == 0 {
+            kept.buffers.retain(|lines| lines.len() <= MOST_KEPT);
+        }
     }
 }
 
@@ -87,9 +121,9 @@ pub(crate) struct Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut kept = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT && self.lines.len() <= MOST_KEPT {
-            kept.push(std::mem::take(&mut self.lines));
+        let mut kept = self.home.kept();
+        if kept.buffers.len() < KEPT && (kept.passes > 0 || self.lines.len() <= MOST_KEPT) {
+            kept.buffers.push(std::mem::take(&mut self.lines));
         }
     }
 }
@@ -184,5 +218,29 @@ impl Upcoming {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = from;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_buffers_are_the_same_memory_within_a_pass_and_given_back_after_it() {
+        let buffers = Arc::<Buffers>::default();
+        let large = MOST_KEPT * size_of::<Line>() / size_of::<f32>() + 1;
+        let kept = || buffers.kept().buffers.iter().map(Vec::len).collect::<Vec<_>>();
+        drop(buffers.take(large));
+        assert_eq!(kept(), [0; 0]);
+        {
+            let _pass = buffers.reuse();
+            let at = buffers.take(large).as_ptr();
+            assert_eq!(buffers.take(large / 2).as_ptr(), at);
+            drop(buffers.take(16));
+            assert_eq!(kept(), [MOST_KEPT + 1]);
+            drop([buffers.take(large), buffers.take(16)]);
+            assert_eq!(kept(), [MOST_KEPT + 1, 1]);
+        }
+        assert_eq!(kept(), [1]);
     }
 }

@@ -48,8 +48,8 @@ mod tiles;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use attention::{AttentionOptions, KeysValues, KvCache, Prepared};
-pub(crate) use buffer::Buffer;
 use buffer::Buffers;
+pub(crate) use buffer::{Buffer, Reuse};
 pub(crate) use dense::Dense;
 pub(crate) use emit::{Activation, Function};
 pub(crate) use family::Family;
@@ -99,6 +99,11 @@ impl Engine {
     /// Memory for `len` numbers that one operation leaves for the next.
     pub(crate) fn buffer(&self, len: usize) -> Buffer {
         self.buffers.take(len)
+    }
+
+    /// For as long as the result lives, [`Engine::buffer`] gives the same memory again whatever its size.
+    pub(crate) fn reuse(&self) -> Reuse {
+        self.buffers.reuse()
     }
 
     fn workspace(&self) -> MutexGuard<'_, Workspace> {

@@ -16,7 +16,7 @@ use crate::checkpoint::spec::{
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::{
     self, AttentionOptions, Buffer, Engine, Floats, Heads, InMemory, KvCache, Limbs, Output, PackError, Part,
-    Prepared, Rotation, Source, Span,
+    Prepared, Reuse, Rotation, Source, Span,
 };
 use crate::mlx::{Dtype, MlxError, Stream};
 
@@ -66,6 +66,8 @@ pub(crate) struct Pass {
     angles: Vec<Arc<[f32]>>,
     /// The same for queries.
     query_angles: Vec<Arc<[f32]>>,
+    /// Of the states of its layers.
+    _memory: Reuse,
 }
 
 /// The embedding tables and the norm of their sum.
@@ -198,6 +200,7 @@ impl Backend for Cpu {
             short_texts: lengths.iter().map(|&length| short(length)).collect(),
             angles: self.ropes.iter().map(|rope| rope.angles(longest)).collect(),
             query_angles: self.ropes.iter().map(|rope| rope.query_angles(longest)).collect(),
+            _memory: self.engine.reuse(),
         })
     }
 
