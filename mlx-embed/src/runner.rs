@@ -592,6 +592,7 @@ fn for_cuda(
             format!("names GPUs of different kinds, {other:?} and {architecture:?}; name those of one");
         return Err(Error::Option { option: "gpus", reason });
     }
+    let form = form.on(&architecture);
     Ok(match cuda::Kernels::new(form.geometry, &form.formats, &architecture) {
         Ok(Some(kernels)) => Ok(Kind::Cuda(Arc::new(kernels), form)),
         Ok(None) => {

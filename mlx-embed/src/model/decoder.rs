@@ -192,6 +192,11 @@ impl<B: Backend> Decoder<B> {
         self.layers.len()
     }
 
+    /// Both halves of each layer.
+    pub(super) fn halves(&self) -> impl Iterator<Item = (&AttentionLayer<B>, &MlpLayer<B>)> {
+        self.layers.iter().map(|layer| (&layer.attention, &layer.mlp))
+    }
+
     /// What the products of any layer round.
     pub(crate) fn rounding(&self) -> Rounding {
         let of_layers = self.layers.iter().flat_map(Layer::projections);

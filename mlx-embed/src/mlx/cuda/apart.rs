@@ -355,6 +355,31 @@ impl Ops {
         Ok((out, normed))
     }
 
+    /// The norm of `x` f32 `[T, D]`, as products of f16 take it.
+    pub(crate) fn norm_to_halves(&self, x: &Tensor, norm: &Norm, stream: &Stream) -> Result<Rows, MlxError> {
+        let what = "norm";
+        let hidden = self.geometry().hidden;
+        let [tokens, _] = x.shape();
+        expect_tensor(what, x, [tokens, hidden], Dtype::F32)?;
+        norm.weight().expect(what, &[hidden], Dtype::F32)?;
+        let halved = self.room_for_halves([tokens, hidden], stream)?;
+        let arguments = SumArguments {
+            x: x.pointer(),
+            next: norm.arguments(),
+            halved: halved.arguments(),
+            rows: tokens,
+            hidden,
+            sharing: 1,
+            factor: 1.0,
+            ..Default::default()
+        };
+        let (sum, blocks) = self.sum_of_rows(tokens)?;
+        // SAFETY: threads have a token's row of each, whose shapes were checked above, and `rows` of them; without `out` only the
+        // norm is written.
+        unsafe { self.queue.launch(sum, &arguments, blocks)? };
+        Ok(Rows::Halved(halved))
+    }
+
     /// The norm of each layer's part of `inputs` `[T, layers * P]`, in its place.
     pub(crate) fn norm_inputs(&self, inputs: Product, norm: &Norm) -> Result<Tensor, MlxError> {
         let what = "layer_inputs";
@@ -388,7 +413,8 @@ impl Ops {
 
     /// The kernel, and the blocks that have so many rows.
     fn sum_of_rows(&self, rows: i32) -> Result<(&Function<SumArguments>, [i32; 3]), MlxError> {
-        let sum = &self.apart()?.sum;
+        let none = || wrong("sum", "norms are part of products on this GPU".into());
+        let sum = self.sum_kernel.as_ref().ok_or_else(none)?;
         Ok((sum, [up(rows, sum.threads() / self.geometry().threads_per_sum()), 1, 1]))
     }
 }

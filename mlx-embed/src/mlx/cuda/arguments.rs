@@ -158,6 +158,7 @@ twin! {
     /// What follows a product: see `after.cuh`.
     AfterArguments as "After" {
         squares: Address,
+        scales: Address,
         bias: Address,
         head_norm: Address,
         angles: Address,
@@ -173,6 +174,7 @@ twin! {
         eps: f32,
         head_eps: f32,
         factor: f32,
+        shift: f32,
     }
 }
 
@@ -354,6 +356,10 @@ arguments! {
 }
 
 arguments! {
+    RowNormsArguments of "row_norms.cu" with [] { matrix: Address, weight: Address, out: Address, inputs: i32 }
+}
+
+arguments! {
     RowsArguments of "rows.cu" with [] { from: Address, rows: Address, out: Address, width: i32 }
 }
 
@@ -452,6 +458,7 @@ mod tests {
         of_source::<ActivateArguments>();
         of_source::<SumArguments>();
         of_source::<HalveArguments>();
+        of_source::<RowNormsArguments>();
         of_source::<RowsArguments>();
         of_source::<FinishArguments>();
         of_source::<MeanArguments>();

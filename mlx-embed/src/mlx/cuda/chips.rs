@@ -1,6 +1,6 @@
 //! What differs between NVIDIA's chips.
 
-use super::format::Format;
+use super::format::{Format, Numbers};
 use super::program::Architecture;
 use super::tiles::{
     After, HopperTiles, Tiles, by_warps, hopper, no_rows, no_splits, of_format, rows_of_hopper,
@@ -60,9 +60,14 @@ impl Chip {
         row.map(|row| if std::env::var_os(GENERIC_VARIABLE).is_some() { &CHIPS[1] } else { row })
     }
 
-    /// The tiles of products of matrices of this format.
-    pub(super) fn tiles(&self, format: Format, after: After) -> Tiles {
-        if format.is_packed() { of_format((self.packed)(after), format) } else { (self.rows)(after) }
+    /// Whether the kernels for a GPU have in products what is around them where activations are these.
+    pub(super) fn fuses(&self, numbers: Numbers) -> bool {
+        numbers == Numbers::Bf16 || (numbers == Numbers::F16 && self.warpgroups)
+    }
+
+    /// The tiles of products of matrices of this format with activations that are these.
+    pub(super) fn tiles(&self, format: Format, after: After, numbers: Numbers) -> Tiles {
+        if format.is_packed() { of_format((self.packed)(after), format, numbers) } else { (self.rows)(after) }
     }
 
     /// The same of those that come by the copy engine.

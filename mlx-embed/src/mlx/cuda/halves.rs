@@ -48,10 +48,15 @@ pub(crate) struct Halves {
     pub(super) outputs: i32,
     pub(super) inputs: i32,
     /// It is times two to the power of this.
-    exponent: i32,
+    pub(super) exponent: i32,
 }
 
 impl Halves {
+    /// Where it lies, if a number is one f16.
+    pub(super) fn of_eleven_bits(&self) -> Option<u64> {
+        (self.bits == Bits::Eleven).then_some(self.weight.pointer)
+    }
+
     /// A matrix of f16 `[outputs, inputs]`, times two to the power of `exponent`. Inputs are a multiple of 8.
     pub(crate) fn of_f16(weight: Fixed, exponent: i32) -> Result<Self, MlxError> {
         let &[outputs, inputs] = weight.shape() else {
@@ -77,6 +82,8 @@ pub(crate) enum Rows {
     Plain(Tensor),
     /// Of f32, ready for products.
     Halved(Halved),
+    /// Of f16, ready for products, and times two to the power of this.
+    Shifted(Tensor, i32),
 }
 
 /// The left factor of a product.
@@ -84,6 +91,11 @@ pub(crate) enum Rows {
 pub(crate) enum Left<'a> {
     Plain(&'a Tensor),
     Halved(&'a Halved),
+}
+
+/// The exponent of the power of two that keeps numbers up to `bound` within f16, with room for rounding.
+pub(crate) fn shift_within(bound: f32) -> i32 {
+    if bound > 0.0 && bound.is_finite() { (15.0 - bound.log2().ceil()).clamp(-48.0, 48.0) as i32 } else { 0 }
 }
 
 impl Left<'_> {
@@ -98,7 +110,7 @@ impl Left<'_> {
 impl Rows {
     pub(crate) fn left(&self) -> Left<'_> {
         match self {
-            Self::Plain(rows) => Left::Plain(rows),
+            Self::Plain(rows) | Self::Shifted(rows, _) => Left::Plain(rows),
             Self::Halved(rows) => Left::Halved(rows),
         }
     }
@@ -106,13 +118,22 @@ impl Rows {
     pub(crate) fn tensor(&self) -> Result<&Tensor, MlxError> {
         match self {
             Self::Plain(rows) => Ok(rows),
-            Self::Halved(_) => Err(halved()),
+            Self::Halved(_) | Self::Shifted(..) => Err(halved()),
         }
     }
 
     pub(crate) fn into_tensor(self) -> Result<Tensor, MlxError> {
         match self {
             Self::Plain(rows) => Ok(rows),
+            Self::Halved(_) | Self::Shifted(..) => Err(halved()),
+        }
+    }
+
+    /// The rows, and the power of two that they are times.
+    pub(crate) fn into_shifted(self) -> Result<(Tensor, i32), MlxError> {
+        match self {
+            Self::Plain(rows) => Ok((rows, 0)),
+            Self::Shifted(rows, exponent) => Ok((rows, exponent)),
             Self::Halved(_) => Err(halved()),
         }
     }
@@ -144,6 +165,19 @@ pub(crate) struct Halved {
 }
 
 impl Halved {
+    pub(super) fn numbers(&self) -> &Tensor {
+        &self.numbers
+    }
+
+    /// Where the scales are.
+    pub(super) fn scales(&self) -> u64 {
+        self.scales.pointer()
+    }
+
+    pub(super) fn expect_scales(&self, what: &'static str, rows: i32) -> Result<(), MlxError> {
+        expect_tensor(what, &self.scales, [rows, 1], Dtype::F32)
+    }
+
     pub(super) fn arguments(&self) -> HalvesArguments {
         let (out, scales) = (self.numbers.pointer(), self.scales.pointer());
         let [_, width] = self.numbers.shape();

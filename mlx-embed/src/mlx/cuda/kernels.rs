@@ -14,7 +14,8 @@ use super::super::CompiledKernels;
 use super::arguments::{
     ActivateArguments, Arguments, AttentionArguments, DenseArguments, DequantizeArguments, EmbedArguments,
     FinishArguments, HalveArguments, HopperAttentionArguments, HopperProductArguments, LargestArguments,
-    MeanArguments, PackArguments, ProductArguments, RotateArguments, RowsArguments, SumArguments,
+    MeanArguments, PackArguments, ProductArguments, RotateArguments, RowNormsArguments, RowsArguments,
+    SumArguments,
 };
 use super::chips::Chip;
 use super::format::{Format, Numbers};
@@ -141,15 +142,25 @@ pub(crate) enum Activation {
 }
 
 impl Geometry {
+    /// Whether products of f16 have in them what is around them; the residual stream is of f32.
+    pub(crate) fn fuses_halves(&self) -> bool {
+        self.fused && self.numbers.is_wide()
+    }
+
+    /// The type of queries, keys, values and what attention makes of them.
+    pub(crate) fn of_heads(&self) -> Dtype {
+        if self.fuses_halves() { Dtype::F16 } else { self.numbers.dtype() }
+    }
+
     /// Blocks of `attention.cu` that share 64 queries.
     pub(super) fn attention_blocks(&self, heads: Heads) -> i32 {
-        64 / AttentionTile::of(heads, self.numbers.is_wide()).queries
+        64 / AttentionTile::of(heads, self.of_heads()).queries
     }
 
     /// Whether Hopper's attention of long texts is for it.
     fn suits_hopper(&self) -> bool {
         let known = self.other_heads.is_none() && [64, 128].contains(&self.heads.head_dim);
-        self.causal && self.far.is_none() && !self.numbers.is_wide() && known
+        self.causal && self.far.is_none() && self.of_heads() != Dtype::F32 && known
     }
 
     /// Heads of every width that it has.
@@ -182,6 +193,7 @@ pub(super) enum Name {
     HopperAttention,
     Rows,
     Halve,
+    RowNorms,
     Finish,
     Mean,
     /// Of heads of this width.
@@ -235,20 +247,24 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
     let inner = act(geometry.activation, if geometry.gated { Gated::ByUp } else { Gated::Not });
     // What products follow.
     let halved = [("HALVED", i32::from(geometry.numbers.is_wide()))];
+    let of_f16 = ("OF_F16", i32::from(geometry.fuses_halves()));
     let table = geometry.table.map_or_else(Vec::new, Format::defines);
     let of_heads = geometry.heads.defines();
     all.add::<EmbedArguments>(Name::Embed, "embed", &[&of_heads[..], &table].concat(), threads, 0);
     for heads in geometry.head_widths() {
         let far = ("FAR", geometry.far.unwrap_or(0));
         let (width, of) = (heads.head_dim, [&heads.defines()[..], &[far]].concat());
-        let tile = AttentionTile::of(heads, geometry.numbers.is_wide());
+        let tile = AttentionTile::of(heads, geometry.of_heads());
         let terms = ("TERMS", if geometry.numbers == Numbers::F32 { 3 } else { 1 });
-        let more = [&of[..], &tile.defines(), &[terms]].concat();
+        let more = [&of[..], &tile.defines(), &[terms, of_f16]].concat();
         all.add::<AttentionArguments>(Name::Attention(width), "attention", &more, threads, tile.memory());
     }
     all.add::<RowsArguments>(Name::Rows, "rows", &[], threads, 0);
     if geometry.numbers.is_wide() {
         all.add::<HalveArguments>(Name::Halve, "halve", &[], threads, 0);
+    }
+    if geometry.fuses_halves() {
+        all.add::<RowNormsArguments>(Name::RowNorms, "row_norms", &[], threads, 0);
     }
     all.add::<FinishArguments>(Name::Finish, "finish", &[], threads, row);
     all.add::<MeanArguments>(Name::Mean, "mean", &[], MANY_THREADS, 0);
@@ -256,13 +272,14 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         // Queries of two heads, keys and values three times, seven pairs of barriers, and room to align them.
         let memory = 1024 + 8 * 64 * geometry.heads.head_dim * 2 + 7 * 16;
         let name = "attention_hopper";
-        all.add::<HopperAttentionArguments>(Name::HopperAttention, name, &of_heads, HOPPER_THREADS, memory);
+        let more = [&of_heads[..], &[of_f16]].concat();
+        all.add::<HopperAttentionArguments>(Name::HopperAttention, name, &more, HOPPER_THREADS, memory);
     }
     if chip.warpgroups && geometry.fused {
         for (after, tile) in After::FUSED.into_iter().flat_map(|after| DENSE_TILES.map(|tile| (after, tile)))
         {
             if tile.suits(after, geometry.heads.head_dim) {
-                let more = [&of_heads[..], &inner, &tile.defines(after)].concat();
+                let more = [&of_heads[..], &inner, &tile.defines(after), &[of_f16]].concat();
                 let memory = tile.shared_memory(after);
                 all.add::<DenseArguments>(Name::Dense(after, tile), "dense", &more, HOPPER_THREADS, memory);
             }
@@ -276,6 +293,8 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         }
         let more = [&inner[..], &halved].concat();
         all.add::<ActivateArguments>(Name::Activate, "activate", &more, MANY_THREADS, 0);
+    }
+    if !(chip.warpgroups && geometry.fused) || geometry.fuses_halves() {
         let (width, per_row) = (geometry.sum_width(), geometry.threads_per_sum());
         let has_factor = ("HAS_FACTOR", i32::from(geometry.scalars));
         let of_rows = [("WIDTH", width), ("PER_ROW", per_row), has_factor];
@@ -295,17 +314,19 @@ fn sources(geometry: &Geometry, formats: &[Format], chip: &Chip) -> Vec<(Name, S
         all.add::<PackArguments>(Name::Pack(format), "pack", &of, threads, 0);
         all.add::<DequantizeArguments>(Name::Dequantize(format), "dequantize", &of, threads, 0);
     }
-    let rows = (!geometry.numbers.is_wide()).then_some(Format::ROWS);
+    let rows = (!geometry.numbers.is_wide() || geometry.fuses_halves()).then_some(Format::ROWS);
     for format in formats.iter().copied().chain(rows) {
         for &after in afters(geometry) {
-            for (_, tile) in chip.tiles(format, after) {
-                let more = [&of_heads[..], &format.defines(), &inner, &tile.defines(after)].concat();
+            for (_, tile) in chip.tiles(format, after, geometry.numbers) {
+                let more =
+                    [&of_heads[..], &format.defines(), &inner, &tile.defines(after), &[of_f16]].concat();
                 let name = Name::Product(format, after, tile);
                 all.add::<ProductArguments>(name, "product", &more, tile.threads(), tile.shared_memory());
             }
             for (_, tile) in chip.splits(format, after) {
                 if tile.suits(after, geometry.heads.head_dim) {
-                    let more = [&of_heads[..], &format.defines(), &inner, &tile.defines(after)].concat();
+                    let more =
+                        [&of_heads[..], &format.defines(), &inner, &tile.defines(after), &[of_f16]].concat();
                     let (name, memory) =
                         (Name::HopperProduct(format, after, tile), tile.shared_memory(format));
                     let file = "product_hopper";
@@ -345,10 +366,10 @@ struct AttentionTile {
 }
 
 impl AttentionTile {
-    /// For heads of f32 or of bf16.
-    fn of(heads: Heads, is_wide: bool) -> Self {
+    /// For heads of this type.
+    fn of(heads: Heads, dtype: Dtype) -> Self {
         let width = heads.head_dim;
-        let ((queries, keys, sharing), size) = match (is_wide, width) {
+        let ((queries, keys, sharing), size) = match (dtype == Dtype::F32, width) {
             (false, ..=128) => ((64, 64, 1), 2),
             (false, ..=256) => ((64, 32, 1), 2),
             (false, _) => ((32, 16, 2), 2),
@@ -434,7 +455,7 @@ impl Kernels {
 
     /// The highest number of tokens that a tile is for.
     pub(super) fn most_tokens(&self, format: Format, after: After, tile: Tile) -> i32 {
-        let tiles = self.chip.tiles(format, after);
+        let tiles = self.chip.tiles(format, after, self.geometry.numbers);
         tiles.into_iter().find(|(_, other)| *other == tile).map_or(0, |(most, _)| most)
     }
 
@@ -472,7 +493,7 @@ impl Kernels {
         }
         for array in cached.iter().flatten() {
             let kept = array.shape().first().copied().unwrap_or(0);
-            expect(what, array, &[kept, heads.keys()], self.geometry.numbers.dtype())?;
+            expect(what, array, &[kept, heads.keys()], self.geometry.of_heads())?;
             if kept < plan.cached {
                 return Err(wrong(what, format!("{kept} tokens are kept of a cached of {}", plan.cached)));
             }
@@ -563,7 +584,8 @@ mod tests {
         Heads { head_dim, ..DECODER.heads }
     }
 
-    fn geometries() -> Vec<Geometry> {
+    /// Those that there are for the chip.
+    fn geometries(chip: &Chip) -> Vec<Geometry> {
         let biases =
             Geometry { heads: heads_of(64), bias: true, head_norms: false, traditional: true, ..DECODER };
         let gemma = Geometry {
@@ -611,13 +633,17 @@ mod tests {
             [4, 8].map(|width| Geometry { hidden: 32, heads: heads_of(width), ..encoder });
         let of_f32 = [DECODER, gemma, two_widths, encoder, by_distance, large, small, smallest];
         let of = |numbers| of_f32.map(|geometry| Geometry { numbers, fused: false, ..geometry });
-        let of_f32 = [of(Numbers::F32), of(Numbers::F16)].concat();
+        let fused = [DECODER, biases].map(|geometry| Geometry { numbers: Numbers::F16, ..geometry });
+        let of_f32 = [&of(Numbers::F32)[..], &of(Numbers::F16), &fused].concat();
         [
             vec![DECODER, biases, gemma, two_widths, encoder, by_distance, large],
             rare.to_vec(),
             of_f32.to_vec(),
         ]
         .concat()
+        .into_iter()
+        .map(|geometry| Geometry { fused: geometry.fused && chip.fuses(geometry.numbers), ..geometry })
+        .collect()
     }
 
     /// Every format for one model, and for the others those that take fewest and most registers.
@@ -630,8 +656,11 @@ mod tests {
         {
             all.extend(sources(&Geometry { table: Some(table), ..decoder }, &[], chip));
         }
-        all.extend(sources(&Geometry { numbers: Numbers::F16, ..wide }, &Format::all(), chip));
-        for geometry in geometries() {
+        let halves = Geometry { numbers: Numbers::F16, ..wide };
+        for fused in [false, chip.fuses(Numbers::F16)] {
+            all.extend(sources(&Geometry { fused, ..halves }, &Format::all(), chip));
+        }
+        for geometry in geometries(chip) {
             let packed = if geometry.numbers == Numbers::F32 { &[][..] } else { &few };
             all.extend(sources(&geometry, packed, chip));
         }
@@ -688,7 +717,7 @@ mod tests {
     #[test]
     fn a_kernel_has_a_name_and_values_of_its_own() {
         for (chip, geometry) in
-            CHIPS.iter().flat_map(|chip| geometries().into_iter().map(move |of| (chip, of)))
+            CHIPS.iter().flat_map(|chip| geometries(chip).into_iter().map(move |of| (chip, of)))
         {
             let all = sources(&geometry, &[], chip);
             for (index, (name, source)) in all.iter().enumerate() {

@@ -35,6 +35,12 @@ impl Fixed {
         &self.shape
     }
 
+    /// How many numbers of f32 it has.
+    pub(super) fn of_f32(&self) -> Result<usize, MlxError> {
+        self.expect("array", &self.shape, Dtype::F32)?;
+        Ok(self.shape.iter().map(|&size| size as usize).product())
+    }
+
     /// That it has this shape and type.
     pub(super) fn expect(&self, what: &'static str, shape: &[i32], dtype: Dtype) -> Result<(), MlxError> {
         if self.shape == shape && self.dtype == dtype {
@@ -112,7 +118,18 @@ impl Matrix<'_> {
         match self {
             Self::Dense(w) if w.dtype == dtype => Some(w.weight.pointer),
             Self::Dequantized(w, _) if w.dtype() == dtype => Some(w.pointer()),
+            Self::Halves(w) if dtype == Dtype::F16 => w.of_eleven_bits(),
             _ => None,
+        }
+    }
+
+    /// Its numbers are to be multiplied with two to the power of this.
+    pub(super) fn exponent(&self) -> i32 {
+        match self {
+            Self::Packed(w) => w.exponent,
+            Self::Dense(_) => 0,
+            Self::Halves(w) => w.exponent,
+            Self::Dequantized(_, exponent) => *exponent,
         }
     }
 }

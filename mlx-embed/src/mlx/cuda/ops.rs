@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::arguments::{
     ActivateArguments, AfterArguments, AttentionArguments, DenseArguments, DequantizeArguments,
     EmbedArguments, FinishArguments, HalveArguments, HopperAttentionArguments, HopperProductArguments,
-    LargestArguments, MeanArguments, PackArguments, ProductArguments, RotateArguments, RowsArguments,
-    SumArguments,
+    LargestArguments, MeanArguments, PackArguments, ProductArguments, RotateArguments, RowNormsArguments,
+    RowsArguments, SumArguments,
 };
 use super::format::Format;
+use super::halves::Halved;
 use super::kernels::{Geometry, Heads, Kernels, Name, grid, wrong};
 use super::matrix::{Fixed, Matrix, Norm, address};
 use super::plan::{Division, Plan};
@@ -28,6 +29,36 @@ pub(crate) struct Scaled {
     squares: Tensor, // f32 [T, parts]
 }
 
+/// The norm of activations, for products that have in them what is around them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Normed<'a> {
+    /// Of bf16, where the norm is part of the product.
+    Scaled(&'a Scaled),
+    /// Of f16.
+    Halved(&'a Halved),
+}
+
+impl Normed<'_> {
+    /// What is multiplied.
+    fn rows(&self) -> &Tensor {
+        match self {
+            Self::Scaled(x) => &x.scaled,
+            Self::Halved(x) => x.numbers(),
+        }
+    }
+
+    /// What the product has to know of it. `eps` is the norm's.
+    fn arguments(&self, eps: f32) -> AfterArguments {
+        match self {
+            Self::Scaled(Scaled { squares, .. }) => {
+                let [_, parts] = squares.shape();
+                AfterArguments { squares: squares.pointer(), parts, eps, ..Default::default() }
+            }
+            Self::Halved(x) => AfterArguments { scales: x.scales(), ..Default::default() },
+        }
+    }
+}
+
 /// The kernels for one model, loaded. They belong to their thread.
 #[derive(Debug)]
 pub(crate) struct Ops {
@@ -39,6 +70,9 @@ pub(crate) struct Ops {
     rows: Function<RowsArguments>,
     /// Of activations of f32.
     pub(super) halve_kernel: Option<Function<HalveArguments>>,
+    row_norms: Option<Function<RowNormsArguments>>,
+    /// Where norms are not part of all products.
+    pub(super) sum_kernel: Option<Function<SumArguments>>,
     finish: Function<FinishArguments>,
     mean: Function<MeanArguments>,
     /// Where products of dequantised weights don't have all in them.
@@ -140,7 +174,6 @@ pub(super) struct Apart {
     pub(super) activate: Function<ActivateArguments>,
     /// Of what gates the inputs of layers.
     pub(super) activate_gate: Option<Function<ActivateArguments>>,
-    pub(super) sum: Function<SumArguments>,
 }
 
 /// Kernels for the head of a masked language model.
@@ -253,26 +286,29 @@ impl Ops {
             }),
             Err(_) => None,
         };
-        let apart = match kernels.program(Name::Sum) {
-            Ok(sum) => Some(Apart {
+        let apart = match kernels.program(Name::Activate) {
+            Ok(activate) => Some(Apart {
                 rotate,
-                activate: queue.load(kernels.program(Name::Activate)?)?,
+                activate: queue.load(activate)?,
                 activate_gate: match kernels.program(Name::ActivateGate) {
                     Ok(activate) => Some(queue.load(activate)?),
                     Err(_) => None,
                 },
-                sum: queue.load(sum)?,
             }),
             Err(_) => None,
         };
         let hopper_attention = kernels.program(Name::HopperAttention).ok();
         let halve = kernels.program(Name::Halve).ok();
+        let row_norms = kernels.program(Name::RowNorms).ok();
+        let sum = kernels.program(Name::Sum).ok();
         Ok(Self {
             embed: queue.load(kernels.program(Name::Embed)?)?,
             attention,
             hopper_attention: hopper_attention.map(|program| queue.load(program)).transpose()?,
             rows: queue.load(kernels.program(Name::Rows)?)?,
             halve_kernel: halve.map(|program| queue.load(program)).transpose()?,
+            row_norms: row_norms.map(|program| queue.load(program)).transpose()?,
+            sum_kernel: sum.map(|program| queue.load(program)).transpose()?,
             finish: queue.load(kernels.program(Name::Finish)?)?,
             mean: queue.load(kernels.program(Name::Mean)?)?,
             apart,
@@ -300,7 +336,7 @@ impl Ops {
         self.apart.as_ref().ok_or_else(fused)
     }
 
-    /// Whether what follows a product is part of it also where the matrix is of bf16.
+    /// Whether what follows a product is part of it also where the matrix is not packed.
     pub(crate) fn fuses(&self) -> bool {
         !self.dense.is_empty()
     }
@@ -315,20 +351,20 @@ impl Ops {
     }
 
     /// How `product.cu` or `product_hopper.cu` computes a product of so many tokens: with packed matrices, and with those of
-    /// bf16 where there is a kernel for so few tokens.
+    /// bf16 or f16 where there is a kernel for so few tokens.
     pub(super) fn by_product(
         &self,
         after: After,
         tokens: i32,
         w: &Matrix<'_>,
     ) -> Result<Option<ByProduct<'_>>, MlxError> {
-        let (format, [weight, factors]) = match (w, w.numbers(Dtype::Bf16)) {
+        let multiplied = self.geometry().numbers.multiplied();
+        let (format, [weight, factors]) = match (w, w.numbers(multiplied)) {
             (Matrix::Packed(w), _) => (w.format, [w.weight.pointer, w.factors]),
             (_, Some(numbers)) if w.shape()[1] % 64 == 0 => (Format::ROWS, [numbers, 0]),
             _ => return Ok(None),
         };
         let [outputs, inputs] = w.shape();
-        let multiplied = self.geometry().numbers.multiplied();
         let by = |way| Ok(Some(ByProduct { way, weight, factors, outputs, inputs, multiplied }));
         let multiprocessors = self.queue.multiprocessors();
         let blocks = |grid: [i32; 3]| grid.into_iter().product::<i32>();
@@ -359,7 +395,7 @@ impl Ops {
         }
     }
 
-    /// The kernel for a product of a matrix of bf16.
+    /// The kernel for a product of a matrix of bf16 or f16.
     fn tile(
         &self,
         after: After,
@@ -386,13 +422,14 @@ impl Ops {
         then: AfterArguments,
     ) -> Result<(), MlxError> {
         let ([n, inputs], [tokens, _]) = (w.shape(), a.shape());
-        expect_tensor("product", a, [tokens, inputs], Dtype::Bf16)?;
+        let multiplied = self.geometry().numbers.multiplied();
+        expect_tensor("product", a, [tokens, inputs], multiplied)?;
         if let Some(by) = self.by_product(after, tokens, w)? {
             // SAFETY: the caller's promise.
             return unsafe { by.launch(&self.queue, a, then) };
         }
         let form = || wrong("product", "the matrix has no form".into());
-        let pointer = w.numbers(Dtype::Bf16).ok_or_else(form)?;
+        let pointer = w.numbers(multiplied).ok_or_else(form)?;
         let (tile, function) = self.tile(after, [tokens, n, inputs])?;
         let arguments = DenseArguments {
             a_map: tiles(a.pointer(), [tokens, inputs], tile.rows)?,
@@ -531,17 +568,17 @@ impl Ops {
         of.types.map_or(Ok(()), |(table, types)| expect_rows(table, types))
     }
 
-    /// The residual stream's start, `[T, D]`, and, for products that norms are part of, with the weight `scale` of the
-    /// first norm and `angles` as in [`Ops::rotate`]: that times it with its squares, and the cosines and sines of every
-    /// token's angles, f32 `[T, 2, E / 2]`. `meta` is the plan's.
+    /// The residual stream's start, `[T, D]`. For products that norms are part of, with the weight `scale` of the first one,
+    /// that times it with its squares. With `angles` as in [`Ops::rotate`] the cosines and sines of every token's angles, f32
+    /// `[T, 2, E / 2]`. `meta` is the plan's.
     pub(crate) fn embed(
         &self,
         plan: &Plan,
         meta: &Tensor,
         of: &Embedding<'_>,
-        fused: Option<(&Fixed, &Fixed)>,
+        [scale, all_angles]: [Option<&Fixed>; 2],
         stream: &Stream,
-    ) -> Result<(Tensor, Option<(Scaled, Tensor)>), MlxError> {
+    ) -> Result<(Tensor, Option<Scaled>, Option<Tensor>), MlxError> {
         let what = "embed";
         self.expect_embedding(plan, of)?;
         self.expect_meta(what, plan, meta)?;
@@ -570,50 +607,61 @@ impl Ops {
             factor: of.factor,
             ..Default::default()
         };
-        let mut ahead = None;
-        if let Some((scale, all_angles)) = fused {
+        let (mut ahead, mut angles) = (None, None);
+        if let Some(scale) = scale {
             scale.expect(what, &[hidden], Dtype::F32)?;
-            self.expect_angles(what, heads, plan, all_angles)?;
             let scaled = new(Role::Scaled, hidden, Dtype::Bf16)?;
             let squares = new(Role::Squares, 1, Dtype::F32)?;
-            let angles = new(Role::Angles, heads.head_dim, Dtype::F32)?;
             arguments.scale = scale.pointer;
-            arguments.all_angles = all_angles.pointer;
             (arguments.scaled, arguments.squares) = (scaled.pointer(), squares.pointer());
-            arguments.angles = angles.pointer();
-            ahead = Some((Scaled { scaled, squares }, angles));
+            ahead = Some(Scaled { scaled, squares });
+        }
+        if let Some(all_angles) = all_angles {
+            self.expect_angles(what, heads, plan, all_angles)?;
+            let of_tokens = new(Role::Angles, heads.head_dim, Dtype::F32)?;
+            (arguments.all_angles, arguments.angles) = (all_angles.pointer, of_tokens.pointer());
+            angles = Some(of_tokens);
         }
         // SAFETY: a block has a token; its id is below the vocabulary's size, its position, its row and its type within what they
         // are looked up in, all checked above, and its rows of the outputs are its own. What is fixed lives in the model.
         unsafe { self.queue.launch(&self.embed, &arguments, [tokens, 1, 1])? };
-        Ok((x, ahead))
+        Ok((x, ahead, angles))
     }
 
-    fn expect_scaled(&self, what: &'static str, x: &Scaled, inputs: i32) -> Result<[i32; 2], MlxError> {
-        let [tokens, parts] = x.squares.shape();
-        expect_tensor(what, &x.scaled, [tokens, inputs], Dtype::Bf16)?;
-        expect_tensor(what, &x.squares, [tokens, parts], Dtype::F32)?;
-        Ok([tokens, parts])
+    /// Checks `x` `[T, inputs]`, and counts its tokens.
+    fn expect_normed(&self, what: &'static str, x: Normed<'_>, inputs: i32) -> Result<i32, MlxError> {
+        let [tokens, _] = x.rows().shape();
+        expect_tensor(what, x.rows(), [tokens, inputs], self.geometry().numbers.multiplied())?;
+        match x {
+            Normed::Scaled(Scaled { squares, .. }) => {
+                let [_, parts] = squares.shape();
+                expect_tensor(what, squares, [tokens, parts], Dtype::F32)?;
+            }
+            Normed::Halved(x) => x.expect_scales(what, tokens)?,
+        }
+        Ok(tokens)
     }
 
-    /// Queries, keys and values of `x`'s norm, rotated: bf16 `[T, (H + 2K) * E]`. Matrices are given with their first
-    /// outputs, which begin heads; the rest is as in [`Ops::rotate`], `angles` as [`Ops::embed`] made them.
+    /// Queries, keys and values of `x`'s norm, rotated: bf16 `[T, (H + 2K) * E]`, or f16 times two to the power of `shift`.
+    /// Matrices are given with their first outputs, which begin heads; the rest is as in [`Ops::rotate`], `angles` as
+    /// [`Ops::embed`] made them.
     pub(crate) fn qkv(
         &self,
-        x: &Scaled,
+        x: Normed<'_>,
         matrices: &[(i32, Matrix<'_>)],
         of_heads: [Option<&Fixed>; 2],
         angles: &Tensor,
+        shift: i32,
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "qkv";
         let Geometry { heads: sizes, eps, hidden, .. } = *self.geometry();
         let Heads { heads, kv_heads, head_dim } = sizes;
         let (width, [bias, norms]) = (sizes.qkv(), of_heads);
-        let [tokens, parts] = self.expect_scaled(what, x, hidden)?;
+        let tokens = self.expect_normed(what, x, hidden)?;
         expect_tensor(what, angles, [tokens, head_dim], Dtype::F32)?;
         self.expect_of_heads(what, sizes, of_heads)?;
-        let out = self.queue.tensor(Role::Wide, [tokens, width], Dtype::Bf16, stream)?;
+        let out = self.queue.tensor(Role::Wide, [tokens, width], self.geometry().of_heads(), stream)?;
         for (first, w) in matrices {
             let [outputs, _] = w.shape();
             if first % head_dim != 0 || outputs % head_dim != 0 || *first < 0 || first + outputs > width {
@@ -624,21 +672,20 @@ impl Ops {
             }
             let first_head = first / head_dim;
             let then = AfterArguments {
-                squares: x.squares.pointer(),
                 bias: bias.map_or(0, |bias| bias.pointer + *first as u64 * 4),
                 head_norm: address(norms),
                 angles: angles.pointer(),
                 out: out.pointer() + *first as u64 * 2,
                 width,
-                parts,
                 query_heads: heads - first_head,
                 rotated_heads: heads + kv_heads - first_head,
-                eps,
                 head_eps: eps,
-                ..Default::default()
+                factor: 2_f32.powi(w.exponent()),
+                shift: 2_f32.powi(shift),
+                ..x.arguments(eps)
             };
             // SAFETY: shapes were checked above; bias and norms are read only where the geometry has them.
-            unsafe { self.fused(After::Rotate, &x.scaled, w, then)? };
+            unsafe { self.fused(After::Rotate, x.rows(), w, then)? };
         }
         Ok(out)
     }
@@ -674,25 +721,88 @@ impl Ops {
         Ok((out, Scaled { scaled, squares }))
     }
 
-    /// The activation of the gate times up, of `x`'s norm, bf16 `[T, outputs / 2]`; gate's and up's outputs alternate eight
-    /// by eight.
-    pub(crate) fn gated(&self, x: &Scaled, w: &Matrix<'_>, stream: &Stream) -> Result<Tensor, MlxError> {
-        let what = "gated";
-        let [outputs, inputs] = w.shape();
-        let [tokens, parts] = self.expect_scaled(what, x, inputs)?;
-        expect_alternating(what, outputs)?;
-        let out = self.queue.tensor(Role::Wide, [tokens, outputs / 2], Dtype::Bf16, stream)?;
+    /// `x` f32 `[T, D]` plus the product of `a` `[T, inputs]`, which is f16 times two to the power of `shift`.
+    pub(crate) fn add_of_halves(
+        &self,
+        x: &Tensor,
+        (a, shift): (&Tensor, i32),
+        w: &Matrix<'_>,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let ([outputs, _], [tokens, _]) = (w.shape(), a.shape());
+        expect_tensor("add", x, [tokens, outputs], Dtype::F32)?;
+        self.expect_halves("add")?;
+        let out = self.queue.tensor(Role::Residual, [tokens, outputs], Dtype::F32, stream)?;
         let then = AfterArguments {
-            squares: x.squares.pointer(),
+            x: x.pointer(),
             out: out.pointer(),
-            width: outputs / 2,
-            parts,
-            eps: self.geometry().eps,
+            width: outputs,
+            factor: 2_f32.powi(w.exponent() - shift),
             ..Default::default()
         };
         // SAFETY: shapes were checked above.
-        unsafe { self.fused(After::Gate, &x.scaled, w, then)? };
+        unsafe { self.fused(After::Add, a, w, then)? };
         Ok(out)
+    }
+
+    /// That products of f16 have in them what is around them.
+    fn expect_halves(&self, what: &'static str) -> Result<(), MlxError> {
+        if self.geometry().fuses_halves() {
+            return Ok(());
+        }
+        Err(wrong(what, "the kernels were compiled for other activations than f16".into()))
+    }
+
+    /// The activation of the gate times up, of `x`'s norm, bf16 `[T, outputs / 2]`, or f16 times two to the power of `shift`;
+    /// gate's and up's outputs alternate eight by eight.
+    pub(crate) fn gated(
+        &self,
+        x: Normed<'_>,
+        w: &Matrix<'_>,
+        shift: i32,
+        stream: &Stream,
+    ) -> Result<Tensor, MlxError> {
+        let what = "gated";
+        let [outputs, inputs] = w.shape();
+        let tokens = self.expect_normed(what, x, inputs)?;
+        expect_alternating(what, outputs)?;
+        let dtype = self.geometry().numbers.multiplied();
+        let out = self.queue.tensor(Role::Wide, [tokens, outputs / 2], dtype, stream)?;
+        let then = AfterArguments {
+            out: out.pointer(),
+            width: outputs / 2,
+            factor: 2_f32.powi(w.exponent()),
+            shift: 2_f32.powi(shift),
+            ..x.arguments(self.geometry().eps)
+        };
+        // SAFETY: shapes were checked above.
+        unsafe { self.fused(After::Gate, x.rows(), w, then)? };
+        Ok(out)
+    }
+
+    /// The Euclidean norms of the rows of `w`, of f16, whose columns are times `weight` f32 `[inputs]`. Waits for them.
+    pub(crate) fn row_norms(
+        &self,
+        w: &Matrix<'_>,
+        weight: &Fixed,
+        stream: &Stream,
+    ) -> Result<Vec<f32>, MlxError> {
+        let what = "row_norms";
+        let [outputs, inputs] = w.shape();
+        weight.expect(what, &[inputs], Dtype::F32)?;
+        let none = || wrong(what, "the matrix is not of f16, or no kernel was compiled".into());
+        let (matrix, kernel) = w.numbers(Dtype::F16).zip(self.row_norms.as_ref()).ok_or_else(none)?;
+        let out = self.queue.tensor(Role::Result, [outputs, 1], Dtype::F32, stream)?;
+        let arguments = RowNormsArguments { matrix, weight: weight.pointer, out: out.pointer(), inputs };
+        // SAFETY: a block has a row of `inputs` numbers, and writes one.
+        unsafe { self.queue.launch(kernel, &arguments, [outputs, 1, 1])? };
+        let factor = 2_f32.powi(w.exponent());
+        Ok(self.queue.read(&out)?.into_iter().map(|norm| norm * factor).collect())
+    }
+
+    /// The numbers of an array of f32.
+    pub(crate) fn read_fixed(&self, of: &Fixed) -> Result<Vec<f32>, MlxError> {
+        self.queue.read_f32(of.pointer, of.of_f32()?)
     }
 
     /// What each token gathers from the tokens that it sees of its text, and of those before the text: `[T, H * E]`.
@@ -708,10 +818,11 @@ impl Ops {
         stream: &Stream,
     ) -> Result<Tensor, MlxError> {
         let what = "attention";
-        let Geometry { causal, numbers, far, .. } = *self.geometry();
+        let Geometry { causal, far, .. } = *self.geometry();
+        let dtype = self.geometry().of_heads();
         let Attending { heads: sizes, seen, scale, distances } = of;
         let (Heads { heads, kv_heads, .. }, tokens) = (sizes, plan.tokens);
-        expect_tensor(what, qkv, [tokens, sizes.qkv()], numbers.dtype())?;
+        expect_tensor(what, qkv, [tokens, sizes.qkv()], dtype)?;
         self.expect_meta(what, plan, meta)?;
         self.kernels.expect_cache(cached, sizes, plan)?;
         let Seen { before, after } = seen;
@@ -728,7 +839,7 @@ impl Ops {
             Some([keys, values]) => [pointer(keys)?, pointer(values)?],
             None => [qkv.pointer(); 2],
         };
-        let out = self.queue.tensor(Role::Mixed, [tokens, sizes.queries()], numbers.dtype(), stream)?;
+        let out = self.queue.tensor(Role::Mixed, [tokens, sizes.queries()], dtype, stream)?;
         let (qkv, tiles, to) = (qkv.pointer(), plan.parts_in(meta), out.pointer());
         // SAFETY of all: a plan's parts lie within its tokens, of which `qkv` has a row each; the cache was checked above
         // and is held by the prefix that the batch continues.
@@ -780,7 +891,11 @@ impl Ops {
         let what = "rows";
         let [tokens, width] = x.shape();
         let list: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-        if x.dtype() != self.geometry().numbers.dtype()
+        let geometry = self.geometry();
+        // The kernel counts in numbers of activations' type.
+        let dtype = geometry.numbers.dtype();
+        let counted = width * x.dtype().size() as i32 / dtype.size() as i32;
+        if ![dtype, geometry.of_heads()].contains(&x.dtype())
             || width % 8 != 0
             || list.iter().any(|row| !(0..tokens).contains(row))
         {
@@ -789,7 +904,8 @@ impl Ops {
         let number = rows.len() as i32;
         let list = self.queue.write(Role::Rows, &list, number, stream)?;
         let out = self.queue.tensor(Role::Selected, [number, width], x.dtype(), stream)?;
-        let arguments = RowsArguments { from: x.pointer(), rows: list.pointer(), out: out.pointer(), width };
+        let (from, to) = (x.pointer(), out.pointer());
+        let arguments = RowsArguments { from, rows: list.pointer(), out: to, width: counted };
         // SAFETY: a block copies one row, which lies within `x`, as was checked above.
         unsafe { self.queue.launch(&self.rows, &arguments, [number, 1, 1])? };
         Ok(out)

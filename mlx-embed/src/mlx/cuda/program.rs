@@ -8,6 +8,8 @@ use std::{env, fs};
 use mlx_sys as sys;
 use sha2::{Digest, Sha256};
 
+use super::chips::Chip;
+use super::format::Numbers;
 use crate::file::{hex, unique};
 use crate::mlx::error::{MlxError, check, install_handler};
 
@@ -51,6 +53,11 @@ impl Architecture {
                 minor: minor.ok_or_else(|| failed("compute capability"))?,
             })
         }
+    }
+
+    /// Whether kernels for it have in products what is around them where activations are these.
+    pub(crate) fn fuses(&self, numbers: Numbers) -> bool {
+        Chip::of(self).is_some_and(|chip| chip.fuses(numbers))
     }
 
     fn option(&self) -> String {

@@ -503,14 +503,19 @@ impl Queue {
             return Err(MlxError::new("cuda_queue", format!("{:?} is not f32", tensor.dtype())));
         }
         let [rows, columns] = tensor.shape().map(|n| n as usize);
-        let mut numbers = vec![0.0_f32; rows * columns];
+        self.read_f32(tensor.pointer(), rows * columns)
+    }
+
+    /// So many numbers of f32 that lie at `from`. The pass is over.
+    pub(super) fn read_f32(&self, from: u64, count: usize) -> Result<Vec<f32>, MlxError> {
+        let mut numbers = vec![0.0_f32; count];
         let recurs = self.end()?;
-        // SAFETY: the tensor holds as many numbers as there is room for.
+        // SAFETY: all callers have as many numbers there as there is room for.
         let code = wait_without_turn(|| unsafe {
             sys::mlxsys_cuda_queue_read(
                 self.raw,
                 numbers.as_mut_ptr().cast(),
-                tensor.pointer(),
+                from,
                 size_of_val(&numbers[..]),
             )
         });

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::format::Format;
+use super::format::{Format, Numbers};
 
 /// `count / each`, rounded up.
 pub(super) fn up(count: i32, each: i32) -> i32 {
@@ -99,12 +99,13 @@ impl Tile {
 /// For each number of tokens, up to the one beside it, a tile. Of several, [`best`] takes one.
 pub(super) type Tiles = Vec<(i32, Tile)>;
 
-/// A chip's tiles for matrices of this format.
-pub(super) fn of_format(tiles: Tiles, format: Format) -> Tiles {
+/// A chip's tiles for matrices of this format with activations that are these.
+pub(super) fn of_format(tiles: Tiles, format: Format, numbers: Numbers) -> Tiles {
     let fit = |tile: Tile| match format.bits() {
         5.. => tile.lean(),
         _ if format.group() < 64 => tile.lean(),
         3 => tile.narrow(),
+        _ if numbers == Numbers::F16 => tile.narrow(),
         _ => tile,
     };
     tiles.into_iter().map(|(most, tile)| (most, fit(tile))).collect()

@@ -2,7 +2,7 @@
 //!
 //! In general what follows a product is a kernel of its own. Where all of a model's layers admit it, norms, rotation, residual
 //! connections and the activation are part of the products, and a layer is five kernels: with packed weights on every GPU,
-//! with weights of bf16 on Hopper. Products of few tokens read packed weights, those of many weights that are dequantised
+//! with weights of bf16 on Hopper, and with those of f16, where norms are kernels of their own. Products of few tokens read packed weights, those of many weights that are dequantised
 //! before, or are there as such (see [`policy`]); where nothing is part of these they are cuBLASLt's.
 //!
 //! Activations are of bf16 where the checkpoint's norms are or [`Precision::Fast`](super::Precision) is asked for, and else
@@ -12,6 +12,7 @@ mod loading;
 mod operations;
 mod policy;
 mod rotation;
+mod shifts;
 mod states;
 mod support;
 mod weight;
@@ -267,6 +268,7 @@ impl Backend for Cuda {
 
     fn loaded(&self, decoder: &Decoder<Self>) -> Result<(), MlxError> {
         self.buffer.take();
+        self.find_shifts(decoder)?;
         let layers = 0..LAYERS_TO_MEASURE.min(decoder.layers());
         let vocabulary = self.form.geometry.vocab as u32;
         self.calibrate(|tokens| {

@@ -1,7 +1,7 @@
 //! The operations of a layer.
 
 use crate::checkpoint::spec::{HalfNorms, HeadsSpec, Sees};
-use crate::mlx::cuda::{self, Attending, Left, Norm, Product, Rotate, Rows, Seen, Sum, Tensor};
+use crate::mlx::cuda::{self, Attending, Left, Norm, Normed, Product, Rotate, Rows, Seen, Sum, Tensor};
 use crate::mlx::{Array, MlxError, ops};
 use crate::model::backend::{Backend, Operations, Then};
 use crate::model::cache::LayerKvCache;
@@ -72,6 +72,26 @@ impl Cuda {
         Hidden { x, ahead: normed.map_or(Ahead::Nothing, Ahead::Normed) }
     }
 
+    /// `x` and its norm, as products of f16 take it.
+    fn normed(&self, x: Tensor, norm: &Norm) -> Result<Hidden, MlxError> {
+        let normed = self.ops.norm_to_halves(&x, norm, &self.stream)?;
+        Ok(Hidden { x, ahead: Ahead::Normed(normed) })
+    }
+
+    /// The norm, for products that have in them what is around them, where the pass has such.
+    fn fused<'a>(&self, x: &'a Hidden, pass: &Pass) -> Option<Normed<'a>> {
+        match &x.ahead {
+            Ahead::Scaled(scaled) => Some(Normed::Scaled(scaled)),
+            Ahead::Normed(Rows::Halved(halved)) if pass.fused => Some(Normed::Halved(halved)),
+            Ahead::Normed(_) | Ahead::Nothing => None,
+        }
+    }
+
+    /// What such products leave, of f16 or bf16.
+    fn between(&self, rows: Tensor, shift: i32) -> Rows {
+        if self.form.geometry.fuses_halves() { Rows::Shifted(rows, shift) } else { Rows::Plain(rows) }
+    }
+
     /// `[T, K * E]` each.
     fn keys_values(&self, qkv: &Array, heads: cuda::Heads) -> Result<KeysValues, MlxError> {
         let [queries, keys] = [heads.queries(), heads.keys()];
@@ -118,12 +138,16 @@ impl Operations<Self> for Cuda {
         };
         if *fused {
             let (next, [_, angles]) = next.zip(all_angles.first()).ok_or_else(no_norm)?;
-            let (x, ahead) = self.ops.embed(plan, meta, &embedding, Some((next.weight(), angles)), stream)?;
-            let (scaled, angles) = ahead.ok_or_else(no_norm)?;
-            pass.angles.replace(Some(angles));
-            return Ok(Hidden { x, ahead: Ahead::Scaled(scaled) });
+            let scale = (!self.form.geometry.fuses_halves()).then(|| next.weight());
+            let with = [scale, Some(&**angles)];
+            let (x, scaled, angles) = self.ops.embed(plan, meta, &embedding, with, stream)?;
+            pass.angles.replace(angles);
+            return match scaled {
+                Some(scaled) => Ok(Hidden { x, ahead: Ahead::Scaled(scaled) }),
+                None => self.normed(x, next),
+            };
         }
-        let (x, _) = self.ops.embed(plan, meta, &embedding, None, stream)?;
+        let (x, ..) = self.ops.embed(plan, meta, &embedding, [None; 2], stream)?;
         if of.norm.is_none() && next.is_none() {
             return Ok(Hidden { x, ahead: Ahead::Nothing });
         }
@@ -152,11 +176,13 @@ impl Operations<Self> for Cuda {
 
     fn qkv(&self, x: &Hidden, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Rows, MlxError> {
         let [bias, norms] = [layer.qkv.bias.as_ref(), layer.head_norms.as_ref()];
-        if let Ahead::Scaled(x) = &x.ahead {
+        if let Some(x) = self.fused(x, pass) {
             let matrices = self.read(&layer.qkv, pass, pass.plan.tokens())?;
             let angles = pass.angles.borrow();
             let angles = angles.as_ref().ok_or_else(no_norm)?;
-            return self.ops.qkv(x, &matrices, [bias, norms], angles, &self.stream).map(Rows::Plain);
+            let shift = layer.qkv.shift.get();
+            let qkv = self.ops.qkv(x, &matrices, [bias, norms], angles, shift, &self.stream)?;
+            return Ok(self.between(qkv, shift));
         }
         let product = self.product_of(x, layer.norms.input.as_ref(), &layer.qkv, pass)?;
         let angles = layer.rope.and_then(|rope| pass.all_angles.get(rope));
@@ -173,7 +199,7 @@ impl Operations<Self> for Cuda {
         cache: LayerKvCache<'_, KeysValues>,
         _pass: &Pass,
     ) -> Result<Heads, MlxError> {
-        let qkv = qkv.into_tensor()?;
+        let (qkv, shift) = qkv.into_shifted()?;
         let cached = match cache {
             LayerKvCache::None => None,
             LayerKvCache::Continue(KeysValues { keys, values }) => Some([keys.clone(), values.clone()]),
@@ -185,7 +211,7 @@ impl Operations<Self> for Cuda {
                 None
             }
         };
-        Ok(Heads { qkv, cached })
+        Ok(Heads { qkv, shift, cached })
     }
 
     fn attend(&self, heads: Heads, layer: &AttentionLayer<Self>, pass: &Pass) -> Result<Rows, MlxError> {
@@ -193,16 +219,19 @@ impl Operations<Self> for Cuda {
         let of = Attending {
             heads: sizes(layer.heads),
             seen: seen(layer.sees),
-            scale: layer.scale,
+            // Queries and keys are both shifted.
+            scale: layer.scale * 2_f32.powi(-2 * heads.shift),
             distances: self.distances.as_ref(),
         };
-        self.ops.attention(&heads.qkv, cached, of, &pass.plan, &pass.meta, &self.stream).map(Rows::Plain)
+        let mixed = self.ops.attention(&heads.qkv, cached, of, &pass.plan, &pass.meta, &self.stream)?;
+        Ok(self.between(mixed, heads.shift))
     }
 
     fn up(&self, x: &Hidden, layer: &MlpLayer<Self>, pass: &Pass) -> Result<Rows, MlxError> {
-        if let Ahead::Scaled(scaled) = &x.ahead {
+        if let Some(normed) = self.fused(x, pass) {
             let w = self.read_one(&layer.up, pass, x.x.shape()[0])?;
-            return self.ops.gated(scaled, &w, &self.stream).map(Rows::Plain);
+            let shift = layer.up.shift.get();
+            return Ok(self.between(self.ops.gated(normed, &w, shift, &self.stream)?, shift));
         }
         let product = self.product_of(x, layer.norms.input.as_ref(), &layer.up, pass)?;
         let alternating = self.form.geometry.fused;
@@ -222,6 +251,10 @@ impl Operations<Self> for Cuda {
         let (x, stream, tokens) = (&x.x, &self.stream, y.left().tokens());
         if pass.fused {
             let (w, next) = (self.read_one(weight, pass, tokens)?, next.ok_or_else(no_norm)?);
+            if let Rows::Shifted(y, shift) = y {
+                let x = self.ops.add_of_halves(x, (y, *shift), &w, stream)?;
+                return self.normed(x, next);
+            }
             let (x, scaled) = self.ops.add(x, y.tensor()?, &w, next.weight(), stream)?;
             return Ok(Hidden { x, ahead: Ahead::Scaled(scaled) });
         }
@@ -233,8 +266,11 @@ impl Operations<Self> for Cuda {
 
     fn rows(&self, x: &Hidden, y: &Rows, rows: &[u32], _pass: &Pass) -> Result<(Hidden, Rows), MlxError> {
         let select = |x| self.ops.rows(x, rows, &self.stream);
-        let (x, y) = (select(&x.x)?, select(y.tensor()?)?);
-        Ok((Hidden { x, ahead: Ahead::Nothing }, Rows::Plain(y)))
+        let y = match y {
+            Rows::Shifted(y, shift) => Rows::Shifted(select(y)?, *shift),
+            y => Rows::Plain(select(y.tensor()?)?),
+        };
+        Ok((Hidden { x: select(&x.x)?, ahead: Ahead::Nothing }, y))
     }
 
     fn finish(&self, x: &Hidden, norm: Option<&Norm>) -> Result<Vec<f32>, MlxError> {

@@ -31,6 +31,11 @@ impl Rotation {
         Self { rope: Rope::new(spec), angles: RefCell::default() }
     }
 
+    /// What rotated vectors are multiplied with.
+    pub(super) fn magnitude(&self) -> f32 {
+        self.rope.magnitude()
+    }
+
     /// Cosines and sines, f32 `[at least positions, 2, E / 2]`, flat.
     pub(super) fn of(&self, positions: usize) -> Result<OfHeads, MlxError> {
         let Self { rope, angles } = self;

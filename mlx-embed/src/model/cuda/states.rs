@@ -24,7 +24,7 @@ pub(crate) struct Pass {
     pub(super) types: Option<Vec<u32>>,
     pub(super) lengths: Arc<[usize]>,
     pub(super) cached: usize,
-    /// Whether norms are part of the products that follow them.
+    /// Whether what is around products is part of them.
     pub(super) fused: bool,
 }
 
@@ -50,6 +50,8 @@ pub(super) enum Ahead {
 #[derive(Debug)]
 pub(crate) struct Heads {
     pub(super) qkv: Tensor, // [T, (H + 2K) * E]
+    /// They are times two to the power of this.
+    pub(super) shift: i32,
     /// Keys and values, `[at least cached, K * E]`.
     pub(super) cached: Option<[Array; 2]>,
 }

@@ -36,6 +36,12 @@ impl Form {
         self.has_precisions
     }
 
+    /// The same where the kernels for this GPU have nothing in products but them, if that is so.
+    pub(crate) fn on(mut self, architecture: &cuda::Architecture) -> Self {
+        self.geometry.fused &= architecture.fuses(self.geometry.numbers);
+        self
+    }
+
     /// Whether products read the quantised matrix packed.
     pub(super) fn keeps_packed(&self, Matrix { weight, groups }: &Matrix) -> bool {
         let Some(Groups { scales, biases, quantization }) = groups else { return false };
@@ -84,7 +90,7 @@ pub(crate) fn form(
         return Ok(Err(why));
     }
     let has_precisions = dtype != Some(Dtype::Bf16);
-    let (mut formats, mut alike) = (Vec::new(), true);
+    let (mut formats, mut alike, mut short) = (Vec::new(), true, true);
     let of_layers = spec.layers.iter().flat_map(|LayerSpec { attention, mlp, input, .. }| {
         let halves =
             [(&attention.qkv, false), (&attention.output, false), (&mlp.up, true), (&mlp.down, false)];
@@ -110,6 +116,8 @@ pub(crate) fn form(
                 Some((_, Some(format))) if !formats.contains(&format) => formats.push(format),
                 _ => (),
             }
+            let dtype = checkpoint.dtype_of(&format!("{}.weight", part.path));
+            short &= stored.is_some() || matches!(dtype, Some(Dtype::F16 | Dtype::Bf16));
             of_parts.push(stored);
         }
         alike &= !is_up || of_parts.windows(2).all(|pair| pair[0] == pair[1]);
@@ -124,7 +132,13 @@ pub(crate) fn form(
         },
     };
     let LayerSpec { attention, mlp, .. } = &spec.layers[0];
-    let fused = alike && !numbers.is_wide() && is_fused(spec);
+    // A product of f16 that has all in it multiplies 11 bits of each weight.
+    let fused = match numbers {
+        Numbers::Bf16 => true,
+        Numbers::F16 => short,
+        Numbers::F32 => false,
+    };
+    let fused = fused && alike && is_fused(spec);
     let eps = attention.q_norm.as_ref().or(spec.norm.as_ref()).map_or(0.0, |norm| norm.eps);
     let layer_inputs = spec.layer_inputs.as_ref().zip(spec.layers[0].input.as_ref());
     Ok(Ok(Form {
@@ -386,6 +400,37 @@ mod tests {
             assert!(!keeps(Numbers::F16, true, inputs, types), "{inputs} inputs, {types:?}");
         }
         assert!(!keeps(Numbers::F32, true, 64, f16));
+    }
+
+    #[test]
+    fn products_of_f16_have_all_in_them_on_hopper() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+        if !golden.is_dir() {
+            return;
+        }
+        let of = |case: &str, head_dim: usize| {
+            let checkpoint = Checkpoint::open(golden.join(case)).unwrap();
+            let mut spec = checkpoint.spec().clone();
+            (spec.hidden, spec.ropes[0].dims) = (64, head_dim);
+            for LayerSpec { attention, mlp, .. } in &mut spec.layers {
+                (attention.heads.head_dim, mlp.down.inputs) = (head_dim, 64);
+            }
+            form(&checkpoint, &spec, Precision::Exact).unwrap().unwrap()
+        };
+        let on = |form: &Form, major| {
+            let architecture = cuda::Architecture { device: "a GPU".into(), major, minor: 0 };
+            form.clone().on(&architecture).geometry
+        };
+        for case in ["qwen3-f16", "qwen3-affine-8bit-g32-f16-scales"] {
+            let form = of(case, 64);
+            let [ampere, hopper] = [8, 9].map(|major| on(&form, major));
+            assert!(hopper.fuses_halves() && hopper.of_heads() == Dtype::F16, "{case}");
+            assert!(!ampere.fused && ampere.of_heads() == Dtype::F32, "{case}");
+            assert!(!of(case, 16).geometry.fused, "{case}");
+        }
+        let bf16 = of("qwen3-bf16", 64);
+        assert!([8, 9].map(|major| on(&bf16, major)).iter().all(|of| of.fused && !of.fuses_halves()));
+        assert!(!of("qwen3-f32", 64).geometry.fused);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Weight matrices, several in one, in the forms that products read.
 
+use std::cell::Cell;
+
 use crate::checkpoint::{CheckpointError, Groups, Matrix};
 use crate::mlx::cuda::{self, Bits, Fixed, For, Format, Part};
 use crate::mlx::{Array, Dtype, MlxError, Stream, ops};
@@ -16,6 +18,8 @@ pub(crate) struct Projection {
     pub(super) outputs: i32,
     /// f32 `[outputs]`
     pub(super) bias: Option<Fixed>,
+    /// Where what follows the product leaves f16, the power of two that this is times.
+    pub(super) shift: Cell<i32>,
 }
 
 /// A matrix `[out, in]`.
@@ -55,7 +59,7 @@ impl Projection {
             let why = MlxError::new("product", "gate and up are stored in different ways");
             return Err(cuda.error(parts[0].weight.name(), why));
         }
-        Ok(Self { matrices, outputs, bias })
+        Ok(Self { matrices, outputs, bias, shift: Cell::default() })
     }
 
     /// The matrices in the form in which a product reads them, packed or not.
@@ -113,7 +117,7 @@ impl Weight {
             };
             return weight.map_err(failed);
         }
-        if wide && is_dense {
+        if wide && is_dense && stacked {
             let mut upload = cuda.ops.wide(shape, stream).map_err(failed)?;
             for matrix in matrices {
                 cuda.read_f32(&matrix.weight, &mut |bytes| upload.put(bytes))?;

@@ -9,13 +9,16 @@
 // With FAR, a number of each head is added to its scores by how far the key is behind the query, or before it. From FAR on
 // it stays the same.
 //
-// Tensor cores multiply bf16 as it is. Of an f32 they take 11 bits, so with TERMS of 3 it is the sum of two such numbers, and
-// a product is three. With 1 that is left out, as f16 has no more bits either.
+// Tensor cores multiply bf16 and f16 as they are. Of an f32 (WIDE) they take 11 bits, so with TERMS of 3 it is the sum of two
+// such numbers, and a product is three. With 1 that is left out, as f16 has no more bits either.
+
+#define WIDE (OF_F32 && !OF_F16)
 
 constexpr int THREADS = 128;
-constexpr int DEEP = OF_F32 ? 8 : 16;                      // numbers of a step of the product with keys
-constexpr int STEP_KEYS = OF_F32 ? 8 : 16;                     // keys of a step of either product
-constexpr int PARTS = STEP_KEYS / 8;                           // eights of these
+constexpr float LIFT = 14.f;  // exponentials of f16 are times two to the power of this, so that small ones count
+constexpr int DEEP = WIDE ? 8 : 16;                        // numbers of a step of the product with keys
+constexpr int STEP_KEYS = WIDE ? 8 : 16;                   // keys of a step of either product
+constexpr int PARTS = STEP_KEYS / 8;                       // eights of these
 constexpr int DEPTH = (HEAD_DIM + DEEP - 1) / DEEP;        // steps of the product with keys
 constexpr int OWN = (HEAD_DIM / SHARING + 7) / 8 * 8;      // numbers of a head that a warp sums
 constexpr int SIZE = sizeof(Number);
@@ -23,9 +26,9 @@ constexpr int STRIDE = SHARING * OWN * SIZE + 16;          // bytes of a row; 16
 constexpr int TILE_BYTES = KEYS * STRIDE;
 constexpr int EACH = 16 / SIZE;                            // numbers that are copied at once
 constexpr int CHUNKS = DEPTH * DEEP / EACH;                // such of a row
-constexpr bool KEEP = HEAD_DIM <= 128 && (!OF_F32 || TERMS == 1);  // queries in registers
+constexpr bool KEEP = HEAD_DIM <= 128 && (!WIDE || TERMS == 1);  // queries in registers
 
-static_assert(OF_F32 ? HEAD_DIM % 4 == 0 : HEAD_DIM % 16 == 0 && OWN % 16 == 0, "numbers are read so many at a time");
+static_assert(WIDE ? HEAD_DIM % 4 == 0 : HEAD_DIM % 16 == 0 && OWN % 16 == 0, "numbers are read so many at a time");
 
 struct Arguments {
   const Number* qkv;            // [T, (H + 2K) * E]
@@ -38,7 +41,7 @@ struct Arguments {
   float scale;
 };
 
-#if OF_F32
+#if WIDE
 // Sixteen rows by eight numbers, or eight by eight, in two parts each, or one.
 template <int N>
 struct Parts {
@@ -111,8 +114,9 @@ __device__ __forceinline__ void add_values(float (&mixed)[OWN / 8][4], const flo
 }
 #else
 __device__ __forceinline__ void add_values(float (&mixed)[OWN / 8][4], const float (*shares)[4], u32 values, int lane) {
-  const u32 a[4] = {pair(shares[0][0], shares[0][1]), pair(shares[0][2], shares[0][3]),
-                    pair(shares[1][0], shares[1][1]), pair(shares[1][2], shares[1][3])};
+  u32 a[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = pair_of_numbers(shares[i >> 1][(i & 1) * 2], shares[i >> 1][(i & 1) * 2 + 1]);
 #pragma unroll
   for (int j = 0; j < OWN / 16; ++j) {
     u32 v[4];
@@ -123,11 +127,13 @@ __device__ __forceinline__ void add_values(float (&mixed)[OWN / 8][4], const flo
 }
 #endif
 
+#if WIDE
 __device__ __forceinline__ void write_two(float* to, float first, float second) {
   *(float2*)to = make_float2(first, second);
 }
-
-__device__ __forceinline__ void write_two(u16* to, float first, float second) { *(u32*)to = pair(first, second); }
+#else
+__device__ __forceinline__ void write_two(u16* to, float first, float second) { *(u32*)to = pair_of_numbers(first, second); }
+#endif
 
 extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_constant__ Arguments p) {
   extern __shared__ __align__(128) unsigned char memory[];
@@ -187,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
   __syncthreads();
 
   const int own_first = warp / SHARING * 16;  // of the warp's queries
-#if OF_F32
+#if WIDE
   const u32 own_queries = queries + own_first * STRIDE;
   Parts<4> q[KEEP ? DEPTH : 1];
   if (KEEP) {
@@ -223,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
     const int seen = min(keys, own + 16 + p.after) - first_key;
     if (!idle && seen > 0 && first_key + KEYS > own - p.before) {
       float scores[KEYS / 8][4];
-#if OF_F32
+#if WIDE
       score(scores, q, own_queries, keys_at, lane);
 #else
 #pragma unroll
@@ -276,7 +282,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(const __grid_consta
         if (i / PARTS * STEP_KEYS >= seen) break;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          scores[i][j] = exp2f(scores[i][j] - highest[j >> 1]);
+          scores[i][j] = exp2f(OF_F16 ? scores[i][j] - (highest[j >> 1] - LIFT) : scores[i][j] - highest[j >> 1]);
           sums[j >> 1] += scores[i][j];
         }
       }

@@ -14,6 +14,7 @@ constexpr int TILE_BYTES = PANELS * PANEL_BYTES;
 constexpr int DEPTH = HEAD_DIM / 16;   // steps of the product with keys
 constexpr int CHUNKS = HEAD_DIM / 8;   // 16 bytes each, of a row
 constexpr float NOTHING = -1e30f;
+constexpr float LIFT = 14.f;  // exponentials of f16 are times two to the power of this, so that small ones count
 
 __device__ __forceinline__ float exp2_of(float x) {
   float y;
@@ -22,11 +23,11 @@ __device__ __forceinline__ float exp2_of(float x) {
 }
 
 struct Arguments {
-  const u16* qkv;          // [T, (H + 2K) * E]
-  const u16* cached_keys;    // [cached, K, E]
-  const u16* cached_values;  // [cached, K, E]
+  const Number* qkv;       // [T, (H + 2K) * E]
+  const Number* cached_keys;    // [cached, K, E]
+  const Number* cached_values;  // [cached, K, E]
   const int* tiles;        // [number, 4], see above
-  u16* out;                // [T, H * E]
+  Number* out;             // [T, H * E]
   int number, heads, kv_heads, cached;
   float scale;
 };
@@ -182,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1) KERNEL(cons
       higher = fmaxf(higher, __shfl_xor_sync(0xffffffffu, higher, 2));
       shrink[r] = exp2_of((highest[r] - higher) * units);
       highest[r] = higher;
-      above[r] = higher * units;
+      above[r] = OF_F16 ? higher * units - LIFT : higher * units;
     }
 #pragma unroll
     for (int i = 0; i < KEYS / 2; ++i) scores[i] = exp2_of(scores[i] * units - above[i >> 1 & 1]);
@@ -199,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1) KERNEL(cons
   };
   auto round = [&] {
 #pragma unroll
-    for (int i = 0; i < KEYS / 4; ++i) shares[i / 4][i % 4] = pair(scores[2 * i], scores[2 * i + 1]);
+    for (int i = 0; i < KEYS / 4; ++i) shares[i / 4][i % 4] = pair_of_numbers(scores[2 * i], scores[2 * i + 1]);
   };
 
   // Of keys; values are a step behind.
@@ -269,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(COMPUTING + COPYING, 1) KERNEL(cons
         u16* to = p.out + ((u64)(start + row + 8 * i) * heads + head) * HEAD_DIM + (lane & 3) * 2;
 #pragma unroll
         for (int j = 0; j < HEAD_DIM / 8; ++j)
-          *(u32*)(to + j * 8) = pair(mixed[4 * j + 2 * i] * share, mixed[4 * j + 2 * i + 1] * share);
+          *(u32*)(to + j * 8) = pair_of_numbers(mixed[4 * j + 2 * i] * share, mixed[4 * j + 2 * i + 1] * share);
       }
     }
   }

@@ -29,7 +29,14 @@ __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 
 
 __device__ __forceinline__ float to_float(u16 x) { return __uint_as_float((u32)x << 16); }
 
-// Two floats to bf16, rounded to nearest.
+// Two floats to f16, rounded to nearest.
+__device__ __forceinline__ u32 pair_of_f16(float first, float second) {
+  u32 out;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
+  return out;
+}
+
+// The same to bf16.
 __device__ __forceinline__ u32 pair(float first, float second) {
   u32 out;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
@@ -40,15 +47,22 @@ __device__ __forceinline__ u16 to_bf16(float x) { return (u16)pair(x, 0.f); }
 
 __device__ __forceinline__ float round_bf16(float x) { return low(pair(x, 0.f)); }
 
-// What activations are stored as: f32 where OF_F32, else bf16. MULTIPLIED is what products take: of f32, f16.
+// What activations are stored as: f32 where OF_F32, else bf16. MULTIPLIED is what products take: of f32, f16. Where OF_F16,
+// too, what a kernel reads and writes is f16 but for the residual stream: numbers times a power of two of the layer's.
 #if OF_F32
 #define MULTIPLIED "f16"
+#else
+#define MULTIPLIED "bf16"
+#endif
+#if OF_F32 && !OF_F16
 typedef float Number;
 __device__ __forceinline__ Number to_number(float x) { return x; }
 #else
-#define MULTIPLIED "bf16"
 typedef u16 Number;
-__device__ __forceinline__ Number to_number(float x) { return to_bf16(x); }
+__device__ __forceinline__ u32 pair_of_numbers(float first, float second) {
+  return OF_F32 ? pair_of_f16(first, second) : pair(first, second);
+}
+__device__ __forceinline__ Number to_number(float x) { return (u16)pair_of_numbers(x, 0.f); }
 #endif
 
 __device__ __forceinline__ float to_float(float x) { return x; }

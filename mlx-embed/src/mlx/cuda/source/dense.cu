@@ -1,4 +1,4 @@
-// y = a W^T with W of bf16, for many tokens on Hopper, and what follows it in the layer.
+// y = a W^T with W of MULTIPLIED, for many tokens on Hopper, and what follows it in the layer.
 //
 // Tiles of ROWS tokens and OUTPUTS outputs. Two warpgroups take turns: while one multiplies, the other ends its tile. A
 // third copies parts of `a` and W ahead through STAGES buffers. Blocks stay and take one tile after the other.
@@ -113,6 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(const __grid_con
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) wgmma_done(sums[part]);
 
+#if !(AFTER == 1 && OF_F16)
     // Where a warp's eight results `j` of a row lie on their way.
     auto place = [&](int row, int j) { return own_end + row * CHUNKS * 16 + ((j ^ (row & 7 & CHUNKS - 1)) << 4); };
     // Writes two tokens' pairs of every eight outputs, by way of shared memory, as rows of 16 bytes.
@@ -157,6 +158,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(const __grid_con
         }
     };
 #endif
+#endif
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
       const int token = first_token + part * 64;
@@ -165,14 +167,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(const __grid_con
       int own[2];
 #pragma unroll
       for (int r = 0; r < 2; ++r) own[r] = min(token + (lane >> 2) + 8 * r, tokens - 1);
-      u32 pairs[2][CHUNKS];
 #if AFTER != 1
+      u32 pairs[2][CHUNKS];
       float norm[2];
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
+#if OF_F16
+        norm[r] = p.after.scales[own[r]] * p.after.factor;
+#else
         float square = 0.f;
         for (int i = t; i < p.after.parts; i += 4) square += p.after.squares[own[r] * p.after.parts + i];
         norm[r] = rsqrtf(sum_of_four(square) / inputs + p.after.eps);
+#endif
       }
 #endif
 #if AFTER == 0
@@ -233,10 +239,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(const __grid_con
 #pragma unroll
         for (int r = 0; r < 2; ++r)
 #pragma unroll
-          for (int j = 0; j < CHUNKS; ++j) pairs[r][j] = pair(number(r, first + j, 0), number(r, first + j, 1));
+          for (int j = 0; j < CHUNKS; ++j) {
+            const float shift = OF_F16 ? p.after.shift : 1.f;
+            pairs[r][j] = pair_of_numbers(number(r, first + j, 0) * shift, number(r, first + j, 1) * shift);
+          }
         write(p.after.out, n, p.after.width, first_output + first * 8, token, pairs);
       }
+#elif AFTER == 1 && OF_F16
+      // Four threads have 32 bytes of a row side by side. All that is needed of eight eights is asked for before any is written.
+#pragma unroll
+      for (int first = 0; first < RESULTS; first += CHUNKS) {
+        float2 both[2][CHUNKS];
+        auto column = [&](int j) { return first_output + (first + j) * 8 + t * 2; };
+        auto inside = [&](int r, int j) { return token + (lane >> 2) + 8 * r < tokens && column(j) < n; };
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+#pragma unroll
+          for (int j = 0; j < CHUNKS; ++j)
+            if (inside(r, j)) both[r][j] = *(const float2*)(p.after.x + (u64)own[r] * n + column(j));
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+#pragma unroll
+          for (int j = 0; j < CHUNKS; ++j)
+            if (inside(r, j))
+              *(float2*)(p.after.out + (u64)own[r] * n + column(j)) =
+                  make_float2(both[r][j].x + number(r, first + j, 0) * p.after.factor,
+                              both[r][j].y + number(r, first + j, 1) * p.after.factor);
+      }
 #elif AFTER == 1
+      u32 pairs[2][CHUNKS];
       float square[2] = {0.f, 0.f};
 #pragma unroll
       for (int first = 0; first < RESULTS; first += CHUNKS) {
@@ -278,9 +309,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) KERNEL(const __grid_con
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
               const float gate = number(r, 2 * (first + j), c) * norm[r], up = number(r, 2 * (first + j) + 1, c) * norm[r];
-              y[c] = activation<ACTIVATION>(gate) * up;
+              y[c] = activation<ACTIVATION>(gate) * (OF_F16 ? up * p.after.shift : up);
             }
-            pairs[r][j] = pair(y[0], y[1]);
+            pairs[r][j] = pair_of_numbers(y[0], y[1]);
           }
         write(p.after.out, n / 2, n / 2, first_output / 2 + first * 8, token, pairs);
       }

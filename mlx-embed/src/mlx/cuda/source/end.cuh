@@ -19,7 +19,7 @@ struct End {
   static constexpr int EACH = (OUTPUTS + 63) / 64;  // columns of a lane, or pairs of outputs
 #endif
 #if AFTER == 0 || AFTER == 2
-  float squares[BATCH][2];
+  float squares[BATCH][2];  // where OF_F16, the first is what the row is multiplied with
 #endif
 
   // Asks memory for what the tokens from the block's `first` on need.
@@ -32,9 +32,13 @@ struct End {
       for (int j = 0; j < EACH; ++j)
         before[i][j] = to_float(after.x[(u64)token * n + min(first_output + lane + 32 * j, n - 1)]);
 #elif AFTER != 3
+#if OF_F16
+      squares[i][0] = after.scales[token];
+#else
 #pragma unroll
       for (int j = 0; j < 2; ++j)
         squares[i][j] = lane + 32 * j < after.parts ? after.squares[token * after.parts + lane + 32 * j] : 0.f;
+#endif
 #if AFTER == 0
 #pragma unroll
       for (int j = 0; j < 2 * PAIRS; ++j)
@@ -46,7 +50,7 @@ struct End {
 
   // The same for a warp's first tokens.
   __device__ __forceinline__ void begin(int first) {
-#if AFTER == 1
+#if AFTER == 1 && !OF_F16
 #pragma unroll
     for (int i = 0; i < EACH; ++i) scales[i] = after.scale[min(first_output + lane + 32 * i, n - 1)];
 #endif
@@ -76,6 +80,10 @@ struct End {
       }
 #if AFTER == 0 || AFTER == 2
       float norm[BATCH];
+#if OF_F16
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) norm[i] = squares[i][0] * after.factor;
+#else
 #pragma unroll
       for (int i = 0; i < BATCH; ++i) norm[i] = squares[i][0] + squares[i][1];
       for (int j = lane + 64; j < after.parts; j += 32)
@@ -84,6 +92,7 @@ struct End {
       warp_sums(norm);
 #pragma unroll
       for (int i = 0; i < BATCH; ++i) norm[i] = rsqrtf(norm[i] / inputs + after.eps);
+#endif
 #endif
 #if AFTER == 0
 #pragma unroll
@@ -113,10 +122,23 @@ struct End {
 #pragma unroll
           for (int i = 0; i < BATCH; ++i) values[i].rotate(turns[i]);
         }
+#if OF_F16
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) values[i].scale<false>(nullptr, after.shift, lane);
+#endif
 #pragma unroll
         for (int i = 0; i < BATCH; ++i)
           if (there[i]) values[i].write(after.out + (u64)(first_token + local[i]) * after.width + from, lane);
       }
+#elif AFTER == 1 && OF_F16
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i)
+#pragma unroll
+        for (int j = 0; j < EACH; ++j) {
+          const int output = lane + 32 * j, to = first_output + output;
+          if (there[i] && output < OUTPUTS && to < n)
+            after.out[(u64)(first_token + local[i]) * n + to] = before[i][j] + total(local[i], output) * after.factor;
+        }
 #elif AFTER == 1
       float square[BATCH];
 #pragma unroll
@@ -145,7 +167,7 @@ struct End {
           const int column = lane + 32 * j, gate_at = column / 8 * 16 + column % 8;
           if (gate_at < OUTPUTS && first_output + gate_at < n) {
             const float gate = total(local[i], gate_at) * norm[i], up = total(local[i], gate_at + 8) * norm[i];
-            const u16 y = to_bf16(activation<ACTIVATION>(gate) * up);
+            const Number y = to_number(activation<ACTIVATION>(gate) * (OF_F16 ? up * after.shift : up));
             if (there[i]) after.out[(u64)(first_token + local[i]) * (n / 2) + first_output / 2 + column] = y;
           }
         }

@@ -17,13 +17,6 @@ __device__ __forceinline__ int exponent_of(float largest) {
   return max(-112, min(112, 14 - ((int)(__float_as_uint(largest) >> 23) - 127)));
 }
 
-// Two f16, rounded to nearest.
-__device__ __forceinline__ u32 pair_of_f16(float first, float second) {
-  u32 out;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
-  return out;
-}
-
 // What a pair leaves of two numbers.
 __device__ __forceinline__ u32 rest_of(u32 pair, float first, float second) {
   float low, high;
