@@ -140,6 +140,8 @@ impl Ops {
         let numbers = w.outputs as usize * w.inputs as usize;
         let room = self.queue.room(numbers * dtype.size(), stream)?;
         let weight = Fixed::in_room(room, &[w.outputs, w.inputs], dtype);
+        // The kernel reads the packed matrix while the one before it, which may have packed that, still runs.
+        self.synchronize()?;
         self.dequantize_to(w, weight.pointer)?;
         Ok(weight)
     }

@@ -20,6 +20,8 @@ impl Cuda {
         if !self.form.geometry.fuses_halves() {
             return Ok(());
         }
+        // Kernels that dequantise read packed matrices while the one before them still runs.
+        self.ops.synchronize()?;
         for (attention, mlp) in decoder.halves() {
             attention.qkv.shift.set(shift_within(self.most_of_heads(attention)?));
             mlp.up.shift.set(shift_within(self.most_of_gated(mlp)?));
