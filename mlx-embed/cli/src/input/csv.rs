@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
 use serde_json::Value;
@@ -24,6 +24,8 @@ pub(super) struct Csv {
     reader: Reader<Bounded>,
     /// Bytes that may still be read for the next row.
     left: Arc<AtomicUsize>,
+    /// Whether the file ended between two quotes.
+    open: Arc<AtomicBool>,
     longest_row: usize,
     name: Arc<str>,
     names: Vec<String>,
@@ -55,7 +57,9 @@ impl Csv {
     ) -> Result<Self, CliError> {
         let longest_row = max_text_bytes.saturating_mul(2).saturating_add(OTHER_COLUMNS + BUFFER);
         let left = Arc::new(AtomicUsize::new(longest_row));
-        let bounded = Bounded { file, left: Arc::clone(&left) };
+        let open = Arc::new(AtomicBool::new(false));
+        let quotes = Quotes::new(delimiter);
+        let bounded = Bounded { file, left: Arc::clone(&left), quotes, open: Arc::clone(&open) };
         let mut reader =
             ReaderBuilder::new().delimiter(delimiter).buffer_capacity(BUFFER).from_reader(bounded);
         let header = reader.byte_headers().map_err(|error| failed(&name, error))?;
@@ -73,6 +77,7 @@ impl Csv {
         Ok(Self {
             reader,
             left,
+            open,
             longest_row,
             name: name.into(),
             names,
@@ -106,7 +111,14 @@ impl Records for Csv {
         self.left.store(self.longest_row, Relaxed);
         match self.reader.read_byte_record(&mut self.record) {
             Ok(false) => return Ok(Record::End),
-            Ok(true) => self.position += 1,
+            Ok(true) => {
+                self.position += 1;
+                // The file is read to its end for the last row only.
+                if self.open.load(Relaxed) {
+                    let reason = "a quote in it is never closed, so the rest of the file would be one field; close or remove it";
+                    return Err(self.wrong(reason.into()));
+                }
+            }
             Err(error) => {
                 self.position += 1;
                 return Err(match error.kind() {
@@ -152,6 +164,9 @@ fn failed(name: &str, error: csv::Error) -> CliError {
 struct Bounded {
     file: Box<dyn Read + Send>,
     left: Arc<AtomicUsize>,
+    quotes: Quotes,
+    /// Whether it ended between two quotes.
+    open: Arc<AtomicBool>,
 }
 
 impl Read for Bounded {
@@ -165,7 +180,53 @@ impl Read for Bounded {
         let most = buffer.len().min(left);
         let read = self.file.read(&mut buffer[..most])?;
         self.left.store(left - read, Relaxed);
+        match read {
+            0 if most > 0 => self.open.store(self.quotes.state == State::Quoted, Relaxed),
+            _ => buffer[..read].iter().for_each(|&byte| self.quotes.next(byte)),
+        }
         Ok(read)
+    }
+}
+
+/// Whether the bytes so far end between two quotes, as the reader of rows takes them. It doesn't tell.
+struct Quotes {
+    delimiter: u8,
+    state: State,
+    /// How much of a byte order mark came, which is no part of the first field.
+    mark: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    /// Before a field, where a quote opens it.
+    Start,
+    /// In a field that is not quoted, or behind its quotes.
+    Plain,
+    Quoted,
+    /// Behind a quote in a quoted field: another one is a quote of the text.
+    Quote,
+}
+
+impl Quotes {
+    const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+
+    fn new(delimiter: u8) -> Self {
+        Self { delimiter, state: State::Start, mark: 0 }
+    }
+
+    fn next(&mut self, byte: u8) {
+        if Self::MARK.get(self.mark) == Some(&byte) {
+            self.mark += 1;
+            return;
+        }
+        self.mark = Self::MARK.len();
+        self.state = match (self.state, byte) {
+            (State::Start | State::Quote, b'"') => State::Quoted,
+            (State::Quoted, b'"') => State::Quote,
+            (State::Quoted, _) => State::Quoted,
+            (_, byte) if byte == self.delimiter || byte == b'\n' || byte == b'\r' => State::Start,
+            _ => State::Plain,
+        };
     }
 }
 
@@ -221,6 +282,27 @@ mod tests {
             assert!(found.as_ref().unwrap_err().starts_with(part), "{found:?}");
         }
         assert_eq!(found[3], Ok((Some("d".to_owned()), vec![Value::from("4")])));
+    }
+
+    #[test]
+    fn a_quote_that_the_file_s_end_leaves_open_is_an_error_of_its_row() {
+        for text in
+            [&b"body\nfirst\n\"the cat\nsat\n"[..], b"body\nfirst\n\"a \"\"b\"\"\n", b"body\nfirst\n\""]
+        {
+            let found = read(text, &[]);
+            assert_eq!(found[0], Ok((Some("first".to_owned()), Vec::new())));
+            let error = found[1].as_ref().unwrap_err();
+            assert!(error.starts_with("docs.csv, row 2: a quote in it is never closed"), "{error}");
+            assert_eq!(found.len(), 2);
+        }
+        for (text, body) in [
+            (&b"body\n\"a\""[..], "a"),
+            (b"body\na \"b", "a \"b"),
+            (b"body\n\"a\"b\"", "ab\""),
+            (b"\xef\xbb\xbf\"body\"\n\"a\"\"\"\r\n", "a\""),
+        ] {
+            assert_eq!(read(text, &[]), [Ok((Some(body.to_owned()), Vec::new()))]);
+        }
     }
 
     #[test]
