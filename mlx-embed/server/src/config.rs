@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -312,10 +313,15 @@ impl Config {
     /// Checks its values.
     ///
     /// # Errors
-    /// When there is no model, two have the same name, or a limit is 0.
+    /// When there is no model, two have the same name, a limit is 0, or `listen` is no address with a port.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong =
             |key: &str, reason: &str| Err(ConfigError::Value { key: key.into(), reason: reason.into() });
+        if !has_port(&self.listen) {
+            let reason =
+                format!("is {:?}, which is no address with a port, such as 127.0.0.1:8080", self.listen);
+            return wrong("listen", &reason);
+        }
         if self.models.is_empty() {
             return wrong("models", "has none; name one, or leave `models` out for the built-in model");
         }
@@ -392,11 +398,30 @@ fn parse(name: &str, text: &str) -> Result<Config, ConfigError> {
     } else {
         serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
             name: name.into(),
-            message: with_nearest(error.to_string().trim_start_matches("error: ")),
+            message: with_nearest(&without_hints(error.to_string().trim_start_matches("error: "))),
         })?
     };
     config.check()?;
     Ok(config)
+}
+
+/// Whether it is what can be listened on: an address or a host's name, and a port.
+fn has_port(listen: &str) -> bool {
+    let named = || {
+        let (host, port) = listen.rsplit_once(':')?;
+        (!host.is_empty() && port.parse::<u16>().is_ok()).then_some(())
+    };
+    listen.parse::<SocketAddr>().is_ok() || named().is_some()
+}
+
+/// A message of the YAML reader without what it tells programmers who use it.
+fn without_hints(message: &str) -> String {
+    const HINTS: [(&str, &str); 3] = [
+        (", set DuplicateKeyPolicy in Options if acceptable", "; leave one"),
+        ("; use from_str_multiple or from_str_multiple_with_options", "; leave one"),
+        ("; use Option<String>", ""),
+    ];
+    HINTS.iter().fold(message.to_owned(), |message, (hint, ours)| message.replace(hint, ours))
 }
 
 /// serde's message about a name that isn't known, with the known one that is most like it.
@@ -435,6 +460,27 @@ mod tests {
     fn nothing_said_is_the_built_in_model_on_loopback() {
         for nothing in ["", "\n", "# a comment\n"] {
             assert_eq!(Config::from_yaml(nothing).expect("defaults"), Config::default());
+        }
+    }
+
+    #[test]
+    fn what_nobody_can_listen_on_is_an_error() {
+        for wrong in ["x", "127.0.0.1", "127.0.0.1:99999", "':8080'", "0", "unix:/tmp/socket", "''"] {
+            let error = refused(&format!("listen: {wrong}"));
+            assert!(error.contains("listen") && error.contains("127.0.0.1:8080"), "{error}");
+        }
+        for right in ["127.0.0.1:0", "'[::1]:8080'", "localhost:80", "0.0.0.0:65535"] {
+            Config::from_yaml(&format!("listen: {right}")).expect(right);
+        }
+    }
+
+    #[test]
+    fn errors_tell_nothing_of_the_reader_s_own_options() {
+        for yaml in ["listen: a:1\nlisten: b:1", "listen: a:1\n---\nlisten: b:1", "listen: null"] {
+            let error = refused(yaml);
+            let foreign = ["DuplicateKeyPolicy", "from_str", "Option<"];
+            assert!(foreign.iter().all(|word| !error.contains(word)), "{error}");
+            assert!(error.contains("line "), "{error}");
         }
     }
 
