@@ -67,6 +67,12 @@ impl Tile {
         Self { input_groups, prefetch: 2, blocks: 1, ..self.narrow() }
     }
 
+    /// With f16 on both sides, blocks of half a thousand threads have too few where each has many sums.
+    const fn alone(self) -> Self {
+        let input_groups = if self.tokens >= 64 && self.output_warps == 8 { 1 } else { self.input_groups };
+        Self { input_groups, ..self }
+    }
+
     pub(super) fn outputs(self) -> i32 {
         16 * self.output_warps
     }
@@ -102,6 +108,7 @@ pub(super) type Tiles = Vec<(i32, Tile)>;
 /// A chip's tiles for matrices of this format with activations that are these.
 pub(super) fn of_format(tiles: Tiles, format: Format, numbers: Numbers) -> Tiles {
     let fit = |tile: Tile| match format.bits() {
+        5.. if numbers == Numbers::F16 => tile.lean().alone(),
         5.. => tile.lean(),
         _ if format.group() < 64 => tile.lean(),
         3 => tile.narrow(),
