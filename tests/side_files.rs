@@ -404,6 +404,27 @@ fn a_dense_folder_without_weights_is_the_matrix_in_the_model_s_own() {
 }
 
 #[test]
+fn dense_matrices_of_the_model_have_a_module_each_or_none() {
+    let case = "families/embedding-gemma-mlx-bf16";
+    let without = |dense: usize| {
+        let scratch = Scratch::of(case);
+        let modules: Vec<Value> =
+            serde_json::from_slice(&fs::read(scratch.file("modules.json")).unwrap()).unwrap();
+        let (mut named, others): (Vec<_>, Vec<_>) =
+            modules.into_iter().partition(|module| module["type"].as_str().unwrap().ends_with(".Dense"));
+        named.truncate(named.len() - dense);
+        let kept: Vec<Value> = [&others[..2], &named, &others[2..]].concat();
+        scratch.write("modules.json", json!(kept).to_string());
+        scratch
+    };
+    let embed = |scratch: &Scratch| {
+        load(scratch, golden::load_options()).unwrap().embed_one("The cat").unwrap().vector
+    };
+    assert_eq!(embed(&without(2)), embed(&without(0)));
+    refused(&without(1), &["modules.json", "names 1 Dense", "dense.0 to dense.1"]);
+}
+
+#[test]
 fn a_normalisation_of_something_else_is_refused() {
     let scratch = Scratch::of("st-mean");
     fs::create_dir(scratch.file("2_Normalize")).unwrap();

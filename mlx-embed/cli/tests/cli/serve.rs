@@ -123,7 +123,7 @@ fn what_cannot_start_says_why() {
     run(binary().args(["serve", "--config", "none.yaml"])).failed(2, &["none.yaml"]);
     run(binary().args(["serve", "--config", file, "--model", "x"])).failed(2, &["--model"]);
     run(binary().args(["serve", "--model", "no/such"])).failed(1, &["no/such"]);
-    run(binary().args(["serve", "--listen", "nowhere"])).failed(1, &["listen: nowhere"]);
+    run(binary().args(["serve", "--listen", "nowhere"])).failed(2, &["listen is \"nowhere\""]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     run(binary().args(["serve", "--listen", &address])).failed(1, &[&address]);

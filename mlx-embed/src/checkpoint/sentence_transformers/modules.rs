@@ -69,7 +69,7 @@ impl SentenceTransformers {
             self.behind = own.iter().map(ModuleSpec::of_weights).collect();
             return self.read_pooling(files, Path::new(POOLING)).map(drop);
         };
-        let mut own = own.iter();
+        let (all_own, mut own) = (own.len(), own.iter());
         let refuse = |field, reason| Err(refused(files, field, reason));
         if modules.is_empty() {
             return refuse(
@@ -125,7 +125,18 @@ impl SentenceTransformers {
             }
             before = Some(kind);
         }
-        // Those that no module names belong to the model itself.
+        // Those that no module names belong to the model itself, unless there are modules for some of them.
+        let left = own.len();
+        if left > 0 && left < all_own {
+            return refuse(
+                "type",
+                format!(
+                    "names {} Dense, and the model's weights hold {all_own} (dense.0 to dense.{}); name a module for each, or none",
+                    all_own - left,
+                    all_own - 1,
+                ),
+            );
+        }
         self.behind.splice(0..0, own.map(ModuleSpec::of_weights));
         self.take_last_normalize();
         Ok(())
