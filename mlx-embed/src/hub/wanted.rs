@@ -11,7 +11,8 @@ pub(super) fn first(listed: &[String]) -> Vec<String> {
     listed.iter().filter(wanted).cloned().collect()
 }
 
-/// The files in folders of modules, the model's own among them if it has one, and heads, of a model whose [`first`] files are in `folder`.
+/// The files in folders of modules, the model's own among them if it has one, and heads, of a model whose [`first`] files
+/// are in `folder`.
 pub(super) fn modules(folder: &Path, listed: &[String]) -> Result<Vec<String>, CheckpointError> {
     let mut wanted = Vec::new();
     let files = place(folder)?;

@@ -2,8 +2,9 @@
 //!
 //! In general what follows a product is a kernel of its own. Where all of a model's layers admit it, norms, rotation, residual
 //! connections and the activation are part of the products, and a layer is five kernels: with packed weights on every GPU,
-//! with weights of bf16 on Hopper, and with those of f16, where norms are kernels of their own. Products of few tokens read packed weights, those of many weights that are dequantised
-//! before, or are there as such (see [`policy`]); where nothing is part of these they are cuBLASLt's.
+//! with weights of bf16 on Hopper, and with those of f16, where norms are kernels of their own. Products of few tokens read
+//! packed weights, those of many weights that are dequantised before, or are there as such (see [`policy`]); where nothing
+//! is part of these they are cuBLASLt's.
 //!
 //! Activations are of bf16 where the checkpoint's norms are or [`Precision::Fast`](super::Precision) is asked for, and else
 //! of f32, of which products multiply f16.
