@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -407,11 +406,7 @@ fn parse(name: &str, text: &str) -> Result<Config, ConfigError> {
 
 /// Whether it is what can be listened on: an address or a host's name, and a port.
 fn has_port(listen: &str) -> bool {
-    let named = || {
-        let (host, port) = listen.rsplit_once(':')?;
-        (!host.is_empty() && port.parse::<u16>().is_ok()).then_some(())
-    };
-    listen.parse::<SocketAddr>().is_ok() || named().is_some()
+    listen.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 /// A message of the YAML reader without what it tells programmers who use it.
