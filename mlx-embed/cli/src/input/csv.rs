@@ -19,6 +19,9 @@ const BUFFER: usize = 64 << 10;
 /// Bytes of a row beside its text: a quote may be written twice, and there are other columns.
 const OTHER_COLUMNS: usize = 1 << 20;
 
+const OPEN_QUOTE: &str =
+    "a quote in it is never closed, so the rest of the file would be one field; close or remove it";
+
 /// Rows of a file.
 pub(super) struct Csv {
     reader: Reader<Bounded>,
@@ -63,6 +66,9 @@ impl Csv {
         let mut reader =
             ReaderBuilder::new().delimiter(delimiter).buffer_capacity(BUFFER).from_reader(bounded);
         let header = reader.byte_headers().map_err(|error| failed(&name, error))?;
+        if open.load(Relaxed) {
+            return Err(CliError::Text { place: format!("{name}, the header"), reason: OPEN_QUOTE.into() });
+        }
         let names: Vec<String> =
             header.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         if names.is_empty() {
@@ -115,8 +121,7 @@ impl Records for Csv {
                 self.position += 1;
                 // The file is read to its end for the last row only.
                 if self.open.load(Relaxed) {
-                    let reason = "a quote in it is never closed, so the rest of the file would be one field; close or remove it";
-                    return Err(self.wrong(reason.into()));
+                    return Err(self.wrong(OPEN_QUOTE.into()));
                 }
             }
             Err(error) => {
@@ -303,6 +308,15 @@ mod tests {
         ] {
             assert_eq!(read(text, &[]), [Ok((Some(body.to_owned()), Vec::new()))]);
         }
+    }
+
+    #[test]
+    fn a_quote_that_the_header_leaves_open_is_an_error_of_its_own() {
+        for text in [&b"id,\"body\n1,the cat\n2,a dog\n"[..], b"\"body\nthe cat\n", b"\""] {
+            let error = open(text, &[]).unwrap_err().to_string();
+            assert!(error.starts_with("docs.csv, the header: a quote in it is never closed"), "{error}");
+        }
+        assert_eq!(read(b"\"body\"", &[]), []);
     }
 
     #[test]
