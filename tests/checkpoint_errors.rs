@@ -92,8 +92,20 @@ const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:00
 fn files_that_are_missing_or_are_none() {
     damaged("no weights", DENSE, is!(MissingFile), &[WEIGHTS], |s| s.remove(WEIGHTS));
     damaged("no shard", SHARDED, is!(MissingShard), &[INDEX, SHARD], |s| s.remove(SHARD));
-    damaged("a shard elsewhere", SHARDED, is!(MissingShard), &["../elsewhere.safetensors"], |s| {
-        s.edit_json(INDEX, |index| index["weight_map"]["x"] = json!("../elsewhere.safetensors"))
+    for elsewhere in
+        ["../elsewhere.safetensors", "/elsewhere.safetensors", "a/../../elsewhere.safetensors", ""]
+    {
+        let parts = &[INDEX, "weight_map", elsewhere, "no file beside the index"];
+        damaged("a shard elsewhere", SHARDED, is!(InvalidField), parts, |s| {
+            s.edit_json(INDEX, |index| index["weight_map"]["x"] = json!(elsewhere))
+        });
+    }
+    damaged("no shard in a folder", SHARDED, is!(MissingShard), &[INDEX, "parts/x.safetensors"], |s| {
+        s.edit_json(INDEX, |index| index["weight_map"]["x"] = json!("parts/x.safetensors"))
+    });
+    damaged("an index of nothing", SHARDED, is!(InvalidField), &[INDEX, "weight_map", "is empty"], |s| {
+        (1..=3).for_each(|shard| s.remove(&format!("model-0000{shard}-of-00003.safetensors")));
+        s.edit_json(INDEX, |index| index["weight_map"] = json!({}))
     });
     damaged("a tensor in two files", DENSE, is!(InvalidTensor), &["twice"], |s| {
         // Beside model.safetensors other files don't count.

@@ -424,6 +424,50 @@ fn dense_matrices_of_the_model_have_a_module_each_or_none() {
     refused(&without(1), &["modules.json", "names 1 Dense", "dense.0 to dense.1"]);
 }
 
+/// As transformers finds them: from the folder that the index is in.
+#[test]
+fn shards_may_be_in_a_folder_beside_their_index() {
+    const INDEX: &str = "model.safetensors.index.json";
+    let case = "qwen3-sharded-bf16";
+    let in_folder = || {
+        let scratch = Scratch::of(case);
+        fs::create_dir(scratch.file("parts")).unwrap();
+        scratch.edit_json(INDEX, |index| {
+            for shard in index["weight_map"].as_object_mut().unwrap().values_mut() {
+                let name = shard.as_str().unwrap().to_owned();
+                *shard = json!(format!("./parts//{name}"));
+                if scratch.file(&name).exists() {
+                    fs::rename(scratch.file(&name), scratch.file("parts").join(&name)).unwrap();
+                }
+            }
+        });
+        scratch
+    };
+    let embed = |scratch: &Scratch| {
+        load(scratch, golden::load_options()).unwrap().embed_one("The cat").unwrap().vector
+    };
+    let expected = embed(&Scratch::of(case));
+    assert_eq!(embed(&in_folder()), expected);
+    // The index may be in the model's own folder.
+    let nested = in_folder();
+    move_model(&nested, "0_Transformer");
+    fs::rename(nested.file("parts"), nested.file("0_Transformer/parts")).unwrap();
+    let module = |index: usize, path: &str, class: &str| {
+        json!({
+            "idx": index, "name": index.to_string(), "path": path, "type": format!("sentence_transformers.models.{class}"),
+        })
+    };
+    let modules = [
+        module(0, "0_Transformer", "Transformer"),
+        module(1, "1_Pooling", "Pooling"),
+        module(2, "2", "Normalize"),
+    ];
+    nested.write("modules.json", json!(modules).to_string());
+    fs::create_dir(nested.file("1_Pooling")).unwrap();
+    nested.write(POOLING, json!({"pooling_mode": "lasttoken"}).to_string());
+    assert_eq!(embed(&nested), expected);
+}
+
 #[test]
 fn a_normalisation_of_something_else_is_refused() {
     let scratch = Scratch::of("st-mean");

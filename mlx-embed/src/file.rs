@@ -66,7 +66,6 @@ impl Files {
     }
 
     /// The folder of the model's own files below the directory, if it isn't the directory.
-    #[cfg(feature = "hub")]
     pub(crate) fn model_folder(&self) -> &Path {
         match self {
             Self::Directory { model, .. } => model,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::CheckpointError;
 use super::json::JsonObject;
@@ -45,7 +45,14 @@ const FOREIGN: [(&str, &str, &str, &str); 9] = [
 /// other weights; then, as with mlx-lm, every `model*.safetensors` counts.
 pub(super) fn find(files: &Files) -> Result<Vec<String>, CheckpointError> {
     let all = || files.names().map_err(|source| io_error(files, ".", source));
-    choose(files, &|name| holds(files, name), all)
+    let found = choose(files, &|name| holds(files, &below_model(files, name)), all)?;
+    Ok(found.iter().map(|name| below_model(files, name)).collect())
+}
+
+/// The name of a file in a folder beside `config.json`, as [`Files`] takes it: that of one without a folder is looked up
+/// there in any case.
+fn below_model(files: &Files, name: &str) -> String {
+    if name.contains('/') { files.model_folder().join(name).display().to_string() } else { name.to_owned() }
 }
 
 /// As [`find`], of files that could be put there. The index is there, if there is one.
@@ -103,21 +110,42 @@ fn shards(
     let Some(index) = JsonObject::open(files, name)? else { return Ok(None) };
     let weight_map: BTreeMap<String, String> = index.required("weight_map")?;
     let named: BTreeSet<String> = weight_map.into_values().collect();
-    let mut missing = None;
-    let mut present = Vec::new();
+    let mut wrong = None;
+    let mut present = BTreeSet::new();
     for shard in named {
-        let stays_inside = Path::new(&shard).file_name().is_some_and(|name| name == shard.as_str());
-        if stays_inside && holds(&shard)? {
-            present.push(shard);
+        let Some(inside) = inside(&shard) else {
+            let reason =
+                format!("names the shard {shard:?}, which is no file beside the index or in a folder there");
+            wrong.get_or_insert(index.invalid("weight_map", reason));
+            continue;
+        };
+        if holds(&inside)? {
+            present.insert(inside);
         } else {
-            missing.get_or_insert(shard);
+            wrong.get_or_insert(CheckpointError::MissingShard { path: files.path(name), shard });
         }
     }
-    match missing {
-        None => Ok(Some(present)),
-        Some(_) if present.is_empty() && others => Ok(None),
-        Some(shard) => Err(CheckpointError::MissingShard { path: files.path(name), shard }),
+    match wrong {
+        _ if present.is_empty() && others => Ok(None),
+        Some(wrong) => Err(wrong),
+        None if present.is_empty() => {
+            Err(index.invalid("weight_map", "is empty, so no file holds the weights"))
+        }
+        None => Ok(Some(present.into_iter().collect())),
     }
+}
+
+/// A shard's path from the index, where it is beside that or in a folder there.
+fn inside(shard: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in Path::new(shard).components() {
+        match part {
+            Component::Normal(part) => parts.push(part.to_string_lossy()),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
 }
 
 /// Whether the name is that of a variant: `model.VARIANT.safetensors`, or a shard of one.
