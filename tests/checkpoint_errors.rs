@@ -221,7 +221,7 @@ fn without_a_config_the_first_module_says_what_it_is() {
     let own = "sentence_transformers.models";
     for (class, folder, parts) in [
         ("StaticEmbedding", "", ["modules.json", "StaticEmbedding"]),
-        ("Router", "", ["modules.json", "Router"]),
+        ("Router", "", ["modules.json", "which router_config.json lists"]),
         ("Transformer", "0_Transformer", ["0_Transformer/config.json", "it describes the model"]),
         ("Transformer", "", [CONFIG, "it describes the model"]),
     ] {

@@ -185,6 +185,12 @@ fn why_not(class: &str) -> String {
             "is `{class}`, of a model of late interaction; load the checkpoint with MultiVectorEmbedder"
         );
     }
+    if package == "sentence_transformers" && [".Router", ".Asym"].iter().any(|end| class.ends_with(end)) {
+        return format!(
+            "is `{class}`, which has several models, one for queries and another for documents; load one of them: \
+             write its modules into modules.json, which router_config.json lists by their folders (its `structure`)"
+        );
+    }
     if class.starts_with("sentence_transformers.sparse_encoder.") {
         format!("is `{class}`, a sparse encoder's; load the checkpoint with SparseEmbedder")
     } else if package == "sentence_transformers" {
