@@ -90,8 +90,8 @@ const TEMPLATE: &str = r#"{%- set instruction = messages | selectattr("role", "e
 Judge whether the Document meets the requirements based on the Query and the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>
 <|im_start|>user
 <Instruct>: {{ instruction }}
-<Query>: {{ query }}
-<Document>: {{ document }}<|im_end|>
+<Query>: {{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}
+<Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}<|im_end|>
 <|im_start|>assistant
 <think>
 

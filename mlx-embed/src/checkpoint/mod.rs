@@ -10,6 +10,7 @@ mod doubt;
 mod error;
 mod families;
 mod files;
+mod jinja;
 mod json;
 pub(crate) mod judge;
 mod keys;

@@ -77,9 +77,10 @@ fn decoder_pairs(
         }
         // The first of these models came without a word on it.
         (Template::Other, None) if is_answered => Ok(Pairs::Judged),
-        (Template::Other, _) => invalid(
-            "is not Qwen3-Reranker's to the last line end, and how else a query and a document become one text is not \
-             supported; put that model's chat_template.jinja here if this one was trained with it"
+        (Template::Similar | Template::Other, _) => invalid(
+            "does not write Qwen3-Reranker's conversation to the last blank and line end, and how else a query and a \
+             document become one text is not supported; put that model's chat_template.jinja here if this one was \
+             trained with it"
                 .into(),
         ),
     }
