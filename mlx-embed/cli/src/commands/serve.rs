@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use mlx_embed::{Device, Gpus, Precision};
-use mlx_embed_server::{Config, Kind, Metrics, ModelConfig, ServeError, serve};
+use mlx_embed::{Checkpoint, CheckpointError, Device, Doubt, Gpus, Precision};
+use mlx_embed_server::{Config, Kind, LoadError, Metrics, ModelConfig, ServeError, serve};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::CliError;
@@ -23,7 +23,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "MLX_EMBED_SERVE_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 
-    /// Check the configuration, print its models, and end
+    /// Check the configuration and its models' files, print the models, and end; nothing is fetched, no weights are loaded
     #[arg(long)]
     check_config: bool,
 
@@ -146,6 +146,9 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     let config = config(args).map_err(ServeError::Config)?;
     if check_only {
         for model in &config.models {
+            check_files(model).map_err(|error| {
+                ServeError::Load(LoadError { name: model.name.clone(), reason: error.to_string() })
+            })?;
             println!(
                 "{}: {}",
                 model.name,
@@ -185,6 +188,36 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     // A model that is still being fetched or loaded is not waited for.
     runtime.shutdown_background();
     served
+}
+
+/// Refuses a folder that could not be loaded as this kind of model. What has a hub's name may not be here yet.
+fn check_files(model: &ModelConfig) -> Result<(), mlx_embed::Error> {
+    let Some(folder) = model.path.as_deref().filter(|path| !is_hub_name(path)) else { return Ok(()) };
+    let opened = match model.kind {
+        Kind::Embedder => Checkpoint::open(folder)?,
+        Kind::Reranker => Checkpoint::open_reranker(folder)?,
+    };
+    if model.lenient {
+        return Ok(());
+    }
+    if let Some(Doubt { file, name, reason, tensor, .. }) = opened.doubts().first().cloned() {
+        return Err(mlx_embed::Error::Checkpoint(match tensor {
+            true => CheckpointError::UnknownTensor { path: file, tensor: name, looks_like: reason },
+            false => CheckpointError::UnknownField { path: file, field: name, reason },
+        }));
+    }
+    // The rest of the files, the tokenizer's among them.
+    mlx_embed::check(folder).map(drop)
+}
+
+#[cfg(feature = "hub")]
+fn is_hub_name(path: &Path) -> bool {
+    mlx_embed::hub::ModelName::unless_a_path(path).is_some()
+}
+
+#[cfg(not(feature = "hub"))]
+fn is_hub_name(_: &Path) -> bool {
+    false
 }
 
 /// The signals that end the service.

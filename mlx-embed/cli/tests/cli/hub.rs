@@ -153,9 +153,13 @@ fn the_service_takes_names_as_well() {
     let home = Home::new();
     let file = home.folder.path().join("serve.yaml");
     fs::write(&file, "models: [{name: a, path: owner/name}, {name: b, path: owner/folder}]").unwrap();
-    fs::create_dir_all(home.folder.path().join("owner/folder")).unwrap();
-    let checked = run(home.command(&["serve", "--check-config", "--config"]).arg(&file));
     let folder = home.folder.path().join("owner/folder");
+    for (name, bytes) in published() {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let checked = run(home.command(&["serve", "--check-config", "--config"]).arg(&file));
     assert_eq!(checked.stdout, format!("a: owner/name\nb: {}\n", folder.display()), "{}", checked.stderr);
     let checked = run(&mut home.command(&["serve", "--check-config", "--model", "owner/name@v1"]));
     assert_eq!(checked.stdout, "owner/name: owner/name@v1\n", "{}", checked.stderr);

@@ -130,6 +130,25 @@ fn what_cannot_start_says_why() {
 }
 
 #[test]
+fn a_check_of_the_configuration_opens_the_models_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("serve.yaml");
+    let check = |model: &str| {
+        fs::write(&file, format!("models:\n  - {{name: small}}\n  - {{name: other, {model}}}\n")).unwrap();
+        run(binary().args(["serve", "--check-config", "--config", file.to_str().unwrap()]))
+    };
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    let reranker = golden("families/reranker-bert-sigmoid").display().to_string();
+    check("path: ./nowhere").failed(1, &["model \"other\"", "nowhere"]);
+    check("path: empty").failed(1, &["model \"other\"", "empty/config.json"]);
+    check(&format!("path: {reranker}")).failed(1, &["model \"other\"", "Reranker"]);
+    check(&format!("kind: reranker, path: {}", golden("families/bert-f32").display()))
+        .failed(1, &["model \"other\"", "architectures"]);
+    let checked = check(&format!("kind: reranker, path: {reranker}")).done();
+    assert!(checked.stdout.contains(&format!("other: {reranker}")), "{}", checked.stdout);
+}
+
+#[test]
 fn a_client_that_sends_half_a_request_does_not_keep_it_from_ending() {
     let mut service = Service::start(&["--timeout-ms", "500"]);
     let mut head = TcpStream::connect(&service.address).unwrap();
