@@ -296,6 +296,34 @@ fn queries_are_filled_up_to_a_length_or_to_a_least_one() {
     }
 }
 
+/// There the reference has masks before a query's own tokens.
+#[test]
+fn queries_that_are_filled_up_in_front_are_refused() {
+    const TOKENIZER: &str = "tokenizer_config.json";
+    let left = json!({"padding_side": "left"});
+    for case in ["late-interaction-bert", "late-interaction-colbert", "late-interaction-version-6"] {
+        let parts = &[TOKENIZER, "`padding_side`", "in front of"];
+        refused(changed(case, TOKENIZER, "padding_side", "left").path(), parts);
+        let baked = Scratch::of(&format!("families/{case}"));
+        let padding = json!({
+            "strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
+        });
+        baked.set("tokenizer.json", json!({"padding": padding}));
+        refused(baked.path(), parts);
+        baked.set(TOKENIZER, json!({"padding_side": "right"}));
+        load_copy(&baked);
+    }
+    let version_6 = "late-interaction-version-6";
+    let file = "sentence_bert_config.json";
+    let arguments = changed(version_6, file, "processor_kwargs", left.clone());
+    refused(arguments.path(), &[TOKENIZER, "`padding_side`", "in front of"]);
+    let calls = changed(version_6, file, "processing_kwargs", json!({"text": left}));
+    refused(calls.path(), &[file, "`processing_kwargs.text.padding_side`"]);
+    // What is put behind a query is put there in any case.
+    let behind = changed("late-interaction-version-6-min", TOKENIZER, "padding_side", "left");
+    load_copy(&behind);
+}
+
 #[test]
 fn settings_of_version_6_that_say_something_else_are_refused_by_name() {
     let (case, file) = ("late-interaction-version-6", "sentence_bert_config.json");

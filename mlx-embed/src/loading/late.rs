@@ -72,7 +72,13 @@ pub(super) fn sides(
         Ok(Some(id))
     };
     let fill = |expansion: &Expansion| -> Result<Fill, Error> {
-        let Expansion { token, seen, .. } = expansion;
+        let Expansion { token, seen, by_padding, .. } = expansion;
+        if *by_padding && text.pads_left() {
+            let reason = "is `left`, by this file, by tokenizer.json's `padding` or by the tokenizer's class, so that queries are \
+                          filled up in front of their own tokens; only filling up behind them is supported: write `right` \
+                          if the model was trained with that";
+            return Err(invalid(place, "tokenizer_config.json", "padding_side", reason.into()));
+        }
         // A model without a mask token fills queries up with the end token.
         let names = ["mask_token", "eos_token", "pad_token"];
         let named = || names.iter().find_map(|name| tokenizer.special_token(name));

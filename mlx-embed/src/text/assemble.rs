@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokenizers::models::ModelWrapper;
 use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, AddedVocabulary, Tokenizer, TruncationDirection};
+use tokenizers::{AddedToken, AddedVocabulary, PaddingDirection, Tokenizer, TruncationDirection};
 
 use super::TextError;
 use super::class::Class;
@@ -55,6 +55,8 @@ pub(super) struct Assembled {
     pub(super) tokenizer: Tokenizer,
     pub(super) added: Vec<AddedTokenInfo>,
     pub(super) truncation_side: TruncationDirection,
+    /// Whether texts of a batch are padded in front.
+    pub(super) pads_left: bool,
     /// Ids of all special tokens that have a name or are listed as special.
     pub(super) special_ids: Vec<u32>,
     /// The tokens named `bos_token` and `eos_token`.
@@ -83,9 +85,11 @@ pub(super) fn assemble(
     let named = |name: &str| find(&special, &Some(name.to_owned()));
 
     let mut listed = HashSet::new();
-    let (mut tokenizer, cut) = guarded(|| {
+    let (mut tokenizer, cut, padded) = guarded(|| {
         let mut tokenizer = straight::tokenizer(json)?;
         let cut = tokenizer.get_truncation().map(|truncation| truncation.direction);
+        let padded =
+            tokenizer.get_padding().map(|padding| matches!(padding.direction, PaddingDirection::Left));
         listed = contents(&tokenizer);
         // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
         tokenizer.with_padding(None);
@@ -105,7 +109,7 @@ pub(super) fn assemble(
             tokenizer.with_model(bpe);
         }
         tokenizer.set_encode_special_tokens(settings.split_special_tokens);
-        Ok((tokenizer, cut))
+        Ok((tokenizer, cut, padded))
     })
     .map_err(failed)?;
 
@@ -157,7 +161,9 @@ pub(super) fn assemble(
     added.sort_by_key(|token| token.id);
     let special_ids = special.iter().filter_map(|each| tokenizer.token_to_id(&each.token.content)).collect();
     let truncation_side = settings.truncation_side.or(cut).unwrap_or(TruncationDirection::Right);
-    Ok(Assembled { tokenizer, added, truncation_side, special_ids, bos_eos })
+    // Those classes that say so themselves.
+    let pads_left = settings.pads_left.or(padded).unwrap_or(matches!(class, Class::Gemma | Class::Llama));
+    Ok(Assembled { tokenizer, added, truncation_side, pads_left, special_ids, bos_eos })
 }
 
 /// The tokens that are looked for in texts.

@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(super) defaults: Vec<Special>,
     /// The side on which long texts are cut; `None` leaves it to `tokenizer.json`.
     pub(super) truncation_side: Option<TruncationDirection>,
+    /// Whether texts of a batch are padded in front; `None` leaves it to `tokenizer.json`, and then to the class.
+    pub(super) pads_left: Option<bool>,
     pub(super) split_special_tokens: bool,
     /// What the caller's arguments say of the tokens at both ends; where they do the post-processor is made anew.
     pub(super) ends: Option<Ends>,
@@ -87,6 +89,7 @@ impl Settings {
                 return Err(side_files::invalid(at("truncation_side"), reason));
             }
         };
+        let pads_left = config.get("padding_side").and_then(Value::as_str).map(|side| side == "left");
         let limit_field =
             if config.contains_key("model_max_length") { "model_max_length" } else { "max_len" };
         let limit = config.get(limit_field).filter(|value| !value.is_null()).map(json::token_limit);
@@ -98,6 +101,7 @@ impl Settings {
             defaults: classes.now.defaults(&config),
             special,
             truncation_side,
+            pads_left,
             split_special_tokens: side_files::boolean(
                 files,
                 TOKENIZER_CONFIG,

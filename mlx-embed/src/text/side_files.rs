@@ -50,7 +50,7 @@ pub(super) struct Ends {
 const FILE_BYTES: u64 = 4 << 20;
 
 /// Arguments of a tokenizer that change no ids of a text: names, padding, decoding, and where files come from.
-const WITHOUT_EFFECT: [&str; 21] = [
+const WITHOUT_EFFECT: [&str; 20] = [
     "cache_dir",
     "chat_template",
     "clean_up_tokenization_spaces",
@@ -64,7 +64,6 @@ const WITHOUT_EFFECT: [&str; 21] = [
     "pad_to_multiple_of",
     "pad_token_type_id",
     "padding",
-    "padding_side",
     "proxies",
     "revision",
     "subfolder",
@@ -75,7 +74,7 @@ const WITHOUT_EFFECT: [&str; 21] = [
 ];
 
 /// Those that do, and are honoured.
-const HONOURED: [&str; 12] = [
+const HONOURED: [&str; 13] = [
     "added_tokens_decoder",
     "additional_special_tokens",
     "extra_special_tokens",
@@ -84,6 +83,7 @@ const HONOURED: [&str; 12] = [
     "do_lower_case",
     "model_input_names",
     "model_max_length",
+    "padding_side",
     "split_special_tokens",
     "strip_accents",
     "tokenize_chinese_chars",

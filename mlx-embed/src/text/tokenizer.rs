@@ -62,6 +62,7 @@ pub(crate) struct TextEncoder {
     tokenizer: Tokenizer,
     added: Vec<AddedTokenInfo>,
     truncation_side: TruncationDirection,
+    pads_left: bool,
     /// Ids of the special tokens that the files name.
     special_ids: Vec<u32>,
     /// Appended here, behind whatever the tokenizer adds.
@@ -119,7 +120,7 @@ impl TextEncoder {
             Err(error) => return Err(invalid(&path, error.to_string())),
         };
         limits::check(&json).map_err(|reason| invalid(&path, reason))?;
-        let Assembled { tokenizer, added, truncation_side, special_ids, bos_eos } =
+        let Assembled { tokenizer, added, truncation_side, pads_left, special_ids, bos_eos } =
             assemble(&json, settings, files, &path)?;
         let mut encoder = Self {
             // Behind what the files do to the tokenizer. The first tokens are of no use where the last ones stay, and
@@ -131,6 +132,7 @@ impl TextEncoder {
             tokenizer,
             added,
             truncation_side,
+            pads_left,
             special_ids,
             appended: None,
             end_token: None,
@@ -363,6 +365,11 @@ impl TextEncoder {
     pub(crate) fn bare(&self, text: &str) -> Result<Vec<u32>, InputError> {
         let ids = guarded(|| self.all_ids(text, &|| false));
         ids.map_err(|reason| InputError::Tokenizer { reason })
+    }
+
+    /// Whether the tokenizer pads texts in front.
+    pub(crate) fn pads_left(&self) -> bool {
+        self.pads_left
     }
 
     /// The id of a token by its written form.

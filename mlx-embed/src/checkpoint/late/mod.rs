@@ -44,6 +44,8 @@ pub(crate) struct Expansion {
     pub(crate) token: Option<String>,
     /// Whether tokens attend to it. What fills a query up attends to the query in any case.
     pub(crate) seen: bool,
+    /// Whether the tokenizer does it, on the side on which it pads. If not, tokens are put behind the query.
+    pub(crate) by_padding: bool,
 }
 
 /// Where a layout has what, and what holds where it doesn't say so: of queries first, then of documents.
@@ -188,7 +190,7 @@ impl Layout {
         };
         let ((length, query), (_, document)) = (side(0, Vec::new())?, side(1, skiplist)?);
         let seen = optional(config, self.seen)?.unwrap_or(false);
-        let expansion = expands.then_some(Expansion { length, token: None, seen });
+        let expansion = expands.then_some(Expansion { length, token: None, seen, by_padding: true });
         Ok(LateInteraction { query, document, expansion, first: 0 })
     }
 }

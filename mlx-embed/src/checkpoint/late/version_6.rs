@@ -24,11 +24,10 @@ pub(super) fn read(files: &Files) -> Result<LateInteraction, CheckpointError> {
     };
     let expansion =
         transformer.as_ref().map(|settings| settings.object("query_expansion")).transpose()?.flatten();
-    let expansion =
-        expansion.map(|settings| Ok((is_fixed(&settings)?, expansion_of(&settings)?))).transpose()?;
+    let expansion = expansion.map(|settings| expansion_of(&settings)).transpose()?;
     if let Some(transformer) = &transformer {
         let limited = query_length.is_some() || document_length.is_some() || expansion.is_some();
-        check(transformer, limited, query_length, expansion.as_ref().map(|(_, expansion)| expansion.length))?;
+        check(transformer, limited, query_length, expansion.as_ref().map(|expansion| expansion.length))?;
         if expansion.is_some() && mask.is_none() {
             let reason = "is set, but modules.json has no MultiVectorMask, which gives these tokens their vectors; add one";
             return Err(transformer.invalid("query_expansion", reason));
@@ -40,10 +39,9 @@ pub(super) fn read(files: &Files) -> Result<LateInteraction, CheckpointError> {
     };
     // What is always filled up is cut to the same length.
     let longest = match &expansion {
-        Some((true, expansion)) => Some(expansion.length),
+        Some(expansion) if expansion.by_padding => Some(expansion.length),
         _ => query_length,
     };
-    let expansion = expansion.map(|(_, expansion)| expansion);
     let side = |longest, skiplist, longest_field| SideSpec {
         marker: None,
         longest,
@@ -129,7 +127,7 @@ fn expansion_of(settings: &JsonObject) -> Result<Expansion, CheckpointError> {
         None => settings.required("length")?,
     };
     let seen = settings.optional("attend")?.unwrap_or(false);
-    Ok(Expansion { length, token: settings.optional("token")?, seen })
+    Ok(Expansion { length, token: settings.optional("token")?, seen, by_padding: is_fixed(settings)? })
 }
 
 /// Words whose tokens have no vector, of queries and of documents.

@@ -59,6 +59,8 @@ pub(super) struct Calls {
     messages: bool,
     /// Fields besides, which are read elsewhere.
     besides: &'static [&'static str],
+    /// Whether what texts are padded with may have vectors of its own.
+    fills_up: bool,
 }
 
 impl Calls {
@@ -68,16 +70,21 @@ impl Calls {
         of_model: "last_hidden_state",
         messages: false,
         besides: &[],
+        fills_up: false,
     };
     /// Of a model of late interaction, where the file says how queries and documents are read.
-    pub(super) const TOKEN_VECTORS: Self =
-        Self { besides: &["query_length", "document_length", "query_expansion"], ..Self::VECTORS };
+    pub(super) const TOKEN_VECTORS: Self = Self {
+        besides: &["query_length", "document_length", "query_expansion"],
+        fills_up: true,
+        ..Self::VECTORS
+    };
     pub(super) const LOGITS: Self = Self {
         tasks: &[FILL_MASK],
         outputs: &["token_embeddings"],
         of_model: "logits",
         messages: false,
         besides: &[],
+        fills_up: false,
     };
     pub(super) const SCORES: Self = Self {
         tasks: &["sequence-classification", "text-generation"],
@@ -85,6 +92,7 @@ impl Calls {
         of_model: "logits",
         messages: true,
         besides: &[],
+        fills_up: false,
     };
 }
 
@@ -116,7 +124,7 @@ impl SentenceTransformers {
                 | "unpad_inputs" | "backend" => {}
                 "model_args" | "model_kwargs" => check_model(config, field)?,
                 "config_args" | "config_kwargs" => check_config(files, config, field)?,
-                "processing_kwargs" => self.limit = processing(config)?,
+                "processing_kwargs" => self.limit = processing(config, calls)?,
                 "transformer_task" if one_of(calls.tasks, value) => {}
                 "module_output_name" if one_of(calls.outputs, value) => {}
                 other if calls.besides.contains(&other) => {}
@@ -206,7 +214,10 @@ fn check_config(files: &Files, config: &JsonObject, field: &str) -> Result<(), C
 }
 
 /// The limit that calls of the tokenizer are given. Whatever else they are given is refused.
-fn processing(config: &JsonObject) -> Result<Option<(&'static str, Option<usize>)>, CheckpointError> {
+fn processing(
+    config: &JsonObject,
+    calls: Calls,
+) -> Result<Option<(&'static str, Option<usize>)>, CheckpointError> {
     let mut limit = None;
     // What goes to all kinds of input goes over what goes to texts.
     for part in ["text", "common"] {
@@ -225,8 +236,8 @@ fn processing(config: &JsonObject) -> Result<Option<(&'static str, Option<usize>
                 }
                 "padding" if value != "max_length" => {}
                 "truncation" if cuts() => {}
-                "padding_side"
-                | "pad_to_multiple_of"
+                "padding_side" if value == "right" || !calls.fills_up => {}
+                "pad_to_multiple_of"
                 | "return_tensors"
                 | "return_attention_mask"
                 | "return_token_type_ids"
