@@ -295,6 +295,30 @@ fn positions_of_encoders_and_layer_types_that_are_not_computed() {
         ("nomic-bert-own-config", "max_position_embeddings", json!(256), ["n_positions", "is 256"]),
         ("nomic-bert-own-config", "layer_norm_eps", json!(1e-5), ["layer_norm_epsilon", "layer_norm_eps is"]),
         ("nomic-bert-own-config", "rope_theta", json!(500.0), ["rotary_emb_base", "rope_theta is 500"]),
+        ("gte-new-config", "rope_theta", json!(null), ["rope_theta", "needs the field"]),
+        (
+            "gte-new-config",
+            "rope_scaling",
+            json!({"type": "ntk", "factor": 0.5}),
+            ["rope_scaling.factor", "0.5"],
+        ),
+        (
+            "gte-new-config",
+            "rope_scaling",
+            json!({"type": "ntk", "factor": 8, "mixed_b": 0.6}),
+            ["mixed_b", "ntk"],
+        ),
+        ("gte-new-config", "rope_scaling", json!({"type": "ntc", "factor": 8}), ["rope_scaling", "`ntc`"]),
+        ("gte-new-config", "logn_attention_scale", json!(true), ["logn_attention_scale", "only false"]),
+        (
+            "gte-new-config",
+            "position_embedding_type",
+            json!("absolute"),
+            ["position_embedding_type", "only rope"],
+        ),
+        ("gte-new-config", "layer_norm_type", json!("rms_norm"), ["layer_norm_type", "only layer_norm"]),
+        ("gte-new-config", "pack_qkv", json!(false), ["pack_qkv", "only true"]),
+        ("jina-v3-bf16", "rope_scaling", json!({"type": "ntk", "factor": 8}), ["rope_scaling", "`ntk`"]),
     ] {
         refused(&with(&format!("families/{case}"), json!({ field: value })), &mentions);
     }

@@ -24,9 +24,11 @@ const DOCUMENTS: [&str; 5] = [
     "the other cat was sleeping in the sun, there is nothing better than reading in the morning",
     "roses",
 ];
-const CASES: [&str; 7] = [
+const CASES: [&str; 9] = [
     "reranker-bert-affine-4bit-g64",
     "reranker-distilbert",
+    "reranker-gte",
+    "reranker-jina-v3",
     "reranker-modernbert-mean",
     "reranker-mpnet",
     "reranker-qwen3-tied",

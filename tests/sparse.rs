@@ -11,13 +11,14 @@ use mlx_embed_tests::golden::{self, own_limit};
 use mlx_embed_tests::scratch::Scratch;
 use serde_json::{Value, json};
 
-const DENSE: [&str; 9] = [
+const DENSE: [&str; 10] = [
     "splade-bert",
     "splade-bert-sum",
     "splade-bert-untied",
     "splade-bert-version-6",
     "splade-bert-without-modules",
     "splade-distilbert-log1p",
+    "splade-gte",
     "splade-modernbert",
     "splade-mpnet",
     "splade-xlm-roberta",

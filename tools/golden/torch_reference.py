@@ -33,7 +33,7 @@ PARTS = (
     ("embeddings", "layers", None),
     ("embeddings", "transformer.layer", None),
 )
-INNER = ("model", "bert", "roberta", "electra", "distilbert", "mpnet", "nomic_bert", "language_model")
+INNER = ("model", "bert", "roberta", "electra", "distilbert", "mpnet", "nomic_bert", "gte", "language_model")
 
 
 def named(model, path: str):

@@ -49,11 +49,15 @@ pub enum Architecture {
     ModernBert,
     /// nomic-bert: BERT with rotary positions and SwiGLU.
     NomicBert,
+    /// Alibaba's gte, `new` in its own configs: BERT with rotary positions and GeGLU.
+    Gte,
+    /// jina-embeddings-v3 as transformers has it: XLM-RoBERTa with rotary positions.
+    JinaV3,
 }
 
 impl Architecture {
     /// Each with its `model_type` and what transformers' classes begin with. Several types may be one family.
-    pub(super) const ALL: [(&str, Self, &str); 19] = [
+    pub(super) const ALL: [(&str, Self, &str); 22] = [
         ("qwen2", Self::Qwen2, "Qwen2"),
         ("qwen3", Self::Qwen3, "Qwen3"),
         ("bidirectional_pplx_qwen3", Self::PplxQwen3, "PPLXQwen3"),
@@ -73,6 +77,9 @@ impl Architecture {
         ("mpnet", Self::MpNet, "MPNet"),
         ("modernbert", Self::ModernBert, "ModernBert"),
         ("nomic_bert", Self::NomicBert, "NomicBert"),
+        ("gte", Self::Gte, "Gte"),
+        ("new", Self::Gte, "New"),
+        ("jina_embeddings_v3", Self::JinaV3, "JinaEmbeddingsV3"),
     ];
 
     pub(super) fn read(config: &JsonObject) -> Result<Self, CheckpointError> {
@@ -95,7 +102,15 @@ impl Architecture {
         use Architecture as A;
         !matches!(
             self,
-            A::Bert | A::Roberta | A::Electra | A::DistilBert | A::MpNet | A::ModernBert | A::NomicBert
+            A::Bert
+                | A::Roberta
+                | A::Electra
+                | A::DistilBert
+                | A::MpNet
+                | A::ModernBert
+                | A::NomicBert
+                | A::Gte
+                | A::JinaV3
         )
     }
 }

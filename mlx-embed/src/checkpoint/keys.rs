@@ -74,6 +74,12 @@ fn read_by(architecture: Architecture) -> &'static str {
              rope_parameters rope_theta rotary_emb_base rotary_emb_fraction rotary_emb_interleaved rotary_emb_scale_base \
              rotary_scaling_factor scale_attn_weights type_vocab_size use_rms_norm use_xentropy"
         }
+        // How its own code computes, and a clip of what logn_attention_scale turns on.
+        Architecture::Gte | Architecture::JinaV3 => {
+            "layer_norm_eps layer_norm_type logn_attention_clip1 logn_attention_scale pack_qkv partial_rotary_factor \
+             position_embedding_type rope_parameters rope_scaling rope_theta type_vocab_size unpad_inputs \
+             use_memory_efficient_attention"
+        }
     }
 }
 

@@ -154,6 +154,13 @@ fn is_known_code(architecture: Architecture, code: &str) -> bool {
         }
         Architecture::EuroBert => &["configuration_eurobert", "modeling_eurobert"],
         Architecture::NomicBert => &["configuration_hf_nomic_bert", "modeling_hf_nomic_bert"],
+        // Of Alibaba's repository for all its models, and Snowflake's copy of it.
+        Architecture::Gte
+            if ["configuration.New", "modeling.New"].iter().any(|name| class.starts_with(name)) =>
+        {
+            return true;
+        }
+        Architecture::Gte => &["configuration_hf_alibaba_nlp_gte", "modeling_hf_alibaba_nlp_gte"],
         _ => &[],
     };
     known.contains(&file)

@@ -464,7 +464,17 @@ fn stored(weights: &TensorFiles, spec: &spec::ModelSpec, path: &str) -> Option<S
 
 /// A tensor's or matrix's name without what some checkpoints put before all of them: the model's place in a larger one.
 fn without_prefix(name: &str) -> &str {
-    let prefixes = ["model.", "language_model.", "bert.", "roberta.", "electra.", "distilbert.", "mpnet."];
+    let prefixes = [
+        "model.",
+        "language_model.",
+        "bert.",
+        "roberta.",
+        "electra.",
+        "distilbert.",
+        "mpnet.",
+        "gte.",
+        "new.",
+    ];
     match prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
         Some(rest) => without_prefix(rest),
         None => name,

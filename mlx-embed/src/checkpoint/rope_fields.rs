@@ -56,6 +56,8 @@ pub(super) fn read(
     }
     let theta = match (thetas.first(), architecture) {
         (Some(theta), _) => *theta,
+        (None, Architecture::Gte) => 160_000.0,
+        (None, Architecture::JinaV3) => 20_000.0,
         // EuroBERT's own code takes another one than transformers where there is none, and so does mlx-lm in a Qwen2.
         (None, architecture)
             if !matches!(architecture, Architecture::EuroBert | Architecture::Qwen2)

@@ -119,10 +119,10 @@ class Case:
 
 def all_cases() -> list[Case]:
     from family import (
-        decoders, embedding_gemma2, encoders, gemma, mistral, modernbert, rerankers, sentence,
+        decoders, embedding_gemma2, encoders, gemma, gte, mistral, modernbert, rerankers, sentence,
     )
 
-    tables = (decoders, encoders, gemma, modernbert, mistral, embedding_gemma2, sentence, rerankers)
+    tables = (decoders, encoders, gemma, modernbert, gte, mistral, embedding_gemma2, sentence, rerankers)
     cases = [case for table in tables for case in table.CASES]
     names = [case.name for case in cases]
     if len(set(names)) != len(names):

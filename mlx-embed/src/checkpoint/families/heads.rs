@@ -27,7 +27,7 @@ pub(super) fn add(
     };
     let label = |path: &str, bias: bool| dense(path, 1, bias, DenseActivation::Identity);
     let (pooling, logits, steps) = match own.architecture {
-        Architecture::Bert if classifies => {
+        Architecture::Bert | Architecture::Gte if classifies => {
             let pooler = dense("pooler.dense", hidden, true, DenseActivation::Tanh);
             (PoolingMode::Cls.into(), Logits::Label, vec![pooler, label("classifier", true)])
         }
@@ -35,7 +35,7 @@ pub(super) fn add(
             let inner = dense("pre_classifier", hidden, true, DenseActivation::Relu);
             (PoolingMode::Cls.into(), Logits::Label, vec![inner, label("classifier", true)])
         }
-        Architecture::Roberta | Architecture::MpNet if classifies => {
+        Architecture::Roberta | Architecture::MpNet | Architecture::JinaV3 if classifies => {
             let inner = dense("classifier.dense", hidden, true, DenseActivation::Tanh);
             (PoolingMode::Cls.into(), Logits::Label, vec![inner, label("classifier.out_proj", true)])
         }
@@ -89,7 +89,8 @@ fn no_reranker(config: &JsonObject, classes: &[String]) -> CheckpointError {
         format!(
             "{names}; rerankers that can be run are `BertForSequenceClassification`, \
              `(XLM)RobertaForSequenceClassification`, `CamembertForSequenceClassification`, \
-             `ElectraForSequenceClassification`, `DistilBertForSequenceClassification`, `MPNetForSequenceClassification`, `ModernBertForSequenceClassification`, causal \
+             `ElectraForSequenceClassification`, `DistilBertForSequenceClassification`, `MPNetForSequenceClassification`, `ModernBertForSequenceClassification`, `GteForSequenceClassification`, \
+             `JinaEmbeddingsV3ForSequenceClassification`, causal \
              `Qwen3ForSequenceClassification` and `Qwen3ForCausalLM`. If this is an embedder, load it with `Embedder` \
              (mlx-embed embed)"
         ),

@@ -17,12 +17,13 @@ pub(in crate::checkpoint) fn read(
     let head = match Architecture::read(config)? {
         Architecture::Bert => bert(config, hidden)?,
         Architecture::DistilBert => distilbert(config, hidden)?,
-        Architecture::Roberta | Architecture::MpNet => roberta(config, hidden)?,
+        Architecture::Roberta | Architecture::MpNet | Architecture::JinaV3 => roberta(config, hidden)?,
+        Architecture::Gte => gte(config, weights, hidden)?,
         Architecture::ModernBert => modernbert(config, hidden)?,
         other => {
             let reason = format!(
                 "is of the family {other}, whose head for masked tokens is not supported; sparse vectors are there for \
-                 bert, distilbert, roberta, xlm-roberta, mpnet and modernbert"
+                 bert, distilbert, roberta, xlm-roberta, mpnet, modernbert, gte and jina_embeddings_v3"
             );
             return Err(config.invalid("model_type", reason));
         }
@@ -83,6 +84,15 @@ fn roberta(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> 
         decoder: "lm_head.decoder",
         biases: &["lm_head.decoder.bias", "lm_head.bias"],
     })
+}
+
+/// RoBERTa's, with a norm of another name in files of its own code.
+fn gte(config: &JsonObject, weights: &TensorFiles, hidden: usize) -> Result<Head, CheckpointError> {
+    let head = roberta(config, hidden)?;
+    let own = "lm_head.norm";
+    let is_own = weights.tensors.contains_key(&format!("{own}.weight"));
+    let norm = if is_own { super::layer_norm(own, hidden, head.norm.eps) } else { head.norm };
+    Ok(Head { norm, ..head })
 }
 
 fn modernbert(config: &JsonObject, hidden: usize) -> Result<Head, CheckpointError> {

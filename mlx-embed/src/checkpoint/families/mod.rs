@@ -5,10 +5,12 @@
 mod bert;
 mod decoder;
 mod embedding_gemma2;
+mod gte;
 mod heads;
 pub(super) mod mlm;
 mod modernbert;
 mod nomic;
+mod rotary;
 
 use serde_json::Value;
 
@@ -56,6 +58,7 @@ fn without_head(
         Architecture::EmbeddingGemma2 => embedding_gemma2::read(config),
         Architecture::ModernBert => modernbert::read(config),
         Architecture::NomicBert => nomic::read(config),
+        Architecture::Gte | Architecture::JinaV3 => gte::read(config, weights, architecture, doubts),
         _ => {
             let mut own = ModelConfig::read_decoder(config, weights, doubts)?;
             parts::settle(&mut own, weights);

@@ -1,114 +1,46 @@
 //! nomic-bert: BERT's order of norms with rotary embedding and SwiGLU.
 
-use super::layer_norm;
-use super::{either, heads, table};
+use super::either;
+use super::rotary::{self, Matrix, Names, Sizes, thirds};
 use crate::checkpoint::config::{self, Architecture, ModelConfig};
 use crate::checkpoint::json::JsonObject;
-use crate::checkpoint::rope::RopeSpec;
-use crate::checkpoint::spec::{
-    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, PartSpec,
-    ProjectionSpec, Sees,
-};
+use crate::checkpoint::spec::{Activation, ModelSpec};
 use crate::checkpoint::{CheckpointError, RopeScaling, rope_fields};
+
+const NAMES: Names = Names {
+    embedding_norm: "emb_ln",
+    layers: "encoder.layers",
+    qkv: thirds("attn.Wqkv"),
+    output: "attn.out_proj",
+    attention_norm: "norm1",
+    up: &[Matrix::Whole("mlp.fc12"), Matrix::Whole("mlp.fc11")],
+    down: "mlp.fc2",
+    mlp_norm: "norm2",
+};
 
 pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let size = |own: &str, theirs: &str| config::positive(config, either(config, own, theirs)?);
-    let (hidden_size, heads_count) = (size("n_embd", "hidden_size")?, size("n_head", "num_attention_heads")?);
-    let head_dim = super::shared_out(config, "num_attention_heads", hidden_size, heads_count)?;
+    let (hidden, heads) = (size("n_embd", "hidden_size")?, size("n_head", "num_attention_heads")?);
+    let head_dim = super::shared_out(config, "num_attention_heads", hidden, heads)?;
     refuse_other_forms(config)?;
-    let layers = size("n_layer", "num_hidden_layers")? as usize;
     let eps_field = either(config, "layer_norm_epsilon", "layer_norm_eps")?;
-    let eps = config::epsilon(config, eps_field, Some(1e-12))?;
-    let theta = theta(config)?;
-    let own = ModelConfig {
+    let sizes = Sizes {
         architecture: Architecture::NomicBert,
-        hidden_size,
-        layers,
-        intermediate_size: size("n_inner", "intermediate_size")?,
-        heads: heads_count,
-        kv_heads: heads_count,
-        head_dim,
-        vocab_size: config::positive(config, "vocab_size")?,
-        max_position_embeddings: size("n_positions", "max_position_embeddings")? as usize,
-        causal: false,
-        layer_windows: vec![None; layers],
-        qkv_bias: false,
-        o_bias: false,
-        mlp_bias: false,
-        head_norms: false,
-        norm_eps: eps,
-        rope_theta: Some(theta),
-        rope_local_theta: None,
-        query_pre_attn_scalar: None,
-        query_growth: None,
-        rope_traditional: false,
-        rope_scaling: RopeScaling::None,
-        eos_token_id: config::eos_token_id(config),
-    };
-    let [hidden, intermediate] = [own.hidden_size, own.intermediate_size].map(|size| size as usize);
-    let layer = |index: usize| {
-        let of = |name: &str| format!("encoder.layers.{index}.{name}");
-        let third = |part: usize| PartSpec::nth(of("attn.Wqkv"), part, 3, hidden, false);
-        let sum =
-            |name: &str| HalfNorms { sum: Some(layer_norm(&of(name), hidden, eps)), ..HalfNorms::default() };
-        LayerSpec {
-            attention: AttentionSpec {
-                norms: sum("norm1"),
-                qkv: ProjectionSpec { parts: vec![third(0), third(1), third(2)], inputs: hidden },
-                heads: heads(&own),
-                q_norm: None,
-                k_norm: None,
-                v_norm: None,
-                rope: Some(0),
-                scale: (head_dim as f32).powf(-0.5),
-                sees: Sees::All,
-                output: ProjectionSpec::one(of("attn.out_proj"), hidden, hidden, false),
-            },
-            mlp: MlpSpec {
-                norms: sum("norm2"),
-                // fc12 is the gate.
-                up: ProjectionSpec {
-                    parts: ["mlp.fc12", "mlp.fc11"]
-                        .map(|name| PartSpec::whole(of(name), intermediate, false))
-                        .to_vec(),
-                    inputs: hidden,
-                },
-                activation: Activation::Silu,
-                gated: true,
-                down: ProjectionSpec::one(of("mlp.fc2"), hidden, intermediate, false),
-            },
-            input: None,
-            scalar: None,
-        }
-    };
-    let types = config::positive(config, "type_vocab_size")? as usize;
-    let spec = ModelSpec {
         hidden,
-        embedding: EmbeddingSpec {
-            tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden_size),
-            scale: 1.0,
-            positions: None,
-            token_types: Some(table("embeddings.token_type_embeddings", types, hidden_size)),
-            norm: Some(layer_norm("emb_ln", hidden, eps)),
-        },
-        ropes: vec![RopeSpec {
-            dims: head_dim as usize,
-            base: theta,
-            traditional: false,
-            scaling: RopeScaling::None,
-            longest: own.max_position_embeddings,
-            query_growth: None,
-        }],
-        relative: None,
-        layer_inputs: None,
-        layers: (0..layers).map(layer).collect(),
-        norm: None,
-        projection: None,
-        behind: Vec::new(),
-        head: None,
-        mlm: None,
+        layers: size("n_layer", "num_hidden_layers")? as usize,
+        heads,
+        head_dim,
+        intermediate: size("n_inner", "intermediate_size")?,
+        vocabulary: config::positive(config, "vocab_size")?,
+        token_types: config::positive(config, "type_vocab_size")? as usize,
+        longest: size("n_positions", "max_position_embeddings")? as usize,
+        eps: config::epsilon(config, eps_field, Some(1e-12))?,
+        theta: theta(config)?,
+        scaling: RopeScaling::None,
+        activation: Activation::Silu,
+        biases: [false; 3],
     };
-    Ok((own, spec))
+    Ok(rotary::model(config, sizes, &NAMES))
 }
 
 /// The base of the frequencies: its own code's, or transformers', whose nested one goes before the other.
