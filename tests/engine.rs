@@ -172,6 +172,22 @@ fn results_tell_what_became_of_a_text() {
 }
 
 #[test]
+fn an_iterator_that_panics_ends_its_results() {
+    let embedder = load();
+    let drawn = Cell::new(0);
+    let texts = std::iter::from_fn(|| {
+        drawn.set(drawn.get() + 1);
+        assert!(drawn.get() != 5, "an iterator's own panic");
+        (drawn.get() < 9).then(|| format!("text {}", drawn.get()))
+    });
+    let mut results = embedder.embed_iter(texts, &EmbedOptions::default());
+    let next = std::panic::AssertUnwindSafe(|| results.next());
+    assert!(std::panic::catch_unwind(next).is_err());
+    assert!(results.next().is_none(), "the next text's vector would pass for the first one's");
+    assert_eq!(drawn.get(), 5);
+}
+
+#[test]
 fn a_request_that_is_over_before_it_began_is_an_error() {
     let embedder = load();
     let options = EmbedOptions { timeout: Some(Duration::ZERO), ..Default::default() };

@@ -132,7 +132,16 @@ impl<T: AsRef<str>, I: Iterator<Item = T>, R> Windows<I, R> {
 
     /// Draws texts until enough windows are under way. `waits` says whether this thread waits for them anyway.
     fn fill(&mut self, waits: bool) {
-        let Some(Ok(plan)) = &self.plan else { return };
+        // Texts are drawn by code of the caller's. If that panics, those that it gave before are lost, and the results
+        // of later ones would pass for theirs: so it ends then.
+        let plan = self.plan.take();
+        if let Some(Ok(plan)) = &plan {
+            self.send(plan, waits);
+        }
+        self.plan = plan;
+    }
+
+    fn send(&mut self, plan: &Plan, waits: bool) {
         let window_bytes = self.shared.info.batch_tokens.saturating_mul(WINDOW_BYTES_PER_TOKEN);
         while self.under_way.len() < WINDOWS {
             let mut window = Vec::new();
