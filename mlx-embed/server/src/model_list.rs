@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Json, Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -95,8 +96,9 @@ pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
 )]
 pub(crate) async fn model(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ModelObject>, ApiError> {
+    let Path(name) = name?;
     let slots = app.models.slots();
     match slots.iter().find(|slot| slot.config.name == name) {
         Some(slot) => Ok(Json(ModelObject::of(slot, &app))),

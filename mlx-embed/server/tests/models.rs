@@ -142,6 +142,9 @@ async fn models_are_described() {
     let (status, body) = ask(&router, get("/v1/models/none")).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(message(&body).contains("owner/small, ranker"), "{body}");
+    let (status, body) = ask(&router, get("/v1/models/%ff")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(message(&body).contains("UTF-8"), "{body}");
     drop(Arc::clone(&models));
 }
 
