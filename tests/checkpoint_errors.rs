@@ -147,6 +147,16 @@ fn tokenizers_that_are_none_or_ask_for_time_or_memory_out_of_proportion() {
         assert!(text.contains("\"decoder\":"));
         s.write(TOKENIZER, text.replacen("\"decoder\":", "\"decoder\": {\"type\" 1}, \"was\":", 1));
     });
+    let prefix = "continuing_subword_prefix";
+    damaged(
+        "merges cut within a letter",
+        DENSE,
+        BAD_TOKENIZER,
+        &[TOKENIZER, "`model.merges`", prefix],
+        |s| {
+            s.edit_json(TOKENIZER, |tokenizer| tokenizer["model"][prefix] = "\u{e9}".into());
+        },
+    );
     damaged("replacements that double", DENSE, BAD_TOKENIZER, &[TOKENIZER, "`normalizer` may make"], |s| {
         let doubles = json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "aa" });
         let normalizer = json!({ "type": "Sequence", "normalizers": vec![doubles; 40] });

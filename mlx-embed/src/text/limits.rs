@@ -65,6 +65,8 @@ struct ModelParts {
     vocab: Size,
     merges: Size,
     others: Size,
+    /// What stands before parts of a word behind its first one, if anything does.
+    prefix: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for ModelParts {
@@ -81,6 +83,12 @@ impl<'de> Deserialize<'de> for ModelParts {
             fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<ModelParts, A::Error> {
                 let mut parts = ModelParts::default();
                 while let Some(name) = object.next_key::<String>()? {
+                    if name == "continuing_subword_prefix" {
+                        let prefix: Option<String> = object.next_value()?;
+                        parts.others.add(&Size::default());
+                        parts.prefix = prefix.filter(|prefix| !prefix.is_empty()).or(parts.prefix);
+                        continue;
+                    }
                     let part = match name.as_str() {
                         "vocab" => &mut parts.vocab,
                         "merges" => &mut parts.merges,
@@ -192,6 +200,9 @@ pub(super) fn check(json: &[u8]) -> Result<(), String> {
             ));
         }
     }
+    if let Some(prefix) = &model.prefix {
+        check_merges(json, prefix)?;
+    }
     check_tables(&value(parts.normalizer)?)?;
     let normalizer = understood::<NormalizerWrapper>(parts.normalizer);
     let pre_tokenizer = understood::<PreTokenizerWrapper>(parts.pre_tokenizer);
@@ -267,6 +278,42 @@ fn growth(part: &Value) -> Result<usize, String> {
     })
 }
 
+/// The second token of a merge has the prefix. The library takes as many bytes from it as the prefix has, whatever they
+/// are, and what is left for text.
+fn check_merges(json: &[u8], prefix: &str) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Whole {
+        model: Model,
+    }
+
+    #[derive(Deserialize)]
+    struct Model {
+        #[serde(default)]
+        merges: Vec<Merge>,
+    }
+
+    /// As files have it now, and as they had it.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Merge {
+        Pair((IgnoredAny, String)),
+        Joined(String),
+    }
+
+    let whole: Whole = serde_json::from_slice(json).map_err(|error| format!("`model.merges`: {error}"))?;
+    let second = |merge| match merge {
+        Merge::Pair((_, second)) => second,
+        Merge::Joined(both) => both.rsplit(' ').next().unwrap_or_default().to_owned(),
+    };
+    match whole.model.merges.into_iter().map(second).find(|second| !second.starts_with(prefix)) {
+        None => Ok(()),
+        Some(second) => Err(format!(
+            "`model.merges` has {second:?} as the second part of a merge, which does not begin with \
+             continuing_subword_prefix, {prefix:?}"
+        )),
+    }
+}
+
 /// A text's content stands in its template once, among few tokens.
 fn check_templates(processor: &Value) -> Result<(), String> {
     if let Some(parts) = processor.get("processors").and_then(Value::as_array) {
@@ -334,6 +381,24 @@ mod tests {
         let processor = json!({ "type": "TemplateProcessing", "single": vec![piece; 1000], "pair": [], "special_tokens": {} });
         let sequence = json!({ "type": "Sequence", "processors": [processor] });
         assert!(refusal(&json!({ "post_processor": sequence })).contains("1000 times"));
+    }
+
+    #[test]
+    fn merges_without_the_prefix_are_refused() {
+        let of = |prefix: Value, merges: Value| {
+            let model =
+                json!({ "type": "BPE", "continuing_subword_prefix": prefix, "vocab": {}, "merges": merges });
+            check(&serde_json::to_vec(&json!({ "model": model })).unwrap())
+        };
+        // The library would cut the last one through the middle of a letter.
+        for merges in [json!([["a", "b"]]), json!(["a ##b", "a b"]), json!([["e", "é"]])] {
+            assert!(of(json!("##"), merges.clone()).unwrap_err().contains("does not begin with"), "{merges}");
+            assert_eq!(of(json!(""), merges.clone()), Ok(()));
+            assert_eq!(of(Value::Null, merges), Ok(()));
+        }
+        for merges in [json!([["a", "##b"], ["##b", "##c"]]), json!(["a ##b"])] {
+            assert_eq!(of(json!("##"), merges), Ok(()));
+        }
     }
 
     #[test]
