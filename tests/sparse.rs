@@ -180,6 +180,10 @@ fn what_is_no_sparse_encoder_is_refused_and_told_what_to_load_it_with() {
     for (field, other) in [("pooling_strategy", "mean"), ("activation_function", "exp")] {
         with("splade-bert", file, json!({ field: other }), &[file, field, other]);
     }
+    // An encoder with another model for queries.
+    let router = Scratch::of("families/splade-bert");
+    router.write_modules(&[("sentence_transformers.base.modules.router.Router", "")]);
+    refused(router.path(), &["modules.json", "`type`", "Router", "router_config.json"]);
     // And the other way round.
     let error = Embedder::load_with(folder("splade-bert"), golden::load_options()).unwrap_err();
     says(error, &["modules.json", "`type`", "MLMTransformer", "SparseEmbedder"]);

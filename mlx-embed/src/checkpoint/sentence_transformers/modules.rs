@@ -175,6 +175,17 @@ pub(super) fn check_inside(files: &Files, folder: &Path) -> Result<(), Checkpoin
     })
 }
 
+/// What is told of a module that has whole models in it.
+pub(super) fn of_several_models(class: &str) -> Option<String> {
+    let own = class.strip_prefix("sentence_transformers.")?;
+    ["Router", "Asym"].contains(&own.rsplit('.').next()?).then(|| {
+        format!(
+            "is `{class}`, which has several models, one for queries and another for documents; load one of them: \
+             write its modules into modules.json, which router_config.json lists by their folders (its `structure`)"
+        )
+    })
+}
+
 fn why_not(class: &str) -> String {
     if class.starts_with("sentence_transformers.cross_encoder.") {
         return format!("is `{class}`, a reranker's; load it with `Reranker` (mlx-embed rerank)");
@@ -185,11 +196,8 @@ fn why_not(class: &str) -> String {
             "is `{class}`, of a model of late interaction; load the checkpoint with MultiVectorEmbedder"
         );
     }
-    if package == "sentence_transformers" && [".Router", ".Asym"].iter().any(|end| class.ends_with(end)) {
-        return format!(
-            "is `{class}`, which has several models, one for queries and another for documents; load one of them: \
-             write its modules into modules.json, which router_config.json lists by their folders (its `structure`)"
-        );
+    if let Some(reason) = of_several_models(class) {
+        return reason;
     }
     if class.starts_with("sentence_transformers.sparse_encoder.") {
         format!("is `{class}`, a sparse encoder's; load the checkpoint with SparseEmbedder")

@@ -22,6 +22,9 @@ pub(super) fn pooling(files: &Files) -> Result<Splade, CheckpointError> {
     for (module, expected) in modules.iter().zip(["MLMTransformer", "SpladePooling"]) {
         // Version 6 has one class for all models, and says in its settings that it makes logits of masked tokens.
         let is_head = || expected == "MLMTransformer" && own(module) == "Transformer";
+        if let Some(reason) = super::modules::of_several_models(&module.class) {
+            return refuse("type", reason);
+        }
         if own(module) != expected
             && !(is_head() && transformer::task(files)?.as_deref() == Some(transformer::FILL_MASK))
         {
