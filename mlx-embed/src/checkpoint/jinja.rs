@@ -26,6 +26,9 @@ pub(super) enum Token {
 /// Tokens of an expression in which variables stand for theirs; no template of a chat needs so many.
 const TOKENS: usize = 256;
 
+/// Parts of what is written, and variables. A conversation of two texts has a dozen.
+const PARTS: usize = 64;
+
 /// What the template writes, in its order, with the values of its variables in their places. `None` where it has
 /// branches, loops or anything else.
 pub(super) fn written(template: &str) -> Option<Vec<Written>> {
@@ -38,8 +41,12 @@ pub(super) fn written(template: &str) -> Option<Vec<Written>> {
     let (mut trims_all, mut trims_line) = (false, false);
     let mut begins_line = true;
     loop {
-        let tag = ["{{", "{%", "{#"].iter().filter_map(|open| rest.find(open)).min();
-        let (text, from_tag) = rest.split_at(tag.unwrap_or(rest.len()));
+        if all.len() > PARTS || variables.len() > PARTS {
+            return None;
+        }
+        let opens = |(at, _): &(usize, &str)| rest[at + 1..].starts_with(['{', '%', '#']);
+        let tag = rest.match_indices('{').find(opens);
+        let (text, from_tag) = rest.split_at(tag.map_or(rest.len(), |(at, _)| at));
         let whole = text;
         let mut text = if trims_line { text.strip_prefix('\n').unwrap_or(text) } else { text };
         if trims_all {

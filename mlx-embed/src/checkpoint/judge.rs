@@ -196,5 +196,8 @@ Judge whether the Document meets the requirements based on the Query and the Ins
         let doubled = (0..64).map(|n| format!("{{% set v{} = v{n} ~ v{n} %}}", n + 1));
         let template = format!("{{% set v0 = 'a' %}}{}{{{{ v64 }}}}", doubled.collect::<String>());
         assert_eq!(Template::of(&template), Template::Other);
+        for tag in ["{{ a }}", "{# a #}", "{% set a = b %}", "{ {"] {
+            assert_eq!(Template::of(&tag.repeat(1 << 18)), Template::Other);
+        }
     }
 }
