@@ -295,6 +295,15 @@ fn positions_of_encoders_and_layer_types_that_are_not_computed() {
         ("nomic-bert-own-config", "max_position_embeddings", json!(256), ["n_positions", "is 256"]),
         ("nomic-bert-own-config", "layer_norm_eps", json!(1e-5), ["layer_norm_epsilon", "layer_norm_eps is"]),
         ("nomic-bert-own-config", "rope_theta", json!(500.0), ["rotary_emb_base", "rope_theta is 500"]),
+        (
+            "t5-f32",
+            "relative_attention_num_buckets",
+            json!(64),
+            ["relative_attention_num_buckets", "only 32"],
+        ),
+        ("t5-f32", "relative_attention_max_distance", json!(256), ["max_distance", "only 128"]),
+        ("t5-f32", "feed_forward_proj", json!("gated-sine"), ["feed_forward_proj", "`gated-sine`"]),
+        ("t5-f32", "hidden_size", json!(32), ["d_model", "is 64"]),
         ("gte-new-config", "rope_theta", json!(null), ["rope_theta", "needs the field"]),
         (
             "gte-new-config",

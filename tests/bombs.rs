@@ -309,6 +309,7 @@ fn layers_without_weights() {
         ("families/distilbert-f32", "n_layers"),
         ("families/modernbert-f32", "num_hidden_layers"),
         ("families/nomic-bert-own-config", "n_layer"),
+        ("families/t5-f32", "num_layers"),
         ("families/embedding-gemma-f32", "num_hidden_layers"),
     ] {
         let scratch = Scratch::with(base, "config.json", json!({ field: i32::MAX }));

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use check::check;
 
 use crate::batch::Sharing;
-use crate::checkpoint::spec::PositionsSpec;
+use crate::checkpoint::spec::{ModelSpec, PositionsSpec};
 use crate::checkpoint::{Checkpoint, CheckpointError, Doubt, ModelConfig, Purpose, RopeScaling, SideSpec};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
@@ -450,8 +450,10 @@ fn max_tokens(
     tokenizer: &Settings,
     wanted: Option<usize>,
 ) -> Result<(usize, String), Error> {
-    // Where positions are rows of a table, it ends.
-    let rows = checkpoint.spec().embedding.positions.as_ref().map(PositionsSpec::longest);
+    // Where positions are rows of a table, it ends; and so do the distances that are kept.
+    let ModelSpec { embedding, relative, .. } = checkpoint.spec();
+    let rows = embedding.positions.as_ref().map(PositionsSpec::longest);
+    let rows = rows.or(relative.as_ref().map(|relative| relative.longest));
     let reject = |reason: String| Err(Error::Option { option: "max_tokens", reason });
     match (wanted, rows) {
         (None, rows) => {

@@ -32,6 +32,7 @@ PARTS = (
     ("embeddings", "encoder.layer", None),
     ("embeddings", "layers", None),
     ("embeddings", "transformer.layer", None),
+    ("encoder.embed_tokens", "encoder.block", "encoder.final_layer_norm"),
 )
 INNER = ("model", "bert", "roberta", "electra", "distilbert", "mpnet", "nomic_bert", "gte", "language_model")
 

@@ -51,13 +51,15 @@ pub enum Architecture {
     NomicBert,
     /// Alibaba's gte, `new` in its own configs: BERT with rotary positions and GeGLU.
     Gte,
+    /// T5's encoder: norms before attention and feed-forward part, and a bias by distance in its scores.
+    T5,
     /// jina-embeddings-v3 as transformers has it: XLM-RoBERTa with rotary positions.
     JinaV3,
 }
 
 impl Architecture {
     /// Each with its `model_type` and what transformers' classes begin with. Several types may be one family.
-    pub(super) const ALL: [(&str, Self, &str); 22] = [
+    pub(super) const ALL: [(&str, Self, &str); 23] = [
         ("qwen2", Self::Qwen2, "Qwen2"),
         ("qwen3", Self::Qwen3, "Qwen3"),
         ("bidirectional_pplx_qwen3", Self::PplxQwen3, "PPLXQwen3"),
@@ -80,6 +82,7 @@ impl Architecture {
         ("gte", Self::Gte, "Gte"),
         ("new", Self::Gte, "New"),
         ("jina_embeddings_v3", Self::JinaV3, "JinaEmbeddingsV3"),
+        ("t5", Self::T5, "T5"),
     ];
 
     pub(super) fn read(config: &JsonObject) -> Result<Self, CheckpointError> {
@@ -111,6 +114,7 @@ impl Architecture {
                 | A::NomicBert
                 | A::Gte
                 | A::JinaV3
+                | A::T5
         )
     }
 }

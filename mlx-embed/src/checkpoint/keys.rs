@@ -74,6 +74,12 @@ fn read_by(architecture: Architecture) -> &'static str {
              rope_parameters rope_theta rotary_emb_base rotary_emb_fraction rotary_emb_interleaved rotary_emb_scale_base \
              rotary_scaling_factor scale_attn_weights type_vocab_size use_rms_norm use_xentropy"
         }
+        // What feed_forward_proj says already, the decoder's size, and a length that nothing ends with.
+        Architecture::T5 => {
+            "d_ff d_kv d_model dense_act_fn dropout_rate feed_forward_proj head_dim is_gated_act layer_norm_epsilon \
+             n_positions num_decoder_layers num_heads num_layers relative_attention_max_distance \
+             relative_attention_num_buckets"
+        }
         // How its own code computes, and a clip of what logn_attention_scale turns on.
         Architecture::Gte | Architecture::JinaV3 => {
             "layer_norm_eps layer_norm_type logn_attention_clip1 logn_attention_scale pack_qkv partial_rotary_factor \

@@ -44,11 +44,14 @@ pub(super) fn is_known_to_be_left_out(name: &str, architecture: Architecture) ->
         Architecture::Electra => &["discriminator_predictions", "generator_predictions", "generator_lm_head"],
         Architecture::DistilBert => &["vocab_transform", "vocab_layer_norm", "vocab_projector"],
         Architecture::ModernBert => &["head", "decoder"],
+        Architecture::T5 => &["decoder"],
         Architecture::EmbeddingGemma2 => &["embed_vision", "embed_audio"],
         _ => &[],
     };
     let first = name.split('.').next().unwrap_or(name);
-    if heads.contains(&first) || name == "embeddings.position_ids" {
+    // The table that is `shared`, once more.
+    let again = architecture == Architecture::T5 && name.starts_with("encoder.embed_tokens.");
+    if again || heads.contains(&first) || name == "embeddings.position_ids" {
         return true;
     }
     FIRST.contains(&first) || LAST.iter().any(|end| name.ends_with(end)) || name.starts_with("rotary_emb.")

@@ -100,6 +100,7 @@ impl Built {
             (Class::Llama, ModelWrapper::BPE(found)) => Ok(with_settings(found, None, true)),
             (Class::Gemma, ModelWrapper::BPE(found)) => Ok(with_settings(found, unknown, true)),
             (Class::XlmRoberta, ModelWrapper::Unigram(found)) => with_unknown(found, 3),
+            (Class::T5, ModelWrapper::Unigram(found)) => with_unknown(found, 2),
             (Class::Camembert, ModelWrapper::Unigram(found)) => {
                 let is_unknown = |(token, _): &(String, f64)| Some(token.as_str()) == unknown;
                 with_unknown(found, found.iter().position(is_unknown).unwrap_or(0))
@@ -129,7 +130,7 @@ impl Built {
             ),
             Class::Gemma => Some(Replace::new(" ", SPACE)?.into()),
             Class::Qwen2 => Some(NFC.into()),
-            Class::Camembert | Class::XlmRoberta => table_of_characters(found),
+            Class::Camembert | Class::T5 | Class::XlmRoberta => table_of_characters(found),
             Class::Gpt2 | Class::Llama | Class::Roberta | Class::Other => None,
         })
     }
@@ -148,8 +149,14 @@ impl Built {
                 Sequence::new(vec![words.into(), ByteLevel::new(self.prefix_space, true, false).into()])
                     .into()
             }
-            Class::Camembert | Class::XlmRoberta => {
-                let words = Metaspace::new(SPACE, scheme(PrependScheme::Always), true);
+            Class::Camembert | Class::T5 | Class::XlmRoberta => {
+                // Whatever add_prefix_space says to a T5.
+                let before = if self.class == Class::T5 {
+                    PrependScheme::Always
+                } else {
+                    scheme(PrependScheme::Always)
+                };
+                let words = Metaspace::new(SPACE, before, true);
                 Sequence::new(vec![WhitespaceSplit.into(), words.into()]).into()
             }
             Class::Llama => {
@@ -167,7 +174,7 @@ impl Built {
         self,
         token: impl Fn(&str) -> Result<(String, u32)>,
     ) -> Result<Option<PostProcessorWrapper>> {
-        let template = |single: [String; 3], pair: Vec<String>, special: [(String, u32); 2]| -> Result<_> {
+        let template = |single: &[String], pair: Vec<String>, special: &[(String, u32)]| -> Result<_> {
             let template = TemplateProcessing::builder()
                 .try_single(single.to_vec())?
                 .try_pair(pair)?
@@ -181,13 +188,18 @@ impl Built {
                 let [first, last] = [token("cls_token")?, token("sep_token")?];
                 let single = [first.0.clone(), text, last.0.clone()];
                 let second = ["$B:1".to_owned(), format!("{}:1", last.0)];
-                template(single.clone(), [&single[..], &second].concat(), [first, last])
+                template(&single, [&single[..], &second].concat(), &[first, last])
             }
             Class::Camembert | Class::XlmRoberta => {
                 let [first, last] = [token("bos_token")?, token("eos_token")?];
                 let single = [first.0.clone(), text, last.0.clone()];
                 let second = [last.0.clone(), "$B".to_owned(), last.0.clone()];
-                template(single.clone(), [&single[..], &second].concat(), [first, last])
+                template(&single, [&single[..], &second].concat(), &[first, last])
+            }
+            Class::T5 => {
+                let last = token("eos_token")?;
+                let (single, second) = ([text, last.0.clone()], ["$B".to_owned(), last.0.clone()]);
+                template(&single, [&single[..], &second].concat(), &[last])
             }
             Class::Mpnet | Class::Roberta => {
                 Ok(Some(RobertaProcessing::new(token("sep_token")?, token("cls_token")?).into()))

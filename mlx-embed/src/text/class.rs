@@ -20,13 +20,14 @@ pub(super) enum Class {
     Mpnet,
     Qwen2,
     Roberta,
+    T5,
     XlmRoberta,
     /// What goes by tokenizer.json alone.
     Other,
 }
 
 /// The classes by their names, and under which other names they go.
-const NAMES: [(&str, Class); 21] = [
+const NAMES: [(&str, Class); 22] = [
     ("BartTokenizer", Class::Roberta),
     ("BertTokenizer", Class::Bert),
     ("CamembertTokenizer", Class::Camembert),
@@ -46,6 +47,7 @@ const NAMES: [(&str, Class); 21] = [
     ("Qwen2Tokenizer", Class::Qwen2),
     ("RobertaTokenizer", Class::Roberta),
     ("SqueezeBertTokenizer", Class::Bert),
+    ("T5Tokenizer", Class::T5),
     ("TokenizersBackend", Class::Other),
     ("XLMRobertaTokenizer", Class::XlmRoberta),
 ];
@@ -57,11 +59,11 @@ const UNKNOWN_HERE: &str = "Albert Barthez Bartpho BertGeneration BertJapanese B
     DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel \
     GPTNeoXJapanese GPTNeoX GPTSw3 Herbert Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart50 MBart MLuke Marian \
     MarkupLM Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Parakeet Pegasus Perceiver Phobert Pop2Piano ProphetNet Qwen3_5 Rag \
-    Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip2 Siglip Speech2Text SpeechT5 Splinter T5 Tapas Tipsv2 Udop \
+    Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip2 Siglip Speech2Text SpeechT5 Splinter Tapas Tipsv2 Udop \
     VideoPrism Vits Wav2Vec2CTC Wav2Vec2PhonemeCTC Whisper XGLM XLM XLNet";
 
 /// The classes of kinds of models, where the files name none.
-const OF_MODELS: [(&str, Class); 13] = [
+const OF_MODELS: [(&str, Class); 14] = [
     ("bert", Class::Bert),
     ("camembert", Class::Camembert),
     ("distilbert", Class::Bert),
@@ -74,6 +76,7 @@ const OF_MODELS: [(&str, Class); 13] = [
     ("qwen2", Class::Qwen2),
     ("qwen3", Class::Qwen2),
     ("roberta", Class::Roberta),
+    ("t5", Class::T5),
     ("xlm-roberta", Class::XlmRoberta),
 ];
 
@@ -171,6 +174,7 @@ impl Class {
             Self::Gpt2 => &[("bos_token", end), ("eos_token", end), ("unk_token", end)],
             Self::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
             Self::Camembert | Self::Mpnet | Self::Roberta | Self::XlmRoberta => of_roberta,
+            Self::T5 => &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")],
             Self::Qwen2 => &[("eos_token", end), ("unk_token", end), ("pad_token", end)],
             Self::Other => &[],
         };
@@ -181,13 +185,18 @@ impl Class {
             let token = AddedToken::from(content.to_owned(), true).lstrip(strips);
             Special { name: Some(name.to_owned()), token, file: TOKENIZER_CONFIG }
         };
-        // Ids that SentencePiece has and the model has not.
-        let further: &[&str] = match self {
-            Self::Camembert => &["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"],
-            _ => &[],
+        let further: Vec<String> = match self {
+            // Ids that SentencePiece has and the model has not.
+            Self::Camembert => ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"].map(str::to_owned).to_vec(),
+            // What stands for the gaps that it was trained to fill.
+            Self::T5 if !config.contains_key("additional_special_tokens") => {
+                let count = config.get("extra_ids").and_then(Value::as_u64).unwrap_or(100).min(1000);
+                (0..count).map(|index| format!("<extra_id_{index}>")).collect()
+            }
+            _ => Vec::new(),
         };
-        let further = further.iter().map(|&content| {
-            let token = AddedToken::from(content.to_owned(), true);
+        let further = further.into_iter().map(|content| {
+            let token = AddedToken::from(content, true);
             Special { name: None, token, file: TOKENIZER_CONFIG }
         });
         missing.map(special).chain(further).collect()

@@ -39,7 +39,9 @@ pub(super) fn in_place_of_tokenizer_json(files: &Files, class: Class) -> Result<
             let merges: Vec<&str> = merges.lines().filter(|line| !line.starts_with("#version")).collect();
             json!({ "type": "BPE", "vocab": vocab, "merges": merges })
         }
-        Class::Camembert | Class::Gemma | Class::Llama | Class::XlmRoberta | Class::Other => return Ok(None),
+        Class::Camembert | Class::Gemma | Class::Llama | Class::T5 | Class::XlmRoberta | Class::Other => {
+            return Ok(None);
+        }
     };
     Ok(Some(json!({ "version": "1.0", "added_tokens": [], "model": model }).to_string().into_bytes()))
 }

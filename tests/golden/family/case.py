@@ -119,10 +119,11 @@ class Case:
 
 def all_cases() -> list[Case]:
     from family import (
-        decoders, embedding_gemma2, encoders, gemma, gte, mistral, modernbert, rerankers, sentence,
+        decoders, embedding_gemma2, encoders, gemma, gte, mistral, modernbert, rerankers, sentence, t5,
     )
 
-    tables = (decoders, encoders, gemma, modernbert, gte, mistral, embedding_gemma2, sentence, rerankers)
+    tables = (decoders, encoders, gemma, modernbert, gte, mistral, embedding_gemma2, sentence, rerankers,
+              t5)
     cases = [case for table in tables for case in table.CASES]
     names = [case.name for case in cases]
     if len(set(names)) != len(names):

@@ -104,6 +104,22 @@ def unigram() -> tuple[Tokenizer, dict]:
     return tokenizer, ROBERTA
 
 
+def t5() -> tuple[Tokenizer, dict]:
+    """T5's: Unigram over words behind a space each; <pad>, </s>, <unk> are 0 to 2, an end behind each text."""
+    special = ["<pad>", "</s>", "<unk>"]
+    tokenizer, _ = unigram()
+    pieces = [tuple(piece) for piece in json.loads(tokenizer.to_str())["model"]["vocab"] if piece[1] < 0.0]
+    tokenizer = Tokenizer(models.Unigram([(token, 0.0) for token in special] + pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.add_special_tokens([*special, "<extra_id_0>", "<extra_id_1>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer, dict(eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
+                           model_input_names=["input_ids", "attention_mask"])
+
+
 def byte_level(special: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -218,7 +234,7 @@ BUILDERS = {
     "wordpiece-padded": padded,
     # ColBERT's markers are entries of BERT's vocabulary that no text has.
     "wordpiece-unused": lambda: wordpiece(("[unused0]", "[unused1]")),
-} | dict(wordpiece=wordpiece, mpnet=mpnet, unigram=unigram, roberta=roberta, modernbert=modernbert,
+} | dict(wordpiece=wordpiece, mpnet=mpnet, unigram=unigram, roberta=roberta, modernbert=modernbert, t5=t5,
                 gemma=gemma, mistral=mistral)
 
 

@@ -11,6 +11,7 @@ pub(super) mod mlm;
 mod modernbert;
 mod nomic;
 mod rotary;
+mod t5;
 
 use serde_json::Value;
 
@@ -58,6 +59,7 @@ fn without_head(
         Architecture::EmbeddingGemma2 => embedding_gemma2::read(config),
         Architecture::ModernBert => modernbert::read(config),
         Architecture::NomicBert => nomic::read(config),
+        Architecture::T5 => t5::read(config, weights),
         Architecture::Gte | Architecture::JinaV3 => gte::read(config, weights, architecture, doubts),
         _ => {
             let mut own = ModelConfig::read_decoder(config, weights, doubts)?;
@@ -73,7 +75,7 @@ fn check_layers(config: &JsonObject, weights: &TensorFiles) -> Result<(), Checkp
     let tensors = weights.tensors.len();
     let text = config.object("text_config")?;
     for object in [Some(config), text.as_ref()].into_iter().flatten() {
-        for field in ["num_hidden_layers", "n_layers", "n_layer"] {
+        for field in ["num_hidden_layers", "n_layers", "n_layer", "num_layers"] {
             let layers = object.raw(field).and_then(Value::as_f64).unwrap_or_default();
             if layers > tensors as f64 {
                 let reason = format!(

@@ -1,0 +1,157 @@
+//! T5's encoder: RMSNorm before each half, scores that are not scaled and depend on distance, no biases.
+
+use super::{either, heads, table};
+use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use crate::checkpoint::files::TensorFiles;
+use crate::checkpoint::json::JsonObject;
+use crate::checkpoint::spec::{
+    Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormKind,
+    NormSpec, PartSpec, ProjectionSpec, RelativeSpec, Sees,
+};
+use crate::checkpoint::{CheckpointError, RopeScaling};
+
+/// Nothing in the model ends with a text's length; this is what distances are kept for.
+const LONGEST: usize = 8192;
+
+pub(super) fn read(
+    config: &JsonObject,
+    weights: &TensorFiles,
+) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
+    let size = |own: &str, theirs: &str| config::positive(config, either(config, own, theirs)?);
+    let heads_count = size("num_heads", "num_attention_heads")?;
+    let head_dim = size("d_kv", "head_dim")?;
+    if heads_count.checked_mul(head_dim).is_none() {
+        return Err(config.invalid("d_kv", "times num_heads is too large"));
+    }
+    let layers = size("num_layers", "num_hidden_layers")? as usize;
+    let (activation, gated) = feed_forward(config)?;
+    let own = ModelConfig {
+        architecture: Architecture::T5,
+        hidden_size: size("d_model", "hidden_size")?,
+        layers,
+        intermediate_size: config::positive(config, "d_ff")?,
+        heads: heads_count,
+        kv_heads: heads_count,
+        head_dim,
+        vocab_size: config::positive(config, "vocab_size")?,
+        max_position_embeddings: LONGEST,
+        causal: false,
+        layer_windows: vec![None; layers],
+        qkv_bias: false,
+        o_bias: false,
+        mlp_bias: false,
+        head_norms: false,
+        norm_eps: config::epsilon(config, "layer_norm_epsilon", Some(1e-6))?,
+        rope_theta: None,
+        rope_local_theta: None,
+        query_pre_attn_scalar: None,
+        query_growth: None,
+        rope_traditional: false,
+        rope_scaling: RopeScaling::None,
+        eos_token_id: config::eos_token_id(config),
+    };
+    let [hidden, intermediate] = [own.hidden_size, own.intermediate_size].map(|size| size as usize);
+    let norm = |path: String| NormSpec {
+        weight: format!("{path}.weight"),
+        bias: None,
+        size: hidden,
+        kind: NormKind::Rms { offset: 0.0 },
+        eps: own.norm_eps,
+    };
+    let heads: HeadsSpec = heads(&own);
+    let layer = |index: usize| {
+        let of = |half: usize, name: &str| format!("encoder.block.{index}.layer.{half}.{name}");
+        let before = |half| HalfNorms { input: Some(norm(of(half, "layer_norm"))), ..HalfNorms::default() };
+        let attention = |name: &str| of(0, &format!("SelfAttention.{name}"));
+        let dense = |name: &str| of(1, &format!("DenseReluDense.{name}"));
+        let up: &[&str] = if gated { &["wi_0", "wi_1"] } else { &["wi"] };
+        LayerSpec {
+            attention: AttentionSpec {
+                norms: before(0),
+                qkv: ProjectionSpec {
+                    parts: ["q", "k", "v"]
+                        .map(|name| PartSpec::whole(attention(name), heads.queries(), false))
+                        .to_vec(),
+                    inputs: hidden,
+                },
+                heads,
+                q_norm: None,
+                k_norm: None,
+                v_norm: None,
+                rope: None,
+                scale: 1.0,
+                sees: Sees::All,
+                output: ProjectionSpec::one(attention("o"), hidden, heads.queries(), false),
+            },
+            mlp: MlpSpec {
+                norms: before(1),
+                up: ProjectionSpec {
+                    parts: up.iter().map(|name| PartSpec::whole(dense(name), intermediate, false)).collect(),
+                    inputs: hidden,
+                },
+                activation,
+                gated,
+                down: ProjectionSpec::one(dense("wo"), hidden, intermediate, false),
+            },
+            input: None,
+            scalar: None,
+        }
+    };
+    // The decoder's too, so that the whole model has it by this name.
+    let tokens = ["shared", "encoder.embed_tokens"];
+    let held = tokens.into_iter().find(|name| {
+        ["weight", "scales"].iter().any(|end| weights.tensors.contains_key(&format!("{name}.{end}")))
+    });
+    let spec = ModelSpec {
+        hidden,
+        embedding: EmbeddingSpec {
+            tokens: table(held.unwrap_or(tokens[0]), own.vocab_size as usize, own.hidden_size),
+            scale: 1.0,
+            positions: None,
+            token_types: None,
+            norm: None,
+        },
+        ropes: Vec::new(),
+        relative: Some(relative(config, own.heads)?),
+        layer_inputs: None,
+        layers: (0..layers).map(layer).collect(),
+        norm: Some(norm("encoder.final_layer_norm".into())),
+        projection: None,
+        behind: Vec::new(),
+        head: None,
+        mlm: None,
+    };
+    Ok((own, spec))
+}
+
+/// The activation, and whether it is of a gate.
+fn feed_forward(config: &JsonObject) -> Result<(Activation, bool), CheckpointError> {
+    let field = "feed_forward_proj";
+    let named = config.optional::<String>(field)?.unwrap_or_else(|| "relu".to_owned());
+    let (name, gated) = match named.strip_prefix("gated-") {
+        // As transformers takes it, for the sake of the first ones.
+        Some("gelu") => ("gelu_new", true),
+        Some(name) => (name, true),
+        None => (&*named, false),
+    };
+    let activation = Activation::of_transformers(name);
+    Ok((
+        activation.ok_or_else(|| config.invalid(field, format!("is `{named}`, which is not supported")))?,
+        gated,
+    ))
+}
+
+/// The first layer's distances, which all layers have.
+fn relative(config: &JsonObject, heads: i32) -> Result<RelativeSpec, CheckpointError> {
+    let sizes = [
+        ("relative_attention_num_buckets", RelativeSpec::BUCKETS),
+        ("relative_attention_max_distance", RelativeSpec::FAR),
+    ];
+    for (field, supported) in sizes {
+        if let Some(other) = config.optional::<usize>(field)?.filter(|size| *size != supported) {
+            return Err(config.invalid(field, format!("is {other}; only {supported} is supported")));
+        }
+    }
+    let path = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias";
+    Ok(RelativeSpec { table: table(path, RelativeSpec::BUCKETS, heads), longest: LONGEST })
+}
