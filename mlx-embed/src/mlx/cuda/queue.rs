@@ -16,7 +16,7 @@ use crate::mlx::array::Array;
 use crate::mlx::device::wait_without_turn;
 use crate::mlx::dtype::{Dtype, Element};
 use crate::mlx::error::{MlxError, check};
-use crate::mlx::{Stream, ops};
+use crate::mlx::{Stream, memory, ops};
 
 /// Smallest piece of memory, in bytes.
 const LEAST: usize = 4096;
@@ -229,7 +229,11 @@ impl Queue {
             too_small => {
                 // What was launched may still use it, and a failure of that must not be found by MLX: see `Array::drop`.
                 self.synchronize()?;
-                drop(too_small);
+                if too_small.is_some() {
+                    drop(too_small);
+                    // Nobody will ask MLX for memory of this size again.
+                    memory::clear_cache()?;
+                }
                 // An eighth of room at most, so that batches which grow don't take memory each time.
                 let size = needed.next_multiple_of(needed.next_power_of_two() / 16);
                 let array = on_gpu(size / 4, stream)?;
