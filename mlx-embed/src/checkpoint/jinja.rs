@@ -1,5 +1,8 @@
 //! What a chat template writes, where it does nothing but write texts and values: Jinja without branches and loops, with
 //! the settings that transformers gives it.
+//!
+//! Libraries that run templates bound their steps, but not their memory: `'a' * 10**12` is one step, and ends a process. So a
+//! template is read here, not run, and one that does more than write is none that is known.
 
 use std::collections::BTreeMap;
 
