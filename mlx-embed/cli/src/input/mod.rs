@@ -2,6 +2,7 @@
 
 mod columns;
 mod csv;
+mod foreign;
 mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -19,6 +20,7 @@ use crate::error::CliError;
 use crate::row::{Column, Row};
 use crate::waiting::Waiting;
 use csv::Csv;
+use foreign::Texts;
 use lines::Lines;
 pub(crate) use places::Places;
 use records::{Arguments, Record, Records};
@@ -137,7 +139,7 @@ impl Input {
             _ => {
                 refuse_kept(keep, "standard input, which is read once")?;
                 let name = "standard input".to_owned();
-                let lines = Lines::new(Box::new(io::stdin()), name, args.field.clone(), max_text_bytes);
+                let lines = Lines::new(Box::new(Texts::of(io::stdin())), name, args.field.clone(), max_text_bytes);
                 Ok(Self::of(Box::new(records::Jsonl::new(lines)), Handle::stdin().ok(), None, args.field))
             }
         }
@@ -159,6 +161,12 @@ impl Input {
             Form::Lines if field.is_some() => Form::Jsonl,
             form => form,
         };
+        if form == Form::Lines && path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json")) {
+            return Err(CliError::Usage(format!(
+                "{name}: by its name it is JSON, whose lines are no texts; --field NAME reads it as JSONL, an object a \
+                 line, which `jq -c '.[]'` makes of a list"
+            )));
+        }
         let field = (form != Form::Lines).then(|| field.unwrap_or_else(|| FIELD.to_owned()));
         let of_table = || field.clone().unwrap_or_default();
         let records: Box<dyn Records> = match form {
@@ -169,13 +177,18 @@ impl Input {
                     refuse_kept(keep, &format!("{name}, which is no regular file and is read once"))?;
                 }
                 let columns = columns::of_jsonl(&path, keep, max_text_bytes)?;
-                let mut lines = Lines::new(Box::new(file), name, field.clone(), max_text_bytes);
+                let mut lines = Lines::new(Box::new(Texts::of(file)), name, field.clone(), max_text_bytes);
                 lines.keep(keep);
                 Box::new(records::Jsonl::with_columns(lines, columns))
             }
-            Form::Csv(delimiter) => {
-                Box::new(Csv::new(Box::new(file), name, &of_table(), keep, delimiter, max_text_bytes)?)
-            }
+            Form::Csv(delimiter) => Box::new(Csv::new(
+                Box::new(Texts::of(file)),
+                name,
+                &of_table(),
+                keep,
+                delimiter,
+                max_text_bytes,
+            )?),
             Form::Parquet => open_parquet(file, name, &of_table(), keep)?,
         };
         Ok(Self::of(records, Some(handle), Some(path), field))

@@ -293,3 +293,23 @@ fn files_that_cannot_be_read_are_named() {
     run(on("embed", "st-mean").arg("--input").arg(dir.path()))
         .failed(1, &[&dir.path().display().to_string()]);
 }
+
+#[test]
+fn input_that_is_no_text_is_named_and_never_embedded() {
+    let dir = tempdir().unwrap();
+    let utf_16: Vec<u8> = "\u{feff}the cat\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (bytes, what) in [(&b"\x1f\x8b\x08\0"[..], "zcat"), (b"PK\x03\x04", "ZIP"), (&utf_16, "UTF-16")] {
+        for name in ["a.txt", "a.jsonl", "a.csv", "a"] {
+            let file = dir.path().join(name);
+            fs::write(&file, bytes).unwrap();
+            let ran = run(on("embed", "st-mean").args(["--on-error", "skip", "--input"]).arg(&file));
+            assert_eq!(ran.stdout, "");
+            ran.failed(1, &[name, what]);
+        }
+        run_on(&mut on("embed", "st-mean"), bytes).failed(1, &["standard input", what]);
+    }
+    let json = dir.path().join("a.JSON");
+    fs::write(&json, "{\"body\": \"the cat\"}\n").unwrap();
+    run(on("embed", "st-mean").arg("--input").arg(&json)).failed(2, &["a.JSON", "--field", "jq"]);
+    assert_eq!(run(on("embed", "st-mean").args(["--field", "body", "--input"]).arg(&json)).rows().len(), 1);
+}
