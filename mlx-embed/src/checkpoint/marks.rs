@@ -136,6 +136,8 @@ fn class_names(architecture: Architecture) -> Vec<String> {
         // With a second head, which is left out like the first.
         Architecture::Bert => names.push("BertForPreTraining".into()),
         Architecture::Electra => names.push("ElectraForPreTraining".into()),
+        // With a weight of each token beside, as gte-multilingual has.
+        Architecture::Gte => names.extend(["Gte", "New"].map(|base| format!("{base}ForTokenClassification"))),
         // The encoder alone, and with the decoder.
         Architecture::T5 => names.extend(["T5EncoderModel", "T5ForConditionalGeneration"].map(str::to_owned)),
         Architecture::Gemma3 => names.push("Gemma3ForCausalLM".into()),

@@ -38,9 +38,8 @@ pub(super) fn is_known_to_be_left_out(name: &str, architecture: Architecture) ->
     // Heads of encoders for pre-training, what leads other inputs in, and a vector for the whole text that sentence-transformers doesn't ask for.
     let heads: &[&str] = match architecture {
         Architecture::Bert | Architecture::NomicBert => &["pooler", "cls"],
-        Architecture::Roberta | Architecture::MpNet | Architecture::Gte | Architecture::JinaV3 => {
-            &["pooler", "lm_head"]
-        }
+        Architecture::Roberta | Architecture::MpNet | Architecture::JinaV3 => &["pooler", "lm_head"],
+        Architecture::Gte => &["pooler", "lm_head", "classifier"],
         Architecture::Electra => &["discriminator_predictions", "generator_predictions", "generator_lm_head"],
         Architecture::DistilBert => &["vocab_transform", "vocab_layer_norm", "vocab_projector"],
         Architecture::ModernBert => &["head", "decoder"],

@@ -15,7 +15,7 @@ GTE = dict(
 # As the config of its own code has it. Its ntk is the product of base and factor, and a linear rest.
 FACTOR = 8.0
 NEW = {key: value for key, value in GTE.items() if key != "rope_parameters"} | dict(
-    architectures=["NewModel"], model_type="new",
+    architectures=["NewModel", "NewForTokenClassification"], model_type="new",
     auto_map={"AutoConfig": "Alibaba-NLP/new-impl--configuration.NewConfig",
               "AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"},
     attention_probs_dropout_prob=0.0, classifier_dropout=0.0, hidden_dropout_prob=0.1,
@@ -76,11 +76,12 @@ def case(name: str, about: str, config: dict, **fields) -> Case:
 
 
 CASES = [
-    case("gte-bf16", "as gte-multilingual: names of its own code, whose gate is behind what it gates; cls",
-         GTE, dtype="bfloat16", stored=gte_names),
+    case("gte-bf16", "as gte-multilingual: names of its own code, whose gate is behind what it gates; a "
+         "weight of each token beside; cls", GTE | {"architectures": ["GteForTokenClassification"]},
+         auto="AutoModelForTokenClassification", dtype="bfloat16", stored=gte_names),
     case("gte-new-config", "the same with the config of its own code, whose positions are stretched by ntk",
-         NEW, reference=NEW_OF_TRANSFORMERS, loads=False, dtype="bfloat16", stored=gte_names,
-         weights_of="gte-bf16"),
+         NEW, reference=NEW_OF_TRANSFORMERS, loads=False, auto="AutoModelForTokenClassification",
+         dtype="bfloat16", stored=gte_names, weights_of="gte-bf16"),
     case("gte-no-types-f32", "as gte-base-en-v1.5: no token types; names of transformers; WordPiece",
          GTE | {"type_vocab_size": 0, "vocab_size": 208, "pad_token_id": 0, "num_hidden_layers": 1},
          tokenizer="wordpiece"),
