@@ -30,7 +30,7 @@ CASES = [
     t5("t5-f32", "as sentence-t5: ReLU, mean, a Dense, normalised"),
     t5("t5-gated-bf16", "as T5 1.1: GELU behind a gate, heads wider together than the hidden states; the "
        "decoder's tensors beside",
-       {"architectures": ["T5ForConditionalGeneration"], "feed_forward_proj": "gated-gelu", "d_kv": 24},
+       {"architectures": ["T5ForConditionalGeneration"], "feed_forward_proj": "gated-gelu", "d_kv": 32},
        dtype="bfloat16", lengths=(33, 150), stored=whole),
     t5("t5-affine-4bit-g64", "4 bits, the table of distances too", {"d_ff": 128}, dtype="bfloat16",
        quantization=affine(4), modules=MEAN, lengths=(33, 150)),
