@@ -26,6 +26,9 @@ pub(crate) struct RerankRequest {
     top_n: Option<NonZeroUsize>,
     #[serde(default)]
     return_documents: bool,
+    /// Documents are not cut at this length, so one that is longer is an error.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    max_tokens_per_doc: Option<NonZeroUsize>,
 }
 
 /// A document, by itself or in an object.
@@ -95,11 +98,21 @@ pub(crate) async fn rerank(
     terms: Terms,
     body: Result<Json<RerankRequest>, JsonRejection>,
 ) -> Result<Json<RerankResponse>, ApiError> {
-    let Json(RerankRequest { model, query, documents, top_n, return_documents }) = body?;
+    let Json(RerankRequest { model, query, documents, top_n, return_documents, max_tokens_per_doc }) = body?;
     let documents: Vec<String> = documents.into_iter().map(Document::into_text).collect();
     // All, as usage counts those that are left out, too.
     let (model, mut ranked) =
         rank(&app, model.as_deref(), &query, ("documents", &documents), None, terms).await?;
+    // A pair has its document's tokens and more.
+    let most = max_tokens_per_doc.map_or(usize::MAX, NonZeroUsize::get);
+    if let Some(longer) = ranked.iter().find(|each| each.tokens > most) {
+        let reason = format!(
+            "max_tokens_per_doc is {most}, but the pair with document {} has {} tokens; documents are cut at the model's own limit alone, so \
+             leave this out, or send shorter ones",
+            longer.index, longer.tokens
+        );
+        return Err(ApiError::field("max_tokens_per_doc", reason));
+    }
     let usage = Usage::of(ranked.iter().map(|each| each.tokens).sum());
     ranked.truncate(top_n.map_or(usize::MAX, NonZeroUsize::get));
     let result = |each: Ranked| RankedDocument {

@@ -72,7 +72,7 @@ async fn documents_are_ranked_as_the_library_ranks_them() {
     let expected = reranker.rerank(query, &documents).unwrap();
 
     let request = json!({"query": query, "documents": [documents[0], {"text": documents[1]}, documents[2]],
-        "top_n": 2, "return_documents": true});
+        "top_n": 2, "return_documents": true, "max_tokens_per_doc": 4096});
     for path in ["/v1/rerank", "/v2/rerank"] {
         let body = answer(&router, path, request.clone(), StatusCode::OK).await;
         let results = body["results"].as_array().unwrap();
@@ -103,6 +103,18 @@ async fn what_cannot_be_answered_is_an_error_that_says_why() {
     let cases = [
         ("/v1/embeddings", json!({"input": []}), 400, "input is empty"),
         ("/v1/embeddings", json!({"input": ["a", "b", "c", "d"]}), 413, "the limit is 3"),
+        (
+            "/v1/rerank",
+            json!({"query": "a", "documents": ["b", "c d e f g h"], "max_tokens_per_doc": 7}),
+            400,
+            "max_tokens_per_doc is 7, but the pair with document 1",
+        ),
+        (
+            "/v1/rerank",
+            json!({"query": "a", "documents": ["b"], "max_tokens_per_doc": 0}),
+            422,
+            "max_tokens_per_doc",
+        ),
         ("/v1/embeddings", json!({"input": 7}), 422, "input must be a string"),
         ("/v1/embeddings", json!({}), 422, "input"),
         ("/v1/embeddings", json!({"input": "a", "dimensions": 0}), 422, "dimensions"),
