@@ -75,6 +75,11 @@ fn load(scratch: &Scratch, options: LoadOptions) -> Result<Embedder, Error> {
     Embedder::load_with(scratch.path(), LoadOptions { max_tokens: None, ..options })
 }
 
+/// The vector of some text.
+fn embed(scratch: &Scratch) -> Vec<f32> {
+    load(scratch, golden::load_options()).unwrap().embed_one("The cat").unwrap().vector
+}
+
 fn ids(text: &Value) -> Vec<u32> {
     text["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
@@ -377,10 +382,6 @@ fn modules_that_are_not_sentence_transformers_own_are_refused() {
 #[test]
 fn a_dense_folder_without_weights_is_the_matrix_in_the_model_s_own() {
     let case = "families/embedding-gemma-mlx-bf16";
-    let embed = |scratch: &Scratch| {
-        let embedder = load(scratch, golden::load_options()).unwrap();
-        embedder.embed_one("The cat").unwrap().vector
-    };
     let expected = embed(&Scratch::of(case));
     let with = |fields: Value| {
         let scratch = Scratch::of(case);
@@ -417,9 +418,6 @@ fn dense_matrices_of_the_model_have_a_module_each_or_none() {
         scratch.write("modules.json", json!(kept).to_string());
         scratch
     };
-    let embed = |scratch: &Scratch| {
-        load(scratch, golden::load_options()).unwrap().embed_one("The cat").unwrap().vector
-    };
     assert_eq!(embed(&without(2)), embed(&without(0)));
     refused(&without(1), &["modules.json", "names 1 Dense", "dense.0 to dense.1"]);
 }
@@ -442,9 +440,6 @@ fn shards_may_be_in_a_folder_beside_their_index() {
             }
         });
         scratch
-    };
-    let embed = |scratch: &Scratch| {
-        load(scratch, golden::load_options()).unwrap().embed_one("The cat").unwrap().vector
     };
     let expected = embed(&Scratch::of(case));
     assert_eq!(embed(&in_folder()), expected);
