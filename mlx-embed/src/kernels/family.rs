@@ -18,7 +18,7 @@ use super::product::{
     self, BYTE_WORDS, BYTES, FORMS, LIMB_FORMS, NIBBLE_WORDS, NIBBLES, PairWeights, SEVEN_ROWS, SEVENS,
     SMALL, SPREAD, TileRows, WORDS, form_on,
 };
-use super::round::{self, Input, Laid, Rounded};
+use super::round::{self, DIGITS, Input, Laid, Rounded};
 use super::simd::{self, LANES, Nearest, Number};
 use super::tiles::Tile;
 
@@ -64,11 +64,9 @@ pub(crate) struct Family {
     pub(super) session: fn() -> Option<Session>,
     /// By rows, from one.
     pub(super) tiles: &'static [TileFns],
-    pub(super) unpack: UnpackFn,
-    pub(super) unpack_words: UnpackFn,
-    pub(super) unpack_sevens: UnpackFn,
-    /// To limbs or words, and to seven bits.
-    pub(super) round_tile: [RoundFn; 2],
+    /// By [`Digits`](round::Digits), as the next.
+    pub(super) unpack: [UnpackFn; DIGITS],
+    pub(super) round_tile: [RoundFn; DIGITS],
     pub(super) lay_tile: unsafe fn(&Input<'_>, &Laid, usize),
     pub(super) norm_rows: unsafe fn(&[f32], Norm<'_>, Range<usize>, *mut f32),
     pub(super) prepare: unsafe fn(&Attention<'_>, Text, Range<usize>),
@@ -196,10 +194,10 @@ macro_rules! family {
                 dense: [$module::dense::<$m, f32>, $module::dense::<$m, bf16>, $module::dense::<$m, f16>],
                 attend: $module::attend::<$m>,
             }),*],
-            unpack: $module::unpack,
-            unpack_words: $module::unpack_words,
-            unpack_sevens: $module::unpack_sevens,
-            round_tile: [$module::round_tile::<false>, $module::round_tile::<true>],
+            unpack: [$module::unpack, $module::unpack_sevens, $module::unpack_words],
+            round_tile: [
+                $module::round_tile::<false>, $module::round_tile::<true>, $module::round_tile::<false>,
+            ],
             lay_tile: $module::lay_tile,
             norm_rows: $module::norm_rows,
             prepare: $module::prepare,

@@ -227,9 +227,7 @@ impl Engine {
             let rounded = &rounded;
             // SAFETY: the family's instruction set was detected; the workspace has room for all rows; each task has
             // its own tile and groups.
-            unsafe {
-                self.family.round_tile[usize::from(kind == Digits::Sevens)](input, rounded, tile, groups)
-            };
+            unsafe { self.family.round_tile[kind as usize](input, rounded, tile, groups) };
         });
         rounded
     }
@@ -298,12 +296,7 @@ impl Engine {
                         if unpack {
                             let (value_bytes, scale_bytes) = unpacked_bytes(&layout, block, rounded.kind);
                             let (values, scales) = (values.bytes(value_bytes), scales.bytes(scale_bytes));
-                            let unpack = match rounded.kind {
-                                Digits::Limbs => self.family.unpack,
-                                Digits::Sevens => self.family.unpack_sevens,
-                                Digits::Words => self.family.unpack_words,
-                            };
-                            unpack(&layout, pair, block, values, scales)
+                            self.family.unpack[rounded.kind as usize](&layout, pair, block, values, scales)
                         } else {
                             PairWeights {
                                 values: pair,

@@ -59,6 +59,8 @@ pub(super) enum Digits {
     Words,
 }
 
+pub(super) const DIGITS: usize = Digits::Words as usize + 1;
+
 /// Where rounded rows go. Tasks write disjoint tiles and groups of it.
 #[derive(Clone, Copy)]
 pub(super) struct Rounded {
@@ -92,6 +94,19 @@ impl Rounded {
     #[inline(always)]
     pub(super) unsafe fn tile_digits(&self, tile: Tile) -> *mut i8 {
         self.digits.add(tile.first * self.inputs * 2)
+    }
+
+    /// Where row `m` of a tile has its limbs of the group from input `first` on, `run` inputs further: the high ones, and the
+    /// low ones, which the `wide` rows alone have.
+    ///
+    /// # Safety
+    /// As [`Rounded::tile_digits`].
+    #[inline(always)]
+    unsafe fn limbs(&self, tile: Tile, first: usize, m: usize, wide: u16, run: usize) -> [*mut i8; 2] {
+        let high = self.tile_digits(tile).add(first * 2 * tile.rows);
+        let low = high.add(self.group_size * tile.rows);
+        let (low_rows, low_row) = (wide.count_ones() as usize, (wide & ((1 << m) - 1)).count_ones() as usize);
+        [high.add(run * tile.rows + m * self.run), low.add(run * low_rows + low_row * self.run)]
     }
 
     /// Start of a tile's factors. A group of it takes `2 * tile.rows` numbers.
@@ -198,15 +213,10 @@ pub(super) unsafe fn round_tile<S: Simd, const SEVENS: bool>(
             let step = largest * (1.0 / limit);
             // Zeros and numbers so small that their step vanishes round to zero.
             let inverse = S::splat(if step > f32::MIN_POSITIVE { limit / largest } else { 0.0 });
-            let high = to.tile_digits(tile).add(group * 2 * size * tile.rows);
-            let low_rows = wide.count_ones() as usize;
-            let low_row = (wide & ((1 << m) - 1)).count_ones() as usize;
-            let low = high.add(size * tile.rows);
-            let words = high.cast::<i16>().add(LANES * m);
+            let words = to.tile_digits(tile).add(group * 2 * size * tile.rows).cast::<i16>().add(LANES * m);
             let mut sum = S::splat_int(0);
             for run in (0..size).step_by(to.run) {
-                let high = high.add(run * tile.rows + m * to.run);
-                let low = low.add(run * low_rows + low_row * to.run);
+                let [high, low] = to.limbs(tile, group * size, m, wide, run);
                 for k in (0..to.run).step_by(LANES) {
                     let a = S::round(S::mul(value::<S>(x, factor, weight, group * size + run + k), inverse));
                     sum = S::add_int(sum, a);
@@ -294,13 +304,8 @@ unsafe fn round_sevens<S: Simd>(group: &Group<S>, to: &Rounded, tile: Tile, m: u
         (0.0, middle, 1.0, -negated_least)
     };
     let (spread, above) = (S::splat(inverse), S::splat(above));
-    let high = to.tile_digits(tile).add(group.first * 2 * tile.rows);
-    let low_rows = wide.count_ones() as usize;
-    let low_row = (wide & ((1 << m) - 1)).count_ones() as usize;
-    let low = high.add(size * tile.rows);
     for run in (0..size).step_by(to.run) {
-        let high = high.add(run * tile.rows + m * to.run);
-        let low = low.add(run * low_rows + low_row * to.run);
+        let [high, low] = to.limbs(tile, group.first, m, wide, run);
         for k in (0..to.run).step_by(LANES) {
             let x = group.value(run + k);
             // No sum is below zero or above the limit, but for what f32 rounds where numbers are far from zero.
