@@ -190,6 +190,20 @@ fn warn_of_slow_build() {
 struct OpeningText(thread::JoinHandle<Result<TextEncoder, TextError>>);
 
 impl OpeningText {
+    fn of(
+        checkpoint: &Checkpoint,
+        tokenizer: &Arc<Settings>,
+        options: &LoadOptions,
+        reads_last_token: bool,
+    ) -> Result<Self, Error> {
+        let (place, tokenizer) = (checkpoint.place().clone(), Arc::clone(tokenizer));
+        let (end_token, config) = (options.end_token.clone(), checkpoint.config());
+        let (eos_token_id, vocab_size) = (config.eos_token_id, config.vocab_size.unsigned_abs());
+        Self::start(move || {
+            TextEncoder::open(&place, &tokenizer, &end_token, reads_last_token, eos_token_id, vocab_size)
+        })
+    }
+
     fn start(open: impl FnOnce() -> Result<TextEncoder, TextError> + Send + 'static) -> Result<Self, Error> {
         let thread = thread::Builder::new().name("mlx-embed-text".into()).spawn(open);
         thread.map(Self).map_err(|error| Error::Stopped {
@@ -220,20 +234,13 @@ pub(crate) fn load(
     let tokenizer = Arc::new(settings(&checkpoint)?);
     let weights = checkpoint.open_weights();
     let purpose = checkpoint.purpose();
-    let weighs_tokens = purpose == Purpose::Sparse && checkpoint.spec().mlm.is_none();
+    let weighs_tokens = weighs_tokens(&checkpoint);
     refuse_pooling(purpose, options)?;
     let (pooling, pooling_source) = pooling(&checkpoint, options)?;
     check_threads(options.threads)?;
     let scoring = checkpoint.scoring().cloned();
-    let text = {
-        let (place, tokenizer, end_token) =
-            (place.clone(), Arc::clone(&tokenizer), options.end_token.clone());
-        let reads_last_token = pooling.takes_last_token() && scoring.is_none();
-        let (eos_token_id, vocab_size) = (config.eos_token_id, config.vocab_size.unsigned_abs());
-        OpeningText::start(move || {
-            TextEncoder::open(&place, &tokenizer, &end_token, reads_last_token, eos_token_id, vocab_size)
-        })?
-    };
+    let reads_last_token = pooling.takes_last_token() && scoring.is_none();
+    let text = OpeningText::of(&checkpoint, &tokenizer, options, reads_last_token)?;
     let backend = options.device.backend()?;
     let threads = runner::threads(options.threads);
     let gpus = options.gpus.indices(backend)?;
@@ -263,13 +270,7 @@ pub(crate) fn load(
         files.behind = checkpoint.modules().into_owned();
     }
     let token_types = checkpoint.spec().embedding.token_types.as_ref().map_or(0, |table| table.rows);
-    let sharing = if config.frequencies_depend_on_length(max_tokens) {
-        Sharing::EqualLengths
-    } else if !matches!(kind, Kind::Mlx) {
-        Sharing::Packed
-    } else {
-        Sharing::Padded
-    };
+    let sharing = sharing(&config, &kind, max_tokens);
     let mut info = Info {
         model: checkpoint.dir().to_owned(),
         config: config.clone(),
@@ -279,14 +280,7 @@ pub(crate) fn load(
         storage: checkpoint.storage_by_kind()?,
         pooling,
         pooling_source,
-        embedding_size: match (&checkpoint.spec().mlm, &late) {
-            (Some(mlm), _) => mlm.vocabulary,
-            (None, _) if weighs_tokens => config.vocab_size.unsigned_abs() as usize,
-            (None, Some(_)) => {
-                checkpoint.width_behind(checkpoint.spec().hidden, "they are the tokens' states")?
-            }
-            (None, None) => checkpoint.embedding_size(pooling)?,
-        },
+        embedding_size: embedding_size(&checkpoint, pooling)?,
         normalize: files.normalize.unwrap_or(purpose != Purpose::Sparse),
         reranker: None,
         late_interaction: None,
@@ -314,33 +308,21 @@ pub(crate) fn load(
     let hidden = info.embedding_size;
     let cache = (options.vector_cache > 0).then(|| Arc::new(VectorCache::new(options.vector_cache, hidden)));
     let engine_options = EngineOptions {
-        limits: Limits {
-            capacity: options.queue_texts.map_or(QUEUE_TEXTS, NonZeroUsize::get),
-            bytes: options.queue_bytes.map_or(QUEUE_BYTES, NonZeroUsize::get),
-            batch_tokens,
-            enough_tokens: match backend {
-                Backend::Cpu => CPU_ENOUGH_TOKENS.max(threads * THREAD_ENOUGH_TOKENS),
-                // A GPU has room for more.
-                _ => batch_tokens,
-            },
-            batch_time: options.batch_time.unwrap_or(BATCH_TIME),
-            sharing,
-        },
+        limits: limits(options, backend, threads, batch_tokens, sharing),
         cache: cache.clone(),
         prompt_cache: options.prompt_cache.unwrap_or(PROMPT_CACHE_BYTES),
         meters: Arc::clone(&meters),
     };
-    let cache_limit = options.cache_limit.unwrap_or(default_cache_limit(backend, &kind));
     steps.of.store(config.layers.saturating_mul(gpus.len()), Ordering::Relaxed);
     let runner_options = RunnerOptions {
         backend,
         gpus,
         threads: options.threads,
+        cache_limit: options.cache_limit.unwrap_or(default_cache_limit(backend, &kind)),
         kind,
         precision: options.precision,
         matmul: options.matmul,
         pooling,
-        cache_limit,
         memory_limit: options.memory_limit,
     };
     let given = checkpoint.given_fields().clone();
@@ -400,6 +382,54 @@ pub(crate) fn load(
         tokenizing: OnceLock::new(),
         engine,
     })
+}
+
+/// Whether each token that a text has gets a weight, in place of one vector.
+fn weighs_tokens(checkpoint: &Checkpoint) -> bool {
+    checkpoint.purpose() == Purpose::Sparse && checkpoint.spec().mlm.is_none()
+}
+
+/// Numbers of a vector.
+fn embedding_size(checkpoint: &Checkpoint, pooling: Pooling) -> Result<usize, CheckpointError> {
+    match (&checkpoint.spec().mlm, checkpoint.late()) {
+        (Some(mlm), _) => Ok(mlm.vocabulary),
+        (None, _) if weighs_tokens(checkpoint) => Ok(checkpoint.config().vocab_size.unsigned_abs() as usize),
+        (None, Some(_)) => checkpoint.width_behind(checkpoint.spec().hidden, "they are the tokens' states"),
+        (None, None) => checkpoint.embedding_size(pooling),
+    }
+}
+
+/// Which texts may run together, and how.
+fn sharing(config: &ModelConfig, kind: &Kind, max_tokens: usize) -> Sharing {
+    if config.frequencies_depend_on_length(max_tokens) {
+        Sharing::EqualLengths
+    } else if matches!(kind, Kind::Mlx) {
+        Sharing::Padded
+    } else {
+        Sharing::Packed
+    }
+}
+
+/// What the queue holds, and what runs at once.
+fn limits(
+    options: &LoadOptions,
+    backend: Backend,
+    threads: usize,
+    batch_tokens: usize,
+    sharing: Sharing,
+) -> Limits {
+    Limits {
+        capacity: options.queue_texts.map_or(QUEUE_TEXTS, NonZeroUsize::get),
+        bytes: options.queue_bytes.map_or(QUEUE_BYTES, NonZeroUsize::get),
+        batch_tokens,
+        enough_tokens: match backend {
+            Backend::Cpu => CPU_ENOUGH_TOKENS.max(threads * THREAD_ENOUGH_TOKENS),
+            // A GPU has room for more.
+            _ => batch_tokens,
+        },
+        batch_time: options.batch_time.unwrap_or(BATCH_TIME),
+        sharing,
+    }
 }
 
 /// Refuses a pooling where there is none to choose.

@@ -10,6 +10,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, AddedVocabulary, PaddingDirection, Tokenizer, TruncationDirection};
 
 use super::TextError;
+use super::built::Built;
 use super::class::Class;
 use super::guarded::guarded;
 use super::settings::Settings;
@@ -71,48 +72,11 @@ pub(super) fn assemble(
     path: &Path,
 ) -> Result<Assembled, TextError> {
     let failed = |reason| TextError::InvalidTokenizer { path: path.to_owned(), reason };
-    // LlamaTokenizer is not taken for a byte-level vocabulary, which transformers looks for in this way.
-    let byte_level = || json.windows(br#""ByteLevel""#.len()).any(|part| part == br#""ByteLevel""#);
-    let (class, built) = match settings.classes.now {
-        Class::Llama if byte_level() => (Class::Other, None),
-        class => (class, settings.built),
-    };
-    let mut special = settings.special.clone();
-    if class == settings.classes.now {
-        let missing = settings.defaults.iter().filter(|default| find(&special, &default.name).is_none());
-        special.extend(missing.cloned().collect::<Vec<_>>());
-    }
+    let (class, built) = class(json, settings);
+    let special = special(settings, class);
     let named = |name: &str| find(&special, &Some(name.to_owned()));
-
-    let mut listed = HashSet::new();
-    let (mut tokenizer, cut, padded) = guarded(|| {
-        let mut tokenizer = straight::tokenizer(json)?;
-        let cut = tokenizer.get_truncation().map(|truncation| truncation.direction);
-        let padded =
-            tokenizer.get_padding().map(|padding| matches!(padding.direction, PaddingDirection::Left));
-        listed = contents(&tokenizer);
-        // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None)?;
-        if let Some(built) = built {
-            if settings.lists_all_added {
-                tokenizer.with_added_vocabulary(AddedVocabulary::new());
-            }
-            built.put(&mut tokenizer, named("unk_token").map(|token| token.content.as_str()))?;
-        }
-        // Another such setting: merges left out at random, so that one text gets other tokens each time.
-        if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
-            && bpe.dropout.is_some()
-        {
-            let mut bpe = bpe.clone();
-            bpe.dropout = None;
-            tokenizer.with_model(bpe);
-        }
-        tokenizer.set_encode_special_tokens(settings.split_special_tokens);
-        Ok((tokenizer, cut, padded))
-    })
-    .map_err(failed)?;
-
+    let read = guarded(|| read(json, settings, built, named("unk_token"))).map_err(failed)?;
+    let Read { mut tokenizer, listed, cut, pads_left } = read;
     let tokens = wanted(settings, &special, &contents(&tokenizer), files)?;
     guarded(|| {
         tokenizer.add_tokens(tokens)?;
@@ -126,27 +90,114 @@ pub(super) fn assemble(
     check_ids(&tokenizer, settings, files)?;
     let bos_eos = ["bos_token", "eos_token"].map(|name| named(name).cloned());
     guarded(|| {
-        let id = |name: &str| {
-            let token = named(name).map(|token| token.content.clone());
-            let token = token.and_then(|token| tokenizer.token_to_id(&token).map(|id| (token, id)));
-            token.ok_or_else(|| {
-                format!("`{name}` of {TOKENIZER_CONFIG} is no token, but its class puts it around texts")
-                    .into()
-            })
-        };
-        match (built.map(|built| built.post_processor(id)).transpose()?.flatten(), settings.ends) {
-            (Some(own), _) => {
-                tokenizer.with_post_processor(Some(own));
-            }
-            (None, Some(ends)) => set_ends(&mut tokenizer, ends, &bos_eos)?,
-            (None, None) => {}
-        }
+        put_around(&mut tokenizer, settings, built, named, &bos_eos)?;
         if settings.lower_case {
             put_into_lower_case(&mut tokenizer)?;
         }
         Ok(())
     })
     .map_err(failed)?;
+    let added = added(&tokenizer, &listed, settings, &special);
+    let special_ids = special.iter().filter_map(|each| tokenizer.token_to_id(&each.token.content)).collect();
+    let truncation_side = settings.truncation_side.or(cut).unwrap_or(TruncationDirection::Right);
+    // Those classes that say so themselves.
+    let pads_left = settings.pads_left.or(pads_left).unwrap_or(matches!(class, Class::Gemma | Class::Llama));
+    Ok(Assembled { tokenizer, added, truncation_side, pads_left, special_ids, bos_eos })
+}
+
+/// The class that transformers takes, and what it builds in place of parts of `tokenizer.json`.
+fn class(json: &[u8], settings: &Settings) -> (Class, Option<Built>) {
+    // LlamaTokenizer is not taken for a byte-level vocabulary, which transformers looks for in this way.
+    let byte_level = || json.windows(br#""ByteLevel""#.len()).any(|part| part == br#""ByteLevel""#);
+    match settings.classes.now {
+        Class::Llama if byte_level() => (Class::Other, None),
+        class => (class, settings.built),
+    }
+}
+
+/// The tokens that have a name or are listed as special, those that the class has by itself among them.
+fn special(settings: &Settings, class: Class) -> Vec<Special> {
+    let mut special = settings.special.clone();
+    if class == settings.classes.now {
+        let missing = settings.defaults.iter().filter(|default| find(&special, &default.name).is_none());
+        special.extend(missing.cloned().collect::<Vec<_>>());
+    }
+    special
+}
+
+/// What `tokenizer.json` holds.
+struct Read {
+    tokenizer: Tokenizer,
+    /// The tokens that it lists.
+    listed: HashSet<String>,
+    /// The side on which it cuts texts, and whether it pads in front, if it does such.
+    cut: Option<TruncationDirection>,
+    pads_left: Option<bool>,
+}
+
+/// Reads `tokenizer.json` without what is no business of its.
+fn read(
+    json: &[u8],
+    settings: &Settings,
+    built: Option<Built>,
+    unknown: Option<&AddedToken>,
+) -> tokenizers::Result<Read> {
+    let mut tokenizer = straight::tokenizer(json)?;
+    let cut = tokenizer.get_truncation().map(|truncation| truncation.direction);
+    let pads_left =
+        tokenizer.get_padding().map(|padding| matches!(padding.direction, PaddingDirection::Left));
+    let listed = contents(&tokenizer);
+    // Limits and padding are this crate's business; a tokenizer.json may carry someone's training settings.
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None)?;
+    if let Some(built) = built {
+        if settings.lists_all_added {
+            tokenizer.with_added_vocabulary(AddedVocabulary::new());
+        }
+        built.put(&mut tokenizer, unknown.map(|token| token.content.as_str()))?;
+    }
+    // Another such setting: merges left out at random, so that one text gets other tokens each time.
+    if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut bpe = bpe.clone();
+        bpe.dropout = None;
+        tokenizer.with_model(bpe);
+    }
+    tokenizer.set_encode_special_tokens(settings.split_special_tokens);
+    Ok(Read { tokenizer, listed, cut, pads_left })
+}
+
+/// Sets what goes around texts, where the class or its settings say it.
+fn put_around<'a>(
+    tokenizer: &mut Tokenizer,
+    settings: &Settings,
+    built: Option<Built>,
+    named: impl Fn(&str) -> Option<&'a AddedToken>,
+    bos_eos: &[Option<AddedToken>; 2],
+) -> tokenizers::Result<()> {
+    let id = |name: &str| {
+        let token = named(name).map(|token| token.content.clone());
+        let token = token.and_then(|token| tokenizer.token_to_id(&token).map(|id| (token, id)));
+        token.ok_or_else(|| {
+            format!("`{name}` of {TOKENIZER_CONFIG} is no token, but its class puts it around texts").into()
+        })
+    };
+    match (built.map(|built| built.post_processor(id)).transpose()?.flatten(), settings.ends) {
+        (Some(own), _) => drop(tokenizer.with_post_processor(Some(own))),
+        (None, Some(ends)) => set_ends(tokenizer, ends, bos_eos)?,
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+/// The tokens that are looked for in texts and that `tokenizer.json` doesn't list.
+fn added(
+    tokenizer: &Tokenizer,
+    listed: &HashSet<String>,
+    settings: &Settings,
+    special: &[Special],
+) -> Vec<AddedTokenInfo> {
     // What is listed goes before what is named, and the first of each before others.
     let by_name = special.iter().rev().map(|each| (&each.token.content, each.file));
     let by_id = settings.added.iter().rev().map(|(_, token, file)| (&token.content, *file));
@@ -159,11 +210,7 @@ pub(super) fn assemble(
         .map(|(id, token)| AddedTokenInfo { id, file: file(&token.content), token: token.content })
         .collect();
     added.sort_by_key(|token| token.id);
-    let special_ids = special.iter().filter_map(|each| tokenizer.token_to_id(&each.token.content)).collect();
-    let truncation_side = settings.truncation_side.or(cut).unwrap_or(TruncationDirection::Right);
-    // Those classes that say so themselves.
-    let pads_left = settings.pads_left.or(padded).unwrap_or(matches!(class, Class::Gemma | Class::Llama));
-    Ok(Assembled { tokenizer, added, truncation_side, pads_left, special_ids, bos_eos })
+    added
 }
 
 /// The tokens that are looked for in texts.

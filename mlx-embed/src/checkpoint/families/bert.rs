@@ -85,38 +85,9 @@ pub(super) fn read(
     let fields = Fields::of(config, architecture)?;
     let (hidden_size, heads) = (size(fields.hidden)?, size(fields.heads)?);
     let head_dim = super::shared_out(config, fields.heads, hidden_size, heads)?;
-    if let Some(kind) = config.optional::<String>("position_embedding_type")?
-        && kind != "absolute"
-    {
-        return Err(
-            config.invalid("position_embedding_type", format!("is `{kind}`; only absolute is supported"))
-        );
-    }
-    for field in ["is_decoder", "add_cross_attention"] {
-        if config::flag(config, field)? {
-            return Err(config.invalid(field, "is true, which makes another model of it"));
-        }
-    }
+    check_kind(config)?;
     let activation = Activation::in_field(config, fields.activation, "gelu")?;
-    let rows = size("max_position_embeddings")? as usize;
-    let positions = |first, padding| PositionsSpec {
-        table: table("embeddings.position_embeddings", rows, hidden_size),
-        first,
-        padding,
-    };
-    let positions = match architecture {
-        // Counted from behind the padding id, which keeps its own row.
-        Architecture::Roberta => {
-            let padding: u32 = config.optional("pad_token_id")?.unwrap_or(1);
-            positions(padding as usize + 1, Some(padding))
-        }
-        // The same, but it is 1 whatever the config says.
-        Architecture::MpNet => positions(2, Some(1)),
-        _ => positions(0, None),
-    };
-    if positions.longest() == 0 {
-        return Err(config.invalid("max_position_embeddings", "leaves no position for a token"));
-    }
+    let positions = positions(config, architecture, hidden_size)?;
     if architecture == Architecture::Electra {
         check_embedding_size(config, hidden_size)?;
     }
@@ -197,6 +168,48 @@ pub(super) fn read(
         mlm: None,
     };
     Ok((own, spec))
+}
+
+/// Refuses what makes another model of it.
+fn check_kind(config: &JsonObject) -> Result<(), CheckpointError> {
+    let field = "position_embedding_type";
+    if let Some(kind) = config.optional::<String>(field)?
+        && kind != "absolute"
+    {
+        return Err(config.invalid(field, format!("is `{kind}`; only absolute is supported")));
+    }
+    for field in ["is_decoder", "add_cross_attention"] {
+        if config::flag(config, field)? {
+            return Err(config.invalid(field, "is true, which makes another model of it"));
+        }
+    }
+    Ok(())
+}
+
+/// The table of positions, and which row a text's first token has.
+fn positions(
+    config: &JsonObject,
+    architecture: Architecture,
+    hidden_size: i32,
+) -> Result<PositionsSpec, CheckpointError> {
+    let field = "max_position_embeddings";
+    let rows = config::positive(config, field)? as usize;
+    let (first, padding) = match architecture {
+        // Counted from behind the padding id, which keeps its own row.
+        Architecture::Roberta => {
+            let padding: u32 = config.optional("pad_token_id")?.unwrap_or(1);
+            (padding as usize + 1, Some(padding))
+        }
+        // The same, but it is 1 whatever the config says.
+        Architecture::MpNet => (2, Some(1)),
+        _ => (0, None),
+    };
+    let table = table("embeddings.position_embeddings", rows, hidden_size);
+    let positions = PositionsSpec { table, first, padding };
+    if positions.longest() == 0 {
+        return Err(config.invalid(field, "leaves no position for a token"));
+    }
+    Ok(positions)
 }
 
 /// Refuses embeddings of another width than the layers: the small ELECTRA projects them.
