@@ -21,6 +21,10 @@ use crate::notes::Notes;
 /// The library's own default.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 
+/// Of `--batch-tokens`. The defaults are the library's, but for `embed`'s: see [`ModelArgs::expect_bulk`].
+pub(crate) const BATCH_TOKENS: &str = "Most tokens in a batch, padding included; larger batches take more memory [default: \
+     4096 on a GPU, 8192 there for `embed`; on the CPU 512, from 5 threads on 128 for each, at most 2048]";
+
 /// Which model, and what runs it.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model options")]
@@ -42,9 +46,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_text_bytes: Option<NonZeroUsize>,
 
-    /// Most tokens in a batch, padding included; larger batches take more memory [default: 4096 on a GPU, 8192 there for
-    /// `embed`; on the CPU 512, from 5 threads on 128 for each, at most 2048]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one, help = BATCH_TOKENS)]
     batch_tokens: Option<NonZeroUsize>,
 
     /// Where the model runs; `auto` is the GPU if there is one

@@ -11,7 +11,7 @@ use mlx_embed_server::{Config, Kind, LoadError, Metrics, ModelConfig, ServeError
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::CliError;
-use crate::options::{at_least_one, one_of};
+use crate::options::{BATCH_TOKENS, at_least_one, one_of};
 use crate::process;
 use crate::waiting::Waiting;
 
@@ -105,8 +105,7 @@ struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_tokens: Option<NonZeroUsize>,
 
-    /// Most tokens in a batch [default: 4096 on a GPU; on the CPU 512, from 5 threads on 128 for each, at most 2048]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one, help = BATCH_TOKENS)]
     batch_tokens: Option<NonZeroUsize>,
 }
 

@@ -38,6 +38,22 @@ fn json_has_every_fact_that_changes_vectors() {
 }
 
 #[test]
+fn help_has_the_default_batches_of_a_cpu() {
+    let help = |command: &str| {
+        let text = run(binary().args([command, "--help"])).done().stdout;
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let tokens = |threads| inspect("st-last-token", &["--threads", threads])["batch_tokens"].clone();
+    assert_eq!(["4", "5", "16", "17"].map(tokens), [512, 640, 2048, 2048].map(Value::from));
+    for command in ["embed", "serve"] {
+        assert!(
+            help(command).contains("on the CPU 512, from 5 threads on 128 for each, at most 2048]"),
+            "{command}"
+        );
+    }
+}
+
+#[test]
 fn weights_have_the_hash_that_others_find() {
     let case = "qwen3-affine-4bit-g64";
     let hashes = inspect(case, &[])["weights_sha256"].as_object().unwrap().clone();
