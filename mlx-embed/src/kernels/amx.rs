@@ -2,8 +2,9 @@
 //! takes one for each row and four inputs.
 //!
 //! A tile register holds sixteen rows of 64 bytes. Of the eight of them four are sums (each panel's of the high limbs and
-//! of the low ones), two are rows of rounded numbers (high, low), two are weights. Sums leave them by way of memory, where
-//! [`finish`] takes the group before while the next one is multiplied.
+//! of the low ones), two are rows of rounded numbers (high, low), two are weights. Sums leave them by way of memory. While a
+//! group is multiplied, [`finish`] takes the one before from there, and only then is it overwritten: a load behind a store
+//! that is still on its way would wait for it.
 //!
 //! Rust's intrinsics for these registers are not stable, so they are named in `asm!`, and whether they are there is asked
 //! here: of the processor, then of the system, which gives them to who asks.
@@ -16,7 +17,7 @@
 use std::mem::MaybeUninit;
 
 use super::family::{AVX512_VNNI, Family, TileFns};
-use super::product::{PairWeights, TileRows, WORDS, all_rows, load_sums, scales, spread, store_sums};
+use super::product::{PairWeights, TileRows, WORDS, load_sums, scales, spread, store_sums};
 use super::round::MAX_ROWS;
 use super::simd::avx512::Avx512;
 use super::simd::{LANES, PAIR, Simd};
@@ -31,28 +32,36 @@ const STEP_BYTES: usize = 2 * 64;
 
 /// What does the products.
 trait Unit {
+    /// Products that are not in memory yet.
+    type Sums;
+
     /// Makes room for the products of `rows` rows of `run` inputs.
     ///
     /// # Safety
     /// The unit is there, and between its session's start and its end; `rows` is at most sixteen, `run` at most [`RUN`].
     unsafe fn configure(rows: usize, run: usize);
 
-    /// The products of a group of `M` rows with both panels, of the high limbs and, if there are `low` rows, of these.
+    /// The products of `runs` runs of `M` rows with both panels, of the high limbs and, if there are any, of the `low` ones.
     ///
     /// # Safety
-    /// The unit is configured for `M` rows of `run` inputs. `x` points to the limbs of `M` rows and `low` rows, and to as
-    /// many bytes as if all had low ones; `weights` to `size` inputs of two panels, a byte each.
+    /// The unit is configured for `M` rows of `run` inputs. `x` points to the high limbs of `M` rows and to as many low ones;
+    /// `weights` to as many inputs of two panels, a byte each.
     unsafe fn multiply<const M: usize>(
         x: *const i8,
-        low: usize,
+        low: bool,
         weights: *const u8,
-        size: usize,
+        runs: usize,
         run: usize,
-        dots: &mut MaybeUninit<Dots>,
-    );
+    ) -> Self::Sums;
+
+    /// Writes products to memory, those of low limbs if there are any.
+    ///
+    /// # Safety
+    /// They are the last that were multiplied, with low limbs or without as `low` says.
+    unsafe fn store(sums: Self::Sums, low: bool, dots: &mut MaybeUninit<Dots>);
 }
 
-/// Sums of a group: of each panel's high limbs, then of its low ones. Only those of rows that there are are written.
+/// Sums of a group: of each panel's high limbs, then of its low ones. Only those of a tile's rows are written.
 #[repr(C, align(64))]
 struct Dots([[[i32; LANES]; MAX_ROWS]; 4]);
 
@@ -78,27 +87,29 @@ unsafe fn tile<U: Unit, const M: usize, const NIBBLES: bool, const BF16: bool>(
 ) {
     assert!(group_size <= MAX_GROUP);
     let run = RUN.min(group_size);
+    let runs = group_size / run;
     U::configure(M, run);
     let mut bytes = [const { MaybeUninit::<Bytes>::uninit() }; 2];
-    let mut dots = [const { MaybeUninit::<Dots>::uninit() }; 2];
+    let mut dots = MaybeUninit::<Dots>::uninit();
     let mut sums = load_sums::<S, M, 2>(out, PAIR);
     for group in 0..groups {
         let x = rows.digits.add(group * 2 * group_size * M);
-        let low = (*rows.wide.add(group)).count_ones() as usize;
+        let low = *rows.wide.add(group) != 0;
         let mut values = weights.values.add(group * weights.values_stride);
         if NIBBLES {
             let to = bytes[group % 2].as_mut_ptr().cast();
             spread::<S>(values, to, group_size);
             values = to;
         }
-        U::multiply::<M>(x, low, values, group_size, run, &mut dots[group % 2]);
+        let products = U::multiply::<M>(x, low, values, runs, run);
         // Those of the group before have arrived meanwhile.
         if group > 0 {
-            finish::<M, BF16>(weights, rows, group - 1, dots[(group - 1) % 2].as_ptr(), &mut sums);
+            finish::<M, BF16>(weights, rows, group - 1, dots.as_ptr(), &mut sums);
         }
+        U::store(products, low, &mut dots);
     }
     if groups > 0 {
-        finish::<M, BF16>(weights, rows, groups - 1, dots[(groups - 1) % 2].as_ptr(), &mut sums);
+        finish::<M, BF16>(weights, rows, groups - 1, dots.as_ptr(), &mut sums);
     }
     store_sums::<S, M, 2>(out, PAIR, &sums);
 }
@@ -112,19 +123,16 @@ unsafe fn finish<const M: usize, const BF16: bool>(
     dots: *const Dots,
     sums: &mut [[<S as Simd>::F; 2]; M],
 ) {
-    let wide = *rows.wide.add(group);
-    if wide == 0 {
-        add_products::<M, BF16, 0>(weights, rows, group, dots, sums);
-    } else if wide == all_rows(M) {
-        add_products::<M, BF16, 2>(weights, rows, group, dots, sums);
+    if *rows.wide.add(group) == 0 {
+        add_products::<M, BF16, false>(weights, rows, group, dots, sums);
     } else {
-        add_products::<M, BF16, 1>(weights, rows, group, dots, sums);
+        add_products::<M, BF16, true>(weights, rows, group, dots, sums);
     }
 }
 
-/// [`finish`], where no rows have low limbs, some, or all.
+/// [`finish`], where rows have low limbs and where they haven't.
 #[inline(always)]
-unsafe fn add_products<const M: usize, const BF16: bool, const LOW: u8>(
+unsafe fn add_products<const M: usize, const BF16: bool, const LOW: bool>(
     weights: PairWeights,
     rows: TileRows,
     group: usize,
@@ -133,26 +141,20 @@ unsafe fn add_products<const M: usize, const BF16: bool, const LOW: u8>(
 ) {
     let scales_at = weights.scales.add(group * weights.scales_stride);
     let factors = rows.factors.add(group * 2 * M);
-    let wide = *rows.wide.add(group);
-    let limb = |limb: usize, panel: usize, row: usize| {
-        dots.cast::<i32>().add(((2 * limb + panel) * MAX_ROWS + row) * LANES)
+    let dot = |limb: usize, panel: usize, row: usize| {
+        S::load_int(dots.cast::<i32>().add(((2 * limb + panel) * MAX_ROWS + row) * LANES))
     };
-    for p in 0..2 {
-        let (scale, bias) = scales::<S, BF16>(scales_at, p);
-        let mut low = 0;
-        for m in 0..M {
-            let mut dot = S::load_int(limb(0, p, m));
-            if LOW > 0 {
-                dot = S::shift_left::<8>(dot);
+    let of_panels = [scales::<S, BF16>(scales_at, 0), scales::<S, BF16>(scales_at, 1)];
+    // Row by row, so that what belongs to a row is spread once for both panels.
+    for m in 0..M {
+        let (step, sum) = (S::splat(*factors.add(m)), S::splat(*factors.add(M + m)));
+        for p in 0..2 {
+            let mut product = dot(0, p, m);
+            if LOW {
+                product = S::add_int(S::shift_left::<8>(product), dot(1, p, m));
             }
-            if LOW == 2 {
-                dot = S::add_int(dot, S::load_int(limb(1, p, m)));
-            } else if LOW == 1 && wide >> m & 1 == 1 {
-                dot = S::add_int(dot, S::load_int(limb(1, p, low)));
-                low += 1;
-            }
-            let (step, sum) = (S::splat(*factors.add(m)), S::splat(*factors.add(M + m)));
-            let weighted = S::fma(bias, sum, S::mul(scale, S::to_float(dot)));
+            let (scale, bias) = of_panels[p];
+            let weighted = S::fma(bias, sum, S::mul(scale, S::to_float(product)));
             sums[m][p] = S::fma(step, weighted, sums[m][p]);
         }
     }
@@ -172,7 +174,7 @@ macro_rules! family {
             name: $name,
             detect: || $detect && (AVX512_VNNI.detect)(),
             run: RUN,
-            low_apart: false,
+            low_of_all: true,
             session: $session,
             tiles: &[$(TileFns {
                 // In the order of the forms. Words are multiplied in vectors.
@@ -188,13 +190,14 @@ macro_rules! family {
     };
 }
 
+// Rows of a tile are ten at most: with more there are no registers left for the sums of both panels.
 #[cfg(all(target_os = "linux", not(miri)))]
 family!(
     AMX_INT8, "amx-int8", Registers, || Some(Session::start()), registers::detect(),
-    [1 2 3 4 5 6 7 8 9 10 11 12]
+    [1 2 3 4 5 6 7 8 9 10]
 );
 #[cfg(test)]
-family!(AMX_EMULATED, "amx-emulated", Emulated, || None, true, [1 2 3 4 5 6 7 8 9 10 11 12]);
+family!(AMX_EMULATED, "amx-emulated", Emulated, || None, true, [1 2 3 4 5 6 7 8 9 10]);
 
 /// [`tile`] with AVX-512 enabled.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma")]
@@ -304,6 +307,8 @@ mod registers {
     pub(super) struct Registers;
 
     impl Unit for Registers {
+        type Sums = ();
+
         #[inline(always)]
         unsafe fn configure(rows: usize, run: usize) {
             if CONFIGURED.get() == (rows, run) {
@@ -325,46 +330,59 @@ mod registers {
         #[inline(always)]
         unsafe fn multiply<const M: usize>(
             x: *const i8,
-            low: usize,
+            low: bool,
             weights: *const u8,
-            size: usize,
+            runs: usize,
             run: usize,
-            dots: &mut MaybeUninit<Dots>,
         ) {
+            asm!("tilezero tmm0", "tilezero tmm1", options(nomem, nostack, preserves_flags));
+            let limb_bytes = M * run;
+            let weights = |i: usize| weights.add(i * run / 4 * STEP_BYTES);
+            if !low {
+                for i in 0..runs {
+                    asm!(
+                        "tileloadd tmm4, [{x} + {run}*1]",
+                        "tileloadd tmm6, [{w} + {step}*1]",
+                        "tdpbsud tmm0, tmm4, tmm6",
+                        "tileloadd tmm7, [{w} + {step}*1 + 64]",
+                        "tdpbsud tmm1, tmm4, tmm7",
+                        x = in(reg) x.add(i * limb_bytes), run = in(reg) run,
+                        w = in(reg) weights(i), step = in(reg) STEP_BYTES,
+                        options(nostack, readonly, preserves_flags)
+                    );
+                }
+                return;
+            }
+            asm!("tilezero tmm2", "tilezero tmm3", options(nomem, nostack, preserves_flags));
+            let all_low = x.add(runs * limb_bytes);
+            for i in 0..runs {
+                asm!(
+                    "tileloadd tmm4, [{x} + {run}*1]",
+                    "tileloadd tmm6, [{w} + {step}*1]",
+                    "tdpbsud tmm0, tmm4, tmm6",
+                    "tileloadd tmm7, [{w} + {step}*1 + 64]",
+                    "tdpbsud tmm1, tmm4, tmm7",
+                    "tileloadd tmm5, [{low} + {run}*1]",
+                    "tdpbsud tmm2, tmm5, tmm6",
+                    "tdpbsud tmm3, tmm5, tmm7",
+                    x = in(reg) x.add(i * limb_bytes), low = in(reg) all_low.add(i * limb_bytes), run = in(reg) run,
+                    w = in(reg) weights(i), step = in(reg) STEP_BYTES,
+                    options(nostack, readonly, preserves_flags)
+                );
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store((): (), low: bool, dots: &mut MaybeUninit<Dots>) {
             let dots = dots.as_mut_ptr().cast::<i32>();
             let panel = MAX_ROWS * LANES;
-            asm!("tilezero tmm0", "tilezero tmm1", options(nomem, nostack, preserves_flags));
-            if low == 0 {
-                for k in (0..size).step_by(run) {
-                    asm!(
-                        "tileloadd tmm4, [{x} + {run}*1]",
-                        "tileloadd tmm6, [{w} + {step}*1]",
-                        "tdpbsud tmm0, tmm4, tmm6",
-                        "tileloadd tmm7, [{w} + {step}*1 + 64]",
-                        "tdpbsud tmm1, tmm4, tmm7",
-                        x = in(reg) x.add(k * M), run = in(reg) run,
-                        w = in(reg) weights.add(k / 4 * STEP_BYTES), step = in(reg) STEP_BYTES,
-                        options(nostack, readonly, preserves_flags)
-                    );
-                }
-            } else {
-                asm!("tilezero tmm2", "tilezero tmm3", options(nomem, nostack, preserves_flags));
-                let all_low = x.add(size * M);
-                for k in (0..size).step_by(run) {
-                    asm!(
-                        "tileloadd tmm4, [{x} + {run}*1]",
-                        "tileloadd tmm6, [{w} + {step}*1]",
-                        "tdpbsud tmm0, tmm4, tmm6",
-                        "tileloadd tmm7, [{w} + {step}*1 + 64]",
-                        "tdpbsud tmm1, tmm4, tmm7",
-                        "tileloadd tmm5, [{low} + {run}*1]",
-                        "tdpbsud tmm2, tmm5, tmm6",
-                        "tdpbsud tmm3, tmm5, tmm7",
-                        x = in(reg) x.add(k * M), low = in(reg) all_low.add(k * low), run = in(reg) run,
-                        w = in(reg) weights.add(k / 4 * STEP_BYTES), step = in(reg) STEP_BYTES,
-                        options(nostack, readonly, preserves_flags)
-                    );
-                }
+            asm!(
+                "tilestored [{high0} + {step}*1], tmm0",
+                "tilestored [{high1} + {step}*1], tmm1",
+                high0 = in(reg) dots, high1 = in(reg) dots.add(panel), step = in(reg) 64_usize,
+                options(nostack, preserves_flags)
+            );
+            if low {
                 asm!(
                     "tilestored [{low0} + {step}*1], tmm2",
                     "tilestored [{low1} + {step}*1], tmm3",
@@ -372,12 +390,6 @@ mod registers {
                     options(nostack, preserves_flags)
                 );
             }
-            asm!(
-                "tilestored [{high0} + {step}*1], tmm0",
-                "tilestored [{high1} + {step}*1], tmm1",
-                high0 = in(reg) dots, high1 = in(reg) dots.add(panel), step = in(reg) 64_usize,
-                options(nostack, preserves_flags)
-            );
         }
     }
 }
@@ -388,24 +400,27 @@ struct Emulated;
 
 #[cfg(test)]
 impl Unit for Emulated {
+    type Sums = Box<MaybeUninit<Dots>>;
+
     unsafe fn configure(rows: usize, run: usize) {
         assert!(rows <= 16 && run <= RUN);
     }
 
     unsafe fn multiply<const M: usize>(
         x: *const i8,
-        low: usize,
+        low: bool,
         weights: *const u8,
-        size: usize,
+        runs: usize,
         run: usize,
-        dots: &mut MaybeUninit<Dots>,
-    ) {
-        let dots = dots.as_mut_ptr().cast::<i32>();
-        let limbs = [(x, M), (x.add(size * M), low)];
-        for (limb, (x, rows)) in limbs.into_iter().enumerate() {
-            for (p, m, n) in (0..2 * rows * LANES).map(|i| (i / LANES / rows, i / LANES % rows, i % LANES)) {
+    ) -> Self::Sums {
+        let mut sums = Box::new(MaybeUninit::<Dots>::uninit());
+        let dots = sums.as_mut_ptr().cast::<i32>();
+        let size = runs * run;
+        for limb in 0..1 + usize::from(low) {
+            let x = x.add(limb * size * M);
+            for (p, m, n) in (0..2 * M * LANES).map(|i| (i / LANES / M, i / LANES % M, i % LANES)) {
                 let product = |k: usize| {
-                    let x = *x.add(k / run * run * rows + m * run + k % run);
+                    let x = *x.add(k / run * run * M + m * run + k % run);
                     let w = *weights.add(k / 4 * STEP_BYTES + p * 64 + n * 4 + k % 4);
                     i32::from(x) * i32::from(w)
                 };
@@ -413,5 +428,10 @@ impl Unit for Emulated {
                 dots.add(at).write((0..size).map(product).sum());
             }
         }
+        sums
+    }
+
+    unsafe fn store(sums: Self::Sums, _: bool, dots: &mut MaybeUninit<Dots>) {
+        *dots = *sums;
     }
 }

@@ -58,8 +58,8 @@ pub(crate) struct Family {
     pub(super) words: bool,
     /// Inputs of a row whose limbs lie side by side.
     pub(super) run: usize,
-    /// Whether products of low limbs are made before the others where only some rows have them.
-    pub(super) low_apart: bool,
+    /// See [`Rounded::low_of_all`]. Else products of low limbs that only some rows have are made before the others.
+    pub(super) low_of_all: bool,
     /// What lies around a thread's products with packed weights.
     pub(super) session: fn() -> Option<Session>,
     /// By rows, from one.
@@ -171,7 +171,7 @@ macro_rules! family {
             nearest: <$simd as simd::Simd>::NEAREST,
             words: !<$simd as simd::Simd>::FOURS,
             run: LANES,
-            low_apart: true,
+            low_of_all: false,
             session: || None,
             tiles: &[$(TileFns {
                 tile: [

@@ -216,6 +216,7 @@ impl Engine {
             run: self.family.run.min(group_size),
             digits: workspace.digits.bytes(rows * input.inputs * 2).cast(),
             kind,
+            low_of_all: self.family.low_of_all,
             factors: workspace.factors.floats(rows * groups * 2),
             wide: workspace.wide.bytes(tiles.count() * groups * size_of::<u16>()).cast(),
         };
@@ -340,7 +341,7 @@ impl Engine {
                                 wide: rounded.wide.add(index * groups + first_group),
                                 low,
                             };
-                            if rounded.kind != Digits::Words && self.family.low_apart {
+                            if rounded.kind != Digits::Words && !rounded.low_of_all {
                                 self.multiply_low(&weights, &rows, tile.rows, &layout, block, form, low);
                             }
                             let fns = &self.family.tiles[tile.rows - 1].tile[usize::from(form)];

@@ -11,7 +11,7 @@
 //!
 //! In a tile, all numbers that a few instruction steps need lie side by side: for each group the high limbs of all its
 //! rows, a run of inputs at a time, then the low limbs of those rows that have any. A run is sixteen inputs, or what a
-//! row of a tile register holds.
+//! row of a tile register holds: beside those, a group in which one row has low limbs has them for all.
 
 #![expect(
     unsafe_op_in_unsafe_fn,
@@ -72,6 +72,8 @@ pub(super) struct Rounded {
     /// `rows * inputs * 2` bytes.
     pub(super) digits: *mut i8,
     pub(super) kind: Digits,
+    /// Whether all rows of a tile's group have low limbs where one has; they are zero where a row needs none.
+    pub(super) low_of_all: bool,
     /// For each tile and group a scale a row, then the sum of the rounded numbers a row: `rows * groups * 2`. With
     /// [`Digits::Sevens`] the middle of a group's numbers, in steps, stands for the sum.
     pub(super) factors: *mut f32,
@@ -97,7 +99,7 @@ impl Rounded {
     }
 
     /// Where row `m` of a tile has its limbs of the group from input `first` on, `run` inputs further: the high ones, and the
-    /// low ones, which the `wide` rows alone have.
+    /// low ones, which the `wide` rows alone have, or all.
     ///
     /// # Safety
     /// As [`Rounded::tile_digits`].
@@ -105,7 +107,11 @@ impl Rounded {
     unsafe fn limbs(&self, tile: Tile, first: usize, m: usize, wide: u16, run: usize) -> [*mut i8; 2] {
         let high = self.tile_digits(tile).add(first * 2 * tile.rows);
         let low = high.add(self.group_size * tile.rows);
-        let (low_rows, low_row) = (wide.count_ones() as usize, (wide & ((1 << m) - 1)).count_ones() as usize);
+        let (low_rows, low_row) = if self.low_of_all {
+            (tile.rows, m)
+        } else {
+            (wide.count_ones() as usize, (wide & ((1 << m) - 1)).count_ones() as usize)
+        };
         [high.add(run * tile.rows + m * self.run), low.add(run * low_rows + low_row * self.run)]
     }
 
@@ -228,6 +234,9 @@ pub(super) unsafe fn round_tile<S: Simd, const SEVENS: bool>(
                         S::store_bytes(low.add(k), S::sub_int(a, S::shift_left::<8>(h)));
                     } else {
                         S::store_bytes(high.add(k), a);
+                        if to.low_of_all && wide != 0 {
+                            S::store_bytes(low.add(k), S::splat_int(0));
+                        }
                     }
                 }
             }
