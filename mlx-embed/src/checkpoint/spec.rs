@@ -277,6 +277,23 @@ pub(crate) struct HeadsSpec {
 }
 
 impl ModelSpec {
+    /// An embedding and layers, and nothing else.
+    pub(crate) fn of(hidden: usize, embedding: EmbeddingSpec, layers: Vec<LayerSpec>) -> Self {
+        Self {
+            hidden,
+            embedding,
+            ropes: Vec::new(),
+            relative: None,
+            layer_inputs: None,
+            layers,
+            norm: None,
+            projection: None,
+            behind: Vec::new(),
+            head: None,
+            mlm: None,
+        }
+    }
+
     /// The projection of each token's state, as a step of the pooled vector.
     pub(crate) fn token_step(&self) -> Option<StepSpec> {
         let activation = DenseActivation::Identity;

@@ -146,26 +146,19 @@ pub(super) fn read(
         Architecture::MpNet => &MPNET,
         _ => &BERT,
     };
+    let embedding = EmbeddingSpec {
+        tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden_size),
+        scale: 1.0,
+        positions: Some(positions),
+        token_types,
+        norm: Some(norm("embeddings.LayerNorm".into())),
+    };
+    let layers = (0..layers).map(|layer| layer_spec(layer, names, &own, activation, &norm)).collect();
     let spec = ModelSpec {
-        hidden,
-        embedding: EmbeddingSpec {
-            tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden_size),
-            scale: 1.0,
-            positions: Some(positions),
-            token_types,
-            norm: Some(norm("embeddings.LayerNorm".into())),
-        },
-        ropes: Vec::new(),
         relative: (architecture == Architecture::MpNet)
             .then(|| relative(config, heads, own.max_position_embeddings))
             .transpose()?,
-        layer_inputs: None,
-        layers: (0..layers).map(|layer| layer_spec(layer, names, &own, activation, &norm)).collect(),
-        norm: None,
-        projection: None,
-        behind: Vec::new(),
-        head: None,
-        mlm: None,
+        ..ModelSpec::of(hidden, embedding, layers)
     };
     Ok((own, spec))
 }

@@ -79,15 +79,15 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
             scalar: None,
         }
     };
+    let embedding = EmbeddingSpec {
+        tokens: super::table("embed_tokens", vocabulary, config.hidden_size),
+        scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
+        positions: None,
+        token_types: None,
+        norm: None,
+    };
+    let layers = (0..config.layers).map(layer).collect();
     ModelSpec {
-        hidden,
-        embedding: EmbeddingSpec {
-            tokens: super::table("embed_tokens", vocabulary, config.hidden_size),
-            scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
-            positions: None,
-            token_types: None,
-            norm: None,
-        },
         ropes: [config.rope_theta, config.rope_local_theta]
             .into_iter()
             .flatten()
@@ -101,17 +101,13 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
                 query_growth: config.query_growth,
             })
             .collect(),
-        relative: None,
-        layer_inputs: None,
-        layers: (0..config.layers).map(layer).collect(),
         norm: Some(norm("norm".into(), hidden)),
         projection: projects
             .then(|| weights.rows("linear.weight"))
             .flatten()
             .map(|outputs| ProjectionSpec::one("linear".into(), outputs, hidden, false)),
         behind: behind(config.architecture, weights, hidden),
-        head: None,
-        mlm: None,
+        ..ModelSpec::of(hidden, embedding, layers)
     }
 }
 

@@ -262,20 +262,19 @@ fn spec(own: &ModelConfig, kinds: &Kinds, activation: Activation, input: usize, 
         query_growth: None,
     };
     let [theta, local_theta] = [own.rope_theta, own.rope_local_theta].map(Option::unwrap_or_default);
+    let embedding = EmbeddingSpec {
+        tokens: table("embed_tokens", own.vocab_size as usize, own.hidden_size),
+        scale: (hidden as f32).sqrt(),
+        positions: None,
+        token_types: None,
+        norm: None,
+    };
+    let layers = (0..own.layers).map(layer).collect();
     ModelSpec {
-        hidden,
-        embedding: EmbeddingSpec {
-            tokens: table("embed_tokens", own.vocab_size as usize, own.hidden_size),
-            scale: (hidden as f32).sqrt(),
-            positions: None,
-            token_types: None,
-            norm: None,
-        },
         ropes: vec![
             rope(kinds.full, theta, own.rope_scaling.clone()),
             rope(kinds.sliding, local_theta, RopeScaling::None),
         ],
-        relative: None,
         layer_inputs: Some(LayerInputsSpec {
             projection: ProjectionSpec::one(
                 "ple.per_layer_model_projection".into(),
@@ -289,11 +288,8 @@ fn spec(own: &ModelConfig, kinds: &Kinds, activation: Activation, input: usize, 
                 ..norm("ple.per_layer_projection_norm".into(), input)
             },
         }),
-        layers: (0..own.layers).map(layer).collect(),
         norm: Some(norm("norm".into(), hidden)),
         projection: Some(ProjectionSpec::one("embedding_projection".into(), outputs, hidden, false)),
-        behind: Vec::new(),
-        head: None,
-        mlm: None,
+        ..ModelSpec::of(hidden, embedding, layers)
     }
 }

@@ -62,12 +62,11 @@ pub(super) fn read(
     let longest = size("max_position_embeddings")? as usize;
     refuse_other_forms(config)?;
     let (theta, scaling) = frequencies(config, architecture, head_dim, longest, doubts)?;
-    let own = if architecture == Architecture::Gte { &GTE_OWN } else { &JINA_OWN };
-    let is_own = weights.tensors.contains_key(&format!("{}.0.{}.weight", own.layers, own.attention_norm));
-    let (names, eps) = match architecture {
-        Architecture::Gte => (if is_own { own } else { &GTE }, 1e-12),
-        _ => (if is_own { own } else { &JINA }, 1e-5),
+    let (own, theirs, eps) = match architecture {
+        Architecture::Gte => (&GTE_OWN, &GTE, 1e-12),
+        _ => (&JINA_OWN, &JINA, 1e-5),
     };
+    let is_own = weights.tensors.contains_key(&format!("{}.0.{}.weight", own.layers, own.attention_norm));
     let sizes = Sizes {
         architecture,
         hidden,
@@ -84,7 +83,7 @@ pub(super) fn read(
         activation: Activation::in_field(config, "hidden_act", "gelu")?,
         biases: [true, architecture != Architecture::Gte, true],
     };
-    Ok(rotary::model(config, sizes, names))
+    Ok(rotary::model(config, sizes, if is_own { own } else { theirs }))
 }
 
 /// The base of the frequencies, and how they are stretched.

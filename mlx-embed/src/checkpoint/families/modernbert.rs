@@ -97,24 +97,18 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         longest: own.max_position_embeddings,
         query_growth: None,
     };
+    let embedding = EmbeddingSpec {
+        tokens: table("embeddings.tok_embeddings", own.vocab_size as usize, hidden_size),
+        scale: 1.0,
+        positions: None,
+        token_types: None,
+        norm: Some(norm("embeddings.norm".into())),
+    };
+    let layers = (0..layers).map(layer).collect();
     let spec = ModelSpec {
-        hidden,
-        embedding: EmbeddingSpec {
-            tokens: table("embeddings.tok_embeddings", own.vocab_size as usize, hidden_size),
-            scale: 1.0,
-            positions: None,
-            token_types: None,
-            norm: Some(norm("embeddings.norm".into())),
-        },
         ropes: vec![rope(global_theta, own.rope_scaling.clone()), rope(local_theta, local_scaling)],
-        relative: None,
-        layer_inputs: None,
-        layers: (0..layers).map(layer).collect(),
         norm: Some(norm("final_norm".into())),
-        projection: None,
-        behind: Vec::new(),
-        head: None,
-        mlm: None,
+        ..ModelSpec::of(hidden, embedding, layers)
     };
     Ok((own, spec))
 }

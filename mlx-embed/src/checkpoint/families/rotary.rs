@@ -118,16 +118,16 @@ pub(super) fn model(config: &JsonObject, sizes: Sizes, names: &Names) -> (ModelC
             scalar: None,
         }
     };
+    let embedding = EmbeddingSpec {
+        tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden),
+        scale: 1.0,
+        positions: None,
+        token_types: (sizes.token_types > 0)
+            .then(|| table("embeddings.token_type_embeddings", sizes.token_types, hidden)),
+        norm: Some(layer_norm(names.embedding_norm, width, eps)),
+    };
+    let layers = (0..sizes.layers).map(layer).collect();
     let spec = ModelSpec {
-        hidden: width,
-        embedding: EmbeddingSpec {
-            tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden),
-            scale: 1.0,
-            positions: None,
-            token_types: (sizes.token_types > 0)
-                .then(|| table("embeddings.token_type_embeddings", sizes.token_types, hidden)),
-            norm: Some(layer_norm(names.embedding_norm, width, eps)),
-        },
         ropes: vec![RopeSpec {
             dims: sizes.head_dim as usize,
             base: sizes.theta,
@@ -136,14 +136,7 @@ pub(super) fn model(config: &JsonObject, sizes: Sizes, names: &Names) -> (ModelC
             longest: sizes.longest,
             query_growth: None,
         }],
-        relative: None,
-        layer_inputs: None,
-        layers: (0..sizes.layers).map(layer).collect(),
-        norm: None,
-        projection: None,
-        behind: Vec::new(),
-        head: None,
-        mlm: None,
+        ..ModelSpec::of(width, embedding, layers)
     };
     (own, spec)
 }

@@ -102,24 +102,18 @@ pub(super) fn read(
     let held = tokens.into_iter().find(|name| {
         ["weight", "scales"].iter().any(|end| weights.tensors.contains_key(&format!("{name}.{end}")))
     });
+    let embedding = EmbeddingSpec {
+        tokens: table(held.unwrap_or(tokens[0]), own.vocab_size as usize, own.hidden_size),
+        scale: 1.0,
+        positions: None,
+        token_types: None,
+        norm: None,
+    };
+    let layers = (0..layers).map(layer).collect();
     let spec = ModelSpec {
-        hidden,
-        embedding: EmbeddingSpec {
-            tokens: table(held.unwrap_or(tokens[0]), own.vocab_size as usize, own.hidden_size),
-            scale: 1.0,
-            positions: None,
-            token_types: None,
-            norm: None,
-        },
-        ropes: Vec::new(),
         relative: Some(relative(config, own.heads)?),
-        layer_inputs: None,
-        layers: (0..layers).map(layer).collect(),
         norm: Some(norm("encoder.final_layer_norm".into())),
-        projection: None,
-        behind: Vec::new(),
-        head: None,
-        mlm: None,
+        ..ModelSpec::of(hidden, embedding, layers)
     };
     Ok((own, spec))
 }
@@ -134,11 +128,10 @@ fn feed_forward(config: &JsonObject) -> Result<(Activation, bool), CheckpointErr
         Some(name) => (name, true),
         None => (&*named, false),
     };
-    let activation = Activation::of_transformers(name);
-    Ok((
-        activation.ok_or_else(|| config.invalid(field, format!("is `{named}`, which is not supported")))?,
-        gated,
-    ))
+    match Activation::of_transformers(name) {
+        Some(activation) => Ok((activation, gated)),
+        None => Err(config.invalid(field, format!("is `{named}`, which is not supported"))),
+    }
 }
 
 /// The first layer's distances, which all layers have.
