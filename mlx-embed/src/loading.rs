@@ -9,8 +9,8 @@ use std::future::Future;
 use std::num::NonZeroUsize;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
@@ -173,15 +173,13 @@ fn settings(checkpoint: &Checkpoint) -> Result<Settings, TextError> {
 
 /// Says once a process that this crate was built without optimisation, where every vector instruction is a call.
 fn warn_of_slow_build() {
-    static ONCE: Once = Once::new();
-    if cfg!(unoptimized) {
-        ONCE.call_once(|| {
-            quietly(|| {
-                tracing::warn!(
-                    "mlx-embed was built without optimisation and is a hundred times slower; put \
-                     `[profile.dev.package.mlx-embed]` with `opt-level = 3` into your Cargo.toml"
-                );
-            });
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    if cfg!(unoptimized) && !IS_SAID.swap(true, Ordering::Relaxed) {
+        quietly(|| {
+            tracing::warn!(
+                "mlx-embed was built without optimisation and is a hundred times slower; put \
+                 `[profile.dev.package.mlx-embed]` with `opt-level = 3` into your Cargo.toml"
+            );
         });
     }
 }

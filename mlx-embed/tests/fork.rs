@@ -70,14 +70,18 @@ fn forks_while_streams_compute() {
     let stream = Stream::cpu().unwrap();
     product(&stream).eval().unwrap();
     let lazy = product(&stream);
-    // While another thread computes, too.
+    // While other threads compute, and make streams.
     thread::spawn(|| {
         let stream = Stream::cpu().unwrap();
         for _ in 0.. {
             product(&stream).eval().unwrap();
         }
     });
-    for _ in 0..5 {
+    thread::spawn(|| {
+        let streams: Vec<Stream> = (0..1000).map(|_| Stream::cpu().unwrap()).collect();
+        streams.len()
+    });
+    for _ in 0..50 {
         assert_in_fork(|| computes(&lazy));
     }
     assert_eq!(lazy.to_vec::<f32>(&stream).unwrap(), [64.0; 64 * 64]);

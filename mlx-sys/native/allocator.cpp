@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -23,17 +24,18 @@ namespace {
 
 namespace allocator = mlx::core::allocator;
 
-// Kept from being locked in a fork; the allocator's own mutex is only ever locked while this one is shared.
-std::shared_mutex& mlxsys_allocator_mutex_() {
-  static auto* mutex = []() {
-    auto* made = new std::shared_mutex;
-    pthread_atfork(
-        []() { mlxsys_allocator_mutex_().lock(); },
-        []() { mlxsys_allocator_mutex_().unlock(); },
-        []() { new (&mlxsys_allocator_mutex_()) std::shared_mutex; });
-    return made;
-  }();
-  return *mutex;
+std::shared_mutex* mlxsys_make_allocator_mutex_();
+
+// Kept from being locked in a fork; the allocator's own mutex is only ever locked while this one is shared. Made as this
+// library is loaded: a fork would wait for ever for another thread to have made it.
+std::shared_mutex& mlxsys_allocator_mutex_ = *mlxsys_make_allocator_mutex_();
+
+std::shared_mutex* mlxsys_make_allocator_mutex_() {
+  pthread_atfork(
+      []() { mlxsys_allocator_mutex_.lock(); },
+      []() { mlxsys_allocator_mutex_.unlock(); },
+      []() { new (&mlxsys_allocator_mutex_) std::shared_mutex; });
+  return new std::shared_mutex;
 }
 
 [[noreturn]] void mlxsys_no_memory_(size_t size) {
@@ -61,7 +63,7 @@ class MlxsysAllocator_ : public allocator::Allocator {
       std::free(tried);
     }
     auto buffer = [&]() {
-      std::shared_lock lock(mlxsys_allocator_mutex_());
+      std::shared_lock lock(mlxsys_allocator_mutex_);
       return real_.malloc(size);
     }();
     if (!buffer.ptr()) {
@@ -75,7 +77,7 @@ class MlxsysAllocator_ : public allocator::Allocator {
     if (std::uncaught_exceptions() > 0) {
       mlxsys_settle_();
     }
-    std::shared_lock lock(mlxsys_allocator_mutex_());
+    std::shared_lock lock(mlxsys_allocator_mutex_);
     real_.free(buffer);
   }
 
@@ -95,15 +97,9 @@ class MlxsysAllocator_ : public allocator::Allocator {
   allocator::Allocator& real_;
 };
 
-} // namespace
-
-namespace mlx::core::allocator {
-
-// libmlx asks for its allocator by this name, too. The loader looks through libraries breadth-first, so it finds this
-// function, which is a level nearer to the program.
-MLX_API Allocator& allocator() {
-  static Allocator& chosen = []() -> Allocator& {
-    auto* next = reinterpret_cast<Allocator& (*)()>(dlsym(RTLD_NEXT, "_ZN3mlx4core9allocator9allocatorEv"));
+allocator::Allocator& mlxsys_choose_allocator_() {
+  static allocator::Allocator& chosen = []() -> allocator::Allocator& {
+    auto* next = reinterpret_cast<allocator::Allocator& (*)()>(dlsym(RTLD_NEXT, "_ZN3mlx4core9allocator9allocatorEv"));
     if (!next) {
       throw std::runtime_error("[malloc] this build of MLX has no allocator of the name that is known");
     }
@@ -113,6 +109,25 @@ MLX_API Allocator& allocator() {
     }
     return *new MlxsysAllocator_(real);
   }();
+  return chosen;
+}
+
+std::atomic<allocator::Allocator*> mlxsys_chosen_allocator_{nullptr};
+
+} // namespace
+
+namespace mlx::core::allocator {
+
+// libmlx asks for its allocator by this name, too. The loader looks through libraries breadth-first, so it finds this
+// function, which is a level nearer to the program.
+MLX_API Allocator& allocator() {
+  if (auto* chosen = mlxsys_chosen_allocator_.load(std::memory_order_acquire)) {
+    return *chosen;
+  }
+  // A fork waits until it is chosen.
+  std::shared_lock lock(mlxsys_allocator_mutex_);
+  auto& chosen = mlxsys_choose_allocator_();
+  mlxsys_chosen_allocator_.store(&chosen, std::memory_order_release);
   return chosen;
 }
 

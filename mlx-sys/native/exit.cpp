@@ -65,7 +65,7 @@ constexpr const char* mlxsys_start_thread_name_ =
 // Takes the place of std::thread's own function that starts it.
 void mlxsys_start_thread_(std::thread* thread, std::thread::_State_ptr state, void (*depends)()) {
   using Start = void (*)(std::thread*, std::thread::_State_ptr, void (*)());
-  static auto start = reinterpret_cast<Start>(dlsym(RTLD_DEFAULT, mlxsys_start_thread_name_));
+  auto start = reinterpret_cast<Start>(dlsym(RTLD_DEFAULT, mlxsys_start_thread_name_));
   start(thread, std::make_unique<MlxsysThread_>(std::move(state)), depends);
 }
 

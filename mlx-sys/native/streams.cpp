@@ -29,32 +29,39 @@
 
 namespace {
 
-// Never destroyed, as threads may compute until the process is gone.
-std::shared_mutex& mlxsys_encoders_mutex_() {
-  static auto* mutex = []() {
-    auto* made = new std::shared_mutex;
+std::shared_mutex* mlxsys_make_encoders_mutex_();
+
+// Never destroyed, as threads may compute until the process is gone. Made as this library is loaded: a fork would wait for
+// ever for another thread to have made it.
+std::shared_mutex& mlxsys_encoders_mutex_ = *mlxsys_make_encoders_mutex_();
+
+std::shared_mutex* mlxsys_make_encoders_mutex_() {
 #ifdef __linux__
-    // A fork would find it locked if another thread held it. It can't unlock what its parent has locked, as a lock knows
-    // its thread.
-    pthread_atfork(
-        []() { mlxsys_encoders_mutex_().lock(); },
-        []() { mlxsys_encoders_mutex_().unlock(); },
-        []() {
-          new (&mlxsys_encoders_mutex_()) std::shared_mutex;
-          // MLX would wait for tasks of threads that the fork doesn't have. What the old one holds is left as it is.
-          if (!mlx::core::gpu::is_available()) {
-            new (&mlx::core::scheduler::scheduler()) mlx::core::scheduler::Scheduler;
-          }
-        });
+  // A fork would find it locked if another thread held it. It can't unlock what its parent has locked, as a lock knows
+  // its thread.
+  pthread_atfork(
+      []() { mlxsys_encoders_mutex_.lock(); },
+      []() { mlxsys_encoders_mutex_.unlock(); },
+      []() {
+        new (&mlxsys_encoders_mutex_) std::shared_mutex;
+        // MLX would wait for tasks of threads that the fork doesn't have. What the old one holds is left as it is.
+        if (!mlx::core::gpu::is_available()) {
+          new (&mlx::core::scheduler::scheduler()) mlx::core::scheduler::Scheduler;
+        }
+      });
 #endif
-    return made;
-  }();
-  return *mutex;
+  return new std::shared_mutex;
 }
 
 } // namespace
 
 #ifdef __linux__
+
+using MlxsysLookup_ = mlx::core::cpu::CommandEncoder& (*)(mlx::core::Stream);
+
+// MLX's own function.
+static const auto mlxsys_next_lookup_ =
+    reinterpret_cast<MlxsysLookup_>(dlsym(RTLD_NEXT, "_ZN3mlx4core3cpu19get_command_encoderENS0_6StreamE"));
 
 // The stream that this thread looked up last, to give it a task.
 static thread_local std::optional<mlx::core::Stream> mlxsys_last_stream_;
@@ -74,16 +81,13 @@ namespace mlx::core::cpu {
 // libmlx looks encoders up by this name, too, and finds this function: see allocator.cpp. Encoders don't move when the
 // table grows, and one belongs to whoever uses its stream.
 MLX_API CommandEncoder& get_command_encoder(Stream stream) {
-  using Lookup = CommandEncoder& (*)(Stream);
-  static auto* next =
-      reinterpret_cast<Lookup>(dlsym(RTLD_NEXT, "_ZN3mlx4core3cpu19get_command_encoderENS0_6StreamE"));
-  if (!next) {
+  if (!mlxsys_next_lookup_) {
     throw std::runtime_error("[stream] this build of MLX has no encoders of the name that is known");
   }
   mlxsys_start_stream_(stream);
   mlxsys_last_stream_ = stream;
-  std::shared_lock lock(mlxsys_encoders_mutex_());
-  return next(stream);
+  std::shared_lock lock(mlxsys_encoders_mutex_);
+  return mlxsys_next_lookup_(stream);
 }
 
 } // namespace mlx::core::cpu
@@ -94,7 +98,7 @@ extern "C" int mlxsys_stream_new_cpu(mlx_stream* res) {
   try {
     auto device = mlx_device_new_type(MLX_CPU, 0);
     {
-      std::unique_lock lock(mlxsys_encoders_mutex_());
+      std::unique_lock lock(mlxsys_encoders_mutex_);
       *res = mlx_stream_new_thread_unsafe(device);
     }
     mlx_device_free(device);

@@ -222,15 +222,24 @@ mod registers {
     use std::arch::x86_64::{__cpuid_count, CpuidResult};
     use std::cell::Cell;
     use std::mem::MaybeUninit;
-    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU8, Ordering};
 
     use super::{Dots, LANES, MAX_ROWS, STEP_BYTES, Unit};
 
     /// Whether the processor has tile registers with products of bytes, and the system lets this process use them. They
     /// are asked for at the first call; threads that are there already get them, too.
     pub(super) fn detect() -> bool {
-        static FOUND: OnceLock<bool> = OnceLock::new();
-        *FOUND.get_or_init(|| has_tiles() && is_allowed())
+        const UNKNOWN: u8 = 2;
+        // No lock, which a fork could inherit locked. Threads that come at once find the same.
+        static FOUND: AtomicU8 = AtomicU8::new(UNKNOWN);
+        match FOUND.load(Ordering::Relaxed) {
+            UNKNOWN => {
+                let found = has_tiles() && is_allowed();
+                FOUND.store(u8::from(found), Ordering::Relaxed);
+                found
+            }
+            found => found != 0,
+        }
     }
 
     fn has_tiles() -> bool {

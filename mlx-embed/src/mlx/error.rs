@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::lost::survive_failure;
+use super::process::PerProcess;
 
 /// An MLX operation that failed, with MLX's own message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,11 +54,11 @@ extern "C" fn remember(message: *const c_char, _data: *mut c_void) {
 
 /// Replaces mlx-c's default handler, which prints and exits the process.
 ///
-/// Everything that makes the first MLX object of a thread calls this; after the first time it costs one atomic load.
+/// Everything that makes the first MLX object of a thread calls this; after the first time it costs a few atomic loads.
 pub(super) fn install_handler() {
-    static ONCE: Once = Once::new();
+    static ONCE: PerProcess<OnceLock<()>> = PerProcess::new();
     // SAFETY: the handler is a plain function, valid for the life of the process, and needs no data or destructor.
-    ONCE.call_once(|| unsafe {
+    ONCE.get().get_or_init(|| unsafe {
         mlx_sys::mlx_set_error_handler(Some(remember), std::ptr::null_mut(), None);
     });
 }

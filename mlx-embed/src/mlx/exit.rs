@@ -5,8 +5,8 @@
 //! driver has destructors of its own, `exit` first keeps others from beginning to compute and waits shortly for those
 //! that have begun.
 
+use std::sync::TryLockError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Once, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,9 +56,12 @@ pub(super) fn register_gpu() {
 }
 
 fn register() {
-    static ONCE: Once = Once::new();
-    // SAFETY: the function stays for the life of the process, and doesn't unwind.
-    ONCE.call_once(|| unsafe { mlx_sys::mlxsys_before_exit(Some(quiet)) });
+    // No lock, which a fork could inherit locked.
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    if !IS_DONE.swap(true, Ordering::Relaxed) {
+        // SAFETY: the function stays for the life of the process, and doesn't unwind.
+        unsafe { mlx_sys::mlxsys_before_exit(Some(quiet)) }
+    }
 }
 
 /// Whether nobody computes any more, nor will. It waits without a lock, as it may be called by a handler of a signal.

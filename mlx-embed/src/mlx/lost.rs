@@ -43,6 +43,9 @@ pub(crate) fn loss() -> Option<String> {
 /// NVIDIA GPUs that have failed for good, each with its number and CUDA's message. This process can't use them any more,
 /// nor load a model there. Only a new process can.
 pub fn lost_gpus() -> Vec<(usize, String)> {
+    if !ANY_LOST.load(Ordering::Acquire) {
+        return Vec::new();
+    }
     lost().iter().map(|(gpu, message)| (usize::try_from(*gpu).unwrap_or_default(), message.clone())).collect()
 }
 

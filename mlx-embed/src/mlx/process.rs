@@ -2,7 +2,8 @@
 //! request costs beside its model.
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use super::error::MlxError;
 
@@ -24,7 +25,7 @@ extern "C" fn count() {
 
 /// A process, as told from those that it is a fork of and from its own forks. A child made without the C library's
 /// `fork`, by a bare system call, passes for its parent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Process(u32);
 
 impl Process {
@@ -46,8 +47,48 @@ impl Process {
         Ok(Self(FORKS.load(Ordering::Relaxed)))
     }
 
+    /// Another than of those that it is a fork of, and of its own forks.
+    pub(super) fn number(self) -> u32 {
+        self.0
+    }
+
     /// Whether the caller runs in it.
     pub(crate) fn is_this(self) -> bool {
         self.0 == FORKS.load(Ordering::Relaxed)
+    }
+}
+
+/// What each process has one of, such as a lock: a fork gets it anew. Its parent's would stay locked there for ever if a
+/// thread held it as the process was forked, since the fork doesn't have that thread.
+pub(super) struct PerProcess<T: 'static>(AtomicPtr<Made<T>>);
+
+struct Made<T> {
+    process: Process,
+    value: T,
+}
+
+impl<T: Default + Sync> PerProcess<T> {
+    pub(super) const fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// This process's. A fork leaves its parent's as it is.
+    pub(super) fn get(&'static self) -> &'static T {
+        // Where forks can't be counted, they pass for this process.
+        let process = Process::this().unwrap_or(Process(0));
+        loop {
+            let found = self.0.load(Ordering::Acquire);
+            // SAFETY: null, or from a box that is never freed, whose value is `Sync`.
+            if let Some(made) = unsafe { found.as_ref() }
+                && made.process == process
+            {
+                return &made.value;
+            }
+            let new = Box::into_raw(Box::new(Made { process, value: T::default() }));
+            if self.0.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                // SAFETY: made two lines above, and seen by nobody else.
+                drop(unsafe { Box::from_raw(new) });
+            }
+        }
     }
 }

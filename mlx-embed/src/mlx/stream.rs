@@ -10,7 +10,7 @@ use super::error::{MlxError, check, check_results, last_error};
 use super::exit;
 use super::inside::check_outside;
 use super::lost::loss;
-use super::process::Process;
+use super::process::{PerProcess, Process};
 use super::start::start;
 use super::waiting::waiting;
 
@@ -56,9 +56,8 @@ struct Idle(mlx_sys::mlx_stream);
 unsafe impl Send for Idle {}
 
 /// All CPU streams of this process that are not in use.
+#[derive(Default)]
 struct Pool {
-    /// The process that made them: a fork has none of the threads behind them.
-    process: Option<Process>,
     /// How many it made.
     made: usize,
     idle: Vec<Idle>,
@@ -72,7 +71,8 @@ const MADE_AT_ONCE: usize = if cfg!(target_os = "linux") { 1 } else { MOST_CPU_S
 /// Most streams of the CPU. Each that was used has a thread.
 const MOST_CPU_STREAMS: usize = 1024;
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { process: None, made: 0, idle: Vec::new() });
+/// Not its parent's, of whose threads a fork has none.
+static POOL: PerProcess<Mutex<Pool>> = PerProcess::new();
 
 thread_local! {
     /// The CPU stream that is MLX's default on this thread, held for as long as it is that.
@@ -81,7 +81,7 @@ thread_local! {
 
 fn pool() -> MutexGuard<'static, Pool> {
     // The list is whole after every step, so another thread's panic can't have broken it.
-    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+    POOL.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn make_gpu(gpu: i32) -> Result<mlx_sys::mlx_stream, MlxError> {
@@ -102,13 +102,9 @@ fn make_cpu() -> Result<Idle, MlxError> {
     Ok(Idle(raw))
 }
 
-fn take_idle(process: Process) -> Result<mlx_sys::mlx_stream, MlxError> {
+fn take_idle() -> Result<mlx_sys::mlx_stream, MlxError> {
+    exit::register_cpu();
     let mut pool = pool();
-    if !pool.process.is_some_and(Process::is_this) {
-        // In a fork, those of its parent are left as they are.
-        *pool = Pool { process: Some(process), made: 0, idle: Vec::new() };
-        exit::register_cpu();
-    }
     if pool.idle.is_empty() && pool.made < MOST_CPU_STREAMS {
         let made = (0..MADE_AT_ONCE).map(|_| make_cpu()).collect::<Result<Vec<_>, _>>()?;
         pool.made += made.len();
@@ -186,7 +182,7 @@ impl Stream {
         start()?;
         let process = Process::this()?;
         let raw = match backend {
-            Backend::Cpu => take_idle(process)?,
+            Backend::Cpu => take_idle()?,
             Backend::Metal | Backend::Cuda => {
                 enter_gpu(gpu)?;
                 let raw = make_gpu(gpu)?;
