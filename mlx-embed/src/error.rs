@@ -87,10 +87,10 @@ pub enum Error {
         /// Time from the call to this error.
         waited: Duration,
     },
-    /// The call would wait for its own thread, the model's: that thread runs wakers, recorders of metrics and
+    /// The call would wait for its own thread, one of the model's: these threads run wakers, recorders of metrics and
     /// subscribers of tracing.
     #[error(
-        "the call would wait for the model's own thread, which makes it: from a waker, recorder or subscriber, await the \
+        "the call would wait for a thread of the model's, which makes it: from a waker, recorder or subscriber, await the \
          result or call from another thread"
     )]
     WaitsForItself,

@@ -22,11 +22,11 @@ use crate::checkpoint::spec::{ModelSpec, PositionsSpec};
 use crate::checkpoint::{Checkpoint, CheckpointError, Doubt, ModelConfig, Purpose, RopeScaling, SideSpec};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
-use crate::engine::{EngineOptions, Meters, Ticket, VectorCache};
+use crate::engine::{EngineOptions, Meters, Ticket, VectorCache, check_process};
 use crate::error::Error;
 use crate::file::Files;
 use crate::info::{self, EndTokenInfo, Info, Source};
-use crate::mlx::{self, Backend};
+use crate::mlx::{self, Backend, Process};
 use crate::model::Rounding;
 use crate::options::LoadOptions;
 use crate::panics::{panic_message, quietly};
@@ -98,12 +98,21 @@ impl Steps {
 pub struct Loading<T = Embedder> {
     ticket: Arc<Ticket<T, Error>>,
     steps: Arc<Steps>,
+    /// The process that has the thread; `None` where there is none.
+    process: Option<Process>,
 }
 
 impl<T: Send + 'static> Loading<T> {
     /// Runs `load` on a thread.
     pub(crate) fn start(load: impl FnOnce(Arc<Steps>) -> Result<T, Error> + Send + 'static) -> Self {
-        let loading = Self { ticket: Arc::new(Ticket::new(1)), steps: Arc::default() };
+        let mut loading = Self { ticket: Arc::new(Ticket::new(1)), steps: Arc::default(), process: None };
+        match Process::this() {
+            Ok(process) => loading.process = Some(process),
+            Err(error) => {
+                loading.ticket.fail(error.into());
+                return loading;
+            }
+        }
         let (ticket, steps) = (Arc::clone(&loading.ticket), Arc::clone(&loading.steps));
         let body = move || {
             let loaded = panic::catch_unwind(AssertUnwindSafe(|| load(steps))).unwrap_or_else(|payload| {
@@ -132,7 +141,7 @@ impl<T: Send + 'static> Loading<T> {
 
     /// Whether it has ended, with a model or with an error. Neither [`Loading::wait`] nor `await` waits then.
     pub fn is_done(&self) -> bool {
-        self.ticket.is_done()
+        self.check_process().is_err() || self.ticket.is_done()
     }
 
     /// Blocks until the model is loaded.
@@ -140,6 +149,7 @@ impl<T: Send + 'static> Loading<T> {
     /// # Errors
     /// As the handle's own `load_with`, such as [`Embedder::load_with`].
     pub fn wait(self) -> Result<T, Error> {
+        self.check_process()?;
         // Without a deadline there always is a result.
         only(self.ticket.wait(None).unwrap_or_else(|| Ok(Vec::new())))
     }
@@ -149,7 +159,17 @@ impl<T> Future for Loading<T> {
     type Output = Result<T, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.ticket.poll(context).map(only)
+        match self.check_process() {
+            Ok(()) => self.ticket.poll(context).map(only),
+            Err(forked) => Poll::Ready(Err(forked)),
+        }
+    }
+}
+
+impl<T> Loading<T> {
+    /// Fails in forks of the process that has the thread.
+    fn check_process(&self) -> Result<(), Error> {
+        self.process.map_or(Ok(()), check_process)
     }
 }
 

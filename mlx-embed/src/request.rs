@@ -287,7 +287,7 @@ impl<R> Pending<R> {
     /// Whether the result is there, so that waiting for it takes no time.
     pub fn is_done(&self) -> bool {
         match &self.0 {
-            Answer::ToCome(sent) => sent.caller.ticket.is_done(),
+            Answer::ToCome(sent) => sent.shared.engine.is_forked() || sent.caller.ticket.is_done(),
             Answer::Here(_) => true,
         }
     }
@@ -299,6 +299,7 @@ const TAKEN: &str = "a request was polled after its result had been taken";
 impl<R> Sent<R> {
     fn wait(mut self) -> Result<R, Error> {
         assert!(!self.answered, "{TAKEN}");
+        self.shared.engine.check_process()?;
         if self.shared.engine.is_own_thread() && !self.caller.ticket.is_done() {
             self.shared.engine.abandon(&self.caller);
             return self.answer(Err(Error::WaitsForItself));
@@ -358,6 +359,10 @@ impl<R> Unpin for Pending<R> {}
 impl<R> Sent<R> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<R, Error>> {
         assert!(!self.answered, "{TAKEN}");
+        if let Err(forked) = self.shared.engine.check_process() {
+            self.answered = true;
+            return Poll::Ready(Err(forked));
+        }
         match self.caller.ticket.poll(context) {
             Poll::Ready(outcomes) => Poll::Ready(self.answer(outcomes)),
             Poll::Pending if self.caller.is_late() => Poll::Ready(self.late()),
@@ -373,6 +378,10 @@ impl<R> Sent<R> {
 
 impl<R> Drop for Sent<R> {
     fn drop(&mut self) {
+        if self.shared.engine.is_forked() {
+            // It is the parent's still.
+            return;
+        }
         if let Some(alarm) = self.alarm.take() {
             self.shared.engine.forget(alarm);
         }

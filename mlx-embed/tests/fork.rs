@@ -5,11 +5,15 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 use std::ffi::c_int;
+use std::future::Future;
+use std::pin::Pin;
 use std::process::Command;
+use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use mlx_embed::mlx::{Array, Stream, memory, ops};
-use mlx_embed::{Embedder, Error, LoadOptions, Shutdown, State};
+use mlx_embed::{EmbedOptions, Embedder, Error, LoadOptions, Shutdown, State, WhenFull};
 
 unsafe extern "C" {
     fn fork() -> c_int;
@@ -130,6 +134,49 @@ fn forks_while_models_embed() {
         works.join().unwrap();
     }
     println!("forked");
+}
+
+/// Polls once, with a waker that nobody listens to.
+fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+#[ignore = "a child of the next"]
+fn forks_while_requests_are_under_way() {
+    let embedder = load(None);
+    let texts: Vec<String> = (0..2000).map(|number| format!("{number} and some words more")).collect();
+    let options = EmbedOptions { timeout: Some(Duration::from_secs(3600)), ..Default::default() };
+    let forked = |error: &Error| error.to_string().contains("fork");
+    for round in 0..10 {
+        let submit =
+            || embedder.submit(&texts, &EmbedOptions { when_full: Some(WhenFull::Wait), ..options.clone() });
+        let (waited, mut polled, dropped) = (submit(), submit(), submit());
+        assert!(poll_once(&mut polled).is_pending());
+        let mut drawn = embedder.embed_iter(&texts, &options);
+        drawn.next().unwrap().unwrap();
+        let tokenised = embedder.submit(&["long ".repeat(3000)], &options);
+        let folder = format!("no such folder {round}");
+        let mut loading = Embedder::load_in_background(&folder, LoadOptions::default());
+        assert_in_fork(|| {
+            let told = waited.is_done()
+                && waited.wait().is_err_and(|error| forked(&error))
+                && matches!(poll_once(&mut polled), Poll::Ready(Err(error)) if forked(&error))
+                && tokenised.wait().is_err_and(|error| forked(&error))
+                && drawn.find_map(Result::err).is_some_and(|error| forked(&error))
+                && loading.is_done()
+                && matches!(poll_once(&mut loading), Poll::Ready(Err(error)) if forked(&error))
+                && loading.wait().is_err_and(|error| forked(&error));
+            drop((dropped, polled, drawn, embedder.clone()));
+            told
+        });
+    }
+    println!("forked");
+}
+
+#[test]
+fn a_fork_is_told_of_its_parents_requests() {
+    assert_alone("forks_while_requests_are_under_way");
 }
 
 #[test]

@@ -24,10 +24,10 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::batch::{Entry, Reading};
@@ -324,8 +324,9 @@ impl<S: ?Sized + 'static> Drop for Admission<S> {
 const FORKED: &str = "this process is a fork of the one that loaded the model, and has none of its threads: load it here, \
                       after forking";
 
-fn forked() -> Error {
-    Error::Stopped { reason: FORKED.into() }
+/// Fails in forks of a process: they have none of its threads, and what these held while it was forked is held for ever.
+pub(crate) fn check_process(process: Process) -> Result<(), Error> {
+    if process.is_this() { Ok(()) } else { Err(Error::Stopped { reason: FORKED.into() }) }
 }
 
 /// The queue and the threads behind it. They end, and free the model, when this is dropped. `S` is what is seen of the model.
@@ -336,9 +337,35 @@ pub(crate) struct Engine<S: ?Sized + 'static> {
     /// Whether the timer's thread runs; it starts with the first alarm.
     timer_thread: OnceLock<bool>,
     threads: Mutex<Vec<WorkerThread>>,
-    thread_ids: Vec<ThreadId>,
+    crew: Crew,
     /// The process that has the threads.
     process: Process,
+}
+
+/// The threads that an engine's requests depend on: those that compute, tokenise and keep time. They also run wakers,
+/// recorders and subscribers, which must not wait for what these threads do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Crew(u64);
+
+thread_local! {
+    static CREW: Cell<Option<Crew>> = const { Cell::new(None) };
+}
+
+impl Crew {
+    /// One without threads.
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// This thread is one of them from now on.
+    pub(crate) fn enter(self) {
+        CREW.set(Some(self));
+    }
+
+    fn is_here(self) -> bool {
+        CREW.get() == Some(self)
+    }
 }
 
 #[derive(Debug)]
@@ -358,7 +385,7 @@ pub(crate) struct Starting<S: ?Sized + 'static> {
 impl<S: ?Sized + 'static> Starting<S> {
     /// Waits for the model.
     pub(crate) fn wait(self) -> Result<Engine<S>, Error> {
-        for _ in &self.engine.thread_ids {
+        for _ in 0..self.engine.fate.threads {
             let panicked = |_| Error::Stopped { reason: "it panicked while loading".into() };
             self.started.recv().map_err(panicked)??;
         }
@@ -373,19 +400,18 @@ impl<S: ?Sized + 'static> Engine<S> {
         options: &EngineOptions,
     ) -> Result<Starting<S>, Error> {
         let (started, start) = mpsc::sync_channel(loads.len());
-        let mut engine = Self {
+        let engine = Self {
             queue: Arc::new(Queue::new(options.limits)),
             fate: Arc::new(Fate::new(loads.len())),
             timer: Arc::new(Timer::new()),
             timer_thread: OnceLock::new(),
             threads: Mutex::default(),
-            thread_ids: Vec::new(),
+            crew: Crew::new(),
             process: Process::this()?,
         };
         for load in loads {
             // A failure here ends those that were started.
             let thread = engine.start_thread(load, started.clone(), options.clone())?;
-            engine.thread_ids.push(thread.handle.thread().id());
             engine.threads().push(thread);
         }
         Ok(Starting { engine, started: start })
@@ -402,8 +428,9 @@ impl<S: ?Sized + 'static> Engine<S> {
         options: EngineOptions,
     ) -> Result<WorkerThread, Error> {
         let (asleep, sleeps) = mpsc::sync_channel(1);
-        let (queue, fate) = (Arc::clone(&self.queue), Arc::clone(&self.fate));
+        let (queue, fate, crew) = (Arc::clone(&self.queue), Arc::clone(&self.fate), self.crew);
         let body = move || {
+            crew.enter();
             match load() {
                 Ok(model) => {
                     // Nobody to tell means that the engine is gone, and its queue closed.
@@ -431,8 +458,8 @@ impl<S: ?Sized + 'static> Engine<S> {
 
     /// Takes room for a request. What can't be had fails the caller's ticket.
     pub(crate) fn admit(&self, caller: &Caller, ask: &Ask) -> Option<Admission<S>> {
-        if self.is_forked() {
-            caller.ticket.fail(forked());
+        if let Err(forked) = self.check_process() {
+            caller.ticket.fail(forked);
             return None;
         }
         match self.queue.enter(ask) {
@@ -491,8 +518,9 @@ impl<S: ?Sized + 'static> Engine<S> {
     /// Wakes the caller when its time is over, and ends its request then.
     pub(crate) fn wake_at(&self, deadline: Instant, caller: &Arc<Caller>) -> Option<Alarm> {
         let start = || {
-            let (timer, queue) = (Arc::clone(&self.timer), Arc::clone(&self.queue));
+            let (timer, queue, crew) = (Arc::clone(&self.timer), Arc::clone(&self.queue), self.crew);
             let body = move || {
+                crew.enter();
                 while let Some(caller) = timer.next() {
                     // The last hold on a waker may end here.
                     quietly(|| {
@@ -542,9 +570,7 @@ impl<S: ?Sized + 'static> Engine<S> {
                 panic::resume_unwind(payload);
             }
         }));
-        if self.is_forked() {
-            return Err(forked());
-        }
+        self.check_process()?;
         if self.is_own_thread() {
             return Err(Error::WaitsForItself);
         }
@@ -553,10 +579,18 @@ impl<S: ?Sized + 'static> Engine<S> {
         answer.recv().map_err(|_| self.fate.error())?
     }
 
-    /// Whether this process is a fork of the one that loaded the model. It has none of the threads, and what these held
-    /// while it was forked is held for ever.
-    fn is_forked(&self) -> bool {
+    /// Fails where this process is a fork of the one that loaded the model.
+    pub(crate) fn check_process(&self) -> Result<(), Error> {
+        check_process(self.process)
+    }
+
+    pub(crate) fn is_forked(&self) -> bool {
         !self.process.is_this()
+    }
+
+    /// The process that has its threads.
+    pub(crate) fn process(&self) -> Process {
+        self.process
     }
 
     pub(crate) fn state(&self) -> State {
@@ -577,10 +611,14 @@ impl<S: ?Sized + 'static> Engine<S> {
         if self.is_forked() { [0, 0] } else { self.queue.depth() }
     }
 
-    /// Whether this thread computes. It also runs wakers, recorders and subscribers, which must not wait for what it
-    /// computes.
+    /// Whether this thread is one of those that requests depend on.
     pub(crate) fn is_own_thread(&self) -> bool {
-        self.thread_ids.contains(&thread::current().id())
+        self.crew.is_here()
+    }
+
+    /// What a thread has to enter that requests depend on.
+    pub(crate) fn crew(&self) -> Crew {
+        self.crew
     }
 
     /// Takes no more requests, and returns when the threads have ended and the model is freed.
@@ -589,8 +627,8 @@ impl<S: ?Sized + 'static> Engine<S> {
             return;
         }
         self.fate.tell(&self.queue.close(ending));
-        // A waker that drops the last handle does so on the engine's own thread, which can't wait for itself; it ends
-        // by itself once the waker returns.
+        // A waker may do this on one of the engine's own threads, which can't wait for itself; they end by themselves
+        // once the waker returns.
         if self.is_own_thread() {
             return;
         }

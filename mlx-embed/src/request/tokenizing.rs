@@ -9,8 +9,9 @@ use super::{Before, Plan, Shared};
 use crate::batch::{Reading, mark_second_part, mark_unseen};
 use crate::engine::queue::QueueLane;
 use crate::engine::turns::{Steps, Turns};
-use crate::engine::{Admission, Caller, SharedPrompt, Text, given_up};
+use crate::engine::{Admission, Caller, Crew, SharedPrompt, Text, given_up};
 use crate::error::{Error, InputError};
+use crate::mlx::Process;
 use crate::panics::{panic_message, quietly};
 use crate::runner::Inspect;
 use crate::text::{Frame, Side, SideEncoding, Tokens};
@@ -116,7 +117,7 @@ impl Shared {
 
     /// The threads that tokenise for callers who must not be held up; `None` where none can be had.
     pub(super) fn tokenizing_threads(&self) -> Option<&Threads> {
-        self.tokenizing.get_or_init(Threads::start).as_ref()
+        self.tokenizing.get_or_init(|| Threads::start(self.engine.crew(), self.engine.process())).as_ref()
     }
 }
 
@@ -197,17 +198,20 @@ impl Drop for Tokenizing {
 #[derive(Debug)]
 pub(crate) struct Threads {
     turns: Arc<Turns<Tokenizing>>,
+    /// The process that has them.
+    process: Process,
 }
 
 impl Threads {
     /// `None` if not one thread could be started.
-    fn start() -> Option<Self> {
+    fn start(crew: Crew, process: Process) -> Option<Self> {
         let cores = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let wanted = (cores / 2).clamp(2, 4);
         let turns: Arc<Turns<Tokenizing>> = Arc::new(Turns::new(wanted));
         let start = |index| {
             let turns = Arc::clone(&turns);
             let body = move || {
+                crew.enter();
                 while let Some((mut request, turn)) = turns.next() {
                     let more = panic::catch_unwind(AssertUnwindSafe(|| request.step()));
                     turns.done(turn);
@@ -226,7 +230,7 @@ impl Threads {
             thread::Builder::new().name(format!("mlx-embed-tokens-{index}")).spawn(body).is_ok()
         };
         let started = (0..wanted).filter(|&index| start(index)).count();
-        (started > 0).then_some(Self { turns })
+        (started > 0).then_some(Self { turns, process })
     }
 
     /// Takes a request in turn with others.
@@ -238,8 +242,10 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        // The threads end by themselves: this may be one of them.
-        drop(self.turns.close());
+        // The threads end by themselves: this may be one of them. A fork has none.
+        if self.process.is_this() {
+            drop(self.turns.close());
+        }
     }
 }
 
