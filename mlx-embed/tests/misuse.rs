@@ -163,6 +163,46 @@ fn shapes_of_many_dimensions_are_refused() {
     }
 }
 
+/// What a thread has first is destroyed last, behind what this crate and MLX keep for the thread.
+#[cfg(target_os = "linux")]
+#[test]
+fn destructors_at_a_threads_end_may_compute() {
+    use std::cell::Cell;
+
+    static DROPPED: AtomicUsize = AtomicUsize::new(0);
+
+    struct First;
+
+    impl Drop for First {
+        fn drop(&mut self) {
+            compute_and_err();
+            DROPPED.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn compute_and_err() {
+        assert_eq!(five().unwrap(), 5.0);
+        assert!(ops::add(&ones(2), &ones(3), &Stream::cpu().unwrap()).is_err());
+        memory::clear_cache().unwrap();
+    }
+
+    thread_local! {
+        static FIRST: Cell<Option<First>> = const { Cell::new(None) };
+    }
+
+    if mlx_embed::mlx::gpu_backend().is_some() {
+        return;
+    }
+    for ended in 1..20 {
+        let end = thread::spawn(|| {
+            FIRST.set(Some(First));
+            compute_and_err();
+        });
+        end.join().unwrap();
+        assert_eq!(DROPPED.load(Ordering::SeqCst), ended);
+    }
+}
+
 #[test]
 fn what_is_forgotten_is_lost_and_nothing_else() {
     let stream = Stream::cpu().unwrap();

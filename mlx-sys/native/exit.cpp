@@ -2,6 +2,8 @@
 //
 // exit() runs the destructors of libraries while other threads go on. MLX's threads, and whoever uses MLX, then find its
 // tables and its allocator gone. Nothing that these destructors do outlasts the process, so they don't run.
+//
+// When a thread ends, what MLX has of it is destroyed last, since other objects of the thread may use it until then.
 
 #include "mlxsys.h"
 
@@ -10,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <thread>
 #include <utility>
 
@@ -21,8 +24,10 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
+#include "mlx/backend/gpu/device_info.h"
 #include "mlx/version.h"
 
 namespace {
@@ -167,6 +172,40 @@ bool mlxsys_replace_(const link_map* map, const char* function, const void* with
   return done;
 }
 
+// What MLX has of a thread's, to be destroyed at its end.
+struct MlxsysLast_ {
+  void (*destroy)(void*);
+  void* object;
+  MlxsysLast_* before;
+};
+
+pthread_key_t mlxsys_last_;
+
+void mlxsys_destroy_last_(void* last) {
+  for (auto* next = static_cast<MlxsysLast_*>(last); next;) {
+    next->destroy(next->object);
+    delete std::exchange(next, next->before);
+  }
+}
+
+extern "C" int __cxa_thread_atexit(void (*)(void*), void*, void*);
+
+// Takes the place of __cxa_thread_atexit(). A thread's objects are destroyed in the reverse order of their making, and
+// those that were there before MLX's may use MLX in their destructors: so MLX's are destroyed behind all others. With a
+// GPU they keep their place, which is between what surrounds them with a turn there.
+int mlxsys_at_thread_end_(void (*destroy)(void*), void* object, void* library) {
+  if (mlx::core::gpu::is_available()) {
+    return __cxa_thread_atexit(destroy, object, library);
+  }
+  auto* before = static_cast<MlxsysLast_*>(pthread_getspecific(mlxsys_last_));
+  auto* last = new (std::nothrow) MlxsysLast_{destroy, object, before};
+  if (!last || pthread_setspecific(mlxsys_last_, last) != 0) {
+    // Then it is not destroyed at all.
+    delete last;
+  }
+  return 0;
+}
+
 // When this library is loaded nothing has used MLX yet, so none of its static objects that matter is there.
 __attribute__((constructor)) void mlxsys_keep_mlx_() {
   auto* map = mlxsys_library_of_(reinterpret_cast<const void*>(&mlx::core::version));
@@ -175,6 +214,9 @@ __attribute__((constructor)) void mlxsys_keep_mlx_() {
   }
   // An object with static storage that is made from now on is never destroyed.
   mlxsys_keeps_mlx_ = mlxsys_replace_(map, "__cxa_atexit", reinterpret_cast<const void*>(&mlxsys_never_));
+  if (pthread_key_create(&mlxsys_last_, mlxsys_destroy_last_) == 0) {
+    mlxsys_replace_(map, "__cxa_thread_atexit", reinterpret_cast<const void*>(&mlxsys_at_thread_end_));
+  }
   if (dlsym(RTLD_DEFAULT, mlxsys_start_thread_name_)) {
     mlxsys_replace_(map, mlxsys_start_thread_name_, reinterpret_cast<const void*>(&mlxsys_start_thread_));
   }

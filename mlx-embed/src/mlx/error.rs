@@ -66,7 +66,8 @@ pub(super) fn install_handler() {
 /// Takes the message that the handler left on this thread for `operation`.
 #[cold]
 pub(super) fn last_error(operation: &'static str) -> MlxError {
-    let message = LAST_MESSAGE.with(|slot| slot.borrow_mut().take());
+    // A thread that is being torn down may have it no more, and still call MLX from a destructor.
+    let message = LAST_MESSAGE.try_with(|slot| slot.borrow_mut().take()).ok().flatten();
     let message = match &message {
         // mlx-c appends " at FILE:LINE" of its own source, which says nothing to our users.
         Some(text) => text.rsplit_once(" at ").map_or(text.as_str(), |(head, _)| head),

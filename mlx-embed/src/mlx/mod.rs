@@ -21,8 +21,11 @@
 //!
 //! # Safety
 //! No safe call here is undefined behaviour, whatever its arguments, on the CPU or on a GPU, from any thread, and also
-//! while the process ends. There is one exception: another process that changes a mapped weights file. A mapped file
-//! that is cut short while it is read ends the process with SIGBUS.
+//! while the process ends. There are two exceptions:
+//! - Another process that changes a mapped weights file. A mapped file that is cut short while it is read ends the process
+//!   with SIGBUS.
+//! - With a GPU, and elsewhere than on Linux, the destructor of a thread-local that a thread had before it first used MLX. It
+//!   must not use MLX, as what MLX has of the thread is gone by then.
 //!
 //! # Fork
 //! A child of the C library's `fork` has none of its parent's threads. Streams have to be made anew there: arrays that
