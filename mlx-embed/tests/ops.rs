@@ -254,6 +254,34 @@ fn columns_in_another_shape_are_no_columns_of_it() {
     assert_eq!(read(&ops::add(&reshaped, &others, &s).unwrap()), sums);
 }
 
+/// It may have any stride, which is none for the several elements that it becomes.
+#[test]
+fn views_of_a_lone_element_have_all_of_its_bytes() {
+    let s = stream();
+    let number = Array::from_slice(&[0x0403_0201_u32], &[]).unwrap();
+    let bytes = ops::view(&ops::broadcast_to(&number, &[1], &s).unwrap(), Dtype::U8, &s).unwrap();
+    let last = ops::slice_axis(&bytes, 0, 1, 4, &s).unwrap();
+    assert_eq!(last.to_vec::<u8>(&s).unwrap(), [2, 3, 4]);
+    let turned = ops::transpose(&bytes, &[0], &s).unwrap();
+    assert_eq!(turned.to_vec::<u8>(&s).unwrap(), [1, 2, 3, 4]);
+}
+
+/// Rows with gaps and the same number over and over, in one dimension.
+#[test]
+fn parts_of_what_does_not_lie_in_row_order_are_its_elements() {
+    let s = stream();
+    let table = Array::from_slice(&(0..12).collect::<Vec<i32>>(), &[4, 3]).unwrap();
+    let column = ops::reshape(&ops::slice_axis(&table, 1, 1, 2, &s).unwrap(), &[4], &s).unwrap();
+    let part = |array: &Array, offset, len| {
+        ops::flat_slice(array, offset, len, &s).unwrap().to_vec::<i32>(&s).unwrap()
+    };
+    assert_eq!(part(&column, 1, 3), [4, 7, 10]);
+    assert_eq!(part(&column, 4, 0), [0_i32; 0]);
+    let one = ops::slice_axis(&column, 0, 2, 3, &s).unwrap();
+    assert_eq!(part(&ops::broadcast_to(&one, &[5], &s).unwrap(), 3, 2), [7, 7]);
+    assert_eq!(part(&ops::transpose(&table, &[1, 0], &s).unwrap(), 3, 3), [9, 1, 4]);
+}
+
 #[test]
 fn products_without_elements_have_shape_and_type() {
     let s = stream();

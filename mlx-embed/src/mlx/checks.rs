@@ -38,6 +38,15 @@ pub(super) fn reshaped(a: &Array, shape: &[i32]) -> Result<Vec<i32>> {
     if count(RESHAPE, &made)? == a.size() { Ok(made) } else { unfit() }
 }
 
+/// That `len` elements from `offset` on are the array's.
+pub(super) fn flat_range(a: &Array, offset: usize, len: i32) -> Result<()> {
+    let end = usize::try_from(len).ok().and_then(|len| offset.checked_add(len));
+    if end.is_some_and(|end| end <= a.size()) {
+        return Ok(());
+    }
+    refuse("as_strided", format!("{len} elements at {offset} lie outside an array of {}", a.size()))
+}
+
 /// Holds ids, which have been computed, against the axis that they index.
 pub(super) fn ids(ids: &Array, size: i32) -> Result<()> {
     let size = i64::from(size);

@@ -120,7 +120,7 @@ impl MappedArrays {
             && let Ok(words) = i32::try_from(nbytes / word)
             && i32::try_from(nbytes / dtype.size()).is_ok()
         {
-            let words = ops::flat_slice(base, (offset - self.skipped) / word, words, stream)?;
+            let words = ops::slice_of_rows(base, (offset - self.skipped) / word, words, stream)?;
             let flat = ops::view(&words, dtype, stream)?;
             let tensor = ops::reshape(&flat, shape, stream)?;
             // Now, so that forward passes start from plain data instead of repeating these three steps.

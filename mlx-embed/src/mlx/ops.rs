@@ -152,6 +152,10 @@ pub fn view(a: &Array, dtype: Dtype, stream: &Stream) -> Result<Array> {
     // In one dimension, as MLX (0.32.2) scales the strides of all dimensions but the last, and takes rows for columns
     // still where there were both: elements would be read and written behind the array's end.
     let mut flat = reshape(a, &[-1], stream)?;
+    if flat.size() == 1 {
+        // A lone element may have any stride, such as the 0 of a broadcast, and what it becomes would have it, too.
+        flat = slice_of_rows(&flat, 0, 1, stream)?;
+    }
     if after > before {
         flat = contiguous(&flat, stream)?;
         flat.eval()?;
@@ -195,14 +199,15 @@ pub fn transpose(a: &Array, axes: &[i32], stream: &Stream) -> Result<Array> {
 
 /// `len` elements of the flattened `a`, from element `offset` on.
 pub fn flat_slice(a: &Array, offset: usize, len: i32, stream: &Stream) -> Result<Array> {
+    checks::flat_range(a, offset, len)?;
+    // MLX (0.32.2) puts an array of several dimensions into row order by itself, but takes one of a single dimension as it is.
+    slice_of_rows(&contiguous(a, stream)?, offset, len, stream)
+}
+
+/// [`flat_slice`] of an array that lies in row order. Nothing is copied.
+pub(super) fn slice_of_rows(a: &Array, offset: usize, len: i32, stream: &Stream) -> Result<Array> {
+    checks::flat_range(a, offset, len)?;
     let (shape, strides) = ([len], [1_i64]);
-    let end = usize::try_from(len).ok().and_then(|len| offset.checked_add(len));
-    if end.is_none_or(|end| end > a.size()) {
-        return shape::refuse(
-            "as_strided",
-            format!("{len} elements at {offset} lie outside an array of {}", a.size()),
-        );
-    }
     node("as_strided", [a], stream, |out, stream| {
         // SAFETY: live handles; the range was checked against the array just above.
         unsafe {
