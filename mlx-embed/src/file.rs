@@ -21,6 +21,10 @@ pub(crate) enum Files {
         /// The folder of it that the model's own files are in, as in the first versions of sentence-transformers; empty where
         /// they are beside all others.
         model: PathBuf,
+        /// The model itself, where the directory has an adapter of it.
+        base: Option<Box<Self>>,
+        /// The folder of an adapter that is to be put on the model.
+        adapter: Option<PathBuf>,
     },
     /// In this program.
     #[cfg_attr(
@@ -53,7 +57,37 @@ const OF_ALL: [&str; 2] = ["modules.json", "config_sentence_transformers.json"];
 impl Files {
     /// Those of a directory with its model in it.
     pub(crate) fn of(dir: &Path) -> Self {
-        Self::Directory { dir: dir.to_owned(), model: PathBuf::new() }
+        Self::with_model(dir, PathBuf::new())
+    }
+
+    /// Those of a directory with its model in this folder of it.
+    pub(crate) fn with_model(dir: &Path, model: PathBuf) -> Self {
+        Self::Directory { dir: dir.to_owned(), model, base: None, adapter: None }
+    }
+
+    /// The same with an adapter to be put on the model, which is there or in `base`.
+    pub(crate) fn adapting(mut self, base: Option<Self>, adapter: PathBuf) -> Self {
+        if let Self::Directory { base: at, adapter: folder, .. } = &mut self {
+            *at = base.map(Box::new);
+            *folder = Some(adapter);
+        }
+        self
+    }
+
+    /// Where the model itself is: its config and its weights.
+    pub(crate) fn base(&self) -> &Self {
+        match self {
+            Self::Directory { base: Some(base), .. } => base,
+            _ => self,
+        }
+    }
+
+    /// The folder of an adapter that is to be put on the model.
+    pub(crate) fn adapter(&self) -> Option<&Path> {
+        match self {
+            Self::Directory { adapter, .. } => adapter.as_deref(),
+            Self::Embedded(_) => None,
+        }
     }
 
     /// Where a file is below the directory: the model's own are in its folder.
@@ -110,7 +144,7 @@ impl Files {
     /// Names of the files beside `config.json`.
     pub(crate) fn names(&self) -> io::Result<Vec<String>> {
         match self {
-            Self::Directory { dir, model } => fs::read_dir(dir.join(model))?
+            Self::Directory { dir, model, .. } => fs::read_dir(dir.join(model))?
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect(),
             Self::Embedded(embedded) => Ok(embedded.files.iter().map(|&(name, _)| name.to_owned()).collect()),

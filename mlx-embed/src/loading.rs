@@ -543,7 +543,7 @@ fn refuse_longer_than_factors(config: &ModelConfig, max_tokens: usize, place: &F
         && short_factor != long_factor
     {
         return Err(Error::Checkpoint(CheckpointError::InvalidField {
-            path: place.path("config.json"),
+            path: place.base().path("config.json"),
             field: "rope_scaling.long_factor".into(),
             reason: format!(
                 "is for texts of more than {original} tokens, and texts of up to {max_tokens} are to be embedded; factors that depend on a text's length are not supported: set max_tokens (--max-tokens) to {original} at most"
@@ -564,7 +564,7 @@ fn check_room_for_content(max_tokens: usize, added: usize, wanted: bool, place: 
         })
     } else {
         Err(Error::Checkpoint(CheckpointError::InvalidField {
-            path: place.path("config.json"),
+            path: place.base().path("config.json"),
             field: "max_position_embeddings".into(),
             reason: format!(
                 "(or max_seq_length in sentence_bert_config.json, or model_max_length in tokenizer_config.json) leaves \

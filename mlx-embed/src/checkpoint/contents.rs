@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, CheckpointError, directory, sentence_transformers};
+use super::{CONFIG, Checkpoint, CheckpointError, adapter, directory, sentence_transformers};
 use crate::file::{Files, OpenFile, hex};
 
 /// What is read beside weights, or changes which model they are, where there is such a file.
@@ -78,12 +78,20 @@ fn add_beside(all: &mut Sha256, place: &Files) -> Result<(), CheckpointError> {
         OF_MODULE.map(|file| format!("{folder}/{file}"))
     });
     for name in beside.chain(modules) {
-        match OpenFile::of(place, &name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => add(all, place, &name, opened.and_then(|file| file.sha256()))?,
-        }
+        add_if_there(all, place, &name)?;
+    }
+    if let Some(folder) = place.adapter() {
+        add_if_there(all, place.base(), CONFIG)?;
+        add_if_there(all, &Files::of(folder), adapter::CONFIG)?;
     }
     Ok(())
+}
+
+fn add_if_there(all: &mut Sha256, place: &Files, name: &str) -> Result<(), CheckpointError> {
+    match OpenFile::of(place, name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => add(all, place, name, opened.and_then(|file| file.sha256())),
+    }
 }
 
 /// Adds a file by its hash and its name.

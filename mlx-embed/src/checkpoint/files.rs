@@ -8,6 +8,7 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype as FileDtype, SafeTensorError, TensorInfo};
 use serde_json::Value;
 
+use super::adapter::LowRank;
 use super::torch_file::{self, Stored};
 use super::{CheckpointError, weights_files};
 use crate::file::{Files, Foreign, OpenFile, Parts, safetensors_head, safetensors_header};
@@ -23,9 +24,16 @@ pub(super) struct TensorEntry {
     /// First byte, from the start of the file.
     pub(super) start: usize,
     pub(super) nbytes: usize,
+    /// What is added to it as it is read.
+    pub(super) adapter: Option<Arc<LowRank>>,
 }
 
 impl TensorEntry {
+    /// Of what is stored in the file with this index.
+    pub(super) fn of(Stored { dtype, shape, bytes }: Stored, file: usize) -> Self {
+        Self { file, dtype, shape, start: bytes.start, nbytes: bytes.len(), adapter: None }
+    }
+
     /// The type as MLX has it, if this crate computes with it.
     pub(super) fn mlx_dtype(&self) -> Option<Dtype> {
         Some(match self.dtype {
@@ -60,24 +68,33 @@ impl TensorFiles {
         self.tensors.get(name)?.shape.first().copied()
     }
 
-    fn add(&mut self, files: &Files, name: &str) -> Result<(), CheckpointError> {
-        let path = &files.path(name);
+    /// A weights file, and what it holds by the names in it.
+    pub(super) fn read(
+        files: &Files,
+        name: &str,
+    ) -> Result<(Arc<OpenFile>, BTreeMap<String, Stored>), CheckpointError> {
+        let path = files.path(name);
         let file =
             OpenFile::of(files, name).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         let read = if weights_files::is_pickled(name) { of_state_dict } else { of_safetensors };
-        for (name, Stored { dtype, shape, bytes }) in read(path, &file)? {
-            let entry =
-                TensorEntry { file: self.files.len(), dtype, shape, start: bytes.start, nbytes: bytes.len() };
+        let tensors = read(&path, &file)?;
+        Ok((Arc::new(file), tensors))
+    }
+
+    fn add(&mut self, files: &Files, name: &str) -> Result<(), CheckpointError> {
+        let (file, tensors) = Self::read(files, name)?;
+        for (name, stored) in tensors {
+            let entry = TensorEntry::of(stored, self.files.len());
             let name_in_model = super::without_prefix(&name);
             if self.tensors.insert(name_in_model.to_owned(), entry).is_some() {
                 return Err(CheckpointError::InvalidTensor {
-                    path: path.to_owned(),
+                    path: file.path().to_owned(),
                     tensor: name,
                     reason: "appears twice in the checkpoint".into(),
                 });
             }
         }
-        self.files.push(Arc::new(file));
+        self.files.push(file);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::doubt::Doubt;
 use super::json::JsonObject;
-use super::{Architecture, CheckpointError, Purpose, judge, sentence_transformers};
+use super::{Architecture, CheckpointError, Purpose, adapter, judge, sentence_transformers};
 use crate::file::Files;
 
 /// How transformers' classes of rerankers end, among others.
@@ -78,8 +78,10 @@ pub(super) fn of_another_model(
     if purpose == Purpose::Vectors {
         doubts.extend(judge::doubt(files)?);
     }
-    let adapter = "adapter_config.json";
-    if let Some(adapter_config) = JsonObject::open(files, adapter)? {
+    let adapter = adapter::CONFIG;
+    if files.adapter().is_none()
+        && let Some(adapter_config) = JsonObject::open(files, adapter)?
+    {
         let kind = adapter_config.raw("peft_type").and_then(Value::as_str).unwrap_or("LoRA");
         doubts.push(Doubt::field(
             files.path(adapter),

@@ -3,6 +3,7 @@
 //! Opening maps the weights and reads their headers only. [`Weights`] hands out tensors where they lie.
 
 mod activation;
+mod adapter;
 mod config;
 mod contents;
 mod defaults;
@@ -130,7 +131,7 @@ pub struct Checkpoint {
 /// The files of a directory, which has to be one.
 fn directory(dir: &Path) -> Result<Files, CheckpointError> {
     match file::reach(dir) {
-        Ok(found) if found.is_dir() => sentence_transformers::place(dir),
+        Ok(found) if found.is_dir() => adapter::place(dir),
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(CheckpointError::Io { path: dir.to_owned(), source })
         }
@@ -163,7 +164,7 @@ impl Checkpoint {
     /// When a file is missing or damaged.
     pub fn is_reranker(dir: impl AsRef<Path>) -> Result<bool, CheckpointError> {
         let files = directory(dir.as_ref())?;
-        match JsonObject::open(&files, CONFIG)? {
+        match JsonObject::open(files.base(), CONFIG)? {
             Some(config) => marks::of_reranker(&files, &config),
             None => Ok(false),
         }
@@ -185,7 +186,7 @@ impl Checkpoint {
     /// When there is no such directory, or a file is damaged.
     pub fn is_multi_vector(dir: impl AsRef<Path>) -> Result<bool, CheckpointError> {
         let files = directory(dir.as_ref())?;
-        let is_colbert = match JsonObject::open(&files, CONFIG)? {
+        let is_colbert = match JsonObject::open(files.base(), CONFIG)? {
             Some(config) => marks::is_colbert(&config)?,
             None => false,
         };
@@ -227,7 +228,7 @@ impl Checkpoint {
 
     /// Opens what is at `place`.
     pub(crate) fn read(place: Files, purpose: Purpose) -> Result<Self, CheckpointError> {
-        let Some(config) = JsonObject::open(&place, CONFIG)? else {
+        let Some(config) = JsonObject::open(place.base(), CONFIG)? else {
             // It may be a model that has none here.
             sentence_transformers::check_first(&place)?;
             return Err(CheckpointError::MissingFile {
@@ -244,7 +245,10 @@ impl Checkpoint {
         let unknown_fields = keys::hold(&config, &mut doubts)?;
         let given = config.entries().filter(|(_, value)| !value.is_null());
         let given_fields = given.map(|(field, _)| field.clone()).collect();
-        let mut weights = TensorFiles::open(&place)?;
+        let mut weights = TensorFiles::open(place.base())?;
+        if let Some(folder) = place.adapter() {
+            adapter::put_on(&mut weights, folder)?;
+        }
         let fields = defaults::add(config)?;
         let (config, mut spec) = families::read(&fields, &weights, &mut doubts, purpose)?;
         defaults::hold(&fields, &weights, &spec)?;
@@ -442,7 +446,7 @@ impl Checkpoint {
         let stored = stored(&self.weights, &self.spec, path);
         self.quantization.of(path, stored.as_ref()).map_err(|reason| {
             CheckpointError::UnsupportedQuantization {
-                path: self.place.path("config.json"),
+                path: self.place.base().path(CONFIG),
                 tensor: path.to_owned(),
                 reason,
             }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::adapter::LowRank;
+use super::files::TensorEntry;
 use super::{CheckpointError, Quantization};
 use crate::file::OpenFile;
 use crate::mlx::Dtype;
@@ -22,6 +24,8 @@ pub(crate) struct Tensor {
     pub(super) range: Range<usize>,
     pub(super) shape: Vec<usize>,
     pub(super) dtype: Dtype,
+    /// What is added to it as it is read, and which of that matrix's rows is its first.
+    adapter: Option<(Arc<LowRank>, usize)>,
 }
 
 /// Some of a tensor's numbers.
@@ -58,6 +62,24 @@ impl<'a> Numbers<'a> {
 }
 
 impl Tensor {
+    /// All of what is at `entry` of a file.
+    pub(super) fn whole(name: String, file: Arc<OpenFile>, entry: &TensorEntry, dtype: Dtype) -> Self {
+        Self {
+            name,
+            file,
+            index: entry.file,
+            range: entry.start..entry.start + entry.nbytes,
+            shape: entry.shape.clone(),
+            dtype,
+            adapter: entry.adapter.clone().map(|adapter| (adapter, 0)),
+        }
+    }
+
+    /// Whether its numbers are others than those in the file.
+    pub(crate) fn is_adapted(&self) -> bool {
+        self.adapter.is_some()
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -80,6 +102,27 @@ impl Tensor {
 
     /// The numbers of some of its rows, counted over its first dimension; read into `buffer` where they don't lie in memory.
     pub(crate) fn read<'a>(
+        &'a self,
+        rows: Range<usize>,
+        buffer: &'a mut Vec<u32>,
+    ) -> Result<Numbers<'a>, CheckpointError> {
+        let Some((adapter, first)) = &self.adapter else { return self.stored(rows, buffer) };
+        let mut sums = self.stored(rows.clone(), buffer)?.to_f32();
+        adapter.add_to(first + rows.start, &mut sums, self.shape.last().copied().unwrap_or(1))?;
+        buffer.resize((sums.len() * self.dtype.size()).div_ceil(size_of::<u32>()), 0);
+        let bytes = &mut buffer.as_mut_bytes()[..sums.len() * self.dtype.size()];
+        for (to, sum) in bytes.chunks_exact_mut(self.dtype.size()).zip(sums) {
+            match self.dtype {
+                Dtype::Bf16 => to.copy_from_slice(&bf16::from_f32(sum).to_ne_bytes()),
+                Dtype::F16 => to.copy_from_slice(&f16::from_f32(sum).to_ne_bytes()),
+                _ => to.copy_from_slice(&sum.to_ne_bytes()),
+            }
+        }
+        Ok(Numbers { bytes, dtype: self.dtype })
+    }
+
+    /// The same numbers as they are in the file.
+    fn stored<'a>(
         &'a self,
         rows: Range<usize>,
         buffer: &'a mut Vec<u32>,
@@ -107,6 +150,9 @@ impl Tensor {
     /// These rows of it, counted over its first dimension.
     pub(super) fn rows(mut self, rows: Range<usize>) -> Self {
         self.range = self.range_of(rows.clone());
+        if let Some((_, first)) = &mut self.adapter {
+            *first += rows.start;
+        }
         if let Some(all) = self.shape.first_mut() {
             *all = rows.len();
         }

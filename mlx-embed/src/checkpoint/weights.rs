@@ -154,14 +154,7 @@ impl<'a> Weights<'a> {
             });
         }
         file.check_unchanged().map_err(|source| CheckpointError::Io { path: path(), source })?;
-        Ok(Tensor {
-            name: name.to_owned(),
-            file: Arc::clone(file),
-            index: entry.file,
-            range: entry.start..entry.start + entry.nbytes,
-            shape: entry.shape.clone(),
-            dtype,
-        })
+        Ok(Tensor::whole(name.to_owned(), Arc::clone(file), entry, dtype))
     }
 
     fn of_type(

@@ -227,7 +227,7 @@ pub(crate) fn place(dir: &Path) -> Result<Files, CheckpointError> {
     }
     check_inside(&files, folder)?;
     let model = folder.components().filter(|part| *part != Component::CurDir).collect();
-    Ok(Files::Directory { dir: dir.to_owned(), model })
+    Ok(Files::with_model(dir, model))
 }
 
 /// Refuses what begins with another module than a model.

@@ -60,6 +60,11 @@ impl Arrays {
     pub(crate) fn array(&self, tensor: &Tensor, stream: &Stream) -> Result<Array, CheckpointError> {
         let shape: Result<Vec<i32>, _> = tensor.shape().iter().map(|&size| i32::try_from(size)).collect();
         let array = match shape {
+            Ok(shape) if tensor.is_adapted() => {
+                let mut buffer = Vec::new();
+                let numbers = tensor.read(0..tensor.shape()[0], &mut buffer)?;
+                Array::from_bytes(numbers.bytes(), &shape, tensor.dtype())
+            }
             Ok(shape) => {
                 let range = tensor.range();
                 let file = &self.files[tensor.index()];
