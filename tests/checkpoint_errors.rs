@@ -428,6 +428,9 @@ fn configs_that_make_no_model() {
     damaged("rope scaling without its factor", DENSE, is!(MissingField), &["rope_scaling.factor"], |s| {
         set(s, "rope_scaling", json!({"rope_type": "yarn"}))
     });
+    damaged("a T5 that is a decoder", "families/t5-f32", is!(InvalidField), &["is_decoder"], |s| {
+        set(s, "is_decoder", json!(true))
+    });
     damaged("groups of 48", PACKED, is!(InvalidField), &["quantization.bits", "groups of 48"], |s| {
         set(s, "quantization", json!({"group_size": 48, "bits": 4}))
     });

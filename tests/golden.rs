@@ -69,6 +69,7 @@ fn refusal(case: &str) -> Option<&'static str> {
         _ if WITHOUT_VECTORS.contains(&case) => None,
         _ if case == "late-interaction-colbert" => Some("architectures"),
         "late" | "splade" => Some("modules.json"),
+        "reranker" if case.starts_with("reranker-modules") => Some("`Reranker`"),
         "reranker" => Some("architectures"),
         _ => None,
     }

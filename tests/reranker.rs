@@ -24,12 +24,13 @@ const DOCUMENTS: [&str; 5] = [
     "the other cat was sleeping in the sun, there is nothing better than reading in the morning",
     "roses",
 ];
-const CASES: [&str; 9] = [
+const CASES: [&str; 10] = [
     "reranker-bert-affine-4bit-g64",
     "reranker-distilbert",
     "reranker-gte",
     "reranker-jina-v3",
     "reranker-modernbert-mean",
+    "reranker-modules-bert",
     "reranker-mpnet",
     "reranker-qwen3-tied",
     "reranker-qwen3-untied-affine-4bit-g64",
@@ -381,6 +382,36 @@ fn a_reranker_that_is_marked_is_no_embedder() {
 }
 
 #[test]
+fn modules_that_make_no_score_are_refused() {
+    let scratch = scratch("reranker-modules-modernbert");
+    no_embedder(&scratch, &["4_Dense", "module_output_name", "`Reranker`"]);
+    let [score, pooling] = ["4_Dense/config.json", "1_Pooling/config.json"];
+    for (file, fields, parts) in [
+        (score, json!({"out_features": 2}), &[score, "out_features", "one label"][..]),
+        (
+            score,
+            json!({"module_output_name": "sentence_embedding"}),
+            &[score, "module_output_name", "`scores`"],
+        ),
+        (score, json!({"in_features": 32}), &[score, "in_features", "64 numbers"]),
+        ("2_Dense/config.json", json!({"module_output_name": "scores"}), &["2_Dense", "module_output_name"]),
+        (pooling, json!({"include_prompt": false}), &[pooling, "include_prompt"]),
+        ("sentence_bert_config.json", json!({"transformer_task": "text-generation"}), &["transformer_task"]),
+    ] {
+        let damaged = Scratch::of("families/reranker-modules-modernbert");
+        damaged.set(file, fields);
+        refused(&damaged, parts);
+    }
+    let types = ["Transformer", "Pooling", "Dense", "LayerNorm"]
+        .map(|class| format!("sentence_transformers.models.{class}"));
+    let paths = ["", "1_Pooling", "2_Dense", "3_LayerNorm"];
+    let modules: Vec<Value> =
+        types.iter().zip(paths).map(|(class, path)| json!({"type": class, "path": path})).collect();
+    scratch.write("modules.json", json!(modules).to_string());
+    refused(&scratch, &["modules.json", "Dense", "score"]);
+}
+
+#[test]
 fn an_embedder_is_no_reranker() {
     refused(&Scratch::of("families/bert-f32"), &["architectures", "BertModel", "`Embedder`"]);
     refused(&Scratch::of("st-last-token"), &["modules.json", "Pooling", "`Embedder`"]);
@@ -467,7 +498,12 @@ fn without_a_conversation_a_decoders_pair_is_one_text_behind_the_other() {
 #[test]
 fn another_conversation_is_refused() {
     let scratch = scratch("reranker-qwen3-tied");
-    scratch.write("chat_template.jinja", TEMPLATE.replace("Given a web search query", "Given a question"));
+    let words = TEMPLATE.replace("Given a web search query", "Given a question");
+    scratch.write("chat_template.jinja", &words);
+    let instruction = load(&scratch).info().reranker.as_ref().unwrap().instruction.clone().unwrap();
+    assert!(instruction.starts_with("Given a question"), "{instruction}");
+    let default = words.find(" | default(").unwrap()..words.find(") -%}").unwrap() + 1;
+    scratch.write("chat_template.jinja", [&words[..default.start], &words[default.end..]].concat());
     refused(&scratch, &["chat_template.jinja", "default_prompt_name", "modules.json"]);
     with_modules(&scratch, &json!({"true_token_id": 258, "false_token_id": 256}));
     let prompts = json!({"query": "Given a question, find its answer"});
@@ -478,11 +514,14 @@ fn another_conversation_is_refused() {
         "message": {"method": "forward", "method_output_name": "logits", "format": "flat"}}});
     scratch.write("sentence_bert_config.json", messages.to_string());
     assert!(Reranker::load_with(scratch.path(), golden::load_options()).is_ok());
-    // The reference takes one line end away from the end of the file, and the model was trained with two.
-    for another in ["{{ messages }}", TEMPLATE.strip_suffix('\n').unwrap()] {
-        scratch.write("chat_template.jinja", another);
-        refused(&scratch, &["chat_template.jinja", "Qwen3-Reranker"]);
-    }
+    // The reference takes one line end away from the end of the file, and these are other words.
+    let pairs = |scratch: &Scratch| load(scratch).info().reranker.as_ref().unwrap().pairs;
+    scratch.write("chat_template.jinja", TEMPLATE);
+    assert_eq!(pairs(&scratch), "qwen3-reranker");
+    scratch.write("chat_template.jinja", TEMPLATE.strip_suffix('\n').unwrap());
+    assert_eq!(pairs(&scratch), "chat-template");
+    scratch.write("chat_template.jinja", "{{ messages }}");
+    refused(&scratch, &["chat_template.jinja", "Qwen3-Reranker"]);
 }
 
 #[test]

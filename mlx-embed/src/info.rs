@@ -43,7 +43,7 @@ pub struct EndTokenInfo {
 #[non_exhaustive]
 pub struct RerankerInfo {
     /// How a query and a document become one text: `tokenizer` for the template of a pair in tokenizer.json, or
-    /// `qwen3-reranker` for the conversation that this model was trained with.
+    /// `qwen3-reranker` for the conversation that this model was trained with, or `chat-template` for the checkpoint's own.
     pub pairs: &'static str,
     /// What goes before the query unless a call says otherwise.
     pub instruction: Option<String>,

@@ -14,6 +14,7 @@ use crate::options::{LoadOptions, Ranked, RerankOptions};
 use crate::request::{
     self, Before, Finish, Pending, Plan, Query, Reply, Results, Sending, Shared, unless_one_failed,
 };
+use crate::text::Prompt;
 use crate::warm_up::WarmUp;
 
 /// Scores how well documents answer a query. Its model is a cross-encoder, which reads query and document together.
@@ -257,6 +258,12 @@ impl Reranker {
     }
 
     fn query(&self, query: &str, options: &RerankOptions) -> Result<Query, Error> {
+        let given = !matches!(options.instruction, Prompt::Default | Prompt::None | Prompt::IfNamed(_));
+        if given && self.shared.pairs.as_ref().is_some_and(|pairs| !pairs.takes_instruction()) {
+            let reason =
+                "is given, but this reranker's chat template has no place for one; leave it out".into();
+            return Err(Error::Option { option: "instruction", reason });
+        }
         Ok(Query::new(self.shared.prompts.resolve(&options.instruction)?, query))
     }
 }

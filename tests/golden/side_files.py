@@ -45,6 +45,7 @@ class Case:
     prompts: tuple = ("",)
     vectors: bool = False
     folder: str = ""  # of the model's own files
+    pairs: tuple = ()  # of a reranker, in place of the common ones
 
 
 def added(content: str, **flags) -> dict:
@@ -545,12 +546,57 @@ RERANKERS = [
 ]
 
 
+def of_role(role: str) -> str:
+    return f'messages | selectattr("role", "eq", "{role}") | map(attribute="content") | first'
+
+
+# As zerank has it, as mxbai-rerank-v2 does, and with an instruction of its own.
+TWO_TURNS = ("<|im_start|>system\n{{ " + of_role("query") + " }}<|im_end|>\n<|im_start|>user\n{{ " + of_role("document")
+             + " }}<|im_end|>\n{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+PLAIN_WORDS = ("{%- set query = " + of_role("query") + " -%}\n{%- set document = " + of_role("document") + " -%}\n"
+               "<|im_start|>user\nquery: {{ query }} \ndocument: {{ document }}\nthe cat is in the sun\nrelevance: ")
+INSTRUCTED = ("Instruct: {{ " + of_role("system") + ' | default("find the cat") }}\nQuery: {{ ' + of_role("query")
+              + " }} {{ " + of_role("document") + " }}")
+
+
+def asked(name: str, about: str, template: str, base: str = "families/reranker-qwen3-tied", false: int | None = None,
+          generates: bool | None = None, settings: dict | None = None, **fields) -> Case:
+    """A decoder's case of a chat template, and of the tokens whose logits count."""
+    transformer = {"transformer_task": "text-generation", "module_output_name": "causal_logits", "modality_config": {
+        "text": {"method": "forward", "method_output_name": "logits"},
+        "message": {"method": "forward", "method_output_name": "logits", "format": "flat"}}}
+    if generates is not None:
+        transformer |= {"processing_kwargs": {"chat_template": {"add_generation_prompt": generates}}}
+    files = {"chat_template.jinja": template, BERT: transformer, SETTINGS: {"model_type": "CrossEncoder"} | (settings or {}),
+             "1_LogitScore/config.json": {"true_token_id": 65, "false_token_id": false}}
+    return Case(name, about, base=base, files=files | modules(
+        ("base.modules.transformer.Transformer", ""), ("cross_encoder.modules.logit_score.LogitScore", "1_LogitScore")), **fields)
+
+
+CUT = {CONFIG: {"model_max_length": 40}}
+RERANKERS += [
+    asked("asked-in-two-turns", "with the beginning of an answer", TWO_TURNS, generates=True),
+    asked("asked-without-an-answer", "the condition does not hold", TWO_TURNS, generates=False),
+    asked("asked-in-plain-words", "words behind the document are tokenised with it", PLAIN_WORDS, false=66),
+    asked("asked-of-a-qwen2", "another family", PLAIN_WORDS, base="qwen2-f32", false=66),
+    asked("asked-of-a-llama", "and another", TWO_TURNS, base="llama-f32", false=66, generates=True),
+    asked("asked-with-an-instruction", "its own", INSTRUCTED, false=66),
+    asked("asked-with-a-prompt", "the files' prompt in its place", INSTRUCTED, false=66,
+          settings={"prompts": {"cat": "find it"}, "default_prompt_name": "cat"}),
+    asked("asked-and-cut", "what stands at the end stays", TWO_TURNS, generates=True, edits=CUT, pairs=(
+        ("in the garden", "the cat is in the garden"), ("the cat", LONG), ("the sun", LONG + " " + LONG))),
+    asked("asked-in-plain-words-and-cut", "likewise", PLAIN_WORDS, false=66, edits={CONFIG: {"model_max_length": 80}}, pairs=(
+        ("the cat", LONG + " " + LONG), ("the sun", LONG + " " + LONG + " " + LONG))),
+]
+
+
 def write(case: Case, folder: Path) -> None:
     shutil.copytree(HERE / case.base, folder, ignore=shutil.ignore_patterns("golden.*"))
     for name, content in case.files.items():
         if content is None:
             (folder / name).unlink()
         else:
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     for name, fields in case.edits.items():
         changed = json.loads((folder / name).read_text())
@@ -597,9 +643,9 @@ def score(case: Case) -> dict:
         folder = Path(temporary) / case.name
         write(case, folder)
         model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-        scores = [float(model.predict([pair])[0]) for pair in PAIRS]
+        scored = [(pair, float(model.predict([pair])[0])) for pair in case.pairs or PAIRS]
     pairs = [{"query": query, "document": document, "score": float(f"{score:.7g}")}
-             for (query, document), score in zip(PAIRS, scores)]
+             for (query, document), score in scored]
     return {"name": case.name, "about": case.about, "base": case.base, "edits": case.edits, "files": case.files,
             **({"folder": case.folder} if case.folder else {}), "pairs": pairs}
 

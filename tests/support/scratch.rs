@@ -100,12 +100,14 @@ impl Scratch {
         fs::remove_file(self.file(name)).expect("removable");
     }
 
-    /// Replaces a file.
+    /// Replaces a file, or makes it, with the folder that it is in.
     ///
     /// # Panics
     /// When it can't be written.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        fs::write(self.file(name), content).expect("writable");
+        let file = self.file(name);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("writable");
+        fs::write(file, content).expect("writable");
     }
 
     /// Writes `modules.json` anew: classes of sentence-transformers or others', each with its folder.

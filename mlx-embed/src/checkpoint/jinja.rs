@@ -32,9 +32,12 @@ const TOKENS: usize = 256;
 /// Parts of what is written, and variables. A conversation of two texts has a dozen.
 const PARTS: usize = 64;
 
+/// Whether the beginning of the answer is wanted.
+const GENERATES: &str = "add_generation_prompt";
+
 /// What the template writes, in its order, with the values of its variables in their places. `None` where it has
-/// branches, loops or anything else.
-pub(super) fn written(template: &str) -> Option<Vec<Written>> {
+/// branches, loops or anything else. `generates` is the value of `add_generation_prompt`, the one condition that is known.
+pub(super) fn written(template: &str, generates: bool) -> Option<Vec<Written>> {
     let template = template.replace("\r\n", "\n");
     // Jinja drops one line end at the end.
     let mut rest = template.strip_suffix('\n').unwrap_or(&template);
@@ -43,6 +46,8 @@ pub(super) fn written(template: &str) -> Option<Vec<Written>> {
     // What a tag does to the text behind it.
     let (mut trims_all, mut trims_line) = (false, false);
     let mut begins_line = true;
+    // Inside of a condition, whether it holds.
+    let mut inside_if = None;
     loop {
         if all.len() > PARTS || variables.len() > PARTS {
             return None;
@@ -58,7 +63,7 @@ pub(super) fn written(template: &str) -> Option<Vec<Written>> {
         begins_line |= whole[..whole.len() - text.len()].ends_with('\n');
         let Some((open, inside)) = from_tag.split_at_checked(2) else {
             push(&mut all, text);
-            return Some(all);
+            return inside_if.is_none().then_some(all);
         };
         let (before, inside) = sign(inside);
         if before == Some('-') {
@@ -66,7 +71,10 @@ pub(super) fn written(template: &str) -> Option<Vec<Written>> {
         } else if before.is_none() && open != "{{" {
             text = without_indent(text, begins_line);
         }
-        push(&mut all, text);
+        let holds = inside_if != Some(false);
+        if holds {
+            push(&mut all, text);
+        }
         begins_line = false;
         let (tokens, behind) = if open == "{#" {
             let (comment, behind) = inside.split_once("#}")?;
@@ -80,13 +88,23 @@ pub(super) fn written(template: &str) -> Option<Vec<Written>> {
         };
         (trims_all, trims_line) = (behind == Some('-'), behind != Some('+') && open != "{{");
         match open {
-            "{{" => write(&mut all, resolved(&tokens, &variables)?),
+            "{{" if holds => write(&mut all, resolved(&tokens, &variables)?),
+            "{%" if matches!(&tokens[..], [Token::Word(word), Token::Word(name)] if word == "if" && name == GENERATES) =>
+            {
+                // A condition inside of another one is not followed.
+                let outer = inside_if.replace(generates);
+                outer.is_none().then_some(())?;
+            }
+            "{%" if matches!(&tokens[..], [Token::Word(word)] if word == "endif") => {
+                inside_if.take()?;
+            }
             "{%" => {
                 let [Token::Word(set), Token::Word(name), Token::Sign('='), value @ ..] = &tokens[..] else {
                     return None;
                 };
                 let value = resolved(value, &variables)?;
-                if set != "set" || value.is_empty() {
+                // What a condition sets may be something else behind it.
+                if set != "set" || value.is_empty() || inside_if.is_some() {
                     return None;
                 }
                 variables.insert(name.clone(), value);

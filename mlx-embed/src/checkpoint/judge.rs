@@ -1,35 +1,78 @@
-//! The conversation in which Qwen3-Reranker is asked whether a document answers a query. The words are the model's own:
-//! it was trained with them.
+//! The conversation in which a causal decoder is asked whether a document answers a query: a checkpoint's own, by its chat
+//! template, or Qwen3-Reranker's, whose first releases came without. The words are the model's own: it was trained with
+//! them.
 
 use serde_json::Value;
 
 use super::jinja::{self, Token, Written};
 use super::json::{self, JsonObject};
-use super::{CheckpointError, Doubt};
+use super::{CheckpointError, Doubt, sentence_transformers};
 use crate::file::Files;
 
 /// Before the instruction.
-pub(crate) const BEFORE: &str = "<|im_start|>system\nJudge whether the Document meets the requirements based on the \
+const BEFORE: &str = "<|im_start|>system\nJudge whether the Document meets the requirements based on the \
      Query and the Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n";
 /// What names the three parts.
-pub(crate) const PARTS: [&str; 3] = ["<Instruct>: ", "\n<Query>: ", "\n<Document>: "];
+const PARTS: [&str; 3] = ["<Instruct>: ", "\n<Query>: ", "\n<Document>: "];
 /// Behind the document: the answer comes next.
-pub(crate) const BEHIND: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+const BEHIND: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
 /// The instruction where nobody gives another.
-pub(crate) const INSTRUCTION: &str =
-    "Given a web search query, retrieve relevant passages that answer the query";
+const INSTRUCTION: &str = "Given a web search query, retrieve relevant passages that answer the query";
 /// The answers, each one token.
 pub(crate) const ANSWERS: [&str; 2] = ["no", "yes"];
 
 const JINJA: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
+/// The words around a query and a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Conversation {
+    /// Before the instruction, or before the query where none has a place.
+    pub(crate) before: String,
+    pub(crate) instruction: Option<Instruction>,
+    /// Between query and document.
+    pub(crate) between: String,
+    pub(crate) behind: String,
+}
+
+/// The place of an instruction before the query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Instruction {
+    /// What stands there if nobody says more.
+    pub(crate) default: Option<String>,
+    /// Between instruction and query.
+    pub(crate) behind: String,
+}
+
+impl Conversation {
+    /// Qwen3-Reranker's.
+    pub(crate) fn qwen3() -> Self {
+        let instruction = Instruction { default: Some(INSTRUCTION.into()), behind: PARTS[1].into() };
+        Self {
+            before: [BEFORE, PARTS[0]].concat(),
+            instruction: Some(instruction),
+            between: PARTS[2].into(),
+            behind: BEHIND.into(),
+        }
+    }
+
+    /// Whether it has Qwen3-Reranker's words, whatever its instruction.
+    pub(crate) fn is_qwen3(&self) -> bool {
+        let other = Self::qwen3();
+        let place = |of: &Self| of.instruction.as_ref().map(|instruction| instruction.behind.clone());
+        let words = |of: &Self| (place(of), of.between.clone(), of.behind.clone());
+        let fixed = self.before == [BEFORE, PARTS[0], INSTRUCTION, PARTS[1]].concat();
+        let with_place = self.before == other.before && words(self) == words(&other);
+        with_place || fixed && (&self.between, &self.behind) == (&other.between, &other.behind)
+    }
+}
+
 /// A checkpoint's chat template, as far as it matters here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Template {
-    /// This conversation. The other is whether it has the default instruction, too.
-    Judges { default_instruction: bool },
-    /// One with its words, and more than these, or of another order or form.
+    /// One that writes a query and a document.
+    Asks(Conversation),
+    /// One with Qwen3-Reranker's words, and more than these, or of another order or form.
     Similar,
     /// Another, or none.
     Other,
@@ -38,47 +81,68 @@ pub(super) enum Template {
 impl Template {
     /// The template, and the file and field that it stands in.
     pub(super) fn read(files: &Files) -> Result<(Self, (&'static str, &'static str)), CheckpointError> {
+        let generates = sentence_transformers::generates(files)?;
         if let Some(text) = json::read_text(files, JINJA)? {
-            return Ok((Self::of(&text), (JINJA, "(the template)")));
+            return Ok((Self::of(&text, generates), (JINJA, "(the template)")));
         }
         let place = (TOKENIZER_CONFIG, "chat_template");
         let config = JsonObject::open(files, TOKENIZER_CONFIG)?;
         let template = config.as_ref().and_then(|config| config.raw("chat_template"));
-        Ok((template.and_then(Value::as_str).map_or(Self::Other, Self::of), place))
+        let template = template.and_then(Value::as_str);
+        Ok((template.map_or(Self::Other, |template| Self::of(template, generates)), place))
     }
 
-    /// A template is a program. One that writes the conversation and does nothing else is this one.
-    fn of(template: &str) -> Self {
-        match conversation(template) {
-            Some(default_instruction) => Self::Judges { default_instruction },
+    /// A template is a program. One that writes a conversation and does nothing else is followed.
+    fn of(template: &str, generates: bool) -> Self {
+        match conversation(template, generates) {
+            Some(conversation) => Self::Asks(conversation),
             None if looks_like(template) => Self::Similar,
             None => Self::Other,
         }
     }
 }
 
-/// Whether the default instruction is in the template, which has to write the conversation, and the pair as it is.
-fn conversation(template: &str) -> Option<bool> {
-    let written = jinja::written(template)?;
-    // An instruction that the template doesn't take from anywhere is part of the text.
-    let default = [BEFORE, PARTS[0], INSTRUCTION, PARTS[1]].concat();
-    let (default_instruction, pair) = match &written[..] {
-        [Written::Text(before), pair @ ..] if *before == default => (true, pair),
-        [Written::Text(before), Written::Value(instruction), Written::Text(query), pair @ ..]
-            if *before == [BEFORE, PARTS[0]].concat() && query == PARTS[1] =>
-        {
-            (message(instruction, &["system", "instruction"])?.contains(&INSTRUCTION), pair)
+/// What the template writes, where that is an instruction, a query and a document in this order, as they are.
+fn conversation(template: &str, generates: bool) -> Option<Conversation> {
+    let written = jinja::written(template, generates)?;
+    let is = |value: &[Token], role| message(value, &[role]).is_some_and(|others| others.is_empty());
+    let mut rest = &written[..];
+    let before = text(&mut rest);
+    let mut instruction = None;
+    if let [Written::Value(value), after @ ..] = rest
+        && let Some(defaults) = message(value, &["system", "instruction"])
+    {
+        rest = after;
+        let default = match defaults[..] {
+            [] => None,
+            [default] => Some(default.to_owned()),
+            _ => return None,
+        };
+        instruction = Some(Instruction { default, behind: text(&mut rest) });
+    }
+    let [Written::Value(query), rest @ ..] = rest else { return None };
+    let mut rest = rest;
+    let between = text(&mut rest);
+    let [Written::Value(document), rest @ ..] = rest else { return None };
+    let mut rest = rest;
+    let behind = text(&mut rest);
+    (rest.is_empty() && is(query, "query") && is(document, "document")).then_some(Conversation {
+        before,
+        instruction,
+        between,
+        behind,
+    })
+}
+
+/// The text that comes next, if there is one.
+fn text(rest: &mut &[Written]) -> String {
+    match *rest {
+        [Written::Text(text), after @ ..] => {
+            *rest = after;
+            text.clone()
         }
-        _ => return None,
-    };
-    let [Written::Value(query), Written::Text(between), Written::Value(document), Written::Text(behind)] =
-        pair
-    else {
-        return None;
-    };
-    let is = |value, role| message(value, &[role]).is_some_and(|others| others.is_empty());
-    (between == PARTS[2] && behind == BEHIND && is(query, "query") && is(document, "document"))
-        .then_some(default_instruction)
+        _ => String::new(),
+    }
 }
 
 /// The strings in an expression besides these roles and what finds a message's content, if it does nothing else.
@@ -97,7 +161,11 @@ fn message<'a>(value: &'a [Token], roles: &[&str]) -> Option<Vec<&'a str>> {
             _ => None,
         })
     };
-    (value.iter().all(known) && strings().any(|text| roles.contains(&text)))
+    // Without it the whole message would be written.
+    let is_content =
+        |token: &Token| matches!(token, Token::Text(text) | Token::Word(text) if text == "content");
+    let finds = value.iter().all(known) && value.iter().any(is_content);
+    (finds && strings().any(|text| roles.contains(&text)))
         .then(|| strings().filter(|text| ![roles, &STRINGS, &[""]].concat().contains(text)).collect())
 }
 
@@ -152,7 +220,10 @@ Judge whether the Document meets the requirements based on the Query and the Ins
     #[test]
     fn the_conversation_is_found_in_a_program_that_writes_it() {
         let judges = |template: &str, default_instruction| {
-            assert_eq!(Template::of(template), Template::Judges { default_instruction }, "{template}");
+            let Template::Asks(conversation) = Template::of(template, false) else { panic!("{template}") };
+            assert!(conversation.is_qwen3(), "{template}");
+            let instruction = conversation.instruction.map_or(Some(INSTRUCTION.into()), |it| it.default);
+            assert_eq!(instruction.as_deref() == Some(INSTRUCTION), default_instruction, "{template}");
         };
         judges(TEMPLATE, true);
         judges(&TEMPLATE.replace('\n', "\r\n"), true);
@@ -161,6 +232,33 @@ Judge whether the Document meets the requirements based on the Query and the Ins
         judges(&TEMPLATE.replace("<Query>: {{ query }}\n", "<Query>: {{ query + '\\n' -}}\n  "), true);
         let value = TEMPLATE.split_once("<Instruct>: {{").unwrap().1.split_once("}}").unwrap().0;
         judges(&TEMPLATE.replace(&format!("{{{{{value}}}}}"), INSTRUCTION), true);
+    }
+
+    #[test]
+    fn the_one_condition_is_whether_an_answer_begins() {
+        let query =
+            r#"{{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}"#;
+        let document = query.replace("query", "document");
+        let template = format!("a {query} b {document} c{{% if add_generation_prompt %}} d{{% endif %}} e");
+        for (generates, behind) in [(true, " c d e"), (false, " c e")] {
+            let Template::Asks(conversation) = Template::of(&template, generates) else { panic!() };
+            let [before, between] = ["a ", " b "].map(String::from);
+            let expected = Conversation { before, instruction: None, between, behind: behind.into() };
+            assert_eq!(conversation, expected);
+        }
+        for (word, another) in [
+            ("{% endif %}", ""),
+            ("{% endif %}", "{% endif %}{% endif %}"),
+            ("{% if add", "{% if not add"),
+            (" d{%", "{% set d = 'd' %}{%"),
+            (" d{%", "{% if add_generation_prompt %}{% endif %}{%"),
+            ("{% endif %}", "{% else %}f{% endif %}"),
+            ("query", "document"),
+            (r#" | map(attribute="content")"#, ""),
+        ] {
+            let template = template.replace(word, another);
+            assert_eq!(Template::of(&template, true), Template::Other, "{template}");
+        }
     }
 
     #[test]
@@ -185,19 +283,22 @@ Judge whether the Document meets the requirements based on the Query and the Ins
         ] {
             let template = TEMPLATE.replace(word, another);
             assert_ne!(template, TEMPLATE, "{word}");
-            assert_eq!(Template::of(&template), Template::Similar, "{word} {another}");
+            match Template::of(&template, false) {
+                Template::Asks(conversation) => assert!(!conversation.is_qwen3(), "{word} {another}"),
+                other => assert_eq!(other, Template::Similar, "{word} {another}"),
+            }
         }
         for template in
             ["{% for message in messages %}<|im_start|>{{ message.role }}", "", "{{", "{{ '", "{%"]
         {
-            assert_eq!(Template::of(template), Template::Other, "{template}");
+            assert_eq!(Template::of(template, false), Template::Other, "{template}");
         }
         // Variables of variables end.
         let doubled = (0..64).map(|n| format!("{{% set v{} = v{n} ~ v{n} %}}", n + 1));
         let template = format!("{{% set v0 = 'a' %}}{}{{{{ v64 }}}}", doubled.collect::<String>());
-        assert_eq!(Template::of(&template), Template::Other);
+        assert_eq!(Template::of(&template, false), Template::Other);
         for tag in ["{{ a }}", "{# a #}", "{% set a = b %}", "{ {"] {
-            assert_eq!(Template::of(&tag.repeat(1 << 18)), Template::Other);
+            assert_eq!(Template::of(&tag.repeat(1 << 18), false), Template::Other);
         }
     }
 }

@@ -61,6 +61,7 @@ use crate::file::{self, Files, OpenFile, Parts};
 use crate::mlx::Dtype;
 use files::{TensorEntry, TensorFiles};
 use quantization::{QuantizationTable, Stored};
+use spec::{HeadSpec, Logits};
 
 const CONFIG: &str = "config.json";
 
@@ -250,10 +251,19 @@ impl Checkpoint {
             adapter::put_on(&mut weights, folder)?;
         }
         let fields = defaults::add(config)?;
-        let (config, mut spec) = families::read(&fields, &weights, &mut doubts, purpose)?;
+        let by_modules = purpose == Purpose::Scores && sentence_transformers::scores_by_modules(&place)?;
+        // The model itself has no head then.
+        let of_model = if by_modules { Purpose::Vectors } else { purpose };
+        let (config, mut spec) = families::read(&fields, &weights, &mut doubts, of_model)?;
         defaults::hold(&fields, &weights, &spec)?;
         let token_head = token_heads::find(&place, &spec, purpose)?;
         let has_token_head = token_head.is_some();
+        let of_modules = by_modules
+            .then(|| SentenceTransformers::read_reranker_of_modules(&place, config.architecture))
+            .transpose()?;
+        if let Some(pooling) = of_modules.as_ref().and_then(|(files, _)| files.pooling) {
+            spec.head = Some(HeadSpec { pooling, logits: Logits::Label });
+        }
         let (sentence_transformers, scoring) = match &spec.head {
             None => {
                 let files = &place;
@@ -262,7 +272,8 @@ impl Checkpoint {
                 (read, None)
             }
             Some(head) => {
-                let (files, own) = SentenceTransformers::read_reranker(&place)?;
+                let (files, own) =
+                    of_modules.map_or_else(|| SentenceTransformers::read_reranker(&place), Ok)?;
                 let scoring = Scoring::read(&place, &fields, head, &own, &files)?;
                 (files, Some(scoring))
             }
@@ -333,11 +344,12 @@ impl Checkpoint {
         scoring::answer(&mut self.spec, ids);
     }
 
-    /// What the pooled vector goes through.
+    /// What the pooled vector goes through: what the files name, or a reranker's own head.
     pub(crate) fn modules(&self) -> Cow<'_, [ModuleSpec]> {
+        let named = &self.sentence_transformers.behind;
         match self.spec.head {
-            None => Cow::Borrowed(&self.sentence_transformers.behind),
-            Some(_) => self.spec.behind.iter().map(ModuleSpec::of_weights).collect(),
+            Some(_) if named.is_empty() => self.spec.behind.iter().map(ModuleSpec::of_weights).collect(),
+            _ => Cow::Borrowed(named),
         }
     }
 

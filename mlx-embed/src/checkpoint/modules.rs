@@ -65,14 +65,24 @@ pub(super) enum Input {
     Pooled,
     /// Each token's state.
     Tokens,
+    /// The pooled vector, of which a score is made.
+    Scored,
 }
 
 impl Input {
     /// As sentence-transformers calls it, and in words.
     pub(super) fn name(self) -> (&'static str, &'static str) {
         match self {
-            Self::Pooled => ("sentence_embedding", "the pooled vector"),
+            Self::Pooled | Self::Scored => ("sentence_embedding", "the pooled vector"),
             Self::Tokens => ("token_embeddings", "each token's state"),
+        }
+    }
+
+    /// What sentence-transformers has to call the result of a Dense module.
+    fn output(self) -> &'static str {
+        match self {
+            Self::Pooled | Self::Tokens => self.name().0,
+            Self::Scored => "scores",
         }
     }
 }
@@ -95,14 +105,26 @@ impl ModuleSpec {
         let activation =
             DenseActivation::named(&config, "activation_function")?.unwrap_or(DenseActivation::Tanh);
         let (expected, what) = input.name();
-        for field in ["module_input_name", "module_output_name"] {
-            let name: Option<String> = config.optional(field)?;
-            if let Some(name) = name.filter(|name| name != expected) {
-                return Err(config.invalid(
-                    field,
-                    format!("is `{name}`; only {what}, `{expected}`, can be projected here"),
-                ));
-            }
+        let name = |field: &str| config.optional::<String>(field);
+        let input_name = name("module_input_name")?.unwrap_or_else(|| expected.into());
+        if input_name != expected {
+            let reason = format!("is `{input_name}`; only {what}, `{expected}`, can be projected here");
+            return Err(config.invalid("module_input_name", reason));
+        }
+        let output_name = name("module_output_name")?.unwrap_or(input_name);
+        if output_name != input.output() {
+            let reason = match &*output_name {
+                "scores" => {
+                    "is `scores`, which the last module of a reranker makes; load a reranker with `Reranker` \
+                             (mlx-embed rerank)"
+                        .into()
+                }
+                _ => format!(
+                    "is `{output_name}`; what this module makes of {what} has to be called `{}`",
+                    input.output()
+                ),
+            };
+            return Err(config.invalid("module_output_name", reason));
         }
         let module = |at: String| {
             Ok(Self::Dense {

@@ -1,19 +1,19 @@
 //! What a reranker's files say of how a pair becomes a score.
 
 use super::json::JsonObject;
-use super::judge::{self, Template};
+use super::judge::{Conversation, Template};
 use super::sentence_transformers::CrossEncoder;
 use super::spec::{HeadSpec, Logits, ModelSpec, PartSpec, ProjectionSpec, StepSpec};
-use super::{CheckpointError, DenseActivation, SentenceTransformers};
+use super::{Architecture, CheckpointError, DenseActivation, SentenceTransformers};
 use crate::file::Files;
 
 /// How a query and a document become one text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pairs {
     /// By the tokenizer's template of a pair.
     Tokenizer,
-    /// As the conversation of [`judge`].
-    Judged,
+    /// As a conversation.
+    Asked(Conversation),
 }
 
 /// How a pair becomes a score.
@@ -24,7 +24,7 @@ pub(crate) struct Scoring {
     pub(crate) activation: DenseActivation,
     /// Who says so.
     pub(crate) activation_by: String,
-    /// Ids of the answers that the files name, the one for a document last. Without any they are [`judge::ANSWERS`].
+    /// Ids of the answers that the files name, the one for a document last. Without any they are [`ANSWERS`](super::judge::ANSWERS).
     pub(crate) answers: Option<Vec<u32>>,
     /// Whether logits are those of answers.
     pub(crate) is_answered: bool,
@@ -39,10 +39,11 @@ impl Scoring {
         sentence_transformers: &SentenceTransformers,
     ) -> Result<Self, CheckpointError> {
         let is_answered = matches!(head.logits, Logits::Answers(_));
-        let decoder = head.pooling.takes_last_token();
+        let architecture = Architecture::read(config)?;
         let (activation, activation_by) = activation(config, cross_encoder)?;
-        let pairs = if decoder {
-            decoder_pairs(files, is_answered, cross_encoder, sentence_transformers)?
+        let pairs = if architecture.is_decoder() {
+            let of_the_first = is_answered && architecture == Architecture::Qwen3;
+            decoder_pairs(files, of_the_first, cross_encoder, sentence_transformers)?
         } else {
             Pairs::Tokenizer
         };
@@ -54,7 +55,7 @@ impl Scoring {
 /// something has to say what the model was trained with.
 fn decoder_pairs(
     files: &Files,
-    is_answered: bool,
+    of_the_first: bool,
     cross_encoder: &CrossEncoder,
     sentence_transformers: &SentenceTransformers,
 ) -> Result<Pairs, CheckpointError> {
@@ -64,23 +65,23 @@ fn decoder_pairs(
     };
     match (template, cross_encoder.messages) {
         (_, Some(false)) => Ok(Pairs::Tokenizer),
-        (Template::Judges { default_instruction }, _) => {
-            if default_instruction || sentence_transformers.default_prompt().is_some() {
-                return Ok(Pairs::Judged);
+        (Template::Asks(conversation), _) => {
+            let lacks_default = conversation.instruction.as_ref().is_some_and(|it| it.default.is_none());
+            if lacks_default && sentence_transformers.default_prompt().is_none() {
+                return invalid(
+                    "has a place for an instruction, and none of its own; write one as a prompt into \
+                     config_sentence_transformers.json, name it there as default_prompt_name, and put a modules.json \
+                     beside it, without which that file is not read"
+                        .into(),
+                );
             }
-            invalid(format!(
-                "has another default instruction than Qwen3-Reranker's, `{}`; write the one of this model as a prompt \
-                 into config_sentence_transformers.json, name it there as default_prompt_name, and put a modules.json \
-                 beside it, without which that file is not read",
-                judge::INSTRUCTION
-            ))
+            Ok(Pairs::Asked(conversation))
         }
         // The first of these models came without a word on it.
-        (Template::Other, None) if is_answered => Ok(Pairs::Judged),
+        (Template::Other, None) if of_the_first => Ok(Pairs::Asked(Conversation::qwen3())),
         (Template::Similar | Template::Other, _) => invalid(
-            "does not write Qwen3-Reranker's conversation to the last blank and line end, and how else a query and a \
-             document become one text is not supported; put that model's chat_template.jinja here if this one was \
-             trained with it"
+            "does not write a query and a document with words around them alone, as Qwen3-Reranker's does, and how else \
+             the two become one text is not known; put a chat_template.jinja here that does"
                 .into(),
         ),
     }

@@ -119,7 +119,7 @@ pub(crate) struct HeadSpec {
 /// Where a pair's logits come from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Logits {
-    /// The last of [`ModelSpec::behind`] gives the one label's.
+    /// The last step behind pooling gives the one label's.
     Label,
     /// They are products with the rows of the answers' tokens in this table, which would make logits of all tokens.
     Answers(TableSpec),

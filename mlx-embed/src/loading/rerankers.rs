@@ -1,11 +1,12 @@
 //! What loading a reranker takes besides.
 
-use crate::checkpoint::{Pairs, Scoring, SentenceTransformers, judge};
+use crate::checkpoint::judge::{self, Conversation};
+use crate::checkpoint::{Pairs, Scoring, SentenceTransformers};
 use crate::error::{Error, InputError};
 use crate::file::Files;
 use crate::info::RerankerInfo;
 use crate::options::LoadOptions;
-use crate::text::{EndToken, PairForm, Settings, TextEncoder, TextError};
+use crate::text::{EndToken, PairForm, Settings, TextEncoder, TextError, Words};
 
 /// Refuses options that concern texts alone.
 pub(super) fn check_options(options: &LoadOptions) -> Result<(), Error> {
@@ -64,11 +65,13 @@ pub(super) fn form(
     tokenizer: &Settings,
     token_types: usize,
 ) -> Result<PairForm, Error> {
-    match scoring.pairs {
+    match &scoring.pairs {
         Pairs::Tokenizer => Ok(PairForm::template(text, place, tokenizer, token_types)?),
-        Pairs::Judged => {
-            PairForm::written(text, judge::BEFORE, judge::PARTS, judge::BEHIND, judge::INSTRUCTION)
-                .map_err(|source| Error::Query { source })
+        Pairs::Asked(conversation) => {
+            let Conversation { before, instruction, between, behind } = conversation.clone();
+            let instruction = instruction.map(|it| [it.default.unwrap_or_default(), it.behind]);
+            let words = Words { before, instruction, between, behind };
+            PairForm::written(text, words).map_err(|source| Error::Query { source })
         }
     }
 }
@@ -81,9 +84,13 @@ pub(super) fn info(scoring: &Scoring, text: &TextEncoder, files: &SentenceTransf
         (Some(ids), true) => ids.iter().map(|&id| text.token(id).unwrap_or_default()).collect(),
         (None, true) => judge::ANSWERS.map(str::to_owned).to_vec(),
     };
-    let (pairs, instruction) = match scoring.pairs {
+    let (pairs, instruction) = match &scoring.pairs {
         Pairs::Tokenizer => ("tokenizer", default),
-        Pairs::Judged => ("qwen3-reranker", default.or_else(|| Some(judge::INSTRUCTION.to_owned()))),
+        Pairs::Asked(conversation) => {
+            let place = conversation.instruction.as_ref();
+            let instruction = place.and_then(|place| default.or_else(|| place.default.clone()));
+            (if conversation.is_qwen3() { "qwen3-reranker" } else { "chat-template" }, instruction)
+        }
     };
     RerankerInfo { pairs, instruction, answers, activation: scoring.activation }
 }

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 pub use assemble::{AddedTokenInfo, TruncationSide};
 pub use input_error::InputError;
-pub(crate) use pair::{Frame, PairForm};
+pub(crate) use pair::{Frame, PairForm, Words};
 pub use prompts::Prompt;
 pub(crate) use prompts::Prompts;
 pub(crate) use settings::Settings;

@@ -16,7 +16,7 @@ pub(crate) enum PairForm {
     /// By the tokenizer's template: each is tokenised by itself.
     Template(Template),
     /// By words around them, with which they are tokenised.
-    Written(Written),
+    Written(Box<Written>),
 }
 
 /// What a tokenizer puts around the two texts of a pair.
@@ -31,29 +31,52 @@ pub(crate) struct Template {
 
 /// Words around an instruction, a query and a document.
 #[derive(Debug)]
-pub(crate) struct Written {
-    /// Tokens before the instruction.
-    before: Vec<u32>,
-    /// What stands before each of the three.
-    parts: [&'static str; 3],
-    /// The instruction where there is no other.
-    instruction: &'static str,
-    /// Tokens behind the document.
-    behind: Vec<u32>,
+pub(crate) struct Words {
+    /// Before the instruction, or before the query where none has a place.
+    pub(crate) before: String,
+    /// The instruction where nobody gives another, and what stands between it and the query.
+    pub(crate) instruction: Option<[String; 2]>,
+    /// Between query and document.
+    pub(crate) between: String,
+    pub(crate) behind: String,
 }
 
-/// What a query puts around each document's own tokens.
+/// A pair by words.
+#[derive(Debug)]
+pub(crate) struct Written {
+    words: Words,
+    /// Tokens that stand at the end whatever the document.
+    end: Vec<u32>,
+    /// How many tokens there are without texts.
+    tokens: usize,
+}
+
+/// What a query puts around each document.
 #[derive(Debug)]
 pub(crate) struct Frame {
-    before: Vec<u32>,
-    /// Text that is tokenised together with the document, in front of it, and its tokens by itself.
-    prompt: String,
-    prompt_tokens: usize,
-    behind: Vec<u32>,
-    /// Where in `before` tokens of type 1 begin.
-    second: Option<usize>,
+    around: Around,
     /// What texts of this query begin with, as far as can be said without a document.
     beginning: Arc<[u32]>,
+}
+
+#[derive(Debug)]
+enum Around {
+    /// Tokens.
+    Tokens {
+        before: Vec<u32>,
+        behind: Vec<u32>,
+        /// Where in `before` tokens of type 1 begin.
+        second: Option<usize>,
+    },
+    /// Text that is tokenised together with the document.
+    Words {
+        before: String,
+        /// How many tokens `before` has by itself.
+        tokens: usize,
+        behind: String,
+        /// Tokens that stand at the end whatever the document, also where the limit cuts others.
+        end: Vec<u32>,
+    },
 }
 
 /// A pair's tokens.
@@ -139,16 +162,15 @@ impl PairForm {
         Template::read(encoder, files, settings, types).map(Self::Template)
     }
 
-    /// By words: what stands before the instruction, before each part and behind the document.
-    pub(crate) fn written(
-        encoder: &TextEncoder,
-        before: &str,
-        parts: [&'static str; 3],
-        behind: &str,
-        instruction: &'static str,
-    ) -> Result<Self, InputError> {
-        let (before, behind) = (encoder.bare(before)?, encoder.bare(behind)?);
-        Ok(Self::Written(Written { before, parts, instruction, behind }))
+    /// By words.
+    pub(crate) fn written(encoder: &TextEncoder, words: Words) -> Result<Self, InputError> {
+        let with = |text: &str| encoder.bare(&format!("{}{text}{}", words.between, words.behind));
+        // As sentence-transformers finds them: what two texts have in common at the end.
+        let (one, other) = (with("0")?, with("1 2 3 4")?);
+        let common = one.iter().rev().zip(other.iter().rev()).take_while(|(a, b)| a == b).count();
+        let end = one[one.len() - common..].to_vec();
+        let tokens = encoder.bare(&words.prompt("", ""))?.len() + end.len();
+        Ok(Self::Written(Box::new(Written { words, end, tokens })))
     }
 
     /// How many tokens every pair has besides its texts.
@@ -157,7 +179,15 @@ impl PairForm {
             Self::Template(Template { before, between, behind, .. }) => {
                 before.len() + between.len() + behind.len()
             }
-            Self::Written(Written { before, behind, .. }) => before.len() + behind.len(),
+            Self::Written(written) => written.tokens,
+        }
+    }
+
+    /// Whether an instruction has a place in it.
+    pub(crate) fn takes_instruction(&self) -> bool {
+        match self {
+            Self::Template(_) => true,
+            Self::Written(written) => written.words.instruction.is_some(),
         }
     }
 
@@ -169,30 +199,28 @@ impl PairForm {
         query: &str,
         max_tokens: usize,
     ) -> Result<Frame, InputError> {
-        let frame = match self {
+        let (around, beginning, tokens) = match self {
             Self::Template(Template { before, between, behind, second }) => {
                 let query = encoder.bare(&format!("{instruction}{query}"))?;
                 let second = second.map(|second| before.len() + query.len() + second);
                 let before = [&before[..], &query, between].concat();
-                let beginning = before[..].into();
-                let (prompt, prompt_tokens) = (String::new(), 0);
-                Frame { before, prompt, prompt_tokens, behind: behind.clone(), second, beginning }
+                let (beginning, tokens) = (before.clone(), before.len() + behind.len());
+                (Around::Tokens { before, behind: behind.clone(), second }, beginning, tokens)
             }
-            Self::Written(Written { before, parts: [a, b, c], behind, instruction: default }) => {
-                let instruction = if instruction.is_empty() { default } else { instruction };
-                let prompt = format!("{a}{instruction}{b}{query}{c}");
-                let ids = encoder.bare(&prompt)?;
-                let beginning = [&before[..], &ids].concat().into();
-                let (before, behind) = (before.clone(), behind.clone());
-                Frame { before, prompt, prompt_tokens: ids.len(), behind, second: None, beginning }
+            Self::Written(written) => {
+                let before = written.words.prompt(instruction, query);
+                let beginning = encoder.bare(&before)?;
+                let (tokens, end) = (beginning.len(), written.end.clone());
+                let needed = tokens + end.len();
+                let behind = written.words.behind.clone();
+                (Around::Words { before, tokens, behind, end }, beginning, needed)
             }
         };
-        let tokens = frame.before.len() + frame.prompt_tokens + frame.behind.len();
         if tokens >= max_tokens {
             return Err(InputError::NoRoom { tokens, max_tokens });
         }
-        InputError::check_vocabulary(&frame.beginning, encoder.vocab_size())?;
-        Ok(frame)
+        InputError::check_vocabulary(&beginning, encoder.vocab_size())?;
+        Ok(Frame { around, beginning: beginning.into() })
     }
 }
 
@@ -211,16 +239,53 @@ impl Frame {
         max_tokens: usize,
         stop: &dyn Fn() -> bool,
     ) -> Option<Result<PairEncoding, InputError>> {
-        let Self { before, prompt, prompt_tokens, behind, second, .. } = self;
-        let room = max_tokens.saturating_sub(before.len() + behind.len());
-        let content = encoder.cut_content(prompt, *prompt_tokens, document, room, stop)?;
-        Some(content.and_then(|(content, truncated)| {
-            let ids = [&before[..], &content, behind].concat();
-            if ids.is_empty() {
-                return Err(InputError::Empty);
+        match &self.around {
+            Around::Words { before, tokens, behind, end } => {
+                let text = format!("{document}{behind}");
+                let content = encoder.cut_content(before, *tokens, &text, max_tokens, stop)?;
+                Some(content.and_then(|(mut ids, truncated)| {
+                    if truncated {
+                        ids.truncate(max_tokens.saturating_sub(end.len()));
+                        ids.extend(end);
+                    }
+                    checked(ids, None, truncated, encoder)
+                }))
             }
-            InputError::check_vocabulary(&ids, encoder.vocab_size())?;
-            Ok(PairEncoding { ids, second: *second, truncated })
-        }))
+            Around::Tokens { before, behind, second } => {
+                let room = max_tokens.saturating_sub(before.len() + behind.len());
+                let content = encoder.cut_content("", 0, document, room, stop)?;
+                Some(content.and_then(|(content, truncated)| {
+                    checked([&before[..], &content, behind].concat(), *second, truncated, encoder)
+                }))
+            }
+        }
+    }
+}
+
+/// A pair's tokens, which the model has to have.
+fn checked(
+    ids: Vec<u32>,
+    second: Option<usize>,
+    truncated: bool,
+    encoder: &TextEncoder,
+) -> Result<PairEncoding, InputError> {
+    if ids.is_empty() {
+        return Err(InputError::Empty);
+    }
+    InputError::check_vocabulary(&ids, encoder.vocab_size())?;
+    Ok(PairEncoding { ids, second, truncated })
+}
+
+impl Words {
+    /// What stands before the document.
+    fn prompt(&self, instruction: &str, query: &str) -> String {
+        let Self { before, between, .. } = self;
+        match &self.instruction {
+            None => format!("{before}{query}{between}"),
+            Some([default, behind]) => {
+                let instruction = if instruction.is_empty() { default } else { instruction };
+                format!("{before}{instruction}{behind}{query}{between}")
+            }
+        }
     }
 }

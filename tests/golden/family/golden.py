@@ -40,7 +40,7 @@ def normalized(case: Case) -> bool:
 
 
 def entries(case: Case, encoder: Encoder) -> list[dict]:
-    if case.kind in ("labels", "yes-no"):
+    if case.kind in ("labels", "module-labels", "yes-no"):
         return heads.pair_entries(case, encoder)
     if case.kind == "late":
         return heads.late_entries(case, encoder, texts.texts(encoder, case.lengths, case.texts))

@@ -17,6 +17,7 @@ from family.case import Case, Module
 
 OPTIONS = {"dtype": torch.float32, "attn_implementation": "eager"}
 SAFETENSORS, PICKLE = ".safetensors", ".pt"
+SETTINGS = "config_sentence_transformers.json"
 
 
 def tensors(inputs: dict) -> dict:
@@ -220,7 +221,8 @@ class Labels:
     """A sequence classifier's one label: the logit, and what the activation makes of it."""
 
     def __init__(self, case: Case, folder: Path):
-        named = case.config.get("sentence_transformers", {}).get("activation_fn", "")
+        settings = case.files.get(SETTINGS, case.config.get("sentence_transformers", {}))
+        named = settings.get("activation_fn", "")
         self.identity = named.endswith("Identity")
         self.facts = {"outputs": ["score"], "activation": "identity" if self.identity else "sigmoid"}
         self.encoder = None
@@ -228,13 +230,32 @@ class Labels:
             self.encoder = CrossEncoder(str(folder), device="cpu", model_kwargs=OPTIONS,
                                         local_files_only=True)
 
-    def __call__(self, entry: dict, _final, output) -> dict:
-        logit = output.logits[0].numpy().astype(np.float64)
+    def logit(self, _final, output) -> np.ndarray:
+        return output.logits[0].numpy()
+
+    def __call__(self, entry: dict, final, output) -> dict:
+        logit = self.logit(final, output).astype(np.float64)
         score = logit if self.identity else 1 / (1 + np.exp(-logit))
         if self.encoder is not None:
             theirs = self.encoder.predict([(entry["query"], entry["text"])])
             agree(entry["text"], score, np.asarray(theirs).reshape(-1))
         return {"logits": logit, "score": score}
+
+
+class ModuleLabels(Labels):
+    """The one label that sentence-transformers' own modules make behind a model without a head."""
+
+    def __init__(self, case: Case, folder: Path):
+        super().__init__(case, folder)
+        self.modules = list(self.encoder)[1:]
+
+    def logit(self, final, _output) -> np.ndarray:
+        features = {"token_embeddings": torch.from_numpy(np.ascontiguousarray(final))[None],
+                    "attention_mask": torch.ones((1, len(final)), dtype=torch.int64)}
+        with torch.no_grad():
+            for module in self.modules:
+                features = module.float()(features)
+        return features["scores"][0].numpy()
 
 
 JUDGE = (
@@ -278,7 +299,7 @@ def pair_entries(case: Case, encoder) -> list[dict]:
     return found
 
 
-HEADS = {"bge-m3": Lexical, "splade": Splade, "late": Late, "labels": Labels, "yes-no": YesNo}
+HEADS = {"bge-m3": Lexical, "splade": Splade, "late": Late, "labels": Labels, "module-labels": ModuleLabels, "yes-no": YesNo}
 
 
 def of(case: Case, folder: Path):

@@ -1,6 +1,6 @@
 """Rerankers: scores of pairs."""
 
-from family.case import DECODER, Case, affine
+from family.case import DECODER, Case, affine, dense, layer_norm, pipeline, pooling
 from family.encoders import BERT, DISTILBERT, MPNET, ROBERTA
 from family.modernbert import MODERN
 
@@ -22,6 +22,21 @@ def qwen3(name: str, about: str, config: dict | None = None, **fields) -> Case:
     defaults = dict(auto="AutoModelForCausalLM", dtype="bfloat16", kind="yes-no",
                     tokenizer="byte-level-yes-no")
     return Case(name, about, QWEN3 | (config or {}), **defaults | fields)
+
+
+OF_VERSION_5 = {"config_sentence_transformers.json": {
+    "__version__": {"sentence_transformers": "5.5.0"}, "activation_fn": "torch.nn.modules.activation.Sigmoid",
+    "default_prompt_name": None, "model_type": "CrossEncoder", "prompts": {}},
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction", "module_output_name": "token_embeddings", "modality_config": {
+            "text": {"method": "forward", "method_output_name": "last_hidden_state"}}}}
+SCORES = {"module_input_name": "sentence_embedding", "module_output_name": "scores"}
+
+
+def by_modules(name: str, about: str, config: dict, *modules, **fields) -> Case:
+    """A model without a head, and modules that make the score."""
+    defaults = dict(dtype="bfloat16", kind="module-labels", files=OF_VERSION_5)
+    return Case(name, about, config, modules=pipeline(*modules), **defaults | fields)
 
 
 OF_BERT = BERT | SMALL | {"architectures": ["BertForSequenceClassification"]}
@@ -52,6 +67,13 @@ CASES = [
                              "max_position_embeddings": 200, "n_layers": 1}),
     classifier("reranker-mpnet", "dense with tanh, then one label", MPNET | SMALL | {
         "architectures": ["MPNetForSequenceClassification"]}, tokenizer="mpnet"),
+    by_modules("reranker-modules-modernbert", "as ettin-reranker: cls, Dense with GELU, LayerNorm, and a "
+               "Dense to the score", MODERN | {"num_hidden_layers": 2}, pooling("cls_token"),
+               dense("2_Dense", 64, 64, activation="GELU"), layer_norm("3_LayerNorm", 64),
+               dense("4_Dense", 64, 1, bias=True, **SCORES), tokenizer="modernbert"),
+    by_modules("reranker-modules-bert", "mean and one Dense; token types of the pair; sigmoid, as no file says "
+               "more", BERT | SMALL, pooling("mean_tokens"), dense("2_Dense", 64, 1, **SCORES), tokenizer="wordpiece",
+               files=OF_VERSION_5 | {"config_sentence_transformers.json": {"model_type": "CrossEncoder"}}),
     qwen3("reranker-qwen3-tied", "Qwen3-Reranker: yes and no at the last position, tied head"),
     qwen3("reranker-qwen3-untied-affine-4bit-g64", "an lm_head of its own, all in 4 bits",
           {"tie_word_embeddings": False, "intermediate_size": 128}, quantization=affine(4)),

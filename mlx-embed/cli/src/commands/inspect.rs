@@ -304,6 +304,7 @@ impl Report {
         let info = &self.info;
         let pairs = match reranker.pairs {
             "tokenizer" => "the tokenizer's template of a pair",
+            "chat-template" => "the checkpoint's chat template",
             _ => "the conversation of Qwen3-Reranker",
         };
         lines.add("pairs", pairs.to_owned());

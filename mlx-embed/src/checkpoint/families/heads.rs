@@ -59,7 +59,9 @@ pub(super) fn add(
         Architecture::Qwen3 if classifies && own.causal => {
             (PoolingMode::LastToken.into(), Logits::Label, vec![label("score", false)])
         }
-        Architecture::Qwen3 if own.causal && is("ForCausalLM") => {
+        Architecture::Qwen3 | Architecture::Qwen2 | Architecture::Llama | Architecture::Mistral
+            if own.causal && is("ForCausalLM") =>
+        {
             let tied = config::flag(config, "tie_word_embeddings")?;
             let path = super::head_table(weights, spec, "lm_head", tied);
             let table = super::table(path, own.vocab_size as usize, own.hidden_size);
@@ -91,7 +93,7 @@ fn no_reranker(config: &JsonObject, classes: &[String]) -> CheckpointError {
              `(XLM)RobertaForSequenceClassification`, `CamembertForSequenceClassification`, \
              `ElectraForSequenceClassification`, `DistilBertForSequenceClassification`, `MPNetForSequenceClassification`, `ModernBertForSequenceClassification`, `GteForSequenceClassification`, \
              `JinaEmbeddingsV3ForSequenceClassification`, causal \
-             `Qwen3ForSequenceClassification` and `Qwen3ForCausalLM`. If this is an embedder, load it with `Embedder` \
+             `Qwen3ForSequenceClassification`, and `Qwen3ForCausalLM`, `Qwen2ForCausalLM`, `LlamaForCausalLM` and `MistralForCausalLM`. If this is an embedder, load it with `Embedder` \
              (mlx-embed embed)"
         ),
     )

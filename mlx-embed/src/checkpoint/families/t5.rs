@@ -25,6 +25,10 @@ pub(super) fn read(
     }
     let layers = size("num_layers", "num_hidden_layers")? as usize;
     let (activation, gated) = feed_forward(config)?;
+    if config::flag(config, "is_decoder")? {
+        return Err(config
+            .invalid("is_decoder", "is true, by which tokens see those before them only in transformers"));
+    }
     let own = ModelConfig {
         architecture: Architecture::T5,
         hidden_size: size("d_model", "hidden_size")?,

@@ -6,7 +6,8 @@ use super::modules::Module;
 use super::transformer::Calls;
 use super::{MODULES, SCORES, SETTINGS, SentenceTransformers};
 use crate::checkpoint::json::{self, JsonObject};
-use crate::checkpoint::{CheckpointError, DenseActivation};
+use crate::checkpoint::modules::{Input, ModuleSpec};
+use crate::checkpoint::{Architecture, CheckpointError, DenseActivation, Purpose};
 use crate::file::Files;
 
 /// What a reranker's files say beside those of [`SentenceTransformers`].
@@ -32,22 +33,74 @@ impl SentenceTransformers {
             super::of_kind(files, SCORES)?;
             return Ok((all, own));
         }
-        if let Some(config) = all.read_prompts(files, SCORES)? {
-            own.activation = DenseActivation::named(&config, "activation_fn")?;
-        }
+        own.activation = all.read_settings(files)?;
         own.messages = all.read_transformer(files, Calls::SCORES)?;
         Ok((all, own))
     }
+
+    /// The same of a reranker whose score is made by modules; see [`scores_by_modules`].
+    pub(in crate::checkpoint) fn read_reranker_of_modules(
+        files: &Files,
+        architecture: Architecture,
+    ) -> Result<(Self, CrossEncoder), CheckpointError> {
+        let (mut all, mut own) = (Self::default(), CrossEncoder::default());
+        all.read_modules(files, architecture, &[], Input::Scored)?;
+        let refuse = |file: &str, field: &str, reason: String| {
+            Err(CheckpointError::InvalidField { path: files.path(file), field: field.into(), reason })
+        };
+        match all.behind.last() {
+            Some(ModuleSpec::Dense { outputs: 1, .. }) => {}
+            Some(ModuleSpec::Dense { at, outputs, .. }) => {
+                let reason =
+                    format!("is {outputs}; a reranker has one label, and of several none is a score");
+                return refuse(&format!("{at}/{SETTINGS}"), "out_features", reason);
+            }
+            _ => {
+                return refuse(
+                    MODULES,
+                    "type",
+                    "ends without the Dense that makes a reranker's score".into(),
+                );
+            }
+        }
+        if architecture.is_decoder() {
+            let reason = "names Pooling behind a causal decoder; such a reranker is not supported".into();
+            return refuse(MODULES, "type", reason);
+        }
+        if let (false, Some(file)) = (all.include_prompt, &all.pooling_file) {
+            return refuse(file, "include_prompt", "is false, which is not supported in a reranker".into());
+        }
+        own.activation = all.read_settings(files)?;
+        all.read_transformer(files, Calls::VECTORS)?;
+        Ok((all, own))
+    }
+
+    /// Prompts, and the activation of the logit.
+    fn read_settings(&mut self, files: &Files) -> Result<Option<DenseActivation>, CheckpointError> {
+        match self.read_prompts(files, SCORES)? {
+            Some(config) => DenseActivation::named(&config, "activation_fn"),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Whether it is a reranker whose score is made by modules behind a model as an embedder has it: Pooling, and at last a
+/// Dense. sentence-transformers trains such rerankers since version 5.4.
+pub(in crate::checkpoint) fn scores_by_modules(files: &Files) -> Result<bool, CheckpointError> {
+    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    Ok(modules.iter().any(|module| is(module, "Pooling")) && super::says(files, Purpose::Scores)?)
+}
+
+/// Whether it is sentence-transformers' own module of this name.
+fn is(module: &Module, name: &str) -> bool {
+    let class = module.class.strip_prefix("sentence_transformers.");
+    class.is_some_and(|class| class.rsplit('.').next() == Some(name))
 }
 
 impl CrossEncoder {
     /// `modules.json`: a Transformer, and behind one that makes logits of all tokens a LogitScore. Whether there is one.
     fn read_modules(&mut self, files: &Files) -> Result<bool, CheckpointError> {
         let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(false) };
-        let is = |module: &Module, name: &str| {
-            let class = module.class.strip_prefix("sentence_transformers.");
-            class.is_some_and(|class| class.rsplit('.').next() == Some(name))
-        };
         match &modules[..] {
             [transformer] if is(transformer, "Transformer") => Ok(true),
             [transformer, score] if is(transformer, "Transformer") && is(score, "LogitScore") => {

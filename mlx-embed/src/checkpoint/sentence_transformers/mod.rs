@@ -15,20 +15,21 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::json::{self, JsonObject};
-use super::modules::ModuleSpec;
+use super::modules::{Input, ModuleSpec};
 use super::spec::{ModelSpec, Splade};
 use super::{Architecture, CheckpointError, Purpose};
 use crate::file::Files;
 use crate::pooling::Pooling;
 
 pub(crate) use cross_encoder::CrossEncoder;
+pub(super) use cross_encoder::scores_by_modules;
 pub(super) use late::mask_settings;
 use modules::Module;
 pub(super) use modules::check_first;
 pub(crate) use modules::place;
 use transformer::Calls;
 pub(super) use transformer::{
-    FILE as TRANSFORMER_FILE, FILES as TRANSFORMER_FILES, settings as transformer_settings,
+    FILE as TRANSFORMER_FILE, FILES as TRANSFORMER_FILES, generates, settings as transformer_settings,
 };
 
 const FILE: &str = "config_sentence_transformers.json";
@@ -161,7 +162,7 @@ impl SentenceTransformers {
         let mut all = Self::default();
         let (kind, calls) = match purpose {
             _ if token_head.is_some() => {
-                all.read_modules(files, architecture, &spec.behind)?;
+                all.read_modules(files, architecture, &spec.behind, Input::Pooled)?;
                 all.behind = token_head.into_iter().collect();
                 all.normalize = Some(purpose == Purpose::TokenVectors);
                 (VECTORS, Calls::VECTORS)
@@ -178,7 +179,7 @@ impl SentenceTransformers {
                 }
             }
             Purpose::Vectors | Purpose::Scores => {
-                all.read_modules(files, architecture, &spec.behind)?;
+                all.read_modules(files, architecture, &spec.behind, Input::Pooled)?;
                 // Of each token, and so before all else.
                 all.behind.splice(0..0, spec.token_step().map(|step| ModuleSpec::of_weights(&step)));
                 (VECTORS, Calls::VECTORS)

@@ -58,12 +58,14 @@ impl Kind {
 }
 
 impl SentenceTransformers {
-    /// `own` are steps in the model's own weights, where some conversions put what Dense modules hold.
+    /// `own` are steps in the model's own weights, where some conversions put what Dense modules hold. `last` is what the
+    /// last module is given.
     pub(super) fn read_modules(
         &mut self,
         files: &Files,
         architecture: Architecture,
         own: &[StepSpec],
+        last: Input,
     ) -> Result<(), CheckpointError> {
         let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else {
             self.behind = own.iter().map(ModuleSpec::of_weights).collect();
@@ -85,7 +87,7 @@ impl SentenceTransformers {
         }
         let kinds =
             modules.iter().filter_map(|module| Some((module, Kind::of(&module.class, architecture)?)));
-        for (module, kind) in kinds {
+        for (index, (module, kind)) in kinds.enumerate() {
             let follows = match (before, kind) {
                 (None, Kind::Transformer) | (Some(Kind::Transformer), Kind::Pooling) => true,
                 (None | Some(Kind::Transformer), _) => false,
@@ -114,7 +116,10 @@ impl SentenceTransformers {
                         });
                     }
                 }
-                Kind::Dense => self.behind.push(ModuleSpec::dense(files, folder, own.next(), Input::Pooled)?),
+                Kind::Dense => {
+                    let input = if index + 1 == modules.len() { last } else { Input::Pooled };
+                    self.behind.push(ModuleSpec::dense(files, folder, own.next(), input)?);
+                }
                 Kind::LayerNorm => self.behind.push(ModuleSpec::layer_norm(files, folder)?),
                 Kind::Dropout => {}
                 Kind::TanhInt8 => self.behind.push(ModuleSpec::TanhInt8),

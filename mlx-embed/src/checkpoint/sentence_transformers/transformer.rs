@@ -213,11 +213,36 @@ fn check_config(files: &Files, config: &JsonObject, field: &str) -> Result<(), C
     Ok(())
 }
 
+/// Whether the chat template is asked for the beginning of an answer. Without `modules.json` no file says so.
+pub(in crate::checkpoint) fn generates(files: &Files) -> Result<bool, CheckpointError> {
+    match (files.holds(super::MODULES), settings(files)?) {
+        (Ok(true), Some((_, config))) => chat_template(&config),
+        _ => Ok(false),
+    }
+}
+
+/// The same of one file. Whatever else the chat template is given is refused.
+fn chat_template(config: &JsonObject) -> Result<bool, CheckpointError> {
+    let all = config.object("processing_kwargs")?;
+    let Some(arguments) = all.map(|all| all.object("chat_template")).transpose()?.flatten() else {
+        return Ok(false);
+    };
+    let field = "add_generation_prompt";
+    match arguments.entries().find(|(name, value)| *name != field && !value.is_null()) {
+        Some((name, value)) => {
+            let reason = format!("is {value}, which this crate does not do; remove it to load without");
+            Err(arguments.invalid(name, reason))
+        }
+        None => Ok(arguments.optional(field)?.unwrap_or(false)),
+    }
+}
+
 /// The limit that calls of the tokenizer are given. Whatever else they are given is refused.
 fn processing(
     config: &JsonObject,
     calls: Calls,
 ) -> Result<Option<(&'static str, Option<usize>)>, CheckpointError> {
+    chat_template(config)?;
     let mut limit = None;
     // What goes to all kinds of input goes over what goes to texts.
     for part in ["text", "common"] {
