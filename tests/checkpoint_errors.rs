@@ -230,7 +230,6 @@ fn pytorchs_weights_are_a_state_dict_or_an_error() {
 fn without_a_config_the_first_module_says_what_it_is() {
     let own = "sentence_transformers.models";
     for (class, folder, parts) in [
-        ("StaticEmbedding", "", ["modules.json", "StaticEmbedding"]),
         ("Router", "", ["modules.json", "which router_config.json lists"]),
         ("Transformer", "0_Transformer", ["0_Transformer/config.json", "it describes the model"]),
         ("Transformer", "", [CONFIG, "it describes the model"]),

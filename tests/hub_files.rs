@@ -9,8 +9,15 @@ use mlx_embed::Checkpoint;
 use mlx_embed_tests::files;
 use mlx_embed_tests::scratch::Scratch;
 
-/// Names in the sources that are none of a fetched checkpoint's: what this crate writes, what it refuses, what is built in, and in messages.
-const NONE: [&str; 3] = ["golden.safetensors", "calibration.json", "defaults.json"];
+/// Names in the sources that are none of a fetched checkpoint's: what this crate writes, what it refuses, what is built in,
+/// in messages, and adapters, which a hub's list of a model has no place for.
+const NONE: [&str; 5] = [
+    "golden.safetensors",
+    "calibration.json",
+    "defaults.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+];
 
 /// String literals in a source that are a file's name, by their end.
 fn names(path: &Path) -> Vec<String> {

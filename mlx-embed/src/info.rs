@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::checkpoint::{DenseActivation, Doubt, ModelConfig, Scoring, SentenceTransformers};
+use crate::checkpoint::{Architecture, DenseActivation, Doubt, ModelConfig, Scoring, SentenceTransformers};
 use crate::mlx::Backend;
 use crate::mlx::CompiledKernels;
 use crate::model::{Precision, Rounding};
@@ -159,7 +159,12 @@ pub(crate) fn decided_by(
         Source::Checkpoint => files.pooling_file.clone().unwrap_or_else(|| "modules.json".into()),
         Source::Default => "default, as no file says it".into(),
     };
+    let field = |fields: &[&str], otherwise: &str| {
+        let named: Vec<&str> = fields.iter().copied().filter(|field| given.contains(*field)).collect();
+        if named.is_empty() { otherwise.to_owned() } else { format!("config.json ({})", named.join(", ")) }
+    };
     let normalize = match files.normalize {
+        _ if config.architecture == Architecture::Model2Vec => field(&["normalize"], "model2vec's default"),
         Some(_) => "modules.json".to_owned(),
         None => "default, as there is no modules.json".into(),
     };
@@ -174,10 +179,6 @@ pub(crate) fn decided_by(
         None => "tokenizer.json, which appends none".into(),
     };
     let family = format!("the family, {}", config.architecture);
-    let field = |fields: &[&str], otherwise: &str| {
-        let named: Vec<&str> = fields.iter().copied().filter(|field| given.contains(*field)).collect();
-        if named.is_empty() { otherwise.to_owned() } else { format!("config.json ({})", named.join(", ")) }
-    };
     let attention = ["is_causal", "use_bidirectional_attention", "auto_map"];
     let windows = ["layer_types", "use_sliding_window", "sliding_window", "max_window_layers"];
     let mut all = BTreeMap::from([

@@ -19,7 +19,9 @@ pub use check::check;
 
 use crate::batch::Sharing;
 use crate::checkpoint::spec::{ModelSpec, PositionsSpec};
-use crate::checkpoint::{Checkpoint, CheckpointError, Doubt, ModelConfig, Purpose, RopeScaling, SideSpec};
+use crate::checkpoint::{
+    Architecture, Checkpoint, CheckpointError, Doubt, ModelConfig, Purpose, RopeScaling, SideSpec,
+};
 use crate::embedder::Embedder;
 use crate::engine::queue::Limits;
 use crate::engine::{EngineOptions, Meters, Ticket, VectorCache, check_process};
@@ -33,7 +35,7 @@ use crate::panics::{panic_message, quietly};
 use crate::pooling::Pooling;
 use crate::request::Shared;
 use crate::runner::{self, Kind, RunnerOptions};
-use crate::text::{Overrides, PairForm, Prompts, Settings, TextEncoder, TextError, TruncationSide};
+use crate::text::{Bare, Overrides, PairForm, Prompts, Settings, TextEncoder, TextError, TruncationSide};
 
 /// Tokens of a batch for each thread of the CPU. With as many, sixteen threads wait for each other for 3 % of their time;
 /// with a quarter of it for 9 %.
@@ -179,6 +181,11 @@ fn only<T>(loaded: Result<Vec<T>, Error>) -> Result<T, Error> {
 
 /// What the files beside the tokenizer say.
 fn settings(checkpoint: &Checkpoint) -> Result<Settings, TextError> {
+    match checkpoint.config().architecture {
+        Architecture::StaticEmbedding => return Settings::bare(checkpoint.place(), Bare::AsTokenizerSays),
+        Architecture::Model2Vec => return Settings::bare(checkpoint.place(), Bare::WithoutUnknown),
+        _ => {}
+    }
     let files = checkpoint.sentence_transformers();
     Settings::read(
         checkpoint.place(),
@@ -523,12 +530,15 @@ fn max_tokens(
 /// the model's positions may be less.
 fn checkpoint_limit(checkpoint: &Checkpoint, tokenizer: &Settings) -> (usize, String) {
     let positions = checkpoint.config().max_position_embeddings;
-    let by_model = (positions, "config.json (max_position_embeddings)".to_owned());
+    let (of_model, of_tokenizer) = match checkpoint.config().architecture {
+        Architecture::StaticEmbedding => ("no file sets one", "tokenizer.json (truncation.max_length)"),
+        Architecture::Model2Vec => ("config.json (max_length)", ""),
+        _ => ("config.json (max_position_embeddings)", "tokenizer_config.json (model_max_length)"),
+    };
+    let by_model = (positions, of_model.to_owned());
     match (&checkpoint.sentence_transformers().limit, tokenizer.model_max_length()) {
         (Some((field, Some(limit))), _) => (*limit, format!("sentence_bert_config.json ({field})")),
-        (None, Some(limit)) if limit < positions => {
-            (limit, "tokenizer_config.json (model_max_length)".to_owned())
-        }
+        (None, Some(limit)) if limit < positions => (limit, of_tokenizer.to_owned()),
         // A limit without end still leaves the model's own.
         _ => by_model,
     }

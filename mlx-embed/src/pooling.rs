@@ -138,16 +138,18 @@ impl Pooling {
         }
         let width = hidden.len() / batch.ids.len().max(1);
         let Before { hidden: past, left_out } = before;
-        let of_past = |mode| Partial::new(mode, width).over(past, 0, left_out);
-        let started: Vec<Partial> = self.modes().map(of_past).collect();
+        let started = self.start(width).over(past, 0, left_out);
         let mut pooled = Vec::with_capacity(batch.lengths.len() * self.width(width));
         for (&start, &length) in batch.starts.iter().zip(batch.lengths.iter()) {
             let rows = &hidden[start * width..(start + length) * width];
-            for partial in &started {
-                pooled.extend(partial.clone().over(rows, past.len() / width, left_out).finish());
-            }
+            pooled.extend(started.clone().over(rows, past.len() / width, left_out).finish());
         }
         pooled
+    }
+
+    /// The vector of a text of which no row has come yet, `width` numbers a row.
+    pub(crate) fn start(self, width: usize) -> Started {
+        Started(self.modes().map(|mode| Partial::new(mode, width)).collect())
     }
 }
 
@@ -223,6 +225,22 @@ pub(crate) struct Before<'a> {
     pub(crate) hidden: &'a [f32],
     /// Of each whole text so many tokens are left out.
     pub(crate) left_out: usize,
+}
+
+/// A text's vector while its rows come to it: what each way has so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Started(Vec<Partial>);
+
+impl Started {
+    /// And these rows, the first of which is the text's token number `first`. The text's first `left_out` tokens don't count.
+    pub(crate) fn over(self, rows: &[f32], first: usize, left_out: usize) -> Self {
+        Self(self.0.into_iter().map(|partial| partial.over(rows, first, left_out)).collect())
+    }
+
+    /// The vector, [`Pooling::width`] numbers.
+    pub(crate) fn finish(self) -> impl Iterator<Item = f32> {
+        self.0.into_iter().flat_map(Partial::finish)
+    }
 }
 
 /// One way's vector while a text's tokens come to it, from the first on, so that its bits don't depend on where they were

@@ -55,11 +55,15 @@ pub enum Architecture {
     T5,
     /// jina-embeddings-v3 as transformers has it: XLM-RoBERTa with rotary positions.
     JinaV3,
+    /// StaticEmbedding of sentence-transformers: the mean of a table's rows. It has no layers, and no `config.json`.
+    StaticEmbedding,
+    /// model2vec, as in potion: the same, without unknown tokens.
+    Model2Vec,
 }
 
 impl Architecture {
     /// Each with its `model_type` and what transformers' classes begin with. Several types may be one family.
-    pub(super) const ALL: [(&str, Self, &str); 23] = [
+    pub(super) const ALL: [(&str, Self, &str); 25] = [
         ("qwen2", Self::Qwen2, "Qwen2"),
         ("qwen3", Self::Qwen3, "Qwen3"),
         ("bidirectional_pplx_qwen3", Self::PplxQwen3, "PPLXQwen3"),
@@ -83,7 +87,12 @@ impl Architecture {
         ("new", Self::Gte, "New"),
         ("jina_embeddings_v3", Self::JinaV3, "JinaEmbeddingsV3"),
         ("t5", Self::T5, "T5"),
+        (Self::STATIC, Self::StaticEmbedding, "StaticEmbedding"),
+        ("model2vec", Self::Model2Vec, "Static"),
     ];
+
+    /// What stands for the `model_type` that a StaticEmbedding hasn't.
+    pub(super) const STATIC: &str = "static_embedding";
 
     pub(super) fn read(config: &JsonObject) -> Result<Self, CheckpointError> {
         let model_type: String = config.required("model_type")?;
@@ -115,7 +124,14 @@ impl Architecture {
                 | A::Gte
                 | A::JinaV3
                 | A::T5
+                | A::StaticEmbedding
+                | A::Model2Vec
         )
+    }
+
+    /// Whether a text's vector is the mean of its tokens' rows, and texts are read by `tokenizer.json` alone.
+    pub(crate) fn is_static(self) -> bool {
+        matches!(self, Self::StaticEmbedding | Self::Model2Vec)
     }
 }
 

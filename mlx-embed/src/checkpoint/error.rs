@@ -205,5 +205,8 @@ pub enum CheckpointError {
 }
 
 fn supported_types() -> String {
-    super::Architecture::ALL.map(|(name, ..)| name).join(", ")
+    // What has no config.json has no model_type there.
+    let names = super::Architecture::ALL.map(|(name, ..)| name);
+    let names: Vec<&str> = names.into_iter().filter(|name| *name != super::Architecture::STATIC).collect();
+    names.join(", ")
 }

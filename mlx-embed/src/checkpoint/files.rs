@@ -38,6 +38,7 @@ impl TensorEntry {
     pub(super) fn mlx_dtype(&self) -> Option<Dtype> {
         Some(match self.dtype {
             FileDtype::U8 => Dtype::U8,
+            FileDtype::I8 => Dtype::I8,
             FileDtype::U32 => Dtype::U32,
             FileDtype::F16 => Dtype::F16,
             FileDtype::BF16 => Dtype::Bf16,

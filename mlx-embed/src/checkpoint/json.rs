@@ -33,15 +33,18 @@ impl JsonObject {
             return Ok(None);
         };
         match value {
-            Value::Object(value) => {
-                Ok(Some(Self { path, prefix: String::new(), value, defaults: Map::new() }))
-            }
+            Value::Object(value) => Ok(Some(Self::of(path, value))),
             _ => Err(CheckpointError::InvalidField {
                 path,
                 field: "(the whole file)".into(),
                 reason: "must be a JSON object".into(),
             }),
         }
+    }
+
+    /// What stands for a file that isn't there.
+    pub(crate) fn of(path: PathBuf, value: Map<String, Value>) -> Self {
+        Self { path, prefix: String::new(), value, defaults: Map::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {

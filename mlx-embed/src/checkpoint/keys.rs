@@ -80,6 +80,12 @@ fn read_by(architecture: Architecture) -> &'static str {
              n_positions num_decoder_layers num_heads num_layers relative_attention_max_distance \
              relative_attention_num_buckets"
         }
+        Architecture::StaticEmbedding => "",
+        // How it was made, sizes that the table has anyway, and what it is called.
+        Architecture::Model2Vec => {
+            "apply_pca apply_zipf embedding_dtype hidden_dim max_length normalize pooling seq_length sif_coefficient \
+             token_remove_pattern tokenizer_name vocabulary_quantization"
+        }
         // How its own code computes, and a clip of what logn_attention_scale turns on.
         Architecture::Gte | Architecture::JinaV3 => {
             "layer_norm_eps layer_norm_type logn_attention_clip1 logn_attention_scale pack_qkv partial_rotary_factor \

@@ -65,6 +65,12 @@ use spec::{HeadSpec, Logits};
 
 const CONFIG: &str = "config.json";
 
+/// Whether a checkpoint is sentence-transformers' StaticEmbedding, which has no `config.json`.
+#[cfg(feature = "hub")]
+pub(crate) fn is_static(files: &Files) -> Result<bool, CheckpointError> {
+    sentence_transformers::is_static(files)
+}
+
 /// The folders beside `config.json` that modules have, as `modules.json` says, and whether there are weights in each.
 #[cfg(feature = "hub")]
 pub(crate) fn module_folders(files: &Files) -> Result<Vec<(String, bool)>, CheckpointError> {
@@ -229,13 +235,20 @@ impl Checkpoint {
 
     /// Opens what is at `place`.
     pub(crate) fn read(place: Files, purpose: Purpose) -> Result<Self, CheckpointError> {
-        let Some(config) = JsonObject::open(place.base(), CONFIG)? else {
-            // It may be a model that has none here.
-            sentence_transformers::check_first(&place)?;
-            return Err(CheckpointError::MissingFile {
-                path: place.path(CONFIG),
-                hint: "it describes the model, and every checkpoint has one",
-            });
+        let config = match JsonObject::open(place.base(), CONFIG)? {
+            Some(config) => config,
+            None if sentence_transformers::is_static(&place)? => {
+                let model_type = [("model_type".to_owned(), Architecture::STATIC.into())];
+                JsonObject::of(place.path(CONFIG), model_type.into_iter().collect())
+            }
+            None => {
+                // It may be a model that has none here.
+                sentence_transformers::check_first(&place)?;
+                return Err(CheckpointError::MissingFile {
+                    path: place.path(CONFIG),
+                    hint: "it describes the model, and every checkpoint but a StaticEmbedding has one",
+                });
+            }
         };
         if !config.has("model_type") {
             // Version 0 of sentence-transformers has its own number there, and the model in a folder.
@@ -480,6 +493,10 @@ fn stored(weights: &TensorFiles, spec: &spec::ModelSpec, path: &str) -> Option<S
 
 /// A tensor's or matrix's name without what some checkpoints put before all of them: the model's place in a larger one.
 fn without_prefix(name: &str) -> &str {
+    // model2vec's table, by sentence-transformers' name.
+    if name == "embeddings" {
+        return "embedding.weight";
+    }
     let prefixes = [
         "model.",
         "language_model.",

@@ -30,6 +30,8 @@ pub(crate) struct ModelSpec {
     pub(crate) projection: Option<ProjectionSpec>,
     /// What the pooled vector goes through, as far as its weights are among the model's own.
     pub(crate) behind: Vec<StepSpec>,
+    /// Whether config.json has vectors scaled to length 1, where it says anything of it.
+    pub(crate) normalizes: Option<bool>,
     /// Of a reranker, how pairs become logits.
     pub(crate) head: Option<HeadSpec>,
     /// What makes weights of the vocabulary's tokens, where they are asked for.
@@ -129,6 +131,8 @@ pub(crate) enum Logits {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct EmbeddingSpec {
     pub(crate) tokens: TableSpec, // [vocabulary, D]
+    /// Where a token's id alone doesn't say which row is its own, and how much that counts.
+    pub(crate) lookup: Option<LookupSpec>,
     /// What rows are multiplied with.
     pub(crate) scale: f32,
     /// A row is added for each token's position.
@@ -139,12 +143,23 @@ pub(crate) struct EmbeddingSpec {
     pub(crate) norm: Option<NormSpec>,
 }
 
+/// Which row of the table a token has, and what it is multiplied with: a tensor each, with a number for each token id.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LookupSpec {
+    pub(crate) rows: Option<String>,
+    pub(crate) factors: Option<String>,
+    /// Token ids.
+    pub(crate) vocabulary: usize,
+}
+
 /// A matrix that is looked up row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TableSpec {
     pub(crate) path: String,
     pub(crate) rows: usize,
     pub(crate) width: usize,
+    /// Whether it may be of whole numbers, which are then what is meant.
+    pub(crate) may_be_whole: bool,
 }
 
 /// Positions as rows of a table.
@@ -289,6 +304,7 @@ impl ModelSpec {
             norm: None,
             projection: None,
             behind: Vec::new(),
+            normalizes: None,
             head: None,
             mlm: None,
         }
@@ -338,7 +354,12 @@ impl ModelSpec {
         let biases =
             self.parts().filter(|(part, _)| part.bias).map(|(part, _)| format!("{}.bias", part.path));
         let scalars = self.layers.iter().filter_map(|layer| layer.scalar.clone());
-        norms.chain(biases).chain(scalars).chain(self.mlm.iter().filter_map(|mlm| mlm.bias.clone()))
+        let lookup = self.embedding.lookup.iter().flat_map(|lookup| [&lookup.rows, &lookup.factors]);
+        norms
+            .chain(biases)
+            .chain(scalars)
+            .chain(self.mlm.iter().filter_map(|mlm| mlm.bias.clone()))
+            .chain(lookup.flatten().cloned())
     }
 
     fn parts(&self) -> impl Iterator<Item = (&PartSpec, usize)> {

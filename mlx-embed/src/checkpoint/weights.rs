@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use safetensors::tensor::Dtype as FileDtype;
+
 use super::files::TensorEntry;
-use super::spec::{MlmSpec, NormSpec, PartSpec, TableSpec};
+use super::spec::{LookupSpec, MlmSpec, NormSpec, PartSpec, TableSpec};
 use super::tensor::{Groups, Matrix, Tensor};
 use super::{Checkpoint, CheckpointError, Quantization};
 use crate::file::OpenFile;
@@ -76,8 +78,62 @@ impl<'a> Weights<'a> {
 
     /// A table, `[rows, width]`.
     pub(crate) fn table(&self, table: &TableSpec) -> Result<Matrix, CheckpointError> {
+        let name = format!("{}.weight", table.path);
+        if table.may_be_whole && self.entry(&name)?.mlx_dtype() == Some(Dtype::I8) {
+            let weight = self.of_shape(&name, &[table.rows, table.width], |_, _, _| Ok(Dtype::I8))?;
+            return Ok(Matrix { weight, groups: None });
+        }
         let part = PartSpec::whole(table.path.clone(), table.rows, false);
         self.matrix(&part, table.width)
+    }
+
+    /// Of each token id which of a table's rows it has, where the file says so.
+    pub(crate) fn rows_of_ids(
+        &self,
+        spec: &LookupSpec,
+        rows: usize,
+    ) -> Result<Option<Vec<u32>>, CheckpointError> {
+        let Some(name) = &spec.rows else { return Ok(None) };
+        let (entry, bytes) = self.of_ids(name, spec.vocabulary)?;
+        let numbers: Vec<i64> = match entry.dtype {
+            FileDtype::I32 => bytes.as_chunks().0.iter().map(|x| i32::from_le_bytes(*x).into()).collect(),
+            FileDtype::I64 => bytes.as_chunks().0.iter().map(|x| i64::from_le_bytes(*x)).collect(),
+            _ => return Err(self.wrong_dtype(name, entry, "i32 or i64")),
+        };
+        let row = |number: &i64| u32::try_from(*number).ok().filter(|&row| (row as usize) < rows);
+        match numbers.iter().position(|number| row(number).is_none()) {
+            None => Ok(Some(numbers.iter().filter_map(row).collect())),
+            Some(id) => Err(CheckpointError::InvalidTensor {
+                path: self.file(entry).path().to_owned(),
+                tensor: name.clone(),
+                reason: format!("has {} for token id {id}, but the table has {rows} rows", numbers[id]),
+            }),
+        }
+    }
+
+    /// Of each token id what its row is multiplied with, where the file says so.
+    pub(crate) fn factors_of_ids(&self, spec: &LookupSpec) -> Result<Option<Vec<f32>>, CheckpointError> {
+        let Some(name) = &spec.factors else { return Ok(None) };
+        let (entry, bytes) = self.of_ids(name, spec.vocabulary)?;
+        match entry.dtype {
+            FileDtype::F64 => {
+                Ok(Some(bytes.as_chunks().0.iter().map(|x| f64::from_le_bytes(*x) as f32).collect()))
+            }
+            _ => self.vector(name, spec.vocabulary)?.to_f32().map(Some),
+        }
+    }
+
+    /// A tensor of a number for each token id, as bytes.
+    fn of_ids(&self, name: &str, vocabulary: usize) -> Result<(&'a TensorEntry, Vec<u8>), CheckpointError> {
+        let entry = self.entry(name)?;
+        // Whatever its type is: it is looked at next.
+        let tensor = self.of_shape(name, &[vocabulary], |_, _, _| Ok(Dtype::U8))?;
+        let mut bytes = vec![0; entry.nbytes];
+        tensor
+            .file
+            .read_at(entry.start, &mut bytes)
+            .map_err(|source| CheckpointError::Io { path: tensor.file.path().to_owned(), source })?;
+        Ok((entry, bytes))
     }
 
     /// There is no memory for the packed form of matrix `path`.

@@ -63,12 +63,29 @@ pub(super) fn is_whole(folder: &Path) -> bool {
     let holds = |name| files.holds(name).unwrap_or(false);
     let has_tokenizer =
         holds("tokenizer.json") || holds("vocab.txt") || holds("vocab.json") && holds("merges.txt");
-    holds("config.json") && has_tokenizer && checkpoint::has_weights(&files)
+    let describes_itself = holds("config.json") || checkpoint::is_static(&files).unwrap_or(false);
+    describes_itself && has_tokenizer && checkpoint::has_weights(&files)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_static_embedding_has_no_config_and_its_files_are_in_its_folder() {
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/static-embeddings/st-in-a-folder");
+        if !folder.is_dir() {
+            return;
+        }
+        let own = ["0_StaticEmbedding/tokenizer.json", "0_StaticEmbedding/model.safetensors"];
+        let listed: Vec<String> =
+            own.iter().chain(&["modules.json", "README.md"]).map(|&name| name.into()).collect();
+        assert_eq!(first(&listed), ["modules.json"]);
+        assert_eq!(modules(&folder, &listed).unwrap(), own[..1]);
+        assert_eq!(weights(&folder, &listed).unwrap(), own[1..]);
+        assert!(is_whole(&folder));
+    }
 
     #[test]
     fn vocabularies_are_fetched_where_there_is_no_tokenizer_json() {

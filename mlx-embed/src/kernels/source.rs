@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use super::simd::FP4_TWICE;
 
-/// Floating-point numbers in the type that the file has.
+/// Numbers in the type that the file has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Floats<'a> {
     F32(&'a [f32]),
     F16(&'a [half::f16]),
     Bf16(&'a [half::bf16]),
+    /// Whole numbers, of tables.
+    I8(&'a [i8]),
 }
 
 impl<'a> Floats<'a> {
@@ -19,6 +21,7 @@ impl<'a> Floats<'a> {
             Self::F32(data) => Self::F32(&data[range]),
             Self::F16(data) => Self::F16(&data[range]),
             Self::Bf16(data) => Self::Bf16(&data[range]),
+            Self::I8(data) => Self::I8(&data[range]),
         }
     }
 
@@ -28,6 +31,7 @@ impl<'a> Floats<'a> {
             Self::F32(data) => data[index],
             Self::F16(data) => data[index].to_f32(),
             Self::Bf16(data) => data[index].to_f32(),
+            Self::I8(data) => f32::from(data[index]),
         }
     }
 
@@ -36,6 +40,7 @@ impl<'a> Floats<'a> {
             Self::F32(data) => data.len(),
             Self::F16(data) => data.len(),
             Self::Bf16(data) => data.len(),
+            Self::I8(data) => data.len(),
         }
     }
 
@@ -46,6 +51,9 @@ impl<'a> Floats<'a> {
             Self::F32(data) => out.copy_from_slice(&data[start..end]),
             Self::F16(data) => half::slice::HalfFloatSliceExt::convert_to_f32_slice(&data[start..end], out),
             Self::Bf16(data) => half::slice::HalfFloatSliceExt::convert_to_f32_slice(&data[start..end], out),
+            Self::I8(data) => {
+                out.iter_mut().zip(&data[start..end]).for_each(|(x, &number)| *x = f32::from(number));
+            }
         }
     }
 }

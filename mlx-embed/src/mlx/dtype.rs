@@ -11,6 +11,8 @@ pub enum Dtype {
     Bool,
     /// Unsigned 8-bit integer.
     U8,
+    /// Signed 8-bit integer.
+    I8,
     /// Unsigned 32-bit integer. MLX packs quantised weights into these.
     U32,
     /// Signed 32-bit integer.
@@ -27,7 +29,7 @@ impl Dtype {
     /// Size of an element in bytes.
     pub fn size(self) -> usize {
         match self {
-            Self::Bool | Self::U8 => 1,
+            Self::Bool | Self::U8 | Self::I8 => 1,
             Self::F16 | Self::Bf16 => 2,
             Self::U32 | Self::I32 | Self::F32 => 4,
         }
@@ -42,6 +44,7 @@ impl Dtype {
         match self {
             Self::Bool => mlx_sys::mlx_dtype__MLX_BOOL,
             Self::U8 => mlx_sys::mlx_dtype__MLX_UINT8,
+            Self::I8 => mlx_sys::mlx_dtype__MLX_INT8,
             Self::U32 => mlx_sys::mlx_dtype__MLX_UINT32,
             Self::I32 => mlx_sys::mlx_dtype__MLX_INT32,
             Self::F16 => mlx_sys::mlx_dtype__MLX_FLOAT16,
@@ -51,7 +54,7 @@ impl Dtype {
     }
 
     pub(super) fn from_raw(raw: mlx_sys::mlx_dtype) -> Option<Self> {
-        [Self::Bool, Self::U8, Self::U32, Self::I32, Self::F16, Self::Bf16, Self::F32]
+        [Self::Bool, Self::U8, Self::I8, Self::U32, Self::I32, Self::F16, Self::Bf16, Self::F32]
             .into_iter()
             .find(|dtype| dtype.to_raw() == raw)
     }
@@ -62,6 +65,7 @@ impl std::fmt::Display for Dtype {
         f.write_str(match self {
             Self::Bool => "bool",
             Self::U8 => "u8",
+            Self::I8 => "i8",
             Self::U32 => "u32",
             Self::I32 => "i32",
             Self::F16 => "f16",
@@ -89,4 +93,4 @@ macro_rules! element {
         }
     )*};
 }
-element!(bool => Bool, u8 => U8, u32 => U32, i32 => I32, f16 => F16, bf16 => Bf16, f32 => F32);
+element!(bool => Bool, u8 => U8, i8 => I8, u32 => U32, i32 => I32, f16 => F16, bf16 => Bf16, f32 => F32);

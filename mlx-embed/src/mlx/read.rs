@@ -69,6 +69,7 @@ impl Array {
             match self.dtype() {
                 Some(Dtype::Bool) => mlx_sys::mlx_array_data_bool(self.raw()).cast(),
                 Some(Dtype::U8) => mlx_sys::mlx_array_data_uint8(self.raw()).cast(),
+                Some(Dtype::I8) => mlx_sys::mlx_array_data_int8(self.raw()).cast(),
                 Some(Dtype::U32) => mlx_sys::mlx_array_data_uint32(self.raw()).cast(),
                 Some(Dtype::I32) => mlx_sys::mlx_array_data_int32(self.raw()).cast(),
                 Some(Dtype::F32) => mlx_sys::mlx_array_data_float32(self.raw()).cast(),

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Weights};
 use crate::error::Error;
 use crate::file::OpenFile;
 use crate::mlx::MlxError;
-use crate::pooling::{Before, Pooling};
+use crate::pooling::{Before, Pooling, Started};
 
 use super::backend::{Backend, Operations, Place, Role, Then};
 use super::cache::KvCache;
@@ -31,9 +31,14 @@ pub(crate) enum Rows<'a> {
     Selected(&'a [u32]),
 }
 
+/// Rows of a model without layers that are held at once.
+const ROWS_AT_ONCE: usize = 2048;
+
 /// A model whose weights are in `B`'s form.
 pub(crate) struct Decoder<B: Backend> {
     backend: B,
+    /// D
+    hidden: usize,
     embedding: B::Embedding,
     layer_inputs: Option<LayerInputs<B>>,
     layers: Vec<Layer<B>>,
@@ -179,7 +184,8 @@ impl<B: Backend> Decoder<B> {
         let files = if backend.reads_files() { weights.files().to_vec() } else { Vec::new() };
         let mlm =
             spec.mlm.as_ref().map(|head| MlmHead::load(&backend, weights, head, layers.len())).transpose()?;
-        let decoder = Self { backend, embedding, layer_inputs, layers, norm, mlm, files };
+        let hidden = spec.hidden;
+        let decoder = Self { backend, hidden, embedding, layer_inputs, layers, norm, mlm, files };
         decoder.backend.loaded(&decoder)?;
         Ok(decoder)
     }
@@ -271,11 +277,44 @@ impl<B: Backend> Decoder<B> {
         cache: KvCache<'_, B::KeysValues>,
         before: Before<'_>,
     ) -> Result<Vec<f32>, MlxError> {
+        if self.layers.is_empty() {
+            return self.pooled_in_parts(batch, pooling, before.left_out);
+        }
         let rows = pooling.rows(batch, before.left_out);
         let rows = rows.as_deref().map_or(Rows::All, Rows::Selected);
         let (b, layers) = (&self.backend, 0..self.layers.len());
         let (x, _) = self.through(b, layers, batch, rows, cache, &mut |_| Ok(()))?;
         b.pool(&x, self.norm.as_ref(), pooling, batch, before)
+    }
+
+    /// The same without layers, where no row depends on another: some rows at a time, so that a text of any length takes
+    /// little memory. A text without tokens has no row, and is pooled, too.
+    fn pooled_in_parts(
+        &self,
+        batch: &Batch,
+        pooling: Pooling,
+        left_out: usize,
+    ) -> Result<Vec<f32>, MlxError> {
+        let mut texts = vec![pooling.start(self.hidden); batch.lengths.len()];
+        let places = batch.starts.iter().zip(batch.lengths.iter());
+        let ids: Vec<u32> =
+            places.flat_map(|(&start, &length)| &batch.ids[start..start + length]).copied().collect();
+        let (mut text, mut seen) = (0, 0);
+        for part in ids.chunks(ROWS_AT_ONCE) {
+            let rows = self.forward(&Batch::packed(&[part]), Rows::All, KvCache::None, None)?;
+            let mut rows = &rows[..];
+            while !rows.is_empty() {
+                while seen == batch.lengths[text] {
+                    (text, seen) = (text + 1, 0);
+                }
+                let count = (batch.lengths[text] - seen).min(rows.len() / self.hidden);
+                let (own, rest) = rows.split_at(count * self.hidden);
+                let started = std::mem::replace(&mut texts[text], pooling.start(0));
+                texts[text] = started.over(own, seen, left_out);
+                (rows, seen) = (rest, seen + count);
+            }
+        }
+        Ok(texts.into_iter().flat_map(Started::finish).collect())
     }
 
     /// The residual stream behind these layers, which `show` sees at each step.

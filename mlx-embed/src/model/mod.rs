@@ -9,6 +9,7 @@
 //! | `decoder` | the layers: loading them, and the one loop over them |
 //! | `cache` | keys and values that texts have in common |
 //! | `rope` | angles of rotary embeddings |
+//! | `lookup` | which rows of the embedding table tokens have |
 //! | `relative` | what is added to scores by distance |
 //! | `rounding` | what a loaded model rounds |
 //! | `mlx`, `cpu`, `cuda` | the backends |
@@ -18,6 +19,7 @@ mod cache;
 mod cpu;
 mod cuda;
 mod decoder;
+mod lookup;
 mod mlx;
 mod relative;
 mod rope;

@@ -100,6 +100,9 @@ pub(super) struct Classes {
 }
 
 impl Classes {
+    /// Of what no class of transformers reads.
+    pub(super) const NONE: Self = Self { now: Class::Other, llama_before: false, gives_types: Some(false) };
+
     pub(super) fn of(files: &Files, config: &Map<String, Value>) -> Result<Self, TextError> {
         let model = side_files::object(files, "config.json")?.unwrap_or_default();
         let named = [(TOKENIZER_CONFIG, config), ("config.json", &model)]

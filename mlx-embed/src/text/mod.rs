@@ -1,6 +1,7 @@
 //! Text to token ids: prompts, tokenizer, truncation, end token. Knows nothing of MLX and may run on any thread.
 
 mod assemble;
+mod bare;
 mod built;
 mod certain;
 mod charsmap;
@@ -26,7 +27,7 @@ pub use input_error::InputError;
 pub(crate) use pair::{Frame, PairForm, Words};
 pub use prompts::Prompt;
 pub(crate) use prompts::Prompts;
-pub(crate) use settings::Settings;
+pub(crate) use settings::{Bare, Settings};
 pub(crate) use side_files::Overrides;
 pub(crate) use sides::{Fill, LeftOut, Side, SideEncoding};
 pub use spans::TextToken;

@@ -6,13 +6,14 @@
 
 use std::slice;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, TruncationDirection};
 
 use super::built::Built;
 use super::class::Classes;
 use super::side_files::{Ends, NAMED, Overrides, Special, TOKENIZER_CONFIG};
-use super::{TextError, side_files};
+use super::{TextError, limits, side_files};
 use crate::file::Files;
 use crate::json;
 
@@ -40,6 +41,8 @@ pub(crate) struct Settings {
     pub(super) declared_ends: [Option<bool>; 2],
     pub(super) lower_case: bool,
     limit: Option<usize>,
+    /// Of static embeddings, what is theirs alone.
+    pub(super) bare: Option<Bare>,
     /// Whether the tokenizer gives types of tokens; `None` where versions of transformers differ.
     types: Option<bool>,
 }
@@ -116,7 +119,30 @@ impl Settings {
                 .transpose()
                 .map_err(|reason| side_files::invalid(at(limit_field), reason))?
                 .flatten(),
+            bare: None,
             types: gives_types(&config).or(classes.gives_types),
+        })
+    }
+
+    /// Of static embeddings: `tokenizer.json` as it is, without tokens around a text, and no other file.
+    pub(crate) fn bare(files: &Files, bare: Bare) -> Result<Self, TextError> {
+        let by_tokenizer = bare == Bare::AsTokenizerSays;
+        Ok(Self {
+            classes: Classes::NONE,
+            built: None,
+            lists_all_added: false,
+            added: Vec::new(),
+            special: Vec::new(),
+            defaults: Vec::new(),
+            truncation_side: (!by_tokenizer).then_some(TruncationDirection::Right),
+            pads_left: None,
+            split_special_tokens: false,
+            ends: Some(Ends { bos: false, eos: false }),
+            declared_ends: [None; 2],
+            lower_case: false,
+            limit: if by_tokenizer { truncation(files)? } else { None },
+            bare: Some(bare),
+            types: Some(false),
         })
     }
 
@@ -137,9 +163,44 @@ impl Settings {
         special.name.as_deref().is_none_or(|name| NAMED.contains(&name))
     }
 
-    /// Longest input in tokens that `tokenizer_config.json` sets.
+    /// Longest input in tokens that `tokenizer_config.json` sets, or `tokenizer.json` of static embeddings.
     pub(crate) fn model_max_length(&self) -> Option<usize> {
         self.limit
+    }
+}
+
+/// How the texts of static embeddings are read, where no transformers has a part in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bare {
+    /// As sentence-transformers does: every token counts, and the file says where texts are cut.
+    AsTokenizerSays,
+    /// As model2vec does: unknown tokens are left out. Texts are cut by their characters first: as many for each token as
+    /// half of the vocabulary's tokens have at most.
+    WithoutUnknown,
+}
+
+/// The limit that `tokenizer.json` sets itself.
+fn truncation(files: &Files) -> Result<Option<usize>, TextError> {
+    #[derive(Deserialize)]
+    struct Tokenizer {
+        truncation: Option<Truncation>,
+    }
+
+    #[derive(Deserialize)]
+    struct Truncation {
+        max_length: usize,
+    }
+
+    let name = "tokenizer.json";
+    match files.read(name, limits::FILE_BYTES) {
+        Ok(json) => match serde_json::from_slice::<Tokenizer>(&json) {
+            Ok(tokenizer) => Ok(tokenizer.truncation.map(|truncation| truncation.max_length)),
+            Err(error) => {
+                Err(TextError::InvalidTokenizer { path: files.path(name), reason: error.to_string() })
+            }
+        },
+        // Whoever opens it says so.
+        Err(_) => Ok(None),
     }
 }
 

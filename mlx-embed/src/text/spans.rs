@@ -40,6 +40,7 @@ impl TextEncoder {
             .iter()
             .zip(encoding.get_tokens())
             .zip(marks)
+            .filter(|((id, _), _)| !self.leaves_out(**id))
             .map(|((&id, token), (&mark, &(start, end)))| {
                 let special = mark == 1;
                 let part = text.get(start..end).filter(|_| !special);

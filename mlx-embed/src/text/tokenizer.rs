@@ -15,6 +15,7 @@ use tokenizers::{
 };
 
 use super::assemble::{AddedTokenInfo, Assembled, TruncationSide, assemble};
+use super::bare::BareRules;
 use super::certain::Certain;
 use super::guarded::guarded;
 use super::input_error::InputError;
@@ -69,6 +70,8 @@ pub(crate) struct TextEncoder {
     appended: Option<u32>,
     end_token: Option<(u32, EndTokenSource)>,
     vocab_size: u32,
+    /// Of static embeddings, which tokens don't count. A text without tokens is one.
+    bare: Option<BareRules>,
     /// How the first tokens of a long text follow from its beginning, where they do.
     certain: Option<Certain>,
     /// Tokens of prompts, bounded in bytes.
@@ -122,7 +125,9 @@ impl TextEncoder {
         limits::check(&json).map_err(|reason| invalid(&path, reason))?;
         let Assembled { tokenizer, added, truncation_side, pads_left, special_ids, bos_eos } =
             assemble(&json, settings, files, &path)?;
+        let bare = settings.bare.map(|bare| BareRules::of(bare, &tokenizer, &json)).transpose();
         let mut encoder = Self {
+            bare: bare.map_err(|error| invalid(&path, error.to_string()))?,
             // Behind what the files do to the tokenizer. The first tokens are of no use where the last ones stay, and
             // where special tokens are plain text nothing is known of them.
             certain: match truncation_side {
@@ -321,7 +326,7 @@ impl TextEncoder {
             let encoding = guarded(|| self.tokenizer.post_process(encoding, None, true)).map_err(failed)?;
             let mut ids = encoding.get_ids().to_vec();
             ids.extend(self.appended);
-            if ids.is_empty() {
+            if ids.is_empty() && self.bare.is_none() {
                 return Err(InputError::Empty);
             }
             InputError::check_vocabulary(&ids, self.vocab_size)?;
@@ -344,6 +349,8 @@ impl TextEncoder {
             stopped.set(stopped.get() || stop());
             stopped.get()
         };
+        let (prompt, text, is_whole) =
+            self.bare.map_or((prompt, text, true), |bare| bare.cut(prompt, text, room));
         let content = guarded(|| self.content(prompt, text, room, &stop));
         if stopped.get() {
             return None;
@@ -357,8 +364,14 @@ impl TextEncoder {
                     drop(content.drain(kept..kept + beyond));
                 }
             }
-            (content, truncated)
+            content.retain(|id| !self.leaves_out(*id));
+            (content, truncated || !is_whole)
         }))
+    }
+
+    /// Whether a token is none of a text's, as one that stands for what the vocabulary hasn't.
+    pub(super) fn leaves_out(&self, id: u32) -> bool {
+        self.bare.is_some_and(|bare| bare.unknown == Some(id))
     }
 
     /// The tokens of a text by itself.

@@ -190,27 +190,20 @@ impl Report {
 
     fn decoder(&self, lines: &mut Lines) {
         let (info, config) = (&self.info, &self.info.config);
-        lines.add(
-            "architecture",
-            format!(
-                "{}, {} layers, width {}, feed-forward {}",
-                written(&config.architecture),
-                config.layers,
-                config.hidden_size,
-                config.intermediate_size
-            ),
-        );
-        lines.add(
-            "attention",
-            format!("{} heads of {}, {} for keys and values", config.heads, config.head_dim, config.kv_heads),
-        );
-        lines.add("  sees", format!("{}{}", sees(config), self.by("attention")));
-        let windows = match windows(&config.layer_windows) {
-            Some(windows) => format!("{windows}{}", self.by("windows")),
-            None => "none".to_owned(),
-        };
-        lines.add("  windows", windows);
-        lines.add("  biases", format!("{}{}", biases(config), self.by("biases")));
+        let architecture = written(&config.architecture);
+        if config.layers == 0 {
+            let width = config.hidden_size;
+            lines.add("architecture", format!("{architecture}, no layers, width {width}"));
+        } else {
+            lines.add(
+                "architecture",
+                format!(
+                    "{architecture}, {} layers, width {}, feed-forward {}",
+                    config.layers, config.hidden_size, config.intermediate_size
+                ),
+            );
+            self.attention(lines);
+        }
         lines.add("vocabulary", format!("{} tokens", config.vocab_size));
         lines.add("parameters", format!("{} ({})", millions(info.parameters), info.parameters));
         lines.add("weights", format!("{} in files", mebibytes(info.weights_bytes)));
@@ -234,6 +227,21 @@ impl Report {
         if !info.unknown_fields.is_empty() {
             lines.add("unknown fields", format!("{} of config.json", info.unknown_fields.join(", ")));
         }
+    }
+
+    fn attention(&self, lines: &mut Lines) {
+        let config = &self.info.config;
+        lines.add(
+            "attention",
+            format!("{} heads of {}, {} for keys and values", config.heads, config.head_dim, config.kv_heads),
+        );
+        lines.add("  sees", format!("{}{}", sees(config), self.by("attention")));
+        let windows = match windows(&config.layer_windows) {
+            Some(windows) => format!("{windows}{}", self.by("windows")),
+            None => "none".to_owned(),
+        };
+        lines.add("  windows", windows);
+        lines.add("  biases", format!("{}{}", biases(config), self.by("biases")));
     }
 
     /// What decided a setting, as the end of a line.

@@ -148,6 +148,7 @@ pub(super) fn read(
     };
     let embedding = EmbeddingSpec {
         tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden_size),
+        lookup: None,
         scale: 1.0,
         positions: Some(positions),
         token_types,

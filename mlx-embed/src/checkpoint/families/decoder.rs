@@ -81,6 +81,7 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
     };
     let embedding = EmbeddingSpec {
         tokens: super::table("embed_tokens", vocabulary, config.hidden_size),
+        lookup: None,
         scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
         positions: None,
         token_types: None,

@@ -264,6 +264,7 @@ fn spec(own: &ModelConfig, kinds: &Kinds, activation: Activation, input: usize, 
     let [theta, local_theta] = [own.rope_theta, own.rope_local_theta].map(Option::unwrap_or_default);
     let embedding = EmbeddingSpec {
         tokens: table("embed_tokens", own.vocab_size as usize, own.hidden_size),
+        lookup: None,
         scale: (hidden as f32).sqrt(),
         positions: None,
         token_types: None,

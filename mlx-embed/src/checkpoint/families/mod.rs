@@ -11,6 +11,7 @@ pub(super) mod mlm;
 mod modernbert;
 mod nomic;
 mod rotary;
+mod static_embedding;
 mod t5;
 
 use serde_json::Value;
@@ -60,6 +61,9 @@ fn without_head(
         Architecture::ModernBert => modernbert::read(config),
         Architecture::NomicBert => nomic::read(config),
         Architecture::T5 => t5::read(config, weights),
+        Architecture::StaticEmbedding | Architecture::Model2Vec => {
+            static_embedding::read(config, weights, architecture)
+        }
         Architecture::Gte | Architecture::JinaV3 => gte::read(config, weights, architecture, doubts),
         _ => {
             let mut own = ModelConfig::read_decoder(config, weights, doubts)?;
@@ -118,7 +122,7 @@ fn heads(config: &ModelConfig) -> HeadsSpec {
 }
 
 fn table(path: &str, rows: usize, width: i32) -> TableSpec {
-    TableSpec { path: path.to_owned(), rows, width: width as usize }
+    TableSpec { path: path.to_owned(), rows, width: width as usize, may_be_whole: false }
 }
 
 /// The name that a field goes by: its own code's, or transformers'. Where both are there they have to agree.

@@ -99,6 +99,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     };
     let embedding = EmbeddingSpec {
         tokens: table("embeddings.tok_embeddings", own.vocab_size as usize, hidden_size),
+        lookup: None,
         scale: 1.0,
         positions: None,
         token_types: None,

@@ -120,6 +120,7 @@ pub(super) fn model(config: &JsonObject, sizes: Sizes, names: &Names) -> (ModelC
     };
     let embedding = EmbeddingSpec {
         tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden),
+        lookup: None,
         scale: 1.0,
         positions: None,
         token_types: (sizes.token_types > 0)

@@ -108,6 +108,7 @@ pub(super) fn read(
     });
     let embedding = EmbeddingSpec {
         tokens: table(held.unwrap_or(tokens[0]), own.vocab_size as usize, own.hidden_size),
+        lookup: None,
         scale: 1.0,
         positions: None,
         token_types: None,

@@ -19,14 +19,14 @@ use super::modules::{Input, ModuleSpec};
 use super::spec::{ModelSpec, Splade};
 use super::{Architecture, CheckpointError, Purpose};
 use crate::file::Files;
-use crate::pooling::Pooling;
+use crate::pooling::{Pooling, PoolingMode};
 
 pub(crate) use cross_encoder::CrossEncoder;
 pub(super) use cross_encoder::scores_by_modules;
 pub(super) use late::mask_settings;
 use modules::Module;
-pub(super) use modules::check_first;
 pub(crate) use modules::place;
+pub(super) use modules::{check_first, is_static};
 use transformer::Calls;
 pub(super) use transformer::{
     FILE as TRANSFORMER_FILE, FILES as TRANSFORMER_FILES, generates, settings as transformer_settings,
@@ -180,6 +180,13 @@ impl SentenceTransformers {
             }
             Purpose::Vectors | Purpose::Scores => {
                 all.read_modules(files, architecture, &spec.behind, Input::Pooled)?;
+                if architecture.is_static() {
+                    let file = if architecture == Architecture::Model2Vec { "config.json" } else { MODULES };
+                    (all.pooling, all.pooling_file) = (Some(PoolingMode::Mean.into()), Some(file.to_owned()));
+                }
+                if let Some(normalize) = spec.normalizes {
+                    all.hold_normalize(files, normalize)?;
+                }
                 // Of each token, and so before all else.
                 all.behind.splice(0..0, spec.token_step().map(|step| ModuleSpec::of_weights(&step)));
                 (VECTORS, Calls::VECTORS)
@@ -192,8 +199,36 @@ impl SentenceTransformers {
                 _ => {}
             }
         }
-        all.read_transformer(files, calls)?;
+        // Static embeddings have no Transformer, and nobody reads its settings.
+        if !architecture.is_static() {
+            all.read_transformer(files, calls)?;
+        }
         Ok(all)
+    }
+
+    /// What config.json says of the vectors' length, held against modules.json, if there is one: model2vec goes by the
+    /// first, and sentence-transformers by the second.
+    fn hold_normalize(&mut self, files: &Files, normalize: bool) -> Result<(), CheckpointError> {
+        let refuse = |file: &str, field: &str, reason: String| {
+            Err(CheckpointError::InvalidField { path: files.path(file), field: field.into(), reason })
+        };
+        if let Some(module) = self.behind.first() {
+            let reason = format!(
+                "names {module}, which sentence-transformers computes and model2vec does not; remove it, or remove \
+                 config.json if the model is to be read by sentence-transformers alone"
+            );
+            return refuse(MODULES, "type", reason);
+        }
+        if let Some(other) = self.normalize.filter(|other| *other != normalize) {
+            let names = if other { "names Normalize" } else { "names no Normalize" };
+            let reason = format!(
+                "is {normalize}, but modules.json {names}. model2vec goes by this field, and sentence-transformers by \
+                 modules.json; make the two agree"
+            );
+            return refuse("config.json", "normalize", reason);
+        }
+        self.normalize = Some(normalize);
+        Ok(())
     }
 
     /// Leaves the first numbers of each vector, which are not scaled anew.

@@ -22,6 +22,8 @@ pub(super) struct Module {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 enum Kind {
     Transformer,
+    /// The mean of a table's rows: model and pooling in one.
+    StaticEmbedding,
     Pooling,
     /// What may follow the pooling in any order.
     Dense,
@@ -47,6 +49,7 @@ impl Kind {
         }
         Some(match own.rsplit('.').next()? {
             "Transformer" => Self::Transformer,
+            "StaticEmbedding" => Self::StaticEmbedding,
             "Pooling" => Self::Pooling,
             "Normalize" => Self::Normalize,
             "Dense" => Self::Dense,
@@ -85,12 +88,13 @@ impl SentenceTransformers {
         if let Some(module) = modules.iter().find(|module| Kind::of(&module.class, architecture).is_none()) {
             return refuse("type", why_not(&module.class));
         }
+        let first = if architecture.is_static() { Kind::StaticEmbedding } else { Kind::Transformer };
         let kinds =
             modules.iter().filter_map(|module| Some((module, Kind::of(&module.class, architecture)?)));
         for (index, (module, kind)) in kinds.enumerate() {
             let follows = match (before, kind) {
-                (None, Kind::Transformer) | (Some(Kind::Transformer), Kind::Pooling) => true,
-                (None | Some(Kind::Transformer), _) => false,
+                (None, kind) => kind == first,
+                (Some(Kind::Transformer), kind) => kind == Kind::Pooling,
                 (Some(_), kind) => kind > Kind::Pooling,
             };
             if !follows {
@@ -98,8 +102,13 @@ impl SentenceTransformers {
                 return refuse(
                     "type",
                     format!(
-                        "names {}; supported is one Transformer, then one Pooling, then Dense, LayerNorm, Dropout and Normalize",
-                        classes.join(", ")
+                        "names {}; supported with this model is one {}, then Dense, LayerNorm, Dropout and Normalize",
+                        classes.join(", "),
+                        if architecture.is_static() {
+                            "StaticEmbedding"
+                        } else {
+                            "Transformer, then one Pooling"
+                        },
                     ),
                 );
             }
@@ -107,7 +116,7 @@ impl SentenceTransformers {
             check_inside(files, folder)?;
             match kind {
                 // Its files are looked up in its folder.
-                Kind::Transformer => {}
+                Kind::Transformer | Kind::StaticEmbedding => {}
                 Kind::Pooling => {
                     if !self.read_pooling(files, folder)? {
                         return Err(CheckpointError::MissingFile {
@@ -208,13 +217,13 @@ fn why_not(class: &str) -> String {
         format!("is `{class}`, a sparse encoder's; load the checkpoint with SparseEmbedder")
     } else if package == "sentence_transformers" {
         format!(
-            "is `{class}`; supported are sentence-transformers' Transformer, Pooling, Dense, LayerNorm, Dropout and Normalize, and leaving \
+            "is `{class}`; supported are sentence-transformers' Transformer, StaticEmbedding, Pooling, Dense, LayerNorm, Dropout and Normalize, and leaving \
              a module out would change the vectors"
         )
     } else {
         format!(
             "is `{class}`, Python code of `{package}` that this crate can't run; supported are \
-             sentence-transformers' own Transformer, Pooling, Dense, LayerNorm, Dropout and Normalize. If the code only loads the model, name \
+             sentence-transformers' own Transformer, StaticEmbedding, Pooling, Dense, LayerNorm, Dropout and Normalize. If the code only loads the model, name \
              `sentence_transformers.models.Transformer` in its place"
         )
     }
@@ -227,12 +236,19 @@ pub(crate) fn place(dir: &Path) -> Result<Files, CheckpointError> {
     let Some(first) = modules.first() else { return Ok(files) };
     let folder = Path::new(&first.path);
     let class = first.class.rsplit('.').next().unwrap_or_default();
-    if !["Transformer", "MLMTransformer"].contains(&class) {
+    if !["Transformer", "MLMTransformer", "StaticEmbedding"].contains(&class) {
         return Ok(files);
     }
     check_inside(&files, folder)?;
     let model = folder.components().filter(|part| *part != Component::CurDir).collect();
     Ok(Files::with_model(dir, model))
+}
+
+/// Whether the first module is a StaticEmbedding.
+pub(in crate::checkpoint) fn is_static(files: &Files) -> Result<bool, CheckpointError> {
+    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    let first = modules.first().and_then(|first| Kind::of(&first.class, Architecture::StaticEmbedding));
+    Ok(first == Some(Kind::StaticEmbedding))
 }
 
 /// Refuses what begins with another module than a model.

@@ -23,6 +23,7 @@ use crate::mlx::{Dtype, MlxError, Stream};
 use super::backend::{Backend, Operations, Place, Positions, Then};
 use super::cache::LayerKvCache;
 use super::decoder::{AttentionLayer, InputLayer, LayerInputs, MlmHead, MlpLayer};
+use super::lookup::Lookup;
 use super::rope::Rope;
 use super::rounding::Rounding;
 pub use precision::Precision;
@@ -74,6 +75,7 @@ pub(crate) struct Pass {
 #[derive(Debug)]
 pub(crate) struct Embedding {
     tokens: Table,
+    lookup: Lookup,
     width: usize,
     scale: f32,
     positions: Option<(Table, Positions)>,
@@ -118,6 +120,7 @@ impl Backend for Cpu {
         let table = |spec| Ok::<_, CheckpointError>(Table::new(Stored(weights.table(spec)?), width));
         Ok(Embedding {
             tokens: table(&spec.tokens)?,
+            lookup: Lookup::load(weights, spec)?,
             width,
             scale: spec.scale,
             positions: match &spec.positions {
@@ -257,9 +260,14 @@ impl Backend for Cpu {
 
 impl Operations<Self> for Cpu {
     fn embed(&self, embedding: &Embedding, _next: Option<&Norm>, pass: &Pass) -> Result<Buffer, MlxError> {
-        let Embedding { tokens, width, scale, positions, token_types, norm } = embedding;
+        let Embedding { tokens, lookup, width, scale, positions, token_types, norm } = embedding;
         let mut x = self.engine.buffer(pass.ids.len() * width);
-        self.gather(tokens, &pass.ids, &mut x)?;
+        self.gather(tokens, &lookup.rows(&pass.ids), &mut x)?;
+        if let Some(factors) = lookup.factors(&pass.ids) {
+            for (row, factor) in x.chunks_exact_mut(*width).zip(factors) {
+                row.iter_mut().for_each(|x| *x *= factor);
+            }
+        }
         self.engine.scale_and_add(&mut x, *scale, None);
         if let Some((table, positions)) = positions {
             let mut rows = Vec::with_capacity(pass.ids.len());

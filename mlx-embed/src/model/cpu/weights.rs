@@ -104,6 +104,7 @@ fn floats(numbers: Numbers<'_>) -> Floats<'_> {
     match numbers.dtype() {
         Dtype::F16 => Floats::F16(numbers.of::<f16>()),
         Dtype::Bf16 => Floats::Bf16(numbers.of::<bf16>()),
+        Dtype::I8 => Floats::I8(numbers.of()),
         _ => Floats::F32(numbers.of()),
     }
 }

@@ -188,7 +188,8 @@ impl Backend for Cuda {
         weights: &Weights<'_>,
         spec: &EmbeddingSpec,
     ) -> Result<Embedding, CheckpointError> {
-        let EmbeddingSpec { tokens, scale, positions, token_types, norm } = spec;
+        // A model whose tokens share rows has no layers, and doesn't run here.
+        let EmbeddingSpec { tokens, lookup: _, scale, positions, token_types, norm } = spec;
         let table = weights.table(tokens)?;
         let is_read_packed = table.groups.is_some() && self.form.geometry.table.is_some();
         let parts =

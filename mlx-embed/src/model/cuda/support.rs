@@ -213,6 +213,7 @@ fn beyond_the_kernels(spec: &ModelSpec, numbers: Numbers) -> Option<String> {
     let ModelSpec {
         hidden,
         embedding: _,
+        normalizes: _,
         relative: _,
         layer_inputs,
         ropes,

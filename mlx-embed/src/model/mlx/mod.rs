@@ -7,6 +7,7 @@ mod attention;
 mod linear;
 mod weights;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::batch::Batch;
@@ -19,6 +20,7 @@ use crate::mlx::{Array, Backend as Device, Dtype, MlxError, Stream, ops};
 use super::backend::{Backend, Operations, Place, Positions, Then};
 use super::cache::LayerKvCache;
 use super::decoder::{AttentionLayer, Decoder, InputLayer, LayerInputs, MlmHead, MlpLayer};
+use super::lookup::Lookup;
 use super::rope::{Frequencies, Rope};
 use attention::Masks;
 use linear::{Linear, gather};
@@ -91,6 +93,7 @@ impl KeysValues {
 #[derive(Debug)]
 pub(crate) struct Embedding {
     tokens: Table,
+    lookup: Lookup,
     scale: f32,
     positions: Option<(Table, Positions)>,
     token_types: Option<Table>,
@@ -141,6 +144,7 @@ impl Backend for Mlx {
         let table = |spec| self.arrays.matrix(&weights.table(spec)?, &self.stream);
         Ok(Embedding {
             tokens: table(&spec.tokens)?,
+            lookup: Lookup::load(weights, spec)?,
             scale: spec.scale,
             positions: match &spec.positions {
                 Some(positions) => Some((table(&positions.table)?, Positions::new(positions))),
@@ -292,7 +296,16 @@ impl Backend for Mlx {
 impl Operations<Self> for Mlx {
     fn embed(&self, embedding: &Embedding, _next: Option<&Norm>, pass: &Pass) -> Result<Array, MlxError> {
         let (stream, activation) = (&self.stream, self.activation());
-        let mut x = gather(&embedding.tokens, activation, &pass.ids, stream)?; // [B, L, D]
+        let rows = match embedding.lookup.rows(&pass.host_ids) {
+            Cow::Borrowed(_) => pass.ids.clone(),
+            Cow::Owned(rows) => Array::from_slice(&rows, pass.ids.shape())?,
+        };
+        let mut x = gather(&embedding.tokens, activation, &rows, stream)?; // [B, L, D]
+        if let Some(factors) = embedding.lookup.factors(&pass.host_ids) {
+            let shape = [pass.ids.shape(), &[1]].concat();
+            let factors = ops::astype(&Array::from_slice(&factors, &shape)?, activation, stream)?;
+            x = ops::multiply(&x, &factors, stream)?;
+        }
         if embedding.scale != 1.0 {
             x = ops::multiply(&x, &self.number(embedding.scale)?, stream)?;
         }
