@@ -79,9 +79,10 @@ pub struct TokenVectors {
 }
 
 impl TokenVectors {
-    /// Each vector, `[dims]`.
+    /// Each vector, `[dims]`; none where `dims` is 0.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.vectors.chunks_exact(self.dims)
+        let numbers = if self.dims == 0 { &[][..] } else { &self.vectors };
+        numbers.chunks_exact(self.dims.max(1))
     }
 
     /// How well a document answers this query: for each vector of the query its largest dot product with a vector of the
@@ -337,5 +338,12 @@ mod tests {
         assert_eq!(document.maxsim(&query), 0.5 + 0.75);
         assert_eq!(query.maxsim(&vectors(&[])), 0.0);
         assert_eq!(vectors(&[]).maxsim(&document), 0.0);
+    }
+
+    #[test]
+    fn there_are_no_rows_without_a_width() {
+        let none = TokenVectors { dims: 0, ..vectors(&[[1.0, 0.0]]) };
+        assert_eq!(none.rows().len(), 0);
+        assert_eq!(none.maxsim(&none), 0.0);
     }
 }

@@ -54,12 +54,18 @@ extern "C" fn remember(message: *const c_char, _data: *mut c_void) {
 
 /// Replaces mlx-c's default handler, which prints and exits the process.
 ///
-/// Everything that makes the first MLX object of a thread calls this; after the first time it costs a few atomic loads.
+/// Everything that makes the first MLX object of a thread calls this; after the first time it costs one atomic load.
 pub(super) fn install_handler() {
+    static IS_SET: AtomicBool = AtomicBool::new(false);
+    // A fork sets it, too, if a thread that it lacks was about to.
     static ONCE: PerProcess<OnceLock<()>> = PerProcess::new();
-    // SAFETY: the handler is a plain function, valid for the life of the process, and needs no data or destructor.
-    ONCE.get().get_or_init(|| unsafe {
-        mlx_sys::mlx_set_error_handler(Some(remember), std::ptr::null_mut(), None);
+    if IS_SET.load(Ordering::Acquire) {
+        return;
+    }
+    ONCE.get().get_or_init(|| {
+        // SAFETY: the handler is a plain function, valid for the life of the process, and needs no data or destructor.
+        unsafe { mlx_sys::mlx_set_error_handler(Some(remember), std::ptr::null_mut(), None) };
+        IS_SET.store(true, Ordering::Release);
     });
 }
 
