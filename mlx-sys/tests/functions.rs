@@ -84,6 +84,7 @@ fn data_pointers_show_the_elements_bytes() {
     // SAFETY: in each case the array is evaluated and holds three elements of the type that is read.
     unsafe {
         assert_eq!(read(sys::mlx_dtype__MLX_UINT8, &|a| (*sys::mlx_array_data_uint8(a).add(2)).into()), 2);
+        assert_eq!(read(sys::mlx_dtype__MLX_INT8, &|a| *sys::mlx_array_data_int8(a).add(2) as u32), 2);
         assert_eq!(read(sys::mlx_dtype__MLX_UINT32, &|a| *sys::mlx_array_data_uint32(a).add(2)), 2);
         assert_eq!(read(sys::mlx_dtype__MLX_INT32, &|a| *sys::mlx_array_data_int32(a).add(2) as u32), 2);
         assert_eq!(read(sys::mlx_dtype__MLX_BOOL, &|a| (*sys::mlx_array_data_bool(a).add(2)).into()), 1);
