@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::files::{TensorEntry, TensorFiles};
 use super::json::JsonObject;
 use super::tensor::Tensor;
-use super::{CheckpointError, sentence_transformers, without_prefix};
+use super::{CheckpointError, holds, sentence_transformers, without_prefix};
 use crate::file::Files;
 
 pub(super) const CONFIG: &str = "adapter_config.json";
@@ -85,10 +85,6 @@ fn base(config: &JsonObject, folder: &Path) -> Result<Files, CheckpointError> {
              there (`mlx-embed pull` fetches one by its name), or merge the adapter (merge_and_unload of peft)"
         ),
     ))
-}
-
-fn holds(files: &Files, name: &str) -> Result<bool, CheckpointError> {
-    files.holds(name).map_err(|source| CheckpointError::Io { path: files.path(name), source })
 }
 
 /// What is added to a matrix `[rows, columns]`: `factor` times the product of two narrow ones.

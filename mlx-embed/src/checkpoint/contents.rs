@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{CONFIG, Checkpoint, CheckpointError, adapter, directory, sentence_transformers};
+use super::{CONFIG, Checkpoint, CheckpointError, adapter, directory, holds, sentence_transformers};
 use crate::file::{Files, OpenFile, hex};
 
 /// What is read beside weights, or changes which model they are, where there is such a file.
@@ -69,10 +69,8 @@ impl Checkpoint {
 }
 
 fn add_beside(all: &mut Sha256, place: &Files) -> Result<(), CheckpointError> {
-    let name = "tokenizer.json";
-    let has_tokenizer_json =
-        place.holds(name).map_err(|source| CheckpointError::Io { path: place.path(name), source })?;
-    let beside = beside(has_tokenizer_json).chain(HEADS.into_iter().flatten()).map(str::to_owned);
+    let beside =
+        beside(holds(place, "tokenizer.json")?).chain(HEADS.into_iter().flatten()).map(str::to_owned);
     let modules = sentence_transformers::folders(place)?.into_iter().flat_map(|(folder, _)| {
         let folder = folder.trim_end_matches('/').to_owned();
         OF_MODULE.map(|file| format!("{folder}/{file}"))

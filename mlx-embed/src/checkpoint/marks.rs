@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::doubt::Doubt;
 use super::json::JsonObject;
-use super::{Architecture, CheckpointError, Purpose, adapter, judge, sentence_transformers};
+use super::{Architecture, CheckpointError, Purpose, adapter, holds, judge, sentence_transformers};
 use crate::file::Files;
 
 /// How transformers' classes of rerankers end, among others.
@@ -95,11 +95,7 @@ pub(super) fn of_another_model(
 /// Refuses sparse vectors of what neither modules.json nor config.json calls a masked language model: its head would be
 /// of a model that was trained for something else.
 pub(super) fn require_mlm(files: &Files, config: &JsonObject) -> Result<(), CheckpointError> {
-    let modules = "modules.json";
-    let held = files.holds(modules);
-    if held.map_err(|source| CheckpointError::Io { path: files.path(modules), source })?
-        || classes(config)?.iter().any(|class| class.ends_with("ForMaskedLM"))
-    {
+    if holds(files, "modules.json")? || classes(config)?.iter().any(|class| class.ends_with("ForMaskedLM")) {
         return Ok(());
     }
     Err(config.invalid(

@@ -146,6 +146,11 @@ fn directory(dir: &Path) -> Result<Files, CheckpointError> {
     }
 }
 
+/// Whether there is such a file among these.
+fn holds(files: &Files, name: &str) -> Result<bool, CheckpointError> {
+    files.holds(name).map_err(|source| CheckpointError::Io { path: files.path(name), source })
+}
+
 impl Checkpoint {
     /// Opens a directory with `config.json` and safetensors weights. Without those it takes a `pytorch_model.bin` that
     /// torch.save wrote since version 1.6, if it is a state dict of plain tensors. No code in it is run.

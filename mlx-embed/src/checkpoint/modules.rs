@@ -13,7 +13,7 @@ use super::activation::DenseActivation;
 use super::json::JsonObject;
 use super::spec::StepSpec;
 use super::torch_file::{self, Stored};
-use super::{Checkpoint, CheckpointError};
+use super::{Checkpoint, CheckpointError, holds};
 use crate::file::Files;
 use crate::pooling::{Pooling, PoolingMode};
 
@@ -296,8 +296,7 @@ const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 /// The file with a module's weights, if there is one.
 fn weights(files: &Files, folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     for file in WEIGHTS.map(|name| folder.join(name)) {
-        let held = files.holds(&file.display().to_string());
-        if held.map_err(|source| CheckpointError::Io { path: files.path(&file), source })? {
+        if holds(files, &file.display().to_string())? {
             return Ok(Some(file));
         }
     }

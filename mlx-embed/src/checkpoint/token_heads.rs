@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::modules::{ModuleFile, ModuleSpec};
 use super::spec::ModelSpec;
-use super::{CheckpointError, DenseActivation, Purpose};
+use super::{CheckpointError, DenseActivation, Purpose, holds};
 use crate::file::Files;
 
 /// What the files' names end with, in the order in which they are looked for: the second is upstream's.
@@ -24,8 +24,7 @@ pub(super) fn find(
     };
     for format in FORMATS {
         let name = format!("{stem}.{format}");
-        let held = files.holds(&name);
-        if held.map_err(|source| CheckpointError::Io { path: files.path(&name), source })? {
+        if holds(files, &name)? {
             let file = ModuleFile::open(files, Path::new(&name))?;
             let outputs = match outputs {
                 Some(outputs) => outputs,

@@ -1,11 +1,10 @@
 //! Which files of a folder hold the weights.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Component, Path};
 
-use super::CheckpointError;
 use super::json::JsonObject;
+use super::{CheckpointError, holds};
 use crate::file::Files;
 
 const SINGLE: &str = "model.safetensors";
@@ -44,7 +43,7 @@ const FOREIGN: [(&str, &str, &str, &str); 9] = [
 /// weights in another precision (`model.fp16.safetensors`). An index none of whose files is there is left over from
 /// other weights; then, as with mlx-lm, every `model*.safetensors` counts.
 pub(super) fn find(files: &Files) -> Result<Vec<String>, CheckpointError> {
-    let all = || files.names().map_err(|source| io_error(files, ".", source));
+    let all = || files.names().map_err(|source| CheckpointError::Io { path: files.path("."), source });
     let found = choose(files, &|name| holds(files, &below_model(files, name)), all)?;
     Ok(found.iter().map(|name| below_model(files, name)).collect())
 }
@@ -164,13 +163,4 @@ fn missing(files: &Files, names: &[String]) -> CheckpointError {
         path: files.path(SINGLE),
         hint: "a checkpoint holds model.safetensors, or shards and model.safetensors.index.json",
     })
-}
-
-fn holds(files: &Files, name: &str) -> Result<bool, CheckpointError> {
-    files.holds(name).map_err(|source| io_error(files, name, source))
-}
-
-#[cold]
-fn io_error(files: &Files, name: &str, source: io::Error) -> CheckpointError {
-    CheckpointError::Io { path: files.path(name), source }
 }

@@ -61,11 +61,10 @@ pub(crate) struct Frame {
 
 #[derive(Debug)]
 enum Around {
-    /// Tokens.
+    /// Tokens, of which those before the document are the beginning.
     Tokens {
-        before: Vec<u32>,
         behind: Vec<u32>,
-        /// Where in `before` tokens of type 1 begin.
+        /// Where in the beginning tokens of type 1 start.
         second: Option<usize>,
     },
     /// Text that is tokenised together with the document.
@@ -203,9 +202,9 @@ impl PairForm {
             Self::Template(Template { before, between, behind, second }) => {
                 let query = encoder.bare(&format!("{instruction}{query}"))?;
                 let second = second.map(|second| before.len() + query.len() + second);
-                let before = [&before[..], &query, between].concat();
-                let (beginning, tokens) = (before.clone(), before.len() + behind.len());
-                (Around::Tokens { before, behind: behind.clone(), second }, beginning, tokens)
+                let beginning = [&before[..], &query, between].concat();
+                let tokens = beginning.len() + behind.len();
+                (Around::Tokens { behind: behind.clone(), second }, beginning, tokens)
             }
             Self::Written(written) => {
                 let before = written.words.prompt(instruction, query);
@@ -251,11 +250,12 @@ impl Frame {
                     checked(ids, None, truncated, encoder)
                 }))
             }
-            Around::Tokens { before, behind, second } => {
-                let room = max_tokens.saturating_sub(before.len() + behind.len());
+            Around::Tokens { behind, second } => {
+                let beginning = &self.beginning[..];
+                let room = max_tokens.saturating_sub(beginning.len() + behind.len());
                 let content = encoder.cut_content("", 0, document, room, stop)?;
                 Some(content.and_then(|(content, truncated)| {
-                    checked([&before[..], &content, behind].concat(), *second, truncated, encoder)
+                    checked([beginning, &content, behind].concat(), *second, truncated, encoder)
                 }))
             }
         }
