@@ -205,8 +205,8 @@ unsafe fn store_some<S: Simd>(to: *mut f32, x: S::F, count: usize) {
 unsafe fn act<S: Simd>(activation: Activation, x: S::F) -> S::F {
     match activation {
         Activation::Silu => silu::<S>(x),
-        Activation::GeluErf => gelu_erf::<S>(x),
-        Activation::GeluTanh => gelu_tanh::<S>(x),
+        Activation::GeluErf => gelu::<S>(x, &ERF),
+        Activation::GeluTanh => gelu::<S>(x, &TANH),
         // NaN stays.
         Activation::Relu => S::max(S::splat(0.0), x),
         Activation::Other(function) => {
@@ -224,30 +224,43 @@ unsafe fn silu<S: Simd>(x: S::F) -> S::F {
     S::div(x, S::add(S::splat(1.0), exp::<S>(S::sub(S::splat(0.0), x))))
 }
 
-/// `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, which is `x / (1 + e^-2u)`.
-#[inline(always)]
-unsafe fn gelu_tanh<S: Simd>(x: S::F) -> S::F {
-    let cube = S::mul(S::mul(x, x), x);
-    let inner = S::fma(S::splat(0.044_715), cube, x);
-    let power = S::mul(S::splat(-1.595_769_2), inner);
-    S::div(x, S::add(S::splat(1.0), exp::<S>(power)))
+/// A function that grows from 0 to 1 and is symmetric about 0 and a half, less this half: `x * P(x^2) / Q(x^2)` up to a limit,
+/// from where on it is constant. Polynomials begin with their highest power.
+///
+/// `tools/gelu/fit.py` makes the numbers. In f32 either is off by 1.7e-7 at most, which is what rounding adds to a number near
+/// one; the polynomials themselves are off by 1e-8. At the limit it is a half, so large negative numbers become zero.
+struct Sigmoid {
+    limit: f32,
+    numerator: [f32; 6],
+    denominator: [f32; 6],
 }
 
-/// `x / 2 * (1 + erf(x / sqrt(2)))`, with Abramowitz and Stegun's 7.1.26 for erf, which is off by 1.5e-7 at most.
+/// `(1 + erf(x / sqrt(2))) / 2`
+const ERF: Sigmoid = Sigmoid {
+    limit: 5.64,
+    numerator: [2.191_417_9e-8, 6.361_933e-6, 1.760_059_7e-4, 4.720_26e-3, 3.459_723_7e-2, 0.398_942_2],
+    denominator: [1.173_848e-6, 7.574_254_4e-5, 1.925_245_2e-3, 2.906_520_7e-2, 0.253_388_05, 1.0],
+};
+
+/// `(1 + tanh(u)) / 2` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`
+const TANH: Sigmoid = Sigmoid {
+    limit: 5.22,
+    numerator: [2.439_698_2e-8, 7.082_987_4e-6, 1.327_836_8e-4, 3.631_235_3e-3, 3.027_212e-2, 0.398_942_32],
+    denominator: [1.328_087_4e-6, 7.570_035e-5, 1.295_598_5e-3, 2.429_192_9e-2, 0.243_373_35, 1.0],
+};
+
+/// `x` times the function of it.
 #[inline(always)]
-unsafe fn gelu_erf<S: Simd>(x: S::F) -> S::F {
-    let one = S::splat(1.0);
-    let z = S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2));
-    let t = S::div(one, S::fma(S::splat(0.327_591_1), S::abs(z), one));
-    let mut series = S::splat(1.061_405_4);
-    for factor in [-1.453_152_1, 1.421_413_7, -0.284_496_72, 0.254_829_6] {
-        series = S::fma(series, t, S::splat(factor));
+unsafe fn gelu<S: Simd>(x: S::F, of: &Sigmoid) -> S::F {
+    // NaN stays: the number comes second.
+    let near = S::max(S::splat(-of.limit), S::min(S::splat(of.limit), x));
+    let square = S::mul(near, near);
+    let (mut numerator, mut denominator) = (S::splat(of.numerator[0]), S::splat(of.denominator[0]));
+    for power in 1..6 {
+        numerator = S::fma(numerator, square, S::splat(of.numerator[power]));
+        denominator = S::fma(denominator, square, S::splat(of.denominator[power]));
     }
-    // 1 - erf(|z|), halved: what Phi leaves out on that side.
-    let tail =
-        S::mul(S::mul(S::splat(0.5), S::mul(series, t)), exp::<S>(S::sub(S::splat(0.0), S::mul(z, z))));
-    // x * Phi(x) is max(x, 0) - |x| * tail, on either side.
-    S::sub(S::max(x, S::splat(0.0)), S::mul(S::abs(x), tail))
+    S::mul(x, S::add(S::splat(0.5), S::div(S::mul(near, numerator), denominator)))
 }
 
 /// `act(gate) * up` of `count` numbers.

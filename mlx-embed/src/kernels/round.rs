@@ -150,8 +150,8 @@ pub(super) unsafe fn round_tile<S: Simd, const SEVENS: bool>(
     let size = to.group_size;
     // A row's factor before the norm's weights, and the magnitude up to which one limb is enough.
     let mut rows = [(1.0_f32, -1.0_f32); MAX_ROWS];
-    // Rows with a number that is none or infinite, or that are so large that they look like it.
-    let mut suspect = 0_u16;
+    let weight = input.norm.map(|(weight, _)| weight.as_ptr());
+    // Row by row rather than group by group: rows lie a power of two apart, and would fight for the same cache lines.
     for m in 0..tile.rows {
         let x = input.row(tile.first + m);
         if let Some((_, eps)) = input.norm {
@@ -161,28 +161,25 @@ pub(super) unsafe fn round_tile<S: Simd, const SEVENS: bool>(
             Limbs::TwoAbove { times, rows: two } if !two[tile.first + m] => Some(times),
             _ => None,
         };
+        // A number that is none or infinite, or a row so large that it looks like it.
+        let mut suspect = false;
         if SEVENS || times.is_some() {
             let sum = sum_of_squares::<S>(x, input.norm.map(|(weight, _)| weight));
-            suspect |= u16::from(!sum.is_finite()) << m;
+            suspect = !sum.is_finite();
             if let Some(times) = times {
                 rows[m].1 = times * rows[m].0 * (sum / x.len() as f32).sqrt();
             }
         }
-    }
-    let weight = input.norm.map(|(weight, _)| weight.as_ptr());
-    // Row by row rather than group by group: rows lie a power of two apart, and would fight for the same cache lines.
-    for m in 0..tile.rows {
-        let x = input.row(tile.first + m).as_ptr();
         let factor = S::splat(rows[m].0);
         for group in groups.clone() {
             let factors = to.tile_factors(tile).add(group * 2 * tile.rows);
-            let of_row = Group::<S> { x, factor, weight, first: group * size };
+            let of_row = Group::<S> { x: x.as_ptr(), factor, weight, first: group * size };
             if !SEVENS {
                 *factors.add(m) = of_row.largest(size);
                 continue;
             }
             let mut ends = of_row.ends(size);
-            if suspect >> m & 1 == 1 && !of_row.largest(size).is_finite() {
+            if suspect && !of_row.largest(size).is_finite() {
                 ends = (f32::NAN, f32::NAN);
             }
             (*factors.add(m), *factors.add(tile.rows + m)) = ends;
@@ -209,9 +206,9 @@ pub(super) unsafe fn round_tile<S: Simd, const SEVENS: bool>(
             let wide = *masks.add(group);
             let two = wide >> m & 1 == 1;
             let factors = to.tile_factors(tile).add(group * 2 * tile.rows);
+            let of_row = Group { x, factor, weight, first: group * size };
             if SEVENS {
-                let x = Group { x, factor, weight, first: group * size };
-                round_sevens::<S>(&x, to, tile, m, wide);
+                round_sevens::<S>(&of_row, to, tile, m, wide);
                 continue;
             }
             let largest = *factors.add(m);
@@ -219,24 +216,39 @@ pub(super) unsafe fn round_tile<S: Simd, const SEVENS: bool>(
             let step = largest * (1.0 / limit);
             // Zeros and numbers so small that their step vanishes round to zero.
             let inverse = S::splat(if step > f32::MIN_POSITIVE { limit / largest } else { 0.0 });
-            let words = to.tile_digits(tile).add(group * 2 * size * tile.rows).cast::<i16>().add(LANES * m);
             let mut sum = S::splat_int(0);
-            for run in (0..size).step_by(to.run) {
-                let [high, low] = to.limbs(tile, group * size, m, wide, run);
-                for k in (0..to.run).step_by(LANES) {
-                    let a = S::round(S::mul(value::<S>(x, factor, weight, group * size + run + k), inverse));
+            // What is the same for all runs is decided once.
+            if to.kind == Digits::Words {
+                let words =
+                    to.tile_digits(tile).add(group * 2 * size * tile.rows).cast::<i16>().add(LANES * m);
+                for k in (0..size).step_by(LANES) {
+                    let a = S::round(S::mul(of_row.value(k), inverse));
                     sum = S::add_int(sum, a);
-                    if to.kind == Digits::Words {
-                        S::store_halves(words.add((run + k) * tile.rows), a);
-                    } else if two {
+                    S::store_halves(words.add(k * tile.rows), a);
+                }
+            } else if two {
+                for run in (0..size).step_by(to.run) {
+                    let [high, low] = to.limbs(tile, group * size, m, wide, run);
+                    for k in (0..to.run).step_by(LANES) {
+                        let a = S::round(S::mul(of_row.value(run + k), inverse));
+                        sum = S::add_int(sum, a);
                         let h = S::shift_right::<8>(S::add_int(a, S::splat_int(128)));
                         S::store_bytes(high.add(k), h);
                         S::store_bytes(low.add(k), S::sub_int(a, S::shift_left::<8>(h)));
-                    } else {
-                        S::store_bytes(high.add(k), a);
-                        if to.low_of_all && wide != 0 {
-                            S::store_bytes(low.add(k), S::splat_int(0));
-                        }
+                    }
+                }
+            } else {
+                let [high, low] = to.limbs(tile, group * size, m, wide, 0);
+                for run in (0..size).step_by(to.run) {
+                    for k in (0..to.run).step_by(LANES) {
+                        let a = S::round(S::mul(of_row.value(run + k), inverse));
+                        sum = S::add_int(sum, a);
+                        S::store_bytes(high.add(run * tile.rows + k), a);
+                    }
+                }
+                if to.low_of_all && wide != 0 {
+                    for run in (0..size).step_by(to.run) {
+                        std::ptr::write_bytes(low.add(run * tile.rows), 0, to.run);
                     }
                 }
             }

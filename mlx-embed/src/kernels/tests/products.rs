@@ -227,8 +227,9 @@ fn act(activation: Activation, x: f64, most: f64) -> (f64, f64) {
         Activation::Relu => x.max(0.0),
         Activation::Other(_) => x.tanh(),
     };
-    // No slope is above 1.13. Erf is an approximation.
-    let approximate = if activation == Activation::GeluErf { 2e-7 * x.abs() } else { 0.0 };
+    // No slope is above 1.13. Of GELU it is the function by which a number is multiplied that is as near as this, to 1 or to 0.
+    let gelu = matches!(activation, Activation::GeluErf | Activation::GeluTanh);
+    let approximate = if gelu { 2e-7 * x.abs() } else { 0.0 };
     (value, 1.13 * most + 2e-6 * value.abs() + approximate + 1e-30)
 }
 
