@@ -8,6 +8,8 @@
     reason = "kernels are intrinsics throughout, under the contract of each function"
 )]
 
+use half::bf16;
+
 use super::layout::{Attention, Distances, Heads, KEYS, MAX_HEAD_DIM, Span, Text};
 use super::product::{load_sums, store_sums};
 use super::simd::{LANES, Simd, copy, exp};
@@ -24,7 +26,7 @@ pub(super) fn scratch_floats(heads: &Heads, rows: usize) -> usize {
 /// # Safety
 /// The row has `count` numbers.
 #[inline(always)]
-unsafe fn hide(row: *mut f32, hidden: usize, visible: usize, count: usize, value: f32) {
+unsafe fn hide<T: Copy>(row: *mut T, hidden: usize, visible: usize, count: usize, value: T) {
     for key in 0..hidden {
         *row.add(key) = value;
     }
@@ -33,22 +35,26 @@ unsafe fn hide(row: *mut f32, hidden: usize, visible: usize, count: usize, value
     }
 }
 
-/// Products of `M` queries with `PANELS` panels of keys, into `out` `[M, BLOCK]`.
+/// Products of `M` queries with `PANELS` panels of keys, of so many words each, into `out` `[M, BLOCK]`.
 #[inline(always)]
-unsafe fn score<S: Simd, const M: usize, const PANELS: usize>(
+unsafe fn score<S: Simd, const M: usize, const PANELS: usize, const ROUNDED: bool>(
     queries: *const f32,
     keys: *const f32,
-    head_dim: usize,
+    words: usize,
     out: *mut f32,
 ) {
     let mut dots = [[S::splat(0.0); PANELS]; M];
-    S::fma_steps::<M, PANELS, MAX_HEAD_DIM>(&mut dots, keys, KEYS, queries, head_dim);
+    if ROUNDED {
+        S::bf16_steps::<M, PANELS, MAX_HEAD_DIM>(&mut dots, keys, KEYS, queries, words);
+    } else {
+        S::fma_steps::<M, PANELS, MAX_HEAD_DIM>(&mut dots, keys, KEYS, queries, words);
+    }
     store_sums::<S, M, PANELS>(out, BLOCK, &dots);
 }
 
-/// Adds `PANELS` vectors of `count` values, each times its score, to `sums` `[M, value_width]`.
+/// Adds `PANELS` vectors of `count` values, or of as many pairs, each times its score, to `sums` `[M, value_width]`.
 #[inline(always)]
-unsafe fn mix<S: Simd, const M: usize, const PANELS: usize>(
+unsafe fn mix<S: Simd, const M: usize, const PANELS: usize, const ROUNDED: bool>(
     scores: *const f32,
     values: *const f32,
     value_width: usize,
@@ -56,7 +62,11 @@ unsafe fn mix<S: Simd, const M: usize, const PANELS: usize>(
     sums: *mut f32,
 ) {
     let mut mixed = load_sums::<S, M, PANELS>(sums, value_width);
-    S::fma_steps::<M, PANELS, BLOCK>(&mut mixed, values, value_width, scores, count);
+    if ROUNDED {
+        S::bf16_steps::<M, PANELS, BLOCK>(&mut mixed, values, value_width, scores, count);
+    } else {
+        S::fma_steps::<M, PANELS, BLOCK>(&mut mixed, values, value_width, scores, count);
+    }
     store_sums::<S, M, PANELS>(sums, value_width, &mixed);
 }
 
@@ -68,8 +78,9 @@ unsafe fn mix<S: Simd, const M: usize, const PANELS: usize>(
 /// # Safety
 /// The instruction set of `S` is enabled; `prepare` ran for all tokens; `scratch` has [`scratch_floats`] numbers;
 /// distances reach as far as the text is long, with what it continues; nobody else writes these rows and this head of the result.
+/// `ROUNDED` is what the text says; then it continues nothing.
 #[inline(always)]
-pub(super) unsafe fn attend<S: Simd, const M: usize>(
+pub(super) unsafe fn attend<S: Simd, const M: usize, const ROUNDED: bool>(
     at: &Attention<'_>,
     text: Text,
     head: usize,
@@ -79,13 +90,15 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
     let Heads { heads, kv_heads, head_dim } = at.heads;
     let value_width = at.heads.value_width();
     let kv_head = head / (heads / kv_heads);
+    // Words of a row of queries or keys.
+    let words = if ROUNDED { head_dim / 2 } else { head_dim };
     let queries = scratch; // [M, MAX_HEAD_DIM]
     let scores = queries.add(M * MAX_HEAD_DIM); // [M, BLOCK]
     let sums = scores.add(M * BLOCK); // [M, value_width]
     for m in 0..M {
         let q = at.q.add(((text.first + first + m) * heads + head) * head_dim);
         // Side by side, so that an inner loop reaches every row from one address.
-        copy::<S>(q, queries.add(m * MAX_HEAD_DIM), head_dim);
+        copy::<S>(q, queries.add(m * MAX_HEAD_DIM), words);
     }
     std::ptr::write_bytes(sums, 0, M * value_width);
     let mut max = [f32::NEG_INFINITY; M];
@@ -109,10 +122,10 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
             };
             let to = scores.add(panel * KEYS);
             if S::PANELS == 2 {
-                score::<S, M, 2>(queries, keys, head_dim, to);
+                score::<S, M, 2, ROUNDED>(queries, keys, words, to);
             } else {
-                score::<S, M, 1>(queries, keys, head_dim, to);
-                score::<S, M, 1>(queries, keys.add(LANES), head_dim, to.add(LANES));
+                score::<S, M, 1, ROUNDED>(queries, keys, words, to);
+                score::<S, M, 1, ROUNDED>(queries, keys.add(LANES), words, to.add(LANES));
             }
         }
         for m in 0..M {
@@ -138,11 +151,20 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
             let mut sum = S::splat(0.0);
             for v in 0..2 * panels {
                 let p = exp::<S>(S::sub(S::load(row.add(v * LANES)), S::splat(shift)));
-                S::store(row.add(v * LANES), p);
+                if ROUNDED {
+                    // Below what is still to be read.
+                    S::store_bf16(row.add(v * LANES / 2), p);
+                } else {
+                    S::store(row.add(v * LANES), p);
+                }
                 sum = S::add(sum, p);
             }
             // Masked scores became e^-87 rather than 0: too small to count, but they must not meet what lies there.
-            hide(row, hidden, visible, panels * KEYS, 0.0);
+            if ROUNDED {
+                hide(row.cast::<bf16>(), hidden, visible, panels * KEYS, bf16::ZERO);
+            } else {
+                hide(row, hidden, visible, panels * KEYS, 0.0);
+            }
             let keep = if max[m] == f32::NEG_INFINITY { 0.0 } else { (max[m] - shift).exp() };
             total[m] = total[m] * keep + S::reduce_add(sum);
             max[m] = largest;
@@ -157,17 +179,20 @@ pub(super) unsafe fn attend<S: Simd, const M: usize>(
         let mut done = 0;
         while done < count {
             let position = start + done;
-            let (values, end) = if position < cached {
+            let (values, end) = if ROUNDED {
+                (at.value(kv_head, text.first + position / 2).cast_const(), count)
+            } else if position < cached {
                 (at.cached_value(kv_head, position), count.min(cached - start))
             } else {
                 (at.value(kv_head, text.first + position - cached).cast_const(), count)
             };
             for e in (0..value_width).step_by(S::PANELS * LANES) {
                 let (scores, values, sums) = (scores.add(done), values.add(e), sums.add(e));
+                let rows = if ROUNDED { count.div_ceil(2) } else { end - done };
                 if S::PANELS == 2 {
-                    mix::<S, M, 2>(scores, values, value_width, end - done, sums);
+                    mix::<S, M, 2, ROUNDED>(scores, values, value_width, rows, sums);
                 } else {
-                    mix::<S, M, 1>(scores, values, value_width, end - done, sums);
+                    mix::<S, M, 1, ROUNDED>(scores, values, value_width, rows, sums);
                 }
             }
             done = end;

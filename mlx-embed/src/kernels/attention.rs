@@ -27,6 +27,9 @@ pub(crate) struct AttentionOptions<'a> {
     /// Factor on scores.
     pub(crate) scale: f32,
     pub(crate) span: Span,
+    /// Texts of which more tokens than this are seen may have their products rounded: queries, keys, values and weights of the softmax to
+    /// bf16, where this takes less time and texts continue nothing.
+    pub(crate) round_above: Option<usize>,
 }
 
 /// How the keys and values of one call serve another.
@@ -165,9 +168,12 @@ impl Engine {
             std::mem::take(&mut *self.attention.lock().unwrap_or_else(PoisonError::into_inner));
         let Workspace { q, k, v, texts } = &mut workspace;
         texts.clear();
+        let rounds = before == 0 && kept.is_none() && (self.family.rounds_attention)();
+        let most_exact = options.round_above.filter(|_| rounds);
         let (mut first, mut blocks) = (0, 0);
         for (&tokens, &seen) in lengths.iter().zip(seen) {
-            texts.push(Text { first, tokens, seen, block: blocks });
+            let rounded = most_exact.is_some_and(|most| seen > most);
+            texts.push(Text { first, tokens, seen, block: blocks, rounded });
             first += tokens;
             blocks += (before % KEYS + tokens).div_ceil(KEYS);
         }
@@ -206,7 +212,7 @@ impl Engine {
             let range = before.max(start)..(before + text.tokens).min(start + PREPARED);
             // SAFETY: the family was detected; there is room for all tokens and blocks, and the cache is as long as it
             // says; tokens are the task's own.
-            unsafe { (self.family.prepare)(&at, text, range) };
+            unsafe { (self.family.prepare[usize::from(text.rounded)])(&at, text, range) };
         });
         let (scale, span) = (options.scale, options.span);
         Prepared { heads, scale, span, tokens, blocks, workspace, cached, kept: kept.map(Arc::new) }
@@ -265,10 +271,9 @@ impl Engine {
                 let scratch = scratch.floats(scratch_floats(&heads, rows));
                 for index in span * TASK_TILES..tiles.count().min((span + 1) * TASK_TILES) {
                     let tile = tiles.get(index);
+                    let attend = self.family.tiles[tile.rows - 1].attend[usize::from(text.rounded)];
                     // SAFETY: as in `prepare`, and all tokens are prepared; queries and head are the task's own.
-                    unsafe {
-                        (self.family.tiles[tile.rows - 1].attend)(&at, text, head, tile.first, scratch)
-                    };
+                    unsafe { attend(&at, text, head, tile.first, scratch) };
                 }
             });
         });

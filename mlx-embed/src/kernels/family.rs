@@ -44,7 +44,8 @@ pub(super) struct TileFns {
     pub(super) low: [LowFn; LIMB_FORMS],
     /// Of dense weights, by their type: f32, bf16, f16.
     pub(super) dense: [DenseTileFn; 3],
-    pub(super) attend: AttendFn,
+    /// Of texts that aren't rounded, and of those that are.
+    pub(super) attend: [AttendFn; 2],
 }
 
 /// The kernels of one instruction set. Every function's contract is that of the generic one it stands for, less the
@@ -60,6 +61,8 @@ pub(crate) struct Family {
     pub(super) run: usize,
     /// See [`Rounded::low_of_all`]. Else products of low limbs that only some rows have are made before the others.
     pub(super) low_of_all: bool,
+    /// Whether attention that may be rounded is: whether the instructions for products of bf16 are there.
+    pub(super) rounds_attention: fn() -> bool,
     /// What lies around a thread's products with packed weights.
     pub(super) session: fn() -> Option<Session>,
     /// By rows, from one.
@@ -69,7 +72,8 @@ pub(crate) struct Family {
     pub(super) round_tile: [RoundFn; DIGITS],
     pub(super) lay_tile: unsafe fn(&Input<'_>, &Laid, usize),
     pub(super) norm_rows: unsafe fn(&[f32], Norm<'_>, Range<usize>, *mut f32),
-    pub(super) prepare: unsafe fn(&Attention<'_>, Text, Range<usize>),
+    /// As [`TileFns::attend`].
+    pub(super) prepare: [unsafe fn(&Attention<'_>, Text, Range<usize>); 2],
     pub(super) emit: unsafe fn(&Sink<'_>, Tile, usize, *const f32),
     pub(super) gated: unsafe fn(Activation, *const f32, *const f32, *mut f32, usize),
 }
@@ -85,9 +89,13 @@ macro_rules! by_scales {
     };
 }
 
-/// Compiles every kernel for one instruction set.
+/// Compiles every kernel for one instruction set. The last two are where rounded attention is, and whether it is there: without
+/// it, the other takes its place.
 macro_rules! family {
-    ($module:ident, $table:ident, $simd:ty, $name:literal, [$($feature:literal)*], $detect:expr, [$($m:literal)*]) => {
+    (
+        $module:ident, $table:ident, $simd:ty, $name:literal, [$($feature:literal)*], $detect:expr, [$($m:literal)*],
+        $rounded:ident, $rounds:expr
+    ) => {
         mod $module {
             #![expect(unsafe_op_in_unsafe_fn, reason = "each function is the generic one with features enabled")]
             use super::*;
@@ -115,7 +123,7 @@ macro_rules! family {
             pub(super) unsafe fn attend<const M: usize>(
                 at: &Attention<'_>, text: Text, head: usize, first: usize, scratch: *mut f32,
             ) {
-                attend::attend::<S, M>(at, text, head, first, scratch);
+                attend::attend::<S, M, false>(at, text, head, first, scratch);
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn unpack(
@@ -151,7 +159,7 @@ macro_rules! family {
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn prepare(at: &Attention<'_>, text: Text, range: Range<usize>) {
-                prepare::prepare::<S>(at, text, range);
+                prepare::prepare::<S, false>(at, text, range);
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn emit(sink: &Sink<'_>, tile: Tile, pair: usize, products: *const f32) {
@@ -172,6 +180,7 @@ macro_rules! family {
             words: !<$simd as simd::Simd>::FOURS,
             run: LANES,
             low_of_all: false,
+            rounds_attention: $rounds,
             session: || None,
             tiles: &[$(TileFns {
                 tile: [
@@ -192,7 +201,7 @@ macro_rules! family {
                     $module::low::<{ least($m, SEVEN_ROWS) }, { form_on::<$simd>(SEVENS) }>,
                 ],
                 dense: [$module::dense::<$m, f32>, $module::dense::<$m, bf16>, $module::dense::<$m, f16>],
-                attend: $module::attend::<$m>,
+                attend: [$module::attend::<$m>, $rounded::attend::<$m>],
             }),*],
             unpack: [$module::unpack, $module::unpack_sevens, $module::unpack_words],
             round_tile: [
@@ -200,11 +209,40 @@ macro_rules! family {
             ],
             lay_tile: $module::lay_tile,
             norm_rows: $module::norm_rows,
-            prepare: $module::prepare,
+            prepare: [$module::prepare, $rounded::prepare],
             emit: $module::emit,
             gated: $module::gated,
         };
     };
+}
+
+/// Attention with products of bf16, beside the kernels of AVX-512 VNNI.
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16 {
+    use super::*;
+    type S = simd::avx512::Avx512<true>;
+
+    /// # Safety
+    /// As [`attend::attend`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma")]
+    pub(super) unsafe fn attend<const M: usize>(
+        at: &Attention<'_>,
+        text: Text,
+        head: usize,
+        first: usize,
+        scratch: *mut f32,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { attend::attend::<S, M, true>(at, text, head, first, scratch) };
+    }
+
+    /// # Safety
+    /// As [`prepare::prepare`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma")]
+    pub(super) unsafe fn prepare(at: &Attention<'_>, text: Text, range: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe { prepare::prepare::<S, true>(at, text, range) };
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -212,7 +250,8 @@ family!(
     avx512_vnni, AVX512_VNNI, simd::avx512::Avx512<true>, "avx512-vnni",
     ["avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma"],
     || is_x86_feature_detected!("avx512vnni") && (AVX512.detect)(),
-    [1 2 3 4 5 6 7 8 9 10 11 12]
+    [1 2 3 4 5 6 7 8 9 10 11 12],
+    avx512_bf16, || is_x86_feature_detected!("avx512bf16")
 );
 #[cfg(target_arch = "x86_64")]
 family!(
@@ -223,13 +262,15 @@ family!(
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
         && (AVX2.detect)(),
-    [1 2 3 4 5 6 7 8 9 10 11 12]
+    [1 2 3 4 5 6 7 8 9 10 11 12],
+    avx512, || false
 );
 #[cfg(target_arch = "x86_64")]
 family!(
     avx2_vnni, AVX2_VNNI, simd::avx2::Avx2<true>, "avx2-vnni", ["avx2,fma,f16c,avxvnni"],
     || is_x86_feature_detected!("avxvnni") && (AVX2.detect)(),
-    [1 2 3 4 5]
+    [1 2 3 4 5],
+    avx2_vnni, || false
 );
 #[cfg(target_arch = "x86_64")]
 family!(
@@ -237,21 +278,24 @@ family!(
     || is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c"),
-    [1 2 3 4 5]
+    [1 2 3 4 5],
+    avx2, || false
 );
 #[cfg(target_arch = "aarch64")]
 family!(
     neon_dotprod, NEON_DOTPROD, simd::neon::Neon<true>, "neon-dotprod", ["neon,dotprod"],
     || std::arch::is_aarch64_feature_detected!("dotprod") && (NEON.detect)(),
-    [1 2 3]
+    [1 2 3],
+    neon_dotprod, || false
 );
 #[cfg(target_arch = "aarch64")]
 family!(
     neon, NEON, simd::neon::Neon<false>, "neon", ["neon"],
     || std::arch::is_aarch64_feature_detected!("neon"),
-    [1 2 3]
+    [1 2 3],
+    neon, || false
 );
-family!(portable, PORTABLE, simd::portable::Portable, "portable", [], || true, [1 2]);
+family!(portable, PORTABLE, simd::portable::Portable, "portable", [], || true, [1 2], portable, || false);
 
 /// None of this build's families has one.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]

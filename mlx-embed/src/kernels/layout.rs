@@ -112,6 +112,9 @@ pub(super) struct Text {
     pub(super) seen: usize,
     /// First block of keys: the one that the first token's is in, beside the last ones of the cache.
     pub(super) block: usize,
+    /// Whether what is multiplied is rounded to bf16. Then words are two numbers each: of queries and keys neighbours, of
+    /// values those of neighbouring tokens. They take the first half of where f32 would lie.
+    pub(super) rounded: bool,
 }
 
 /// One attention layer over one batch. Tasks write disjoint parts of what the pointers reach.

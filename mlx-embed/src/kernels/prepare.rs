@@ -7,6 +7,8 @@
 
 use std::mem::MaybeUninit;
 
+use half::bf16;
+
 use super::layout::{Attention, Heads, KEYS, MAX_HEAD_DIM, Rotation, Text};
 use super::norm::inverse_rms;
 use super::simd::{LANES, Simd, copy};
@@ -19,9 +21,16 @@ pub(super) const PREPARED: usize = 8;
 /// # Safety
 /// The instruction set of `S` is enabled; the pointers are valid for the sizes they name; nobody else touches these
 /// tokens meanwhile. `range` is of the text's own positions and within one multiple of [`PREPARED`] and the next.
+/// `ROUNDED` is what the text says; then it continues nothing.
 #[inline(always)]
-pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std::ops::Range<usize>) {
+pub(super) unsafe fn prepare<S: Simd, const ROUNDED: bool>(
+    at: &Attention<'_>,
+    text: Text,
+    range: std::ops::Range<usize>,
+) {
     let Heads { heads, kv_heads, head_dim } = at.heads;
+    // Words of a row of queries or keys.
+    let words = if ROUNDED { head_dim / 2 } else { head_dim };
     let cached = at.cached.tokens;
     let width = at.heads.width();
     let token = |position: usize| text.first + position - cached;
@@ -41,19 +50,18 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
             let to = at.q.add((token * heads + h) * head_dim);
             let x = row(position, h * head_dim);
             norm_and_rotate::<S>(x, at.q_norm, at.scale, turn(position, true), to);
+            if ROUNDED {
+                round::<S>(to, head_dim);
+            }
         }
         for h in 0..kv_heads {
-            let to = at.value(h, token);
-            let x = row(position, (heads + kv_heads + h) * head_dim);
-            copy::<S>(x.as_ptr(), to, head_dim);
-            if let Some(eps) = at.v_norm {
-                let factor = inverse_rms::<S>(x, eps);
-                for e in 0..head_dim {
-                    *to.add(e) *= factor;
-                }
-            }
-            for e in head_dim..at.heads.value_width() {
-                *to.add(e) = 0.0;
+            let x = |position| row(position, (heads + kv_heads + h) * head_dim);
+            if !ROUNDED {
+                value::<S>(x(position), at.v_norm, at.value(h, token), at.heads.value_width());
+            } else if position % 2 == 0 {
+                let next = (position + 1 < range.end).then_some(position + 1);
+                let to = at.value(h, text.first + position / 2);
+                pair_of_values::<S>(x(position), next.map(x), at.v_norm, to, at.heads.value_width());
             }
         }
     }
@@ -64,21 +72,70 @@ pub(super) unsafe fn prepare<S: Simd>(at: &Attention<'_>, text: Text, range: std
         for (i, position) in range.clone().enumerate() {
             let x = row(position, (heads + h) * head_dim);
             norm_and_rotate::<S>(x, at.k_norm, 1.0, turn(position, false), keys.add(i * MAX_HEAD_DIM));
+            if ROUNDED {
+                round::<S>(keys.add(i * MAX_HEAD_DIM), head_dim);
+            }
         }
         let to = at.key_block(h, text.block + range.start / KEYS - cached / KEYS).add(range.start % KEYS);
-        transpose::<S>(keys, range.len(), to, head_dim);
+        transpose::<S>(keys, range.len(), to, words);
     }
 }
 
-/// Lays the numbers of `count` keys side by side.
+/// Values of a token, normed and filled up with zeros.
 #[inline(always)]
-unsafe fn transpose<S: Simd>(keys: *const f32, count: usize, to: *mut f32, head_dim: usize) {
+unsafe fn value<S: Simd>(x: &[f32], norm: Option<f32>, to: *mut f32, width: usize) {
+    copy::<S>(x.as_ptr(), to, x.len());
+    if let Some(eps) = norm {
+        let factor = inverse_rms::<S>(x, eps);
+        for e in 0..x.len() {
+            *to.add(e) *= factor;
+        }
+    }
+    for e in x.len()..width {
+        *to.add(e) = 0.0;
+    }
+}
+
+/// Those of two neighbours, or of one and zeros, in bf16.
+#[inline(always)]
+unsafe fn pair_of_values<S: Simd>(
+    x: &[f32],
+    next: Option<&[f32]>,
+    norm: Option<f32>,
+    to: *mut f32,
+    width: usize,
+) {
+    let mut both = MaybeUninit::<[[f32; MAX_HEAD_DIM]; 2]>::uninit();
+    let both = both.as_mut_ptr().cast::<f32>();
+    value::<S>(x, norm, both, width);
+    value::<S>(next.unwrap_or_default(), norm, both.add(MAX_HEAD_DIM), width);
+    for e in (0..width).step_by(LANES) {
+        S::store(to.add(e), S::bf16_words(S::load(both.add(e)), S::load(both.add(MAX_HEAD_DIM + e))));
+    }
+}
+
+/// Rounds an even number of numbers to bf16, two a word, where they are.
+#[inline(always)]
+unsafe fn round<S: Simd>(x: *mut f32, count: usize) {
+    let whole = count / LANES * LANES;
+    for e in (0..whole).step_by(LANES) {
+        // Below what is still to be read.
+        S::store_bf16(x.add(e / 2), S::load(x.add(e)));
+    }
+    for e in whole..count {
+        x.cast::<bf16>().add(e).write(bf16::from_f32(*x.add(e)));
+    }
+}
+
+/// Lays the `width` words of `count` keys side by side.
+#[inline(always)]
+unsafe fn transpose<S: Simd>(keys: *const f32, count: usize, to: *mut f32, width: usize) {
     const { assert!(PREPARED == 8) };
-    let whole = if count == PREPARED { head_dim / 8 * 8 } else { 0 };
+    let whole = if count == PREPARED { width / 8 * 8 } else { 0 };
     for e in (0..whole).step_by(8) {
         S::transpose(keys.add(e), MAX_HEAD_DIM, to.add(e * KEYS), KEYS);
     }
-    for e in whole..head_dim {
+    for e in whole..width {
         for i in 0..count {
             *to.add(e * KEYS + i) = *keys.add(i * MAX_HEAD_DIM + e);
         }

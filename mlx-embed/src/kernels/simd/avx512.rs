@@ -107,6 +107,41 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
         _mm512_fmadd_ps(a, b, c)
     }
     #[inline(always)]
+    unsafe fn bf16_steps<const M: usize, const P: usize, const STRIDE: usize>(
+        sums: &mut [[__m512; P]; M],
+        w: *const f32,
+        w_stride: usize,
+        x: *const f32,
+        count: usize,
+    ) {
+        // SAFETY: vectors of as many bits, all of which are numbers of both types.
+        let pairs = |words: __m512| unsafe { std::mem::transmute::<__m512, __m512bh>(words) };
+        for k in 0..count {
+            let w = w.add(k * w_stride);
+            let mut panels = [Self::load(w); P];
+            for p in 1..P {
+                panels[p] = Self::load(w.add(p * super::LANES));
+            }
+            for m in 0..M {
+                let x = Self::splat(*x.add(k + m * STRIDE));
+                for p in 0..P {
+                    sums[m][p] = _mm512_dpbf16_ps(sums[m][p], pairs(x), pairs(panels[p]));
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn bf16_words(a: __m512, b: __m512) -> __m512 {
+        let half = |x: __m512| {
+            _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)))
+        };
+        _mm512_castsi512_ps(_mm512_or_si512(half(a), _mm512_slli_epi32::<16>(half(b))))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut f32, x: __m512) {
+        _mm256_storeu_si256(to.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)))
+    }
+    #[inline(always)]
     unsafe fn reduce_add(a: __m512) -> f32 {
         _mm512_reduce_add_ps(a)
     }

@@ -116,6 +116,28 @@ pub(super) unsafe trait Simd: Copy + 'static {
         // SAFETY: the caller's promise.
         unsafe { float_runs::<Self, T, M, P>(sums, w, x, runs) }
     }
+    /// As [`Simd::fma_steps`], of words that are two bf16 each: the products of both are added. Only where a family rounds
+    /// attention.
+    #[inline(always)]
+    unsafe fn bf16_steps<const M: usize, const P: usize, const STRIDE: usize>(
+        _sums: &mut [[Self::F; P]; M],
+        _w: *const f32,
+        _w_stride: usize,
+        _x: *const f32,
+        _count: usize,
+    ) {
+        unreachable!("no family without this rounds attention")
+    }
+    /// The words of sixteen lanes: the bf16 nearest to `a` below, and to `b` above. Only where a family rounds attention.
+    #[inline(always)]
+    unsafe fn bf16_words(_a: Self::F, _b: Self::F) -> Self::F {
+        unreachable!("no family without this rounds attention")
+    }
+    /// Writes the bf16 nearest to sixteen numbers, as eight words. Only where a family rounds attention.
+    #[inline(always)]
+    unsafe fn store_bf16(_to: *mut f32, _x: Self::F) {
+        unreachable!("no family without this rounds attention")
+    }
     unsafe fn reduce_add(a: Self::F) -> f32;
     unsafe fn reduce_max(a: Self::F) -> f32;
     /// The largest of `most`, and the least of `least` with the other sign.

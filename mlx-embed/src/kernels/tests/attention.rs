@@ -21,6 +21,7 @@ struct Case {
     span: Span,
     /// Numbers of each head by distance, and how many texts may be long.
     distances: Option<(Vec<f32>, usize)>,
+    round_above: Option<usize>,
 }
 
 const EPS: f32 = 1e-6;
@@ -82,6 +83,8 @@ impl Case {
             span,
             // Sharp ones too, so that what came first counts for nothing after a later key.
             scale: draw.one_of(&[1.0, 1.0, 8.0]) / (head_dim as f32).sqrt(),
+            // Not where a text may end anywhere, which would change whether it is rounded.
+            round_above: (span.after > 0 && draw.one_in(2)).then(|| draw.within(0, 20)),
             distances: draw.one_in(3).then(|| {
                 let reached = longest + draw.within(0, 20);
                 (draw.numbers(heads.heads * Distances::columns_of(reached).0), reached)
@@ -117,6 +120,7 @@ impl Case {
             }),
             scale: self.scale,
             span: self.span,
+            round_above: self.round_above,
         };
         let tokens: usize = self.lengths.iter().sum();
         let mut out = unwritten(tokens * self.heads.heads * self.heads.head_dim);
@@ -226,8 +230,14 @@ impl Case {
                                 .map(|(w, p)| w / total * f(value(p)))
                                 .sum::<f64>()
                         };
-                        // A score that is off by d changes its weight by a factor of 1 + d.
-                        let share = 2e-6 + 2e-6 * largest_term;
+                        // A score that is off by d changes its weight by a factor of e^d. In bf16 numbers are off by a
+                        // 512th: those of queries and keys, then weights and values, then once more for what else there is.
+                        let rounded = self.round_above.is_some_and(|most| ends > most);
+                        let share = if rounded {
+                            (largest_term / 128.0).exp_m1() + 1.0 / 128.0
+                        } else {
+                            2e-6 + 2e-6 * largest_term
+                        };
                         let at = ((first + position) * heads + head) * head_dim + e;
                         out[at] = (sum(|v| v), share * sum(f64::abs) + 1e-12);
                     }
@@ -311,6 +321,7 @@ fn texts_that_continue_kept_keys_and_values_have_the_bits_of_whole_texts() {
         let lengths = std::iter::once(length).chain(own.iter().map(|own| cached + own)).collect();
         let mut case = Case::of(lengths, draw);
         case.span.after = 0;
+        case.round_above = None;
         let width = case.heads.width();
         let starts: Vec<usize> = (0..case.lengths.len()).map(|i| case.lengths[..i].iter().sum()).collect();
         for &start in &starts[1..] {

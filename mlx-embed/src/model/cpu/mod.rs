@@ -329,6 +329,7 @@ impl Operations<Self> for Cpu {
             rotation,
             scale: layer.scale,
             span: span(layer.sees),
+            round_above: layer.qkv.rule().round_above(layer.sees),
         };
         let prepare = |cache| self.engine.prepare(&qkv, &pass.lengths, &pass.seen, &options, cache);
         Ok(match cache {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::spec::Sees;
 use crate::error::{UnknownWord, of_word};
 use crate::kernels::{Engine, Fit, Limbs};
 use crate::model::backend::{Place, Role};
@@ -30,6 +31,7 @@ pub enum Precision {
     /// load, in groups of 128, 64 or 32 inputs. They take a little more than a byte each. With AVX2 alone, activations
     /// have 7 bits beside those of 384 inputs or more (a multiple of 128), and 14 where a group stands out. Beside other
     /// weights of 8 bits they keep 16.
+    /// With AVX-512 BF16, attention that is not causal multiplies in bf16.
     /// Weights of causal attention are not rounded, nor matrices whose number of inputs is no multiple of 32.
     ///
     /// Causal models of Gemma's kind are computed as with `exact`: they have norms after attention and the feed-forward
@@ -124,6 +126,12 @@ impl Rule {
             Self::All => 16,
             Self::Early | Self::Late => 8,
         }
+    }
+
+    /// How many tokens may be seen of a text so that attention behind such queries and keys isn't rounded to bf16; `None` if it
+    /// never is. Under a causal mask it isn't, as [`Precision::fit`] has it.
+    pub(super) fn round_above(self, sees: Sees) -> Option<usize> {
+        (self.bits() == 8 && !sees.is_causal()).then_some(SHORT_TEXT)
     }
 }
 

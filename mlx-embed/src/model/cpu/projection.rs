@@ -121,6 +121,10 @@ impl Projection {
         Ok(Self { rule, inputs: spec.inputs, outputs: spec.outputs(), parts })
     }
 
+    pub(super) fn rule(&self) -> Rule {
+        self.rule
+    }
+
     /// How many rows `x` has.
     pub(super) fn rows(&self, x: &[f32]) -> usize {
         x.len() / self.inputs
