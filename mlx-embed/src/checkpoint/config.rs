@@ -201,7 +201,50 @@ pub struct ModelConfig {
     pub eos_token_id: Option<u32>,
 }
 
+/// What encoders say of themselves, all of them.
+pub(super) struct Encoder {
+    pub(super) architecture: Architecture,
+    pub(super) hidden_size: i32,
+    pub(super) layers: usize,
+    pub(super) intermediate_size: i32,
+    pub(super) heads: i32,
+    pub(super) head_dim: i32,
+    pub(super) vocab_size: i32,
+    pub(super) longest: usize,
+    pub(super) norm_eps: f32,
+    pub(super) eos_token_id: Option<u32>,
+}
+
 impl ModelConfig {
+    /// All tokens see all, with as many heads of keys as of queries, without biases, norms of heads and rotary positions.
+    pub(super) fn of(encoder: Encoder) -> Self {
+        Self {
+            architecture: encoder.architecture,
+            hidden_size: encoder.hidden_size,
+            layers: encoder.layers,
+            intermediate_size: encoder.intermediate_size,
+            heads: encoder.heads,
+            kv_heads: encoder.heads,
+            head_dim: encoder.head_dim,
+            vocab_size: encoder.vocab_size,
+            max_position_embeddings: encoder.longest,
+            causal: false,
+            layer_windows: vec![None; encoder.layers],
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            head_norms: false,
+            norm_eps: encoder.norm_eps,
+            rope_theta: None,
+            rope_local_theta: None,
+            query_pre_attn_scalar: None,
+            query_growth: None,
+            rope_traditional: false,
+            rope_scaling: RopeScaling::None,
+            eos_token_id: encoder.eos_token_id,
+        }
+    }
+
     pub(super) fn read_decoder(
         config: &JsonObject,
         weights: &TensorFiles,

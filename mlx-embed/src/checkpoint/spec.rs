@@ -143,6 +143,13 @@ pub(crate) struct EmbeddingSpec {
     pub(crate) norm: Option<NormSpec>,
 }
 
+impl EmbeddingSpec {
+    /// A token's row of a table, and nothing else.
+    pub(crate) fn of(tokens: TableSpec) -> Self {
+        Self { tokens, lookup: None, scale: 1.0, positions: None, token_types: None, norm: None }
+    }
+}
+
 /// Which row of the table a token has, and what it is multiplied with: a tensor each, with a number for each token id.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LookupSpec {

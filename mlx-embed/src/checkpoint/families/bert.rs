@@ -1,14 +1,14 @@
 //! BERT and its kin: absolute positions, attention to all tokens, a norm of each sum.
 
 use super::{heads, table};
-use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::config::{self, Architecture, Encoder, ModelConfig};
 use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
     PartSpec, PositionsSpec, ProjectionSpec, RelativeSpec, Sees,
 };
-use crate::checkpoint::{CheckpointError, RopeScaling};
 
 /// What the families of this reader call a layer's tensors.
 struct Names {
@@ -96,31 +96,19 @@ pub(super) fn read(
         _ => config::epsilon(config, "layer_norm_eps", Some(1e-12))?,
     };
     let layers = size(fields.layers)? as usize;
-    let own = ModelConfig {
+    let encoder = Encoder {
         architecture,
         hidden_size,
         layers,
         intermediate_size: size(fields.intermediate)?,
         heads,
-        kv_heads: heads,
         head_dim,
         vocab_size: size("vocab_size")?,
-        max_position_embeddings: positions.longest(),
-        causal: false,
-        layer_windows: vec![None; layers],
-        qkv_bias: true,
-        o_bias: true,
-        mlp_bias: true,
-        head_norms: false,
+        longest: positions.longest(),
         norm_eps: eps,
-        rope_theta: None,
-        rope_local_theta: None,
-        query_pre_attn_scalar: None,
-        query_growth: None,
-        rope_traditional: false,
-        rope_scaling: RopeScaling::None,
         eos_token_id: config::eos_token_id(config),
     };
+    let own = ModelConfig { qkv_bias: true, o_bias: true, mlp_bias: true, ..ModelConfig::of(encoder) };
     let hidden = hidden_size as usize;
     // Files of the first years name a norm's weight gamma and its bias beta.
     let old = weights.tensors.contains_key("embeddings.LayerNorm.gamma");
@@ -147,12 +135,10 @@ pub(super) fn read(
         _ => &BERT,
     };
     let embedding = EmbeddingSpec {
-        tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden_size),
-        lookup: None,
-        scale: 1.0,
         positions: Some(positions),
         token_types,
         norm: Some(norm("embeddings.LayerNorm".into())),
+        ..EmbeddingSpec::of(table("embeddings.word_embeddings", own.vocab_size as usize, hidden_size))
     };
     let layers = (0..layers).map(|layer| layer_spec(layer, names, &own, activation, &norm)).collect();
     let spec = ModelSpec {

@@ -80,12 +80,8 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
         }
     };
     let embedding = EmbeddingSpec {
-        tokens: super::table("embed_tokens", vocabulary, config.hidden_size),
-        lookup: None,
         scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
-        positions: None,
-        token_types: None,
-        norm: None,
+        ..EmbeddingSpec::of(super::table("embed_tokens", vocabulary, config.hidden_size))
     };
     let layers = (0..config.layers).map(layer).collect();
     ModelSpec {

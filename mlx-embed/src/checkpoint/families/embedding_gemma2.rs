@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::table;
-use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use crate::checkpoint::config::{self, Architecture, Encoder, ModelConfig};
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::rope::{RopeScaling, RopeSpec};
 use crate::checkpoint::rope_fields::{self, Rope};
@@ -39,33 +39,32 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     let kinds = Kinds::read(text, layers)?;
     let window = size(text, "sliding_window", 512)? as usize;
     let activation = Activation::in_field(text, "hidden_activation", "gelu_pytorch_tanh")?;
-    let max_position_embeddings = size(text, "max_position_embeddings", 262_144)? as usize;
-    let rope = ropes(text, &kinds, max_position_embeddings)?;
+    let longest = size(text, "max_position_embeddings", 262_144)? as usize;
+    let rope = ropes(text, &kinds, longest)?;
     let bias = config::flag(text, "attention_bias")?;
-    let own = ModelConfig {
+    let encoder = Encoder {
         architecture: Architecture::EmbeddingGemma2,
         hidden_size: size(text, "hidden_size", 512)?,
         layers,
         intermediate_size: size(text, "intermediate_size", 2048)?,
         heads: kinds.sliding.heads as i32,
-        kv_heads: kinds.sliding.kv_heads as i32,
         head_dim: kinds.sliding.head_dim as i32,
         vocab_size: size(text, "vocab_size", 262_144)?,
-        max_position_embeddings,
-        causal: false,
+        longest,
+        norm_eps: config::epsilon(text, "rms_norm_eps", Some(1e-6))?,
+        eos_token_id: config::eos_token_id(text),
+    };
+    let own = ModelConfig {
+        kv_heads: kinds.sliding.kv_heads as i32,
         layer_windows: kinds.slides.iter().map(|slides| slides.then_some(window)).collect(),
         qkv_bias: bias,
         o_bias: bias,
-        mlp_bias: false,
         head_norms: true,
-        norm_eps: config::epsilon(text, "rms_norm_eps", Some(1e-6))?,
         rope_theta: Some(rope.theta),
         rope_local_theta: rope.local_theta,
         query_pre_attn_scalar: Some(1.0),
-        query_growth: None,
-        rope_traditional: false,
         rope_scaling: rope.scaling,
-        eos_token_id: config::eos_token_id(text),
+        ..ModelConfig::of(encoder)
     };
     let input = size(text, "hidden_size_per_layer_input", 512)? as usize;
     let outputs = size(text, "embedding_dim", 768)? as usize;
@@ -263,12 +262,8 @@ fn spec(own: &ModelConfig, kinds: &Kinds, activation: Activation, input: usize, 
     };
     let [theta, local_theta] = [own.rope_theta, own.rope_local_theta].map(Option::unwrap_or_default);
     let embedding = EmbeddingSpec {
-        tokens: table("embed_tokens", own.vocab_size as usize, own.hidden_size),
-        lookup: None,
         scale: (hidden as f32).sqrt(),
-        positions: None,
-        token_types: None,
-        norm: None,
+        ..EmbeddingSpec::of(table("embed_tokens", own.vocab_size as usize, own.hidden_size))
     };
     let layers = (0..own.layers).map(layer).collect();
     ModelSpec {

@@ -3,8 +3,8 @@
 //! Formulas are those of transformers. Alibaba's own code stretches positions in a way that transformers doesn't have
 //! (`ntk`); its formula is at <https://kexue.fm/archives/9706>, as vLLM computes it.
 
-use super::rotary::{self, Matrix, Names, Sizes, thirds};
-use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use super::rotary::{self, FeedForward, Matrix, Names, thirds};
+use crate::checkpoint::config::{self, Architecture, Encoder, ModelConfig};
 use crate::checkpoint::doubt::Doubt;
 use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
@@ -57,33 +57,44 @@ pub(super) fn read(
     doubts: &mut Vec<Doubt>,
 ) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let size = |field: &str| config::positive(config, field);
-    let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
-    let head_dim = super::shared_out(config, "num_attention_heads", hidden, heads)?;
+    let (hidden_size, heads) = (size("hidden_size")?, size("num_attention_heads")?);
+    let head_dim = super::shared_out(config, "num_attention_heads", hidden_size, heads)?;
     let longest = size("max_position_embeddings")? as usize;
     refuse_other_forms(config)?;
     let (theta, scaling) = frequencies(config, architecture, head_dim, longest, doubts)?;
-    let (own, theirs, eps) = match architecture {
+    let (own_names, theirs, eps) = match architecture {
         Architecture::Gte => (&GTE_OWN, &GTE, 1e-12),
         _ => (&JINA_OWN, &JINA, 1e-5),
     };
-    let is_own = weights.tensors.contains_key(&format!("{}.0.{}.weight", own.layers, own.attention_norm));
-    let sizes = Sizes {
+    let norm = format!("{}.0.{}.weight", own_names.layers, own_names.attention_norm);
+    let names = if weights.tensors.contains_key(&norm) { own_names } else { theirs };
+    let encoder = Encoder {
         architecture,
-        hidden,
+        hidden_size,
         layers: size("num_hidden_layers")? as usize,
         heads,
         head_dim,
-        intermediate: size("intermediate_size")?,
-        vocabulary: size("vocab_size")?,
-        token_types: config.optional("type_vocab_size")?.unwrap_or(1),
+        intermediate_size: size("intermediate_size")?,
+        vocab_size: size("vocab_size")?,
         longest,
-        eps: config::epsilon(config, "layer_norm_eps", Some(eps))?,
-        theta,
-        scaling,
-        activation: Activation::in_field(config, "hidden_act", "gelu")?,
-        biases: [true, architecture != Architecture::Gte, true],
+        norm_eps: config::epsilon(config, "layer_norm_eps", Some(eps))?,
+        eos_token_id: config::eos_token_id(config),
     };
-    Ok(rotary::model(config, sizes, if is_own { own } else { theirs }))
+    let up_bias = architecture != Architecture::Gte;
+    let own = ModelConfig {
+        qkv_bias: true,
+        o_bias: true,
+        mlp_bias: up_bias,
+        rope_theta: Some(theta),
+        rope_scaling: scaling,
+        ..ModelConfig::of(encoder)
+    };
+    let token_types = config.optional("type_vocab_size")?.unwrap_or(1);
+    let mlp = FeedForward {
+        activation: Activation::in_field(config, "hidden_act", "gelu")?,
+        biases: [up_bias, true],
+    };
+    Ok(rotary::model(own, token_types, &mlp, names))
 }
 
 /// The base of the frequencies, and how they are stretched.

@@ -1,7 +1,7 @@
 //! ModernBERT: norms before each half, rotary embedding, GeGLU, and layers that see a window.
 
 use super::{heads, table};
-use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use crate::checkpoint::config::{self, Architecture, Encoder, ModelConfig};
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::rope::RopeSpec;
 use crate::checkpoint::spec::{
@@ -24,30 +24,27 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     let longest = size("max_position_embeddings")? as usize;
     let [(global_theta, scaling), (local_theta, local_scaling)] = frequencies(config, head_dim, longest)?;
     let eps = config::epsilon(config, "norm_eps", Some(1e-5))?;
-    let own = ModelConfig {
+    let encoder = Encoder {
         architecture: Architecture::ModernBert,
         hidden_size,
         layers,
         intermediate_size: size("intermediate_size")?,
         heads: heads_count,
-        kv_heads: heads_count,
         head_dim,
         vocab_size: size("vocab_size")?,
-        max_position_embeddings: longest,
-        causal: false,
+        longest,
+        norm_eps: eps,
+        eos_token_id: config::eos_token_id(config),
+    };
+    let own = ModelConfig {
         layer_windows: slides.iter().map(|slides| slides.then_some(local)).collect(),
         qkv_bias: attention_bias,
         o_bias: attention_bias,
         mlp_bias,
-        head_norms: false,
-        norm_eps: eps,
         rope_theta: Some(global_theta),
         rope_local_theta: Some(local_theta),
-        query_pre_attn_scalar: None,
-        query_growth: None,
-        rope_traditional: false,
         rope_scaling: scaling,
-        eos_token_id: config::eos_token_id(config),
+        ..ModelConfig::of(encoder)
     };
     let [hidden, intermediate] = [own.hidden_size, own.intermediate_size].map(|size| size as usize);
     let norm = |path: String| NormSpec {
@@ -98,12 +95,8 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
         query_growth: None,
     };
     let embedding = EmbeddingSpec {
-        tokens: table("embeddings.tok_embeddings", own.vocab_size as usize, hidden_size),
-        lookup: None,
-        scale: 1.0,
-        positions: None,
-        token_types: None,
         norm: Some(norm("embeddings.norm".into())),
+        ..EmbeddingSpec::of(table("embeddings.tok_embeddings", own.vocab_size as usize, hidden_size))
     };
     let layers = (0..layers).map(layer).collect();
     let spec = ModelSpec {

@@ -1,11 +1,11 @@
 //! nomic-bert: BERT's order of norms with rotary embedding and SwiGLU.
 
 use super::either;
-use super::rotary::{self, Matrix, Names, Sizes, thirds};
-use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use super::rotary::{self, FeedForward, Matrix, Names, thirds};
+use crate::checkpoint::config::{self, Architecture, Encoder, ModelConfig};
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{Activation, ModelSpec};
-use crate::checkpoint::{CheckpointError, RopeScaling, rope_fields};
+use crate::checkpoint::{CheckpointError, rope_fields};
 
 const NAMES: Names = Names {
     embedding_norm: "emb_ln",
@@ -20,27 +20,26 @@ const NAMES: Names = Names {
 
 pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let size = |own: &str, theirs: &str| config::positive(config, either(config, own, theirs)?);
-    let (hidden, heads) = (size("n_embd", "hidden_size")?, size("n_head", "num_attention_heads")?);
-    let head_dim = super::shared_out(config, "num_attention_heads", hidden, heads)?;
+    let (hidden_size, heads) = (size("n_embd", "hidden_size")?, size("n_head", "num_attention_heads")?);
+    let head_dim = super::shared_out(config, "num_attention_heads", hidden_size, heads)?;
     refuse_other_forms(config)?;
     let eps_field = either(config, "layer_norm_epsilon", "layer_norm_eps")?;
-    let sizes = Sizes {
+    let encoder = Encoder {
         architecture: Architecture::NomicBert,
-        hidden,
+        hidden_size,
         layers: size("n_layer", "num_hidden_layers")? as usize,
         heads,
         head_dim,
-        intermediate: size("n_inner", "intermediate_size")?,
-        vocabulary: config::positive(config, "vocab_size")?,
-        token_types: config::positive(config, "type_vocab_size")? as usize,
+        intermediate_size: size("n_inner", "intermediate_size")?,
+        vocab_size: config::positive(config, "vocab_size")?,
         longest: size("n_positions", "max_position_embeddings")? as usize,
-        eps: config::epsilon(config, eps_field, Some(1e-12))?,
-        theta: theta(config)?,
-        scaling: RopeScaling::None,
-        activation: Activation::Silu,
-        biases: [false; 3],
+        norm_eps: config::epsilon(config, eps_field, Some(1e-12))?,
+        eos_token_id: config::eos_token_id(config),
     };
-    Ok(rotary::model(config, sizes, &NAMES))
+    let token_types = config::positive(config, "type_vocab_size")? as usize;
+    let own = ModelConfig { rope_theta: Some(theta(config)?), ..ModelConfig::of(encoder) };
+    let mlp = FeedForward { activation: Activation::Silu, biases: [false; 2] };
+    Ok(rotary::model(own, token_types, &mlp, &NAMES))
 }
 
 /// The base of the frequencies: its own code's, or transformers', whose nested one goes before the other.

@@ -2,9 +2,7 @@
 //! a table of positions.
 
 use super::{heads, layer_norm, table};
-use crate::checkpoint::RopeScaling;
-use crate::checkpoint::config::{self, Architecture, ModelConfig};
-use crate::checkpoint::json::JsonObject;
+use crate::checkpoint::config::ModelConfig;
 use crate::checkpoint::rope::RopeSpec;
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, PartSpec,
@@ -36,54 +34,23 @@ pub(super) const fn thirds(name: &'static str) -> [Matrix; 3] {
     [Matrix::Part(name, 0, 3), Matrix::Part(name, 1, 3), Matrix::Part(name, 2, 3)]
 }
 
-/// What config.json says.
-pub(super) struct Sizes {
-    pub(super) architecture: Architecture,
-    pub(super) hidden: i32,
-    pub(super) layers: usize,
-    pub(super) heads: i32,
-    pub(super) head_dim: i32,
-    pub(super) intermediate: i32,
-    pub(super) vocabulary: i32,
-    /// None where there are no types.
-    pub(super) token_types: usize,
-    pub(super) longest: usize,
-    pub(super) eps: f32,
-    pub(super) theta: f32,
-    pub(super) scaling: RopeScaling,
+/// What lies between two layers' attention.
+pub(super) struct FeedForward {
     pub(super) activation: Activation,
-    /// Of attention's projections, of those that lead into the feed-forward part, and of the one that leads out.
-    pub(super) biases: [bool; 3],
+    /// Whether the projections that lead into it have a bias, and the one that leads out.
+    pub(super) biases: [bool; 2],
 }
 
-pub(super) fn model(config: &JsonObject, sizes: Sizes, names: &Names) -> (ModelConfig, ModelSpec) {
-    let Sizes { hidden, eps, biases: [attention_bias, up_bias, down_bias], .. } = sizes;
-    let own = ModelConfig {
-        architecture: sizes.architecture,
-        hidden_size: hidden,
-        layers: sizes.layers,
-        intermediate_size: sizes.intermediate,
-        heads: sizes.heads,
-        kv_heads: sizes.heads,
-        head_dim: sizes.head_dim,
-        vocab_size: sizes.vocabulary,
-        max_position_embeddings: sizes.longest,
-        causal: false,
-        layer_windows: vec![None; sizes.layers],
-        qkv_bias: attention_bias,
-        o_bias: attention_bias,
-        mlp_bias: up_bias && down_bias,
-        head_norms: false,
-        norm_eps: eps,
-        rope_theta: Some(sizes.theta),
-        rope_local_theta: None,
-        query_pre_attn_scalar: None,
-        query_growth: None,
-        rope_traditional: false,
-        rope_scaling: sizes.scaling.clone(),
-        eos_token_id: config::eos_token_id(config),
-    };
-    let [width, intermediate] = [hidden, sizes.intermediate].map(|size| size as usize);
+/// The model of a config, with so many types of tokens.
+pub(super) fn model(
+    own: ModelConfig,
+    token_types: usize,
+    mlp: &FeedForward,
+    names: &Names,
+) -> (ModelConfig, ModelSpec) {
+    let ModelConfig { hidden_size, norm_eps: eps, qkv_bias, o_bias, .. } = own;
+    let [up_bias, down_bias] = mlp.biases;
+    let [width, intermediate] = [hidden_size, own.intermediate_size].map(|size| size as usize);
     let layer = |index: usize| {
         let of = |name: &str| format!("{}.{index}.{name}", names.layers);
         let part = |matrix: Matrix, outputs: usize, bias: bool| match matrix {
@@ -92,7 +59,7 @@ pub(super) fn model(config: &JsonObject, sizes: Sizes, names: &Names) -> (ModelC
         };
         let sum =
             |name: &str| HalfNorms { sum: Some(layer_norm(&of(name), width, eps)), ..HalfNorms::default() };
-        let qkv = names.qkv.map(|matrix| part(matrix, width, attention_bias));
+        let qkv = names.qkv.map(|matrix| part(matrix, width, qkv_bias));
         let up = names.up.iter().map(|&matrix| part(matrix, intermediate, up_bias));
         LayerSpec {
             attention: AttentionSpec {
@@ -103,14 +70,14 @@ pub(super) fn model(config: &JsonObject, sizes: Sizes, names: &Names) -> (ModelC
                 k_norm: None,
                 v_norm: None,
                 rope: Some(0),
-                scale: (sizes.head_dim as f32).powf(-0.5),
+                scale: (own.head_dim as f32).powf(-0.5),
                 sees: Sees::All,
-                output: ProjectionSpec::one(of(names.output), width, width, attention_bias),
+                output: ProjectionSpec::one(of(names.output), width, width, o_bias),
             },
             mlp: MlpSpec {
                 norms: sum(names.mlp_norm),
                 up: ProjectionSpec { parts: up.collect(), inputs: width },
-                activation: sizes.activation,
+                activation: mlp.activation,
                 gated: names.up.len() == 2,
                 down: ProjectionSpec::one(of(names.down), width, intermediate, down_bias),
             },
@@ -119,22 +86,19 @@ pub(super) fn model(config: &JsonObject, sizes: Sizes, names: &Names) -> (ModelC
         }
     };
     let embedding = EmbeddingSpec {
-        tokens: table("embeddings.word_embeddings", own.vocab_size as usize, hidden),
-        lookup: None,
-        scale: 1.0,
-        positions: None,
-        token_types: (sizes.token_types > 0)
-            .then(|| table("embeddings.token_type_embeddings", sizes.token_types, hidden)),
+        token_types: (token_types > 0)
+            .then(|| table("embeddings.token_type_embeddings", token_types, hidden_size)),
         norm: Some(layer_norm(names.embedding_norm, width, eps)),
+        ..EmbeddingSpec::of(table("embeddings.word_embeddings", own.vocab_size as usize, hidden_size))
     };
-    let layers = (0..sizes.layers).map(layer).collect();
+    let layers = (0..own.layers).map(layer).collect();
     let spec = ModelSpec {
         ropes: vec![RopeSpec {
-            dims: sizes.head_dim as usize,
-            base: sizes.theta,
+            dims: own.head_dim as usize,
+            base: own.rope_theta.unwrap_or_default(),
             traditional: false,
-            scaling: sizes.scaling,
-            longest: sizes.longest,
+            scaling: own.rope_scaling.clone(),
+            longest: own.max_position_embeddings,
             query_growth: None,
         }],
         ..ModelSpec::of(width, embedding, layers)

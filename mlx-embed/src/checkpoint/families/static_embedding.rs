@@ -3,11 +3,11 @@
 //! sentence-transformers' StaticEmbedding has no config.json, so its sizes are those of its table. model2vec has one. Where it
 //! made the table smaller, several tokens share a row, and each has a weight of its own.
 
-use crate::checkpoint::config::{Architecture, ModelConfig};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::config::{Architecture, Encoder, ModelConfig};
 use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{EmbeddingSpec, LookupSpec, ModelSpec};
-use crate::checkpoint::{CheckpointError, RopeScaling};
 
 /// The table, as sentence-transformers calls it.
 const TABLE: &str = "embedding";
@@ -42,35 +42,21 @@ pub(super) fn read(
         _ => Err(invalid(weights, TABLE, format!("has the shape {shape:?}, which is empty or too large"))),
     };
     let is_model2vec = architecture == Architecture::Model2Vec;
-    let own = ModelConfig {
+    let own = ModelConfig::of(Encoder {
         architecture,
         hidden_size: size(width)?,
         layers: 0,
         intermediate_size: 0,
         heads: 0,
-        kv_heads: 0,
         head_dim: 0,
         vocab_size: size(vocabulary)?,
-        max_position_embeddings: if is_model2vec { longest(config)? } else { UNLIMITED },
-        causal: false,
-        layer_windows: Vec::new(),
-        qkv_bias: false,
-        o_bias: false,
-        mlp_bias: false,
-        head_norms: false,
+        longest: if is_model2vec { longest(config)? } else { UNLIMITED },
         norm_eps: 0.0,
-        rope_theta: None,
-        rope_local_theta: None,
-        query_pre_attn_scalar: None,
-        query_growth: None,
-        rope_traditional: false,
-        rope_scaling: RopeScaling::None,
         eos_token_id: None,
-    };
+    });
     let mut tokens = super::table(TABLE, rows, own.hidden_size);
     tokens.may_be_whole = is_model2vec;
-    let embedding =
-        EmbeddingSpec { tokens, lookup, scale: 1.0, positions: None, token_types: None, norm: None };
+    let embedding = EmbeddingSpec { lookup, ..EmbeddingSpec::of(tokens) };
     let normalizes = match is_model2vec {
         true => Some(config.optional("normalize")?.unwrap_or(false)),
         false => None,

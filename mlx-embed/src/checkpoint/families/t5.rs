@@ -1,14 +1,14 @@
 //! T5's encoder: RMSNorm before each half, scores that are not scaled and depend on distance, no biases.
 
 use super::{either, heads, table};
-use crate::checkpoint::config::{self, Architecture, ModelConfig};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::config::{self, Architecture, Encoder, ModelConfig};
 use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, HeadsSpec, LayerSpec, MlpSpec, ModelSpec, NormKind,
     NormSpec, PartSpec, ProjectionSpec, RelativeSpec, Sees,
 };
-use crate::checkpoint::{CheckpointError, RopeScaling};
 
 /// Nothing in the model ends with a text's length; this is what distances are kept for.
 const LONGEST: usize = 8192;
@@ -29,31 +29,18 @@ pub(super) fn read(
         return Err(config
             .invalid("is_decoder", "is true, by which tokens see those before them only in transformers"));
     }
-    let own = ModelConfig {
+    let own = ModelConfig::of(Encoder {
         architecture: Architecture::T5,
         hidden_size: size("d_model", "hidden_size")?,
         layers,
         intermediate_size: config::positive(config, "d_ff")?,
         heads: heads_count,
-        kv_heads: heads_count,
         head_dim,
         vocab_size: config::positive(config, "vocab_size")?,
-        max_position_embeddings: LONGEST,
-        causal: false,
-        layer_windows: vec![None; layers],
-        qkv_bias: false,
-        o_bias: false,
-        mlp_bias: false,
-        head_norms: false,
+        longest: LONGEST,
         norm_eps: config::epsilon(config, "layer_norm_epsilon", Some(1e-6))?,
-        rope_theta: None,
-        rope_local_theta: None,
-        query_pre_attn_scalar: None,
-        query_growth: None,
-        rope_traditional: false,
-        rope_scaling: RopeScaling::None,
         eos_token_id: config::eos_token_id(config),
-    };
+    });
     let [hidden, intermediate] = [own.hidden_size, own.intermediate_size].map(|size| size as usize);
     let norm = |path: String| NormSpec {
         weight: format!("{path}.weight"),
@@ -106,14 +93,8 @@ pub(super) fn read(
     let held = tokens.into_iter().find(|name| {
         ["weight", "scales"].iter().any(|end| weights.tensors.contains_key(&format!("{name}.{end}")))
     });
-    let embedding = EmbeddingSpec {
-        tokens: table(held.unwrap_or(tokens[0]), own.vocab_size as usize, own.hidden_size),
-        lookup: None,
-        scale: 1.0,
-        positions: None,
-        token_types: None,
-        norm: None,
-    };
+    let embedding =
+        EmbeddingSpec::of(table(held.unwrap_or(tokens[0]), own.vocab_size as usize, own.hidden_size));
     let layers = (0..layers).map(layer).collect();
     let spec = ModelSpec {
         relative: Some(relative(config, own.heads)?),
