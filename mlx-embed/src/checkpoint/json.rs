@@ -1,6 +1,7 @@
 //! Reading JSON files so that an error names the file and the field.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -122,6 +123,22 @@ impl JsonObject {
                 defaults: Map::new(),
             })),
             Some(_) => Err(self.invalid(field, "must be an object")),
+        }
+    }
+
+    /// Refuses any value but the ones that are supported, of which the first is told; `remedy` is what else to say. Missing
+    /// and null are well.
+    pub(crate) fn only<T, S>(&self, field: &str, supported: &[S], remedy: &str) -> Result<(), CheckpointError>
+    where
+        T: DeserializeOwned + Display + PartialEq<S>,
+        S: Display,
+    {
+        match self.optional::<T>(field)? {
+            Some(value) if supported.iter().all(|supported| value != *supported) => {
+                Err(self
+                    .invalid(field, format!("is `{value}`; only `{}` is supported{remedy}", supported[0])))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -67,9 +67,7 @@ pub(super) fn read(
         }
         (None, _) => config.required("rope_theta")?,
     };
-    if !(theta > 1.0 && theta.is_finite()) {
-        return Err(config.invalid("rope_theta", format!("is {theta}; it must be a number above 1")));
-    }
+    let theta = base(config, "rope_theta", theta)?;
     let scaling = scalings.into_iter().next().unwrap_or(RopeScaling::None);
     if !matches!(scaling, RopeScaling::Proportional { .. }) {
         for object in [Some(config), objects.first()].into_iter().flatten() {
@@ -148,6 +146,15 @@ pub(super) struct Rope {
     pub(super) query_growth: Option<QueryGrowth>,
 }
 
+/// A base of frequencies that a field gives.
+pub(super) fn base(object: &JsonObject, field: &str, base: f32) -> Result<f32, CheckpointError> {
+    if base > 1.0 && base.is_finite() {
+        Ok(base)
+    } else {
+        Err(object.invalid(field, format!("is {base}; it must be a number above 1")))
+    }
+}
+
 /// Two bases, of layers that see all and of those that slide: `rope_theta` and `rope_local_base_freq`, or with transformers 5 one set of parameters for each type of layers.
 pub(super) fn by_layer_types(
     config: &JsonObject,
@@ -156,12 +163,7 @@ pub(super) fn by_layer_types(
 ) -> Result<Rope, CheckpointError> {
     let around = Around { config, head_dim, max_position_embeddings };
     let number = |object: &JsonObject, field: &str, default: f32| -> Result<f32, CheckpointError> {
-        let value = object.optional(field)?.unwrap_or(default);
-        if value > 1.0 && value.is_finite() {
-            Ok(value)
-        } else {
-            Err(object.invalid(field, format!("is {value}; it must be a number above 1")))
-        }
+        base(object, field, object.optional(field)?.unwrap_or(default))
     };
     let nested = match config.object("rope_parameters")? {
         Some(all) => Some((all.object("full_attention")?, all.object("sliding_attention")?)),

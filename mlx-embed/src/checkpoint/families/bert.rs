@@ -152,12 +152,7 @@ pub(super) fn read(
 
 /// Refuses what makes another model of it.
 fn check_kind(config: &JsonObject) -> Result<(), CheckpointError> {
-    let field = "position_embedding_type";
-    if let Some(kind) = config.optional::<String>(field)?
-        && kind != "absolute"
-    {
-        return Err(config.invalid(field, format!("is `{kind}`; only absolute is supported")));
-    }
+    config.only::<String, _>("position_embedding_type", &["absolute"], "")?;
     for field in ["is_decoder", "add_cross_attention"] {
         if config::flag(config, field)? {
             return Err(config.invalid(field, "is true, which makes another model of it"));

@@ -134,18 +134,8 @@ fn frequencies(
 /// Alibaba's code has switches; these are how the published models stand.
 fn refuse_other_forms(config: &JsonObject) -> Result<(), CheckpointError> {
     for (field, supported) in [("layer_norm_type", "layer_norm"), ("position_embedding_type", "rope")] {
-        if let Some(kind) = config.optional::<String>(field)?
-            && kind != supported
-        {
-            let reason = format!("is `{kind}`; only {supported} is supported with this model_type");
-            return Err(config.invalid(field, reason));
-        }
+        config.only::<String, _>(field, &[supported], " with this model_type")?;
     }
-    if config::flag(config, "logn_attention_scale")? {
-        return Err(config.invalid("logn_attention_scale", "is true; only false is supported"));
-    }
-    if config.optional("pack_qkv")? == Some(false) {
-        return Err(config.invalid("pack_qkv", "is false; only true is supported"));
-    }
-    Ok(())
+    config.only::<bool, _>("logn_attention_scale", &[false], "")?;
+    config.only::<bool, _>("pack_qkv", &[true], "")
 }

@@ -135,12 +135,7 @@ fn frequencies(
     longest: usize,
 ) -> Result<[Frequencies; 2], CheckpointError> {
     let theta = |object: &JsonObject, field: &str, default: f32| -> Result<f32, CheckpointError> {
-        let theta = object.optional(field)?.unwrap_or(default);
-        if theta > 1.0_f32 && theta.is_finite() {
-            Ok(theta)
-        } else {
-            Err(object.invalid(field, format!("is {theta}; it must be a number above 1")))
-        }
+        rope_fields::base(object, field, object.optional(field)?.unwrap_or(default))
     };
     let mut both = [("global_rope_theta", 160_000.0), ("local_rope_theta", 10_000.0)]
         .map(|(field, default)| theta(config, field, default).map(|theta| (theta, RopeScaling::None)));

@@ -82,9 +82,7 @@ fn refuse_other_forms(config: &JsonObject) -> Result<(), CheckpointError> {
         "use_rms_norm",
     ];
     for field in off {
-        if config::flag(config, field)? {
-            return Err(config.invalid(field, "is true; only false is supported with nomic_bert"));
-        }
+        config.only::<bool, _>(field, &[false], " with nomic_bert")?;
     }
     if config.optional::<f32>("rotary_emb_fraction")?.is_some_and(|share| share != 1.0) {
         return Err(
@@ -97,15 +95,7 @@ fn refuse_other_forms(config: &JsonObject) -> Result<(), CheckpointError> {
         }
     }
     for (field, supported) in [("activation_function", &["swiglu"][..]), ("hidden_act", &["silu", "swish"])] {
-        if let Some(name) = config.optional::<String>(field)?
-            && !supported.contains(&name.as_str())
-        {
-            let reason = format!("is `{name}`; only {} is supported with nomic_bert", supported[0]);
-            return Err(config.invalid(field, reason));
-        }
+        config.only::<String, _>(field, supported, " with nomic_bert")?;
     }
-    if config.optional::<bool>("scale_attn_weights")? == Some(false) {
-        return Err(config.invalid("scale_attn_weights", "is false; only true is supported"));
-    }
-    Ok(())
+    config.only::<bool, _>("scale_attn_weights", &[true], "")
 }

@@ -127,9 +127,7 @@ fn relative(config: &JsonObject, heads: i32) -> Result<RelativeSpec, CheckpointE
         ("relative_attention_max_distance", RelativeSpec::FAR),
     ];
     for (field, supported) in sizes {
-        if let Some(other) = config.optional::<usize>(field)?.filter(|size| *size != supported) {
-            return Err(config.invalid(field, format!("is {other}; only {supported} is supported")));
-        }
+        config.only::<usize, _>(field, &[supported], "")?;
     }
     let path = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias";
     Ok(RelativeSpec { table: table(path, RelativeSpec::BUCKETS, heads), longest: LONGEST })

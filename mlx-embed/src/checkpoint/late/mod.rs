@@ -115,11 +115,9 @@ impl LateInteraction {
     fn colbert(files: &Files) -> Result<Self, CheckpointError> {
         let metadata = JsonObject::open(files, COLBERT.file)?;
         let metadata = metadata.as_ref();
-        for (field, supported) in [("similarity", "cosine"), ("interaction", "colbert")] {
-            let value: Option<String> = optional(metadata, field)?;
-            if let (Some(metadata), Some(value)) = (metadata, value.filter(|value| value != supported)) {
-                return Err(metadata.invalid(field, format!("is `{value}`; only `{supported}` is supported")));
-            }
+        if let Some(metadata) = metadata {
+            metadata.only::<String, _>("similarity", &["cosine"], "")?;
+            metadata.only::<String, _>("interaction", &["colbert"], "")?;
         }
         let skips = optional(metadata, "mask_punctuation")?.unwrap_or(true);
         let skiplist = if skips { punctuation() } else { Vec::new() };
