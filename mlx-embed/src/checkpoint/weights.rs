@@ -100,15 +100,15 @@ impl<'a> Weights<'a> {
             FileDtype::I64 => bytes.as_chunks().0.iter().map(|x| i64::from_le_bytes(*x)).collect(),
             _ => return Err(self.wrong_dtype(name, entry, "i32 or i64")),
         };
-        let row = |number: &i64| u32::try_from(*number).ok().filter(|&row| (row as usize) < rows);
-        match numbers.iter().position(|number| row(number).is_none()) {
-            None => Ok(Some(numbers.iter().filter_map(row).collect())),
-            Some(id) => Err(CheckpointError::InvalidTensor {
+        let row = |(id, &number): (usize, &i64)| match u32::try_from(number) {
+            Ok(row) if (row as usize) < rows => Ok(row),
+            _ => Err(CheckpointError::InvalidTensor {
                 path: self.file(entry).path().to_owned(),
                 tensor: name.clone(),
-                reason: format!("has {} for token id {id}, but the table has {rows} rows", numbers[id]),
+                reason: format!("has {number} for token id {id}, but the table has {rows} rows"),
             }),
-        }
+        };
+        numbers.iter().enumerate().map(row).collect::<Result<_, _>>().map(Some)
     }
 
     /// Of each token id what its row is multiplied with, where the file says so.
