@@ -48,6 +48,21 @@ impl Random {
 }
 
 #[test]
+fn more_texts_than_memory_could_answer_are_refused() {
+    #[derive(Clone, Copy)]
+    struct Cat;
+    impl AsRef<str> for Cat {
+        fn as_ref(&self) -> &str {
+            "cat"
+        }
+    }
+    let (embedder, options) = (load(), EmbedOptions::default());
+    let refused = embedder.submit(&[Cat; 1 << 40], &options).wait();
+    assert!(matches!(refused, Err(Error::QueueFull { .. })), "{refused:?}");
+    assert_eq!(embedder.submit(&[Cat; 3], &options).wait().unwrap().len(), 3);
+}
+
+#[test]
 fn sixty_four_threads_get_the_answers_of_one() {
     let (embedder, texts) = (load(), texts());
     let expected: Vec<Embedding> = texts.iter().map(|text| embedder.embed_one(text).unwrap()).collect();

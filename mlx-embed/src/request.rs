@@ -13,7 +13,8 @@ use crate::batch::Reading;
 use crate::checkpoint::{DenseActivation, Purpose};
 use crate::engine::queue::{Ask, QueueLane};
 use crate::engine::{
-    Admission, Alarm, Caller, Computed, Ended, Engine, Meters, Outcome, SharedPrompt, Text, VectorCache,
+    Admission, Alarm, Caller, Computed, Ended, Engine, Meters, Outcome, SharedPrompt, Text, Ticket,
+    VectorCache,
 };
 use crate::error::{Error, InputError};
 use crate::file::{Files, OpenFile};
@@ -483,6 +484,11 @@ impl Shared {
         convert: Convert<R>,
         work: impl FnOnce(&Arc<Caller>, Plan),
     ) -> Pending<R> {
+        if !Ticket::<Outcome, Error>::has_memory(texts) {
+            let [queries, bulk] = self.engine.queued();
+            self.meters.request(Ended::Refused, Duration::ZERO);
+            return Pending::ready(Err(Error::QueueFull { queued: queries + bulk, bytes: 0 }));
+        }
         let caller = Caller::new(texts, timeout);
         let mut finish = Finish::default();
         match plan {

@@ -42,6 +42,11 @@ impl<V, F> Ticket<V, F> {
         Self { state: Mutex::new(state), done: Condvar::new() }
     }
 
+    /// Whether there is memory for the outcomes of so many texts: a slice of texts that have no size may be of any length.
+    pub(crate) fn has_memory(texts: usize) -> bool {
+        Vec::<Option<V>>::new().try_reserve_exact(texts).is_ok()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<V, F>> {
         // No change below stops halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
