@@ -1,6 +1,6 @@
 //! Where a 4-bit product on the CPU should change from the packed kernel to dequantising the matrix and calling BLAS.
 //!
-//! `cargo bench --bench matmul_policy`; the crossover is `CPU_PACKED_ROWS` in `src/model/linear.rs`.
+//! `cargo bench --bench matmul_policy`; the crossover is `CPU_PACKED_ROWS` in `mlx-embed/src/model/mlx/linear.rs`.
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};

@@ -28,9 +28,10 @@ Examples:
   mlx-embed pull owner/name@v1.5 owner/another
   HF_HUB_OFFLINE=1 mlx-embed embed --model owner/name \"a text\"
 
-Prints each model's folder. Only what a checkpoint needs is fetched: safetensors
-weights, config.json, the files of tokenizer and modules. If a download breaks
-off, the same command continues it. A file is used once its hash is right.
+Prints each model's folder. Only what a checkpoint needs is fetched: weights
+(safetensors, or pytorch_model.bin where there are none), config.json, the files
+of tokenizer and modules. If a download breaks off, the same command continues
+it. A file is used once its hash is right.
 
 HF_ENDPOINT is the hub's address. HF_HOME is where models are kept, by default
 ~/.cache/huggingface. HF_TOKEN is for gated and private models. The hub's Python

@@ -36,7 +36,8 @@ pub(crate) struct RerankArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     top_n: Option<NonZeroUsize>,
 
-    /// Instruction of a Qwen3-Reranker: what makes a document a good answer [default: the checkpoint's]
+    /// What makes a document a good answer: the instruction of a Qwen3-Reranker; other rerankers get it as text before the
+    /// query [default: the checkpoint's]
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_name")]
     instruction: Option<String>,
 
@@ -64,9 +65,10 @@ Examples:
   mlx-embed rerank --model DIR --instruction \"Find the cause of an error\" \\
     \"segfault at exit\" --input commits.jsonl --field message
 
-DIR holds a reranker: a sequence classifier with one label (BERT, RoBERTa,
-XLM-RoBERTa, ModernBERT, DistilBERT, MPNet), or a Qwen3-Reranker. A higher score
-is better; most models give numbers between 0 and 1. An index is the document's
+DIR holds a reranker: a sequence classifier with one label (BERT and other
+encoders), a causal decoder whose answer is a token (Qwen3-Reranker), or an
+encoder with modules that make a score (ettin-reranker). A higher score is
+better; most models give numbers between 0 and 1. An index is the document's
 line or argument, counted from 0; the table counts from 1. If a pair is too
 long, the end of the document is cut.";
 
