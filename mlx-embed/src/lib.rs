@@ -84,7 +84,7 @@
 //! | --- | --- |
 //! | [`Embedder`] | text in, vectors out; `Clone + Send + Sync` |
 //! | [`Reranker`] | a query and documents in, scores out; the same engine |
-//! | [`SparseEmbedder`] | text in, weights of the vocabulary's tokens out: SPLADE |
+//! | [`SparseEmbedder`] | text in, weights of the vocabulary's tokens out: SPLADE, bge-m3 |
 //! | [`MultiVectorEmbedder`] | text in, one vector per token out: late interaction, ColBERT |
 //! | `hub` | models by their name on a hub, in the cache that Python programs use too (feature `hub`) |
 //! | [`vectors`] | cosines, the nearest k, vectors in fewer bits |

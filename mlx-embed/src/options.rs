@@ -31,9 +31,10 @@ pub struct LoadOptions {
     /// `neon` or `portable`; on an NVIDIA GPU `cuda`; or `mlx` for MLX's own operations. Default: as the environment variable
     /// `MLX_EMBED_KERNELS` says, else the fastest that the machine and the checkpoint allow.
     pub kernels: Option<String>,
-    /// How the products of a 4-bit model are computed on an NVIDIA GPU.
+    /// How an NVIDIA GPU multiplies with quantised weights.
     pub matmul: MatmulPolicy,
-    /// How hidden states become a vector. Default: as the checkpoint says, else the last token.
+    /// How hidden states become a vector. Default: as the checkpoint says, else the last token for causal decoders and the mean
+    /// for other models.
     pub pooling: Option<Pooling>,
     /// Which token stands at the end of a text.
     pub end_token: EndToken,
@@ -195,7 +196,8 @@ impl FromStr for Lane {
 }
 
 /// What to do when a lane holds [`LoadOptions::queue_texts`] texts or [`LoadOptions::queue_bytes`] bytes of them, or would
-/// with this request. One that finds its lane empty is always taken, however large.
+/// with this request. One that finds its lane empty is taken, however large, if there is memory
+/// for its results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WhenFull {
     /// Fail with [`Error::QueueFull`](crate::Error::QueueFull).

@@ -156,7 +156,7 @@ pub struct ModelConfig {
     pub architecture: Architecture,
     /// Width of the hidden states.
     pub hidden_size: i32,
-    /// Number of decoder layers.
+    /// Number of layers.
     pub layers: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: i32,

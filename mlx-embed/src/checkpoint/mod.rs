@@ -332,7 +332,7 @@ impl Checkpoint {
         &self.place
     }
 
-    /// The decoder's geometry.
+    /// The model's geometry.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }

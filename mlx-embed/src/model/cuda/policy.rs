@@ -10,7 +10,7 @@ use crate::error::{UnknownWord, of_word};
 use crate::mlx::MlxError;
 use crate::mlx::cuda::write_whole;
 
-/// How the products of a 4-bit model are computed on an NVIDIA GPU.
+/// How an NVIDIA GPU multiplies with quantised weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
