@@ -47,7 +47,7 @@ Examples:
   mlx-embed embed --input docs.jsonl --field body > vectors.jsonl
   mlx-embed embed --input docs.parquet --field body --keep id,url \\
     --output vectors.parquet
-  mlx-embed embed --prompt-name query \"where do cats sleep?\"
+  mlx-embed embed --model DIR --prompt-name query \"where do cats sleep?\"
   cut -f2 table.tsv | mlx-embed embed --dims 256
   mlx-embed embed --model SPLADE \"where do cats sleep?\"
   mlx-embed embed --model COLBERT --role query \"where do cats sleep?\"
