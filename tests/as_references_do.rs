@@ -1,7 +1,7 @@
 //! What mlx-lm or transformers loads is loaded, and gives the vectors that the golden files have.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
-use std::fs;
+use std::{fs, mem};
 
 use mlx_embed::{EmbedOptions, Embedder, LoadOptions};
 use mlx_embed_tests::compare::max_abs;
@@ -58,10 +58,46 @@ fn keys_that_nobody_computes_with() {
     let pooler = json!({"directionality": "bidi", "pooler_fc_size": 768, "pooler_num_attention_heads": 12,
         "pooler_num_fc_layers": 3, "pooler_size_per_head": 128, "pooler_type": "first_token_transform"});
     family_gives("families/bert-f32", &Scratch::with("families/bert-f32", CONFIG, pooler));
+    // Which transformers 5 writes for every T5.
+    let decoder = json!({"scale_decoder_outputs": true});
+    family_gives("families/t5-f32", &Scratch::with("families/t5-f32", CONFIG, decoder));
     // As transformers 5 saves it, which has the other name for what pools a classifier's states.
     let scratch = Scratch::with("families/eurobert", CONFIG, json!({"classifier_pooling": "late"}));
     scratch.unset(CONFIG, &["clf_pooling"]);
     family_gives("families/eurobert", &scratch);
+}
+
+#[test]
+fn a_nomic_bert_by_the_names_of_transformers() {
+    const NAMES: [(&str, &str); 8] = [
+        ("emb_ln", "embeddings.LayerNorm"),
+        ("encoder.layers", "layers"),
+        ("attn.out_proj", "self_attn.o_proj"),
+        ("mlp.fc11", "mlp.up_proj"),
+        ("mlp.fc12", "mlp.gate_proj"),
+        ("mlp.fc2", "mlp.down_proj"),
+        ("norm1", "post_attention_layernorm"),
+        ("norm2", "post_mlp_layernorm"),
+    ];
+    let case = "families/nomic-bert-bf16";
+    let scratch = Scratch::of(case);
+    scratch.edit_tensors(WEIGHTS, |tensors| {
+        for (mut name, (dtype, mut shape, bytes)) in mem::take(tensors) {
+            for (own, theirs) in NAMES {
+                name = name.replace(own, theirs);
+            }
+            if !name.contains("attn.Wqkv") {
+                tensors.insert(name, (dtype, shape, bytes));
+                continue;
+            }
+            shape[0] /= 3;
+            for (part, bytes) in ["q_proj", "k_proj", "v_proj"].iter().zip(bytes.chunks(bytes.len() / 3)) {
+                let name = name.replace("attn.Wqkv", &format!("self_attn.{part}"));
+                tensors.insert(name, (dtype, shape.clone(), bytes.to_vec()));
+            }
+        }
+    });
+    family_gives(case, &scratch);
 }
 
 #[test]

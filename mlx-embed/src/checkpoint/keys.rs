@@ -74,11 +74,11 @@ fn read_by(architecture: Architecture) -> &'static str {
              rope_parameters rope_theta rotary_emb_base rotary_emb_fraction rotary_emb_interleaved rotary_emb_scale_base \
              rotary_scaling_factor scale_attn_weights type_vocab_size use_rms_norm use_xentropy"
         }
-        // What feed_forward_proj says already, the decoder's size, and a length that nothing ends with.
+        // What feed_forward_proj says already, what is the decoder's alone, and a length that nothing ends with.
         Architecture::T5 => {
             "d_ff d_kv d_model dense_act_fn dropout_rate feed_forward_proj head_dim is_gated_act layer_norm_epsilon \
              n_positions num_decoder_layers num_heads num_layers relative_attention_max_distance \
-             relative_attention_num_buckets"
+             relative_attention_num_buckets scale_decoder_outputs"
         }
         Architecture::StaticEmbedding => "",
         // How it was made, sizes that the table has anyway, and what it is called.

@@ -3,7 +3,7 @@
 //! Formulas are those of transformers. Alibaba's own code stretches positions in a way that transformers doesn't have
 //! (`ntk`); its formula is at <https://kexue.fm/archives/9706>, as vLLM computes it.
 
-use super::rotary::{self, FeedForward, Matrix, Names, thirds};
+use super::rotary::{self, FeedForward, Matrix, Names, OF_TRANSFORMERS, thirds};
 use crate::checkpoint::config::{self, Architecture, Encoder, ModelConfig};
 use crate::checkpoint::doubt::Doubt;
 use crate::checkpoint::files::TensorFiles;
@@ -11,21 +11,6 @@ use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{Activation, ModelSpec};
 use crate::checkpoint::{CheckpointError, RopeScaling, rope_fields};
 
-/// As transformers names a model in memory, and in some files.
-const GTE: Names = Names {
-    embedding_norm: "embeddings.LayerNorm",
-    layers: "layers",
-    qkv: [
-        Matrix::Whole("self_attn.q_proj"),
-        Matrix::Whole("self_attn.k_proj"),
-        Matrix::Whole("self_attn.v_proj"),
-    ],
-    output: "self_attn.o_proj",
-    attention_norm: "post_attention_layernorm",
-    up: &[Matrix::Whole("mlp.gate_proj"), Matrix::Whole("mlp.up_proj")],
-    down: "mlp.down_proj",
-    mlp_norm: "post_mlp_layernorm",
-};
 /// As its own code does.
 const GTE_OWN: Names = Names {
     embedding_norm: "embeddings.LayerNorm",
@@ -38,7 +23,7 @@ const GTE_OWN: Names = Names {
     down: "mlp.down_proj",
     mlp_norm: "mlp_ln",
 };
-const JINA: Names = Names { up: &[Matrix::Whole("mlp.fc1")], down: "mlp.fc2", ..GTE };
+const JINA: Names = Names { up: &[Matrix::Whole("mlp.fc1")], down: "mlp.fc2", ..OF_TRANSFORMERS };
 const JINA_OWN: Names = Names {
     embedding_norm: "emb_ln",
     layers: "encoder.layers",
@@ -63,11 +48,9 @@ pub(super) fn read(
     refuse_other_forms(config)?;
     let (theta, scaling) = frequencies(config, architecture, head_dim, longest, doubts)?;
     let (own_names, theirs, eps) = match architecture {
-        Architecture::Gte => (&GTE_OWN, &GTE, 1e-12),
+        Architecture::Gte => (&GTE_OWN, &OF_TRANSFORMERS, 1e-12),
         _ => (&JINA_OWN, &JINA, 1e-5),
     };
-    let norm = format!("{}.0.{}.weight", own_names.layers, own_names.attention_norm);
-    let names = if weights.tensors.contains_key(&norm) { own_names } else { theirs };
     let encoder = Encoder {
         architecture,
         hidden_size,
@@ -94,7 +77,7 @@ pub(super) fn read(
         activation: Activation::in_field(config, "hidden_act", "gelu")?,
         biases: [up_bias, true],
     };
-    Ok(rotary::model(own, token_types, &mlp, names))
+    Ok(rotary::model(own, token_types, &mlp, own_names.or(theirs, weights)))
 }
 
 /// The base of the frequencies, and how they are stretched.

@@ -59,7 +59,7 @@ fn without_head(
         | Architecture::MpNet => bert::read(config, weights, architecture),
         Architecture::EmbeddingGemma2 => embedding_gemma2::read(config),
         Architecture::ModernBert => modernbert::read(config),
-        Architecture::NomicBert => nomic::read(config),
+        Architecture::NomicBert => nomic::read(config, weights),
         Architecture::T5 => t5::read(config, weights),
         Architecture::StaticEmbedding | Architecture::Model2Vec => {
             static_embedding::read(config, weights, architecture)

@@ -1,13 +1,15 @@
 //! nomic-bert: BERT's order of norms with rotary embedding and SwiGLU.
 
 use super::either;
-use super::rotary::{self, FeedForward, Matrix, Names, thirds};
+use super::rotary::{self, FeedForward, Matrix, Names, OF_TRANSFORMERS, thirds};
 use crate::checkpoint::config::{self, Architecture, Encoder, ModelConfig};
+use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::spec::{Activation, ModelSpec};
 use crate::checkpoint::{CheckpointError, rope_fields};
 
-const NAMES: Names = Names {
+/// As its own code names them.
+const OWN: Names = Names {
     embedding_norm: "emb_ln",
     layers: "encoder.layers",
     qkv: thirds("attn.Wqkv"),
@@ -18,7 +20,10 @@ const NAMES: Names = Names {
     mlp_norm: "norm2",
 };
 
-pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
+pub(super) fn read(
+    config: &JsonObject,
+    weights: &TensorFiles,
+) -> Result<(ModelConfig, ModelSpec), CheckpointError> {
     let size = |own: &str, theirs: &str| config::positive(config, either(config, own, theirs)?);
     let (hidden_size, heads) = (size("n_embd", "hidden_size")?, size("n_head", "num_attention_heads")?);
     let head_dim = super::shared_out(config, "num_attention_heads", hidden_size, heads)?;
@@ -39,7 +44,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     let token_types = config::positive(config, "type_vocab_size")? as usize;
     let own = ModelConfig { rope_theta: Some(theta(config)?), ..ModelConfig::of(encoder) };
     let mlp = FeedForward { activation: Activation::Silu, biases: [false; 2] };
-    Ok(rotary::model(own, token_types, &mlp, &NAMES))
+    Ok(rotary::model(own, token_types, &mlp, OWN.or(&OF_TRANSFORMERS, weights)))
 }
 
 /// The base of the frequencies: its own code's, or transformers', whose nested one goes before the other.

@@ -3,6 +3,7 @@
 
 use super::{heads, layer_norm, table};
 use crate::checkpoint::config::ModelConfig;
+use crate::checkpoint::files::TensorFiles;
 use crate::checkpoint::rope::RopeSpec;
 use crate::checkpoint::spec::{
     Activation, AttentionSpec, EmbeddingSpec, HalfNorms, LayerSpec, MlpSpec, ModelSpec, PartSpec,
@@ -21,6 +22,30 @@ pub(super) struct Names {
     pub(super) down: &'static str,
     pub(super) mlp_norm: &'static str,
 }
+
+impl Names {
+    /// These where the file has them, else those of `others`.
+    pub(super) fn or<'a>(&'a self, others: &'a Self, weights: &TensorFiles) -> &'a Self {
+        let first = format!("{}.0.{}.weight", self.layers, self.attention_norm);
+        if weights.tensors.contains_key(&first) { self } else { others }
+    }
+}
+
+/// As transformers names a model with a gate in memory, and in some files.
+pub(super) const OF_TRANSFORMERS: Names = Names {
+    embedding_norm: "embeddings.LayerNorm",
+    layers: "layers",
+    qkv: [
+        Matrix::Whole("self_attn.q_proj"),
+        Matrix::Whole("self_attn.k_proj"),
+        Matrix::Whole("self_attn.v_proj"),
+    ],
+    output: "self_attn.o_proj",
+    attention_norm: "post_attention_layernorm",
+    up: &[Matrix::Whole("mlp.gate_proj"), Matrix::Whole("mlp.up_proj")],
+    down: "mlp.down_proj",
+    mlp_norm: "post_mlp_layernorm",
+};
 
 /// A matrix by itself, or which of so many equal parts of one.
 #[derive(Debug, Clone, Copy)]
