@@ -164,6 +164,25 @@ fn the_largest_weights_stay_where_the_files_say_how_many() {
 }
 
 #[test]
+fn without_modules_no_setting_beside_them_counts() {
+    let case = "splade-bert-without-modules";
+    let settings = "config_sentence_transformers.json";
+    let copy = Scratch::of(&format!("families/{case}"));
+    let all = json!({
+        "model_type": "SparseEncoder", "prompts": {"query": "roses "}, "default_prompt_name": "query", "max_active_dims": 5,
+    });
+    copy.write(settings, all.to_string());
+    copy.write("sentence_bert_config.json", json!({"max_seq_length": 4, "do_lower_case": true}).to_string());
+    let (found, plain) = (load(copy.path()), load(folder(case)));
+    for GoldenText { text, .. } in expected(case).texts() {
+        let [found, plain] = [&found, &plain].map(|embedder| embedder.embed(&[text]).unwrap().remove(0));
+        assert_eq!((found.tokens, found.weights), (plain.tokens, plain.weights), "{text}");
+    }
+    copy.set(settings, json!({"model_type": "SentenceTransformer"}));
+    refused(copy.path(), &[settings, "`model_type`", "Embedder"]);
+}
+
+#[test]
 fn what_is_no_sparse_encoder_is_refused_and_told_what_to_load_it_with() {
     let with = |case: &str, file: &str, fields: Value, parts: &[&str]| {
         refused(Scratch::with(&format!("families/{case}"), file, fields).path(), parts);

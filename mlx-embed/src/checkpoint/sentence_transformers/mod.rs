@@ -168,7 +168,12 @@ impl SentenceTransformers {
                 (VECTORS, Calls::VECTORS)
             }
             Purpose::Sparse => {
-                all.splade = sparse::pooling(files)?;
+                let Some(splade) = sparse::pooling(files)? else {
+                    // sentence-transformers makes the modules itself, and reads no setting of these files.
+                    of_kind(files, SPARSE)?;
+                    return Ok(all);
+                };
+                all.splade = splade;
                 (SPARSE, Calls::LOGITS)
             }
             Purpose::TokenVectors => {

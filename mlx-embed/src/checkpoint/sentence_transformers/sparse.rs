@@ -9,9 +9,9 @@ use crate::checkpoint::json::{self, JsonObject};
 use crate::checkpoint::spec::Splade;
 use crate::file::Files;
 
-/// What SpladePooling does. Modules that are not a sparse encoder's are refused; without a file there is nothing to refuse.
-pub(super) fn pooling(files: &Files) -> Result<Splade, CheckpointError> {
-    let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(Splade::default()) };
+/// What SpladePooling does; `None` without modules.json. Modules that are not a sparse encoder's are refused.
+pub(super) fn pooling(files: &Files) -> Result<Option<Splade>, CheckpointError> {
+    let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(None) };
     let refuse = |field: &str, reason: String| {
         Err(CheckpointError::InvalidField { path: files.path(MODULES), field: field.into(), reason })
     };
@@ -44,7 +44,7 @@ pub(super) fn pooling(files: &Files) -> Result<Splade, CheckpointError> {
         );
     };
     let Some(config) = JsonObject::open(files, Path::new(&pooling.path).join(SETTINGS))? else {
-        return Ok(Splade::default());
+        return Ok(Some(Splade::default()));
     };
     let setting = |field: &str, known: &[&str]| {
         let value: Option<String> = config.optional(field)?;
@@ -56,8 +56,8 @@ pub(super) fn pooling(files: &Files) -> Result<Splade, CheckpointError> {
             }
         }
     };
-    Ok(Splade {
+    Ok(Some(Splade {
         logs_twice: setting("activation_function", &["relu", "log1p_relu"])? == Some("log1p_relu"),
         sums: setting("pooling_strategy", &["max", "sum"])? == Some("sum"),
-    })
+    }))
 }
