@@ -196,6 +196,22 @@ fn what_is_longer_than_its_limit_is_cut_and_says_so() {
 }
 
 #[test]
+fn limits_that_no_file_has_are_the_models_own() {
+    let limits = |copy: &Scratch| {
+        let info = load_copy(copy).info().late_interaction.clone().unwrap();
+        (info.query_tokens, info.document_tokens)
+    };
+    let copy = Scratch::of("families/late-interaction-modernbert-expanded");
+    copy.unset(SETTINGS, &["query_length", "document_length"]);
+    copy.set(SETTINGS, json!({"attend_to_expansion_tokens": true}));
+    assert_eq!(limits(&copy), (32, 512), "queries are filled up to 32");
+    copy.set(SETTINGS, json!({"do_query_expansion": false}));
+    assert_eq!(limits(&copy), (512, 512));
+    copy.write("sentence_bert_config.json", json!({"max_seq_length": 200}).to_string());
+    assert_eq!(limits(&copy), (200, 200));
+}
+
+#[test]
 fn empty_texts_and_punctuation_alone_have_the_vectors_of_what_stands_around_them() {
     let embedder = load("late-interaction-bert", &own_limit());
     let (empty, marks) = (one(&embedder, "", Role::Document), one(&embedder, "?!...", Role::Document));

@@ -48,11 +48,13 @@ pub(crate) struct Expansion {
     pub(crate) by_padding: bool,
 }
 
-/// Where a layout has what, and what holds where it doesn't say so: of queries first, then of documents.
+/// Where a layout has what: of queries first, then of documents. Without a limit the model's own holds, as in
+/// sentence-transformers.
 struct Layout {
     file: &'static str,
+    /// With what holds where it doesn't say so.
     markers: [(&'static str, &'static str); 2],
-    longest: [(&'static str, usize); 2],
+    longest: [&'static str; 2],
     seen: &'static str,
 }
 
@@ -62,15 +64,18 @@ const COLBERT_FILE: &str = "artifact.metadata";
 const PYLATE: Layout = Layout {
     file: PYLATE_FILE,
     markers: [("query_prefix", "[Q] "), ("document_prefix", "[D] ")],
-    longest: [("query_length", 32), ("document_length", 180)],
+    longest: ["query_length", "document_length"],
     seen: "attend_to_expansion_tokens",
 };
 const COLBERT: Layout = Layout {
     file: COLBERT_FILE,
     markers: [("query_token_id", "[unused0]"), ("doc_token_id", "[unused1]")],
-    longest: [("query_maxlen", 32), ("doc_maxlen", 180)],
+    longest: ["query_maxlen", "doc_maxlen"],
     seen: "attend_to_mask_tokens",
 };
+
+/// To so many tokens queries are filled up unless a file says otherwise.
+const QUERY_LENGTH: usize = 32;
 
 /// Python's `string.punctuation`, which both skip unless they are told otherwise.
 const PUNCTUATION: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
@@ -160,9 +165,8 @@ impl Layout {
         expands: bool,
         skiplist: Vec<String>,
     ) -> Result<LateInteraction, CheckpointError> {
-        let side = |index: usize, skiplist: Vec<String>| -> Result<(usize, SideSpec), CheckpointError> {
-            let ((marker_field, marker), (longest_field, longest)) =
-                (self.markers[index], self.longest[index]);
+        let side = |index: usize, skiplist: Vec<String>| -> Result<SideSpec, CheckpointError> {
+            let ((marker_field, marker), longest_field) = (self.markers[index], self.longest[index]);
             let found: Option<String> = optional(config, marker_field)?;
             let by_default = (self.file != PYLATE_FILE).then(|| marker.to_owned());
             let marker = found.or(by_default).ok_or_else(|| {
@@ -173,22 +177,22 @@ impl Layout {
                 let path = files.path(self.file);
                 CheckpointError::InvalidField { path, field: marker_field.into(), reason }
             })?;
-            let longest = optional(config, longest_field)?.unwrap_or(longest);
-            if longest == 0 {
+            let longest: Option<usize> = optional(config, longest_field)?;
+            if longest == Some(0) {
                 let reason = "is 0; it must be at least 1".into();
                 let path = files.path(self.file);
                 return Err(CheckpointError::InvalidField { path, field: longest_field.into(), reason });
             }
             let marker = Some(marker).filter(|marker| !marker.is_empty());
             let file = self.file;
-            Ok((
-                longest,
-                SideSpec { marker, longest: Some(longest), skiplist, file, marker_field, longest_field },
-            ))
+            Ok(SideSpec { marker, longest, skiplist, file, marker_field, longest_field })
         };
-        let ((length, query), (_, document)) = (side(0, Vec::new())?, side(1, skiplist)?);
+        let (mut query, document) = (side(0, Vec::new())?, side(1, skiplist)?);
         let seen = optional(config, self.seen)?.unwrap_or(false);
-        let expansion = expands.then_some(Expansion { length, token: None, seen, by_padding: true });
+        let expansion = expands.then(|| {
+            let length = *query.longest.get_or_insert(QUERY_LENGTH);
+            Expansion { length, token: None, seen, by_padding: true }
+        });
         Ok(LateInteraction { query, document, expansion, first: 0 })
     }
 }

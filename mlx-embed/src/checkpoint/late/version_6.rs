@@ -63,7 +63,7 @@ pub(super) fn read(files: &Files) -> Result<LateInteraction, CheckpointError> {
 fn refuse_pylates(files: &Files) -> Result<(), CheckpointError> {
     let Some(config) = JsonObject::open(files, PYLATE_FILE)? else { return Ok(()) };
     let fields = PYLATE.markers.iter().flat_map(|&(marker, _)| [marker]);
-    let fields = fields.chain(PYLATE.longest.iter().map(|&(longest, _)| longest));
+    let fields = fields.chain(PYLATE.longest);
     let mut fields = fields.chain([PYLATE.seen]).chain(OF_PYLATE);
     match fields.find(|field| config.has(field)) {
         None => Ok(()),
