@@ -87,6 +87,16 @@ impl Encoder {
         }
     }
 
+    /// Most tokens of a text.
+    pub(crate) fn max_tokens(&self) -> usize {
+        let info = self.info();
+        match (self, &info.late_interaction) {
+            (Self::Tokens(_, Role::Query, _), Some(late)) => late.query_tokens,
+            (Self::Tokens(_, Role::Document, _), Some(late)) => late.document_tokens,
+            _ => info.max_tokens,
+        }
+    }
+
     /// The SHA-256 of each weights file, by name.
     pub(crate) fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
         match self {

@@ -121,7 +121,7 @@ pub(crate) fn run(mut args: EmbedArgs) -> Result<(), CliError> {
     progress.clear();
     let complete = failure.is_none();
     let ended = output.end(done, failure);
-    notes.about_texts(truncated, done, info.max_tokens);
+    notes.about_texts(truncated, done, model.max_tokens());
     if gaps && !tells_lines {
         notes
             .say("not every line of the input has a row in the output; rows have the order of those that do");

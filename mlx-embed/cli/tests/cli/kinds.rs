@@ -63,6 +63,16 @@ fn vectors_of_tokens_are_those_of_the_role() {
 }
 
 #[test]
+fn the_note_on_cut_texts_has_the_limit_of_the_role() {
+    let long = "roses in the garden ".repeat(40);
+    for (role, limit) in [("query", 16), ("document", 48)] {
+        let ran = run(on("embed", COLBERT).args(["--role", role, &long]));
+        let note = format!("1 of 1 texts had more than {limit} tokens and were cut");
+        assert!(ran.stderr.contains(&note), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn formats_and_options_that_do_not_fit_a_kind_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for (case, words) in [(SPLADE, "weights of tokens"), (COLBERT, "a vector a token")] {
