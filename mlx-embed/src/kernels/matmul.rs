@@ -23,9 +23,9 @@ const UNPACK_TILES: usize = 3;
 /// Unpacked weights that stay in the first-level cache while tile after tile passes by, in bytes.
 const BLOCK_BYTES: usize = 20 << 10;
 
-/// Tiles for each thread from which on it multiplies its own rows with all weights, rather than all rows with some weights:
-/// they are in its caches, since what comes before and after is done row by row.
-const ROW_TILES: usize = 8;
+/// Tiles for each thread from which on it multiplies its own rows with all weights, rather than all rows with some weights: rows
+/// are in its caches, since what comes before and after is done row by row. More where weights are unpacked, by each thread then.
+const OWN_TILES: [usize; 2] = [8, 32];
 
 /// Bytes of rounded rows that a thread goes over pair after pair. They should stay in its second-level cache.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -258,10 +258,14 @@ impl Engine {
         let tiles = rounded.tiles;
         // Whole tiles whose limbs fit the cache.
         let tile_bytes = tiles.most_rows() * layout.inputs * 2;
-        let (chunk, chunks) = self.chunks(tiles, tile_bytes);
+        let most = (CHUNK_BYTES / tile_bytes).max(1);
+        let chunk = tiles.count().div_ceil(tiles.count().div_ceil(most));
         let pays = (layout.bits == 4 || rounded.kind == Digits::Words) && chunk >= UNPACK_TILES;
         // Floats are multiplied as words alone, and signed bytes with what is said of them.
         let unpack = layout.floats || layout.signed || pays;
+        let own = tiles.count().div_ceil(self.pool.threads());
+        let chunk = if own >= OWN_TILES[usize::from(unpack)] { chunk.min(own) } else { chunk };
+        let chunks = tiles.count().div_ceil(chunk);
         let form = match (layout.bits, rounded.kind, unpack) {
             (_, Digits::Sevens, _) => SEVENS,
             (_, Digits::Words, true) => WORDS,
@@ -358,15 +362,6 @@ impl Engine {
             });
         };
         self.pool.run(tasks, &work);
-    }
-
-    /// How many tiles of so many bytes a thread goes over pair after pair, and how often that is.
-    fn chunks(&self, tiles: Tiles, tile_bytes: usize) -> (usize, usize) {
-        let most = (CHUNK_BYTES / tile_bytes).max(1);
-        let threads = self.pool.threads();
-        let least = if tiles.count() >= threads * ROW_TILES { threads } else { 1 };
-        let chunk = tiles.count().div_ceil(tiles.count().div_ceil(most).max(least));
-        (chunk, tiles.count().div_ceil(chunk))
     }
 
     /// Products of the low limbs of groups in which only some rows have them.
