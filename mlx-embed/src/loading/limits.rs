@@ -30,6 +30,7 @@ const THREAD_ENOUGH_TOKENS: usize = 32;
 const BATCH_TIME: Duration = Duration::from_millis(25);
 const QUEUE_TEXTS: usize = 4096;
 const QUEUE_BYTES: usize = 64 << 20;
+
 /// What the queue holds, and what runs at once.
 pub(super) fn of_queue(
     options: &LoadOptions,
