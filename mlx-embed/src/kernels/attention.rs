@@ -27,8 +27,8 @@ pub(crate) struct AttentionOptions<'a> {
     /// Factor on scores.
     pub(crate) scale: f32,
     pub(crate) span: Span,
-    /// Texts of which more tokens than this are seen may have their products rounded: queries, keys, values and weights of the softmax to
-    /// bf16, where this takes less time and texts continue nothing.
+    /// Texts of which more tokens than this are seen may have their products rounded: queries, keys, values and weights of
+    /// the softmax to bf16, where this takes less time and texts continue nothing.
     pub(crate) round_above: Option<usize>,
 }
 

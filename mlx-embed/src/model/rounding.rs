@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 /// What this crate's kernels round in products with the matrices of layers, beyond what the checkpoint's own type does.
-/// Everything else is computed in the checkpoint's type, or in f32. It says nothing of MLX's operations.
+/// Everything else is computed in the checkpoint's type, or in f32. Only attention may be in bf16, with
+/// [`Precision::Fast`](crate::Precision::Fast). It says nothing of MLX's operations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Rounding {

@@ -10,8 +10,8 @@ use crate::model::backend::{Place, Role};
 /// How closely this crate's kernels follow a checkpoint that is computed in f32.
 ///
 /// On a CPU, the activations that enter a product with a matrix may be rounded, a group of inputs at a time. With `fast`,
-/// dense weights may be rounded, too. Everything else is f32. [`Info::rounding`](crate::Info::rounding) says what was
-/// rounded.
+/// dense weights and attention may be rounded, too. Everything else is f32. [`Info::rounding`](crate::Info::rounding) says
+/// what of products with matrices was rounded.
 ///
 /// On an NVIDIA GPU it matters for checkpoints of f32 and f16. [`Precision::Exact`] computes them in f32: products
 /// multiply 22 bits of an f32's 24, and the 11 of an f16. [`Precision::Fast`] computes them as if their floats were bf16.
@@ -31,8 +31,9 @@ pub enum Precision {
     /// load, in groups of 128, 64 or 32 inputs. They take a little more than a byte each. With AVX2 alone, activations
     /// have 7 bits beside those of 384 inputs or more (a multiple of 128), and 14 where a group stands out. Beside other
     /// weights of 8 bits they keep 16.
-    /// With AVX-512 BF16, attention that is not causal multiplies in bf16.
     /// Weights of causal attention are not rounded, nor matrices whose number of inputs is no multiple of 32.
+    ///
+    /// With AVX-512 BF16, attention that is not causal multiplies in bf16, for texts of more than five tokens.
     ///
     /// Causal models of Gemma's kind are computed as with `exact`: they have norms after attention and the feed-forward
     /// part.
