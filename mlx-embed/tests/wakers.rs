@@ -46,25 +46,28 @@ fn on_own_thread<T: Send + 'static>(embedder: &Embedder, answered: Answered, wor
     let options = EmbedOptions::default();
     let long = "at hand ".repeat(20_000);
     embedder.embed_one(&long).unwrap();
-    let submit = || -> Pending<Embedding> {
+    let submit = |attempt: u32| -> Pending<Embedding> {
         match answered {
-            Answered::Computed => embedder.submit_one("a text of some words", &options),
+            // Another text each time: the vector of one that was computed is at hand from then on.
+            Answered::Computed => embedder.submit_one(format!("a text of some words, {attempt}"), &options),
             Answered::AtHand => embedder.submit_one(&long, &options),
             Answered::Late => {
-                let timeout = Some(Duration::from_millis(5));
+                // Longer each time: on a busy machine time may be over before the result is asked for.
+                let timeout = Some(Duration::from_millis(5) * (attempt + 1));
                 embedder.submit_one("late ".repeat(200_000), &EmbedOptions { timeout, ..options.clone() })
             }
         }
     };
     let (done, is_done) = mpsc::channel();
     let waker = Waker::from(Arc::new(Does { embedder: embedder.clone(), work, done }));
-    loop {
-        let mut pending = submit();
+    for attempt in 0..100 {
+        let mut pending = submit(attempt);
         // Done before it is asked for, at times.
         if Pin::new(&mut pending).poll(&mut Context::from_waker(&waker)).is_pending() {
             return is_done.recv_timeout(Duration::from_secs(120)).expect("it does not hang");
         }
     }
+    panic!("{answered:?}: each result was there before it was asked for")
 }
 
 #[test]
