@@ -1,13 +1,13 @@
 //! The service's configuration: a YAML file, or a program's own values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mlx_embed::{Device, Gpus, Lane, LoadOptions, Precision, Prompt};
+use mlx_embed::{Device, Error, Gpus, Info, Lane, LoadOptions, Precision, Prompt, TextError};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -255,13 +255,29 @@ impl ModelConfig {
         }
     }
 
-    /// The prompt that a request means by `name`.
-    pub(crate) fn prompt(&self, name: Option<&str>) -> Prompt {
-        let Some(name) = name.or(self.default_prompt.as_deref()) else { return Prompt::Default };
-        match self.prompts.get(name) {
-            Some(text) => Prompt::Text(text.clone()),
-            None => Prompt::Named(name.to_owned()),
+    /// The names of the prompts here and of the checkpoint, if it is known.
+    pub(crate) fn prompt_names<'a>(&'a self, info: Option<&'a Info>) -> BTreeSet<&'a str> {
+        let theirs = info.into_iter().flat_map(|info| info.sentence_transformers.prompts.keys());
+        self.prompts.keys().chain(theirs).map(String::as_str).collect()
+    }
+
+    /// The prompt that a request means by `name`, or has without one.
+    pub(crate) fn prompt(&self, name: Option<&str>, info: &Info) -> Result<Prompt, Error> {
+        let theirs = &info.sentence_transformers;
+        let Some(name) = name.or(self.default_prompt.as_deref()) else {
+            // The checkpoint's own default may be one that is replaced here.
+            let replaced = theirs.default_prompt_name.as_ref().and_then(|name| self.prompts.get(name));
+            return Ok(replaced.cloned().map_or(Prompt::Default, Prompt::Text));
+        };
+        if let Some(text) = self.prompts.get(name) {
+            return Ok(Prompt::Text(text.clone()));
         }
+        if theirs.prompts.contains_key(name) {
+            return Ok(Prompt::Named(name.to_owned()));
+        }
+        let known = Vec::from_iter(self.prompt_names(Some(info))).join(", ");
+        let known = if known.is_empty() { "none".to_owned() } else { known };
+        Err(TextError::UnknownPrompt { name: name.to_owned(), known }.into())
     }
 
     pub(crate) fn load_options(&self) -> LoadOptions {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
@@ -47,6 +47,17 @@ pub(crate) async fn bound(
         return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, message));
     };
     Ok(response.map(|body| Body::new(Held { body, _permit: permit })))
+}
+
+/// Refuses a compressed body, which would be taken for JSON with a fault in it.
+pub(crate) async fn uncompressed(request: Request, next: Next) -> Result<Response, ApiError> {
+    match request.headers().get(header::CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let message = format!("Content-Encoding {encoding:?} is not read; send the body uncompressed");
+            Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+        }
+        _ => Ok(next.run(request).await),
+    }
 }
 
 /// An answer, which takes memory until its client has read it.

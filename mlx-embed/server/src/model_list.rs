@@ -50,12 +50,6 @@ impl ModelObject {
         let config = &slot.config;
         let model = slot.peek();
         let info = model.as_ref().map(Loaded::info);
-        let mut prompts: Vec<String> = config.prompts.keys().cloned().collect();
-        if let Some(info) = info {
-            prompts.extend(info.sentence_transformers.prompts.keys().cloned());
-        }
-        prompts.sort();
-        prompts.dedup();
         Self {
             id: config.name.clone(),
             object: "model",
@@ -73,7 +67,7 @@ impl ModelObject {
             parameters: info.map(|info| info.parameters),
             kernels: info.map(|info| info.kernels),
             device: info.map(|info| info.backend.to_string()),
-            prompts,
+            prompts: config.prompt_names(info).into_iter().map(str::to_owned).collect(),
             default_prompt: config
                 .default_prompt
                 .clone()

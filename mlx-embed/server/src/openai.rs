@@ -14,8 +14,9 @@ use crate::app::App;
 use crate::error::{ApiError, Failure};
 use crate::guard::{Terms, count};
 
-/// Texts to embed.
+/// Texts to embed. A field that isn't here may be one that changes vectors, such as `normalized`, and is an error.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct EmbeddingsRequest {
     /// The model's name; the first embedder if it is left out.
     model: Option<String>,
@@ -27,6 +28,9 @@ pub(crate) struct EmbeddingsRequest {
     /// The checkpoint's prompt of this name, such as `query`.
     #[serde(alias = "prompt_name")]
     input_type: Option<String>,
+    /// Who asks, for the client's own records. It changes nothing.
+    #[expect(dead_code, reason = "it changes nothing")]
+    user: Option<String>,
 }
 
 /// A text, several, or token ids of one or several.
@@ -134,7 +138,7 @@ pub(crate) async fn embed(app: &App, wanted: Wanted<'_>) -> Result<(String, Vec<
     }
     let (config, embedder) = app.models.embedder(model).await?;
     let options = EmbedOptions {
-        prompt: config.prompt(prompt),
+        prompt: config.prompt(prompt, embedder.info())?,
         dims,
         normalize,
         lane: terms.lane.unwrap_or(config.lane),
@@ -161,7 +165,7 @@ pub(crate) async fn embeddings(
     terms: Terms,
     body: Result<Json<EmbeddingsRequest>, JsonRejection>,
 ) -> Result<Json<EmbeddingsResponse>, ApiError> {
-    let Json(EmbeddingsRequest { model, input, encoding_format, dimensions, input_type }) = body?;
+    let Json(EmbeddingsRequest { model, input, encoding_format, dimensions, input_type, .. }) = body?;
     let wanted = Wanted {
         model: model.as_deref(),
         param: "input",

@@ -16,6 +16,7 @@ use crate::openai::Usage;
 
 /// Documents to sort by how well they answer a query.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RerankRequest {
     /// The model's name; the first reranker if it is left out.
     model: Option<String>,
@@ -29,6 +30,9 @@ pub(crate) struct RerankRequest {
     /// Documents are not cut at this length, so one that is longer is an error.
     #[schema(value_type = Option<u32>, minimum = 1)]
     max_tokens_per_doc: Option<NonZeroUsize>,
+    /// Whose request goes first at Cohere. It changes nothing.
+    #[expect(dead_code, reason = "it changes nothing")]
+    priority: Option<u32>,
 }
 
 /// A document, by itself or in an object.
@@ -79,7 +83,7 @@ pub(crate) async fn rank(
     count(param, documents.len(), app.limits.inputs)?;
     let (config, reranker) = app.models.reranker(model).await?;
     let options = RerankOptions {
-        instruction: config.prompt(None),
+        instruction: config.prompt(None, reranker.info())?,
         activation,
         lane: terms.lane.unwrap_or(config.lane),
         timeout: Some(terms.timeout),
@@ -98,7 +102,8 @@ pub(crate) async fn rerank(
     terms: Terms,
     body: Result<Json<RerankRequest>, JsonRejection>,
 ) -> Result<Json<RerankResponse>, ApiError> {
-    let Json(RerankRequest { model, query, documents, top_n, return_documents, max_tokens_per_doc }) = body?;
+    let Json(RerankRequest { model, query, documents, top_n, return_documents, max_tokens_per_doc, .. }) =
+        body?;
     let documents: Vec<String> = documents.into_iter().map(Document::into_text).collect();
     // All, as usage counts those that are left out, too.
     let (model, mut ranked) =

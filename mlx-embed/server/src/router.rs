@@ -72,6 +72,7 @@ pub fn router(models: Arc<Models>, config: &Config, metrics: Option<Metrics>) ->
         .route("/rerank", post(tei::rerank))
         .route("/tokenize", post(tokenize::tokenize))
         .layer(body_limit)
+        .layer(middleware::from_fn(guard::uncompressed))
         .layer(middleware::from_fn_with_state(bounds, guard::bound))
         .route("/v1/models", get(model_list::models))
         // Names may have a slash.

@@ -77,7 +77,8 @@ impl Loaded {
             (_, None) => built_in(options)?,
         };
         // Rather than with each request.
-        embedder.check_options(&EmbedOptions { prompt: config.prompt(None), ..Default::default() })?;
+        let prompt = config.prompt(None, embedder.info())?;
+        embedder.check_options(&EmbedOptions { prompt, ..Default::default() })?;
         Ok(Self::Embedder(embedder))
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn yes() -> bool {
 
 /// Texts to embed.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct EmbedRequest {
     inputs: Input,
     /// Scale vectors to length 1.
@@ -106,6 +107,7 @@ pub(crate) async fn embed(
 
 /// Texts to sort by how well they answer a query.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TextsRequest {
     query: String,
     texts: Vec<String>,

@@ -17,6 +17,7 @@ use crate::tei::yes;
 
 /// Texts to split into tokens.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TokenizeRequest {
     inputs: Texts,
     /// Those that are put around a text, too.
@@ -74,7 +75,7 @@ pub(crate) async fn tokenize(
     };
     count("inputs", texts.len(), app.limits.inputs)?;
     let (config, embedder) = app.models.embedder(None).await?;
-    let prompt = config.prompt(prompt_name.as_deref());
+    let prompt = config.prompt(prompt_name.as_deref(), embedder.info())?;
     let is_gone = Arc::new(AtomicBool::new(false));
     let _gone = Gone(Arc::clone(&is_gone));
     let split = move || -> Result<Vec<Vec<Token>>, Error> {

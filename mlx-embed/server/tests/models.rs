@@ -39,9 +39,37 @@ async fn prompts_of_the_configuration_go_before_the_checkpoints() {
     let body = answer(&router, "/v1/embeddings", ids, StatusCode::BAD_REQUEST).await;
     assert_eq!(body["error"]["param"], "input_type", "{body}");
 
-    let unknown = config("models: [{name: a, default-prompt: nothing}]");
+    let unknown = config("models: [{name: a, default-prompt: nothing, prompts: {query: q}}]");
     let error = Models::load(&unknown).await.unwrap_err().to_string();
-    assert!(error.contains("nothing"), "{error}");
+    assert!(error.contains("no prompt `nothing`; it has: query"), "{error}");
+    let unknown = json!({"input": "a cat", "input_type": "nothing"});
+    let body = answer(&router, "/v1/embeddings", unknown, StatusCode::BAD_REQUEST).await;
+    assert!(message(&body).contains("it has: document, query"), "{body}");
+}
+
+#[tokio::test]
+async fn a_default_prompt_that_is_replaced_is_so_without_being_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = checkpoint("bert-prefix-cls-f16");
+    for name in
+        ["config.json", "model.safetensors", "modules.json", "tokenizer.json", "tokenizer_config.json"]
+    {
+        std::fs::copy(from.join(name), folder.path().join(name)).unwrap();
+    }
+    std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+    std::fs::copy(from.join("1_Pooling/config.json"), folder.path().join("1_Pooling/config.json")).unwrap();
+    let settings = json!({"prompts": {"query": "old: ", "other": "x"}, "default_prompt_name": "query"});
+    std::fs::write(folder.path().join("config_sentence_transformers.json"), settings.to_string()).unwrap();
+    let path = folder.path().display();
+    let (_, router) =
+        service_of(&config(&format!("models: [{{name: a, path: {path}, prompts: {{query: 'new: '}}}}]")))
+            .await;
+    let vector = async |request: Value| {
+        numbers(&answer(&router, "/v1/embeddings", request, StatusCode::OK).await["data"][0]["embedding"])
+    };
+    let named = vector(json!({"input": "a cat", "input_type": "query"})).await;
+    assert_eq!(vector(json!({"input": "a cat"})).await, named);
+    assert_ne!(vector(json!({"input": "a cat", "input_type": "other"})).await, named);
 }
 
 #[tokio::test]

@@ -130,6 +130,13 @@ async fn what_cannot_be_answered_is_an_error_that_says_why() {
         ("/rerank", json!({"query": "a"}), 422, "texts"),
         ("/embed", json!({"inputs": "word ".repeat(600)}), 413, "truncate"),
         ("/nowhere", json!({}), 404, "no such endpoint"),
+        // Others' fields that change what comes back, and misspelt ones.
+        ("/v1/embeddings", json!({"input": "a", "normalized": false}), 422, "unknown field `normalized`"),
+        ("/v1/embeddings", json!({"input": "a", "input_typ": "query"}), 422, "`input_type`"),
+        ("/embed", json!({"inputs": "a", "normalise": false}), 422, "`normalize`"),
+        ("/rerank", json!({"query": "a", "texts": ["b"], "raw_score": true}), 422, "`raw_scores`"),
+        ("/v1/rerank", json!({"query": "a", "documents": ["b"], "rank_fields": ["c"]}), 422, "rank_fields"),
+        ("/tokenize", json!({"inputs": "a", "add_special_token": false}), 422, "`add_special_tokens`"),
     ];
     for (path, body, status, part) in cases {
         let status = StatusCode::from_u16(status).unwrap();
@@ -138,6 +145,18 @@ async fn what_cannot_be_answered_is_an_error_that_says_why() {
     }
     let broken = Request::post("/embed").header("content-type", "application/json").body("{".into()).unwrap();
     assert_eq!(ask(&router, broken).await.0, StatusCode::BAD_REQUEST);
+    let mut zipped = post("/embed", &json!({"inputs": "a"}));
+    zipped.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+    let (status, answer) = ask(&router, zipped).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert!(message(&answer).contains("uncompressed"), "{answer}");
+    // What says nothing of vectors is taken.
+    for (path, request) in [
+        ("/v1/embeddings", json!({"input": "a", "user": "somebody"})),
+        ("/v2/rerank", json!({"query": "a", "documents": ["b"], "priority": 1})),
+    ] {
+        self::answer(&router, path, request, StatusCode::OK).await;
+    }
     let untyped = Request::post("/embed").body("{}".into()).unwrap();
     assert_eq!(ask(&router, untyped).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     assert_eq!(ask(&router, get("/embed")).await.0, StatusCode::METHOD_NOT_ALLOWED);
