@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use mlx_embed::Embedder;
 use mlx_embed_tests::scratch::Scratch;
 use mlx_embed_tests::{child, golden};
@@ -103,21 +104,7 @@ fn table(index_bytes: u32, replacement: &str) -> Value {
     table.extend(index.iter().flat_map(|unit| unit.to_le_bytes()));
     table.extend(replacement.as_bytes());
     table.push(0);
-    json!({ "type": "Precompiled", "precompiled_charsmap": base64(&table) })
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for three in bytes.chunks(3) {
-        let number = three.iter().fold(0_u32, |number, &byte| number << 8 | u32::from(byte))
-            << (8 * (3 - three.len()));
-        for digit in 0..4 {
-            let value = DIGITS[(number >> (18 - 6 * digit) & 63) as usize];
-            text.push(if digit <= three.len() { value.into() } else { '=' });
-        }
-    }
-    text
+    json!({ "type": "Precompiled", "precompiled_charsmap": BASE64_STANDARD.encode(table) })
 }
 
 #[test]

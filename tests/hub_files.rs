@@ -85,7 +85,7 @@ fn a_checkpoint_s_hash_changes_with_each_of_these_files_and_no_other() {
     }
     let without = Scratch::of("st-mean");
     fs::remove_file(without.file("tokenizer.json")).unwrap();
-    for name in ["vocab.txt", "vocab.json", "merges.txt"] {
+    for name in ["vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model"] {
         fs::write(same.file(name), "{}").unwrap();
         assert_eq!(hash(&same), hash(&model), "{name} is not read beside tokenizer.json");
         fs::write(without.file(name), "{}").unwrap();

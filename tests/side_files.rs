@@ -5,6 +5,7 @@
 use std::fs;
 use std::num::NonZeroUsize;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use mlx_embed::{EmbedOptions, Embedder, Error, InputError, LoadOptions, Prompt, Reranker};
 use mlx_embed_tests::compare::{max_abs, says};
 use mlx_embed_tests::golden;
@@ -33,6 +34,9 @@ fn checkpoint(case: &Value) -> Scratch {
         match content {
             Value::Null => fs::remove_file(scratch.file(name)).unwrap(),
             Value::String(text) => scratch.write(name, text),
+            Value::Object(object) if object.contains_key("base64") => {
+                scratch.write(name, BASE64_STANDARD.decode(object["base64"].as_str().unwrap()).unwrap());
+            }
             object => scratch.write(name, object.to_string()),
         }
     }

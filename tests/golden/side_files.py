@@ -9,8 +9,10 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import base64
 import json
 import shutil
+import struct
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -40,7 +42,7 @@ class Case:
     about: str
     base: str = "st-mean"
     edits: dict = field(default_factory=dict)  # file -> fields to set; null removes one
-    files: dict = field(default_factory=dict)  # file -> its text or JSON
+    files: dict = field(default_factory=dict)  # file -> its text or JSON, or an object with its base64
     texts: tuple = TEXTS
     prompts: tuple = ("",)
     vectors: bool = False
@@ -322,7 +324,58 @@ def without_tokenizer_json(name: str, about: str, base: str, tokenizer: str, tex
                 files={"tokenizer.json": None} | vocabulary(tokenizer) | (files or {}))
 
 
+def message(*fields: tuple) -> bytes:
+    """A protobuf message of fields below 16: whole numbers, floats, texts and messages."""
+    def varint(number: int) -> bytes:
+        return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+
+    def written(number: int, value) -> bytes:
+        if isinstance(value, int):
+            return varint(number << 3) + varint(value)
+        if isinstance(value, float):
+            return varint(number << 3 | 5) + struct.pack("<f", value)
+        value = value.encode() if isinstance(value, str) else value
+        return varint(number << 3 | 2) + varint(len(value)) + value
+
+    return b"".join(written(number, value) for number, value in fields)
+
+
+def table(letter: str, replacement: str) -> bytes:
+    """A table of characters that puts something in the place of one letter: a double array with a root, the letter and its leaf."""
+    index = [0] * 256
+    index[0], index[1 ^ ord(letter)], index[1 ^ ord(letter) ^ 128] = 1 << 10, ord(letter) | 1 << 8 | 128 << 10, 1 << 31
+    return struct.pack("<I256I", 1024, *index) + replacement.encode() + b"\0"
+
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+
+
+def sentencepiece(tokenizer: str, name: str, first: dict, further: dict | None = None, characters: bytes = b"") -> dict:
+    """A SentencePiece model with the words of one of the small tokenizers behind its first tokens, and what stands for it in a
+    JSON file."""
+    vocab = json.loads((HERE / OLD / tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
+    words = {piece: NORMAL for piece, _ in vocab if not piece.startswith("<")}
+    scores = dict(vocab)
+    pieces = [(1, message((1, piece), (2, float(scores.get(piece, 0.0))), (3, kind)))
+              for piece, kind in (first | words | (further or {})).items()]
+    normalizer = message((1, "identity"), (2, characters))
+    return {name: {"base64": base64.b64encode(message(*pieces, (2, message((3, 1))), (3, normalizer))).decode()}}
+
+
 OLD = "families/tokenizers"
+OF_XLM_ROBERTA = {"<unk>": UNKNOWN, "<s>": CONTROL, "</s>": CONTROL}
+OF_T5 = {"<pad>": CONTROL, "</s>": CONTROL, "<unk>": UNKNOWN}
+
+
+def of_pieces(name: str, about: str, base: str, file: str, texts: tuple, first: dict, further: dict | None = None,
+              characters: bytes = b"", tokenizer: str = "unigram", alone: bool = False, **fields) -> Case:
+    """A case of a SentencePiece model in the place of tokenizer.json."""
+    return Case(name, about, base=f"families/{base}", texts=texts, edits={} if alone else {CONFIG: fields}, files={
+        "tokenizer.json": None} | ({CONFIG: None} if alone else {}) | sentencepiece(tokenizer, file, first, further, characters))
+
+
+GAPS = ("the <extra_id_0> sat <extra_id_1></s>", "<pad>the  cat<extra_id_99>")
+PIECES = "sentencepiece.bpe.model"
 SPECIALS = ("a [MASK] b[SEP]", "<s> a</s> <mask>", "the  cat sat <|endoftext|>", *WORDS)
 VOCABULARIES = [
     without_tokenizer_json("vocab-txt", "BERT's words, one a line", "families/bert-f32", f"{OLD}/wordpiece", SPECIALS,
@@ -352,6 +405,23 @@ VOCABULARIES = [
     without_tokenizer_json("no-ends-without-tokenizer-json", "none, if they say so", "st-mean", "tokenizer", TEXTS,
                            tokenizer_class="Qwen2Tokenizer", add_bos_token=False,
                            added_tokens_decoder={str(285 + i): token for i, token in enumerate(SPECIAL)}),
+    of_pieces("pieces-of-xlm-roberta", "SentencePiece's tokens behind the class's own", "xlm-roberta-f32", PIECES, SPECIALS,
+              OF_XLM_ROBERTA, tokenizer_class="XLMRobertaTokenizer"),
+    of_pieces("pieces-alone", "by the model's kind", "xlm-roberta-f32", PIECES, SPECIALS, OF_XLM_ROBERTA, alone=True),
+    of_pieces("pieces-with-characters", "and the normaliser's table", "xlm-roberta-f32", PIECES, WORDS, OF_XLM_ROBERTA,
+              characters=table("c", "th"), tokenizer_class="XLMRobertaTokenizer"),
+    of_pieces("pieces-of-users", "that stand in a text before others", "xlm-roberta-f32", PIECES,
+              ("a cat|sat", "the |cat", "cat| <c>", *SPECIALS), OF_XLM_ROBERTA, {"cat|": USER_DEFINED, "<c>": CONTROL},
+              tokenizer_class="XLMRobertaTokenizer"),
+    of_pieces("pieces-by-other-names", "the files name other special tokens", "xlm-roberta-f32", PIECES,
+              ("<b> a</s>", *SPECIALS), OF_XLM_ROBERTA, tokenizer_class="XLMRobertaTokenizer", bos_token="<b>",
+              cls_token="<b>"),
+    of_pieces("pieces-of-camembert", "where its first token is unused", "camembert-bf16", PIECES, SPECIALS, OF_XLM_ROBERTA,
+              tokenizer_class="CamembertTokenizer"),
+    of_pieces("pieces-of-t5", "with tokens for gaps behind them", "t5-f32", "spiece.model", SPECIALS, OF_T5,
+              tokenizer="t5", tokenizer_class="T5Tokenizer"),
+    of_pieces("pieces-of-t5-with-few-gaps", "as many as the files say", "t5-f32", "spiece.model", GAPS + SPECIALS, OF_T5,
+              tokenizer="t5", tokenizer_class="T5Tokenizer", extra_ids=2),
 ]
 
 LIMITS = [
@@ -597,7 +667,7 @@ def write(case: Case, folder: Path) -> None:
             (folder / name).unlink()
         else:
             (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+            (folder / name).write_bytes(contents(content))
     for name, fields in case.edits.items():
         changed = json.loads((folder / name).read_text())
         for key, value in fields.items():
@@ -607,6 +677,12 @@ def write(case: Case, folder: Path) -> None:
             key: value for key, value in changed.items() if value is not None or name == "tokenizer.json"}))
     if case.folder:
         move(folder, folder / case.folder)
+
+
+def contents(content: str | dict) -> bytes:
+    if isinstance(content, dict) and list(content) == ["base64"]:
+        return base64.b64decode(content["base64"])
+    return (content if isinstance(content, str) else json.dumps(content)).encode()
 
 
 def move(folder: Path, to: Path) -> None:

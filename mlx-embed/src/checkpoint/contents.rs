@@ -25,7 +25,8 @@ const BESIDE: [&str; 12] = [
 ];
 
 /// The vocabularies that are read where there is no `tokenizer.json`.
-const VOCABULARIES: [&str; 3] = ["vocab.txt", "vocab.json", "merges.txt"];
+const VOCABULARIES: [&str; 5] =
+    ["vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model"];
 
 /// Every file that may stand beside weights in a checkpoint's own folder, but for heads.
 pub(crate) fn beside(has_tokenizer_json: bool) -> impl Iterator<Item = &'static str> {

@@ -61,8 +61,8 @@ fn of_model(folder: &Path, listed: &[String]) -> (String, Vec<String>) {
 pub(super) fn is_whole(folder: &Path) -> bool {
     let Ok(files) = place(folder) else { return false };
     let holds = |name| files.holds(name).unwrap_or(false);
-    let has_tokenizer =
-        holds("tokenizer.json") || holds("vocab.txt") || holds("vocab.json") && holds("merges.txt");
+    let one = ["tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model"];
+    let has_tokenizer = one.into_iter().any(holds) || holds("vocab.json") && holds("merges.txt");
     let describes_itself = holds("config.json") || checkpoint::is_static(&files).unwrap_or(false);
     describes_itself && has_tokenizer && checkpoint::has_weights(&files)
 }

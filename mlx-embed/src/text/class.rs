@@ -136,6 +136,11 @@ impl Classes {
     }
 }
 
+/// How many tokens a T5 has for gaps.
+pub(super) fn extra_ids(config: &Map<String, Value>) -> u64 {
+    config.get("extra_ids").and_then(Value::as_u64).unwrap_or(100).min(1000)
+}
+
 /// `None` for a class that isn't known here.
 fn of_name(name: &str) -> Option<Class> {
     let known = NAMES.iter().find(|(known, _)| *known == name).map(|(_, class)| *class);
@@ -193,8 +198,7 @@ impl Class {
             Self::Camembert => ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"].map(str::to_owned).to_vec(),
             // What stands for the gaps that it was trained to fill.
             Self::T5 if !config.contains_key("additional_special_tokens") => {
-                let count = config.get("extra_ids").and_then(Value::as_u64).unwrap_or(100).min(1000);
-                (0..count).map(|index| format!("<extra_id_{index}>")).collect()
+                (0..extra_ids(config)).map(|index| format!("<extra_id_{index}>")).collect()
             }
             _ => Vec::new(),
         };

@@ -23,7 +23,7 @@ const DECODER_BYTES: usize = 64 << 10;
 const ADDED_TOKENS_BYTES: usize = 16 << 20;
 
 /// Entries of a vocabulary, and of its merges. The largest vocabulary in use has 902,000.
-const MOST_ENTRIES: usize = 1 << 20;
+pub(super) const MOST_ENTRIES: usize = 1 << 20;
 
 /// Values in an entry of a table, with those in them. An added token has seven.
 const MOST_VALUES: usize = 16;

@@ -11,6 +11,7 @@ mod input_error;
 mod limits;
 mod pair;
 mod prompts;
+mod sentencepiece;
 mod settings;
 mod side_files;
 mod sides;

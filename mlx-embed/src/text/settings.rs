@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, TruncationDirection};
 
 use super::built::Built;
-use super::class::Classes;
+use super::class::{Classes, extra_ids};
 use super::side_files::{Ends, NAMED, Overrides, Special, TOKENIZER_CONFIG};
 use super::{TextError, limits, side_files};
 use crate::file::Files;
@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub(super) special: Vec<Special>,
     /// Those of the class that the files don't name.
     pub(super) defaults: Vec<Special>,
+    /// How many tokens a T5 has for gaps.
+    pub(super) extra_ids: u64,
     /// The side on which long texts are cut; `None` leaves it to `tokenizer.json`.
     pub(super) truncation_side: Option<TruncationDirection>,
     /// Whether texts of a batch are padded in front; `None` leaves it to `tokenizer.json`, and then to the class.
@@ -102,6 +104,7 @@ impl Settings {
             lists_all_added: config.get("added_tokens_decoder").is_some_and(|value| !value.is_null()),
             added,
             defaults: classes.now.defaults(&config),
+            extra_ids: extra_ids(&config),
             special,
             truncation_side,
             pads_left,
@@ -134,6 +137,7 @@ impl Settings {
             added: Vec::new(),
             special: Vec::new(),
             defaults: Vec::new(),
+            extra_ids: 0,
             truncation_side: (!by_tokenizer).then_some(TruncationDirection::Right),
             pads_left: None,
             split_special_tokens: false,

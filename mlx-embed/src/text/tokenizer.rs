@@ -113,12 +113,17 @@ impl TextEncoder {
         vocab_size: u32,
     ) -> Result<Self, TextError> {
         let name = "tokenizer.json";
-        let path = files.path(name);
+        let mut path = files.path(name);
         let json = match files.read(name, limits::FILE_BYTES) {
             Ok(json) => json,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = vocabulary::in_place_of_tokenizer_json(files, settings.classes.now)?;
-                made.ok_or_else(|| TextError::MissingTokenizer { path: path.clone() })?.into()
+                match vocabulary::in_place_of_tokenizer_json(files, settings)? {
+                    Some((file, made)) => {
+                        path = file;
+                        made.into()
+                    }
+                    None => return Err(TextError::MissingTokenizer { path }),
+                }
             }
             Err(error) => return Err(invalid(&path, error.to_string())),
         };
