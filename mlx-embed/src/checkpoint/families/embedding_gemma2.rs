@@ -41,6 +41,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     let activation = Activation::in_field(text, "hidden_activation", "gelu_pytorch_tanh")?;
     let longest = size(text, "max_position_embeddings", 262_144)? as usize;
     let rope = ropes(text, &kinds, longest)?;
+    let thetas = [rope.theta, rope.local_theta.unwrap_or(rope.theta)];
     let bias = config::flag(text, "attention_bias")?;
     let encoder = Encoder {
         architecture: Architecture::EmbeddingGemma2,
@@ -68,7 +69,7 @@ pub(super) fn read(config: &JsonObject) -> Result<(ModelConfig, ModelSpec), Chec
     };
     let input = size(text, "hidden_size_per_layer_input", 512)? as usize;
     let outputs = size(text, "embedding_dim", 768)? as usize;
-    let spec = spec(&own, &kinds, activation, input, outputs);
+    let spec = spec(&own, &kinds, thetas, activation, input, outputs);
     Ok((own, spec))
 }
 
@@ -194,7 +195,15 @@ fn ropes(text: &JsonObject, kinds: &Kinds, longest: usize) -> Result<Rope, Check
     rope_fields::by_layer_types(text, kinds.full.head_dim as i32, longest)
 }
 
-fn spec(own: &ModelConfig, kinds: &Kinds, activation: Activation, input: usize, outputs: usize) -> ModelSpec {
+/// `thetas` are the bases in full layers and in those that slide.
+fn spec(
+    own: &ModelConfig,
+    kinds: &Kinds,
+    thetas: [f32; 2],
+    activation: Activation,
+    input: usize,
+    outputs: usize,
+) -> ModelSpec {
     let [hidden, intermediate] = [own.hidden_size, own.intermediate_size].map(|size| size as usize);
     let norm = |path: String, size| NormSpec {
         weight: format!("{path}.weight"),
@@ -260,7 +269,6 @@ fn spec(own: &ModelConfig, kinds: &Kinds, activation: Activation, input: usize, 
         longest: own.max_position_embeddings,
         query_growth: None,
     };
-    let [theta, local_theta] = [own.rope_theta, own.rope_local_theta].map(Option::unwrap_or_default);
     let embedding = EmbeddingSpec {
         scale: (hidden as f32).sqrt(),
         ..EmbeddingSpec::of(table("embed_tokens", own.vocab_size as usize, own.hidden_size))
@@ -268,8 +276,8 @@ fn spec(own: &ModelConfig, kinds: &Kinds, activation: Activation, input: usize, 
     let layers = (0..own.layers).map(layer).collect();
     ModelSpec {
         ropes: vec![
-            rope(kinds.full, theta, own.rope_scaling.clone()),
-            rope(kinds.sliding, local_theta, RopeScaling::None),
+            rope(kinds.full, thetas[0], own.rope_scaling.clone()),
+            rope(kinds.sliding, thetas[1], RopeScaling::None),
         ],
         layer_inputs: Some(LayerInputsSpec {
             projection: ProjectionSpec::one(

@@ -68,7 +68,6 @@ pub(super) fn read(
         qkv_bias: true,
         o_bias: true,
         mlp_bias: up_bias,
-        rope_theta: Some(theta),
         rope_scaling: scaling,
         ..ModelConfig::of(encoder)
     };
@@ -77,7 +76,7 @@ pub(super) fn read(
         activation: Activation::in_field(config, "hidden_act", "gelu")?,
         biases: [up_bias, true],
     };
-    Ok(rotary::model(own, token_types, &mlp, own_names.or(theirs, weights)))
+    Ok(rotary::model(own, theta, token_types, &mlp, own_names.or(theirs, weights)))
 }
 
 /// The base of the frequencies, and how they are stretched.

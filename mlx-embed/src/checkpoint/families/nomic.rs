@@ -42,9 +42,9 @@ pub(super) fn read(
         eos_token_id: config::eos_token_id(config),
     };
     let token_types = config::positive(config, "type_vocab_size")? as usize;
-    let own = ModelConfig { rope_theta: Some(theta(config)?), ..ModelConfig::of(encoder) };
+    let own = ModelConfig::of(encoder);
     let mlp = FeedForward { activation: Activation::Silu, biases: [false; 2] };
-    Ok(rotary::model(own, token_types, &mlp, OWN.or(&OF_TRANSFORMERS, weights)))
+    Ok(rotary::model(own, theta(config)?, token_types, &mlp, OWN.or(&OF_TRANSFORMERS, weights)))
 }
 
 /// The base of the frequencies: its own code's, or transformers', whose nested one goes before the other.

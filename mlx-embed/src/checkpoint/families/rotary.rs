@@ -66,13 +66,15 @@ pub(super) struct FeedForward {
     pub(super) biases: [bool; 2],
 }
 
-/// The model of a config, with so many types of tokens.
+/// The model of a config, with a rotary embedding of this base and so many types of tokens.
 pub(super) fn model(
     own: ModelConfig,
+    theta: f32,
     token_types: usize,
     mlp: &FeedForward,
     names: &Names,
 ) -> (ModelConfig, ModelSpec) {
+    let own = ModelConfig { rope_theta: Some(theta), ..own };
     let ModelConfig { hidden_size, norm_eps: eps, qkv_bias, o_bias, .. } = own;
     let [up_bias, down_bias] = mlp.biases;
     let [width, intermediate] = [hidden_size, own.intermediate_size].map(|size| size as usize);
@@ -120,7 +122,7 @@ pub(super) fn model(
     let spec = ModelSpec {
         ropes: vec![RopeSpec {
             dims: own.head_dim as usize,
-            base: own.rope_theta.unwrap_or_default(),
+            base: theta,
             traditional: false,
             scaling: own.rope_scaling.clone(),
             longest: own.max_position_embeddings,
