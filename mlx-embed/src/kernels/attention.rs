@@ -168,7 +168,7 @@ impl Engine {
             std::mem::take(&mut *self.attention.lock().unwrap_or_else(PoisonError::into_inner));
         let Workspace { q, k, v, texts } = &mut workspace;
         texts.clear();
-        let rounds = before == 0 && kept.is_none() && (self.family.rounds_attention)();
+        let rounds = before == 0 && kept.is_none() && self.rounds_attention();
         let most_exact = options.round_above.filter(|_| rounds);
         let (mut first, mut blocks) = (0, 0);
         for (&tokens, &seen) in lengths.iter().zip(seen) {
@@ -216,6 +216,11 @@ impl Engine {
         });
         let (scale, span) = (options.scale, options.span);
         Prepared { heads, scale, span, tokens, blocks, workspace, cached, kept: kept.map(Arc::new) }
+    }
+
+    /// Whether attention is rounded to bf16 where [`AttentionOptions::round_above`] allows it.
+    pub(crate) fn rounds_attention(&self) -> bool {
+        (self.family.rounds_attention)()
     }
 
     /// Attention of every text on itself, and on what it continues: `[tokens, heads * head_dim]`. `distances` are added to

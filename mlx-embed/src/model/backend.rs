@@ -67,6 +67,11 @@ pub(crate) trait Backend: Sized + Operations<Self> {
         Rounding::default()
     }
 
+    /// What the attention of this layer rounds.
+    fn attention_rounding(&self, _layer: &AttentionLayer<Self>) -> Rounding {
+        Rounding::default()
+    }
+
     /// Whether weights are read from their files or where these are mapped, and so have to stay as they were.
     fn reads_files(&self) -> bool {
         true

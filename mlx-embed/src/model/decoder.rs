@@ -203,13 +203,15 @@ impl<B: Backend> Decoder<B> {
         self.layers.iter().map(|layer| (&layer.attention, &layer.mlp))
     }
 
-    /// What the products of any layer round.
+    /// What any layer rounds.
     pub(crate) fn rounding(&self) -> Rounding {
         let of_layers = self.layers.iter().flat_map(Layer::projections);
         let inputs = self.layer_inputs.iter().map(|inputs| &inputs.projection);
         let head = self.mlm.iter().flat_map(|head| std::iter::once(&head.dense).chain(&head.decoder));
         let all = of_layers.chain(inputs).chain(head);
-        all.map(|projection| self.backend.rounding(projection)).fold(Rounding::default(), Rounding::with)
+        let products = all.map(|projection| self.backend.rounding(projection));
+        let attention = self.halves().map(|(layer, _)| self.backend.attention_rounding(layer));
+        products.chain(attention).fold(Rounding::default(), Rounding::with)
     }
 
     /// Runs a batch while the files that weights are read from stay what was loaded. If they don't, that is the error, whatever

@@ -359,12 +359,16 @@ fn sees(config: &ModelConfig) -> &'static str {
     if config.causal { "the tokens before it, causal" } else { "all tokens, bidirectional" }
 }
 
-/// What products round.
+/// What products and attention round.
 fn rounds(rounding: Rounding) -> String {
     let bits = |what: &str, bits: Option<u32>| bits.map(|bits| format!("{what} to {bits} bits"));
-    let both = [bits("activations", rounding.activations), bits("dense weights", rounding.weights)];
-    let both: Vec<String> = both.into_iter().flatten().collect();
-    if both.is_empty() { "nothing".into() } else { both.join(", ") }
+    let all = [
+        bits("activations", rounding.activations),
+        bits("dense weights", rounding.weights),
+        rounding.attention.map(|_| "attention to bf16 in texts of more than 5 tokens".to_owned()),
+    ];
+    let all: Vec<String> = all.into_iter().flatten().collect();
+    if all.is_empty() { "nothing".into() } else { all.join(", ") }
 }
 
 /// Which layers have a window, and of how many tokens.

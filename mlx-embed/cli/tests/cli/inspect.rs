@@ -173,16 +173,23 @@ fn what_is_rounded_is_told() {
     let rounding = |case: &str, precision: &str, kernels: &str| {
         let found = inspect(case, &["--precision", precision, "--kernels", kernels]);
         let rounding = &found["rounding"];
-        [rounding["activations"].as_u64(), rounding["weights"].as_u64()]
+        ["activations", "weights", "attention"].map(|what| rounding[what].as_u64())
     };
-    assert_eq!(rounding("qwen3-affine-4bit-g64", "exact", "portable"), [Some(16), None]);
-    assert_eq!(rounding("qwen3-affine-4bit-g64", "fast", "portable"), [Some(8), None]);
-    assert_eq!(rounding("families/bert-f32", "exact", "portable"), [None, None]);
+    assert_eq!(rounding("qwen3-affine-4bit-g64", "exact", "portable"), [Some(16), None, None]);
+    assert_eq!(rounding("qwen3-affine-4bit-g64", "fast", "portable"), [Some(8), None, None]);
+    assert_eq!(rounding("families/bert-f32", "exact", "portable"), [None, None, None]);
     // Which has no instructions for that.
-    assert_eq!(rounding("families/bert-f32", "fast", "portable"), [None, None]);
-    assert_eq!(rounding("families/bert-f32", "fast", "mlx"), [None, None]);
+    assert_eq!(rounding("families/bert-f32", "fast", "portable"), [None, None, None]);
+    assert_eq!(rounding("families/bert-f32", "fast", "mlx"), [None, None, None]);
+    #[cfg(target_arch = "x86_64")]
+    let has_bf16 = is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has_bf16 = false;
+    let attention = |family: &str| (has_bf16 && family.starts_with("avx512")).then_some(8);
     for family in mlx_embed::kernel_families().into_iter().filter(|name| name.contains("vnni")) {
-        assert_eq!(rounding("families/bert-f32", "exact", family), [None, None]);
-        assert_eq!(rounding("families/bert-f32", "fast", family), [Some(8), Some(8)]);
+        assert_eq!(rounding("families/bert-f32", "exact", family), [None, None, None]);
+        assert_eq!(rounding("families/bert-f32", "fast", family), [Some(8), Some(8), attention(family)]);
+        // Under a causal mask it stays as it is.
+        assert_eq!(rounding("qwen3-affine-4bit-g64", "fast", family)[2], None);
     }
 }

@@ -171,6 +171,11 @@ impl Backend for Cpu {
         projection.rounding()
     }
 
+    fn attention_rounding(&self, layer: &AttentionLayer<Self>) -> Rounding {
+        let rounds = self.engine.rounds_attention() && layer.qkv.rule().round_above(layer.sees).is_some();
+        Rounding { attention: rounds.then_some(8), ..Rounding::default() }
+    }
+
     fn packs(&self) -> bool {
         true
     }

@@ -11,7 +11,7 @@ use crate::model::backend::{Place, Role};
 ///
 /// On a CPU, the activations that enter a product with a matrix may be rounded, a group of inputs at a time. With `fast`,
 /// dense weights and attention may be rounded, too. Everything else is f32. [`Info::rounding`](crate::Info::rounding) says
-/// what of products with matrices was rounded.
+/// what was rounded.
 ///
 /// On an NVIDIA GPU it matters for checkpoints of f32 and f16. [`Precision::Exact`] computes them in f32: products
 /// multiply 22 bits of an f32's 24, and the 11 of an f16. [`Precision::Fast`] computes them as if their floats were bf16.

@@ -158,7 +158,7 @@ impl Projection {
         let of_part = |part: &OwnPart| match &part.weights {
             OwnWeights::Packed(packed) => {
                 let bits = packed.bits_of_rows(self.rule.bits());
-                Rounding { activations: Some(bits), weights: packed.rounded_to() }
+                Rounding { activations: Some(bits), weights: packed.rounded_to(), ..Rounding::default() }
             }
             OwnWeights::Dense(_) => Rounding::default(),
         };

@@ -259,11 +259,10 @@ impl Backend for Cuda {
     }
 
     fn rounding(&self, _projection: &Projection) -> Rounding {
+        let floats = |bits| Rounding { activations: Some(bits), weights: Some(bits), attention: None };
         match self.form.geometry.numbers {
-            Numbers::F16 => Rounding { activations: Some(11), weights: Some(11) },
-            Numbers::Bf16 if self.form.has_precisions() => {
-                Rounding { activations: Some(8), weights: Some(8) }
-            }
+            Numbers::F16 => floats(11),
+            Numbers::Bf16 if self.form.has_precisions() => floats(8),
             Numbers::Bf16 | Numbers::F32 => Rounding::default(),
         }
     }
