@@ -19,7 +19,7 @@ pub use check::check;
 
 use crate::batch::Sharing;
 use crate::checkpoint::{
-    Architecture, Checkpoint, CheckpointError, Doubt, ModelConfig, Purpose, SentenceTransformers,
+    Architecture, Checkpoint, CheckpointError, ModelConfig, Purpose, SentenceTransformers,
 };
 use crate::engine::{EngineOptions, Meters, VectorCache};
 use crate::error::Error;
@@ -187,11 +187,7 @@ pub(crate) fn load(
     steps: Arc<Steps>,
 ) -> Result<Shared, Error> {
     warn_of_slow_build();
-    if !options.lenient
-        && let Some(error) = Doubt::error(checkpoint.doubts())
-    {
-        return Err(Error::Checkpoint(error));
-    }
+    check::refuse_doubts(&checkpoint, options)?;
     let config = checkpoint.config().clone();
     let mut files = checkpoint.sentence_transformers().clone();
     let place = checkpoint.place().clone();

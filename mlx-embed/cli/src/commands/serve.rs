@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use mlx_embed::{Checkpoint, CheckpointError, Device, Doubt, Gpus, Precision};
+use mlx_embed::{Checkpoint, Device, Gpus, LoadOptions, Precision};
 use mlx_embed_server::{Config, Kind, LoadError, Metrics, ModelConfig, ServeError, serve};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -196,17 +196,7 @@ fn check_files(model: &ModelConfig) -> Result<(), mlx_embed::Error> {
         Kind::Embedder => Checkpoint::open(folder)?,
         Kind::Reranker => Checkpoint::open_reranker(folder)?,
     };
-    if model.lenient {
-        return Ok(());
-    }
-    if let Some(Doubt { file, name, reason, tensor, .. }) = opened.doubts().first().cloned() {
-        return Err(mlx_embed::Error::Checkpoint(match tensor {
-            true => CheckpointError::UnknownTensor { path: file, tensor: name, looks_like: reason },
-            false => CheckpointError::UnknownField { path: file, field: name, reason },
-        }));
-    }
-    // The rest of the files, the tokenizer's among them.
-    mlx_embed::check(folder).map(drop)
+    opened.check(&LoadOptions { lenient: model.lenient, ..LoadOptions::default() })
 }
 
 #[cfg(feature = "hub")]

@@ -146,6 +146,11 @@ fn a_check_of_the_configuration_opens_the_models_files() {
         .failed(1, &["model \"other\"", "architectures"]);
     let checked = check(&format!("kind: reranker, path: {reranker}")).done();
     assert!(checked.stdout.contains(&format!("other: {reranker}")), "{}", checked.stdout);
+    // Lenient is what is left out, and no other fault.
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(golden("families/bert-f32").join(name), folder.path().join("empty").join(name)).unwrap();
+    }
+    check("lenient: true, path: empty").failed(1, &["model \"other\"", "empty/tokenizer.json"]);
 }
 
 #[test]
