@@ -6,11 +6,14 @@
 //! that is dropped without a result fails its request.
 
 mod cache;
+mod crew;
+mod fate;
 mod meters;
 mod model;
 mod output;
 mod prefixes;
 pub(crate) mod queue;
+mod request;
 mod sync;
 mod ticket;
 mod timer;
@@ -20,276 +23,33 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::batch::{Entry, Reading};
-use crate::error::{Error, InputError};
+use crate::error::Error;
 use crate::mlx::Process;
 use crate::panics::{panic_message, quietly};
 
 pub(crate) use cache::VectorCache;
+pub(crate) use crew::Crew;
+use fate::Fate;
+pub use fate::State;
 pub(crate) use meters::{Ended, Meters};
 pub(crate) use model::{Model, Outputs};
 pub(crate) use output::Output;
-use queue::{Ask, Ending, Job, Limits, Queue, Refused, Request, RequestId, Room};
+use queue::{Ask, Ending, Job, Limits, Queue, Refused, Request, Room};
+pub(crate) use request::{Caller, Computed, Outcome, SharedPrompt, Text, given_up};
 pub(crate) use ticket::Ticket;
 pub(crate) use timer::Alarm;
 use timer::Timer;
 use worker::{Task, Worker};
 
-/// A text's result as the model gives it, and how it came about.
-#[derive(Debug, Clone)]
-pub(crate) struct Computed {
-    pub(crate) output: Output,
-    /// What the model saw.
-    pub(crate) ids: Arc<[u32]>,
-    pub(crate) truncated: bool,
-    pub(crate) cached: bool,
-    pub(crate) queue_time: Duration,
-    pub(crate) device_time: Duration,
-}
-
-/// What becomes of a text.
-pub(crate) type Outcome = Result<Computed, InputError>;
-
-/// Who asked, and where the answer goes.
-#[derive(Debug)]
-pub(crate) struct Caller {
-    pub(crate) ticket: Ticket<Outcome, Error>,
-    pub(crate) arrived: Instant,
-    pub(crate) deadline: Option<Instant>,
-    span: tracing::Span,
-    /// Its place in the queue, once it has one.
-    id: OnceLock<RequestId>,
-    gone: AtomicBool,
-}
-
-impl Caller {
-    /// One that waits for so many texts.
-    pub(crate) fn new(texts: usize, timeout: Option<Duration>) -> Arc<Self> {
-        let arrived = Instant::now();
-        Arc::new(Self {
-            ticket: Ticket::new(texts),
-            arrived,
-            // A time beyond what the clock can count is none.
-            deadline: timeout.and_then(|timeout| arrived.checked_add(timeout)),
-            span: quietly(tracing::Span::current).unwrap_or_else(tracing::Span::none),
-            id: OnceLock::new(),
-            gone: AtomicBool::new(false),
-        })
-    }
-
-    /// Whether nobody waits for the answer any more.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::SeqCst)
-    }
-
-    /// Whether its time is over.
-    pub(crate) fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
-    }
-
-    pub(crate) fn too_late(&self) -> Error {
-        Error::DeadlineExceeded { waited: self.arrived.elapsed() }
-    }
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        // The last handle of a span tells its subscriber.
-        let span = std::mem::replace(&mut self.span, tracing::Span::none());
-        quietly(|| drop(span));
-    }
-}
-
-/// The beginning that a text has in common with others, and whose keys and values may be kept.
-#[derive(Debug, Clone)]
-pub(crate) struct SharedPrompt {
-    /// The prompt's own tokens.
-    pub(crate) ids: Arc<[u32]>,
-    /// How many of them the text begins with.
-    pub(crate) shared: usize,
-}
-
-/// A tokenised text on its way.
-#[derive(Debug)]
-pub(crate) struct Text {
-    ids: Arc<[u32]>,
-    hash: u64,
-    reading: Reading,
-    prompt: Option<SharedPrompt>,
-    truncated: bool,
-    /// Which of its caller's texts it is.
-    slot: usize,
-    caller: Arc<Caller>,
-    settled: Cell<bool>,
-}
-
-impl Text {
-    pub(crate) fn new(
-        caller: &Arc<Caller>,
-        slot: usize,
-        ids: Arc<[u32]>,
-        reading: Reading,
-        truncated: bool,
-        prompt: Option<SharedPrompt>,
-    ) -> Self {
-        let mut hasher = DefaultHasher::new();
-        (&ids, reading).hash(&mut hasher);
-        let (hash, caller) = (hasher.finish(), Arc::clone(caller));
-        Self { hash, ids, reading, prompt, truncated, slot, caller, settled: Cell::new(false) }
-    }
-
-    /// Brings its outcome to its caller.
-    fn settle(&self, outcome: Outcome) {
-        self.settled.set(true);
-        self.caller.ticket.settle(self.slot, outcome);
-    }
-
-    /// It, or what of it follows its first `skipped` tokens.
-    fn entry(&self, skipped: usize) -> Entry<'_> {
-        Entry { ids: &self.ids[skipped..], reading: self.reading }
-    }
-
-    fn is_same(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.ids == other.ids && self.reading == other.reading
-    }
-}
-
-impl Drop for Text {
-    fn drop(&mut self) {
-        // However it came to this, its caller must not wait for ever. A failure that is told already stays.
-        if !self.settled.get() && !self.caller.is_gone() {
-            self.caller.ticket.fail(given_up());
-        }
-    }
-}
-
-/// The error of a request that something in this process let go.
-pub(crate) fn given_up() -> Error {
-    Error::Stopped { reason: "the request was dropped on its way, after a panic; see the log".into() }
-}
-
-impl Job for Text {
-    fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    fn bytes(&self) -> usize {
-        size_of_val(&*self.ids)
-    }
-
-    fn goes_with(&self, other: &Self) -> bool {
-        let same_prompt = match (&self.prompt, &other.prompt) {
-            (None, None) => true,
-            (Some(a), Some(b)) => a.shared == b.shared && a.ids == b.ids,
-            _ => false,
-        };
-        same_prompt && self.reading.left_out == other.reading.left_out
-    }
-}
-
 pub(crate) type TextQueue<S> = Queue<Text, Task<S>>;
-
-/// Whether an [`Embedder`](crate::Embedder) still works.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// It takes requests.
-    Running,
-    /// It takes requests, but not all of its GPUs work any more. Load the model again to use those that do again.
-    Degraded {
-        /// What happened to each lost GPU.
-        lost: Vec<String>,
-    },
-    /// It was shut down.
-    ShutDown,
-    /// Its thread has died: after a panic, because the device stopped working, or because its weights files were written
-    /// to. Load the model again.
-    Dead {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl State {
-    /// Whether it takes requests.
-    #[must_use]
-    pub fn takes_requests(&self) -> bool {
-        matches!(self, Self::Running | Self::Degraded { .. })
-    }
-}
-
-/// What both sides know about how it ended.
-#[derive(Debug)]
-struct Fate {
-    /// Why threads died, in that order, and how many there were.
-    lost: Mutex<Vec<String>>,
-    threads: usize,
-}
-
-impl Fate {
-    fn new(threads: usize) -> Self {
-        Self { lost: Mutex::default(), threads }
-    }
-
-    fn lost(&self) -> MutexGuard<'_, Vec<String>> {
-        // The list is whole after every step.
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A thread has died. The last one takes the queue along.
-    fn lose<S: ?Sized>(&self, reason: String, queue: &TextQueue<S>) {
-        let is_last = {
-            let mut lost = self.lost();
-            lost.push(reason);
-            lost.len() == self.threads
-        };
-        if is_last {
-            self.tell(&queue.close(Ending::Return));
-        }
-    }
-
-    /// Why nothing is done any more, unless it was shut down.
-    fn death(&self) -> Option<String> {
-        let lost = self.lost();
-        // The first reason is the cause of later ones.
-        lost.first().filter(|_| lost.len() >= self.threads).cloned()
-    }
-
-    fn reason(&self) -> String {
-        self.death().unwrap_or_else(|| "it was shut down".into())
-    }
-
-    fn error(&self) -> Error {
-        Error::Stopped { reason: self.reason() }
-    }
-
-    /// Ends the requests that these texts belong to.
-    fn tell(&self, texts: &[Text]) {
-        if !texts.is_empty() {
-            tell(texts, &self.reason());
-        }
-    }
-}
-
-/// Ends the requests that these texts belong to, for this reason.
-fn tell(texts: &[Text], reason: &str) {
-    for caller in texts.iter().map(|text| &text.caller) {
-        // Once for each request: later failures of the same one change nothing.
-        if !caller.ticket.is_done() {
-            caller.ticket.fail(Error::Stopped { reason: reason.to_owned() });
-        }
-    }
-}
 
 /// What [`Engine::start`] needs besides the model.
 #[derive(Debug, Clone)]
@@ -340,32 +100,6 @@ pub(crate) struct Engine<S: ?Sized + 'static> {
     crew: Crew,
     /// The process that has the threads.
     process: Process,
-}
-
-/// The threads that an engine's requests depend on: those that compute, tokenise and keep time. They also run wakers,
-/// recorders and subscribers, which must not wait for what these threads do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Crew(u64);
-
-thread_local! {
-    static CREW: Cell<Option<Crew>> = const { Cell::new(None) };
-}
-
-impl Crew {
-    /// One without threads.
-    fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// This thread is one of them from now on.
-    pub(crate) fn enter(self) {
-        CREW.set(Some(self));
-    }
-
-    fn is_here(self) -> bool {
-        CREW.get() == Some(self)
-    }
 }
 
 #[derive(Debug)]

@@ -6,10 +6,11 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::fate::{Fate, tell};
 use super::model::{Model, Outputs};
 use super::prefixes::Prefixes;
 use super::queue::{Batch, Ending, QueueLane, Work};
-use super::{Computed, EngineOptions, Fate, Meters, Output, Text, TextQueue, VectorCache, tell};
+use super::{Computed, EngineOptions, Meters, Output, Text, TextQueue, VectorCache};
 use crate::batch::{Entry, Reading};
 use crate::error::{Error, InputError};
 use crate::panics::{panic_message, quietly};

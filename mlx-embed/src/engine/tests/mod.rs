@@ -9,10 +9,12 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use super::queue::QueueLane;
 use super::*;
-use crate::batch::Sharing;
+use crate::batch::{Entry, Reading, Sharing};
+use crate::error::InputError;
 
 type Engine = super::Engine<Fake>;
 
