@@ -4,8 +4,7 @@ use std::cell::Cell;
 use std::future::{self, Future};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -640,52 +639,4 @@ mod life {
         let expected: String = Sha256::digest(&file).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(load().weights_sha256().unwrap(), [("model.safetensors".to_owned(), expected)]);
     }
-}
-
-/// Runs on the model's own thread, and asks for more.
-struct Asks {
-    embedder: Embedder,
-    answers: mpsc::Sender<Vec<Option<Error>>>,
-}
-
-impl Wake for Asks {
-    fn wake(self: Arc<Self>) {
-        let Self { embedder, answers } = &*self;
-        let options = EmbedOptions::default();
-        let answers_now = vec![
-            embedder.embed_one("another").err(),
-            embedder.embed(["others"; 1000]).err(),
-            embedder.embed_each(&["others"; 2], &options).err(),
-            embedder.embed_token_ids(vec![vec![1]], &options).err(),
-            embedder.submit(&["longer ".repeat(1000)], &options).wait().err(),
-            embedder.embed_iter(["others"; 2], &options).find_map(Result::err),
-            embedder.warm_up().err(),
-        ];
-        // Nobody listens to later ones.
-        let _ = answers.send(answers_now);
-    }
-}
-
-#[test]
-fn a_call_on_the_models_own_thread_is_an_error_and_no_wait() {
-    let embedder = load();
-    let (answers, answer) = mpsc::channel();
-    let waker = Waker::from(Arc::new(Asks { embedder: embedder.clone(), answers }));
-    let asked = (1..=100).any(|attempt| {
-        // Done before it is asked for, at times, on a busy machine: so it takes longer each time.
-        let text = "a text of some words ".repeat(attempt);
-        let mut pending = embedder.submit_one(text, &EmbedOptions::default());
-        if std::pin::Pin::new(&mut pending).poll(&mut Context::from_waker(&waker)).is_ready() {
-            return false;
-        }
-        let answers: Vec<_> = answer.recv_timeout(Duration::from_secs(120)).expect("it does not hang");
-        for (index, error) in answers.iter().enumerate() {
-            assert!(matches!(error, Some(Error::WaitsForItself)), "{index}: {error:?}");
-        }
-        assert_eq!(pending.wait().unwrap().vector.len(), embedder.info().embedding_size);
-        true
-    });
-    assert!(asked, "each result was there before it was asked for");
-    assert_eq!(embedder.state(), State::Running);
-    embedder.embed_one("on another thread").unwrap();
 }

@@ -82,7 +82,10 @@ fn calls_are_errors_and_no_wait() {
             let options = EmbedOptions::default();
             [
                 embedder.submit_one("another ".repeat(20_000), &options).wait().err(),
+                embedder.embed_one("one more").err(),
                 embedder.embed(["others"; 1000]).err(),
+                embedder.embed_each(&["others"; 2], &options).err(),
+                embedder.embed_token_ids(vec![vec![1]], &options).err(),
                 embedder.embed_iter(["more"; 2], &options).find_map(Result::err),
                 embedder.warm_up().err(),
             ]
