@@ -9,7 +9,7 @@ macro_rules! files {
 }
 
 pub(crate) static FILES: EmbeddedFiles = EmbeddedFiles {
-    name: "(default model)",
+    name: "(built-in model)",
     files: files![
         "1_Pooling/config.json",
         "config.json",

@@ -143,7 +143,7 @@ fn the_server_answers_as_openai_does() {
         server.embedder.embed(TEXTS).unwrap().into_iter().map(|each| each.vector).collect();
     let answer = server.embed(&json!({"input": TEXTS, "model": "any"}));
     assert_eq!(vectors(&answer), expected);
-    assert_eq!((&answer["object"], &answer["model"]), (&json!("list"), &json!("(default model)")));
+    assert_eq!((&answer["object"], &answer["model"]), (&json!("list"), &json!("(built-in model)")));
     let ids = TEXTS.map(|text| server.embedder.token_ids(text, &Default::default()).unwrap());
     let tokens = ids[0].len() + ids[1].len();
     assert_eq!(answer["usage"], json!({"prompt_tokens": tokens, "total_tokens": tokens}));
@@ -191,8 +191,8 @@ fn the_server_shows_metrics() {
     let (status, _, metrics) = server.send("GET /metrics", "", "");
     assert_eq!(status, 200);
     for line in [
-        "mlx_embed_requests_total{model=\"(default model)\",outcome=\"done\"}",
-        "mlx_embed_request_duration_seconds_bucket{model=\"(default model)\",le=\"0.001\"}",
+        "mlx_embed_requests_total{model=\"(built-in model)\",outcome=\"done\"}",
+        "mlx_embed_request_duration_seconds_bucket{model=\"(built-in model)\",le=\"0.001\"}",
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }

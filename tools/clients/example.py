@@ -45,7 +45,7 @@ def check(address):
     assert apart == together
 
     with urllib.request.urlopen(f"{address}/metrics") as metrics:
-        assert b'mlx_embed_requests_total{model="(default model)",outcome="done"}' in metrics.read()
+        assert b'mlx_embed_requests_total{model="(built-in model)",outcome="done"}' in metrics.read()
 
 
 def main():

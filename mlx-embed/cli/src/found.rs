@@ -58,7 +58,10 @@ impl Encoder {
     /// Loads the model for what is wanted of it, and holds the options against it.
     pub(crate) fn load(args: &CommonArgs, kind: Kind, role: Option<RoleArg>) -> Result<Self, CliError> {
         if role.is_some() && kind != Kind::Tokens {
-            let reason = format!("--role is for a vector a token, and {} is wanted", kind.words());
+            let reason = format!(
+                "--role needs a model of late interaction (--kind tokens); this one gives {}",
+                kind.words()
+            );
             return Err(CliError::Usage(reason));
         }
         let dir = args.model.model_dir()?.unwrap_or(Path::new(""));

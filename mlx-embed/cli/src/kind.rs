@@ -17,9 +17,9 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) fn words(self) -> &'static str {
         match self {
-            Self::Vector => "one vector a text",
+            Self::Vector => "one vector per text",
             Self::Sparse => "weights of tokens",
-            Self::Tokens => "a vector a token",
+            Self::Tokens => "one vector per token",
         }
     }
 }

@@ -63,8 +63,8 @@ pub(crate) struct ModelArgs {
     threads: Option<NonZeroUsize>,
 
     /// How much is rounded. On the CPU, with weights of 2 to 8 bits, `exact` rounds activations to 16 bits and `fast` mostly
-    /// to 8; `fast` rounds dense weights to 8 bits, too. On an NVIDIA GPU, `exact` computes f32 and f16 models in f32
-    /// (products of f16 models multiply f16), `fast` in bf16
+    /// to 8. `fast` rounds dense weights to 8 bits, too, and with AVX-512 BF16 it may compute attention in bf16. On an
+    /// NVIDIA GPU, `exact` computes f32 and f16 models in f32 (products of f16 models multiply f16), `fast` in bf16
     #[arg(long, value_name = "HOW", default_value = "exact", value_parser = one_of(Precision::ALL))]
     precision: Precision,
 
@@ -287,7 +287,7 @@ impl CommonArgs {
     pub(crate) fn kind(&self, given: Option<Kind>) -> Result<Kind, CliError> {
         match (given, self.model.model_dir()?) {
             (Some(Kind::Sparse | Kind::Tokens), None) => {
-                let reason = "the built-in model gives one vector a text; name another by --model";
+                let reason = "the built-in model gives one vector per text; name another by --model";
                 Err(CliError::Usage(reason.to_owned()))
             }
             (Some(kind), _) => Ok(kind),

@@ -41,10 +41,10 @@ async fn prompts_of_the_configuration_go_before_the_checkpoints() {
 
     let unknown = config("models: [{name: a, default-prompt: nothing, prompts: {query: q}}]");
     let error = Models::load(&unknown).await.unwrap_err().to_string();
-    assert!(error.contains("no prompt `nothing`; it has: query"), "{error}");
+    assert!(error.contains("no prompt `nothing`; it has query"), "{error}");
     let unknown = json!({"input": "a cat", "input_type": "nothing"});
     let body = answer(&router, "/v1/embeddings", unknown, StatusCode::BAD_REQUEST).await;
-    assert!(message(&body).contains("it has: document, query"), "{body}");
+    assert!(message(&body).contains("it has document, query"), "{body}");
 }
 
 #[tokio::test]

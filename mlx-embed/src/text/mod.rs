@@ -87,7 +87,7 @@ pub enum TextError {
         token: String,
     },
     /// There is no prompt of this name.
-    #[error("the model has no prompt `{name}`; it has: {known}")]
+    #[error("the model has no prompt `{name}`; it has {known}")]
     UnknownPrompt {
         /// The name.
         name: String,

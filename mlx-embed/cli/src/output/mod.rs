@@ -174,7 +174,7 @@ impl Target {
         let (words, format) = (kind.words(), self.format.to_possible_value());
         let format = format.map_or_else(String::new, |value| value.get_name().to_owned());
         Err(CliError::Usage(format!(
-            "{format} holds one vector a text, and {words} are wanted: use --format jsonl (or a FILE that ends in .jsonl)"
+            "{format} holds one vector per text, and this model gives {words}: use --format jsonl (or a FILE that ends in .jsonl)"
         )))
     }
 
@@ -235,7 +235,7 @@ impl Target {
         let (name, records) = (self.name(), self.row_group.get());
         // Other kinds were refused, and so was standard output.
         let (Encoder::Vector(model), Some(path)) = (model, &self.path) else {
-            return Err(CliError::Usage(format!("{name}: Parquet holds one vector a text")));
+            return Err(CliError::Usage(format!("{name}: Parquet holds one vector per text")));
         };
         let dtype = self.dtype.to_possible_value().map_or(String::new(), |dtype| dtype.get_name().to_owned());
         let written = parquet::Written { dtype, with_text: self.with_text, records };

@@ -75,7 +75,7 @@ fn the_note_on_cut_texts_has_the_limit_of_the_role() {
 #[test]
 fn formats_and_options_that_do_not_fit_a_kind_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    for (case, words) in [(SPLADE, "weights of tokens"), (COLBERT, "a vector a token")] {
+    for (case, words) in [(SPLADE, "weights of tokens"), (COLBERT, "one vector per token")] {
         for file in ["rows.npy", "rows.safetensors"] {
             let file = dir.path().join(file);
             let format = file.extension().unwrap().to_str().unwrap().to_owned();

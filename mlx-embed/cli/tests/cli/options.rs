@@ -27,7 +27,7 @@ fn without_a_model_the_one_inside_is_used() {
     let ran = run(binary().args(["embed", "--device", "cpu", "a"]));
     assert_eq!(ran.rows()[0].embedding.len(), 384);
     let ran = run(binary().args(["inspect", "--device", "cpu"]));
-    assert!(ran.stdout.contains("(default model)"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("(built-in model)"), "{}", ran.stdout);
 }
 
 #[test]

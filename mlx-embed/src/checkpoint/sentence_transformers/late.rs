@@ -111,7 +111,7 @@ fn refused(files: &Files, class: Option<&str>) -> CheckpointError {
         reason: format!(
             "{names}; a model of late interaction has one Transformer and behind it Dense modules alone (PyLate), or \
              config_sentence_transformers.json gives its model_type as `{MULTI_VECTOR}`, or its config.json names \
-             `HF_ColBERT`. For one vector a text load the checkpoint with Embedder"
+             `HF_ColBERT`. For one vector per text load the checkpoint with Embedder"
         ),
     }
 }
