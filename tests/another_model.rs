@@ -172,6 +172,14 @@ fn marks_of_bidirectional_attention() {
     for case in ["families/bert-f32", "families/modernbert-f32", "families/nomic-bert-bf16"] {
         refused(&with(case, json!({"is_causal": true})), &["is_causal", "before them only"]);
     }
+    let gemma = "families/gemma-causal";
+    let alone = json!({"use_bidirectional_attention": true});
+    refused(&with(gemma, alone), &["use_bidirectional_attention", "a text alone", "is_causal: false"]);
+    let beside = json!({"use_bidirectional_attention": true, "is_causal": false});
+    assert!(!loaded(&with(gemma, beside)).info().config.causal);
+    // Of its two fields for the activation transformers reads the first.
+    loaded(&with(gemma, json!({"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "silu"})));
+    refused(&with(gemma, json!({"hidden_act": "silu"})), &["hidden_act", "gelu_pytorch_tanh"]);
     let both = json!({"is_causal": true, "use_bidirectional_attention": true});
     refused(&with("qwen3-f32", both), &["is_causal", "contradict"]);
     let causal = json!({"is_causal": true, "use_bidirectional_attention": false});

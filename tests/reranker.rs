@@ -249,6 +249,28 @@ fn answers_and_prompts_are_those_of_the_files() {
     refused(&scratch, &["config.json", "vocab_size", "5000"]);
 }
 
+/// Expected are logits of sentence-transformers 6.2 (CrossEncoder with the same files) on transformers 5.23, in f32.
+#[test]
+fn a_gemma_scores_by_the_answers_and_the_template_of_its_files() {
+    const TEMPLATE: &str = r#"A: {{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}
+B: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}
+Given a query A and a passage B, does the passage answer the query? "#;
+    let scratch = scratch("gemma-causal");
+    scratch.write("chat_template.jinja", TEMPLATE);
+    with_modules(&scratch, &json!({"true_token_id": 280, "false_token_id": 330}));
+    let identity = "torch.nn.modules.linear.Identity";
+    write_settings(&scratch, json!({"model_type": "CrossEncoder", "activation_fn": identity}));
+    let documents = [DOCUMENTS[0], DOCUMENTS[1], DOCUMENTS[2], DOCUMENTS[4]];
+    // The file doesn't say that the head is the embedding table, which it is in a Gemma unless a file says otherwise.
+    let found = scores(&load(&scratch).rerank(QUERY, &documents).unwrap());
+    let tolerance = if golden::on_gpu() { 0.5 } else { 2e-4 };
+    for (found, expected) in found.into_iter().zip([18.997_397_f32, 22.545_052, 12.324_714, 15.762_893]) {
+        assert!((found - expected).abs() < tolerance, "{found} for {expected}");
+    }
+    set(&scratch, "tie_word_embeddings", json!(false));
+    refused(&scratch, &["lm_head.weight"]);
+}
+
 #[test]
 fn a_request_keeps_to_its_timeout() {
     let reranker = load(&scratch("reranker-modernbert-cls"));

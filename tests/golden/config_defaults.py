@@ -10,7 +10,7 @@ from pathlib import Path
 import transformers
 
 FILE = Path(__file__).resolve().parents[2] / "mlx-embed/src/checkpoint/defaults.json"
-KINDS = ("bert", "camembert", "distilbert", "electra", "eurobert", "gemma3_text", "gte",
+KINDS = ("bert", "camembert", "distilbert", "electra", "eurobert", "gemma", "gemma3_text", "gte",
          "jina_embeddings_v3", "llama", "ministral3", "mistral", "modernbert", "mpnet", "nomic_bert", "qwen2",
          "qwen3", "roberta", "xlm-roberta")
 KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_dim", "vocab_size",

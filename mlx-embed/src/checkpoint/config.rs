@@ -31,6 +31,8 @@ pub enum Architecture {
     Mistral,
     /// Ministral 3: Mistral with queries that grow with their position, as in Nemotron-3-Embed.
     Ministral3,
+    /// Gemma: Llama with GeGLU, norms that multiply by 1 + weight, and scaled embeddings.
+    Gemma,
     /// Gemma 3's text model, which EmbeddingGemma has: four norms a layer, GeGLU, sliding windows.
     Gemma3,
     /// EmbeddingGemma 2's text model: wider heads in layers without a window, and an input of each layer's own.
@@ -63,7 +65,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// Each with its `model_type` and what transformers' classes begin with. Several types may be one family.
-    pub(super) const ALL: [(&str, Self, &str); 25] = [
+    pub(super) const ALL: [(&str, Self, &str); 26] = [
         ("qwen2", Self::Qwen2, "Qwen2"),
         ("qwen3", Self::Qwen3, "Qwen3"),
         ("bidirectional_pplx_qwen3", Self::PplxQwen3, "PPLXQwen3"),
@@ -73,6 +75,7 @@ impl Architecture {
         ("mistral", Self::Mistral, "Mistral"),
         ("ministral3", Self::Ministral3, "Ministral3"),
         ("embedding_gemma2", Self::EmbeddingGemma2, "EmbeddingGemma2"),
+        ("gemma", Self::Gemma, "Gemma"),
         ("gemma3_text", Self::Gemma3, "Gemma3Text"),
         ("bert", Self::Bert, "Bert"),
         ("roberta", Self::Roberta, "Roberta"),
@@ -107,6 +110,11 @@ impl Architecture {
     /// Whether its layers are those of a Qwen3.
     pub(super) fn is_qwen3(self) -> bool {
         matches!(self, Self::Qwen3 | Self::PplxQwen3)
+    }
+
+    /// Whether it has Gemma's norms, activation and scaled embeddings.
+    pub(super) fn is_gemma(self) -> bool {
+        matches!(self, Self::Gemma | Self::Gemma3)
     }
 
     /// Whether its layers are those of a Llama, more or less.
@@ -276,7 +284,7 @@ impl ModelConfig {
         let layers = positive(config, "num_hidden_layers")? as usize;
         // Qwen2 has its biases whatever this key says; transformers and mlx-lm don't read it there.
         let attention_bias = architecture != Architecture::Qwen2 && flag(config, "attention_bias")?;
-        let gemma = architecture == Architecture::Gemma3;
+        let gemma3 = architecture == Architecture::Gemma3;
         let rope = rope_fields::read(config, architecture, head_dim, max_position_embeddings, doubts)?;
         Ok(Self {
             architecture,
@@ -293,11 +301,11 @@ impl ModelConfig {
             qkv_bias: architecture == Architecture::Qwen2 || attention_bias,
             o_bias: attention_bias,
             mlp_bias: has_mlp_bias(architecture) && flag(config, "mlp_bias")?,
-            head_norms: architecture.is_qwen3() || gemma,
+            head_norms: architecture.is_qwen3() || gemma3,
             norm_eps,
             rope_theta: Some(rope.theta),
             rope_local_theta: rope.local_theta,
-            query_pre_attn_scalar: if gemma { Some(pre_attn_scalar(config)?) } else { None },
+            query_pre_attn_scalar: if gemma3 { Some(pre_attn_scalar(config)?) } else { None },
             query_growth: rope.query_growth,
             // mlx-lm's key, which its Qwen3 has not: there it is one of those that nobody knows.
             rope_traditional: keeps_rope_traditional(architecture) && flag(config, "rope_traditional")?,
@@ -350,15 +358,21 @@ fn refuse_what_would_be_wrong(
     config: &JsonObject,
     architecture: Architecture,
 ) -> Result<(), CheckpointError> {
-    let (wanted, name) = match architecture {
-        Architecture::Gemma3 => (Activation::GeluTanh, "gelu_pytorch_tanh"),
-        _ => (Activation::Silu, "silu"),
+    let (wanted, name) = match architecture.is_gemma() {
+        true => (Activation::GeluTanh, "gelu_pytorch_tanh"),
+        false => (Activation::Silu, "silu"),
     };
-    for activation in ["hidden_act", "hidden_activation"] {
+    // Of the two transformers reads one in a Gemma.
+    let fields: &[&str] = match architecture {
+        Architecture::Gemma => &["hidden_act"],
+        Architecture::Gemma3 => &["hidden_activation"],
+        _ => &["hidden_act", "hidden_activation"],
+    };
+    for activation in fields {
         if let Some(found) = config.optional::<String>(activation)?
             && Activation::of_transformers(&found) != Some(wanted)
-            // transformers' Gemma 3 reads hidden_activation only.
-            && !(architecture == Architecture::Gemma3 && activation == "hidden_act")
+            // The first Gemmas' files say it for the approximation by tanh, and transformers takes it so.
+            && !(architecture == Architecture::Gemma && found == "gelu")
         {
             return Err(
                 config.invalid(activation, format!("is `{found}`; supported with this model_type is {name}"))
@@ -409,14 +423,14 @@ fn head_dim(
     weights: &TensorFiles,
 ) -> Result<i32, CheckpointError> {
     const QWEN3: i32 = 128;
-    const GEMMA3: i32 = 256;
+    const GEMMA: i32 = 256;
     const MINISTRAL3: i32 = 128;
     let field = "head_dim";
     if config.raw(field).is_some() {
         return positive(config, field);
     }
     match architecture {
-        Architecture::Gemma3 => return Ok(GEMMA3),
+        Architecture::Gemma | Architecture::Gemma3 => return Ok(GEMMA),
         // null stands for the hidden size shared out.
         Architecture::Ministral3 if !config.has(field) => return Ok(MINISTRAL3),
         _ => {}

@@ -39,6 +39,7 @@ fn read_by(architecture: Architecture) -> &'static str {
         // Which of its classifiers pools how, under both of its names.
         Architecture::EuroBert => "attention_bias classifier_pooling clf_pooling mlp_bias pretraining_tp",
         Architecture::Mistral => "rope_traditional sliding_window",
+        Architecture::Gemma => "attention_bias",
         Architecture::Ministral3 => "sliding_window",
         Architecture::EmbeddingGemma2 => {
             "attention_bias boa_token_id boi_token_id embedding_dim eoa_token_index eoi_token_id global_head_dim \

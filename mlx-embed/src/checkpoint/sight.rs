@@ -21,6 +21,11 @@ pub(super) fn causal(config: &JsonObject, architecture: Architecture) -> Result<
         return Err(config.invalid("is_causal", reason));
     }
     let bidirectional: Option<bool> = config.optional("use_bidirectional_attention")?;
+    if architecture == Architecture::Gemma && bidirectional == Some(true) && is_causal.is_none() {
+        let reason = "is true alone, by which transformers has no causal mask for a text alone and one for several; \
+                      write is_causal: false beside it if tokens see those behind them, or else remove it";
+        return Err(config.invalid("use_bidirectional_attention", reason));
+    }
     match (is_causal, bidirectional) {
         (Some(causal), Some(bidirectional)) if causal == bidirectional => Err(config.invalid(
             "is_causal",
@@ -74,12 +79,14 @@ pub(super) fn layer_windows(
         }
         _ => {}
     }
-    if matches!(architecture, Architecture::Llama | Architecture::LlamaBidirectional | Architecture::EuroBert)
-    {
+    if matches!(
+        architecture,
+        Architecture::Llama | Architecture::LlamaBidirectional | Architecture::EuroBert | Architecture::Gemma
+    ) {
         return match types {
             Some(types) if types.contains(&true) => Err(config.invalid(
                 "layer_types",
-                format!("asks for {SLIDING} in a Llama, where mlx-lm computes with a window and transformers without"),
+                format!("asks for {SLIDING} in a {architecture}, which transformers computes without windows, and mlx-lm's Llama with them"),
             )),
             _ => Ok(vec![None; layers]),
         };

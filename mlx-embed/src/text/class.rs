@@ -63,11 +63,12 @@ const UNKNOWN_HERE: &str = "Albert Barthez Bartpho BertGeneration BertJapanese B
     VideoPrism Vits Wav2Vec2CTC Wav2Vec2PhonemeCTC Whisper XGLM XLM XLNet";
 
 /// The classes of kinds of models, where the files name none.
-const OF_MODELS: [(&str, Class); 14] = [
+const OF_MODELS: [(&str, Class); 15] = [
     ("bert", Class::Bert),
     ("camembert", Class::Camembert),
     ("distilbert", Class::Bert),
     ("electra", Class::Bert),
+    ("gemma", Class::Gemma),
     ("gemma3_text", Class::Gemma),
     ("gte", Class::XlmRoberta),
     ("jina_embeddings_v3", Class::XlmRoberta),

@@ -1,4 +1,4 @@
-"""Gemma 3's text model, causal and as EmbeddingGemma has it."""
+"""The first Gemma, and Gemma 3's text model, causal and as EmbeddingGemma has it."""
 
 from dataclasses import replace
 
@@ -95,4 +95,13 @@ BIDIRECTIONAL = [
                     "layer_types": TYPES[:1], "sliding_window": 64}, dtype="bfloat16",
          lengths=(32, 33, 34, 65, 150), tokenizer="gemma", modules=MEAN),
 ]
-CASES = CAUSAL + BIDIRECTIONAL
+OF_LATER_ONES = ("query_pre_attn_scalar", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+FIRST = {key: value for key, value in SHAPE.items() if key not in OF_LATER_ONES} | dict(
+    architectures=["GemmaForCausalLM"], model_type="gemma", hidden_act="gelu", hidden_activation=None,
+    rope_theta=1e4)
+GEMMA = [
+    Case("gemma-causal", "the first Gemma: causal, last token, two norms a layer, neither head norms nor windows; "
+         "`gelu` means its approximation by tanh here", FIRST, dtype="bfloat16",
+         stored=prefixed, lengths=(16, 17, 70, 150), modules=LAST, tokenizer="gemma"),
+]
+CASES = GEMMA + CAUSAL + BIDIRECTIONAL

@@ -1,4 +1,4 @@
-//! Qwen2, Qwen3, Llama, Mistral and Gemma 3: RMSNorm before each half, rotary embedding, a gated feed-forward part.
+//! Qwen2, Qwen3, Llama, Mistral, Gemma and Gemma 3: RMSNorm before each half, rotary embedding, a gated feed-forward part.
 
 use crate::checkpoint::DenseActivation;
 use crate::checkpoint::config::{Architecture, ModelConfig};
@@ -15,7 +15,9 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
         [config.hidden_size, config.intermediate_size, config.vocab_size].map(|size| size as usize);
     let heads = super::heads(config);
     let HeadsSpec { kv_heads, head_dim, .. } = heads;
-    let gemma = config.architecture == Architecture::Gemma3;
+    let gemma = config.architecture.is_gemma();
+    // Its norms stand behind the halves of a layer, too.
+    let gemma3 = config.architecture == Architecture::Gemma3;
     let norm = |path: String, size| NormSpec {
         weight: format!("{path}.weight"),
         bias: None,
@@ -25,7 +27,7 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
     };
     let norms = |input: String, output: String| HalfNorms {
         input: Some(norm(input, hidden)),
-        output: gemma.then(|| norm(output, hidden)),
+        output: gemma3.then(|| norm(output, hidden)),
         sum: None,
     };
     let part = PartSpec::whole;
@@ -39,9 +41,9 @@ pub(super) fn spec(config: &ModelConfig, weights: &TensorFiles, projects: bool) 
             (true, Some(window)) => Sees::BeforeWithin(window),
             (false, None) => Sees::All,
             // As transformers has them: EmbeddingGemma shares its window out to both sides, the others don't.
-            (false, Some(window)) => Sees::AllWithin(if gemma { window / 2 } else { window }),
+            (false, Some(window)) => Sees::AllWithin(if gemma3 { window / 2 } else { window }),
         };
-        let mlp_norm = if gemma { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        let mlp_norm = if gemma3 { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
         LayerSpec {
             attention: AttentionSpec {
                 norms: norms(of("input_layernorm"), of("post_attention_layernorm")),

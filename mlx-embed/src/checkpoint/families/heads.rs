@@ -59,10 +59,16 @@ pub(super) fn add(
         Architecture::Qwen3 if classifies && own.causal => {
             (PoolingMode::LastToken.into(), Logits::Label, vec![label("score", false)])
         }
-        Architecture::Qwen3 | Architecture::Qwen2 | Architecture::Llama | Architecture::Mistral
+        Architecture::Qwen3
+        | Architecture::Qwen2
+        | Architecture::Llama
+        | Architecture::Mistral
+        | Architecture::Gemma
             if own.causal && is("ForCausalLM") =>
         {
-            let tied = config::flag(config, "tie_word_embeddings")?;
+            // As transformers has it where the file says nothing.
+            let by_default = own.architecture == Architecture::Gemma;
+            let tied = config.optional("tie_word_embeddings")?.unwrap_or(by_default);
             let path = super::head_table(weights, spec, "lm_head", tied);
             let table = super::table(path, own.vocab_size as usize, own.hidden_size);
             (PoolingMode::LastToken.into(), Logits::Answers(table), Vec::new())
@@ -93,7 +99,7 @@ fn no_reranker(config: &JsonObject, classes: &[String]) -> CheckpointError {
              `(XLM)RobertaForSequenceClassification`, `CamembertForSequenceClassification`, \
              `ElectraForSequenceClassification`, `DistilBertForSequenceClassification`, `MPNetForSequenceClassification`, `ModernBertForSequenceClassification`, `GteForSequenceClassification`, \
              `JinaEmbeddingsV3ForSequenceClassification`, causal \
-             `Qwen3ForSequenceClassification`, and `Qwen3ForCausalLM`, `Qwen2ForCausalLM`, `LlamaForCausalLM` and `MistralForCausalLM`. If this is an embedder, load it with `Embedder` \
+             `Qwen3ForSequenceClassification`, and `Qwen3ForCausalLM`, `Qwen2ForCausalLM`, `LlamaForCausalLM`, `MistralForCausalLM` and `GemmaForCausalLM`. If this is an embedder, load it with `Embedder` \
              (mlx-embed embed)"
         ),
     )
