@@ -536,6 +536,10 @@ fn another_conversation_is_refused() {
         "message": {"method": "forward", "method_output_name": "logits", "format": "flat"}}});
     scratch.write("sentence_bert_config.json", messages.to_string());
     assert!(Reranker::load_with(scratch.path(), golden::load_options()).is_ok());
+    // Its contents would be written as Python's lists.
+    scratch.write("sentence_bert_config.json", messages.to_string().replace("flat", "structured"));
+    refused(&scratch, &["chat_template.jinja", "`structured`", "content[0].text"]);
+    scratch.write("sentence_bert_config.json", messages.to_string());
     // The reference takes one line end away from the end of the file, and these are other words.
     let pairs = |scratch: &Scratch| load(scratch).info().reranker.as_ref().unwrap().pairs;
     scratch.write("chat_template.jinja", TEMPLATE);

@@ -67,6 +67,31 @@ impl Conversation {
     }
 }
 
+/// What a message's content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The text.
+    Flat,
+    /// A list of parts, each with its type.
+    Structured,
+}
+
+impl Form {
+    /// The form that sentence-transformers gives messages, unless a file says it.
+    fn of(template: &str) -> Self {
+        let parts = ["content[0]", ".type", "'type'", "\"type\"", "message.content["];
+        if parts.iter().any(|part| template.contains(part)) { Self::Structured } else { Self::Flat }
+    }
+
+    /// As files name it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Flat => "flat",
+            Self::Structured => "structured",
+        }
+    }
+}
+
 /// A checkpoint's chat template, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Template {
@@ -74,6 +99,8 @@ pub(super) enum Template {
     Asks(Conversation),
     /// One with Qwen3-Reranker's words, and more than these, or of another order or form.
     Similar,
+    /// One that reads messages in another form than the given one, and would write what no model was trained with.
+    OfAnotherForm(Form),
     /// Another, or none.
     Other,
 }
@@ -82,37 +109,48 @@ impl Template {
     /// The template, and the file and field that it stands in.
     pub(super) fn read(files: &Files) -> Result<(Self, (&'static str, &'static str)), CheckpointError> {
         let generates = sentence_transformers::generates(files)?;
+        let form = sentence_transformers::form_of_messages(files)?;
         if let Some(text) = json::read_text(files, JINJA)? {
-            return Ok((Self::of(&text, generates), (JINJA, "(the template)")));
+            return Ok((Self::of(&text, generates, form), (JINJA, "(the template)")));
         }
         let place = (TOKENIZER_CONFIG, "chat_template");
         let config = JsonObject::open(files, TOKENIZER_CONFIG)?;
         let template = config.as_ref().and_then(|config| config.raw("chat_template"));
         let template = template.and_then(Value::as_str);
-        Ok((template.map_or(Self::Other, |template| Self::of(template, generates)), place))
+        Ok((template.map_or(Self::Other, |template| Self::of(template, generates, form)), place))
     }
 
     /// A template is a program. One that writes a conversation and does nothing else is followed.
-    fn of(template: &str, generates: bool) -> Self {
+    fn of(template: &str, generates: bool, form: Option<Form>) -> Self {
+        let form = form.unwrap_or_else(|| Form::of(template));
         match conversation(template, generates) {
-            Some(conversation) => Self::Asks(conversation),
+            Some((_, forms)) if forms.iter().any(|of| *of != form) => Self::OfAnotherForm(form),
+            Some((conversation, _)) => Self::Asks(conversation),
             None if looks_like(template) => Self::Similar,
             None => Self::Other,
         }
     }
 }
 
-/// What the template writes, where that is an instruction, a query and a document in this order, as they are.
-fn conversation(template: &str, generates: bool) -> Option<Conversation> {
+/// What the template writes, where that is an instruction, a query and a document in this order, as they are, and the forms
+/// in which it reads them.
+fn conversation(template: &str, generates: bool) -> Option<(Conversation, Vec<Form>)> {
     let written = jinja::written(template, generates)?;
-    let is = |value: &[Token], role| message(value, &[role]).is_some_and(|others| others.is_empty());
+    let mut forms = Vec::new();
+    let mut is = |value: &[Token], role| {
+        message(value, &[role]).is_some_and(|(others, form)| {
+            forms.push(form);
+            others.is_empty()
+        })
+    };
     let mut rest = &written[..];
     let before = text(&mut rest);
-    let mut instruction = None;
+    let (mut instruction, mut of_instruction) = (None, None);
     if let [Written::Value(value), after @ ..] = rest
-        && let Some(defaults) = message(value, &["system", "instruction"])
+        && let Some((defaults, form)) = message(value, &["system", "instruction"])
     {
         rest = after;
+        of_instruction = Some(form);
         let default = match defaults[..] {
             [] => None,
             [default] => Some(default.to_owned()),
@@ -126,12 +164,9 @@ fn conversation(template: &str, generates: bool) -> Option<Conversation> {
     let [Written::Value(document), rest @ ..] = rest else { return None };
     let mut rest = rest;
     let behind = text(&mut rest);
-    (rest.is_empty() && is(query, "query") && is(document, "document")).then_some(Conversation {
-        before,
-        instruction,
-        between,
-        behind,
-    })
+    let reads = rest.is_empty() && is(query, "query") && is(document, "document");
+    forms.extend(of_instruction);
+    reads.then_some((Conversation { before, instruction, between, behind }, forms))
 }
 
 /// The text that comes next, if there is one.
@@ -145,8 +180,9 @@ fn text(rest: &mut &[Written]) -> String {
     }
 }
 
-/// The strings in an expression besides these roles and what finds a message's content, if it does nothing else.
-fn message<'a>(value: &'a [Token], roles: &[&str]) -> Option<Vec<&'a str>> {
+/// The strings in an expression besides these roles and what finds a message's content, if it does nothing else, and the form
+/// that the content has to have.
+fn message<'a>(value: &'a [Token], roles: &[&str]) -> Option<(Vec<&'a str>, Form)> {
     const WORDS: &str = "messages selectattr map attribute first list default d content text role true 0";
     const SIGNS: &str = "|()[]=,.";
     const STRINGS: [&str; 6] = ["role", "eq", "equalto", "==", "content", "text"];
@@ -162,11 +198,13 @@ fn message<'a>(value: &'a [Token], roles: &[&str]) -> Option<Vec<&'a str>> {
         })
     };
     // Without it the whole message would be written.
-    let is_content =
-        |token: &Token| matches!(token, Token::Text(text) | Token::Word(text) if text == "content");
-    let finds = value.iter().all(known) && value.iter().any(is_content);
+    let names =
+        |token: &Token, name: &str| matches!(token, Token::Text(text) | Token::Word(text) if text == name);
+    let has = |name: &str| value.iter().any(|token| names(token, name));
+    let finds = value.iter().all(known) && has("content");
+    let form = if has("text") { Form::Structured } else { Form::Flat };
     (finds && strings().any(|text| roles.contains(&text)))
-        .then(|| strings().filter(|text| ![roles, &STRINGS, &[""]].concat().contains(text)).collect())
+        .then(|| (strings().filter(|text| ![roles, &STRINGS, &[""]].concat().contains(text)).collect(), form))
 }
 
 /// Whether a template has all of the conversation's words, in their order.
@@ -208,7 +246,7 @@ Judge whether the Document meets the requirements based on the Query and the Ins
 <Instruct>: {{ messages | selectattr("role", "eq", "system") | map(attribute="content") | first
     | default("Given a web search query, retrieve relevant passages that answer the query") }}
 <Query>: {{ query }}
-<Document>: {{ (messages | selectattr("role", "eq", "document") | first).content[0].text }}<|im_end|>
+<Document>: {{ (messages | selectattr("role", "eq", "document") | first).content }}<|im_end|>
 <|im_start|>assistant
 <think>
 
@@ -220,7 +258,9 @@ Judge whether the Document meets the requirements based on the Query and the Ins
     #[test]
     fn the_conversation_is_found_in_a_program_that_writes_it() {
         let judges = |template: &str, default_instruction| {
-            let Template::Asks(conversation) = Template::of(template, false) else { panic!("{template}") };
+            let Template::Asks(conversation) = Template::of(template, false, None) else {
+                panic!("{template}")
+            };
             assert!(conversation.is_qwen3(), "{template}");
             let instruction = conversation.instruction.map_or(Some(INSTRUCTION.into()), |it| it.default);
             assert_eq!(instruction.as_deref() == Some(INSTRUCTION), default_instruction, "{template}");
@@ -241,7 +281,7 @@ Judge whether the Document meets the requirements based on the Query and the Ins
         let document = query.replace("query", "document");
         let template = format!("a {query} b {document} c{{% if add_generation_prompt %}} d{{% endif %}} e");
         for (generates, behind) in [(true, " c d e"), (false, " c e")] {
-            let Template::Asks(conversation) = Template::of(&template, generates) else { panic!() };
+            let Template::Asks(conversation) = Template::of(&template, generates, None) else { panic!() };
             let [before, between] = ["a ", " b "].map(String::from);
             let expected = Conversation { before, instruction: None, between, behind: behind.into() };
             assert_eq!(conversation, expected);
@@ -257,13 +297,38 @@ Judge whether the Document meets the requirements based on the Query and the Ins
             (r#" | map(attribute="content")"#, ""),
         ] {
             let template = template.replace(word, another);
-            assert_eq!(Template::of(&template, true), Template::Other, "{template}");
+            assert_eq!(Template::of(&template, true, None), Template::Other, "{template}");
         }
+    }
+
+    /// Where contents are lists of parts, a template that writes them whole writes Python's form of a list.
+    #[test]
+    fn messages_have_one_form() {
+        let content = |role: &str, content: &str| {
+            format!(r#"{{{{ (messages | selectattr("role", "eq", "{role}") | first).{content} }}}}"#)
+        };
+        let template = |query: &str, document: &str| {
+            format!("a {} b {}", content("query", query), content("document", document))
+        };
+        let asks = |template: &str, form| matches!(Template::of(template, false, form), Template::Asks(_));
+        let (flat, parts) = ("content", "content[0].text");
+        assert!(asks(&template(flat, flat), None));
+        assert!(asks(&template(flat, flat), Some(Form::Flat)));
+        assert!(!asks(&template(flat, flat), Some(Form::Structured)));
+        assert!(asks(&template(parts, parts), None));
+        assert!(asks(&template(parts, parts), Some(Form::Structured)));
+        assert!(!asks(&template(parts, parts), Some(Form::Flat)));
+        for form in [None, Some(Form::Flat), Some(Form::Structured)] {
+            assert!(!asks(&template(flat, parts), form), "{form:?}");
+        }
+        // By these words sentence-transformers takes contents for lists.
+        let of_a_type = template(flat, flat).replace("a {{", "the 'type' {{");
+        assert_eq!(Template::of(&of_a_type, false, None), Template::OfAnotherForm(Form::Structured));
     }
 
     #[test]
     fn a_program_that_writes_something_else_with_the_same_words_is_another() {
-        let document = r#"{{ (messages | selectattr("role", "eq", "document") | first).content[0].text }}"#;
+        let document = r#"{{ (messages | selectattr("role", "eq", "document") | first).content }}"#;
         for (word, another) in [
             ("</think>\n\n\n", "</think>\n\n"),
             ("</think>\n\n\n", "</think>\n\n\n\n"),
@@ -283,7 +348,7 @@ Judge whether the Document meets the requirements based on the Query and the Ins
         ] {
             let template = TEMPLATE.replace(word, another);
             assert_ne!(template, TEMPLATE, "{word}");
-            match Template::of(&template, false) {
+            match Template::of(&template, false, None) {
                 Template::Asks(conversation) => assert!(!conversation.is_qwen3(), "{word} {another}"),
                 other => assert_eq!(other, Template::Similar, "{word} {another}"),
             }
@@ -291,14 +356,14 @@ Judge whether the Document meets the requirements based on the Query and the Ins
         for template in
             ["{% for message in messages %}<|im_start|>{{ message.role }}", "", "{{", "{{ '", "{%"]
         {
-            assert_eq!(Template::of(template, false), Template::Other, "{template}");
+            assert_eq!(Template::of(template, false, None), Template::Other, "{template}");
         }
         // Variables of variables end.
         let doubled = (0..64).map(|n| format!("{{% set v{} = v{n} ~ v{n} %}}", n + 1));
         let template = format!("{{% set v0 = 'a' %}}{}{{{{ v64 }}}}", doubled.collect::<String>());
-        assert_eq!(Template::of(&template, false), Template::Other);
+        assert_eq!(Template::of(&template, false, None), Template::Other);
         for tag in ["{{ a }}", "{# a #}", "{% set a = b %}", "{ {"] {
-            assert_eq!(Template::of(&tag.repeat(1 << 18), false), Template::Other);
+            assert_eq!(Template::of(&tag.repeat(1 << 18), false, None), Template::Other);
         }
     }
 }

@@ -79,6 +79,12 @@ fn decoder_pairs(
         }
         // The first of these models came without a word on it.
         (Template::Other, None) if of_the_first => Ok(Pairs::Asked(Conversation::qwen3())),
+        (Template::OfAnotherForm(form), _) => invalid(format!(
+            "reads contents of messages in another form than sentence-transformers gives it, which is `{}` by \
+             modality_config.message.format of sentence_bert_config.json or, without that, by the template; let all \
+             contents be read as `content` where it is `flat`, and as `content[0].text` where it is `structured`",
+            form.name()
+        )),
         (Template::Similar | Template::Other, _) => invalid(
             "does not write a query and a document with words around them alone, as Qwen3-Reranker's does, and how else \
              the two become one text is not known; put a chat_template.jinja here that does"

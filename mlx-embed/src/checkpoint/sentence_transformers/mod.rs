@@ -29,7 +29,8 @@ pub(crate) use modules::place;
 pub(super) use modules::{check_first, is_static};
 use transformer::Calls;
 pub(super) use transformer::{
-    FILE as TRANSFORMER_FILE, FILES as TRANSFORMER_FILES, generates, settings as transformer_settings,
+    FILE as TRANSFORMER_FILE, FILES as TRANSFORMER_FILES, form_of_messages, generates,
+    settings as transformer_settings,
 };
 
 const FILE: &str = "config_sentence_transformers.json";

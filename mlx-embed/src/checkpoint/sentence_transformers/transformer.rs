@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::SentenceTransformers;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::json::JsonObject;
+use crate::checkpoint::judge::Form;
 use crate::file::Files;
 use crate::json;
 
@@ -218,6 +219,23 @@ pub(in crate::checkpoint) fn generates(files: &Files) -> Result<bool, Checkpoint
     match (files.holds(super::MODULES), settings(files)?) {
         (Ok(true), Some((_, config))) => chat_template(&config),
         _ => Ok(false),
+    }
+}
+
+/// The form of messages that the file of the Transformer's settings names, where it is read.
+pub(in crate::checkpoint) fn form_of_messages(files: &Files) -> Result<Option<Form>, CheckpointError> {
+    let (Ok(true), Some((_, config))) = (files.holds(super::MODULES), settings(files)?) else {
+        return Ok(None);
+    };
+    let Some(modalities) = config.object("modality_config")? else { return Ok(None) };
+    let Some(message) = modalities.object("message")? else { return Ok(None) };
+    match message.optional::<String>("format")?.as_deref() {
+        None | Some("auto") => Ok(None),
+        Some("flat") => Ok(Some(Form::Flat)),
+        Some("structured") => Ok(Some(Form::Structured)),
+        Some(other) => {
+            Err(message.invalid("format", format!("is `{other}`; supported are flat, structured and auto")))
+        }
     }
 }
 
