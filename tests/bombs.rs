@@ -229,6 +229,21 @@ fn tables_of_tokens() {
 }
 
 #[test]
+fn sentencepiece_models() {
+    let pieces = |bomb: &str, named: &str, piece: &[u8], count: usize| {
+        let scratch = Scratch::of("families/xlm-roberta-f32");
+        fs::remove_file(scratch.file(TOKENIZER)).unwrap();
+        scratch.write("tokenizer_config.json", r#"{"tokenizer_class": "XLMRobertaTokenizer"}"#);
+        scratch.write("sentencepiece.bpe.model", piece.repeat(count));
+        is_refused(bomb, named, &scratch);
+    };
+    pieces("pieces without text", "sentencepiece.bpe.model", &[0x0a, 0], 32 << 20);
+    pieces("pieces of users", "user-defined", &[0x0a, 5, 0x0a, 1, b'a', 0x18, 4], 9 << 20);
+    // A message of 2^63 bytes.
+    pieces("a piece that says it is large", "damaged", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 1);
+}
+
+#[test]
 fn nested_json() {
     let nested = |opens: &str, count: usize| format!("{{\"model_type\": {}", opens.repeat(count));
     for file in [

@@ -32,7 +32,7 @@ const MOST_VALUES: usize = 16;
 const MOST_OTHERS: usize = 64;
 
 /// Tokens beside the vocabulary. Those in use are 6,400 at most.
-const MOST_ADDED: usize = 1 << 16;
+pub(super) const MOST_ADDED: usize = 1 << 16;
 
 /// How many times its length a text may have after all replacements. Those in use make three of one, and their tables of
 /// characters 33.

@@ -3,7 +3,7 @@
 //! The file is a protobuf message, `ModelProto` of sentencepiece_model.proto. Three of its fields count, so they are read here
 //! without a library for any message, which would take memory for as many tokens as a file claims.
 
-use super::limits::MOST_ENTRIES;
+use super::limits::{MOST_ADDED, MOST_ENTRIES};
 
 /// A model, as far as it is read.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Model {
 #[derive(Debug)]
 pub(super) struct Piece {
     pub(super) text: String,
-    pub(super) score: f32,
+    pub(super) score: f64,
     pub(super) kind: Kind,
 }
 
@@ -33,6 +33,7 @@ pub(super) enum Kind {
 impl Model {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         let mut model = Self { pieces: Vec::new(), charsmap: Vec::new() };
+        let mut added = 0;
         for field in fields(bytes) {
             match field? {
                 (1, Value::Bytes(_)) if model.pieces.len() == MOST_ENTRIES => {
@@ -41,6 +42,10 @@ impl Model {
                 (1, Value::Bytes(piece)) => {
                     let index = model.pieces.len();
                     let piece = Piece::read(piece).map_err(|reason| format!("token {index} {reason}"))?;
+                    added += usize::from(piece.kind != Kind::Other);
+                    if added > MOST_ADDED {
+                        return Err(format!("has more than {MOST_ADDED} control and user-defined tokens"));
+                    }
                     model.pieces.push(piece);
                 }
                 (3, Value::Bytes(normalizer)) => {
@@ -69,7 +74,7 @@ impl Piece {
                     let text = str::from_utf8(text).map_err(|error| format!("is no text: {error}"))?;
                     piece.text = text.to_owned();
                 }
-                (2, Value::Four(score)) => piece.score = f32::from_le_bytes(score),
+                (2, Value::Four(score)) => piece.score = f32::from_le_bytes(score).into(),
                 (3, Value::Number(kind)) => {
                     piece.kind = match kind {
                         3 => Kind::Control,

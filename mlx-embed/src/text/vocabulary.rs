@@ -2,14 +2,16 @@
 //! tokenizer of their own need no more.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::class::Class;
-use super::sentencepiece::{Kind, Model, Piece};
+use super::sentencepiece::{Kind, Model};
 use super::settings::Settings;
 use super::{TextError, limits};
 use crate::file::Files;
@@ -57,7 +59,8 @@ pub(super) fn in_place_of_tokenizer_json(
             let Some(bytes) = contents(files, name)? else { return Ok(None) };
             let invalid = |reason| TextError::InvalidTokenizer { path: files.path(name), reason };
             let model = Model::read(&bytes).map_err(invalid)?;
-            return Ok(Some((files.path(name), of_pieces(model, settings).to_string().into_bytes())));
+            let json = of_pieces(model, settings).map_err(|error| invalid(error.to_string()))?;
+            return Ok(Some((files.path(name), json)));
         }
         Class::Gemma | Class::Llama | Class::Other => return Ok(None),
     };
@@ -65,45 +68,67 @@ pub(super) fn in_place_of_tokenizer_json(
     Ok(Some((files.path(name), json.to_string().into_bytes())))
 }
 
-/// With the tokens of a SentencePiece model where the class has them.
-fn of_pieces(Model { pieces, charsmap }: Model, settings: &Settings) -> Value {
-    let named = |name: &str| settings.special_token(name).unwrap_or_default().to_owned();
-    let own = |names: &[&str]| names.iter().map(|name| (named(name), 0.0)).collect::<Vec<_>>();
-    let scored = |pieces: &[Piece]| -> Vec<(String, f32)> {
-        pieces.iter().map(|piece| (piece.text.clone(), piece.score)).collect()
-    };
+/// `tokenizer.json` of a SentencePiece model, whose tokens stand where the class has them.
+fn of_pieces(Model { pieces, charsmap }: Model, settings: &Settings) -> serde_json::Result<Vec<u8>> {
+    // As values of JSON a large vocabulary would take several times as much memory.
+    #[derive(Serialize)]
+    struct Tokenizer<'a> {
+        version: &'static str,
+        added_tokens: Vec<Value>,
+        normalizer: Option<Value>,
+        model: Unigram<'a>,
+    }
+
+    #[derive(Serialize)]
+    struct Unigram<'a> {
+        r#type: &'static str,
+        unk_id: usize,
+        vocab: &'a [(Cow<'a, str>, f64)],
+        byte_fallback: bool,
+    }
+
+    type Scored<'a> = (Cow<'a, str>, f64);
+    let own = |name: &str| -> Scored<'_> { (settings.special_token(name).unwrap_or_default().into(), 0.0) };
     // How many of the model's first tokens have other places in the class.
-    let from = |first: usize| scored(pieces.get(first..).unwrap_or_default());
-    let (vocab, unknown) = match settings.classes.now {
+    let from = |first: usize| {
+        pieces.iter().skip(first).map(|piece| -> Scored<'_> { (piece.text.as_str().into(), piece.score) })
+    };
+    let (vocab, unk_id): (Vec<Scored<'_>>, _) = match settings.classes.now {
         Class::T5 => {
-            let gaps = (0..settings.extra_ids).rev().map(|index| (format!("<extra_id_{index}>"), 0.0));
-            (from(0).into_iter().chain(gaps).collect(), 2)
+            let gaps = (0..settings.extra_ids).rev().map(|index| (format!("<extra_id_{index}>").into(), 0.0));
+            (from(0).chain(gaps).collect(), 2)
         }
         Class::Camembert => {
-            let unused = |text: &str, score: f32| vec![(format!("{text}NOTUSED"), score)];
-            let first = [unused("<s>", 0.0), own(&["pad_token"]), unused("</s>", 0.0), own(&["unk_token"])];
-            ([first.concat(), unused("<unk>", -100.0), from(1), own(&["mask_token"])].concat(), 3)
+            let first = [
+                ("<s>NOTUSED".into(), 0.0),
+                own("pad_token"),
+                ("</s>NOTUSED".into(), 0.0),
+                own("unk_token"),
+                ("<unk>NOTUSED".into(), -100.0),
+            ];
+            (first.into_iter().chain(from(1)).chain([own("mask_token")]).collect(), 3)
         }
         _ => {
-            let first = own(&["bos_token", "pad_token", "eos_token", "unk_token"]);
-            ([first, from(3), own(&["mask_token"])].concat(), 3)
+            let first = ["bos_token", "pad_token", "eos_token", "unk_token"].map(own);
+            (first.into_iter().chain(from(3)).chain([own("mask_token")]).collect(), 3)
         }
     };
-    let id = |text: &str| vocab.iter().rposition(|(token, _)| token == text);
+    let ids: HashMap<&str, usize> = vocab.iter().enumerate().map(|(id, (token, _))| (&**token, id)).collect();
     let mut beyond = vocab.len()..;
     let added = pieces.iter().filter(|piece| piece.kind != Kind::Other).map(|piece| {
         json!({
-            "id": id(&piece.text).or_else(|| beyond.next()), "content": piece.text,
+            "id": ids.get(piece.text.as_str()).copied().or_else(|| beyond.next()), "content": piece.text,
             "special": piece.kind == Kind::Control, "normalized": false,
             "single_word": false, "lstrip": false, "rstrip": false,
         })
     });
-    let added: Vec<Value> = added.collect();
     let normalizer = (!charsmap.is_empty())
         .then(|| json!({ "type": "Precompiled", "precompiled_charsmap": BASE64_STANDARD.encode(charsmap) }));
-    json!({
-        "version": "1.0", "added_tokens": added, "normalizer": normalizer,
-        "model": { "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": false },
+    serde_json::to_vec(&Tokenizer {
+        version: "1.0",
+        added_tokens: added.collect(),
+        normalizer,
+        model: Unigram { r#type: "Unigram", unk_id, vocab: &vocab, byte_fallback: false },
     })
 }
 
