@@ -85,6 +85,7 @@ fn with_modules(scratch: &Scratch, answers: &Value) {
     scratch.write_modules(&[TRANSFORMER, (scores, "1_LogitScore")]);
     std::fs::create_dir(scratch.file("1_LogitScore")).unwrap();
     scratch.write("1_LogitScore/config.json", answers.to_string());
+    write_settings(scratch, json!({"model_type": "CrossEncoder"}));
 }
 
 /// A program that writes Qwen3-Reranker's conversation, as a chat template is one.
@@ -231,6 +232,9 @@ fn answers_and_prompts_are_those_of_the_files() {
     assert_eq!(swapped.info().reranker.as_ref().unwrap().answers, ["yes", "no"]);
     let (a, b) = (plain.rerank(QUERY, &["roses"]).unwrap(), swapped.rerank(QUERY, &["roses"]).unwrap());
     assert!((a[0].score + b[0].score - 1.0).abs() < 1e-6, "{a:?} {b:?}");
+    // To sentence-transformers these are an embedder's files, so it would ask for yes and no.
+    write_settings(&scratch, json!({}));
+    refused(&scratch, &["config_sentence_transformers.json", "model_type", "LogitScore", "CrossEncoder"]);
 
     let instruction = "Find what is said of roses";
     let prompts = json!({"roses": instruction});
@@ -529,7 +533,8 @@ fn another_conversation_is_refused() {
     refused(&scratch, &["chat_template.jinja", "default_prompt_name", "modules.json"]);
     with_modules(&scratch, &json!({"true_token_id": 258, "false_token_id": 256}));
     let prompts = json!({"query": "Given a question, find its answer"});
-    write_settings(&scratch, json!({"prompts": prompts, "default_prompt_name": "query"}));
+    let named = json!({"model_type": "CrossEncoder", "prompts": prompts, "default_prompt_name": "query"});
+    write_settings(&scratch, named);
     assert!(Reranker::load_with(scratch.path(), golden::load_options()).is_ok());
     let messages = json!({"transformer_task": "text-generation", "module_output_name": "causal_logits", "modality_config": {
         "text": {"method": "forward", "method_output_name": "logits"},

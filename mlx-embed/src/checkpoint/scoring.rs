@@ -70,8 +70,8 @@ fn decoder_pairs(
             if lacks_default && sentence_transformers.default_prompt().is_none() {
                 return invalid(
                     "has a place for an instruction, and none of its own; write one as a prompt into \
-                     config_sentence_transformers.json, name it there as default_prompt_name, and put a modules.json \
-                     beside it, without which that file is not read"
+                     config_sentence_transformers.json, name it there as default_prompt_name with a model_type of \
+                     CrossEncoder, and put a modules.json beside it, without which that file is not read"
                         .into(),
                 );
             }

@@ -22,15 +22,26 @@ pub(crate) struct CrossEncoder {
 }
 
 impl SentenceTransformers {
-    /// Prompts and limits as of any model, and what is a reranker's own. Without `modules.json` sentence-transformers makes
-    /// the modules itself, and reads no setting of these files.
+    /// Prompts and limits as of any model, and what is a reranker's own. Without `modules.json`, or where no `model_type` says
+    /// that they are a reranker's, sentence-transformers makes the modules itself, and reads no setting of these files.
     pub(in crate::checkpoint) fn read_reranker(
         files: &Files,
     ) -> Result<(Self, CrossEncoder), CheckpointError> {
         let (mut all, mut own) = (Self::default(), CrossEncoder::default());
         all.normalize = Some(false);
-        if !own.read_modules(files)? {
-            super::of_kind(files, SCORES)?;
+        let has_modules = own.read_modules(files)?;
+        let is_named = super::of_kind(files, SCORES)?.is_some_and(|config| config.has("model_type"));
+        if !(has_modules && is_named) {
+            if own.answers.is_some() {
+                return Err(CheckpointError::InvalidField {
+                    path: files.path(super::FILE),
+                    field: "model_type".into(),
+                    reason: format!(
+                        "is missing, without which sentence-transformers passes over the LogitScore of {MODULES}; write \
+                         `{SCORES}`"
+                    ),
+                });
+            }
             return Ok((all, own));
         }
         own.activation = all.read_settings(files)?;
