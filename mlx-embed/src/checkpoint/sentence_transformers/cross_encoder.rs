@@ -22,16 +22,14 @@ pub(crate) struct CrossEncoder {
 }
 
 impl SentenceTransformers {
-    /// Prompts and limits as of any model, and what is a reranker's own. Without `modules.json`, or where no `model_type` says
-    /// that they are a reranker's, sentence-transformers makes the modules itself, and reads no setting of these files.
+    /// Prompts and limits as of any model, and what is a reranker's own, where sentence-transformers reads them.
     pub(in crate::checkpoint) fn read_reranker(
         files: &Files,
     ) -> Result<(Self, CrossEncoder), CheckpointError> {
         let (mut all, mut own) = (Self::default(), CrossEncoder::default());
         all.normalize = Some(false);
-        let has_modules = own.read_modules(files)?;
-        let is_named = super::of_kind(files, SCORES)?.is_some_and(|config| config.has("model_type"));
-        if !(has_modules && is_named) {
+        own.read_modules(files)?;
+        if !super::reads_rerankers_files(files)? {
             if own.answers.is_some() {
                 return Err(CheckpointError::InvalidField {
                     path: files.path(super::FILE),
@@ -109,13 +107,13 @@ fn is(module: &Module, name: &str) -> bool {
 }
 
 impl CrossEncoder {
-    /// `modules.json`: a Transformer, and behind one that makes logits of all tokens a LogitScore. Whether there is one.
-    fn read_modules(&mut self, files: &Files) -> Result<bool, CheckpointError> {
-        let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(false) };
+    /// `modules.json`: a Transformer, and behind one that makes logits of all tokens a LogitScore.
+    fn read_modules(&mut self, files: &Files) -> Result<(), CheckpointError> {
+        let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(()) };
         match &modules[..] {
-            [transformer] if is(transformer, "Transformer") => Ok(true),
+            [transformer] if is(transformer, "Transformer") => Ok(()),
             [transformer, score] if is(transformer, "Transformer") && is(score, "LogitScore") => {
-                self.read_answers(files, Path::new(&score.path)).map(|()| true)
+                self.read_answers(files, Path::new(&score.path))
             }
             modules => {
                 let classes: Vec<&str> = modules.iter().map(|module| module.class.as_str()).collect();

@@ -214,19 +214,20 @@ fn check_config(files: &Files, config: &JsonObject, field: &str) -> Result<(), C
     Ok(())
 }
 
-/// Whether the chat template is asked for the beginning of an answer. Without `modules.json` no file says so.
+/// A reranker's settings of its Transformer, where sentence-transformers reads them.
+fn of_reranker(files: &Files) -> Result<Option<JsonObject>, CheckpointError> {
+    let found = settings(files)?;
+    Ok(if super::reads_rerankers_files(files)? { found.map(|(_, config)| config) } else { None })
+}
+
+/// Whether a reranker's chat template is asked for the beginning of an answer.
 pub(in crate::checkpoint) fn generates(files: &Files) -> Result<bool, CheckpointError> {
-    match (files.holds(super::MODULES), settings(files)?) {
-        (Ok(true), Some((_, config))) => chat_template(&config),
-        _ => Ok(false),
-    }
+    of_reranker(files)?.map_or(Ok(false), |config| chat_template(&config))
 }
 
 /// The form of messages that the file of the Transformer's settings names, where it is read.
 pub(in crate::checkpoint) fn form_of_messages(files: &Files) -> Result<Option<Form>, CheckpointError> {
-    let (Ok(true), Some((_, config))) = (files.holds(super::MODULES), settings(files)?) else {
-        return Ok(None);
-    };
+    let Some(config) = of_reranker(files)? else { return Ok(None) };
     let Some(modalities) = config.object("modality_config")? else { return Ok(None) };
     let Some(message) = modalities.object("message")? else { return Ok(None) };
     match message.optional::<String>("format")?.as_deref() {
