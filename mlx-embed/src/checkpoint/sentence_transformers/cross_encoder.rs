@@ -29,6 +29,7 @@ impl SentenceTransformers {
         let (mut all, mut own) = (Self::default(), CrossEncoder::default());
         all.normalize = Some(false);
         own.read_modules(files)?;
+        super::of_kind(files, SCORES)?;
         if !super::reads_rerankers_files(files)? {
             if own.answers.is_some() {
                 return Err(CheckpointError::InvalidField {

@@ -72,8 +72,7 @@ fn model_type(files: &Files) -> Result<Option<String>, CheckpointError> {
 /// Whether sentence-transformers reads these files' settings of a reranker. Without `modules.json`, or where no `model_type`
 /// says that they are a reranker's, it makes the modules itself.
 fn reads_rerankers_files(files: &Files) -> Result<bool, CheckpointError> {
-    let is_named = of_kind(files, SCORES)?.is_some_and(|config| config.has("model_type"));
-    Ok(is_named && files.holds(MODULES).unwrap_or(false))
+    Ok(model_type(files)?.as_deref() == Some(SCORES) && files.holds(MODULES).unwrap_or(false))
 }
 
 /// Whether it is a model of late interaction as sentence-transformers 6 writes it.
