@@ -43,13 +43,24 @@ fn every_file_that_is_read_by_name_is_fetched() {
     sources.retain(|path| !path.ancestors().any(|path| others.iter().any(|other| path.ends_with(other))));
     let read: BTreeSet<String> = sources.iter().flat_map(|path| names(path)).collect();
     assert!(read.contains("config.json") && read.len() > 12, "{read:?}");
-    // The Transformer's names stand with their reader, in a list that `contents.rs` takes over whole.
+    // The Transformer's names stand with their reader, and vocabularies in `file.rs`, in lists that `contents.rs` takes over
+    // whole.
     let transformer =
         fs::read_to_string("mlx-embed/src/checkpoint/sentence_transformers/transformer.rs").unwrap();
     let (_, list) = transformer.split_once("const FILES: ").unwrap();
     let (list, _) = list.split_once("const FILL_MASK").unwrap();
-    let wanted = fs::read_to_string("mlx-embed/src/checkpoint/contents.rs").unwrap() + list;
+    let file = fs::read_to_string("mlx-embed/src/file.rs").unwrap();
+    let (_, vocabularies) = file.split_once("mod vocabularies {").unwrap();
+    let (vocabularies, all) = vocabularies.split_once("const ALL").unwrap();
+    for name in vocabularies.split("const ").skip(1).map(|rest| rest.split(':').next().unwrap()) {
+        assert!(
+            all.contains(&format!("{name}]")) || all.contains(&format!("{name},")),
+            "{name} is not in ALL"
+        );
+    }
+    let wanted = fs::read_to_string("mlx-embed/src/checkpoint/contents.rs").unwrap() + list + vocabularies;
     assert!(wanted.contains("chain(sentence_transformers::TRANSFORMER_FILES)"));
+    assert!(wanted.contains("&vocabularies::ALL"));
     for name in read.iter().filter(|name| !NONE.contains(&name.as_str())) {
         assert!(
             wanted.contains(&format!("\"{name}\"")),

@@ -54,6 +54,21 @@ impl EmbeddedFiles {
 /// What stands beside the model's folder in any case.
 const OF_ALL: [&str; 2] = ["modules.json", "config_sentence_transformers.json"];
 
+/// What a tokenizer is made from where there is no `tokenizer.json`.
+pub(crate) mod vocabularies {
+    /// One token a line, by id.
+    pub(crate) const WORDS: &str = "vocab.txt";
+    /// Ids by token, and which two tokens make one.
+    pub(crate) const TOKENS: &str = "vocab.json";
+    pub(crate) const MERGES: &str = "merges.txt";
+    /// Models of SentencePiece.
+    pub(crate) const PIECES: &str = "sentencepiece.bpe.model";
+    pub(crate) const PIECES_OF_T5: &str = "spiece.model";
+
+    /// The files of each kind.
+    pub(crate) const ALL: [&[&str]; 4] = [&[WORDS], &[TOKENS, MERGES], &[PIECES], &[PIECES_OF_T5]];
+}
+
 impl Files {
     /// Those of a directory with its model in it.
     pub(crate) fn of(dir: &Path) -> Self {
@@ -128,17 +143,22 @@ impl Files {
         }
     }
 
+    /// The same, or `None` if there is no such file.
+    pub(crate) fn read_if_there(
+        &self,
+        name: impl AsRef<Path>,
+        most: u64,
+    ) -> io::Result<Option<Cow<'static, [u8]>>> {
+        if_there(self.read(name, most))
+    }
+
     /// Whether there is such a file. One that can't be reached is an error: unreachable is not absent.
     pub(crate) fn holds(&self, name: &str) -> io::Result<bool> {
         let found = match self {
             Self::Directory { .. } => reach(&self.path(name)).map(drop),
             Self::Embedded(embedded) => embedded.get(Path::new(name)).map(drop),
         };
-        match found {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(if_there(found)?.is_some())
     }
 
     /// Names of the files beside `config.json`.
@@ -149,6 +169,14 @@ impl Files {
                 .collect(),
             Self::Embedded(embedded) => Ok(embedded.files.iter().map(|&(name, _)| name.to_owned()).collect()),
         }
+    }
+}
+
+/// `None` in place of the error that there is no such file.
+pub(crate) fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::{CONFIG, Checkpoint, CheckpointError, adapter, directory, holds, sentence_transformers};
-use crate::file::{Files, OpenFile, hex};
+use crate::file::{Files, OpenFile, hex, if_there, vocabularies};
 
 /// What is read beside weights, or changes which model they are, where there is such a file.
 const BESIDE: [&str; 12] = [
@@ -24,14 +24,11 @@ const BESIDE: [&str; 12] = [
     "chat_template.jinja",
 ];
 
-/// The vocabularies that are read where there is no `tokenizer.json`.
-const VOCABULARIES: [&str; 5] =
-    ["vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model"];
-
 /// Every file that may stand beside weights in a checkpoint's own folder, but for heads.
 pub(crate) fn beside(has_tokenizer_json: bool) -> impl Iterator<Item = &'static str> {
-    let vocabularies = if has_tokenizer_json { &[][..] } else { &VOCABULARIES };
-    BESIDE.into_iter().chain(sentence_transformers::TRANSFORMER_FILES).chain(vocabularies.iter().copied())
+    let vocabularies = if has_tokenizer_json { &[][..] } else { &vocabularies::ALL };
+    let vocabularies = vocabularies.iter().copied().flatten().copied();
+    BESIDE.into_iter().chain(sentence_transformers::TRANSFORMER_FILES).chain(vocabularies)
 }
 
 /// The heads of bge-m3, of which the first that is there is read.
@@ -87,9 +84,9 @@ fn add_beside(all: &mut Sha256, place: &Files) -> Result<(), CheckpointError> {
 }
 
 fn add_if_there(all: &mut Sha256, place: &Files, name: &str) -> Result<(), CheckpointError> {
-    match OpenFile::of(place, name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        opened => add(all, place, name, opened.and_then(|file| file.sha256())),
+    match if_there(OpenFile::of(place, name)).transpose() {
+        None => Ok(()),
+        Some(opened) => add(all, place, name, opened.and_then(|file| file.sha256())),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -167,9 +166,6 @@ pub(crate) fn read_text(files: &Files, name: &str) -> Result<Option<String>, Che
 }
 
 fn read_bytes(files: &Files, name: impl AsRef<Path>) -> Result<Option<Cow<'static, [u8]>>, CheckpointError> {
-    match files.read(&name, FILE_BYTES) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(CheckpointError::Io { path: files.path(name), source }),
-    }
+    let found = files.read_if_there(&name, FILE_BYTES);
+    found.map_err(|source| CheckpointError::Io { path: files.path(name), source })
 }

@@ -3,6 +3,7 @@
 use std::path::{Component, Path};
 
 use crate::checkpoint::{self, CheckpointError, HEADS, place};
+use crate::file::vocabularies;
 
 /// The files that say what a model is.
 pub(super) fn first(listed: &[String]) -> Vec<String> {
@@ -60,9 +61,9 @@ fn of_model(folder: &Path, listed: &[String]) -> (String, Vec<String>) {
 /// Whether a folder in the cache has what every checkpoint has. Weights come last.
 pub(super) fn is_whole(folder: &Path) -> bool {
     let Ok(files) = place(folder) else { return false };
-    let holds = |name| files.holds(name).unwrap_or(false);
-    let one = ["tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model"];
-    let has_tokenizer = one.into_iter().any(holds) || holds("vocab.json") && holds("merges.txt");
+    let holds = |name: &str| files.holds(name).unwrap_or(false);
+    let has_tokenizer = holds("tokenizer.json")
+        || vocabularies::ALL.iter().any(|all_of_kind| all_of_kind.iter().all(|name| holds(name)));
     let describes_itself = holds("config.json") || checkpoint::is_static(&files).unwrap_or(false);
     describes_itself && has_tokenizer && checkpoint::has_weights(&files)
 }

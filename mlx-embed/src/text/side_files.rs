@@ -1,7 +1,6 @@
 //! Reading the JSON files beside `tokenizer.json`, so that an error names the file and the field.
 
 use std::collections::HashSet;
-use std::io;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
@@ -99,10 +98,9 @@ const FURTHER: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"]
 
 /// The file's object, or `None` if there is no such file.
 pub(super) fn object(files: &Files, name: &str) -> Result<Option<Map<String, Value>>, TextError> {
-    let bytes = match files.read(name, FILE_BYTES) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(TextError::Io { path: files.path(name), source }),
+    let found = files.read_if_there(name, FILE_BYTES);
+    let Some(bytes) = found.map_err(|source| TextError::Io { path: files.path(name), source })? else {
+        return Ok(None);
     };
     json::parse(&bytes).map(Some).map_err(|source| TextError::Json { path: files.path(name), source })
 }

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -114,18 +113,15 @@ impl TextEncoder {
     ) -> Result<Self, TextError> {
         let name = "tokenizer.json";
         let mut path = files.path(name);
-        let json = match files.read(name, limits::FILE_BYTES) {
-            Ok(json) => json,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                match vocabulary::in_place_of_tokenizer_json(files, settings)? {
-                    Some((file, made)) => {
-                        path = file;
-                        made.into()
-                    }
-                    None => return Err(TextError::MissingTokenizer { path }),
+        let json = match vocabulary::contents(files, name)? {
+            Some(json) => json,
+            None => match vocabulary::in_place_of_tokenizer_json(files, settings)? {
+                Some((file, made)) => {
+                    path = file;
+                    made.into()
                 }
-            }
-            Err(error) => return Err(invalid(&path, error.to_string())),
+                None => return Err(TextError::MissingTokenizer { path }),
+            },
         };
         limits::check(&json).map_err(|reason| invalid(&path, reason))?;
         let Assembled { tokenizer, added, truncation_side, pads_left, special_ids, bos_eos } =

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -15,15 +14,7 @@ use super::sentencepiece::{Kind, Model};
 use super::settings::Settings;
 use super::{TextError, limits};
 use crate::file::Files;
-
-/// One token a line, by id.
-const WORDS: &str = "vocab.txt";
-/// Ids by token, and which two tokens make one.
-const TOKENS: &str = "vocab.json";
-const MERGES: &str = "merges.txt";
-/// Models of SentencePiece.
-const PIECES: &str = "sentencepiece.bpe.model";
-const PIECES_OF_T5: &str = "spiece.model";
+use crate::file::vocabularies::{MERGES, PIECES, PIECES_OF_T5, TOKENS, WORDS};
 
 /// What `tokenizer.json` would say, by the files that the class has in its place; `None` where they are not there, or the
 /// class goes by `tokenizer.json` alone. With it comes the file that it is of.
@@ -143,10 +134,8 @@ fn text(files: &Files, name: &str) -> Result<Option<String>, TextError> {
 }
 
 /// What is in a file, if it is there.
-fn contents<'a>(files: &'a Files, name: &str) -> Result<Option<Cow<'a, [u8]>>, TextError> {
-    match files.read(name, limits::FILE_BYTES) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(TextError::InvalidTokenizer { path: files.path(name), reason: error.to_string() }),
-    }
+pub(super) fn contents(files: &Files, name: &str) -> Result<Option<Cow<'static, [u8]>>, TextError> {
+    files
+        .read_if_there(name, limits::FILE_BYTES)
+        .map_err(|error| TextError::InvalidTokenizer { path: files.path(name), reason: error.to_string() })
 }

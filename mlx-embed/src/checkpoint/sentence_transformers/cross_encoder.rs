@@ -1,11 +1,9 @@
 //! What these files say of a reranker, a `CrossEncoder` of sentence-transformers.
 
-use std::path::Path;
-
-use super::modules::Module;
+use super::modules::{self, Module, PACKAGE};
 use super::transformer::Calls;
 use super::{MODULES, SCORES, SETTINGS, SentenceTransformers};
-use crate::checkpoint::json::{self, JsonObject};
+use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::modules::{Input, ModuleSpec};
 use crate::checkpoint::{Architecture, CheckpointError, DenseActivation, Purpose};
 use crate::file::Files;
@@ -97,50 +95,36 @@ impl SentenceTransformers {
 /// Whether it is a reranker whose score is made by modules behind a model as an embedder has it: Pooling, and at last a
 /// Dense. sentence-transformers trains such rerankers since version 5.4.
 pub(in crate::checkpoint) fn scores_by_modules(files: &Files) -> Result<bool, CheckpointError> {
-    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
-    Ok(modules.iter().any(|module| is(module, "Pooling")) && super::says(files, Purpose::Scores)?)
-}
-
-/// Whether it is sentence-transformers' own module of this name.
-fn is(module: &Module, name: &str) -> bool {
-    let class = module.class.strip_prefix("sentence_transformers.");
-    class.is_some_and(|class| class.rsplit('.').next() == Some(name))
+    let modules = modules::read(files)?.unwrap_or_default();
+    Ok(modules.iter().any(|module| module.is(PACKAGE, "Pooling")) && super::says(files, Purpose::Scores)?)
 }
 
 impl CrossEncoder {
     /// `modules.json`: a Transformer, and behind one that makes logits of all tokens a LogitScore.
     fn read_modules(&mut self, files: &Files) -> Result<(), CheckpointError> {
-        let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else { return Ok(()) };
+        let Some(modules) = modules::read(files)? else { return Ok(()) };
+        let is = |module: &Module, name: &str| module.is(PACKAGE, name);
         match &modules[..] {
             [transformer] if is(transformer, "Transformer") => Ok(()),
             [transformer, score] if is(transformer, "Transformer") && is(score, "LogitScore") => {
-                self.read_answers(files, Path::new(&score.path))
+                self.read_answers(&score.settings(files, "modules.json names it as LogitScore's settings")?)
             }
             modules => {
                 let classes: Vec<&str> = modules.iter().map(|module| module.class.as_str()).collect();
                 let embeds = modules.iter().any(|module| is(module, "Pooling"));
                 let what =
                     if embeds { ", as of an embedder, which `Embedder` loads (mlx-embed embed)" } else { "" };
-                Err(CheckpointError::InvalidField {
-                    path: files.path(MODULES),
-                    field: "type".into(),
-                    reason: format!(
-                        "names {}{what}; a reranker that can be run has one Transformer, and behind it LogitScore at \
-                         most",
-                        classes.join(", ")
-                    ),
-                })
+                let reason = format!(
+                    "names {}{what}; a reranker that can be run has one Transformer, and behind it LogitScore at most",
+                    classes.join(", ")
+                );
+                Err(modules::refused(files, "type", reason))
             }
         }
     }
 
-    fn read_answers(&mut self, files: &Files, folder: &Path) -> Result<(), CheckpointError> {
-        super::modules::check_inside(files, folder)?;
-        let file = folder.join(SETTINGS);
-        let config = JsonObject::open(files, &file)?.ok_or_else(|| CheckpointError::MissingFile {
-            path: files.path(&file),
-            hint: "modules.json names it as LogitScore's settings",
-        })?;
+    /// The settings of LogitScore.
+    fn read_answers(&mut self, config: &JsonObject) -> Result<(), CheckpointError> {
         if let Some(name) = config.optional::<String>("module_input_name")?
             && name != "causal_logits"
         {

@@ -1,11 +1,9 @@
 //! The modules of a model of late interaction: a Transformer, and what each token's state goes through.
 
-use std::path::Path;
-
-use super::modules::{Module, check_inside, check_normalize};
-use super::{MODULES, MULTI_VECTOR, SETTINGS, SentenceTransformers};
+use super::modules::{self, Module, PACKAGE, check_normalize};
+use super::{MULTI_VECTOR, SentenceTransformers};
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::json::{self, JsonObject};
+use crate::checkpoint::json::JsonObject;
 use crate::checkpoint::modules::{Input, ModuleSpec};
 use crate::checkpoint::spec::ModelSpec;
 use crate::file::Files;
@@ -22,7 +20,7 @@ impl SentenceTransformers {
         if self.behind.is_empty() && super::is_multi_vector_encoder(files)? {
             return self.read_multi_vector_modules(files);
         }
-        let modules = json::read::<Vec<Module>>(files, MODULES)?;
+        let modules = modules::read(files)?;
         match modules.as_deref() {
             // ColBERT's own layout has no such file.
             None | Some([]) if !self.behind.is_empty() => Ok(()),
@@ -31,9 +29,7 @@ impl SentenceTransformers {
                     if !is(module, "Dense") {
                         return Err(refused(files, Some(&module.class)));
                     }
-                    let folder = Path::new(&module.path);
-                    check_inside(files, folder)?;
-                    self.behind.push(ModuleSpec::dense(files, folder, None, Input::Tokens)?);
+                    self.behind.push(ModuleSpec::dense(files, module.folder(files)?, None, Input::Tokens)?);
                 }
                 Ok(())
             }
@@ -45,17 +41,13 @@ impl SentenceTransformers {
 
     /// sentence-transformers 6 names all that it does: vectors have length 1 where Normalize comes last.
     fn read_multi_vector_modules(&mut self, files: &Files) -> Result<(), CheckpointError> {
-        let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
-        let refuse = |reason: String| {
-            let path = files.path(MODULES);
-            Err(CheckpointError::InvalidField { path, field: "type".into(), reason })
-        };
+        let modules = modules::read(files)?.unwrap_or_default();
+        let refuse = |reason: String| Err(modules::refused(files, "type", reason));
         let Some((_, rest)) = modules.split_first().filter(|(first, _)| is(first, "Transformer")) else {
             return refuse("must name a Transformer first, as every MultiVectorEncoder does".into());
         };
         for module in rest {
-            let folder = Path::new(&module.path);
-            check_inside(files, folder)?;
+            let folder = module.folder(files)?;
             if is(module, "Dense") {
                 self.behind.push(ModuleSpec::dense(files, folder, None, Input::Tokens)?);
             } else if is(module, "Normalize") {
@@ -83,35 +75,23 @@ const MASK: &str = "MultiVectorMask";
 
 /// Its settings, where `modules.json` names it.
 pub(in crate::checkpoint) fn mask_settings(files: &Files) -> Result<Option<JsonObject>, CheckpointError> {
-    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    let modules = modules::read(files)?.unwrap_or_default();
     let Some(mask) = modules.iter().find(|module| is(module, MASK)) else { return Ok(None) };
-    let file = Path::new(&mask.path).join(SETTINGS);
-    match JsonObject::open(files, &file)? {
-        Some(config) => Ok(Some(config)),
-        None => Err(CheckpointError::MissingFile {
-            path: files.path(&file),
-            hint: "modules.json names it as MultiVectorMask's settings",
-        }),
-    }
+    mask.settings(files, "modules.json names it as MultiVectorMask's settings").map(Some)
 }
 
 /// Whether a module is of this class, PyLate's or sentence-transformers'.
 fn is(module: &Module, name: &str) -> bool {
-    let class = module.class.as_str();
-    let own = ["pylate.", "sentence_transformers."].iter().any(|package| class.starts_with(package));
-    own && class.rsplit('.').next() == Some(name)
+    module.is(PACKAGE, name) || module.is("pylate", name)
 }
 
 #[cold]
 fn refused(files: &Files, class: Option<&str>) -> CheckpointError {
     let names = class.map_or("is missing".to_owned(), |class| format!("is `{class}`"));
-    CheckpointError::InvalidField {
-        path: files.path(MODULES),
-        field: "type".into(),
-        reason: format!(
-            "{names}; a model of late interaction has one Transformer and behind it Dense modules alone (PyLate), or \
-             config_sentence_transformers.json gives its model_type as `{MULTI_VECTOR}`, or its config.json names \
-             `HF_ColBERT`. For one vector per text load the checkpoint with Embedder"
-        ),
-    }
+    let reason = format!(
+        "{names}; a model of late interaction has one Transformer and behind it Dense modules alone (PyLate), or \
+         config_sentence_transformers.json gives its model_type as `{MULTI_VECTOR}`, or its config.json names \
+         `HF_ColBERT`. For one vector per text load the checkpoint with Embedder"
+    );
+    modules::refused(files, "type", reason)
 }

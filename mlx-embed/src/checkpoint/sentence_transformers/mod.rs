@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::json::{self, JsonObject};
+use super::json::JsonObject;
 use super::modules::{Input, ModuleSpec};
 use super::spec::{ModelSpec, Splade};
 use super::{Architecture, CheckpointError, Purpose};
@@ -56,7 +56,7 @@ pub(crate) fn says(files: &Files, purpose: Purpose) -> Result<bool, CheckpointEr
         }
     };
     let named = model_type(files)?;
-    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    let modules = modules::read(files)?.unwrap_or_default();
     let has = |prefix: &&str| modules.iter().any(|module| module.class.starts_with(prefix));
     Ok(named.is_some_and(|named| kinds.contains(&named.as_str())) || classes.iter().any(has))
 }
@@ -84,7 +84,7 @@ pub(super) fn is_multi_vector_encoder(files: &Files) -> Result<bool, CheckpointE
 pub(super) fn folders(files: &Files) -> Result<Vec<(String, bool)>, CheckpointError> {
     let has_weights =
         |module: &Module| ["Dense", "LayerNorm"].iter().any(|class| module.class.ends_with(class));
-    Ok(match json::read::<Vec<Module>>(files, MODULES)? {
+    Ok(match modules::read(files)? {
         Some(modules) => {
             modules.iter().skip(1).map(|module| (module.path.clone(), has_weights(module))).collect()
         }

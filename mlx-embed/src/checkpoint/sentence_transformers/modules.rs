@@ -11,12 +11,50 @@ use crate::checkpoint::spec::StepSpec;
 use crate::checkpoint::{Architecture, CheckpointError};
 use crate::file::Files;
 
+/// An entry of the file.
 #[derive(Deserialize)]
 pub(super) struct Module {
     pub(super) path: String,
     #[serde(rename = "type")]
     pub(super) class: String,
 }
+
+/// What the file lists; `None` where there is no such file.
+pub(super) fn read(files: &Files) -> Result<Option<Vec<Module>>, CheckpointError> {
+    json::read(files, MODULES)
+}
+
+impl Module {
+    /// Whether it is of this class, and of this package's.
+    pub(super) fn is(&self, package: &str, name: &str) -> bool {
+        own(package, &self.class) == Some(name)
+    }
+
+    /// Its folder. One that leads out of the checkpoint is refused.
+    pub(super) fn folder(&self, files: &Files) -> Result<&Path, CheckpointError> {
+        let folder = Path::new(&self.path);
+        if folder.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Ok(folder);
+        }
+        let reason = format!("is `{}`, which leads out of the checkpoint", self.path);
+        Err(refused(files, "path", reason))
+    }
+
+    /// Its settings; `hint` says what they are where they are missing.
+    pub(super) fn settings(&self, files: &Files, hint: &'static str) -> Result<JsonObject, CheckpointError> {
+        let file = self.folder(files)?.join(SETTINGS);
+        let missing = || CheckpointError::MissingFile { path: files.path(&file), hint };
+        JsonObject::open(files, &file)?.ok_or_else(missing)
+    }
+}
+
+/// The name of a class that is this package's. Full Python paths moved between versions; the name is what counts.
+pub(super) fn own<'a>(package: &str, class: &'a str) -> Option<&'a str> {
+    class.strip_prefix(package)?.strip_prefix('.')?.rsplit('.').next()
+}
+
+/// The package of most classes.
+pub(super) const PACKAGE: &str = "sentence_transformers";
 
 /// The modules that this crate has, in the order in which texts go through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -36,18 +74,18 @@ enum Kind {
 }
 
 impl Kind {
-    /// Full Python paths of sentence-transformers' own classes moved between its versions; the class is what counts. A
-    /// class of another package, or in a file of the checkpoint, is another one whatever its name, but for that of a family
-    /// whose checkpoints all have it.
+    /// A class of another package than sentence-transformers, or in a file of the checkpoint, is another one whatever its
+    /// name, but for that of a family whose checkpoints all have it.
     fn of(class: &str, architecture: Architecture) -> Option<Self> {
         if class == "st_quantize.FlexibleQuantizer" && architecture == Architecture::PplxQwen3 {
             return Some(Self::TanhInt8);
         }
-        let own = class.strip_prefix("sentence_transformers.")?;
-        if own.starts_with("sparse_encoder.") || own.starts_with("multi_vector_encoder.") {
+        let of_another_kind =
+            ["sentence_transformers.sparse_encoder.", "sentence_transformers.multi_vector_encoder."];
+        if of_another_kind.iter().any(|start| class.starts_with(start)) {
             return None;
         }
-        Some(match own.rsplit('.').next()? {
+        Some(match own(PACKAGE, class)? {
             "Transformer" => Self::Transformer,
             "StaticEmbedding" => Self::StaticEmbedding,
             "Pooling" => Self::Pooling,
@@ -70,9 +108,11 @@ impl SentenceTransformers {
         own: &[StepSpec],
         last: Input,
     ) -> Result<(), CheckpointError> {
-        let Some(modules) = json::read::<Vec<Module>>(files, MODULES)? else {
+        let Some(modules) = read(files)? else {
             self.behind = own.iter().map(ModuleSpec::of_weights).collect();
-            return self.read_pooling(files, Path::new(POOLING)).map(drop);
+            let folder = Path::new(POOLING);
+            let pooling = JsonObject::open(files, folder.join(SETTINGS))?;
+            return pooling.map_or(Ok(()), |settings| self.take_pooling(folder, &settings));
         };
         let (all_own, mut own) = (own.len(), own.iter());
         let refuse = |field, reason| Err(refused(files, field, reason));
@@ -112,18 +152,14 @@ impl SentenceTransformers {
                     ),
                 );
             }
-            let folder = Path::new(&module.path);
-            check_inside(files, folder)?;
+            let folder = module.folder(files)?;
             match kind {
                 // Its files are looked up in its folder.
                 Kind::Transformer | Kind::StaticEmbedding => {}
                 Kind::Pooling => {
-                    if !self.read_pooling(files, folder)? {
-                        return Err(CheckpointError::MissingFile {
-                            path: files.path(folder.join(SETTINGS)),
-                            hint: "modules.json names it as the pooling's settings",
-                        });
-                    }
+                    let settings =
+                        module.settings(files, "modules.json names it as the pooling's settings")?;
+                    self.take_pooling(folder, &settings)?;
                 }
                 Kind::Dense => {
                     let input = if index + 1 == modules.len() { last } else { Input::Pooled };
@@ -164,35 +200,18 @@ impl SentenceTransformers {
         }
     }
 
-    /// Whether there is a pooling's folder.
-    fn read_pooling(&mut self, files: &Files, folder: &Path) -> Result<bool, CheckpointError> {
-        let file = folder.join(SETTINGS);
-        let Some(config) = JsonObject::open(files, &file)? else {
-            return Ok(false);
-        };
-        self.pooling = Some(pooling::mode(&config)?);
-        self.include_prompt = config.switch("include_prompt")?.unwrap_or(true);
-        self.pooling_file = Some(file.display().to_string());
-        Ok(true)
+    /// The pooling of this folder.
+    fn take_pooling(&mut self, folder: &Path, settings: &JsonObject) -> Result<(), CheckpointError> {
+        self.pooling = Some(pooling::mode(settings)?);
+        self.include_prompt = settings.switch("include_prompt")?.unwrap_or(true);
+        self.pooling_file = Some(folder.join(SETTINGS).display().to_string());
+        Ok(())
     }
-}
-
-/// Refuses a module's folder that is not one of the checkpoint's.
-pub(super) fn check_inside(files: &Files, folder: &Path) -> Result<(), CheckpointError> {
-    if folder.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Ok(());
-    }
-    Err(CheckpointError::InvalidField {
-        path: files.path(MODULES),
-        field: "path".into(),
-        reason: format!("is `{}`, which leads out of the checkpoint", folder.display()),
-    })
 }
 
 /// What is told of a module that has whole models in it.
 pub(super) fn of_several_models(class: &str) -> Option<String> {
-    let own = class.strip_prefix("sentence_transformers.")?;
-    ["Router", "Asym"].contains(&own.rsplit('.').next()?).then(|| {
+    ["Router", "Asym"].contains(&own(PACKAGE, class)?).then(|| {
         format!(
             "is `{class}`, which has several models, one for queries and another for documents; load one of them: \
              write its modules into modules.json, which router_config.json lists by their folders (its `structure`)"
@@ -232,28 +251,26 @@ fn why_not(class: &str) -> String {
 /// Where the files of a directory are: those of the model itself are in the folder that its module has.
 pub(crate) fn place(dir: &Path) -> Result<Files, CheckpointError> {
     let files = Files::of(dir);
-    let modules = json::read::<Vec<Module>>(&files, MODULES)?.unwrap_or_default();
+    let modules = read(&files)?.unwrap_or_default();
     let Some(first) = modules.first() else { return Ok(files) };
-    let folder = Path::new(&first.path);
     let class = first.class.rsplit('.').next().unwrap_or_default();
     if !["Transformer", "MLMTransformer", "StaticEmbedding"].contains(&class) {
         return Ok(files);
     }
-    check_inside(&files, folder)?;
-    let model = folder.components().filter(|part| *part != Component::CurDir).collect();
+    let model = first.folder(&files)?.components().filter(|part| *part != Component::CurDir).collect();
     Ok(Files::with_model(dir, model))
 }
 
 /// Whether the first module is a StaticEmbedding.
 pub(in crate::checkpoint) fn is_static(files: &Files) -> Result<bool, CheckpointError> {
-    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    let modules = read(files)?.unwrap_or_default();
     let first = modules.first().and_then(|first| Kind::of(&first.class, Architecture::StaticEmbedding));
     Ok(first == Some(Kind::StaticEmbedding))
 }
 
 /// Refuses what begins with another module than a model.
 pub(in crate::checkpoint) fn check_first(files: &Files) -> Result<(), CheckpointError> {
-    let modules = json::read::<Vec<Module>>(files, MODULES)?.unwrap_or_default();
+    let modules = read(files)?.unwrap_or_default();
     let Some(first) = modules.first() else { return Ok(()) };
     match Kind::of(&first.class, Architecture::Bert) {
         None => Err(refused(files, "type", why_not(&first.class))),
@@ -261,7 +278,9 @@ pub(in crate::checkpoint) fn check_first(files: &Files) -> Result<(), Checkpoint
     }
 }
 
-fn refused(files: &Files, field: &str, reason: String) -> CheckpointError {
+/// What is wrong with the file.
+#[cold]
+pub(super) fn refused(files: &Files, field: &str, reason: String) -> CheckpointError {
     CheckpointError::InvalidField { path: files.path(MODULES), field: field.into(), reason }
 }
 
