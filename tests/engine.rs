@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mlx_embed::{
-    EmbedOptions, Embedder, Embedding, Error, InputError, Lane, LoadOptions, PoolingMode, Prompt, Shutdown,
-    State, WhenFull,
+    EmbedOptions, Embedder, Embedding, Error, InputError, Lane, LoadOptions, MultiVectorEmbedder,
+    PoolingMode, Prompt, RerankOptions, Reranker, Role, Shutdown, SparseEmbedder, State, WhenFull,
 };
 use mlx_embed_tests::compare::max_abs;
 use mlx_embed_tests::golden::{self, Golden};
@@ -614,6 +614,40 @@ mod life {
         loading.wait().unwrap().embed_one("loaded").unwrap();
         let awaited = Embedder::load_in_background(golden::directory(CASE), golden::load_options());
         pollster::block_on(awaited).unwrap();
+    }
+
+    /// What all handles have is one macro's, so each is called here.
+    #[test]
+    fn every_handle_loads_in_the_background_warms_up_and_ends() {
+        macro_rules! lives {
+            ($handle:ident, $case:literal, |$model:ident, $options:ident| $call:expr) => {
+                let $options = EmbedOptions::default();
+                let loading = $handle::load_in_background(golden::directory($case), golden::own_limit());
+                let $model = loading.wait().unwrap();
+                let runs = $model.warm_up().unwrap();
+                assert!(!runs.is_empty() && runs.iter().all(|run| run.tokens > 0), $case);
+                let results: Vec<Result<_, _>> = $call.wait().unwrap();
+                assert!(matches!(&results[..], [Ok(_)]), $case);
+                assert_eq!(($model.queued(), $model.state()), ([0, 0], State::Running), $case);
+                assert_eq!($model.weights_sha256().unwrap().len(), 1, $case);
+                $model.shut_down(Shutdown::Return);
+                assert_eq!($model.state(), State::ShutDown, $case);
+                assert!($call.wait().is_err(), $case);
+            };
+        }
+        lives!(Embedder, "families/bert-f32", |model, options| model.submit_each(&["text"], &options));
+        lives!(SparseEmbedder, "families/splade-bert", |model, options| model
+            .submit_each(&["text"], &options));
+        lives!(MultiVectorEmbedder, "families/late-interaction-bert", |model, options| model.submit_each(
+            &["text"],
+            Role::Query,
+            &options
+        ));
+        lives!(Reranker, "families/reranker-bert-identity", |model, _options| model.submit_each(
+            "query",
+            &["text"],
+            &RerankOptions::default()
+        ));
     }
 
     #[test]

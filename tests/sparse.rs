@@ -203,6 +203,13 @@ fn what_is_no_sparse_encoder_is_refused_and_told_what_to_load_it_with() {
     let router = Scratch::of("families/splade-bert");
     router.write_modules(&[("sentence_transformers.base.modules.router.Router", "")]);
     refused(router.path(), &["modules.json", "`type`", "Router", "router_config.json"]);
+    // A folder outside.
+    let outside = Scratch::of("families/splade-bert");
+    outside.write_modules(&[
+        ("sentence_transformers.sparse_encoder.models.MLMTransformer", ""),
+        ("sentence_transformers.sparse_encoder.models.SpladePooling", "../1_SpladePooling"),
+    ]);
+    refused(outside.path(), &["modules.json", "`path`", "leads out of the checkpoint"]);
     // And the other way round.
     let error = Embedder::load_with(folder("splade-bert"), golden::load_options()).unwrap_err();
     says(error, &["modules.json", "`type`", "MLMTransformer", "SparseEmbedder"]);

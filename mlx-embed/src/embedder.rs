@@ -1,20 +1,15 @@
 //! The public handle.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
-use crate::engine::State;
 use crate::error::{Error, InputError};
-#[cfg(feature = "hub")]
-use crate::hub;
-use crate::info::Info;
-use crate::loading::{self, Loading, Steps};
+use crate::handle::handle;
 use crate::options::{EmbedOptions, Embedding, LoadOptions};
 use crate::request::{Pending, Shared, all, each, one};
 use crate::stream::{EmbedIter, EmbedStream};
 use crate::text::{Prompt, TextToken};
-use crate::warm_up::WarmUp;
 
 /// Turns texts into vectors.
 ///
@@ -37,7 +32,7 @@ use crate::warm_up::WarmUp;
 /// - Queries go before bulk ([`Lane`](crate::Lane)): a query gets in between two batches of a bulk job, and of eight batches
 ///   at least one is bulk's.
 /// - Texts are tokenised on the caller's side, never on the model's thread. If the tokenizer allows it, only the part of a
-///   long text is read on which its first [`Info::max_tokens`] tokens depend.
+///   long text is read on which its first [`Info::max_tokens`](crate::Info::max_tokens) tokens depend.
 /// - Identical texts that wait together are computed once.
 /// - A request that fails does so alone.
 /// - A prompt is computed once: its keys and values are kept ([`LoadOptions::prompt_cache`]), and later texts with this prompt
@@ -107,41 +102,7 @@ impl Embedder {
     /// # Errors
     /// As [`Embedder::load`]; also when an option doesn't fit the model or the machine.
     pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
-        Self::of_checkpoint(Checkpoint::open(dir)?, &options, Arc::default())
-    }
-
-    /// Loads the model that a hub has under this name, `owner/name` or `owner/name@revision`; [`hub::fetch`] gives the
-    /// folder of one for the other handles, and [`hub::Hub`] says what is fetched and where it is kept.
-    ///
-    /// ```no_run
-    /// let embedder = mlx_embed::Embedder::from_hub("owner/name")?;
-    /// # Ok::<(), mlx_embed::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Embedder::load`]; also when the model can't be fetched.
-    #[cfg(feature = "hub")]
-    pub fn from_hub(name: &str) -> Result<Self, Error> {
-        Self::load(hub::fetch(name)?)
-    }
-
-    /// As [`Embedder::load_with`], on a thread of its own. The result tells how much is loaded.
-    ///
-    /// ```no_run
-    /// use mlx_embed::{Embedder, LoadOptions};
-    ///
-    /// let loading = Embedder::load_in_background("path/to/model", LoadOptions::default());
-    /// while !loading.is_done() {
-    ///     let progress = loading.progress();
-    ///     println!("{} of {} layers", progress.layers, progress.of);
-    ///     std::thread::sleep(std::time::Duration::from_millis(100));
-    /// }
-    /// let embedder = loading.wait()?;
-    /// # Ok::<(), mlx_embed::Error>(())
-    /// ```
-    pub fn load_in_background(dir: impl Into<PathBuf>, options: LoadOptions) -> Loading {
-        let dir = dir.into();
-        Loading::start(move |steps| Self::of_checkpoint(Checkpoint::open(dir)?, &options, steps))
+        Self::of_checkpoint(Self::open(dir.as_ref())?, &options, Arc::default())
     }
 
     /// Loads the built-in model: small, for English, 384 numbers a vector. Its card is
@@ -174,42 +135,9 @@ impl Embedder {
         Self::of_checkpoint(Checkpoint::default_model()?, &options, Arc::default())
     }
 
-    fn of_checkpoint(
-        checkpoint: Checkpoint,
-        options: &LoadOptions,
-        steps: Arc<Steps>,
-    ) -> Result<Self, Error> {
-        Ok(Self { shared: Arc::new(loading::load(checkpoint, options, steps)?) })
-    }
-
-    /// What this embedder is made of.
-    pub fn info(&self) -> &Info {
-        &self.shared.info
-    }
-
     /// How many numbers a vector has, unless [`EmbedOptions::dims`] asks for fewer.
     pub fn dimensions(&self) -> usize {
         self.shared.info.embedding_size
-    }
-
-    /// Whether it still works.
-    pub fn state(&self) -> State {
-        self.shared.engine.state()
-    }
-
-    /// How many texts wait, in the query lane and in the bulk lane. A text counts from the call until it runs.
-    pub fn queued(&self) -> [usize; 2] {
-        self.shared.engine.queued()
-    }
-
-    /// The SHA-256 of each weights file, by name: as `sha256sum` prints it, and as model hubs show it. The files are read
-    /// through, which takes about a second a gigabyte. They are the files in use, also where others have taken their names
-    /// since.
-    ///
-    /// # Errors
-    /// When a file was written to since it was loaded, or can't be read any more.
-    pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
-        self.shared.weights_sha256()
     }
 
     /// Checks whether options fit the model, before there is anything to embed.
@@ -340,7 +268,7 @@ impl Embedder {
     /// token is added, and nothing is cut.
     ///
     /// # Errors
-    /// When a text has no ids, more than [`Info::max_tokens`] or one outside the vocabulary; else as [`Embedder::embed_with`].
+    /// When a text has no ids, more than [`Info::max_tokens`](crate::Info::max_tokens) or one outside the vocabulary; else as [`Embedder::embed_with`].
     pub fn embed_token_ids(
         &self,
         texts: Vec<Vec<u32>>,
@@ -358,28 +286,11 @@ impl Embedder {
     /// embeddings, the residual stream after each layer, the result of the final norm. f32 `[tokens, hidden]` each.
     ///
     /// # Errors
-    /// When `token_ids` is empty, has more than [`Info::max_tokens`] or one outside the vocabulary, or the model fails.
+    /// When `token_ids` is empty, has more than [`Info::max_tokens`](crate::Info::max_tokens) or one outside the vocabulary, or the model fails.
     pub fn hidden_states(&self, token_ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
         self.shared.check_ids(token_ids).map_err(|source| Error::Input { index: 0, source })?;
         self.shared.hidden_states(token_ids.to_vec())
     }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// Runs batches of the shapes that requests will make, so that the first requests find kernels compiled, memory at
-    /// hand and weights read. Returns what ran and how long it took, the first time and the second.
-    ///
-    /// # Errors
-    /// When the model fails.
-    pub fn warm_up(&self) -> Result<Vec<WarmUp>, Error> {
-        self.shared.warm_up()
-    }
-
-    /// Takes no more requests, on this handle or any other, and returns when the model is freed. Meant for a thread
-    /// that may block.
-    pub fn shut_down(&self, queued: Shutdown) {
-        self.shared.shut_down(queued);
-    }
 }
+
+handle!(Embedder, Checkpoint::open, "texts");

@@ -30,7 +30,7 @@
 //! | feature | what it adds |
 //! | --- | --- |
 //! | `default-model` | the built-in English model, 7.9 MB: `Embedder::default_model` |
-//! | `hub` | models by their name on a hub: `Embedder::from_hub`, the module `hub` |
+//! | `hub` | models by their name on a hub: `from_hub` of every handle, the module `hub` |
 //! | `cuda-12`, `cuda-13` | NVIDIA GPUs, on Linux, by MLX's build for that CUDA |
 //! | `bench` | where the time of a forward pass goes: the module `bench` |
 //!
@@ -106,6 +106,7 @@ mod embedder;
 mod engine;
 mod error;
 mod file;
+mod handle;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod info;

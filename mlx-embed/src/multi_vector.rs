@@ -1,24 +1,21 @@
 //! Vectors of tokens: late interaction.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::batch;
 use crate::checkpoint::{Checkpoint, Purpose};
-use crate::embedder::Shutdown;
-use crate::engine::{Computed, State};
+use crate::engine::Computed;
 use crate::error::{Error, InputError};
-use crate::info::Info;
-use crate::loading::{self, Loading, Steps};
+use crate::handle::handle;
 use crate::options::{EmbedOptions, LoadOptions};
 use crate::pooling;
 use crate::request::{
-    Before, Finish, Pending, Plan, Reply, Sending, Shared, Sides, all, of_side, unless_one_failed,
+    Before, Finish, Pending, Plan, Reply, Sending, Shared, Sides, all, each, of_side, unless_one_failed,
 };
 use crate::stream::EmbedIter;
 use crate::text::Side;
-use crate::warm_up::WarmUp;
 
 /// Turns queries and documents into a vector for each token, which [`TokenVectors::maxsim`] compares: late interaction, or
 /// multi-vector retrieval (Khattab and Zaharia, 2020). For checkpoints of PyLate, of sentence-transformers 6, of ColBERT
@@ -27,7 +24,7 @@ use crate::warm_up::WarmUp;
 /// A handle on an engine like [`Embedder`](crate::Embedder)'s, whose page says what runs when, and how it ends.
 ///
 /// Queries and documents are read in different ways ([`Role`]): each has a marker and a limit of its own
-/// ([`Info::late_interaction`]); many checkpoints fill queries up with mask tokens, which have vectors too, and leave
+/// ([`Info::late_interaction`](crate::Info::late_interaction)); many checkpoints fill queries up with mask tokens, which have vectors too, and leave
 /// punctuation of documents without one. What is longer than its limit is cut, and its result says so.
 /// [`LoadOptions::max_tokens`] is the limit of documents.
 ///
@@ -156,41 +153,7 @@ impl MultiVectorEmbedder {
     /// # Errors
     /// As [`MultiVectorEmbedder::load`]; also when an option doesn't fit the model or the machine.
     pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
-        Self::of_directory(dir.as_ref(), &options, Arc::default())
-    }
-
-    /// As [`MultiVectorEmbedder::load_with`], on a thread of its own, with progress to look at.
-    pub fn load_in_background(dir: impl Into<PathBuf>, options: LoadOptions) -> Loading<Self> {
-        let dir = dir.into();
-        Loading::start(move |steps| Self::of_directory(&dir, &options, steps))
-    }
-
-    fn of_directory(dir: &Path, options: &LoadOptions, steps: Arc<Steps>) -> Result<Self, Error> {
-        let checkpoint = Checkpoint::open_for(dir, Purpose::TokenVectors)?;
-        Ok(Self { shared: Arc::new(loading::load(checkpoint, options, steps)?) })
-    }
-
-    /// What it is made of. What is said there of pooling concerns vectors of whole texts only.
-    pub fn info(&self) -> &Info {
-        &self.shared.info
-    }
-
-    /// Whether it still works.
-    pub fn state(&self) -> State {
-        self.shared.engine.state()
-    }
-
-    /// Texts that wait in the query lane and in the bulk lane, from the call on; those that run are not counted.
-    pub fn queued(&self) -> [usize; 2] {
-        self.shared.engine.queued()
-    }
-
-    /// As [`Embedder::weights_sha256`](crate::Embedder::weights_sha256).
-    ///
-    /// # Errors
-    /// When a file was written to since it was loaded, or can't be read any more.
-    pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
-        self.shared.weights_sha256()
+        Self::of_checkpoint(Self::open(dir.as_ref())?, &options, Arc::default())
     }
 
     /// As [`Embedder::check_options`](crate::Embedder::check_options).
@@ -262,6 +225,17 @@ impl MultiVectorEmbedder {
         self.shared.send(texts, plan, Sending::later(options.timeout), all)
     }
 
+    /// As [`MultiVectorEmbedder::submit`], but each text has its own result, as in [`MultiVectorEmbedder::embed_each`].
+    pub fn submit_each<T: AsRef<str>>(
+        &self,
+        texts: &[T],
+        role: Role,
+        options: &EmbedOptions,
+    ) -> Pending<Vec<Result<TokenVectors, InputError>>> {
+        let plan = self.plan(role, texts.len(), options, true);
+        self.shared.send(texts, plan, Sending::later(options.timeout), each)
+    }
+
     /// The token ids that the model sees for `text`: prompt, marker and mask tokens included.
     ///
     /// # Errors
@@ -269,23 +243,6 @@ impl MultiVectorEmbedder {
     pub fn token_ids(&self, text: &str, role: Role, options: &EmbedOptions) -> Result<Vec<u32>, Error> {
         let marked = self.tokens(text, role, options)?;
         Ok(marked.into_iter().map(batch::id).collect())
-    }
-
-    /// As [`Embedder::warm_up`](crate::Embedder::warm_up).
-    ///
-    /// # Errors
-    /// When the model fails.
-    pub fn warm_up(&self) -> Result<Vec<WarmUp>, Error> {
-        self.shared.warm_up()
-    }
-
-    /// Takes no more requests, and returns when the model is freed, as [`Embedder::shut_down`](crate::Embedder::shut_down).
-    pub fn shut_down(&self, queued: Shutdown) {
-        self.shared.shut_down(queued);
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
     }
 
     /// Token ids with marks on those that none sees.
@@ -318,6 +275,8 @@ impl MultiVectorEmbedder {
         Ok((self.shared.prompts.resolve_for(&options.prompt, name)?, side))
     }
 }
+
+handle!(MultiVectorEmbedder, |dir| Checkpoint::open_for(dir, Purpose::TokenVectors), "texts");
 
 #[cfg(test)]
 mod tests {

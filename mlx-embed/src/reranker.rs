@@ -1,21 +1,18 @@
 //! The public handle of a reranker.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, DenseActivation};
-use crate::embedder::Shutdown;
-use crate::engine::{Computed, Outcome, State};
+use crate::engine::{Computed, Outcome};
 use crate::error::{Error, InputError};
-use crate::info::Info;
-use crate::loading::{self, Loading, Steps};
+use crate::handle::handle;
 use crate::options::{LoadOptions, Ranked, RerankOptions};
 use crate::request::{
     self, Before, Finish, Pending, Plan, Query, Reply, Results, Sending, Shared, unless_one_failed,
 };
 use crate::text::Prompt;
-use crate::warm_up::WarmUp;
 
 /// Scores how well documents answer a query. Its model is a cross-encoder, which reads query and document together.
 ///
@@ -23,7 +20,7 @@ use crate::warm_up::WarmUp;
 /// when, of ends and of metrics holds here for pairs of query and document. Where attention is causal, the beginning
 /// that all pairs of a query share is computed once.
 ///
-/// A pair that is longer than [`Info::max_tokens`] loses the end of its document, and its result says so. A query that
+/// A pair that is longer than [`Info::max_tokens`](crate::Info::max_tokens) loses the end of its document, and its result says so. A query that
 /// leaves no room for a document is an error. An empty document has a score.
 ///
 /// # Calls
@@ -81,44 +78,7 @@ impl Reranker {
     /// # Errors
     /// As [`Reranker::load`], and when an option doesn't fit the model or the machine.
     pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
-        Self::of_checkpoint(Checkpoint::open_reranker(dir)?, &options, Arc::default())
-    }
-
-    /// As [`Reranker::load_with`], on a thread of its own; the result tells how far it is.
-    pub fn load_in_background(dir: impl Into<PathBuf>, options: LoadOptions) -> Loading<Self> {
-        let dir = dir.into();
-        Loading::start(move |steps| Self::of_checkpoint(Checkpoint::open_reranker(dir)?, &options, steps))
-    }
-
-    fn of_checkpoint(
-        checkpoint: Checkpoint,
-        options: &LoadOptions,
-        steps: Arc<Steps>,
-    ) -> Result<Self, Error> {
-        Ok(Self { shared: Arc::new(loading::load(checkpoint, options, steps)?) })
-    }
-
-    /// What this reranker is made of: geometry, device, limits, and how a pair becomes a score.
-    pub fn info(&self) -> &Info {
-        &self.shared.info
-    }
-
-    /// Whether it still works.
-    pub fn state(&self) -> State {
-        self.shared.engine.state()
-    }
-
-    /// How many pairs wait, in the query lane and in the bulk lane. A pair counts from the call until it runs.
-    pub fn queued(&self) -> [usize; 2] {
-        self.shared.engine.queued()
-    }
-
-    /// As [`Embedder::weights_sha256`](crate::Embedder::weights_sha256).
-    ///
-    /// # Errors
-    /// When a file was written to since it was loaded, or can't be read any more.
-    pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
-        self.shared.weights_sha256()
+        Self::of_checkpoint(Self::open(dir.as_ref())?, &options, Arc::default())
     }
 
     /// Checks whether options fit the model, before there is anything to rerank.
@@ -214,28 +174,10 @@ impl Reranker {
     /// final norm, as [`Embedder::hidden_states`](crate::Embedder::hidden_states) has them for a text.
     ///
     /// # Errors
-    /// When there are no ids or more than [`Info::max_tokens`], an id is outside the vocabulary, a type is one that the
+    /// When there are no ids or more than [`Info::max_tokens`](crate::Info::max_tokens), an id is outside the vocabulary, a type is one that the
     /// model does not have, or the model fails.
     pub fn hidden_states(&self, pair: &PairTokens) -> Result<Vec<Vec<f32>>, Error> {
         self.shared.hidden_states(pair.marked(&self.shared)?)
-    }
-
-    /// As [`Embedder::warm_up`](crate::Embedder::warm_up).
-    ///
-    /// # Errors
-    /// When the model fails.
-    pub fn warm_up(&self) -> Result<Vec<WarmUp>, Error> {
-        self.shared.warm_up()
-    }
-
-    /// Takes no more requests, on this handle or any other, and returns when the model is freed. It blocks, so call it
-    /// from a thread that may.
-    pub fn shut_down(&self, queued: Shutdown) {
-        self.shared.shut_down(queued);
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
     }
 
     fn plan(
@@ -267,6 +209,8 @@ impl Reranker {
         Ok(Query::new(self.shared.prompts.resolve(&options.instruction)?, query))
     }
 }
+
+handle!(Reranker, Checkpoint::open_reranker, "pairs");
 
 impl PairTokens {
     /// With the marks that say which tokens are of type 1.

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint::{Checkpoint, Purpose};
-use crate::embedder::Shutdown;
-use crate::engine::{Computed, Output, State};
+use crate::engine::{Computed, Output};
 use crate::error::{Error, InputError};
-use crate::info::Info;
-use crate::loading;
+use crate::handle::handle;
 use crate::options::{EmbedOptions, LoadOptions};
-use crate::request::{Finish, Pending, Reply, Shared, all};
+use crate::request::{Finish, Pending, Reply, Shared, all, each};
 use crate::stream::EmbedIter;
 
 /// Turns texts into sparse vectors: weights of the vocabulary's tokens.
@@ -105,26 +103,7 @@ impl SparseEmbedder {
     /// # Errors
     /// As [`SparseEmbedder::load`]; also when an option doesn't fit the model or the machine.
     pub fn load_with(dir: impl AsRef<Path>, options: LoadOptions) -> Result<Self, Error> {
-        let checkpoint = Checkpoint::open_for(dir, Purpose::Sparse)?;
-        Ok(Self { shared: Arc::new(loading::load(checkpoint, &options, Arc::default())?) })
-    }
-
-    /// What it is made of. What is said there of pooling concerns dense vectors only.
-    pub fn info(&self) -> &Info {
-        &self.shared.info
-    }
-
-    /// Whether it still works.
-    pub fn state(&self) -> State {
-        self.shared.engine.state()
-    }
-
-    /// As [`Embedder::weights_sha256`](crate::Embedder::weights_sha256).
-    ///
-    /// # Errors
-    /// When a file was written to since it was loaded, or can't be read any more.
-    pub fn weights_sha256(&self) -> Result<Vec<(String, String)>, Error> {
-        self.shared.weights_sha256()
+        Self::of_checkpoint(Self::open(dir.as_ref())?, &options, Arc::default())
     }
 
     /// As [`Embedder::check_options`](crate::Embedder::check_options).
@@ -181,6 +160,15 @@ impl SparseEmbedder {
         self.shared.submit(texts, options, all)
     }
 
+    /// As [`SparseEmbedder::submit`], but each text has its own result, as in [`SparseEmbedder::embed_each`].
+    pub fn submit_each<T: AsRef<str>>(
+        &self,
+        texts: &[T],
+        options: &EmbedOptions,
+    ) -> Pending<Vec<Result<SparseVector, InputError>>> {
+        self.shared.submit(texts, options, each)
+    }
+
     /// The token ids that the model sees for `text`, prompt included.
     ///
     /// # Errors
@@ -193,16 +181,9 @@ impl SparseEmbedder {
     pub fn token(&self, id: u32) -> Option<String> {
         self.shared.text.token(id)
     }
-
-    /// Takes no more requests, and returns when the model is freed, as [`Embedder::shut_down`](crate::Embedder::shut_down).
-    pub fn shut_down(&self, queued: Shutdown) {
-        self.shared.shut_down(queued);
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
 }
+
+handle!(SparseEmbedder, |dir| Checkpoint::open_for(dir, Purpose::Sparse), "texts");
 
 #[cfg(test)]
 mod tests {

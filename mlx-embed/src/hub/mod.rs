@@ -1,11 +1,12 @@
 //! Models by name, fetched from a hub into the cache that the hub's Python library uses too (feature `hub`).
 //!
 //! ```no_run
-//! use mlx_embed::{Embedder, Reranker, hub};
+//! use mlx_embed::{Embedder, LoadOptions, Reranker, hub};
 //!
 //! let embedder = Embedder::from_hub("owner/an-embedder")?;
-//! // Every handle loads a folder, and this is one.
-//! let reranker = Reranker::load(hub::fetch("owner/a-reranker@main")?)?;
+//! // The folder itself, for options and for other programs.
+//! let folder = hub::fetch("owner/a-reranker@main")?;
+//! let reranker = Reranker::load_with(folder, LoadOptions::default())?;
 //! # Ok::<(), mlx_embed::Error>(())
 //! ```
 //!
