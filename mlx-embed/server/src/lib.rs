@@ -32,6 +32,7 @@ mod auth;
 mod config;
 mod connections;
 mod error;
+mod fields;
 mod guard;
 mod memory;
 mod model_list;

@@ -3,7 +3,6 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Json, State};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use mlx_embed::{EmbedOptions, Embedding};
@@ -12,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::error::{ApiError, Failure};
+use crate::fields::Fields;
 use crate::guard::{Terms, count};
 
 /// Texts to embed. A field that isn't here may be one that changes vectors, such as `normalized`, and is an error.
@@ -163,9 +163,9 @@ pub(crate) async fn embed(app: &App, wanted: Wanted<'_>) -> Result<(String, Vec<
 pub(crate) async fn embeddings(
     State(app): State<Arc<App>>,
     terms: Terms,
-    body: Result<Json<EmbeddingsRequest>, JsonRejection>,
+    Fields(request): Fields<EmbeddingsRequest>,
 ) -> Result<Json<EmbeddingsResponse>, ApiError> {
-    let Json(EmbeddingsRequest { model, input, encoding_format, dimensions, input_type, .. }) = body?;
+    let EmbeddingsRequest { model, input, encoding_format, dimensions, input_type, .. } = request;
     let wanted = Wanted {
         model: model.as_deref(),
         param: "input",

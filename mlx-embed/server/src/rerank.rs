@@ -3,7 +3,6 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Json, State};
 use mlx_embed::{DenseActivation, Ranked, RerankOptions};
 use serde::{Deserialize, Serialize};
@@ -11,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::error::{ApiError, Failure};
+use crate::fields::Fields;
 use crate::guard::{Terms, count};
 use crate::openai::Usage;
 
@@ -25,8 +25,7 @@ pub(crate) struct RerankRequest {
     /// Only so many of the best.
     #[schema(value_type = Option<u32>, minimum = 1)]
     top_n: Option<NonZeroUsize>,
-    #[serde(default)]
-    return_documents: bool,
+    return_documents: Option<bool>,
     /// Documents are not cut at this length, so one that is longer is an error.
     #[schema(value_type = Option<u32>, minimum = 1)]
     max_tokens_per_doc: Option<NonZeroUsize>,
@@ -100,10 +99,9 @@ pub(crate) async fn rank(
 pub(crate) async fn rerank(
     State(app): State<Arc<App>>,
     terms: Terms,
-    body: Result<Json<RerankRequest>, JsonRejection>,
+    Fields(request): Fields<RerankRequest>,
 ) -> Result<Json<RerankResponse>, ApiError> {
-    let Json(RerankRequest { model, query, documents, top_n, return_documents, max_tokens_per_doc, .. }) =
-        body?;
+    let RerankRequest { model, query, documents, top_n, return_documents, max_tokens_per_doc, .. } = request;
     let documents: Vec<String> = documents.into_iter().map(Document::into_text).collect();
     // All, as usage counts those that are left out, too.
     let (model, mut ranked) =
@@ -123,7 +121,9 @@ pub(crate) async fn rerank(
     let result = |each: Ranked| RankedDocument {
         index: each.index,
         relevance_score: each.score,
-        document: return_documents.then(|| DocumentText { text: documents[each.index].clone() }),
+        document: return_documents
+            .unwrap_or(false)
+            .then(|| DocumentText { text: documents[each.index].clone() }),
     };
     Ok(Json(RerankResponse { model, results: ranked.into_iter().map(result).collect(), usage }))
 }

@@ -3,7 +3,6 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Json, State};
 use axum::http::StatusCode;
 use mlx_embed::{DenseActivation, TruncationSide};
@@ -13,27 +12,21 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::config::Kind;
 use crate::error::{ApiError, Failure};
+use crate::fields::Fields;
 use crate::guard::Terms;
 use crate::openai::{Input, Wanted, embed as embed_input};
 use crate::rerank::rank;
 use crate::slot::Loaded;
-
-/// What a switch is that a request leaves out.
-pub(crate) fn yes() -> bool {
-    true
-}
 
 /// Texts to embed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EmbedRequest {
     inputs: Input,
-    /// Scale vectors to length 1.
-    #[serde(default = "yes")]
-    normalize: bool,
+    /// Scale vectors to length 1, as is done by default.
+    normalize: Option<bool>,
     /// Cut texts that are too long rather than refuse them.
-    #[serde(default)]
-    truncate: bool,
+    truncate: Option<bool>,
     /// Which side is cut. Only the one that the model is made for is.
     truncation_direction: Option<Direction>,
     prompt_name: Option<String>,
@@ -84,10 +77,10 @@ fn too_long(param: &'static str, index: usize) -> ApiError {
 pub(crate) async fn embed(
     State(app): State<Arc<App>>,
     terms: Terms,
-    body: Result<Json<EmbedRequest>, JsonRejection>,
+    Fields(request): Fields<EmbedRequest>,
 ) -> Result<Json<Vec<Vec<f32>>>, ApiError> {
-    let Json(EmbedRequest { inputs, normalize, truncate, truncation_direction, prompt_name, dimensions }) =
-        body?;
+    let EmbedRequest { inputs, normalize, truncate, truncation_direction, prompt_name, dimensions } = request;
+    let truncate = truncate.unwrap_or(false);
     check_direction(&app, truncate, truncation_direction).await?;
     let wanted = Wanted {
         model: None,
@@ -95,7 +88,7 @@ pub(crate) async fn embed(
         input: inputs,
         prompt: ("prompt_name", prompt_name.as_deref()),
         dims: dimensions,
-        normalize: Some(normalize),
+        normalize: Some(normalize.unwrap_or(true)),
         terms,
     };
     let (_, embeddings) = embed_input(&app, wanted).await?;
@@ -112,13 +105,10 @@ pub(crate) struct TextsRequest {
     query: String,
     texts: Vec<String>,
     /// Cut texts that are too long rather than refuse them.
-    #[serde(default)]
-    truncate: bool,
+    truncate: Option<bool>,
     /// Logits rather than what the checkpoint makes of them.
-    #[serde(default)]
-    raw_scores: bool,
-    #[serde(default)]
-    return_text: bool,
+    raw_scores: Option<bool>,
+    return_text: Option<bool>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -137,15 +127,15 @@ pub(crate) struct RankedText {
 pub(crate) async fn rerank(
     State(app): State<Arc<App>>,
     terms: Terms,
-    body: Result<Json<TextsRequest>, JsonRejection>,
+    Fields(request): Fields<TextsRequest>,
 ) -> Result<Json<Vec<RankedText>>, ApiError> {
-    let Json(TextsRequest { query, texts, truncate, raw_scores, return_text }) = body?;
-    let activation = raw_scores.then_some(DenseActivation::Identity);
+    let TextsRequest { query, texts, truncate, raw_scores, return_text } = request;
+    let activation = raw_scores.unwrap_or(false).then_some(DenseActivation::Identity);
     let (_, ranked) = rank(&app, None, &query, ("texts", &texts), activation, terms).await?;
-    if let Some(cut) = ranked.iter().find(|each| each.truncated && !truncate) {
+    if let Some(cut) = ranked.iter().find(|each| each.truncated && !truncate.unwrap_or(false)) {
         return Err(too_long("texts", cut.index));
     }
-    let text = |index: usize| return_text.then(|| texts[index].clone());
+    let text = |index: usize| return_text.unwrap_or(false).then(|| texts[index].clone());
     let result = ranked.into_iter().map(|each| RankedText {
         index: each.index,
         score: each.score,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Json, State};
 use axum::http::StatusCode;
 use mlx_embed::{Error, TextToken};
@@ -12,17 +11,16 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::error::{ApiError, Failure};
+use crate::fields::Fields;
 use crate::guard::count;
-use crate::tei::yes;
 
 /// Texts to split into tokens.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TokenizeRequest {
     inputs: Texts,
-    /// Those that are put around a text, too.
-    #[serde(default = "yes")]
-    add_special_tokens: bool,
+    /// Those that are put around a text, too, as is done by default.
+    add_special_tokens: Option<bool>,
     prompt_name: Option<String>,
 }
 
@@ -66,9 +64,10 @@ impl Drop for Gone {
 )]
 pub(crate) async fn tokenize(
     State(app): State<Arc<App>>,
-    body: Result<Json<TokenizeRequest>, JsonRejection>,
+    Fields(request): Fields<TokenizeRequest>,
 ) -> Result<Json<Vec<Vec<Token>>>, ApiError> {
-    let Json(TokenizeRequest { inputs, add_special_tokens, prompt_name }) = body?;
+    let TokenizeRequest { inputs, add_special_tokens, prompt_name } = request;
+    let add_special_tokens = add_special_tokens.unwrap_or(true);
     let texts = match inputs {
         Texts::One(text) => vec![text],
         Texts::Several(texts) => texts,

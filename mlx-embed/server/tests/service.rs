@@ -123,7 +123,7 @@ async fn what_cannot_be_answered_is_an_error_that_says_why() {
         ("/v1/embeddings", json!({"input": "a", "model": "large"}), 404, "there is small"),
         ("/v1/embeddings", json!({"input": "a", "model": "ranker"}), 400, "is no embedder"),
         ("/v1/embeddings", json!({"input": [[4_000_000]]}), 422, "vocabulary"),
-        ("/v1/embeddings", json!({"input": long}), 413, "length limit"),
+        ("/v1/embeddings", json!({"input": &long}), 413, "more than 4096 bytes (limits.body-bytes)"),
         ("/v1/rerank", json!({"query": "a", "documents": []}), 400, "documents is empty"),
         ("/v1/rerank", json!({"query": "a", "documents": ["b"], "model": "small"}), 400, "is no reranker"),
         ("/v1/rerank", json!({"query": "a", "documents": [1]}), 422, "a document must be"),
@@ -137,6 +137,14 @@ async fn what_cannot_be_answered_is_an_error_that_says_why() {
         ("/rerank", json!({"query": "a", "texts": ["b"], "raw_score": true}), 422, "`raw_scores`"),
         ("/v1/rerank", json!({"query": "a", "documents": ["b"], "rank_fields": ["c"]}), 422, "rank_fields"),
         ("/tokenize", json!({"inputs": "a", "add_special_token": false}), 422, "`add_special_tokens`"),
+        ("/v1/embeddings", json!({"input": null}), 422, "input must be a string"),
+        // An object's fields by their order.
+        (
+            "/v1/embeddings",
+            json!(["small", "a", null, null, null, null]),
+            422,
+            "an object with the fields model, input",
+        ),
     ];
     for (path, body, status, part) in cases {
         let status = StatusCode::from_u16(status).unwrap();
@@ -154,8 +162,34 @@ async fn what_cannot_be_answered_is_an_error_that_says_why() {
     for (path, request) in [
         ("/v1/embeddings", json!({"input": "a", "user": "somebody"})),
         ("/v2/rerank", json!({"query": "a", "documents": ["b"], "priority": 1})),
+        // Nor does a null.
+        (
+            "/v1/embeddings",
+            json!({"input": "a", "dimensions": null, "encoding_format": null, "user": null, "seed": null}),
+        ),
+        ("/embed", json!({"inputs": "a", "normalize": null, "truncate": null, "truncation_direction": null})),
+        (
+            "/rerank",
+            json!({"query": "a", "texts": ["b"], "truncate": null, "raw_scores": null, "return_text": null}),
+        ),
+        (
+            "/v1/rerank",
+            json!({"query": "a", "documents": ["b"], "return_documents": null, "rank_fields": null}),
+        ),
+        ("/tokenize", json!({"inputs": "a", "add_special_tokens": null, "prompt_name": null})),
     ] {
         self::answer(&router, path, request, StatusCode::OK).await;
+    }
+    // A body that says its length is refused before it is sent, and one that doesn't where it is too long.
+    let mut declared = post("/embed", &Value::Null);
+    declared.headers_mut().insert("content-length", "4097".parse().unwrap());
+    *declared.body_mut() = Body::new(Never);
+    let mut chunked = post("/embed", &Value::Null);
+    *chunked.body_mut() = Body::from(json!({"inputs": long}).to_string());
+    for request in [declared, chunked] {
+        let (status, answer) = ask(&router, request).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(message(&answer).contains("limits.body-bytes"), "{answer}");
     }
     let untyped = Request::post("/embed").body("{}".into()).unwrap();
     assert_eq!(ask(&router, untyped).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
