@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use sha2::{Digest, Sha256};
@@ -16,16 +16,18 @@ use crate::error::ApiError;
 #[derive(Debug, Clone)]
 pub(crate) struct Keys(std::sync::Arc<[[u8; 32]]>);
 
-fn hash(key: &str) -> [u8; 32] {
-    Sha256::digest(key.as_bytes()).into()
+fn hash(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
 }
 
 impl Keys {
     /// A key a line; empty lines and those that begin with `#` don't count.
     pub(crate) fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = read_text(path)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let keys: Vec<_> = lines.map(hash).collect();
+        // Some editors put a byte order mark at the beginning.
+        let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+        let keys = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let keys: Vec<_> = keys.map(|key| hash(key.as_bytes())).collect();
         if keys.is_empty() {
             return Err(ConfigError::Value {
                 key: "api-keys-file".into(),
@@ -36,7 +38,7 @@ impl Keys {
     }
 
     /// Looks at every key, whichever is the right one.
-    fn has(&self, key: &str) -> bool {
+    fn has(&self, key: &[u8]) -> bool {
         let given = hash(key);
         self.0.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&given)).into()
     }
@@ -48,9 +50,11 @@ pub(crate) async fn check(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let key = given.and_then(|value| value.strip_prefix("Bearer "));
-    if key.is_some_and(|key| keys.has(key.trim())) {
+    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let (scheme, key) = given.and_then(|value| value.split_at_checked("Bearer ".len())).unzip();
+    // The scheme's case doesn't matter, the key's does. A key may have letters beyond ASCII.
+    let key = key.filter(|_| scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Bearer ")));
+    if key.is_some_and(|key| keys.has(key.trim_ascii())) {
         return Ok(next.run(request).await);
     }
     let message = match key {

@@ -91,6 +91,9 @@ impl IntoResponse for ApiError {
             FailureDetail { message: self.message, kind, param: self.param, code: self.status.as_u16() };
         let body = Failure { error, error_type: kind };
         let mut response = (self.status, Json(body)).into_response();
+        if response.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }

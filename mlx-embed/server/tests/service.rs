@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderValue, Request, StatusCode};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use mlx_embed_server::{Config, Kind, Load, ModelConfig, Models};
 use serde_json::{Value, json};
@@ -220,16 +220,20 @@ async fn time_that_a_client_gives_is_kept_to() {
 async fn keys_are_asked_for_where_there_are_some() {
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys");
-    std::fs::write(&keys, "# of the shop\nfirst\n\n second \n").unwrap();
+    std::fs::write(&keys, "\u{feff}first\r\n\r\n# of the shop\n second \nkäse\n").unwrap();
     let config = Config { api_keys_file: Some(keys.clone()), ..Config::default() };
     let (models, router) = service_of(&config).await;
     let with = |key: &str| {
         let mut request = post("/embed", &json!({"inputs": "a"}));
-        request.headers_mut().insert("authorization", key.parse().unwrap());
+        request.headers_mut().insert("authorization", HeaderValue::from_bytes(key.as_bytes()).unwrap());
         request
     };
     for (key, status) in [
         ("Bearer first", StatusCode::OK),
+        ("bearer first", StatusCode::OK),
+        ("Bearer käse", StatusCode::OK),
+        ("Bearer First", StatusCode::UNAUTHORIZED),
+        ("Basic  first", StatusCode::UNAUTHORIZED),
         ("Bearer second", StatusCode::OK),
         ("Bearer firs", StatusCode::UNAUTHORIZED),
         ("Bearer # of the shop", StatusCode::UNAUTHORIZED),
@@ -239,7 +243,9 @@ async fn keys_are_asked_for_where_there_are_some() {
         assert_eq!(ask(&router, with(key)).await.0, status, "{key}");
     }
     assert_eq!(ask(&router, post("/embed", &json!({"inputs": "a"}))).await.0, StatusCode::UNAUTHORIZED);
-    assert_eq!(ask(&router, get("/v1/models")).await.0, StatusCode::UNAUTHORIZED);
+    let (status, headers, _) = bytes(&router, get("/v1/models")).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    assert_eq!(headers["www-authenticate"], "Bearer");
     assert_eq!(ask(&router, get("/health")).await.0, StatusCode::OK);
 
     std::fs::write(&keys, "# none\n").unwrap();
