@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedRwLockWriteGuard};
 
 use crate::config::Load;
-use crate::slot::Slot;
+use crate::slot::{Loaded, Slot};
 
 /// What a limit on the bytes of all models leaves.
 #[derive(Debug)]
@@ -25,23 +25,30 @@ impl Room {
         self.limit.is_some()
     }
 
-    /// Sets `bytes` apart for `slot`, whose model is about to be loaded, and unloads others for it. The reason where that
-    /// doesn't do.
-    pub(crate) async fn make(&self, slots: &[Arc<Slot>], slot: &Slot, bytes: u64) -> Result<(), String> {
-        let Some(limit) = self.limit else { return Ok(()) };
+    /// Sets `bytes` apart for `slot`, whose model is about to be loaded, and unloads others for it. Gives the place for the
+    /// model, or the reason where that doesn't do.
+    ///
+    /// Who holds a place doesn't wait for a turn here, so whoever has the turn may wait for any place.
+    pub(crate) async fn make(
+        &self,
+        slots: &[Arc<Slot>],
+        slot: &Slot,
+        bytes: u64,
+    ) -> Result<OwnedRwLockWriteGuard<Option<Loaded>>, String> {
+        let place = || Arc::clone(&slot.loaded).write_owned();
+        let Some(limit) = self.limit else { return Ok(place().await) };
         let _turn = self.turn.lock().await;
         let others = || slots.iter().filter(|other| !std::ptr::eq(other.as_ref(), slot));
         loop {
             let taken: u64 = others().map(|other| other.bytes.load(Ordering::Relaxed)).sum();
             if taken.saturating_add(bytes) <= limit {
+                let place = place().await;
                 slot.bytes.store(bytes, Ordering::Relaxed);
-                return Ok(());
+                return Ok(place);
             }
-            // One that is being loaded is not to be had: who waits for it would wait for who waits here.
+            // One that is still being loaded, or in use, is waited for.
             let may_go = |other: &&Arc<Slot>| {
-                other.config.load == Load::FirstUse
-                    && other.peek().is_some()
-                    && other.bytes.load(Ordering::Relaxed) > 0
+                other.config.load == Load::FirstUse && other.bytes.load(Ordering::Relaxed) > 0
             };
             let Some(oldest) = others().filter(may_go).max_by_key(|other| other.idle()) else {
                 return Err(format!(

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use mlx_embed::{Embedder, Reranker};
+use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::config::{Config, Kind, Load, ModelConfig};
 use crate::error::ApiError;
 use crate::memory::Room;
-use crate::slot::{LoadError, Loaded, Slot, died};
+use crate::slot::{InUse, LoadError, Loaded, Slot, died, running};
 
 /// The models of a configuration.
 #[derive(Debug)]
@@ -38,9 +39,9 @@ impl Models {
     }
 
     /// The model, loaded if it isn't. It is loaded on, and once, where those who wait for it go away.
-    async fn get(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Loaded, LoadError> {
+    async fn get(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<InUse, LoadError> {
         slot.touch();
-        if let Some(model) = slot.peek().filter(Loaded::is_running) {
+        if let Some(model) = Arc::clone(&slot.loaded).try_read_owned().ok().and_then(running) {
             return Ok(model);
         }
         let (models, loaded) = (Arc::clone(self), Arc::clone(slot));
@@ -49,18 +50,19 @@ impl Models {
     }
 
     /// The slot's model, loaded if it isn't, once there is room for it.
-    async fn load_slot(&self, slot: &Slot) -> Result<Loaded, LoadError> {
+    async fn load_slot(&self, slot: &Slot) -> Result<InUse, LoadError> {
         // Who comes while it is loaded waits for that.
-        let mut loaded = slot.loaded.lock().await;
-        if let Some(model) = loaded.as_ref().filter(|model| model.is_running()) {
-            return Ok(model.clone());
+        let _loading = slot.loading.lock().await;
+        if let Some(model) = running(Arc::clone(&slot.loaded).read_owned().await) {
+            return Ok(model);
         }
         let folder = slot.folder().await?;
-        if self.room.is_limited() {
-            let bytes = slot.weights_bytes(folder.clone()).await?;
-            self.room.make(&self.slots, slot, bytes).await.map_err(|reason| slot.failed(reason))?;
-        }
-        Ok(loaded.insert(slot.read(folder).await?).clone())
+        let bytes = if self.room.is_limited() { slot.weights_bytes(folder.clone()).await? } else { 0 };
+        let room = self.room.make(&self.slots, slot, bytes).await;
+        let mut place = room.map_err(|reason| slot.failed(reason))?;
+        *place = Some(slot.read(folder).await?);
+        // Without a moment in between, in which another model could take its memory.
+        running(place.downgrade()).ok_or_else(|| slot.failed("it stopped as soon as it was loaded".into()))
     }
 
     pub(crate) fn slots(&self) -> &[Arc<Slot>] {
@@ -90,24 +92,28 @@ impl Models {
     pub(crate) async fn embedder(
         self: &Arc<Self>,
         name: Option<&str>,
-    ) -> Result<(&ModelConfig, Embedder), ApiError> {
+    ) -> Result<(&ModelConfig, InUse<Embedder>), ApiError> {
         let slot = self.slot(name, Kind::Embedder)?;
-        match self.get(slot).await.map_err(unavailable)? {
-            Loaded::Embedder(model) => Ok((&slot.config, model)),
-            Loaded::Reranker(_) => Err(ApiError::field("model", "it is no embedder")),
-        }
+        let model =
+            OwnedRwLockReadGuard::try_map(self.get(slot).await.map_err(unavailable)?, |model| match model {
+                Loaded::Embedder(model) => Some(model),
+                Loaded::Reranker(_) => None,
+            });
+        model.map(|model| (&slot.config, model)).map_err(|_| ApiError::field("model", "it is no embedder"))
     }
 
     /// The reranker of this name, or the first. Loads it if need be.
     pub(crate) async fn reranker(
         self: &Arc<Self>,
         name: Option<&str>,
-    ) -> Result<(&ModelConfig, Reranker), ApiError> {
+    ) -> Result<(&ModelConfig, InUse<Reranker>), ApiError> {
         let slot = self.slot(name, Kind::Reranker)?;
-        match self.get(slot).await.map_err(unavailable)? {
-            Loaded::Reranker(model) => Ok((&slot.config, model)),
-            Loaded::Embedder(_) => Err(ApiError::field("model", "it is no reranker")),
-        }
+        let model =
+            OwnedRwLockReadGuard::try_map(self.get(slot).await.map_err(unavailable)?, |model| match model {
+                Loaded::Reranker(model) => Some(model),
+                Loaded::Embedder(_) => None,
+            });
+        model.map(|model| (&slot.config, model)).map_err(|_| ApiError::field("model", "it is no reranker"))
     }
 
     /// Answers the requests that were accepted, and frees all models. It blocks. Call it after the last request.

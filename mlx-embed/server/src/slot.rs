@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use mlx_embed::{Checkpoint, EmbedOptions, Embedder, Info, Reranker, Shutdown, State};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 use tokio::task::JoinError;
 
 use crate::config::{Kind, ModelConfig};
@@ -25,8 +25,10 @@ pub struct LoadError {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) config: ModelConfig,
-    /// Locked while the model is loaded or unloaded.
-    pub(crate) loaded: Mutex<Option<Loaded>>,
+    /// Written while the model is loaded or unloaded, and read by those who use it.
+    pub(crate) loaded: Arc<RwLock<Option<Loaded>>>,
+    /// Held by whoever loads the model, or is about to.
+    pub(crate) loading: Mutex<()>,
     used: std::sync::Mutex<Instant>,
     /// Bytes of its weights while they are in memory, or about to be; 0 where nobody asks how many.
     pub(crate) bytes: AtomicU64,
@@ -39,17 +41,23 @@ pub(crate) enum Loaded {
     Reranker(Reranker),
 }
 
+/// A model that stays in memory while this is held.
+pub(crate) type InUse<Model = Loaded> = OwnedRwLockReadGuard<Option<Loaded>, Model>;
+
+/// What a slot holds, if it takes requests. One whose thread has died is loaded anew.
+pub(crate) fn running(loaded: OwnedRwLockReadGuard<Option<Loaded>>) -> Option<InUse> {
+    OwnedRwLockReadGuard::try_map(loaded, |loaded| {
+        loaded.as_ref().filter(|model| model.state().takes_requests())
+    })
+    .ok()
+}
+
 impl Loaded {
     pub(crate) fn info(&self) -> &Info {
         match self {
             Self::Embedder(model) => model.info(),
             Self::Reranker(model) => model.info(),
         }
-    }
-
-    pub(crate) fn is_running(&self) -> bool {
-        // One whose thread has died is loaded anew.
-        self.state().takes_requests()
     }
 
     pub(crate) fn state(&self) -> State {
@@ -134,7 +142,8 @@ impl Slot {
     pub(crate) fn new(config: &ModelConfig) -> Arc<Self> {
         Arc::new(Self {
             config: config.clone(),
-            loaded: Mutex::default(),
+            loaded: Arc::default(),
+            loading: Mutex::default(),
             used: std::sync::Mutex::new(Instant::now()),
             bytes: AtomicU64::new(0),
         })
@@ -169,7 +178,7 @@ impl Slot {
         self.blocking(move |_| weights_bytes(folder.as_deref())).await
     }
 
-    /// Loads the model of `folder`. Whoever calls it holds the lock on `loaded`.
+    /// Loads the model of `folder`. Whoever calls it is about to write it to `loaded`.
     pub(crate) async fn read(&self, folder: Option<PathBuf>) -> Result<Loaded, LoadError> {
         let read = self.blocking(move |config| Loaded::load(config, folder.as_deref())).await;
         if read.is_err() {
@@ -178,9 +187,9 @@ impl Slot {
         read
     }
 
-    /// The model if it is in memory and nobody is loading it.
+    /// The model if it is in memory, and nobody loads or unloads it.
     pub(crate) fn peek(&self) -> Option<Loaded> {
-        self.loaded.try_lock().ok().and_then(|loaded| loaded.clone())
+        self.loaded.try_read().ok().and_then(|loaded| loaded.clone())
     }
 
     pub(crate) fn touch(&self) {
@@ -192,9 +201,9 @@ impl Slot {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Gives the model's memory back. Requests that it has taken are answered first.
+    /// Gives the model's memory back once nobody uses it.
     pub(crate) async fn unload(&self, why: &str) {
-        let mut loaded = self.loaded.lock().await;
+        let mut loaded = self.loaded.write().await;
         if let Some(model) = loaded.take() {
             tracing::info!(model = self.config.name, "unloaded: {why}");
             let _ = tokio::task::spawn_blocking(move || model.shut_down()).await;
@@ -207,8 +216,14 @@ impl Slot {
         loop {
             tokio::time::sleep(idle.min(Duration::from_secs(1))).await;
             let Some(slot) = slot.upgrade() else { return };
-            if slot.idle() >= idle {
+            if slot.idle() < idle {
+                continue;
+            }
+            if slot.loaded.try_write().is_ok() {
                 slot.unload("nobody has asked for it").await;
+            } else {
+                // Somebody still uses what was asked for then.
+                slot.touch();
             }
         }
     }
