@@ -60,7 +60,8 @@ impl<'a> Pull<'a> {
         // What there is to come is known before the first byte comes.
         for file in files.iter().filter(|file| !folder.join(file).exists()) {
             let target = self.target(file)?;
-            self.of += target.expected.bytes;
+            // A hub may say any number.
+            self.of = self.of.saturating_add(target.expected.bytes);
             targets.push(target);
         }
         for target in targets {

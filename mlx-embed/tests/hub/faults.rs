@@ -86,6 +86,15 @@ fn what_has_another_hash_is_an_error_and_deleted() {
 }
 
 #[test]
+fn sizes_that_no_disk_has_are_an_error() {
+    let (server, _cache, hub) = hub_of(published());
+    server.fault("HEAD", "", What::Size(u64::MAX), usize::MAX);
+    let error = hub.fetch(&MODEL.parse().unwrap()).unwrap_err();
+    assert!(matches!(error, HubError::Connection { .. }), "{error}");
+    assert!(error.to_string().contains(&u64::MAX.to_string()), "{error}");
+}
+
+#[test]
 fn a_wrong_part_from_another_time_is_not_gone_on_with_for_ever() {
     let (_server, cache, hub) = hub_of(published());
     let whole = needed()["model.safetensors"].len();

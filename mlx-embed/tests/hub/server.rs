@@ -41,6 +41,8 @@ pub(crate) enum What {
     OtherRange,
     /// Another ETag.
     Etag(&'static str),
+    /// Another size.
+    Size(u64),
     /// So long before the answer.
     Late(Duration),
 }
@@ -221,6 +223,7 @@ fn answer(state: &Mutex<State>, connection: TcpStream, to_cdn: bool) {
             answer.headers.retain(|(name, _)| !name.to_ascii_lowercase().ends_with("etag"));
             answer.headers.push(("ETag".into(), etag.into()));
         }
+        Some(What::Size(bytes)) => answer.headers.push(("X-Linked-Size".into(), bytes.to_string())),
         Some(What::Late(time)) => thread::sleep(time),
         Some(What::Whole | What::OtherRange) | None => {}
     }
