@@ -220,7 +220,8 @@ pub(crate) fn load(
     let token_types = checkpoint.spec().embedding.token_types.as_ref().map_or(0, |table| table.rows);
     let sharing = sharing(&config, &machine.kind, max_tokens);
     let mut info = facts(&checkpoint, &files, (pooling, pooling_source), &lengths, &machine, options)?;
-    let meters = Arc::new(Meters::new(&info.model.display().to_string()));
+    let name = options.name.clone().unwrap_or_else(|| info.model.display().to_string());
+    let meters = Arc::new(Meters::new(&name));
     let hidden = info.embedding_size;
     let cache = (options.vector_cache > 0).then(|| Arc::new(VectorCache::new(options.vector_cache, hidden)));
     let engine_options = EngineOptions {

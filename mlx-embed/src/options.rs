@@ -69,6 +69,8 @@ pub struct LoadOptions {
     /// Bytes of keys and values to keep of prompts, so that only the text behind a known prompt is computed. 0 keeps none.
     /// Default: 64 MiB.
     pub prompt_cache: Option<usize>,
+    /// The model's name in metrics (label `model`). Default: its folder.
+    pub name: Option<String>,
     /// Bytes that MLX keeps for reuse; a setting of the whole process. Default: 64 MiB on the CPU and for this crate's
     /// kernels on a GPU, 256 MiB for MLX's own there.
     pub cache_limit: Option<usize>,
