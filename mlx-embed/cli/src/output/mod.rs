@@ -117,14 +117,21 @@ impl Target {
     pub(crate) fn choose(args: OutputArgs, input: &Input, model: Option<&Path>) -> Result<Self, CliError> {
         let is_stdout = |path: &Path| path.as_os_str() == "-" || path == Path::new("/dev/stdout");
         let path = args.output.filter(|path| !is_stdout(path));
-        let by_name = path.as_ref().and_then(|path| path.extension()).and_then(|end| match end.to_str() {
+        let usage = |message: &str| Err(CliError::Usage(message.to_owned()));
+        let end = path.as_ref().and_then(|path| path.extension()).and_then(|end| end.to_str());
+        let by_name = match end.map(str::to_ascii_lowercase).as_deref() {
             Some("npy") => Some(Format::Npy),
             Some("safetensors") => Some(Format::Safetensors),
             Some("parquet" | "pq") => Some(Format::Parquet),
+            // What reads these would fail at JSONL.
+            Some(end @ ("csv" | "tsv" | "npz")) if args.format.is_none() => {
+                return usage(&format!(
+                    "no .{end} is written: give an --output that ends in .jsonl, .npy, .safetensors or .parquet, or --format"
+                ));
+            }
             _ => None,
-        });
+        };
         let format = args.format.or(by_name).unwrap_or(Format::Jsonl);
-        let usage = |message: &str| Err(CliError::Usage(message.to_owned()));
         if format != Format::Jsonl && path.is_none() {
             return usage("npy, safetensors and Parquet can't be streamed: give --output FILE");
         }

@@ -55,6 +55,7 @@ fn all_formats_hold_the_same_reference_vectors() {
 
     assert_eq!(npy(&to("vectors.npy", &[]), rows.len(), dims), vectors);
     assert_eq!(npy(&to("vectors.bin", &["--format", "npy"]), rows.len(), dims), vectors);
+    assert_eq!(npy(&to("VECTORS.NPY", &[]), rows.len(), dims), vectors);
 
     let bytes = fs::read(to("vectors.safetensors", &[])).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -99,6 +100,7 @@ fn a_job_that_fails_half_way_leaves_valid_files() {
 #[test]
 fn binary_formats_refuse_what_they_cannot_do() {
     run(on("embed", "st-mean").args(["--format", "npy", "a"])).failed(2, &["--output FILE"]);
+    run(on("embed", "st-mean").args(["--output", "vectors.csv", "a"])).failed(2, &[".csv", "--format"]);
     run(on("embed", "st-mean").args(["-f", "safetensors", "-o", "-", "a"])).failed(2, &["--output FILE"]);
     run(on("embed", "st-mean").args(["--with-text", "-o", "x.npy", "a"])).failed(2, &["--with-text"]);
     assert!(!Path::new("x.npy").exists());
