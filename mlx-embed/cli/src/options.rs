@@ -25,13 +25,20 @@ const MAX_TEXT_BYTES: usize = 1 << 20;
 pub(crate) const BATCH_TOKENS: &str = "Most tokens in a batch, padding included; larger batches take more memory [default: \
      4096 on a GPU, 8192 there for `embed`; on the CPU 512, from 5 threads on 128 for each, at most 2048]";
 
+/// What `--model` takes.
+#[cfg(feature = "hub")]
+pub(crate) const MODEL: &str = "Checkpoint directory, or owner/name[@revision] of a hub";
+/// What `--model` takes.
+#[cfg(not(feature = "hub"))]
+pub(crate) const MODEL: &str = "Checkpoint directory";
+
 /// Which model, and what runs it.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model options")]
 pub(crate) struct ModelArgs {
-    /// Checkpoint directory, or owner/name[@revision] of a hub [default: the built-in English model]
     #[arg(short, long, value_name = "MODEL", env = "MLX_EMBED_MODEL", hide_env_values = true)]
-    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))] // an empty variable is no model
+    #[arg(help = format!("{MODEL} [default: the built-in English model]"))]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))] // an empty path is no model
     model: Option<PathBuf>,
 
     /// The directory, once it was asked for.

@@ -11,6 +11,8 @@ use mlx_embed::{Device, Error, Gpus, Info, Lane, LoadOptions, Precision, Prompt,
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::auth::Keys;
+
 /// Bytes of a configuration, or of API keys: a hundred thousand of them.
 const FILE_BYTES: u64 = 8 << 20;
 
@@ -293,6 +295,7 @@ impl ModelConfig {
             max_text_bytes: self.max_text_bytes,
             vector_cache: self.vector_cache,
             lenient: self.lenient,
+            name: Some(self.name.clone()),
             ..Default::default()
         }
     }
@@ -380,6 +383,16 @@ impl Config {
             }
             None => Ok(()),
         }
+    }
+}
+
+impl Config {
+    /// Reads the file of API keys, as [`router`](crate::router) does. It blocks where the file is a pipe.
+    ///
+    /// # Errors
+    /// When it can't be read, or has no key.
+    pub fn check_api_keys(&self) -> Result<(), ConfigError> {
+        self.api_keys_file.as_deref().map_or(Ok(()), |file| Keys::from_file(file).map(drop))
     }
 }
 

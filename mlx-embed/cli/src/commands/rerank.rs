@@ -11,7 +11,7 @@ use crate::error::CliError;
 use crate::input::{Input, InputArgs};
 use crate::kind::Kind;
 use crate::label::label;
-use crate::options::{ModelArgs, at_least_one};
+use crate::options::{MODEL, ModelArgs, at_least_one};
 use crate::stdout;
 
 /// Arguments of `rerank`.
@@ -23,7 +23,7 @@ use crate::stdout;
 #[command(mut_arg("input", |input| input
     .help("File with one document a line, JSONL, CSV (.csv, .tsv) or Parquet; `-` is standard input")))]
 #[command(mut_arg("model", |model| model
-    .help("Checkpoint directory of a reranker, or its owner/name[@revision] on a hub")))]
+    .help(format!("{MODEL}, of a reranker"))))]
 pub(crate) struct RerankArgs {
     /// Query that each document is scored against
     #[arg(value_name = "QUERY")]

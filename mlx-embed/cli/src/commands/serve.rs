@@ -11,7 +11,7 @@ use mlx_embed_server::{Config, Kind, LoadError, Metrics, ModelConfig, ServeError
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::CliError;
-use crate::options::{BATCH_TOKENS, at_least_one, one_of};
+use crate::options::{BATCH_TOKENS, MODEL, at_least_one, one_of};
 use crate::process;
 use crate::waiting::Waiting;
 
@@ -72,12 +72,11 @@ pub(crate) struct ServeArgs {
 #[command(next_help_heading = "One model, instead of --config's")]
 #[group(conflicts_with = "config")]
 struct ModelArgs {
-    /// Checkpoint directory, or owner/name[@revision] of a hub [default: that of MLX_EMBED_MODEL, else the built-in
-    /// English model]
     #[arg(short, long, value_name = "MODEL")]
+    #[arg(help = format!("{MODEL} [default: that of MLX_EMBED_MODEL, else the built-in English model]"))]
     model: Option<PathBuf>,
 
-    /// The model's name in requests [default: the directory's name, or owner/name]
+    /// The model's name in requests [default: the last part of a folder's path, else what --model says]
     #[arg(long)]
     name: Option<String>,
 
@@ -118,7 +117,7 @@ enum KindArg {
 const EXAMPLES: &str = "\
 Examples:
   mlx-embed serve
-  mlx-embed serve --model owner/name --listen 127.0.0.1:9000
+  mlx-embed serve --model DIR --listen 127.0.0.1:9000
   mlx-embed serve --config serve.yaml --check-config
   curl -s localhost:8080/v1/embeddings -H 'content-type: application/json' \\
        -d '{\"input\": [\"The cat sat on the mat\"]}'
@@ -143,7 +142,11 @@ are answered. A second signal ends it at once.";
 pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     let check_only = args.check_config;
     let config = config(args).map_err(ServeError::Config)?;
+    let keys = config.api_keys_file.as_deref();
+    let waiting = keys.map(|keys| Waiting::on(keys, "the API keys are written to it and it is closed"));
     if check_only {
+        config.check_api_keys().map_err(ServeError::Config)?;
+        drop(waiting);
         for model in &config.models {
             check_files(model).map_err(|error| {
                 ServeError::Load(LoadError { name: model.name.clone(), reason: error.to_string() })
@@ -160,8 +163,6 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     let metrics = record().map_err(|error| CliError::Off(format!("metrics can't be recorded: {error}")))?;
     let failed = |error| CliError::Serve(ServeError::Ended(error));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
-    let keys = config.api_keys_file.as_deref();
-    let waiting = keys.map(|keys| Waiting::on(keys, "the API keys are written to it and it is closed"));
     let served = runtime.block_on(async {
         let mut signals = Signals::new().map_err(ServeError::Ended)?;
         let stop = async move {

@@ -30,6 +30,17 @@ fn without_a_model_the_one_inside_is_used() {
     assert!(ran.stdout.contains("(built-in model)"), "{}", ran.stdout);
 }
 
+#[cfg(feature = "serve")]
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let mut command = binary();
+    for setting in ["CONFIG", "LISTEN", "API_KEYS_FILE", "TIMEOUT_MS", "INPUTS", "MODEL_BYTES"] {
+        command.env(format!("MLX_EMBED_SERVE_{setting}"), "");
+    }
+    run(command.args(["serve", "--check-config"])).done();
+    run(command.env("MLX_EMBED_SERVE_INPUTS", "many")).failed(2, &["many"]);
+}
+
 #[test]
 fn a_checkpoint_that_is_not_whole_is_named() {
     run(binary().args(["embed", "--model", "no/such/model", "a"])).failed(1, &["no/such/model"]);

@@ -52,7 +52,7 @@ fn without_a_file_the_built_in_model_answers_until_it_is_told_to_end() {
     write!(stream, "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
     let mut metrics = String::new();
     stream.read_to_string(&mut metrics).unwrap();
-    assert!(metrics.contains("mlx_embed_"), "{metrics}");
+    assert!(metrics.contains("mlx_embed_texts_total{model=\"default\"} 1"), "{metrics}");
 
     assert_eq!(terminate(&mut service.process), Some(0));
 }
@@ -151,6 +151,9 @@ fn a_check_of_the_configuration_opens_the_models_files() {
         fs::copy(golden("families/bert-f32").join(name), folder.path().join("empty").join(name)).unwrap();
     }
     check("lenient: true, path: empty").failed(1, &["model \"other\"", "empty/tokenizer.json"]);
+    let keys = |file: &str| run(binary().args(["serve", "--check-config", "--api-keys-file", file]));
+    keys("no/such/keys").failed(2, &["no/such/keys"]);
+    keys("/dev/null").failed(2, &["api-keys-file", "has no key"]);
 }
 
 #[test]
