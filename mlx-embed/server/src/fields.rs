@@ -1,8 +1,11 @@
 //! The fields of a request's body.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use axum::body::HttpBody;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Json, Request};
 use axum::http::{StatusCode, header};
@@ -26,9 +29,14 @@ impl<T: for<'de> Deserialize<'de>> FromRequest<Arc<App>> for Fields<T> {
                 format!("the body has more than {most} bytes (limits.body-bytes); send several requests");
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
         };
-        // Said before the body is read, so that who waits for `100 Continue` needn't send it.
         let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         if length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > most as u64) {
+            // Who waits for `100 Continue` needn't send it. Others write to the end before they read an answer, and find
+            // the connection broken where nobody reads that.
+            if !request.headers().contains_key(header::EXPECT) {
+                let mut body = request.into_body();
+                while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+            }
             return Err(too_large());
         }
         match Json::<Object<T>>::from_request(request, app).await {

@@ -180,9 +180,10 @@ async fn what_cannot_be_answered_is_an_error_that_says_why() {
     ] {
         self::answer(&router, path, request, StatusCode::OK).await;
     }
-    // A body that says its length is refused before it is sent, and one that doesn't where it is too long.
+    // Before it is sent, if the client waits to be told so, and else where it is too long.
     let mut declared = post("/embed", &Value::Null);
     declared.headers_mut().insert("content-length", "4097".parse().unwrap());
+    declared.headers_mut().insert("expect", "100-continue".parse().unwrap());
     *declared.body_mut() = Body::new(Never);
     let mut chunked = post("/embed", &Value::Null);
     *chunked.body_mut() = Body::from(json!({"inputs": long}).to_string());
@@ -359,6 +360,29 @@ async fn a_client_that_goes_away_takes_its_request_back() {
     client.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
     tokio::task::spawn_blocking(move || models.shut_down()).await.unwrap();
+}
+
+/// Over a socket: clients write a request to its end before they read the answer.
+#[tokio::test]
+async fn a_body_that_is_too_large_is_answered_and_not_broken_off() {
+    let mut config = Config::default();
+    config.limits.body_bytes = 4096;
+    let (_, router) = service_of(&config).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    // More than the system keeps for a reader.
+    let body = vec![b' '; 32 << 20];
+    let head = format!(
+        "POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    client.write_all(head.as_bytes()).await.unwrap();
+    client.write_all(&body).await.unwrap();
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
 }
 
 /// A body of which nothing comes.
