@@ -151,11 +151,8 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
             check_files(model).map_err(|error| {
                 ServeError::Load(LoadError { name: model.name.clone(), reason: error.to_string() })
             })?;
-            println!(
-                "{}: {}",
-                model.name,
-                model.path.as_ref().map_or("built in".into(), |path| path.display().to_string())
-            );
+            let path = model.path.as_ref().map_or("built in".into(), |path| path.display().to_string());
+            writeln!(io::stdout(), "{}: {path}", model.name).map_err(CliError::on_stdout)?;
         }
         return Ok(());
     }

@@ -193,6 +193,14 @@ fn standard_output_that_is_full_or_closed_is_an_error() {
         assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");
         assert!(stderr.contains("standard output: No space left"), "{command}: {stderr}");
     }
+    #[cfg(feature = "serve")]
+    {
+        let output =
+            in_a_shell("\"$@\" >/dev/full", crate::support::binary().args(["serve", "--check-config"]));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("standard output: No space left"), "{stderr}");
+    }
     // What a shell writes to nowhere is meant to.
     assert_eq!(in_a_shell("\"$@\" >/dev/null", on("embed", "st-mean").arg("a")).status.code(), Some(0));
     let dir = tempdir().unwrap();
