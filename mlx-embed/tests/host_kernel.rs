@@ -332,6 +332,23 @@ fn a_panic_whose_payload_panics_when_dropped_is_an_error_like_others() {
     let s = Stream::cpu().unwrap();
     let out = probe(&[], f32s(&[1]), &s, |_, _| std::panic::panic_any(Bomb));
     assert_eq!(out.eval().unwrap_err().message(), "[probe] panicked: no message");
+
+    struct Nameless(std::thread::ThreadId);
+    impl HostKernel for Nameless {
+        fn name(&self) -> &str {
+            if std::thread::current().id() != self.0 {
+                std::panic::panic_any(Bomb)
+            }
+            "nameless"
+        }
+
+        fn run(&self, _: &[HostInput<'_>], _: &mut [HostOutput<'_>]) -> Result<(), HostError> {
+            std::panic::panic_any(Bomb)
+        }
+    }
+    let kernel = Arc::new(Nameless(std::thread::current().id()));
+    let [out] = host_kernel(kernel, &[], [f32s(&[1])], &s).unwrap();
+    assert_eq!(out.eval().unwrap_err().message(), "[] panicked: no message");
 }
 
 #[test]

@@ -304,3 +304,29 @@ fn products_without_elements_have_shape_and_type() {
     let (q, kv) = (zeros(&[1, 4, 0, 16]), zeros(&[1, 2, 8, 16]));
     assert_eq!(ops::causal_attention(&q, &kv, &kv, 1.0, &s).unwrap().shape(), [1, 4, 0, 16]);
 }
+
+#[test]
+fn of_quantised_matrices_too() {
+    let s = stream();
+    for (rows, x, shape) in [
+        (2, &[0, 32][..], &[0, 2][..]),
+        (2, &[3, 0, 32], &[3, 0, 2]),
+        (0, &[4, 32], &[4, 0]),
+        (0, &[32], &[0]),
+    ] {
+        let weight = ops::astype(&zeros(&[rows, 4]), Dtype::U32, &s).unwrap();
+        let scales = ops::astype(&zeros(&[rows, 1]), Dtype::F16, &s).unwrap();
+        let bytes = ops::astype(&scales, Dtype::U8, &s).unwrap();
+        let x = ops::astype(&zeros(x), Dtype::F16, &s).unwrap();
+        for (mode, scales) in [(QuantMode::Affine, &scales), (QuantMode::Mxfp4, &bytes)] {
+            let biases = (mode == QuantMode::Affine).then_some(scales);
+            let w = QuantizedRef { weight: &weight, scales, biases, group_size: 32, bits: 4, mode };
+            let product = ops::quantized_matmul(&x, w, &s).unwrap();
+            product.eval().unwrap();
+            assert_eq!((product.shape(), product.dtype()), (shape, Some(Dtype::F16)));
+            let dense = ops::dequantize(w, Dtype::F32, &s).unwrap();
+            dense.eval().unwrap();
+            assert_eq!((dense.shape(), dense.dtype()), (&[rows, 32][..], Some(Dtype::F32)));
+        }
+    }
+}

@@ -98,7 +98,7 @@ pub fn matmul(a: &Array, b: &Array, stream: &Stream) -> Result<Array> {
 /// What comes of products without elements.
 ///
 /// MLX's own (0.32.2) on the CPU copies operands that don't lie as it wants them, and lets go of the copies at once:
-/// their memory has a new owner while they are still written.
+/// their memory has a new owner while they are still written. With a quantised matrix it divides by the number of rows.
 fn nothing(operation: &'static str, operands: &[&Array], shape: &[i32]) -> Result<Array> {
     Array::from_bytes(&[], shape, checks::float_of(operation, operands)?)
 }
@@ -354,16 +354,20 @@ pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Resu
     let [rows, columns] = *checks::quantized(QUANTIZED_MATMUL, &w)? else {
         return shape::refuse(QUANTIZED_MATMUL, format!("{:?} is more than one matrix", w.weight));
     };
-    match x.shape() {
+    let product = match x.shape() {
         [outer @ .., inner] if *inner == columns && x.dtype().is_some_and(Dtype::is_float) => {
-            shape::count_all(QUANTIZED_MATMUL, outer.iter().chain([&rows]))?;
+            [outer, &[rows]].concat()
         }
         _ => {
             let text = format!("{x:?} does not go with a matrix of {rows} x {columns}");
             return shape::refuse(QUANTIZED_MATMUL, text);
         }
+    };
+    shape::count(QUANTIZED_MATMUL, &product)?;
+    if product.contains(&0) {
+        return nothing(QUANTIZED_MATMUL, &[x, w.scales], &product);
     }
-    node("quantized_matmul", [x, w.weight, w.scales].into_iter().chain(w.biases), stream, |out, stream| {
+    node(QUANTIZED_MATMUL, [x, w.weight, w.scales].into_iter().chain(w.biases), stream, |out, stream| {
         // SAFETY: live handles (biases may be empty); mlx-c stores a new array in `out`.
         unsafe {
             sys::mlx_quantized_matmul(
@@ -387,12 +391,16 @@ pub fn quantized_matmul(x: &Array, w: QuantizedRef<'_>, stream: &Stream) -> Resu
 /// # Shape
 /// `w` `[rows, columns]` by its packed values (see [`QuantizedRef`]), result the same.
 pub fn dequantize(w: QuantizedRef<'_>, dtype: Dtype, stream: &Stream) -> Result<Array> {
-    checks::quantized("dequantize", &w)?;
+    const DEQUANTIZE: &str = "dequantize";
+    let dense = checks::quantized(DEQUANTIZE, &w)?;
     if !dtype.is_float() {
-        return shape::refuse("dequantize", format!("weights can't be {dtype}"));
+        return shape::refuse(DEQUANTIZE, format!("weights can't be {dtype}"));
+    }
+    if dense.contains(&0) {
+        return Array::from_bytes(&[], &dense, dtype);
     }
     let dtype = sys::mlx_optional_dtype { value: dtype.to_raw(), has_value: true };
-    node("dequantize", [w.weight, w.scales].into_iter().chain(w.biases), stream, |out, stream| {
+    node(DEQUANTIZE, [w.weight, w.scales].into_iter().chain(w.biases), stream, |out, stream| {
         // SAFETY: live handles (biases and the global scale may be empty); mlx-c stores a new array in `out`.
         unsafe {
             sys::mlx_dequantize(

@@ -79,6 +79,7 @@ use super::error::{Failure, MlxError, check};
 use super::inside::Inside;
 use super::ops::{ArrayVec, held};
 use super::start::start;
+use crate::panics::quietly;
 
 /// An error of a kernel: any error type, or a string.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;
@@ -238,8 +239,7 @@ unsafe extern "C" fn run<K: HostKernel + ?Sized>(
             Ok(Ok(())) => return 0,
             Ok(Err(text)) => node.failure.set(text),
             Err(panic) => {
-                let name =
-                    catch_unwind(AssertUnwindSafe(|| node.kernel.name().to_owned())).unwrap_or_default();
+                let name = quietly(|| node.kernel.name().to_owned()).unwrap_or_default();
                 node.failure.set(format!("[{name}] panicked: {}", panic_text(panic)));
             }
         }
@@ -259,9 +259,7 @@ unsafe extern "C" fn release<K: HostKernel + ?Sized>(payload: *mut c_void) {
     let node = unsafe { Box::from_raw(payload.cast::<Node<K>>()) };
     let _inside = Inside::enter();
     // A panic of the kernel's own `Drop` has nobody to go to.
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(node))) {
-        panic_text(panic);
-    }
+    quietly(|| drop(node));
 }
 
 fn describe(error: &HostError) -> String {
@@ -278,12 +276,8 @@ fn panic_text(panic: Box<dyn Any + Send>) -> String {
         Err(panic) => match panic.downcast::<&str>() {
             Ok(text) => (*text).to_owned(),
             Err(panic) => {
-                // Its `Drop` could panic as well, and what comes of that, and so on: only text is sure to drop.
-                if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic)))
-                    && !(again.is::<String>() || again.is::<&str>())
-                {
-                    std::mem::forget(again);
-                }
+                // Its `Drop` is the kernel's own code, too.
+                quietly(|| drop(panic));
                 "no message".to_owned()
             }
         },
