@@ -60,7 +60,11 @@ fn options_of_loading_at_their_ends() {
         for n in counts() {
             let mut options = golden::load_options();
             set(&mut options, n);
-            match load(options).and_then(|embedder| vectors(&embedder, &EmbedOptions::default())) {
+            let run = |embedder: Embedder| {
+                embedder.warm_up()?;
+                vectors(&embedder, &EmbedOptions::default())
+            };
+            match load(options).and_then(run) {
                 Ok(vectors) => assert!(vectors == expected || option == "max_tokens", "{option} {n}"),
                 // Texts have more bytes.
                 Err(Error::Input { .. }) if option == "max_text_bytes" && n.get() < 3 => {}

@@ -197,7 +197,9 @@ pub(crate) fn load(
     let weighs_tokens = weighs_tokens(&checkpoint);
     refuse_pooling(purpose, options)?;
     let (pooling, pooling_source) = pooling(&checkpoint, options)?;
-    check_threads(options.threads)?;
+    refuse_more_than("threads", options.threads, MOST_THREADS, "best as many as the machine has cores")?;
+    let most = limits::MOST_BATCH_TOKENS;
+    refuse_more_than("batch_tokens", options.batch_tokens, most, "larger batches save no time")?;
     let scoring = checkpoint.scoring().cloned();
     let reads_last_token = pooling.takes_last_token() && scoring.is_none();
     let text = OpeningText::of(&checkpoint, &tokenizer, options, reads_last_token)?;
@@ -347,14 +349,16 @@ fn pooling(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<(Pooling, S
 /// More than any machine has processors for. Where the system has no more threads to give, starting one may end the process.
 const MOST_THREADS: usize = 1024;
 
-fn check_threads(threads: Option<NonZeroUsize>) -> Result<(), Error> {
-    match threads {
-        Some(threads) if threads.get() > MOST_THREADS => Err(Error::Option {
-            option: "threads",
-            reason: format!(
-                "is {threads}; give at most {MOST_THREADS}, best as many as the machine has cores"
-            ),
-        }),
+fn refuse_more_than(
+    option: &'static str,
+    number: Option<NonZeroUsize>,
+    most: usize,
+    advice: &str,
+) -> Result<(), Error> {
+    match number {
+        Some(number) if number.get() > most => {
+            Err(Error::Option { option, reason: format!("is {number}; give at most {most}, {advice}") })
+        }
         _ => Ok(()),
     }
 }

@@ -48,7 +48,8 @@ pub struct LoadOptions {
     /// [`CheckpointError::UnknownField`](crate::CheckpointError::UnknownField).
     pub lenient: bool,
     /// Most tokens in a batch, padding included; a longer text runs alone. Default: 4096 on a GPU; on the CPU 128 for
-    /// each thread, but at least 512 and at most 2048: larger batches take more memory and save no time.
+    /// each thread, but at least 512 and at most 2048: larger batches take more memory and save no time. More than 2^20 are
+    /// refused.
     pub batch_tokens: Option<NonZeroUsize>,
     /// How long a batch should take at most while other requests wait, and in the bulk lane, where a query may come at any
     /// time. Batches are made so small, but not smaller than 64 tokens. Default: 25 ms.

@@ -26,10 +26,13 @@ impl<V, F> State<V, F> {
         self.failure.is_some() || self.missing == 0
     }
 
+    /// The result. Who asks for it again is told that there are no outcomes, and doesn't wait for any.
     fn take(&mut self) -> Result<Vec<V>, F> {
+        self.missing = 0;
+        let outcomes = std::mem::take(&mut self.outcomes);
         match self.failure.take() {
             Some(failure) => Err(failure),
-            None => Ok(self.outcomes.drain(..).flatten().collect()),
+            None => Ok(outcomes.into_iter().flatten().collect()),
         }
     }
 }

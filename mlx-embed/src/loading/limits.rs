@@ -22,6 +22,10 @@ const CPU_TOKENS: usize = 512;
 /// Memory grows with the tokens of a batch, which are not many more than these on any number of threads.
 const MOST_CPU_TOKENS: usize = 2048;
 
+/// Of a batch on any device. Arrays with more than 2^31 elements can't be had, and a token has a thousand or more. A warm-up
+/// runs a full batch.
+pub(super) const MOST_BATCH_TOKENS: usize = 1 << 20;
+
 /// On so few threads the time of a batch is proportional to its tokens from about here on.
 const CPU_ENOUGH_TOKENS: usize = 128;
 /// The same for each thread where there are many.

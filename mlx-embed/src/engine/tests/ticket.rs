@@ -46,6 +46,16 @@ fn a_text_settled_twice_keeps_its_first_outcome() {
 }
 
 #[test]
+fn who_asks_again_does_not_wait() {
+    let ticket: Ticket<u8, &str> = Ticket::new(2);
+    ticket.fail("lost");
+    assert_eq!(ticket.wait(None), Some(Err("lost")));
+    assert!(ticket.is_done());
+    ticket.settle(1, 3);
+    assert_eq!(ticket.wait(Some(Instant::now())), Some(Ok(vec![])));
+}
+
+#[test]
 fn a_request_without_texts_has_ended() {
     assert_eq!(Ticket::<u8, ()>::new(0).wait(None), Some(Ok(vec![])));
 }
