@@ -101,6 +101,19 @@ fn a_nomic_bert_by_the_names_of_transformers() {
 }
 
 #[test]
+fn a_t5_whose_encoder_has_a_table_of_its_own() {
+    let case = "families/t5-f32";
+    let scratch = Scratch::of(case);
+    scratch.edit_tensors(WEIGHTS, |tensors| {
+        let whole = tensors.get_mut("shared.weight").unwrap();
+        let own = whole.clone();
+        whole.2.fill(0);
+        tensors.insert("encoder.embed_tokens.weight".to_owned(), own);
+    });
+    family_gives(case, &scratch);
+}
+
+#[test]
 fn activations_by_the_shorter_of_their_names() {
     let case = "families/modules-dense-activations";
     let scratch = Scratch::of(case);

@@ -48,8 +48,8 @@ pub(super) fn is_known_to_be_left_out(name: &str, architecture: Architecture) ->
         _ => &[],
     };
     let first = name.split('.').next().unwrap_or(name);
-    // The table that is `shared`, once more.
-    let again = architecture == Architecture::T5 && name.starts_with("encoder.embed_tokens.");
+    // A table of tokens beside the encoder's own.
+    let again = architecture == Architecture::T5 && first == "shared";
     if again || heads.contains(&first) || name == "embeddings.position_ids" {
         return true;
     }

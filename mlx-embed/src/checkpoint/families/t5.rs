@@ -88,13 +88,7 @@ pub(super) fn read(
             scalar: None,
         }
     };
-    // The decoder's too, so that the whole model has it by this name.
-    let tokens = ["shared", "encoder.embed_tokens"];
-    let held = tokens.into_iter().find(|name| {
-        ["weight", "scales"].iter().any(|end| weights.tensors.contains_key(&format!("{name}.{end}")))
-    });
-    let embedding =
-        EmbeddingSpec::of(table(held.unwrap_or(tokens[0]), own.vocab_size as usize, own.hidden_size));
+    let embedding = EmbeddingSpec::of(table(tokens(weights), own.vocab_size as usize, own.hidden_size));
     let layers = (0..layers).map(layer).collect();
     let spec = ModelSpec {
         relative: Some(relative(config, own.heads)?),
@@ -102,6 +96,13 @@ pub(super) fn read(
         ..ModelSpec::of(hidden, embedding, layers)
     };
     Ok((own, spec))
+}
+
+/// The table of tokens: the encoder's own where the file has it, as in transformers 5 even if the other one differs. If not,
+/// the whole model's, which is the decoder's too.
+fn tokens(weights: &TensorFiles) -> &'static str {
+    let own = "encoder.embed_tokens";
+    if weights.tensors.contains_key(&format!("{own}.weight")) { own } else { "shared" }
 }
 
 /// The activation, and whether it is of a gate.
