@@ -499,6 +499,20 @@ fn a_module_for_vectors_of_another_width() {
     of("families/modules-layer-norm", "2_LayerNorm/config.json", json!({"dimension": 32}), &norm);
 }
 
+#[test]
+fn a_dense_module_whose_weights_have_more_than_its_settings_say() {
+    const FILE: &str = "2_Dense/model.safetensors";
+    let case = "families/modules-dense-activations";
+    let of = |edit: &dyn Fn(&Scratch), tensor: &str| {
+        let scratch = Scratch::of(case);
+        edit(&scratch);
+        let error = Embedder::load_with(scratch.path(), golden::own_limit()).unwrap_err();
+        says(error, &[FILE, tensor, "config.json", "use_residual"]);
+    };
+    of(&|scratch| scratch.set("2_Dense/config.json", json!({"bias": false})), "linear.bias");
+    of(&|scratch| scratch.add_tensor(FILE, "residual.weight", &[4, 4]), "residual.weight");
+}
+
 /// A checkpoint with other fields in an object of config.json, and what the error names.
 fn refused_with(case: &str, object: &str, fields: Value, parts: &[&str]) {
     let scratch = Scratch::of(case);

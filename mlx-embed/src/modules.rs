@@ -162,16 +162,22 @@ impl<M> Module<M> {
                     Ok(backend.load_matrix(&file.tensor(name, &shape)?, shape)?)
                 };
                 let own = if ModuleSpec::is_file(Path::new(at)) { "" } else { "linear." };
-                Ok(Self::Dense {
-                    weight: matrix(&format!("{own}weight"))?,
-                    bias: bias.then(|| file.tensor(&format!("{own}bias"), &[*outputs])).transpose()?,
+                let weight = format!("{own}weight");
+                let bias = bias.then(|| format!("{own}bias"));
+                let projected = (*residual && inputs != outputs).then(|| "residual.weight".to_owned());
+                let module = Self::Dense {
+                    weight: matrix(&weight)?,
+                    bias: bias.as_ref().map(|bias| file.tensor(bias, &[*outputs])).transpose()?,
                     activation: activation.function(),
-                    residual: match (residual, inputs == outputs) {
-                        (false, _) => Residual::None,
-                        (true, true) => Residual::Input,
-                        (true, false) => Residual::Projected(matrix("residual.weight")?),
+                    residual: match &projected {
+                        Some(weight) => Residual::Projected(matrix(weight)?),
+                        None if *residual => Residual::Input,
+                        None => Residual::None,
                     },
-                })
+                };
+                let used: Vec<String> = [Some(weight), bias, projected].into_iter().flatten().collect();
+                file.check_all_used(&used)?;
+                Ok(module)
             }
             ModuleSpec::LayerNorm { at, size } => {
                 let file = checkpoint.module_file(at)?;

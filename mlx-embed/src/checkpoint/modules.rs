@@ -366,6 +366,20 @@ impl ModuleFile<'_> {
         }
     }
 
+    /// Refuses tensors that a module has no use for: they say that it is another module than its settings describe.
+    pub(crate) fn check_all_used(&self, used: &[String]) -> Result<(), CheckpointError> {
+        match self.tensors.keys().find(|name| !used.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(CheckpointError::InvalidTensor {
+                path: self.path.clone(),
+                tensor: name.clone(),
+                reason: "is no part of the module that config.json describes in this folder; if the module has it, say so \
+                         there (`bias`, `use_residual`), and if not, take it out of this file"
+                    .into(),
+            }),
+        }
+    }
+
     fn stored(&self, name: &str) -> Result<&Stored, CheckpointError> {
         self.tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor {
             path: self.path.clone(),
