@@ -295,6 +295,8 @@ fn positions_of_encoders_and_layer_types_that_are_not_computed() {
     let old = json!({"type": "linear", "factor": 2.0, "rope_theta": 1000.0});
     for (case, field, value, mentions) in [
         ("modernbert-f32", "rope_scaling", old.clone(), ["rope_scaling.rope_type", "is missing"]),
+        ("modernbert-f32", "rope_parameters", linear(2.0), ["rope_parameters.", "no type of layers"]),
+        ("gemma3-causal-defaults", "rope_scaling", old.clone(), ["rope_scaling.rope_type", "is missing"]),
         ("nomic-bert-bf16", "rope_scaling", linear(2.0), ["rope_scaling", "not known"]),
         ("bert-f32", "rope_parameters", linear(2.0), ["rope_parameters", "not known"]),
         ("nomic-bert-bf16", "rope_parameters", linear(2.0), ["rope_parameters.rope_type", "stretches"]),

@@ -170,9 +170,14 @@ pub(super) fn by_layer_types(
         None => None,
     };
     let old = config.object("rope_scaling")?.filter(|object| !object.is_empty());
+    if let Some(old) = &old {
+        require_rope_type(old, "such a model")?;
+    }
     if let Some((Some(full), Some(sliding))) = nested {
+        let theta = number(&full, "rope_theta", number(config, "rope_theta", 1e6)?)?;
         if let Some(old) = old
-            && rope_scaling(&old, &around)? != rope_scaling(&full, &around)?
+            && (rope_scaling(&old, &around)? != rope_scaling(&full, &around)?
+                || number(&old, "rope_theta", theta)? != theta)
         {
             return Err(contradictory(config));
         }
@@ -182,8 +187,8 @@ pub(super) fn by_layer_types(
             );
         }
         return Ok(Rope {
-            theta: number(&full, "rope_theta", 1e6)?,
-            local_theta: Some(number(&sliding, "rope_theta", 1e4)?),
+            theta,
+            local_theta: Some(number(&sliding, "rope_theta", number(config, "rope_local_base_freq", 1e4)?)?),
             scaling: rope_scaling(&full, &around)?,
             query_growth: None,
         });
@@ -194,15 +199,27 @@ pub(super) fn by_layer_types(
             "has no full_attention and sliding_attention, which this family needs both",
         ));
     }
+    // As transformers has it, which lays the one over the other.
+    let at = old.as_ref().filter(|old| old.has("rope_theta")).unwrap_or(config);
     Ok(Rope {
-        theta: number(config, "rope_theta", 1e6)?,
+        theta: number(at, "rope_theta", 1e6)?,
         local_theta: Some(number(config, "rope_local_base_freq", 1e4)?),
-        scaling: match old {
-            Some(object) => rope_scaling(&object, &around)?,
+        scaling: match &old {
+            Some(object) => rope_scaling(object, &around)?,
             None => RopeScaling::None,
         },
         query_growth: None,
     })
+}
+
+/// Refuses the older name of `rope_type` alone where layers of several types have bases of their own: mlx-lm goes by it.
+pub(super) fn require_rope_type(object: &JsonObject, model: &str) -> Result<(), CheckpointError> {
+    if object.has("rope_type") {
+        return Ok(());
+    }
+    let reason =
+        format!("is missing; transformers computes {model} with `type` alone as one that isn't stretched");
+    Err(object.invalid("rope_type", reason))
 }
 
 /// What the object of a type of layers says, in a family that transformers alone computes.

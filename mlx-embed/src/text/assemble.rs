@@ -122,6 +122,8 @@ fn special(settings: &Settings, class: Class) -> Vec<Special> {
         let missing = settings.defaults.iter().filter(|default| find(&special, &default.name).is_none());
         special.extend(missing.cloned().collect::<Vec<_>>());
     }
+    // Tokens get their ids in this order, those of the class among the others.
+    special.sort_by_key(Special::place);
     special
 }
 

@@ -77,12 +77,6 @@ impl Settings {
             side_files::legacy(files, &config, &mut added, &mut special)?;
         }
         added.sort_by_key(|(id, ..)| *id);
-        // Tokens get their ids in this order: the common names first, as transformers lists them.
-        let place = |special: &Special| match &special.name {
-            Some(name) => NAMED.iter().position(|named| named == name).unwrap_or(NAMED.len()),
-            None => NAMED.len() + 1,
-        };
-        special.sort_by_key(place);
 
         let at = |field| (files.path(TOKENIZER_CONFIG), field);
         let truncation_side = match config.get("truncation_side").filter(|value| !value.is_null()) {

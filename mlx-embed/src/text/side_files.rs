@@ -38,6 +38,16 @@ pub(super) struct Special {
     pub(super) file: &'static str,
 }
 
+impl Special {
+    /// Its place among those that get an id: the common names first, as transformers lists them.
+    pub(super) fn place(&self) -> usize {
+        match &self.name {
+            Some(name) => NAMED.iter().position(|named| named == name).unwrap_or(NAMED.len()),
+            None => NAMED.len() + 1,
+        }
+    }
+}
+
 /// Which tokens stand at both ends of a text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ends {

@@ -146,12 +146,16 @@ fn frequencies(
         if all.is_some() {
             return Err(config.invalid("rope_scaling", "stands beside rope_parameters; leave one of them"));
         }
-        if !object.has("rope_type") {
-            let reason = "is missing; transformers computes a ModernBERT with `type` alone as one that isn't stretched";
-            return Err(object.invalid("rope_type", reason));
-        }
+        rope_fields::require_rope_type(object, "a ModernBERT")?;
     }
-    for (kind, of) in ["full_attention", "sliding_attention"].into_iter().zip(&mut both) {
+    let kinds = ["full_attention", "sliding_attention"];
+    if let Some(all) = &all
+        && let Some((other, _)) = all.entries().find(|(name, _)| !kinds.contains(&name.as_str()))
+    {
+        let reason = "is no type of layers; parameters belong into full_attention and sliding_attention, each with its own";
+        return Err(all.invalid(other, reason));
+    }
+    for (kind, of) in kinds.into_iter().zip(&mut both) {
         let Ok((base, scaling)) = of else { continue };
         let own = match &all {
             Some(all) => all.object(kind)?,

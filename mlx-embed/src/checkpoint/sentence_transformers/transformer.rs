@@ -26,8 +26,9 @@ pub(in crate::checkpoint) const FILE: &str = "sentence_bert_config.json";
 /// What a Transformer makes logits of masked tokens for.
 pub(super) const FILL_MASK: &str = "fill-mask";
 
-/// How the model is loaded, with no say in what it computes.
-const LOADING: [&str; 19] = [
+/// How the model is loaded, with no say in what it computes: a pooler would make what nobody asks for.
+const LOADING: [&str; 20] = [
+    "add_pooling_layer",
     "attn_implementation",
     "backend",
     "cache_dir",
