@@ -199,8 +199,7 @@ impl FromStr for Lane {
 }
 
 /// What to do when a lane holds [`LoadOptions::queue_texts`] texts or [`LoadOptions::queue_bytes`] bytes of them, or would
-/// with this request. One that finds its lane empty is taken, however large, if there is memory
-/// for its results.
+/// with this request. One that finds its lane empty is taken, however large, up to 2^24 texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WhenFull {
     /// Fail with [`Error::QueueFull`](crate::Error::QueueFull).

@@ -31,6 +31,9 @@ const INLINE_BYTES: usize = 2048;
 /// Requests with more texts stand in the bulk lane unless they say otherwise.
 const QUERY_TEXTS: usize = 64;
 
+/// Texts of one request. A slice of texts that have no size may be of any length, and each has a result of some size.
+const MOST_TEXTS: usize = 1 << 24;
+
 /// What every handle of one embedder shares.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -319,10 +322,13 @@ impl Shared {
         convert: Convert<R>,
         work: impl FnOnce(&Arc<Caller>, Plan),
     ) -> Pending<R> {
-        if !Ticket::<Outcome, Error>::has_memory(texts) {
-            let [queries, bulk] = self.engine.queued();
+        if texts > MOST_TEXTS || !Ticket::<Outcome, Error>::has_memory(texts) {
+            let reason = format!(
+                "are {texts}, too many for one request; give at most {MOST_TEXTS}, fewer where memory is short, or an \
+                 iterator, which takes any number"
+            );
             self.meters.request(Ended::Refused, Duration::ZERO);
-            return Pending::ready(Err(Error::QueueFull { queued: queries + bulk, bytes: 0 }));
+            return Pending::ready(Err(Error::Option { option: "texts", reason }));
         }
         let caller = Caller::new(texts, timeout);
         let mut finish = Finish::default();

@@ -45,7 +45,7 @@ impl<V, F> Ticket<V, F> {
         Self { state: Mutex::new(state), done: Condvar::new() }
     }
 
-    /// Whether there is memory for the outcomes of so many texts: a slice of texts that have no size may be of any length.
+    /// Whether the system promises memory for the outcomes of so many texts.
     pub(crate) fn has_memory(texts: usize) -> bool {
         Vec::<Option<V>>::new().try_reserve_exact(texts).is_ok()
     }
