@@ -35,6 +35,10 @@ impl ApiError {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
+        // By the name that requests have for it.
+        if let Error::Option { option: "dims", reason } = &error {
+            return Self::field("dimensions", format!("dimensions {reason}"));
+        }
         let status = match &error {
             Error::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Error::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,

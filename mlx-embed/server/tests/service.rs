@@ -118,7 +118,7 @@ async fn what_cannot_be_answered_is_an_error_that_says_why() {
         ("/v1/embeddings", json!({"input": 7}), 422, "input must be a string"),
         ("/v1/embeddings", json!({}), 422, "input"),
         ("/v1/embeddings", json!({"input": "a", "dimensions": 0}), 422, "dimensions"),
-        ("/v1/embeddings", json!({"input": "a", "dimensions": 100_000}), 400, "dims"),
+        ("/v1/embeddings", json!({"input": "a", "dimensions": 100_000}), 400, "dimensions is 100000"),
         ("/v1/embeddings", json!({"input": "a", "input_type": "nothing"}), 400, "nothing"),
         ("/v1/embeddings", json!({"input": "a", "model": "large"}), 404, "there is small"),
         ("/v1/embeddings", json!({"input": "a", "model": "ranker"}), 400, "is no embedder"),
