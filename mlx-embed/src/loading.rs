@@ -187,7 +187,7 @@ pub(crate) fn load(
     steps: Arc<Steps>,
 ) -> Result<Shared, Error> {
     warn_of_slow_build();
-    check::refuse_doubts(&checkpoint, options)?;
+    let (pooling, pooling_source) = check::options(&checkpoint, options)?;
     let config = checkpoint.config().clone();
     let mut files = checkpoint.sentence_transformers().clone();
     let place = checkpoint.place().clone();
@@ -195,11 +195,6 @@ pub(crate) fn load(
     let weights = checkpoint.open_weights();
     let purpose = checkpoint.purpose();
     let weighs_tokens = weighs_tokens(&checkpoint);
-    refuse_pooling(purpose, options)?;
-    let (pooling, pooling_source) = pooling(&checkpoint, options)?;
-    refuse_more_than("threads", options.threads, MOST_THREADS, "best as many as the machine has cores")?;
-    let most = limits::MOST_BATCH_TOKENS;
-    refuse_more_than("batch_tokens", options.batch_tokens, most, "larger batches save no time")?;
     let scoring = checkpoint.scoring().cloned();
     let reads_last_token = pooling.takes_last_token() && scoring.is_none();
     let text = OpeningText::of(&checkpoint, &tokenizer, options, reads_last_token)?;
@@ -210,7 +205,6 @@ pub(crate) fn load(
     let late = checkpoint.late().cloned();
     let mut text = Err(text);
     if let Some(scoring) = &scoring {
-        rerankers::check_options(options)?;
         // Which rows of the head are wanted is for the tokenizer to say.
         if scoring.is_answered {
             let read = text.or_else(OpeningText::wait)?;
@@ -316,50 +310,6 @@ fn sharing(config: &ModelConfig, kind: &Kind, max_tokens: usize) -> Sharing {
         Sharing::Padded
     } else {
         Sharing::Packed
-    }
-}
-
-/// Refuses a pooling where there is none to choose.
-fn refuse_pooling(purpose: Purpose, options: &LoadOptions) -> Result<(), Error> {
-    let reason = match (purpose, options.pooling) {
-        (Purpose::Sparse, Some(_)) => {
-            "is given, but sparse vectors have a pooling of their own; leave it out"
-        }
-        (Purpose::TokenVectors, Some(_)) => "is given, but vectors of tokens are not pooled; leave it out",
-        _ => return Ok(()),
-    };
-    Err(Error::Option { option: "pooling", reason: reason.into() })
-}
-
-/// How hidden states become a vector, and who says so.
-fn pooling(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<(Pooling, Source), Error> {
-    match (&checkpoint.spec().head, options.pooling) {
-        (Some(head), Some(_)) => {
-            let reason = format!("is {} by this reranker's head; leave it out", head.pooling);
-            Err(Error::Option { option: "pooling", reason })
-        }
-        (None, Some(pooling)) => Ok((pooling, Source::Caller)),
-        (head, None) => {
-            let is_said = head.is_some() || checkpoint.sentence_transformers().pooling.is_some();
-            Ok((checkpoint.pooling(), if is_said { Source::Checkpoint } else { Source::Default }))
-        }
-    }
-}
-
-/// More than any machine has processors for. Where the system has no more threads to give, starting one may end the process.
-const MOST_THREADS: usize = 1024;
-
-fn refuse_more_than(
-    option: &'static str,
-    number: Option<NonZeroUsize>,
-    most: usize,
-    advice: &str,
-) -> Result<(), Error> {
-    match number {
-        Some(number) if number.get() > most => {
-            Err(Error::Option { option, reason: format!("is {number}; give at most {most}, {advice}") })
-        }
-        _ => Ok(()),
     }
 }
 

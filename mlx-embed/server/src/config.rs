@@ -7,7 +7,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mlx_embed::{Device, Error, Gpus, Info, Lane, LoadOptions, Precision, Prompt, TextError};
+use mlx_embed::{
+    Checkpoint, Device, Error, Gpus, Lane, LoadOptions, Precision, Prompt, SentenceTransformers, TextError,
+};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -258,14 +260,13 @@ impl ModelConfig {
     }
 
     /// The names of the prompts here and of the checkpoint, if it is known.
-    pub(crate) fn prompt_names<'a>(&'a self, info: Option<&'a Info>) -> BTreeSet<&'a str> {
-        let theirs = info.into_iter().flat_map(|info| info.sentence_transformers.prompts.keys());
+    pub(crate) fn prompt_names<'a>(&'a self, files: Option<&'a SentenceTransformers>) -> BTreeSet<&'a str> {
+        let theirs = files.into_iter().flat_map(|files| files.prompts.keys());
         self.prompts.keys().chain(theirs).map(String::as_str).collect()
     }
 
     /// The prompt that a request means by `name`, or has without one.
-    pub(crate) fn prompt(&self, name: Option<&str>, info: &Info) -> Result<Prompt, Error> {
-        let theirs = &info.sentence_transformers;
+    pub(crate) fn prompt(&self, name: Option<&str>, theirs: &SentenceTransformers) -> Result<Prompt, Error> {
         let Some(name) = name.or(self.default_prompt.as_deref()) else {
             // The checkpoint's own default may be one that is replaced here.
             let replaced = theirs.default_prompt_name.as_ref().and_then(|name| self.prompts.get(name));
@@ -277,9 +278,27 @@ impl ModelConfig {
         if theirs.prompts.contains_key(name) {
             return Ok(Prompt::Named(name.to_owned()));
         }
-        let known = Vec::from_iter(self.prompt_names(Some(info))).join(", ");
+        let known = Vec::from_iter(self.prompt_names(Some(theirs))).join(", ");
         let known = if known.is_empty() { "none".to_owned() } else { known };
         Err(TextError::UnknownPrompt { name: name.to_owned(), known }.into())
+    }
+
+    /// Whether the model could be loaded: its files are checked, the tokenizer's too, and its settings by them. Of the
+    /// weights only the headers are read. No device is looked for.
+    ///
+    /// # Errors
+    /// The error that loading it would give.
+    pub fn check(&self) -> Result<(), Error> {
+        let checkpoint = match (self.kind, &self.path) {
+            (Kind::Embedder, Some(folder)) => Checkpoint::open(folder)?,
+            (Kind::Reranker, Some(folder)) => Checkpoint::open_reranker(folder)?,
+            #[cfg(feature = "default-model")]
+            (_, None) => Checkpoint::default_model()?,
+            #[cfg(not(feature = "default-model"))]
+            (_, None) => return Err(crate::slot::no_model()),
+        };
+        checkpoint.check(&self.load_options())?;
+        self.prompt(None, checkpoint.sentence_transformers()).map(drop)
     }
 
     pub(crate) fn load_options(&self) -> LoadOptions {

@@ -67,7 +67,11 @@ impl ModelObject {
             parameters: info.map(|info| info.parameters),
             kernels: info.map(|info| info.kernels),
             device: info.map(|info| info.backend.to_string()),
-            prompts: config.prompt_names(info).into_iter().map(str::to_owned).collect(),
+            prompts: config
+                .prompt_names(info.map(|info| &info.sentence_transformers))
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
             default_prompt: config
                 .default_prompt
                 .clone()

@@ -138,7 +138,7 @@ pub(crate) async fn embed(app: &App, wanted: Wanted<'_>) -> Result<(String, Vec<
     }
     let (config, embedder) = app.models.embedder(model).await?;
     let options = EmbedOptions {
-        prompt: config.prompt(prompt, embedder.info())?,
+        prompt: config.prompt(prompt, &embedder.info().sentence_transformers)?,
         dims,
         normalize,
         lane: terms.lane.unwrap_or(config.lane),

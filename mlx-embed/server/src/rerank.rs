@@ -82,7 +82,7 @@ pub(crate) async fn rank(
     count(param, documents.len(), app.limits.inputs)?;
     let (config, reranker) = app.models.reranker(model).await?;
     let options = RerankOptions {
-        instruction: config.prompt(None, reranker.info())?,
+        instruction: config.prompt(None, &reranker.info().sentence_transformers)?,
         activation,
         lane: terms.lane.unwrap_or(config.lane),
         timeout: Some(terms.timeout),

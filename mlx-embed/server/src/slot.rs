@@ -85,7 +85,7 @@ impl Loaded {
             (_, None) => built_in(options)?,
         };
         // Rather than with each request.
-        let prompt = config.prompt(None, embedder.info())?;
+        let prompt = config.prompt(None, &embedder.info().sentence_transformers)?;
         embedder.check_options(&EmbedOptions { prompt, ..Default::default() })?;
         Ok(Self::Embedder(embedder))
     }
@@ -119,11 +119,16 @@ fn built_in(options: mlx_embed::LoadOptions) -> Result<Embedder, mlx_embed::Erro
 
 #[cfg(not(feature = "default-model"))]
 fn built_in(_: mlx_embed::LoadOptions) -> Result<Embedder, mlx_embed::Error> {
-    Err(mlx_embed::Error::Option {
+    Err(no_model())
+}
+
+#[cfg(not(feature = "default-model"))]
+pub(crate) fn no_model() -> mlx_embed::Error {
+    mlx_embed::Error::Option {
         option: "path",
         reason: "is missing, and this build carries no model; name a folder, or build with the feature default-model"
             .into(),
-    })
+    }
 }
 
 /// Bytes of a model's weights, as its files have them; without a folder, of the one that the library carries.

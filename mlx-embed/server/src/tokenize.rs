@@ -74,7 +74,7 @@ pub(crate) async fn tokenize(
     };
     count("inputs", texts.len(), app.limits.inputs)?;
     let (config, embedder) = app.models.embedder(None).await?;
-    let prompt = config.prompt(prompt_name.as_deref(), embedder.info())?;
+    let prompt = config.prompt(prompt_name.as_deref(), &embedder.info().sentence_transformers)?;
     let is_gone = Arc::new(AtomicBool::new(false));
     let _gone = Gone(Arc::clone(&is_gone));
     let split = move || -> Result<Vec<Vec<Token>>, Error> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use mlx_embed::{Checkpoint, Device, Gpus, LoadOptions, Precision};
+use mlx_embed::{Device, Gpus, Precision};
 use mlx_embed_server::{Config, Kind, LoadError, Metrics, ModelConfig, ServeError, serve};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -148,9 +148,12 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
         config.check_api_keys().map_err(ServeError::Config)?;
         drop(waiting);
         for model in &config.models {
-            check_files(model).map_err(|error| {
-                ServeError::Load(LoadError { name: model.name.clone(), reason: error.to_string() })
-            })?;
+            // What has a hub's name may not be here yet.
+            if !model.path.as_deref().is_some_and(is_hub_name) {
+                model.check().map_err(|error| {
+                    ServeError::Load(LoadError { name: model.name.clone(), reason: error.to_string() })
+                })?;
+            }
             let path = model.path.as_ref().map_or("built in".into(), |path| path.display().to_string());
             writeln!(io::stdout(), "{}: {path}", model.name).map_err(CliError::on_stdout)?;
         }
@@ -185,16 +188,6 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     // A model that is still being fetched or loaded is not waited for.
     runtime.shutdown_background();
     served
-}
-
-/// Refuses a folder that could not be loaded as this kind of model. What has a hub's name may not be here yet.
-fn check_files(model: &ModelConfig) -> Result<(), mlx_embed::Error> {
-    let Some(folder) = model.path.as_deref().filter(|path| !is_hub_name(path)) else { return Ok(()) };
-    let opened = match model.kind {
-        Kind::Embedder => Checkpoint::open(folder)?,
-        Kind::Reranker => Checkpoint::open_reranker(folder)?,
-    };
-    opened.check(&LoadOptions { lenient: model.lenient, ..LoadOptions::default() })
 }
 
 #[cfg(feature = "hub")]

@@ -144,6 +144,16 @@ fn a_check_of_the_configuration_opens_the_models_files() {
     check(&format!("path: {reranker}")).failed(1, &["model \"other\"", "Reranker"]);
     check(&format!("kind: reranker, path: {}", golden("families/bert-f32").display()))
         .failed(1, &["model \"other\"", "architectures"]);
+    // Settings that don't fit the model.
+    for (setting, parts) in [
+        ("threads: 5000", ["threads is 5000", "1024"]),
+        ("max-tokens: 100000", ["max_tokens is 100000", "positions"]),
+        ("default-prompt: haiku", ["haiku", "none"]),
+    ] {
+        let path = golden("families/bert-f32").display().to_string();
+        let [what, why] = parts;
+        check(&format!("path: {path}, {setting}")).failed(1, &["model \"other\"", what, why]);
+    }
     let checked = check(&format!("kind: reranker, path: {reranker}")).done();
     assert!(checked.stdout.contains(&format!("other: {reranker}")), "{}", checked.stdout);
     // Lenient is what is left out, and no other fault.
