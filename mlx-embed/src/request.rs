@@ -322,13 +322,20 @@ impl Shared {
         convert: Convert<R>,
         work: impl FnOnce(&Arc<Caller>, Plan),
     ) -> Pending<R> {
-        if texts > MOST_TEXTS || !Ticket::<Outcome, Error>::has_memory(texts) {
+        let refused = if texts > MOST_TEXTS {
             let reason = format!(
-                "are {texts}, too many for one request; give at most {MOST_TEXTS}, fewer where memory is short, or an \
-                 iterator, which takes any number"
+                "are {texts}, too many for one request; give at most {MOST_TEXTS}, or an iterator, which takes any number"
             );
+            Some(Error::Option { option: "texts", reason })
+        } else if !Ticket::<Outcome, Error>::has_memory(texts) {
+            let [queries, bulk] = self.engine.queued();
+            Some(Error::QueueFull { queued: queries + bulk, bytes: 0 })
+        } else {
+            None
+        };
+        if let Some(error) = refused {
             self.meters.request(Ended::Refused, Duration::ZERO);
-            return Pending::ready(Err(Error::Option { option: "texts", reason }));
+            return Pending::ready(Err(error));
         }
         let caller = Caller::new(texts, timeout);
         let mut finish = Finish::default();
